@@ -1,0 +1,57 @@
+"""The errors a user can cause, each with the exit code that the command line gives it.
+
+Every message is one line that says what was wrong, where, and what to do about it. The command line
+prints it and exits; nobody sees a traceback for a mistake that is not ours.
+"""
+
+from typing import ClassVar
+
+
+class PengiError(Exception):
+    """Base of every error that pengi-rt raises on purpose."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class UsageError(PengiError, ValueError):
+    """An option or argument that cannot be (exit 2)."""
+
+    exit_code = 2
+
+
+class InputError(PengiError):
+    """Something handed in was refused (exit 3)."""
+
+    exit_code = 3
+
+
+class AudioError(InputError):
+    """A recording that cannot be read, or holds nothing that can be answered."""
+
+
+class PromptError(InputError):
+    """A prompt that cannot be tokenised, or does not fit."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read, or is not the model it should be."""
+
+
+class TokenizerError(InputError):
+    """Tokenizer files that are missing or are not what the model needs."""
+
+
+class DownloadError(InputError):
+    """A download that failed, or whose bytes are not the expected ones."""
+
+
+class PlanError(PengiError):
+    """A file that is no plan, is damaged, or has a format this version does not read (exit 5)."""
+
+
+class BackendError(PengiError):
+    """A backend, device or precision that is not available here (exit 5)."""
+
+
+class ExportError(PengiError):
+    """An export that failed its own numeric self-test (exit 5)."""

@@ -1,0 +1,93 @@
+"""What ``generate`` gives back: plain frozen dataclasses, ready for JSON."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """One hypothesis of the beam search.
+
+    ``score`` is the mean log-probability per token, the stop token counted (the released code's
+    ranking).
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The answer about one window of a recording; ``beams`` are best first.
+
+    ``text`` is the best beam's, stripped; ``raw_text`` is exactly the released wrapper's string (a
+    finished text ends with the stop token's space).
+    """
+
+    start: float  # seconds into the recording
+    end: float  # seconds
+    text: str
+    raw_text: str
+    tokens: tuple[int, ...]
+    score: float
+    beams: tuple[Beam, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds spent on the batch that a result was part of."""
+
+    read: float  # decoding, resampling, cutting
+    encode: float  # audio and text prefixes
+    decode: float  # prefill and beam search
+    batch: int  # windows answered together
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to one prompt about one recording, window by window.
+
+    A recording no longer than the model's clip has one window, and ``text``, ``raw_text``,
+    ``tokens``, ``score`` and ``beams`` are that window's. A longer one has several: then ``text``
+    joins theirs line by line, and the rest must be read from ``windows``.
+    """
+
+    audio: str
+    prompt: str
+    windows: tuple[Window, ...]
+    prompt_truncated: bool
+    audio_truncated: bool
+    timings: Timings
+
+    @property
+    def text(self) -> str:
+        """The answer; for several windows, one line each."""
+        return "\n".join(window.text for window in self.windows)
+
+    @property
+    def raw_text(self) -> str:
+        """The only window's text as the released wrapper would give it."""
+        return self._only.raw_text
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The only window's best token ids."""
+        return self._only.tokens
+
+    @property
+    def score(self) -> float:
+        """The only window's best score."""
+        return self._only.score
+
+    @property
+    def beams(self) -> tuple[Beam, ...]:
+        """The only window's hypotheses, best first."""
+        return self._only.beams
+
+    @property
+    def _only(self) -> Window:
+        if len(self.windows) != 1:
+            raise ValueError(
+                f"{self.audio} was answered in {len(self.windows)} windows: read result.windows"
+            )
+        return self.windows[0]
