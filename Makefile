@@ -1,0 +1,87 @@
+# The menu of pengi-rt; `make` alone prints it. `make demo` and `make test` set everything up by
+# themselves: they need git, make, a C++ compiler and Python 3.11 or newer, and fetch the rest.
+
+PYTHON ?= python3
+
+# The torch to install, as pip takes it. Where the package index offers a CPU build pip prefers it
+# (2.13.0+cpu sorts above 2.13.0). The public index offers for Linux only the build that brings
+# about 3 GB of CUDA libraries; PyTorch's own CPU index is then the shorter way:
+#   make test TORCH="torch==2.13.0 --index-url ADDRESS"
+TORCH ?= torch==2.13.0
+
+# A folder laid out like the reference data: checkpoint maker, tokenizers and golden results.
+# Tests and benchmarks that need it skip without it.
+ifdef REFERENCE
+export PENGI_RT_REFERENCE := $(abspath $(REFERENCE))
+endif
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet
+SOUNDS := $(wildcard $(addprefix tests/data/sounds/*.,wav flac ogg mp3))
+
+# `check || $(stop) "one line"`: say the line and fail.
+stop = sh -c 'echo "make: $$0" >&2; exit 1'
+
+.PHONY: help demo test lint types bench parity reference clean
+
+help: ## Print this menu
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=$(PYTHON)  TORCH=$(TORCH)  REFERENCE=$(REFERENCE)  may be set behind any of them."
+
+demo: .venv/.ready ## Make a tiny model, export it, answer about three recordings
+	$(BIN)/python -m pengi_rt.models.tiny .demo
+	$(BIN)/pengi-rt export .demo/tiny.safetensors -o .demo/pengi.plan
+	$(BIN)/pengi-rt generate --engine .demo/pengi.plan $(SOUNDS) --prompt "generate audio caption"
+	@echo
+	@echo "The tiny model's weights are random, so its text is gibberish: until a trained model"
+	@echo "ships, what this shows is the way from checkpoint to text, not what Pengi can say."
+
+test: lint types ## Run every check: lint, types, tests; each benchmark once
+	$(BIN)/pytest tests benchmarks
+
+lint: .venv/.dev ## Check style and formatting with ruff
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/.dev ## Check types with mypy, strict
+	$(BIN)/mypy
+
+bench: .venv/.dev ## Time the benchmarks
+	$(BIN)/pytest benchmarks --benchmark-only
+
+parity: reference .venv/.dev ## Compare with the released model, REFERENCE=DIR; write docs/parity.md
+	$(BIN)/python tests/parity/run.py "$(REFERENCE)"
+
+reference:
+	@test -n "$(REFERENCE)" || $(stop) "say where the reference data is: make parity REFERENCE=DIR"
+	@test -d "$(REFERENCE)" || $(stop) "REFERENCE=$(REFERENCE) is not a folder"
+
+clean: ## Remove all that make made, the environment too
+	rm -rf .venv .demo .parity build dist .mypy_cache .ruff_cache .pytest_cache .benchmarks
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || $(stop) "$(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 ..."
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || $(stop) "$(PYTHON) cannot make environments; install its venv module (Debian: python3-venv)"
+	@$(PYTHON) -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null \
+	  || $(stop) "$(PYTHON) has no C headers; install them (Debian: python3-dev)"
+	@command -v $(CXX) >/dev/null \
+	  || $(stop) "there is no C++ compiler $(CXX); install one, or name it: make CXX=clang++ ..."
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/.torch: .venv/.made
+	@echo "Fetching $(TORCH): minutes, once."
+	$(PIP) $(TORCH)
+	@touch $@
+
+.venv/.ready: .venv/.torch pyproject.toml CMakeLists.txt $(wildcard kernels/csrc/*)
+	$(PIP) --editable '.[export]'
+	@touch $@
+
+.venv/.dev: .venv/.ready
+	$(PIP) --group dev
+	@touch $@

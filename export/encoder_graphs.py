@@ -1,0 +1,114 @@
+"""The encoders' ONNX graphs, by PyTorch's own exporter, with batch (and prompt length) left open.
+
+``audio``: ``wave`` [B, clip_samples] to ``embedding`` and ``prefix``. ``text``: ``ids`` [B, T] to
+the same.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.export.decoder_graph import OPSET
+from pengi_rt.models.pengi import Pengi
+
+
+class _Audio(nn.Module):
+    def __init__(self, model: Pengi) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, prefix = self.model.encode_audio(wave)
+        return embedding, prefix
+
+
+class _Text(nn.Module):
+    def __init__(self, model: Pengi) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, prefix = self.model.encode_text(ids)
+        return embedding, prefix
+
+
+def audio_graph(model: Pengi) -> onnx.ModelProto:
+    """Waveform to audio embedding and prefix."""
+    wave = torch.zeros(2, model.config.clip_samples)
+    return _export(_Audio(model), wave, "wave", {0: torch.export.Dim("B")})
+
+
+def text_graph(model: Pengi) -> onnx.ModelProto:
+    """Token ids to text embedding and prefix; a CLIP tower takes any length, embeddings one."""
+    config = model.config.text
+    dims = {0: torch.export.Dim("B")}
+    if config.kind == "clip":
+        dims[1] = torch.export.Dim("T", min=2, max=config.max_positions)
+    ids = _sample_ids(model.config)
+    return _export(_Text(model), ids, "ids", dims)
+
+
+def _sample_ids(config: ModelConfig) -> Tensor:
+    if config.text.kind == "token_embedding":
+        return torch.zeros(2, config.text.max_length, dtype=torch.int64)
+    ids = torch.full((2, 5), config.text.eos_id)
+    ids[:, 0] = config.text.bos_id
+    ids[:, 1:3] = 1
+    return ids
+
+
+def _export(
+    module: nn.Module, sample: Tensor, name: str, dims: dict[int, object]
+) -> onnx.ModelProto:
+    # The exporter reports its own steps on stdout and warns about its internals; neither is for us.
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        _quiet("torch.onnx", "onnxscript", "onnx_ir"),
+    ):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            (sample,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[name],
+            output_names=["embedding", "prefix"],
+            dynamic_shapes=(dims,),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model.graph)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet(*names: str):  # type: ignore[no-untyped-def]
+    """Errors only, from these loggers, for a while."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Drop where in our source each node came from: five times the size of the graph itself."""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        del value.metadata_props[:]

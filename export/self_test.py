@@ -1,0 +1,137 @@
+"""The export's last step: the written plan must compute what the PyTorch model computes.
+
+Two made clips and two prompts go through both, alone and three at a time, stage by stage and then
+token by token. The tolerance is 1e-4 of a stage's largest value: float32 rounding through the
+deepest path (waveform to first logits) stays below 2e-5 on the published geometry, a wrong weight
+does not.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pengi_rt.backends.protocol import F32, I64, Backend
+from pengi_rt.config import ModelConfig
+from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.text import PromptTokenizer
+
+RELATIVE_TOLERANCE = 1e-4
+PROMPTS = ("generate audio caption", "this is a sound of")
+NEW_TOKENS = 12
+BATCHES = (1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One stage compared: the largest difference, and how large it may be."""
+
+    stage: str
+    batch: int
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is in bounds (NaN is not)."""
+        return self.difference <= self.tolerance
+
+
+def run_self_test(
+    plan: Backend, reference: Backend, tokenizer: PromptTokenizer
+) -> tuple[Check, ...]:
+    """Every stage of ``plan`` against ``reference``, batch 1 and 3."""
+    clips = made_clips(plan.config)
+    prompts = [tokenizer.encode(prompt).ids for prompt in PROMPTS]
+    return tuple(
+        check for batch in BATCHES for check in _checks(plan, reference, clips, prompts, batch)
+    )
+
+
+def report(checks: Sequence[Check]) -> dict[str, object]:
+    """What the plan keeps of the test."""
+    return {
+        "passed": all(check.passed for check in checks),
+        "prompts": list(PROMPTS),
+        "new_tokens": NEW_TOKENS,
+        "checks": [asdict(check) | {"passed": check.passed} for check in checks],
+    }
+
+
+def made_clips(config: ModelConfig) -> F32:
+    """A rising tone and bursts of noise, [2, clip_samples], the same in every export."""
+    seconds = np.arange(config.clip_samples) / config.mel.sample_rate
+    rate = config.mel.sample_rate / 8 / config.clip_seconds
+    tone = 0.4 * np.sin(2 * np.pi * (60 + rate * seconds) * seconds)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, config.clip_samples)
+    bursts = noise * np.exp(-8 * (seconds * 3 % 1))
+    return np.stack([tone, bursts]).astype(np.float32)
+
+
+def _checks(
+    plan: Backend, reference: Backend, clips: F32, prompts: Sequence[I64], batch: int
+) -> Iterator[Check]:
+    waves = clips[np.arange(batch) % len(clips)]
+    prefixes: list[F32] = []
+    for stage, run in _encoders(waves, prompts, batch):
+        ours, theirs = run(plan), run(reference)
+        yield _compare(f"{stage} embedding", batch, ours[0], theirs[0])
+        yield _compare(f"{stage} prefix", batch, ours[1], theirs[1])
+        prefixes.append(theirs[1])
+    # Both decoders start from the same prefix, so that a difference names its stage.
+    joined = np.concatenate(prefixes, axis=1)
+    lengths = np.full(batch, joined.shape[1])
+    first = [
+        _log_softmax(runner.prefill(joined, lengths, width=1, max_new_tokens=1)[1])
+        for runner in (plan, reference)
+    ]
+    yield _compare("first log-probabilities", batch, *first)
+    yield from _compare_search(plan, reference, list(joined), batch)
+
+
+def _encoders(
+    waves: F32, prompts: Sequence[I64], batch: int
+) -> Iterator[tuple[str, Callable[[Backend], tuple[F32, F32]]]]:
+    ids = _stack([prompts[index % len(prompts)] for index in range(batch)])
+    yield "audio", lambda backend: tuple(backend.encode_audio(waves))
+    yield "text", lambda backend: tuple(backend.encode_text(ids))
+
+
+def _compare_search(
+    plan: Backend, reference: Backend, prefixes: Sequence[F32], batch: int
+) -> Iterator[Check]:
+    config = plan.config
+    options = DecodeOptions(
+        beam_size=5,
+        max_new_tokens=NEW_TOKENS,
+        temperature=1.0,
+        stop_id=config.stop_id,
+        pad_id=config.pad_id,
+    )
+    ours, theirs = (search(runner, prefixes, options) for runner in (plan, reference))
+    pairs = [
+        (mine, other)
+        for hypotheses, expected in zip(ours, theirs, strict=True)
+        for mine, other in zip(hypotheses.beams, expected.beams, strict=True)
+    ]
+    wrong = sum(tuple(mine.tokens) != tuple(other.tokens) for mine, other in pairs)
+    yield Check("beams with other tokens", batch, float(wrong), 0.0)
+    scores = np.array([(mine.score, other.score) for mine, other in pairs])
+    yield _compare("beam scores", batch, scores[:, 0], scores[:, 1])
+
+
+def _compare(stage: str, batch: int, ours: F32, theirs: F32) -> Check:
+    difference = float(np.abs(ours.astype(np.float64) - theirs).max())
+    return Check(stage, batch, difference, RELATIVE_TOLERANCE * float(np.abs(theirs).max()))
+
+
+def _stack(rows: Sequence[I64]) -> I64:
+    """Rows padded with their own last id: EOS for CLIP, and nothing to pad for embeddings."""
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
+
+
+def _log_softmax(logits: F32) -> F32:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,128 @@
+"""Every tensor of a plan once: graphs give up their weights to one table and point into it."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pengi_rt.errors import ExportError
+
+WEIGHTS_FILE = "weights.bin"
+INLINE_BYTES = 1024  # smaller constants (shapes, scalars) stay inside their graph
+
+Array = NDArray[np.generic]
+
+
+class WeightTable:
+    """The tensors of the state dict, and those that only a graph has (folded biases, the stretch).
+
+    A graph's initialiser that equals a tensor of the table, or the transpose of one, is replaced by
+    it: exporters rename and transpose weights, and each copy would cost its size in the plan.
+    """
+
+    def __init__(self, state: Mapping[str, Array]) -> None:
+        self.tensors: dict[str, Array] = dict(state)
+        self._by_content = {_content(array): name for name, array in state.items()}
+
+    def absorb(self, model: onnx.ModelProto, graph_name: str) -> None:
+        """Move the initialisers of ``model`` into the table; they become inputs of that name."""
+        graph = model.graph
+        names: dict[str, str] = {}
+        transposes: list[onnx.NodeProto] = []
+        kept: list[TensorProto] = []
+        for initializer in graph.initializer:
+            array = numpy_helper.to_array(initializer)
+            if array.nbytes < INLINE_BYTES:
+                kept.append(initializer)
+                continue
+            name, transposed = self._claim(array, f"{graph_name}.{initializer.name}")
+            if transposed:
+                transposes.append(helper.make_node("Transpose", [name], [initializer.name]))
+            else:
+                names[initializer.name] = name
+            _declare(graph, name, self.tensors[name])
+        for node in nodes_of(graph):
+            node.input[:] = [names.get(name, name) for name in node.input]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+        _prepend(graph, transposes)
+
+    def _claim(self, array: Array, name: str) -> tuple[str, bool]:
+        """The table's name for ``array`` and whether it is stored transposed."""
+        found = self._by_content.get(_content(array))
+        if found is not None:
+            return found, False
+        if array.ndim == 2:
+            found = self._by_content.get(_content(np.ascontiguousarray(array.T)))
+            if found is not None:
+                return found, True
+        self.tensors[name] = array
+        self._by_content[_content(array)] = name
+        return name, False
+
+
+def bind(model: onnx.ModelProto, offsets: Mapping[str, int], tensors: Mapping[str, Array]) -> bytes:
+    """``model`` with the inputs that name tensors turned into initialisers in ``weights.bin``.
+
+    Raises:
+        ExportError: a weight's shape is not the one the graph was built for.
+    """
+    bound = onnx.ModelProto()
+    bound.CopyFrom(model)
+    inputs = [value for value in bound.graph.input if value.name not in tensors]
+    for value in bound.graph.input:
+        if value.name not in tensors:
+            continue
+        array = tensors[value.name]
+        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if shape != array.shape:
+            raise ExportError(
+                f"{value.name}: the graph wants {shape}, the weights are {array.shape}"
+            )
+        bound.graph.initializer.append(_external(value.name, array, offsets[value.name]))
+    del bound.graph.input[:]
+    bound.graph.input.extend(inputs)
+    return bound.SerializeToString()
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph, those of its branches included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes_of(attribute.g)
+
+
+def _content(array: Array) -> tuple[str, tuple[int, ...], bytes]:
+    digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+    return array.dtype.str, array.shape, digest
+
+
+def _declare(graph: onnx.GraphProto, name: str, array: Array) -> None:
+    if any(value.name == name for value in graph.input):
+        return
+    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+    graph.input.append(helper.make_tensor_value_info(name, dtype, array.shape))
+
+
+def _prepend(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def _external(name: str, array: Array, offset: int) -> TensorProto:
+    tensor = TensorProto(
+        name=name,
+        data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+        dims=array.shape,
+        data_location=TensorProto.EXTERNAL,
+    )
+    place = {"location": WEIGHTS_FILE, "offset": offset, "length": array.nbytes}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

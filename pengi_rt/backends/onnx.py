@@ -1,0 +1,205 @@
+"""The CPU backend: ONNX Runtime over the plan's graphs, weights read from the mapped plan.
+
+The decoder keeps one key/value buffer a layer, ``[clips * W, H, S, D]``. A clip's prefix is written
+to its slot 0 once and read there by all its rows; what row ``j`` generates goes to slot ``j``, and
+later rows find their history through ``ancestry`` ``[clips, W, S]`` instead of moving keys and
+values about. (ONNX Runtime calls that table ``cache_indirection``; the graph is in
+``export/decoder_graph.py``.)
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import BackendError
+from pengi_rt.plan import Plan
+from pengi_rt.threads import available_threads
+
+PROVIDER = "CPUExecutionProvider"
+WEIGHTS_FILE = "weights.bin"
+
+
+class OnnxBackend:
+    """Runs a plan on the CPU in float32. Sessions are made on first use and share only the file."""
+
+    name = "onnx"
+
+    def __init__(self, plan: Plan, *, threads: int | None = None) -> None:
+        """Over an open ``plan``, with ``threads`` (default: what the process may use).
+
+        Raises:
+            BackendError: ``threads`` is below 1.
+        """
+        if threads is not None and threads < 1:
+            raise BackendError(f"threads must be at least 1, got {threads}")
+        self.plan = plan
+        self.config: ModelConfig = plan.config
+        self.threads = threads or available_threads()
+        self._token_table = plan.tensor("decoder.wte.weight")
+        self._position_table = plan.tensor("decoder.wpe.weight")
+
+    def encode_audio(self, wave: F32) -> Encoded:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        return Encoded(*self._audio.run(None, {"wave": wave}))
+
+    def encode_text(self, ids: I64) -> Encoded:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        return Encoded(*self._text.run(None, {"ids": ids}))
+
+    def embed_tokens(self, ids: I64) -> F32:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        return self._token_table[ids]
+
+    def prefill(
+        self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
+    ) -> tuple[Cache, F32]:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        decoder = self._decoder
+        clips, longest, _ = prefix.shape
+        cache = _Cache(self.config, lengths, width, longest + max_new_tokens)
+        # Whatever stands in the padding, its keys and values must be numbers: attention gives them
+        # weight 0, and 0 * NaN is NaN.
+        real = np.arange(longest)[:, None] < lengths[:, None, None]
+        embeddings = np.where(real, prefix + self._position_table[:longest], np.float32(0))
+        logits, *new = decoder.run(None, _prefill_feeds(self.config, embeddings, lengths))
+        for buffer, prefix_part in zip(cache.buffers, new, strict=True):
+            buffer.reshape(clips, width, *buffer.shape[1:])[:, 0, :, :longest] = prefix_part
+        cache.bind(decoder)
+        return cache, logits
+
+    def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        assert isinstance(cache, _Cache)
+        cache.follow(parents)
+        np.add(
+            self._token_table[tokens],
+            self._position_table[cache.positions],
+            out=cache.embeddings[:, 0],
+        )
+        return cache.run(self._decoder)
+
+    def close(self) -> None:
+        """Drop the sessions and their packed weights; the plan stays the caller's."""
+        for session in ("_audio", "_text", "_decoder"):
+            self.__dict__.pop(session, None)
+
+    @cached_property
+    def _audio(self) -> ort.InferenceSession:
+        return self._session("audio")
+
+    @cached_property
+    def _text(self) -> ort.InferenceSession:
+        return self._session("text")
+
+    @cached_property
+    def _decoder(self) -> ort.InferenceSession:
+        return self._session("decoder")
+
+    def _session(self, graph: str) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        weights = self.plan.weights
+        options.add_external_initializers_from_files_in_memory(
+            [WEIGHTS_FILE], [weights], [len(weights)]
+        )
+        session = ort.InferenceSession(self.plan.graph(graph), options, providers=[PROVIDER])
+        if session.get_providers() != [PROVIDER]:
+            raise BackendError(f"ONNX Runtime gave {session.get_providers()} for {PROVIDER}")
+        # The session has packed what it multiplies by; the file's pages would only count twice.
+        self.plan.release_pages()
+        return session
+
+
+class _Cache:
+    """Buffers of one batch of clips, allocated once and updated in place."""
+
+    def __init__(self, config: ModelConfig, lengths: I64, width: int, capacity: int) -> None:
+        clips = len(lengths)
+        rows = clips * width
+        decoder = config.decoder
+        self.width = width
+        self.position = 0
+        self.start = int(lengths.max())
+        self.positions = np.repeat(lengths, width) - 1
+        shape = (rows, decoder.n_head, capacity, decoder.head_dim)
+        # Not zeroed: pages nothing is written to (the prefix of slots 1 ...) never become resident.
+        self.buffers = [np.empty(shape, np.float32) for _ in range(2 * decoder.n_layer)]
+        self.ancestry = np.zeros((clips, width, capacity), np.int32)
+        self.mask = _mask(lengths, width, capacity)
+        self.embeddings = np.empty((rows, 1, decoder.n_embd), np.float32)
+        self.past = np.zeros(1, np.int32)
+        self.logits = np.empty((rows, decoder.vocab_size), np.float32)
+        self._binding: Any = None
+
+    def bind(self, decoder: ort.InferenceSession) -> None:
+        """Bind all that keeps its place; arrays are shared with ONNX Runtime, not copied."""
+        self._binding = decoder.io_binding()
+        self._last = np.zeros((len(self.logits), 1), np.int64)
+        fixed = {
+            "embeddings": self.embeddings,
+            "last": self._last,
+            "is_step": np.array(True),
+            "past_length": self.past,
+            "beam_width": np.array([self.width], np.int32),
+            "ancestry": self.ancestry,
+        }
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in fixed.items()}
+        outputs = {"logits": ort.OrtValue.ortvalue_from_numpy(self.logits)}
+        for index, buffer in enumerate(self.buffers):
+            name = f"{('key', 'value')[index % 2]}_{index // 2}"
+            values[name] = outputs[f"new_{name}"] = ort.OrtValue.ortvalue_from_numpy(buffer)
+        for name, value in values.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self._keep = (fixed, values, outputs)
+
+    def follow(self, parents: I64) -> None:
+        """Make every row continue ``parents``: it inherits their ancestry and, last, their own slot."""
+        written = self.start + self.position  # where the coming step writes
+        table = self.ancestry
+        sources = parents.reshape(len(table), self.width, 1)
+        table[:, :, :written] = np.take_along_axis(table[:, :, :written], sources, axis=1)
+        if self.position:
+            table[:, :, written - 1] = sources[:, :, 0]
+        self.position += 1
+        self.positions += 1
+        self.past[0] = written
+
+    def run(self, decoder: ort.InferenceSession) -> F32:
+        """One step over the bound buffers; the returned logits are overwritten by the next."""
+        mask = np.ascontiguousarray(self.mask[:, : self.past[0] + 1])
+        self._binding.bind_cpu_input("mask", mask)
+        decoder.run_with_iobinding(self._binding)
+        return self.logits
+
+
+def _mask(lengths: I64, width: int, capacity: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """[rows, capacity]: 0 between a shorter clip's prefix and the longest prefix's end."""
+    position = np.arange(capacity)
+    gap = (position >= lengths[:, None]) & (position < lengths.max())
+    return np.repeat(1 - gap.astype(np.int32), width, axis=0)
+
+
+def _prefill_feeds(config: ModelConfig, embeddings: F32, lengths: I64) -> Mapping[str, Any]:
+    """Inputs of a prefill; the step's own inputs get the smallest shapes their types allow."""
+    decoder = config.decoder
+    nothing = np.zeros((1, decoder.n_head, 1, decoder.head_dim), np.float32)
+    return {
+        "embeddings": embeddings,
+        "last": lengths[:, None] - 1,
+        "is_step": np.array(False),
+        "past_length": np.zeros(1, np.int32),
+        "beam_width": np.ones(1, np.int32),
+        "ancestry": np.zeros((1, 1, 1), np.int32),
+        "mask": np.ones((1, 1), np.int32),
+        **{f"{kind}_{i}": nothing for i in range(decoder.n_layer) for kind in ("key", "value")},
+    }

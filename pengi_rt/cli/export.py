@@ -1,0 +1,96 @@
+"""``pengi-rt export``: a checkpoint becomes a plan."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pengi_rt.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pengi_rt.export.self_test import Check
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "export",
+        help="turn a checkpoint into an engine file",
+        description="Turn a checkpoint (published .pth, or our own .safetensors) into one engine "
+        "file, and test the written file against the PyTorch model.",
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, help="base.pth, base_no_text_enc.pth, or NAME.safetensors"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the plan to write (default: CHECKPOINT.plan)"
+    )
+    parser.add_argument(
+        "--tokenizers",
+        type=Path,
+        metavar="DIR",
+        help="folder with gpt2/ and clip/ (default: beside our own checkpoint, else the Hugging "
+        "Face cache or hub)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32"],
+        help="of the weights (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, help="for the self-test (default: all we may use)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and print the self-test's table."""
+    try:
+        from pengi_rt.export.export import STEPS, export_plan
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"export needs {error.name}, which the runtime does not: pip install 'pengi-rt[export]'"
+        ) from None
+    from tqdm import tqdm
+
+    checkpoint: Path = arguments.checkpoint
+    output: Path = arguments.output or checkpoint.with_suffix(".plan")
+    if output.exists() and output.is_dir():
+        raise UsageError(
+            f"--output {output} is a folder; name a file, for example {output / 'pengi.plan'}"
+        )
+    quiet = arguments.quiet or not sys.stderr.isatty()
+    with tqdm(
+        total=STEPS, disable=quiet, bar_format="{desc:<28} {bar} {n}/{total} {elapsed}"
+    ) as bar:
+
+        def progress(step: str) -> None:
+            logger.info("%s", step)
+            bar.set_description_str(step)
+            bar.update()
+
+        checks = export_plan(
+            checkpoint,
+            output,
+            tokenizers=arguments.tokenizers,
+            threads=arguments.threads,
+            progress=progress,
+        )
+    print(table(checks))
+    print(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed")
+    return 0
+
+
+def table(checks: "Sequence[Check]") -> str:
+    """The self-test as lines of text."""
+    lines = [f"{'stage':<26} {'batch':>5} {'difference':>11} {'allowed':>9}"]
+    lines += [
+        f"{check.stage:<26} {check.batch:>5} {check.difference:>11.2g} {check.tolerance:>9.2g}"
+        f"  {'ok' if check.passed else 'FAILED'}"
+        for check in checks
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""Beam search over any backend, several clips at a time.
+
+Each step the backend gives logits for the rows of all clips and
+:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams; the backend then continues
+the histories of the chosen beams' sources. Tokens are kept as chosen, ``(source, token)`` a beam
+and step, and a hypothesis is read backwards from its last token once its clip is done.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pengi_rt.backends.protocol import F32, I64, Backend
+from pengi_rt.config import DecoderConfig
+from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.errors import UsageError
+from pengi_rt.kernels.beam_step_cpu import BeamState, BeamStep, beam_step
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One answer: its tokens, the stop token included, and their mean log-probability."""
+
+    tokens: tuple[int, ...]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hypotheses:
+    """The beams of one clip, best first.
+
+    ``steps`` is the number of forward passes that the clip would need on its own, the one over the
+    prefix counted: one before every token.
+    """
+
+    beams: tuple[Hypothesis, ...]
+    steps: int
+
+
+def search(
+    backend: Backend,
+    prefixes: Sequence[F32],
+    options: DecodeOptions,
+    *,
+    on_step: Callable[[int], None] | None = None,
+) -> list[Hypotheses]:
+    """Answer every prefix: Pengi's beam search, ranked by the mean log-probability per token.
+
+    Clips do not influence each other. One whose beams are all finished has its answer; its rows
+    idle along until the last clip is done.
+
+    Args:
+        backend: runs the decoder.
+        prefixes: one ``[P, n_embd]`` float32 array a clip; ``P`` may differ.
+        options: see :class:`DecodeOptions`.
+        on_step: called after each token with their number so far. What it raises ends the search.
+
+    Raises:
+        UsageError: a prefix and ``max_new_tokens`` pass the decoder's positions, or ``beam_size``
+            its vocabulary.
+        ValueError: the backend's logits hold NaN.
+    """
+    if not prefixes:
+        return []
+    lengths = np.array([len(prefix) for prefix in prefixes], np.int64)
+    _check_fits(int(lengths.max()), options, backend.config.decoder)
+    steps = _steps(backend, _pad(prefixes, lengths), lengths, options)
+    history: list[BeamStep] = []
+    answers: dict[int, Hypotheses] = {}
+    while len(answers) < len(prefixes):
+        history.append(next(steps))
+        if on_step is not None:
+            on_step(len(history))
+        done = history[-1].state.finished.all(axis=1) | (len(history) == options.max_new_tokens)
+        for clip in np.flatnonzero(done).tolist():
+            if clip not in answers:
+                answers[clip] = _hypotheses(history, clip)
+    return [answers[clip] for clip in range(len(prefixes))]
+
+
+def _steps(
+    backend: Backend, prefix: F32, lengths: I64, options: DecodeOptions
+) -> Iterator[BeamStep]:
+    """The beams after one token, two, and so on; each forward pass is made when it is asked for."""
+    state = BeamState.start(len(prefix))
+    cache, logits = backend.prefill(
+        prefix, lengths, width=options.beam_size, max_new_tokens=options.max_new_tokens
+    )
+    while True:
+        step = beam_step(
+            logits.reshape(*state.scores.shape, -1),
+            state,
+            beam_size=options.beam_size,
+            temperature=options.divisor,
+            stop_id=options.stop_id,
+            pad_id=options.pad_id,
+        )
+        yield step
+        state = step.state
+        logits = backend.step(cache, step.tokens.reshape(-1), step.sources.reshape(-1))
+
+
+def _check_fits(prefix: int, options: DecodeOptions, decoder: DecoderConfig) -> None:
+    if prefix + options.max_new_tokens > decoder.n_positions:
+        raise UsageError(
+            f"a prefix of {prefix} rows and max_new_tokens {options.max_new_tokens} pass the "
+            f"decoder's {decoder.n_positions} positions: shorten the text or ask for fewer tokens"
+        )
+    if options.beam_size > decoder.vocab_size:
+        raise UsageError(
+            f"beam_size must be at most the vocabulary's {decoder.vocab_size} tokens, "
+            f"got {options.beam_size}"
+        )
+
+
+def _pad(prefixes: Sequence[F32], lengths: I64) -> F32:
+    """``[B, P, n_embd]``: the prefixes, zeros behind the shorter ones."""
+    padded = np.zeros((len(prefixes), lengths.max(), prefixes[0].shape[1]), np.float32)
+    for row, prefix in zip(padded, prefixes, strict=True):
+        row[: len(prefix)] = prefix
+    return padded
+
+
+def _hypotheses(history: Sequence[BeamStep], clip: int) -> Hypotheses:
+    """Follow each beam of ``clip`` back to its first token. Steps leave beams best first."""
+    last = history[-1]
+    beams = np.arange(last.tokens.shape[1])
+    tokens = np.empty((len(history), len(beams)), np.int64)
+    for position in reversed(range(len(history))):
+        tokens[position] = history[position].tokens[clip, beams]
+        beams = history[position].sources[clip, beams]
+    return Hypotheses(
+        beams=tuple(
+            Hypothesis(tuple(tokens[:length, beam].tolist()), float(score))
+            for beam, (length, score) in enumerate(
+                zip(last.state.lengths[clip], last.averages[clip], strict=True)
+            )
+        ),
+        steps=len(history),
+    )

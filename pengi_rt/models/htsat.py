@@ -1,0 +1,189 @@
+"""HTSAT, a Swin transformer over the folded spectrogram (Chen et al., ICASSP 2022).
+
+Only what Pengi uses: the mean of the last stage's tokens. The released file also holds a class
+head.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pengi_rt.config import HTSATConfig, exact_div
+
+MASKED = -100.0  # what the shift mask adds; not -inf, as released
+
+
+class HTSAT(nn.Module):
+    """Image [B, 1, spec_size, spec_size] to embedding [B, num_features]."""
+
+    def __init__(self, config: HTSATConfig) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(config)
+        self.layers = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
+        self.norm = nn.LayerNorm(config.num_features)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patch_embed(image)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x).mean(dim=(1, 2))
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens [B, R, R, C]; there is no absolute position embedding."""
+
+    def __init__(self, config: HTSATConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, config.embed_dim, config.patch_size, config.patch_size)
+        self.norm = nn.LayerNorm(config.embed_dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1))
+        return tokens
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, then (but for the last stage) a merge of 2 x 2 tokens."""
+
+    def __init__(self, config: HTSATConfig, stage: int) -> None:
+        super().__init__()
+        dim = config.embed_dim * 2**stage
+        resolution = config.resolution(stage)
+        self.blocks = nn.ModuleList(
+            SwinBlock(config, dim, config.num_heads[stage], resolution, shifted=index % 2 == 1)
+            for index in range(config.depths[stage])
+        )
+        last = stage == len(config.depths) - 1
+        self.downsample = nn.Identity() if last else PatchMerging(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        merged: Tensor = self.downsample(x)
+        return merged
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, pre-norm; odd blocks shift the windows by half of one."""
+
+    def __init__(
+        self, config: HTSATConfig, dim: int, heads: int, resolution: int, *, shifted: bool
+    ) -> None:
+        super().__init__()
+        # One window that covers everything is not shifted: the last stage, as released.
+        window = min(config.window_size, resolution)
+        self.shift = window // 2 if shifted and resolution > window else 0
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, heads, window, resolution, self.shift)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, config.mlp_ratio * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        if self.shift:
+            y = self.attn(y.roll((-self.shift, -self.shift), (1, 2)))
+            y = y.roll((self.shift, self.shift), (1, 2))
+        else:
+            y = self.attn(y)
+        x = x + y
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows of tokens, with a learned bias for every relative position."""
+
+    index: Tensor
+    mask: Tensor
+
+    def __init__(self, dim: int, heads: int, window: int, resolution: int, shift: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.side = exact_div(resolution, window)
+        self.scale = exact_div(dim, heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        table = torch.empty((2 * window - 1) ** 2, heads)
+        self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        self.register_buffer("index", relative_position_index(window), persistent=False)
+        mask = shift_mask(resolution, window, shift)
+        self.register_buffer("mask", mask[:, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, R, R, C] to the same."""
+        windows = self._partition(x)
+        q, k, v = self.qkv(windows).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        scores = (q * self.scale) @ k.mT + self.bias()
+        y = (scores.softmax(dim=-1) @ v).transpose(2, 3).flatten(3)
+        return self._reverse(self.proj(y))
+
+    def bias(self) -> Tensor:
+        """Relative position bias plus shift mask, [windows or 1, heads, window^2, window^2]."""
+        tokens = self.window**2
+        bias = self.relative_position_bias_table[self.index.flatten()]
+        bias = bias.unflatten(0, (tokens, tokens)).permute(2, 0, 1)
+        return bias + self.mask
+
+    def _partition(self, x: Tensor) -> Tensor:
+        """[B, R, R, C] to [B, windows, window^2, C]."""
+        x = x.unflatten(1, (self.side, self.window)).unflatten(3, (self.side, self.window))
+        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+    def _reverse(self, windows: Tensor) -> Tensor:
+        """The inverse of :meth:`_partition`."""
+        x = windows.unflatten(1, (self.side, self.side)).unflatten(3, (self.window, self.window))
+        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+class PatchMerging(nn.Module):
+    """2 x 2 neighbours to one token of twice the width: [B, R, R, C] to [B, R/2, R/2, 2C]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Column parity outside row parity: (even, even), (odd row, even column), ... as released.
+        side = exact_div(x.shape[1], 2)
+        x = x.unflatten(1, (side, 2)).unflatten(3, (side, 2))
+        merged: Tensor = self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+        return merged
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc2(self.act(self.fc1(x)))
+        return y
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the bias table for every pair of tokens of a window, [window^2, window^2] int64."""
+    row, column = torch.arange(window**2) // window, torch.arange(window**2) % window
+    down = row[:, None] - row + window - 1
+    right = column[:, None] - column + window - 1
+    return down * (2 * window - 1) + right
+
+
+def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
+    """What keeps tokens apart that only the cyclic shift made neighbours.
+
+    [windows, window^2, window^2], 0 or -100; a single zero [1, 1, 1] without a shift.
+    """
+    if not shift:
+        return torch.zeros(1, 1, 1)
+    band = torch.zeros(resolution, dtype=torch.int64)
+    band[resolution - window : resolution - shift] = 1
+    band[resolution - shift :] = 2
+    region = band[:, None] * 3 + band
+    side = exact_div(resolution, window)
+    region = region.reshape(side, window, side, window).transpose(1, 2).reshape(side**2, window**2)
+    return torch.where(region[:, :, None] == region[:, None, :], 0.0, MASKED)

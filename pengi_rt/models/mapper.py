@@ -1,0 +1,109 @@
+"""Mapping networks: an embedding becomes a prefix of decoder embeddings (paper, section 3.2).
+
+ClipCap's transformer mapper (Mokady et al., 2021) with the released code's numbers, its sequence
+variant for ``base_no_text_enc``, and its MLP.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pengi_rt.config import MapperConfig, exact_div
+
+
+def make_mapper(config: MapperConfig, inputs: int, width: int) -> nn.Module:
+    """The mapper that ``config`` names, from ``inputs`` features to rows of ``width``."""
+    if config.kind == "mlp":
+        return MLPMapper(config, inputs, width)
+    return TransformerMapper(config, inputs, width)
+
+
+class TransformerMapper(nn.Module):
+    """[B, inputs] (``transformer_seq``: [B, T, width]) to [B, constant_length, width].
+
+    The prefix is what attention makes of the learned rows beside the input's; the sequence variant
+    takes its rows as they come.
+    """
+
+    def __init__(self, config: MapperConfig, inputs: int, width: int) -> None:
+        super().__init__()
+        self.shape = (config.prefix_length, width)
+        self.linear = (
+            nn.Linear(inputs, config.prefix_length * width)
+            if config.kind == "transformer"
+            else None
+        )
+        self.prefix_const = nn.Parameter(torch.randn(config.constant_length, width))
+        self.layers = nn.ModuleList(MapperLayer(config, width) for _ in range(config.num_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x if self.linear is None else self.linear(x).unflatten(1, self.shape)
+        inputs = rows.shape[1]
+        constant = self.prefix_const.expand(rows.shape[0], -1, -1)
+        rows = torch.cat([rows, constant], dim=1)
+        for layer in self.layers:
+            rows = layer(rows)
+        return rows[:, inputs:]
+
+
+class MLPMapper(nn.Module):
+    """[B, inputs] to [B, prefix_length, width] by linear, tanh, linear."""
+
+    def __init__(self, config: MapperConfig, inputs: int, width: int) -> None:
+        super().__init__()
+        outputs = config.prefix_length * width
+        self.fc1 = nn.Linear(inputs, exact_div(outputs, 2))
+        self.fc2 = nn.Linear(exact_div(outputs, 2), outputs)
+        self.shape = (config.prefix_length, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        prefix: Tensor = self.fc2(torch.tanh(self.fc1(x))).unflatten(1, self.shape)
+        return prefix
+
+
+class MapperLayer(nn.Module):
+    """Pre-norm attention and ReLU MLP; no mask, no dropout, no final norm."""
+
+    def __init__(self, config: MapperConfig, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = MapperAttention(config.num_heads, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MapperMLP(width, config.mlp_ratio * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+
+class MapperAttention(nn.Module):
+    """Multi-head self-attention; queries, keys and values have no bias, the output has one."""
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = exact_div(width, heads) ** -0.5
+        self.to_queries = nn.Linear(width, width, bias=False)
+        self.to_keys_values = nn.Linear(width, 2 * width, bias=False)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.to_queries(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        k, v = self.to_keys_values(x).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = ((q * self.scale) @ k.mT).softmax(dim=-1)
+        result: Tensor = self.project((weights @ v).transpose(1, 2).flatten(2))
+        return result
+
+
+class MapperMLP(nn.Module):
+    """Linear, ReLU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc2(self.act(self.fc1(x)))
+        return y

@@ -1,0 +1,105 @@
+"""The log-mel front end: waveform to the folded image that HTSAT reads.
+
+STFT power, Slaney mel bank, decibels, batch norm over the mel bins, a bicubic stretch of time, and
+the fold of the long spectrogram into a square. What torchlibrosa does inside the released HTSAT,
+with the transform and the bank read from the checkpoint.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pengi_rt.config import MelConfig, ModelConfig
+
+FLOOR = 1e-10  # power below it counts as it: silence is -100 dB
+
+
+class LogMel(nn.Module):
+    """Waveform [B, clip_samples] to image [B, 1, spec_size, spec_size], float32."""
+
+    stft_real: Tensor
+    stft_imag: Tensor
+    mel_bank: Tensor
+    stretch: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.mel = config.mel
+        self.spec_size = config.htsat.spec_size
+        real, imag = dft_kernels(config.mel.n_fft)
+        self.register_buffer("stft_real", real)
+        self.register_buffer("stft_imag", imag)
+        self.register_buffer("mel_bank", slaney_bank(config.mel))
+        self.bn = nn.BatchNorm1d(config.mel.n_mels)
+        matrix = stretch_matrix(config.mel_frames, config.image_frames)
+        self.register_buffer("stretch", matrix, persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        return self.fold(self.log_mel(wave))
+
+    def log_mel(self, wave: Tensor) -> Tensor:
+        """Decibels [B, frames, n_mels], before the batch norm. There is no top_db."""
+        pad = self.mel.n_fft // 2
+        padded = F.pad(wave[:, None], (pad, pad), mode="reflect")
+        real = F.conv1d(padded, self.stft_real, stride=self.mel.hop_length)
+        imag = F.conv1d(padded, self.stft_imag, stride=self.mel.hop_length)
+        power = real * real + imag * imag
+        return 10.0 * torch.log10((power.mT @ self.mel_bank).clamp(min=FLOOR))
+
+    def fold(self, log_mel: Tensor) -> Tensor:
+        """[B, frames, n_mels] to the image: strips of consecutive time, stacked along frequency."""
+        bins = self.bn(log_mel.mT)
+        stretched = bins @ self.stretch.mT
+        strips = stretched.unflatten(2, (-1, self.spec_size)).transpose(1, 2)
+        return strips.flatten(1, 2)[:, None]
+
+
+def dft_kernels(n_fft: int) -> tuple[Tensor, Tensor]:
+    """Periodic-Hann-windowed cosine and minus sine, [n_fft / 2 + 1, 1, n_fft] each, float32."""
+    n = torch.arange(n_fft, dtype=torch.float64)
+    window = 0.5 - 0.5 * torch.cos(2 * torch.pi * n / n_fft)
+    # k * n is reduced mod n_fft as an integer, so that no phase is large.
+    k = torch.arange(n_fft // 2 + 1)
+    phase = 2 * torch.pi / n_fft * (k[:, None] * torch.arange(n_fft) % n_fft).double()
+    real, imag = torch.cos(phase) * window, -torch.sin(phase) * window
+    return real.float()[:, None], imag.float()[:, None]
+
+
+def slaney_bank(config: MelConfig) -> Tensor:
+    """Area-normalised triangles on Slaney's mel scale, [n_fft / 2 + 1, n_mels]."""
+    low, high = _hz_to_mel(torch.tensor([config.fmin, config.fmax], dtype=torch.float64))
+    edges = _mel_to_hz(torch.linspace(float(low), float(high), config.n_mels + 2).double())
+    steps = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64)
+    hertz = steps * config.filter_rate / config.n_fft
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising = (hertz[:, None] - left) / (centre - left)
+    falling = (right - hertz[:, None]) / (right - centre)
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return (triangles * 2.0 / (right - left)).float()
+
+
+def stretch_matrix(frames: int, image_frames: int) -> Tensor:
+    """PyTorch's bicubic interpolation (align_corners) as a matrix [image_frames, frames].
+
+    A matrix product instead of a resize: exact, and in every runtime.
+    """
+    identity = torch.eye(frames, dtype=torch.float64)[None, None]
+    size = (image_frames, frames)
+    return F.interpolate(identity, size, mode="bicubic", align_corners=True)[0, 0].float()
+
+
+# Slaney's scale: linear to 1 kHz (200/3 Hz a mel), then 27 steps for every factor of 6.4.
+_BREAK_HZ = 1000.0
+_HZ_PER_MEL = 200.0 / 3.0
+_BREAK_MEL = _BREAK_HZ / _HZ_PER_MEL
+_LOG_STEP = torch.log(torch.tensor(6.4, dtype=torch.float64)) / 27.0
+
+
+def _hz_to_mel(hertz: Tensor) -> Tensor:
+    above = _BREAK_MEL + torch.log(hertz.clamp(min=_BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
+    return torch.where(hertz < _BREAK_HZ, hertz / _HZ_PER_MEL, above)
+
+
+def _mel_to_hz(mel: Tensor) -> Tensor:
+    above = _BREAK_HZ * torch.exp(_LOG_STEP * (mel - _BREAK_MEL))
+    return torch.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, above)

@@ -1,0 +1,43 @@
+"""CLIP's text tower (Radford et al., 2021) through transformers, and the projection behind it."""
+
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from pengi_rt.config import TextConfig
+from pengi_rt.models.projection import Projection
+
+
+class TextEncoder(nn.Module):
+    """Token ids [B, T] int64 to embedding [B, d_proj], not normalised.
+
+    The tower is causal and pooled at the first EOS, so whatever stands behind it (padding: EOS
+    again) changes nothing and needs no mask.
+    """
+
+    def __init__(self, config: TextConfig, d_proj: int) -> None:
+        super().__init__()
+        self.clip = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                max_position_embeddings=config.max_positions,
+                bos_token_id=config.bos_id,
+                eos_token_id=config.eos_id,
+                pad_token_id=config.eos_id,
+                attn_implementation="eager",
+            )
+        )
+        self.eos_id = config.eos_id
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.projection = Projection(config.projection_dim, d_proj)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        states: Tensor = self.clip(input_ids=ids).last_hidden_state
+        first_eos = (ids == self.eos_id).int().argmax(dim=1)
+        index = first_eos[:, None, None].expand(-1, 1, states.shape[2])
+        pooled = states.gather(1, index)[:, 0]
+        embedding: Tensor = self.projection(self.text_projection(pooled))
+        return embedding

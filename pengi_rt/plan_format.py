@@ -1,0 +1,293 @@
+"""What stands in a plan: the names of its entries, and ``plan.json`` as dataclasses.
+
+The container is in :mod:`pengi_rt.plan_zip`, the reader in :mod:`pengi_rt.plan`, the writer in
+:mod:`pengi_rt.plan_writer`.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pengi_rt import __version__
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import PlanError, UsageError
+
+FORMAT_VERSION = 1
+ALIGNMENT = 4096  # bytes: of every entry in the file, of every tensor in weights.bin
+MANIFEST = "plan.json"
+WEIGHTS = "weights.bin"
+GRAPHS = ("audio", "text", "decoder")
+TOKENIZERS = ("text", "decoder")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+ITEM_SIZES = {  # bytes
+    "float32": 4,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+"""The element types of tensors, by NumPy's names; stored little-endian."""
+
+MAX_RANK = 32  # NumPy 1.26's limit
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_LICENCE = re.compile(r"licences/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def graph_entry(name: str) -> str:
+    """Where the graph ``name`` stands, e.g. ``graphs/audio.onnx``."""
+    return f"graphs/{name}.onnx"
+
+
+def tokenizer_entry(name: str) -> str:
+    """Where the tokenizer ``name`` stands, e.g. ``tokenizers/text.json``."""
+    return f"tokenizers/{name}.json"
+
+
+_FIXED = {MANIFEST, WEIGHTS, *map(graph_entry, GRAPHS), *map(tokenizer_entry, TOKENIZERS)}
+
+
+def is_entry_name(name: str) -> bool:
+    """Whether a plan of this format may hold an entry called ``name``."""
+    return name in _FIXED or _LICENCE.fullmatch(name) is not None
+
+
+def aligned(offset: int) -> int:
+    """The first multiple of :data:`ALIGNMENT` at or behind ``offset``."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRecord:
+    """One tensor inside ``weights.bin``; tensors with equal bytes share their offset."""
+
+    offset: int  # bytes into weights.bin
+    shape: tuple[int, ...]
+    dtype: str  # a key of ITEM_SIZES
+    sha256: str  # of its bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes."""
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> Self:
+        """A checked record. Raises as :meth:`Manifest.from_json`."""
+        values = _object(data, _keys(cls), where)
+        shape, dtype = values["shape"], values["dtype"]
+        if not isinstance(shape, list) or len(shape) > MAX_RANK:
+            raise PlanError(f"{where}.shape must be a list of at most {MAX_RANK} sizes")
+        if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+            raise PlanError(f"{where}.dtype must be one of {', '.join(ITEM_SIZES)}, got {dtype!r}")
+        return cls(
+            offset=_count(values["offset"], f"{where}.offset"),
+            shape=tuple(_count(size, f"{where}.shape", least=1) for size in shape),
+            dtype=dtype,
+            sha256=_digest(values["sha256"], f"{where}.sha256"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRecord:
+    """What an entry of the container must be."""
+
+    size: int  # bytes
+    sha256: str
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> Self:
+        """A checked record. Raises as :meth:`Manifest.from_json`."""
+        values = _object(data, _keys(cls), where)
+        return cls(
+            size=_count(values["size"], f"{where}.size"),
+            sha256=_digest(values["sha256"], f"{where}.sha256"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The checkpoint that a plan was exported from."""
+
+    file: str
+    sha256: str
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> Self:
+        """A checked record. Raises as :meth:`Manifest.from_json`."""
+        values = _object(data, _keys(cls), where)
+        return cls(
+            file=_text(values["file"], f"{where}.file"),
+            sha256=_digest(values["sha256"], f"{where}.sha256"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """``plan.json``. The generation defaults stand in ``config.generation``."""
+
+    format: int = FORMAT_VERSION
+    config: ModelConfig
+    precision: str = "fp32"  # of the weights as stored
+    graphs: tuple[str, ...]
+    backends: tuple[str, ...]
+    tensors: Mapping[str, TensorRecord]
+    entries: Mapping[str, EntryRecord]  # all but plan.json
+    self_test: Mapping[str, Any] | None  # what export found when it ran the written plan
+    tools: Mapping[str, str]  # package: version
+    source: Source | None
+
+    def to_json(self) -> str:
+        """JSON text in ASCII; :meth:`from_json` gives an equal manifest back."""
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """A manifest from ``plan.json``, checked key by key.
+
+        Raises:
+            PlanError: it is no JSON of this schema, or has another format version.
+        """
+        data = _parse(text)
+        _check_format(data)
+        values = _object(data, _keys(cls), MANIFEST)
+        precision, self_test, source = (values[key] for key in ("precision", "self_test", "source"))
+        if precision not in PRECISIONS:
+            raise PlanError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        return cls(
+            config=_config(values["config"]),
+            precision=precision,
+            graphs=_names(values["graphs"], "graphs"),
+            backends=_names(values["backends"], "backends"),
+            tensors={
+                name: TensorRecord.from_json(record, f"tensors[{name!r}]")
+                for name, record in _mapping(values["tensors"], "tensors").items()
+            },
+            entries={
+                name: EntryRecord.from_json(record, f"entries[{name!r}]")
+                for name, record in _mapping(values["entries"], "entries").items()
+            },
+            self_test=None if self_test is None else _mapping(self_test, "self_test"),
+            tools={
+                package: _text(version, f"tools[{package!r}]")
+                for package, version in _mapping(values["tools"], "tools").items()
+            },
+            source=None if source is None else Source.from_json(source, "source"),
+        )
+
+
+def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
+    """Check that ``tensors`` fill ``size`` bytes in order, each aligned, none across another.
+
+    Raises:
+        PlanError: they do not.
+    """
+    spans: dict[int, int] = {}
+    for tensor in tensors:
+        if spans.setdefault(tensor.offset, tensor.nbytes) != tensor.nbytes:
+            raise PlanError(f"tensors of different sizes share offset {tensor.offset} of {WEIGHTS}")
+    end = 0
+    for offset in sorted(spans):
+        if offset != aligned(end):
+            raise PlanError(f"a tensor at {offset} of {WEIGHTS} should start at {aligned(end)}")
+        end = offset + spans[offset]
+    if end != size:
+        raise PlanError(f"{WEIGHTS} has {size} bytes, its tensors need {end}")
+
+
+def _parse(text: str | bytes) -> object:
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        printable = _printable(data)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{MANIFEST} is not JSON: {error}") from None
+    if not printable:
+        raise PlanError(f"{MANIFEST} holds a string with control characters")
+    return data
+
+
+def _check_format(data: object) -> None:
+    version = data.get("format") if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
+        raise PlanError(f"{MANIFEST} names no plan format (format: {version!r})")
+    if version != FORMAT_VERSION:
+        raise PlanError(
+            f"this plan has format {version}; pengi-rt {__version__} reads format "
+            f"{FORMAT_VERSION}: upgrade pengi-rt, or export the checkpoint again"
+        )
+
+
+def _config(data: object) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(data)
+    except (UsageError, OverflowError) as error:
+        raise PlanError(f"{MANIFEST}: {error}") from None
+
+
+def _keys(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _mapping(data: object, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise PlanError(f"{where} must be an object, got {type(data).__name__}")
+    return data
+
+
+def _object(data: object, keys: list[str], where: str) -> dict[str, Any]:
+    """``data`` as an object with exactly these keys."""
+    values = _mapping(data, where)
+    if values.keys() != set(keys):
+        odd = ", ".join(sorted(values.keys() ^ set(keys)))
+        raise PlanError(f"{where} must have the keys {', '.join(keys)}; missing or unknown: {odd}")
+    return values
+
+
+def _count(value: object, where: str, *, least: int = 0) -> int:
+    if type(value) is not int or value < least:
+        raise PlanError(f"{where} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise PlanError(f"{where} must be a string, got {type(value).__name__}")
+    return value
+
+
+def _digest(value: object, where: str) -> str:
+    if _DIGEST.fullmatch(_text(value, where)) is None:
+        raise PlanError(f"{where} must be 64 hexadecimal digits, got {value!r}")
+    return str(value)
+
+
+def _names(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise PlanError(f"{where} must be a list, got {type(value).__name__}")
+    return tuple(_text(item, where) for item in value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return data
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _printable(value: object) -> bool:
+    """Whether no string in it can move a terminal's cursor or fail to print."""
+    if isinstance(value, str):
+        return value.isprintable()
+    if isinstance(value, dict):
+        return all(map(_printable, (*value, *value.values())))
+    return not isinstance(value, list) or all(map(_printable, value))

@@ -1,0 +1,168 @@
+"""Text in and out: the prompt's tokenizer and the decoder's, both from their JSON in the plan.
+
+The files must have their special tokens registered (the exporter does it): without that GPT-2's
+`` <|endoftext|>`` falls apart and nothing ever stops.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import PromptError, TokenizerError, UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+I64 = NDArray[np.int64]
+
+# transformers 4 rewrites decoded text so (clean_up_tokenization_spaces), in this order.
+_CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+class Prompt(NamedTuple):
+    """A tokenised prompt: ``ids`` int64 ``[T]``; ``truncated`` if its end did not fit."""
+
+    ids: I64
+    truncated: bool
+
+
+class PromptTokenizer:
+    """Prompts to the ids that the model's text side reads.
+
+    ``kind="clip"``: BOS, the text, EOS, not padded: the tower is causal and pooled at the first
+    EOS, so padding cannot change its result. ``kind="token_embedding"``: the text and the
+    configured suffix, filled with ``pad_id`` to exactly ``max_length``, as released; a long prompt
+    loses its suffix.
+
+    Raises:
+        TokenizerError: the file is no tokenizer, or one of a larger vocabulary.
+    """
+
+    def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
+        self._text = config.text
+        self._clip = config.text.kind == "clip"
+        rows = config.text.vocab_size if self._clip else config.decoder.vocab_size
+        self._tokenizer = _tokenizer(json_bytes, rows)
+        self._fill = config.text.eos_id if self._clip else config.pad_id
+
+    def encode(self, prompt: str, *, strict: bool = False) -> Prompt:
+        """Tokenise a prompt; one that is too long is cut as released.
+
+        Raises:
+            PromptError: it is no valid text; or, if ``strict``, it is too long.
+        """
+        ids = _ids(self._tokenizer, _checked(prompt, "the prompt") + self._text.suffix)
+        limit = self._text.max_length
+        room = limit - 2 if self._clip else limit
+        truncated = len(ids) > room
+        if truncated and strict:
+            raise PromptError(
+                f"the prompt has {len(ids)} tokens, the text encoder reads {room}: {prompt[:40]!r}"
+            )
+        ids = ids[:room]
+        if self._clip:
+            ids = [self._text.bos_id, *ids, self._text.eos_id]
+        else:
+            ids += [self._fill] * (limit - len(ids))
+        return Prompt(np.array(ids, np.int64), truncated)
+
+    def pad(self, rows: Sequence[I64]) -> I64:
+        """Rows of ids as one ``[B, T]``, filled with EOS (``pad_id`` without a text encoder)."""
+        batch = np.full((len(rows), max(map(len, rows), default=0)), self._fill, np.int64)
+        for row, ids in zip(batch, rows, strict=True):
+            row[: len(ids)] = ids
+        return batch
+
+
+class DecoderTokenizer:
+    """The decoder's tokenizer: generated ids to text, extra text and stop strings to ids.
+
+    Raises:
+        TokenizerError: the file is no tokenizer, or one of a larger vocabulary.
+    """
+
+    def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
+        self._tokenizer = _tokenizer(json_bytes, config.decoder.vocab_size)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, nothing added and nothing cut.
+
+        Raises:
+            PromptError: it is no valid text.
+        """
+        return _ids(self._tokenizer, _checked(text, "the text"))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Exactly the released wrapper's string: special tokens stay, some spaces go."""
+        text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+        for spaced, closed in _CLEAN_UP:
+            text = text.replace(spaced, closed)
+        return text
+
+    def stop_id(self, stop: str) -> int:
+        """The id that ends a beam: the first of ``stop``'s, as released.
+
+        For `` <|endoftext|>`` that is a lone space, 220 in GPT-2.
+
+        Raises:
+            UsageError: ``stop`` is empty.
+            PromptError: it is no valid text.
+        """
+        ids = self.encode(stop)
+        if not ids:
+            raise UsageError(f"the stop text must hold at least one token, got {stop!r}")
+        return ids[0]
+
+
+def _tokenizer(json_bytes: bytes, rows: int) -> "Tokenizer":
+    """A tokenizer that neither pads nor cuts, whatever its file says.
+
+    ``rows`` are those of the embedding table that its ids index.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_buffer(json_bytes)
+    except ValueError as error:
+        raise TokenizerError(f"the tokenizer file cannot be read: {error}") from None
+    if tokenizer.get_vocab_size() > rows:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model only {rows}"
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _ids(tokenizer: "Tokenizer", text: str) -> list[int]:
+    """Ids of the text alone, without the BOS and EOS that a post-processor may add."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _checked(text: str, what: str) -> str:
+    """``text`` if it can be written as UTF-8. Undecodable arguments arrive as lone surrogates."""
+    if not isinstance(text, str):
+        raise PromptError(f"{what} must be a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{what} is not valid UTF-8 at character {error.start}: {text[:40]!a}; "
+            "write it in UTF-8"
+        ) from None
+    return text

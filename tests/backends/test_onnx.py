@@ -1,0 +1,91 @@
+"""The ONNX Runtime backend against the PyTorch one, on the tiny model.
+
+Tolerance: 1e-4 absolute on values of order 1 to 10 (embeddings, prefixes, logits). Both compute in
+float32 and differ by the order of their sums, about 1e-6; a wrong parent, position or pad is off by 0.1.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pengi_rt.backends.onnx import OnnxBackend
+from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.errors import BackendError
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.plan import Plan
+
+ATOL = 1e-4
+
+
+@pytest.fixture(scope="module")
+def onnx(tiny_plan: Path) -> OnnxBackend:
+    return OnnxBackend(Plan.open(tiny_plan), threads=1)
+
+
+@pytest.fixture(scope="module")
+def torch(tiny_model: Pengi) -> TorchBackend:
+    return TorchBackend(tiny_model)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_encoders_equal_pytorch(onnx: OnnxBackend, torch: TorchBackend, batch: int) -> None:
+    generator = np.random.default_rng(batch)
+    wave = generator.uniform(-1, 1, (batch, onnx.config.clip_samples)).astype(np.float32)
+    ids = generator.integers(0, 500, (batch, 7))
+    ids[:, 0], ids[:, -1] = onnx.config.text.bos_id, onnx.config.text.eos_id
+    for ours, theirs in (
+        (onnx.encode_audio(wave), torch.encode_audio(wave)),
+        (onnx.encode_text(ids), torch.encode_text(ids)),
+    ):
+        np.testing.assert_allclose(ours.embedding, theirs.embedding, atol=ATOL)
+        np.testing.assert_allclose(ours.prefix, theirs.prefix, atol=ATOL)
+
+
+@pytest.mark.parametrize("lengths", [[16], [1], [16, 5, 9], [3, 3]])
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_steps_equal_pytorch_whatever_the_parents(
+    onnx: OnnxBackend, torch: TorchBackend, lengths: list[int], width: int
+) -> None:
+    generator = np.random.default_rng(width)
+    clips, longest, steps = len(lengths), max(lengths), 6
+    prefix = generator.normal(size=(clips, longest, onnx.config.decoder.n_embd)).astype(np.float32)
+    for clip, length in enumerate(lengths):
+        prefix[clip, length:] = np.nan  # padding is never read
+    sizes = np.array(lengths)
+    caches = []
+    for backend in (onnx, torch):
+        caches.append(backend.prefill(prefix, sizes, width=width, max_new_tokens=steps))
+    np.testing.assert_allclose(caches[0][1], caches[1][1], atol=ATOL)
+    parents = np.zeros(clips * width, np.int64)
+    for _ in range(steps):
+        tokens = generator.integers(0, onnx.config.decoder.vocab_size, clips * width)
+        ours = onnx.step(caches[0][0], tokens, parents)
+        theirs = torch.step(caches[1][0], tokens, parents)
+        np.testing.assert_allclose(ours, theirs, atol=ATOL)
+        parents = generator.integers(0, width, clips * width)
+
+
+def test_a_prefix_is_stored_once_a_clip(onnx: OnnxBackend) -> None:
+    """Slots 1 ... hold no prefix: poisoned there, nothing changes."""
+    config = onnx.config.decoder
+    prefix = np.random.default_rng(0).normal(size=(2, 10, config.n_embd)).astype(np.float32)
+    tokens, parents = np.arange(6), np.zeros(6, np.int64)
+    logits = []
+    for poison in (False, True):
+        cache, _ = onnx.prefill(prefix, np.array([10, 10]), width=3, max_new_tokens=2)
+        for buffer in cache.buffers:  # type: ignore[attr-defined]
+            slots = buffer.reshape(2, 3, *buffer.shape[1:])
+            slots[:, 1:, :, :10] = np.nan if poison else 0.0
+        logits.append(onnx.step(cache, tokens, parents).copy())
+    np.testing.assert_array_equal(*logits)
+
+
+def test_embeds_tokens_from_the_plan(onnx: OnnxBackend, tiny_model: Pengi) -> None:
+    table = tiny_model.state_dict()["decoder.wte.weight"].numpy()
+    np.testing.assert_array_equal(onnx.embed_tokens(np.array([3, 0, 511])), table[[3, 0, 511]])
+
+
+def test_refuses_threads_below_one(onnx: OnnxBackend) -> None:
+    with pytest.raises(BackendError, match="threads must be at least 1, got 0"):
+        OnnxBackend(onnx.plan, threads=0)

@@ -1,0 +1,238 @@
+"""``pengi-rt generate`` over real recordings, in every format, and over everything that can be wrong."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pengi_rt.cli.main import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(capsys: Capture, *arguments: str | Path) -> tuple[int, str, str]:
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as error:
+        assert isinstance(error.code, int)
+        code = error.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def recordings(sounds: Path) -> list[Path]:
+    found = sorted(path for path in sounds.iterdir() if path.suffix in {".wav", ".oga", ".ogg"})
+    assert len(found) >= 3
+    return found[:3]
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    path = tmp_path / "noise.wav"
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(path, samples, 16_000)
+    return path
+
+
+def test_text_is_the_answer_alone(tiny_plan: Path, noise: Path, capsys: Capture) -> None:
+    code, out, err = run(capsys, "generate", "--engine", tiny_plan, noise)
+    assert code == 0
+    assert err == ""
+    assert out.endswith("\n")
+    assert str(noise) not in out
+
+
+def test_several_recordings_are_named(
+    tiny_plan: Path, recordings: list[Path], capsys: Capture
+) -> None:
+    code, out, _ = run(capsys, "generate", "--engine", tiny_plan, *recordings)
+    assert code == 0
+    for path in recordings:
+        assert str(path) in out
+
+
+def test_json_and_jsonl_rows(tiny_plan: Path, recordings: list[Path], capsys: Capture) -> None:
+    common = ("generate", "--engine", tiny_plan, *recordings, "--beam-size", "3")
+    _, text, _ = run(capsys, *common, "--format", "json")
+    _, lines, _ = run(capsys, *common, "--format", "jsonl")
+    rows = json.loads(text)
+    assert rows == [json.loads(line) for line in lines.splitlines()]
+    assert {"audio", "prompt", "text", "tokens", "score", "beams"} <= set(rows[0])
+    assert {row["audio"] for row in rows} == set(map(str, recordings))
+    assert len(rows[0]["beams"]) == 3
+    assert rows[0]["tokens"] == rows[0]["beams"][0]["tokens"]
+
+
+def test_csv_rows(tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture) -> None:
+    output = tmp_path / "answers.csv"
+    code, out, _ = run(
+        capsys, "generate", "--engine", tiny_plan, noise, "--format", "csv", "-o", output
+    )
+    assert (code, out) == (0, "")
+    (row,) = csv.DictReader(io.StringIO(output.read_text()))
+    assert row["audio"] == str(noise)
+    assert float(row["score"]) < 0
+
+
+def test_a_bad_recording_is_one_line_and_the_others_are_answered(
+    tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    bad = tmp_path / "missing.wav"
+    code, out, err = run(
+        capsys, "generate", "--engine", tiny_plan, noise, bad, noise, "--format", "jsonl"
+    )
+    assert code == 4
+    assert len(out.splitlines()) == 2
+    assert err.count("\n") == 1
+    assert str(bad) in err
+
+
+def _html(path: Path) -> None:
+    path.write_text("<!DOCTYPE html><html><body>404</body></html>")
+
+
+def _nan(path: Path) -> None:
+    soundfile.write(path, np.array([0.0, np.nan, 0.5], np.float32), 16_000, subtype="FLOAT")
+
+
+def _no_samples(path: Path) -> None:
+    soundfile.write(path, np.zeros(0, np.float32), 16_000)
+
+
+def _one_hertz(path: Path) -> None:
+    soundfile.write(path, np.zeros(1000, np.float32), 1)
+
+
+def _channels(path: Path) -> None:
+    soundfile.write(path, np.zeros((100, 1000), np.float32), 16_000)
+
+
+def _truncated_flac(path: Path) -> None:
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 60_000)
+    soundfile.write(path, samples, 16_000, format="FLAC")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+BAD_RECORDINGS = {
+    "missing": lambda _path: None,
+    "empty": lambda path: path.write_bytes(b""),
+    "html": _html,
+    "no samples": _no_samples,
+    "nan": _nan,
+    "1 Hz": _one_hertz,
+    "1000 channels": _channels,
+    "truncated flac": _truncated_flac,
+    "folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_RECORDINGS)
+def test_bad_recordings_are_refused_in_one_line(
+    kind: str, tiny_plan: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / ("bad.flac" if "flac" in kind else "bad.wav")
+    BAD_RECORDINGS[kind](path)
+    code, out, err = run(capsys, "generate", "--engine", tiny_plan, path)
+    assert code == 3
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("pengi-rt: ")
+    assert "bad." in err
+    assert "Traceback" not in err
+
+
+BAD_OPTIONS = {
+    "beam size 0": (["--beam-size", "0"], 2, "beam_size"),
+    "too many positions": (["--max-new-tokens", "2000"], 2, "128"),
+    "no device": (["--device", "cuda"], 5, "cuda"),
+    "no precision": (["--precision", "int8"], 5, "int8"),
+    "no such backend here": (["--backend", "tensorrt"], 5, "tensorrt"),
+    "prompt that is no UTF-8": (["--prompt", "caf\udce9"], 3, "UTF-8"),
+    "prompt too long, strict": (["--prompt", "a noise " * 60, "--strict"], 3, "40"),
+    "threads": (["--threads", "0"], 5, "threads"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIONS)
+def test_bad_options_are_refused_in_one_line(
+    kind: str, tiny_plan: Path, noise: Path, capsys: Capture
+) -> None:
+    options, expected, word = BAD_OPTIONS[kind]
+    code, out, err = run(capsys, "generate", "--engine", tiny_plan, noise, *options)
+    assert code == expected
+    assert out == ""
+    assert err.count("\n") == 1
+    assert word in err
+
+
+def test_a_long_prompt_is_cut_and_said(tiny_plan: Path, noise: Path, capsys: Capture) -> None:
+    prompt = "a noise " * 60
+    code, out, err = run(
+        capsys, "generate", "--engine", tiny_plan, noise, "--prompt", prompt, "--format", "jsonl"
+    )
+    assert code == 0
+    assert json.loads(out)["prompt_truncated"] is True
+    assert "cut" in err
+    quiet = run(capsys, "generate", "-q", "--engine", tiny_plan, noise, "--prompt", prompt)
+    assert quiet[2] == ""
+
+
+def test_standard_input(
+    tiny_plan: Path, noise: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, direct, _ = run(capsys, "generate", "--engine", tiny_plan, noise)
+    with noise.open("rb") as stream:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
+        code, piped, _ = run(capsys, "generate", "--engine", tiny_plan, "-")
+    assert (code, piped) == (0, direct)
+
+
+BAD_ENGINES = {
+    "missing": (None, "no such file"),
+    "tensorrt engine": (b"ftrt" + bytes(200), "TensorRT"),
+    "html": (b"<html></html>", "HTML"),
+    "empty": (b"", "empty"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ENGINES)
+def test_bad_engines_are_refused_in_one_line(
+    kind: str, noise: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    content, word = BAD_ENGINES[kind]
+    path = tmp_path / "bad.plan"
+    if content is not None:
+        path.write_bytes(content)
+    code, _, err = run(capsys, "generate", "--engine", path, noise)
+    assert code == 5
+    assert err.count("\n") == 1
+    assert word.lower() in err.lower()
+
+
+def test_a_checkpoint_is_no_engine(tiny_checkpoint: Path, noise: Path, capsys: Capture) -> None:
+    code, _, err = run(capsys, "generate", "--engine", tiny_checkpoint, noise)
+    assert code == 5
+    assert "pengi-rt export" in err
+
+
+def test_formats_and_rates_of_one_recording_agree(
+    tiny_plan: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The same sound as FLAC, WAV and in stereo is the same question."""
+    samples = 0.3 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
+    for name, data, subtype in (
+        ("a.wav", samples, "PCM_24"),
+        ("a.flac", samples, "PCM_24"),
+        ("stereo.wav", np.stack([samples, samples], axis=1), "PCM_24"),
+    ):
+        soundfile.write(tmp_path / name, data, 16_000, subtype=subtype)
+    answers = {
+        run(capsys, "generate", "--engine", tiny_plan, path)[1] for path in tmp_path.iterdir()
+    }
+    assert len(answers) == 1

@@ -1,0 +1,92 @@
+"""The command line as a user meets it: exit codes, one line an error, help at once."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pengi_rt
+from pengi_rt.cli.main import VERBS, main
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"pengi-rt {pengi_rt.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: pengi-rt {verb}" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """What makes ``--help`` quick: no array library, no runtime, no tokenizers before a verb runs."""
+    code = (
+        "import sys\n"
+        "from pengi_rt.cli.main import build_parser\n"
+        "build_parser().format_help()\n"
+        "print(*sorted({'numpy', 'onnxruntime', 'torch', 'tokenizers', 'tqdm'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
+def test_no_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    assert "VERB" in capsys.readouterr().err
+
+
+def test_running_imports_neither_torch_nor_transformers(tiny_plan: Path, sounds: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pengi_rt.cli.main import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(code, *sorted({'torch', 'transformers', 'huggingface_hub', 'onnx'} & set(sys.modules)))"
+    )
+    sound = min(path for path in sounds.iterdir() if path.suffix == ".wav")
+    arguments = ["generate", "--engine", str(tiny_plan), str(sound), "--format", "jsonl"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    *rows, last = run.stdout.splitlines()
+    assert last == "0"
+    assert json.loads(rows[0])["audio"] == str(sound)
+
+
+def test_an_interrupt_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pengi_rt.engine.load", interrupted)
+    assert main(["generate", "--engine", str(tiny_plan), "a.wav"]) == 130
+    assert capsys.readouterr().err == "pengi-rt: interrupted\n"
+
+
+def test_the_reader_may_go_away(tiny_plan: Path, sounds: Path) -> None:
+    """``pengi-rt generate ... | head -0`` ends quietly."""
+    sound = min(path for path in sounds.iterdir() if path.suffix == ".wav")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pengi_rt", "generate", "--engine", tiny_plan, *[sound] * 3],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    time.sleep(0)
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    process.stderr.close()

@@ -1,0 +1,59 @@
+"""Fixtures shared by the suite: the tiny model, its plan, and the reference folder where there is one."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pengi_rt
+from pengi_rt.engine import Engine
+from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.export import export_plan
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.tiny import make_tiny
+
+SOUNDS = Path(__file__).parent / "data" / "sounds"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random model as our own checkpoint, tokenizers beside it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny(folder)
+    return folder / "tiny.safetensors"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Path) -> Pengi:
+    model, _ = load_model(tiny_checkpoint)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's plan, self-tested."""
+    path = tmp_path_factory.mktemp("plan") / "pengi.plan"
+    export_plan(tiny_checkpoint, path, threads=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_plan: Path) -> Iterator[Engine]:
+    with pengi_rt.load(tiny_plan, threads=1) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The reference folder (goldens' makers, tokenizers), which is not part of the project."""
+    folder = os.environ.get("PENGI_RT_REFERENCE")
+    if not folder:
+        pytest.skip("PENGI_RT_REFERENCE names no reference folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sounds() -> Path:
+    """The committed recordings."""
+    return SOUNDS

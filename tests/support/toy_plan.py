@@ -1,0 +1,104 @@
+"""Small plans, and files that are none, for the tests of everything that reads or shows a plan."""
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.plan_format import MANIFEST, Source
+from pengi_rt.plan_writer import PlanWriter
+from pengi_rt.plan_zip import Entry, directory, local_header
+
+CONFIG = ModelConfig.preset("tiny")
+SELF_TEST = {
+    "passed": True,
+    "checks": [
+        {"stage": "audio prefix", "batch": 1, "difference": 2e-7, "tolerance": 1e-4, "passed": True}
+    ],
+}
+ENTRIES = {
+    "graphs/audio.onnx": b"\x08\x0a audio",
+    "graphs/text.onnx": b"\x08\x0a text",
+    "graphs/decoder.onnx": b"\x08\x0a decoder",
+    "tokenizers/text.json": b'{"of": "text"}',
+    "tokenizers/decoder.json": b'{"of": "decoder"}',
+    "licences/MIT.txt": b"Permission is hereby granted",
+}
+
+
+def tensors() -> dict[str, NDArray[Any]]:
+    """Every element type, every kind of equality, and layouts that are not plain."""
+    rng = np.random.default_rng(7)
+    table = rng.standard_normal((30, 40)).astype(np.float32)
+    return {
+        "table": table,
+        "same": table.copy(),
+        "flat": table.reshape(-1).copy(),
+        "turned": table.T,
+        "every_other": table[::2, ::3],
+        "big_endian": table[:3].astype(">f4"),
+        "scalar": np.array(-0.0, np.float32),
+        "half": table[:5, :7].astype(np.float16),
+        "ids": np.arange(-3, 4),
+        "ids32": np.arange(5, dtype=np.int32),
+        "quantised": rng.integers(-128, 128, (3, 3), np.int8),
+        "bytes": rng.integers(0, 256, 4097, np.uint8),
+        "mask": np.array([[True, False, True]]),
+        "odd values": np.array([np.nan, np.inf, -np.inf, 1e-45], np.float32),
+    }
+
+
+def write(path: Path) -> Path:
+    """A plan with all kinds of entries, about 100 kB."""
+    with PlanWriter(
+        path,
+        CONFIG,
+        source=Source(file="tiny.pth", sha256="0123456789abcdef" * 4),
+        tools={"pengi-rt": "0.1.0", "torch": "2.13.0"},
+        backends=("onnx", "torch"),
+    ) as writer:
+        writer.add_tensors(tensors())
+        for name, data in ENTRIES.items():
+            writer.add(name, data)
+        writer.seal(self_test=SELF_TEST)
+        return writer.commit()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The entries of a plan, by a reader that is not ours."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def pack(path: Path, entries: Iterable[tuple[str, bytes]]) -> Path:
+    """A container in our form around whatever entries; every checksum in it holds."""
+    written: list[Entry] = []
+    with path.open("wb") as file:
+        for name, data in entries:
+            entry = Entry(name, written[-1].end if written else 0, len(data), zlib.crc32(data))
+            file.write(local_header(entry) + data)
+            written.append(entry)
+        file.write(directory(written))
+    return path
+
+
+def edit_manifest(path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """Rewrite ``plan.json`` by ``edit``, as somebody would who can write containers too."""
+    entries = contents(path)
+    data = json.loads(entries[MANIFEST])
+    edit(data)
+    entries[MANIFEST] = json.dumps(data).encode()
+    return pack(path, entries.items())
+
+
+def one_line(message: str) -> bool:
+    """Whether an error message is one printable line of bearable length."""
+    return message.isprintable() and len(message) < 500 and re.search(r"\s{2}", message) is None

@@ -1,0 +1,132 @@
+"""The engine: equal answers however they are asked for, and nothing dropped silently."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pengi_rt
+from pengi_rt.engine import Engine
+from pengi_rt.errors import AudioError, BackendError, PromptError, UsageError
+
+RATE = 16_000
+
+
+def clip(seed: int, seconds: float = 2.0) -> tuple[np.ndarray, int]:
+    generator = np.random.default_rng(seed)
+    time = np.arange(int(seconds * RATE)) / RATE
+    tone = np.sin(2 * np.pi * generator.uniform(200, 3000) * time)
+    return (0.4 * tone + 0.1 * generator.normal(size=time.size)).astype(np.float32), RATE
+
+
+def test_one_in_one_out(engine: Engine) -> None:
+    result = engine.generate(clip(0), "what is heard?", beam_size=3, max_new_tokens=9)
+    assert isinstance(result, pengi_rt.Result)
+    assert result.prompt == "what is heard?"
+    assert len(result.beams) == 3
+    assert result.tokens == result.beams[0].tokens
+    assert 0 < len(result.tokens) <= 9
+    assert result.score == result.beams[0].score == max(beam.score for beam in result.beams)
+    assert result.text == result.raw_text.strip()
+    assert not result.prompt_truncated
+    assert not result.audio_truncated
+    assert result.timings.decode > 0
+
+
+def test_batches_and_order_change_nothing(engine: Engine) -> None:
+    clips = [clip(seed) for seed in range(8)]
+    alone = [engine.generate(one) for one in clips]
+    for batch_size in (1, 3, 8):
+        together = engine.generate(clips, batch_size=batch_size)
+        assert [r.tokens for r in together] == [r.tokens for r in alone]
+    backwards = engine.generate(clips[::-1], batch_size=8)[::-1]
+    assert [r.tokens for r in backwards] == [r.tokens for r in alone]
+    assert len({r.tokens for r in alone}) > 1, "the clips must not all sound the same to the model"
+
+
+def test_pytorch_backend_gives_the_same_tokens(engine: Engine, tiny_plan: Path) -> None:
+    with pengi_rt.load(tiny_plan, backend="torch", threads=1) as reference:
+        for seed in range(3):
+            ours, theirs = (each.generate(clip(seed), "a question") for each in (engine, reference))
+            assert [beam.tokens for beam in ours.beams] == [beam.tokens for beam in theirs.beams]
+            assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+
+
+def test_a_long_recording_is_answered_window_by_window(engine: Engine) -> None:
+    samples, rate = clip(1, seconds=5.0)
+    result = engine.generate((samples, rate))
+    assert [(w.start, w.end) for w in result.windows] == [(0.0, 2.0), (2.0, 4.0), (3.0, 5.0)]
+    alone = engine.generate((samples[-2 * rate :], rate))
+    assert result.windows[-1].tokens == alone.tokens
+    assert result.text.count("\n") >= 2
+    with pytest.raises(ValueError, match=r"answered in 3 windows: read result\.windows"):
+        _ = result.tokens
+
+
+def test_one_window_of_a_long_recording_says_so(engine: Engine) -> None:
+    result = engine.generate(clip(1, seconds=5.0), long_audio="first")
+    assert len(result.windows) == 1
+    assert result.audio_truncated
+
+
+def test_the_prompt_and_the_additional_text_matter(engine: Engine) -> None:
+    plain = engine.generate(clip(2), "one thing")
+    assert engine.generate(clip(2), "another thing").tokens != plain.tokens
+    assert engine.generate(clip(2), "one thing", text="the background is").tokens != plain.tokens
+    assert engine.generate(clip(2), "one thing", text="").tokens == plain.tokens
+
+
+def test_a_prompt_is_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    encode = engine.backend.encode_text
+    monkeypatch.setattr(engine.backend, "encode_text", lambda ids: calls.append(1) or encode(ids))
+    for seed in range(3):
+        engine.generate(clip(seed), "a prompt nobody asked before")
+    assert len(calls) == 1
+
+
+def test_a_long_prompt_is_cut_as_released_or_refused(engine: Engine) -> None:
+    prompt = "what is that noise " * 30
+    assert engine.generate(clip(0), prompt).prompt_truncated
+    with pytest.raises(PromptError):
+        engine.generate(clip(0), prompt, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "beam_size"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 1000}, "128"),
+        ({"text": "word " * 200}, "128"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"stop": ""}, "stop"),
+        ({"temperature": float("nan")}, "temperature"),
+    ],
+)
+def test_refuses_options_that_cannot_be(
+    engine: Engine, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises((UsageError, PromptError), match=message) as caught:
+        engine.generate(clip(0), **options)  # type: ignore[call-overload]
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_options_it_does_not_know(engine: Engine) -> None:
+    with pytest.raises(TypeError, match="no option beams"):
+        engine.generate(clip(0), beams=3)  # type: ignore[call-overload]
+
+
+def test_refuses_silence_of_no_length(engine: Engine) -> None:
+    with pytest.raises(AudioError):
+        engine.generate((np.zeros(0, np.float32), RATE))
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": "cuda"}, {"precision": "fp16"}, {"backend": "triton"}, {"backend": "x"}]
+)
+def test_never_runs_on_something_else_than_asked(
+    tiny_plan: Path, options: dict[str, str]
+) -> None:
+    with pytest.raises(BackendError):
+        pengi_rt.load(tiny_plan, **options)  # type: ignore[arg-type]

@@ -1,0 +1,304 @@
+"""A plan hands out what was put in, read-only; a damaged one is refused, whatever the damage."""
+
+import gc
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_plan
+
+from pengi_rt.errors import PlanError
+from pengi_rt.plan import Plan
+from pengi_rt.plan_format import FORMAT_VERSION, MANIFEST, WEIGHTS
+from pengi_rt.plan_zip import CENTRAL_MAGIC, LOCAL_MAGIC
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return toy_plan.write(tmp_path_factory.mktemp("plan") / "toy.plan").read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path: Path, whole: bytes) -> Path:
+    path = tmp_path / "toy.plan"
+    path.write_bytes(whole)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The one line with which ``path`` is refused, without the path."""
+    with pytest.raises(PlanError) as caught:
+        Plan.open(path).close()
+    message = str(caught.value)
+    assert toy_plan.one_line(message)
+    assert message.startswith(f"{path}: ")
+    return message.removeprefix(f"{path}: ")
+
+
+def test_gives_back_what_was_put_in(path: Path) -> None:
+    with Plan.open(path) as plan:
+        assert plan.path == path
+        assert plan.size == path.stat().st_size
+        assert plan.config == toy_plan.CONFIG
+        assert plan.manifest.self_test == toy_plan.SELF_TEST
+        assert plan.manifest.graphs == ("audio", "text", "decoder")
+        assert plan.manifest.backends == ("onnx", "torch")
+        assert plan.manifest.source is not None
+        assert plan.manifest.source.file == "tiny.pth"
+        assert plan.graph("text") == toy_plan.ENTRIES["graphs/text.onnx"]
+        assert plan.tokenizer("decoder") == toy_plan.ENTRIES["tokenizers/decoder.json"]
+        assert plan.licence("MIT.txt") == toy_plan.ENTRIES["licences/MIT.txt"]
+
+
+@pytest.mark.parametrize("name", toy_plan.tensors())
+def test_tensor_is_the_one_written_bit_for_bit(path: Path, name: str) -> None:
+    expected = toy_plan.tensors()[name]
+    with Plan.open(path) as plan:
+        tensor = plan.tensor(name)
+        assert tensor.shape == expected.shape
+        assert tensor.dtype == expected.dtype.newbyteorder("<")
+        assert tensor.tobytes() == expected.astype(tensor.dtype).tobytes()
+        assert tensor.ctypes.data % 4096 == 0
+        del tensor
+
+
+def test_views_are_read_only(path: Path) -> None:
+    with Plan.open(path) as plan:
+        assert plan.weights.readonly
+        table = plan.tensor("table")
+        assert not table.flags.writeable
+        with pytest.raises(ValueError, match="read-only"):
+            table[0, 0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            table.flags.writeable = True
+
+
+def test_tensors_lie_where_the_manifest_says(path: Path) -> None:
+    with Plan.open(path) as plan:
+        record = plan.manifest.tensors["turned"]
+        raw = bytes(plan.weights[record.offset :][: record.nbytes])
+        np.testing.assert_array_equal(
+            np.frombuffer(raw, "<f4").reshape(record.shape), toy_plan.tensors()["turned"]
+        )
+        assert list(plan.tensors) == list(toy_plan.tensors())
+
+
+@pytest.mark.parametrize("ask", ["tensor", "graph", "tokenizer", "licence"])
+def test_asking_for_what_is_not_there(path: Path, ask: str) -> None:
+    with Plan.open(path) as plan, pytest.raises(PlanError, match=r"has no \w+ '.*nope"):
+        getattr(plan, ask)("nope")
+
+
+def test_released_pages_come_back(path: Path) -> None:
+    with Plan.open(path) as plan:
+        table = plan.tensor("table")
+        plan.release_pages()
+        np.testing.assert_array_equal(table, toy_plan.tensors()["table"])
+
+
+def test_views_outlive_the_plan(path: Path) -> None:
+    plan = Plan.open(path)
+    table, weights = plan.tensor("table"), plan.weights
+    plan.close()
+    plan.close()
+    del plan
+    gc.collect()
+    np.testing.assert_array_equal(table, toy_plan.tensors()["table"])
+    assert bytes(weights[:4]) == table.tobytes()[:4]
+
+
+def test_closed_plan_says_so(path: Path) -> None:
+    plan = Plan.open(path)
+    plan.close()
+    for use in (lambda: plan.weights, lambda: plan.graph("audio"), plan.release_pages):
+        with pytest.raises(PlanError, match="the plan is closed"):
+            use()
+
+
+def test_nothing_stays_mapped_or_open(path: Path) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - of a folder that changes
+
+    before = open_files()
+    for _ in range(20):
+        Plan.open(path).close()
+    assert open_files() == before
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def test_deleted_or_replaced_file_stays_readable(path: Path) -> None:
+    with Plan.open(path) as plan:
+        path.with_suffix(".new").write_bytes(b"another file")
+        path.with_suffix(".new").replace(path)
+        path.unlink()
+        np.testing.assert_array_equal(plan.tensor("table"), toy_plan.tensors()["table"])
+
+
+def test_examine_names_entries_and_tensors(path: Path) -> None:
+    verdicts = dict(Plan.examine(path))
+    assert set(verdicts) == {WEIGHTS, *toy_plan.ENTRIES} | {
+        f"{WEIGHTS}[{name}]" for name in toy_plan.tensors()
+    }
+    assert all(verdicts.values())
+
+
+def test_examine_finds_the_damaged_tensor(path: Path, whole: bytes) -> None:
+    with Plan.open(path) as plan:
+        needle = plan.tensor("ids").tobytes()
+    path.write_bytes(whole.replace(needle, b"\1" + needle[1:]))
+    wrong = [name for name, holds in Plan.examine(path) if not holds]
+    assert wrong == [WEIGHTS, f"{WEIGHTS}[ids]"]
+
+
+def test_opening_opens_no_other_file(path: Path) -> None:
+    opened: list[str] = []
+    watching = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(hook)
+    with Plan.open(path) as plan:
+        plan.tensor("table").sum()
+        plan.graph("audio")
+    watching = False
+    assert opened == [str(path)]
+
+
+# Damage
+
+
+def flips(whole: bytes) -> Iterator[int]:
+    """Every byte of the directory, of the headers up to their padding, and one in 31 elsewhere."""
+    yield from range(whole.index(CENTRAL_MAGIC), len(whole))
+    for header in re.finditer(re.escape(LOCAL_MAGIC), whole):
+        yield from range(header.start(), header.start() + 64)
+    yield from range(0, len(whole), 31)
+
+
+def test_every_flipped_byte_is_refused(path: Path, whole: bytes) -> None:
+    draw = random.Random(0)
+    with path.open("r+b") as file:
+        for position in flips(whole):
+            flipped = bytes([whole[position] ^ 1 << draw.randrange(8)])
+            os.pwrite(file.fileno(), flipped, position)
+            refusal(path)
+            os.pwrite(file.fileno(), whole[position : position + 1], position)
+    Plan.open(path).close()
+
+
+def test_damage_names_the_entry(path: Path, whole: bytes) -> None:
+    for name, data in toy_plan.contents(path).items():
+        start = whole.index(data)
+        path.write_bytes(whole[:start] + bytes([data[0] ^ 1]) + whole[start + 1 :])
+        assert refusal(path).startswith(f"entry {name} is damaged: ")
+
+
+def test_every_truncation_is_refused(path: Path, whole: bytes) -> None:
+    lengths = {*range(0, len(whole), 401), *range(64), *range(len(whole) - 300, len(whole))}
+    for length in sorted(lengths, reverse=True):
+        os.truncate(path, length)
+        message = refusal(path)
+        if length > 4:
+            assert "cut short" in message
+    assert message.startswith("the file is empty")
+
+
+@pytest.mark.parametrize("more", [b"\0", b"PK\5\6" + bytes(18), b"more" * 100])
+def test_anything_behind_or_before_is_refused(path: Path, whole: bytes, more: bytes) -> None:
+    path.write_bytes(whole + more)
+    refusal(path)
+    path.write_bytes(whole[:4] + more + whole[4:])
+    refusal(path)
+
+
+def test_mutated_plans_are_refused(path: Path, whole: bytes) -> None:
+    draw = random.Random(1)
+    for _ in range(600):
+        mutated = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            at, other = draw.randrange(len(mutated)), draw.randrange(len(mutated))
+            length = draw.choice([1, 2, 4, 8, 46, 4096])
+            piece = draw.choice(
+                [bytes(length), b"\xff" * length, draw.randbytes(length),
+                 bytes(mutated[other : other + length])]
+            )  # fmt: skip
+            if draw.random() < 0.5:
+                mutated[at : at + len(piece)] = piece
+            else:
+                mutated[at:at] = piece
+        if mutated != whole:
+            path.write_bytes(mutated)
+            refusal(path)
+
+
+# Hostile plans: every checksum holds
+
+
+def test_newer_format_names_both_versions(path: Path) -> None:
+    newer = FORMAT_VERSION + 1
+    entries = toy_plan.contents(path)
+    entries[MANIFEST] = json.dumps({"format": newer, "what": "we cannot know"}).encode()
+    toy_plan.pack(path, [("engines/sm90.trt", b"new"), *entries.items()])
+    message = refusal(path)
+    assert f"has format {newer}" in message
+    assert f"reads format {FORMAT_VERSION}: upgrade pengi-rt" in message
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("../evil", "is called"),
+        ("/etc/passwd", "is called"),
+        ("graphs/../plan.json", "is called"),
+        ("a//b", "is called"),
+        (".hidden", "is called"),
+        ("graphs/other.onnx", "is called"),
+        ("licences/a/b", "is called"),
+        ("setup.py", "is called"),
+        ("line\nbreak", "is called"),
+        ("graphs/audio.onnx", "twice"),
+    ],
+)
+def test_foreign_entries_are_refused(path: Path, entry: str, says: str) -> None:
+    toy_plan.pack(path, [(entry, b"x"), *toy_plan.contents(path).items()])
+    assert says in refusal(path)
+
+
+def test_unrecorded_entry_is_refused(path: Path) -> None:
+    toy_plan.pack(path, [("licences/new", b"x"), *toy_plan.contents(path).items()])
+    assert refusal(path) == "entry licences/new has 1 bytes, not as plan.json says"
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "graphs/text.onnx", "tokenizers/text.json"])
+def test_missing_entry_is_named(path: Path, name: str) -> None:
+    entries = toy_plan.contents(path)
+    del entries[name]
+    toy_plan.pack(path, entries.items())
+    assert refusal(path) == f"entry {name} is missing"
+
+
+def test_plan_json_must_be_last(path: Path) -> None:
+    entries = toy_plan.contents(path)
+    toy_plan.pack(path, [(MANIFEST, entries.pop(MANIFEST)), *entries.items()])
+    assert "stands behind plan.json" in refusal(path)
+
+
+def test_graphs_must_be_those_listed(path: Path) -> None:
+    toy_plan.edit_manifest(path, lambda data: data.update(graphs=["audio"]))
+    assert "the plan's graphs are" in refusal(path)
+
+
+def test_tensor_outside_the_weights_is_refused(path: Path) -> None:
+    def grow(data: dict[str, dict[str, dict[str, object]]]) -> None:
+        data["tensors"]["ids"]["shape"] = [1 << 40]
+
+    toy_plan.edit_manifest(path, grow)
+    assert WEIGHTS in refusal(path)

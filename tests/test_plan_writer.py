@@ -1,0 +1,364 @@
+"""A plan is written whole or not at all, once per content, and the same every time."""
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+import toy_plan
+from numpy.typing import NDArray
+
+from pengi_rt import plan_writer
+from pengi_rt.errors import PlanError
+from pengi_rt.plan import Plan
+from pengi_rt.plan_format import ALIGNMENT, WEIGHTS
+from pengi_rt.plan_writer import PlanWriter
+
+OLD = b"what stood there before"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "pengi.plan"
+    path.write_bytes(OLD)
+    return path
+
+
+def check_untouched(path: Path) -> None:
+    assert path.read_bytes() == OLD
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 - names, hidden ones too
+
+
+def test_equal_tensors_stand_once(path: Path) -> None:
+    ones = np.ones((64, 64), np.float32)
+    with PlanWriter(path, toy_plan.CONFIG) as writer:
+        records = writer.add_tensors(
+            {
+                "a": ones,
+                "b": ones.copy(),
+                "reshaped": ones.reshape(16, 256),
+                "other": 2 * ones,
+                "zero": np.zeros(1, np.float32),
+                "minus zero": -np.zeros(1, np.float32),
+            }
+        )
+        writer.seal()
+        writer.commit()
+    offsets = {name: record.offset for name, record in records.items()}
+    assert offsets["a"] == offsets["b"] == offsets["reshaped"] == 0
+    assert len(set(offsets.values())) == 4
+    with Plan.open(path) as plan:
+        assert plan.manifest.tensors == records
+        assert plan.manifest.entries[WEIGHTS].size == 2 * ones.nbytes + 2 * ALIGNMENT - 4092
+        assert plan.tensor("reshaped").shape == (16, 256)
+
+
+def test_every_tensor_is_asked_for_once(path: Path) -> None:
+    class Lazy(Mapping[str, NDArray[Any]]):
+        asked: list[str] = []  # noqa: RUF012 - of the only instance
+
+        def __getitem__(self, name: str) -> NDArray[Any]:
+            self.asked.append(name)
+            return np.full(3, len(name))
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(("a", "bb", "ccc"))
+
+        def __len__(self) -> int:
+            return 3
+
+    lazy = Lazy()
+    with PlanWriter(path, toy_plan.CONFIG) as writer:
+        writer.add_tensors(lazy)
+    assert lazy.asked == ["a", "bb", "ccc"]
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    first, second = toy_plan.write(tmp_path / "a.plan"), toy_plan.write(tmp_path / "b.plan")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_checksums_are_those_of_a_foreign_reader(path: Path) -> None:
+    toy_plan.write(path)
+    contents = toy_plan.contents(path)
+    with Plan.open(path) as plan:
+        for name, record in plan.manifest.entries.items():
+            assert record.size == len(contents[name])
+            assert record.sha256 == hashlib.sha256(contents[name]).hexdigest()
+        for name, tensor in plan.manifest.tensors.items():
+            data = contents[WEIGHTS][tensor.offset :][: tensor.nbytes]
+            assert tensor.sha256 == hashlib.sha256(data).hexdigest(), name
+
+
+def test_sealed_plan_opens_before_it_has_its_place(path: Path) -> None:
+    with PlanWriter(path, toy_plan.CONFIG) as writer:
+        writer.add_tensors(toy_plan.tensors())
+        for self_test in (None, {"long": "x" * 9000}, {"passed": True}):
+            sealed = writer.seal(self_test)
+            assert sealed.parent == path.parent
+            with Plan.open(sealed) as plan:
+                assert plan.manifest.self_test == self_test
+        assert path.read_bytes() == OLD
+        assert writer.commit() == path
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+    with Plan.open(path) as plan:
+        assert plan.manifest.self_test == {"passed": True}
+
+
+def test_mode_is_what_the_umask_leaves(path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        toy_plan.write(path)
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_link_is_followed(path: Path) -> None:
+    link = path.with_name("link.plan")
+    link.symlink_to(path)
+    toy_plan.write(link)
+    assert link.is_symlink()
+    Plan.open(path).close()
+
+
+# What cannot be written
+
+
+@pytest.mark.parametrize(
+    "name", ["plan.json", "weights.bin", "../x", "graphs/x.onnx", "licences/", "engines/a"]
+)
+def test_entries_that_no_plan_has(path: Path, name: str) -> None:
+    with PlanWriter(path, toy_plan.CONFIG) as writer, pytest.raises(PlanError, match="no entry"):
+        writer.add(name, b"x")
+    check_untouched(path)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((0, 3), np.float32), np.zeros(3), np.zeros(3, np.complex64), np.array(["a"])],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_tensors_that_no_plan_holds(path: Path, array: NDArray[Any]) -> None:
+    with PlanWriter(path, toy_plan.CONFIG) as writer, pytest.raises(PlanError, match="tensor 'x'"):
+        writer.add_tensors({"x": array})
+    check_untouched(path)
+
+
+def test_plan_that_could_not_be_read_again_is_not_sealed(path: Path) -> None:
+    with (
+        PlanWriter(path, toy_plan.CONFIG, tools={"torch": "\x1b[2J"}) as writer,
+        pytest.raises(PlanError, match="control characters"),
+    ):
+        writer.seal()
+    check_untouched(path)
+
+
+def test_calls_in_the_wrong_order(path: Path) -> None:
+    with PlanWriter(path, toy_plan.CONFIG) as writer:
+        writer.add_tensors({"x": np.ones(1)[:, None].astype(np.float32)})
+        with pytest.raises(ValueError, match="second time"):
+            writer.add_tensors({})
+        with pytest.raises(ValueError, match="seal"):
+            writer.commit()
+        writer.seal()
+        with pytest.raises(ValueError, match="too late"):
+            writer.add("graphs/audio.onnx", b"x")
+        writer.commit()
+    with pytest.raises(ValueError, match="committed"):
+        writer.seal()
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("", "is a folder or a device"),
+        ("missing/pengi.plan", "No such file or directory"),
+        ("pengi.plan/pengi.plan", "Not a directory"),
+        ("fifo", "is a folder or a device"),
+        (f"{'x' * 250}.plan", "File name too long"),
+    ],
+)
+def test_places_where_no_plan_can_stand(path: Path, target: str, says: str) -> None:
+    os.mkfifo(path.with_name("fifo"))
+    with pytest.raises(PlanError, match=says) as caught:
+        PlanWriter(path.parent / target, toy_plan.CONFIG)
+    assert toy_plan.one_line(str(caught.value))
+
+
+# What goes wrong on the way
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, MemoryError])
+@pytest.mark.parametrize("after", range(4))
+def test_exception_leaves_the_old_plan(path: Path, error: type[BaseException], after: int) -> None:
+    def write() -> None:
+        with PlanWriter(path, toy_plan.CONFIG) as writer:
+            steps: list[Callable[[], object]] = [
+                lambda: writer.add_tensors(toy_plan.tensors()),
+                lambda: writer.add("graphs/audio.onnx", b"x"),
+                writer.seal,
+            ]
+            for step in steps[:after]:
+                step()
+            raise error
+
+    with pytest.raises(error):
+        write()
+    check_untouched(path)
+
+
+def test_left_without_commit(path: Path) -> None:
+    with PlanWriter(path, toy_plan.CONFIG) as writer:
+        writer.add_tensors(toy_plan.tensors())
+        writer.seal()
+    check_untouched(path)
+
+
+def test_tensor_that_cannot_be_had(path: Path) -> None:
+    class Broken(dict[str, NDArray[Any]]):
+        def __getitem__(self, name: str) -> NDArray[Any]:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with (
+        PlanWriter(path, toy_plan.CONFIG) as writer,
+        pytest.raises(PlanError, match="Input/output error"),
+    ):
+        writer.add_tensors(Broken(a=np.ones(1)))
+    check_untouched(path)
+
+
+class FullDisk:
+    """A file on a disk that has room for ``room`` more bytes."""
+
+    def __init__(self, file: BinaryIO, room: int) -> None:
+        self._file = file
+        self._room = room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(data)
+
+
+def test_full_disk_leaves_the_old_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_plan.write(path.with_name("whole"))
+    size = path.with_name("whole").stat().st_size
+    path.with_name("whole").unlink()
+    fdopen = os.fdopen
+    for room in range(0, size, size // 100):
+        monkeypatch.setattr(
+            plan_writer.os, "fdopen", lambda fd, mode, room=room: FullDisk(fdopen(fd, mode), room)
+        )
+        with pytest.raises(PlanError) as caught:
+            toy_plan.write(path)
+        assert str(caught.value) == (
+            f"{path}: cannot be written: No space left on device; "
+            "what stood there before is as it was"
+        )
+        check_untouched(path)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_failing_commit_leaves_the_old_plan(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(
+        *((plan_writer.os, "fsync", fail) if call == "fsync" else (Path, call, fail))
+    )
+    with pytest.raises(PlanError, match="Disk quota exceeded"):
+        toy_plan.write(path)
+    monkeypatch.undo()
+    check_untouched(path)
+
+
+WRITE_WITH_LIMIT = """
+import resource, sys, toy_plan
+from pathlib import Path
+from pengi_rt.errors import PlanError
+resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))
+try:
+    toy_plan.write(Path(sys.argv[1]))
+except PlanError as error:
+    print(error)
+"""
+
+WRITE_AND_DIE = """
+import os, signal, sys, toy_plan
+from pathlib import Path
+from pengi_rt import plan_writer
+
+class Mortal:
+    def __init__(self, file, lives):
+        self.file, self.lives = file, lives
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def write(self, data):
+        self.lives -= 1
+        if self.lives < 0:
+            self.file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.file.write(data)
+
+fdopen = os.fdopen
+plan_writer.os.fdopen = lambda fd, mode: Mortal(fdopen(fd, mode), int(sys.argv[2]))
+toy_plan.write(Path(sys.argv[1]))
+"""
+
+
+def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environ,
+    )
+
+
+def test_kernel_that_refuses_more_bytes(path: Path) -> None:
+    done = child(WRITE_WITH_LIMIT, str(path))
+    assert "cannot be written: File too large" in done.stdout, done.stderr
+    check_untouched(path)
+
+
+@pytest.mark.parametrize("lives", [0, 1, 20, 30, 45])
+def test_killed_writer_leaves_the_old_plan_and_is_swept_up(path: Path, lives: int) -> None:
+    done = child(WRITE_AND_DIE, str(path), str(lives))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert path.read_bytes() == OLD
+    assert len(list(path.parent.glob(".*.tmp"))) == 1
+    path.with_name(".pengi.plan.notes").touch()
+    toy_plan.write(path)
+    Plan.open(path).close()
+    assert sorted(os.listdir(path.parent)) == [".pengi.plan.notes", path.name]  # noqa: PTH208
+
+
+def test_two_writers_do_not_disturb_each_other(path: Path) -> None:
+    with (
+        PlanWriter(path, toy_plan.CONFIG, tools={"by": "first"}) as first,
+        PlanWriter(path, toy_plan.CONFIG, tools={"by": "second"}) as second,
+    ):
+        for writer in (first, second):
+            writer.add_tensors(toy_plan.tensors())
+            writer.seal()
+        for writer, name in ((second, "second"), (first, "first")):
+            writer.commit()
+            with Plan.open(path) as plan:
+                assert plan.manifest.tools == {"by": name}
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
