@@ -17,7 +17,7 @@ endif
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet
-SOUNDS := $(wildcard $(addprefix tests/data/sounds/*.,wav flac ogg mp3))
+SOUNDS := $(filter-out %.md %.txt,$(wildcard tests/data/sounds/*))
 
 # `check || $(stop) "one line"`: say the line and fail.
 stop = sh -c 'echo "make: $$0" >&2; exit 1'

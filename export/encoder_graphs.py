@@ -79,7 +79,7 @@ def _export(
             dynamo=True,
             opset_version=OPSET,
             input_names=[name],
-            output_names=["embedding", "prefix"],
+            output_names=["joint_embedding", "prefix"],
             dynamic_shapes=(dims,),
             verbose=False,
         )

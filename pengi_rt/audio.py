@@ -91,7 +91,7 @@ def load_windows(
     """
     compat = _check_options(long_audio, resample=resample)
     name = _name_of(source) if name is None else name
-    shown = name if name.isprintable() else ascii(name)
+    shown = name if name and name.isprintable() else ascii(name)
     rate, clip = config.mel.sample_rate, config.clip_samples
     sound = _read(source, shown, mono=not compat)
     wave = _at_rate(sound, rate, shown, resample=resample, compat=compat)
@@ -125,7 +125,7 @@ def _name_of(source: AudioLike) -> str:
     if isinstance(source, tuple):
         return "<array>"
     file_name = getattr(source, "name", None)
-    return file_name if isinstance(file_name, str) else "<stream>"
+    return file_name if isinstance(file_name, str) else f"<{type(source).__name__}>"
 
 
 def _read(source: AudioLike, name: str, *, mono: bool) -> Sound:
@@ -143,8 +143,7 @@ def _read(source: AudioLike, name: str, *, mono: bool) -> Sound:
     if hasattr(source, "read"):
         return read_stream(source, name, mono=mono)
     raise AudioError(
-        f"{name}: {type(source).__name__} is no recording; "
-        "give a path, bytes, a binary file or (samples, rate)"
+        f"{name}: this is no recording; give a path, bytes, a binary file or (samples, rate)"
     )
 
 

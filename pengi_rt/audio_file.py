@@ -113,7 +113,7 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
         channel, frame = np.argwhere(~good)[0]
         raise AudioError(
             f"{name}: sample {start + frame} ({(start + frame) / rate:.3f} s) is "
-            f"{samples[channel, frame]}; samples must be finite, full scale is 1"
+            f"{samples[channel, frame]:g}; samples must be finite, full scale is 1"
         )
 
 
@@ -145,7 +145,7 @@ def _decode(source: int | io.BytesIO, container: Container, name: str, *, mono: 
 
 def _read_blocks(sound: Any, container: Container, name: str, *, mono: bool) -> Sound:
     """Read an open ``soundfile.SoundFile`` to its end and compare with the promised length."""
-    known = sound.frames < _UNKNOWN_LENGTH
+    known = container.exact and sound.frames < _UNKNOWN_LENGTH
     check_shape(name, sound.samplerate, sound.channels, sound.frames if known else 1)
     # soundfile seeks after every block if it can: wasted work, inexact in MP3, and an error at the
     # end of a FLAC of unknown length.
@@ -159,14 +159,15 @@ def _read_blocks(sound: Any, container: Container, name: str, *, mono: bool) -> 
         frames += len(read)
         check_shape(name, sound.samplerate, sound.channels, frames)
         blocks.append(block)
-    promised = max(sound.frames if known and container.exact else 0, container.at_least)
+    promised = max(sound.frames if known else 0, container.at_least)
+    rate = int(sound.samplerate)
     if frames < promised:
         raise AudioError(
-            f"{name}: cut short: {frames / sound.samplerate:.3f} s could be read "
-            f"of {promised / sound.samplerate:.3f} s; convert the whole of it to WAV or FLAC"
+            f"{name}: only {frames / rate:.3f} s of {promised / rate:.3f} s can be read: "
+            "cut short, or several files joined; convert it to WAV"
         )
-    check_shape(name, sound.samplerate, sound.channels, frames)
-    return Sound(np.concatenate(blocks, axis=1), sound.samplerate)
+    check_shape(name, rate, sound.channels, frames)
+    return Sound(np.concatenate(blocks, axis=1), rate)
 
 
 def mix(samples: F32) -> F32:

@@ -26,7 +26,7 @@ _KINDS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     ),
     (
         re.compile(rb"\s*<(!doctype html|html|head|\?xml)", re.IGNORECASE),
-        "a web page, not a plan: the download went wrong; fetch it again",
+        "an HTML page, not a plan: the download went wrong; fetch it again",
     ),
     (
         re.compile(rb"version https://git-lfs"),

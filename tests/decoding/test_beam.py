@@ -178,8 +178,8 @@ def test_everything_ends_after_one_token() -> None:
     prefix = np.zeros((1, WIDTH), np.float32)
     options = replace(OPTIONS, beam_size=1, stop_id=1)
     (answer,) = search(backend, [prefix], options)
-    score = pytest.approx(np.log(0.7), rel=1e-6)
-    assert answer == Hypotheses((Hypothesis((1,), score),), steps=1)
+    assert answer == Hypotheses((Hypothesis((1,), answer.beams[0].score),), steps=1)
+    assert answer.beams[0].score == pytest.approx(np.log(0.7), rel=1e-6)
     assert backend.forwards == 1
 
 
@@ -215,7 +215,7 @@ def test_positions() -> None:
     clips = [np.zeros((length, WIDTH), np.float32) for length in (2, 8)]
     search(FakeBackend(MODEL, n_positions=20), clips, OPTIONS)
     backend = FakeBackend(MODEL, n_positions=19)
-    with pytest.raises(UsageError, match="prefix of 8 rows and max_new_tokens 12 .* 19 positions"):
+    with pytest.raises(UsageError, match=r"of 8 rows and max_new_tokens 12 .* 19 positions"):
         search(backend, clips, OPTIONS)
     assert backend.forwards == 0
 

@@ -286,6 +286,17 @@ def test_log_sum_exp_against_extended_precision(scale: float, temperature: float
     )
 
 
+def test_exponential_to_the_last_bits() -> None:
+    """The largest of two probabilities, -log(1 + exp(-x)): dropping a term of the series shows."""
+    x = np.linspace(0, 45, 5000, dtype=np.float32)
+    logits = np.full((len(x), 1, 64), -np.inf, np.float32)
+    logits[:, 0, 10] = 0
+    logits[:, 0, 50] = -x
+    step = beam_step(logits, BeamState.start(len(x)), beam_size=1, **PLAIN)
+    exact = -np.log1p(np.exp(-x.astype(np.float64)))
+    np.testing.assert_allclose(step.averages[:, 0], exact, rtol=0, atol=1e-15)
+
+
 def test_calls_from_several_threads() -> None:
     """The interpreter's lock is released meanwhile; nothing may be shared."""
     generator = np.random.default_rng(0)

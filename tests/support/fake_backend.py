@@ -58,7 +58,7 @@ class FakeCache:
     @property
     def width(self) -> int:
         """Rows a clip."""
-        return self.slots.shape[1]
+        return len(self.slots[0])
 
 
 @dataclass

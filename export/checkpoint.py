@@ -1,0 +1,241 @@
+"""Checkpoints in: the published layout by one explicit table, and our own.
+
+Published: ``torch.save({"model": {key: tensor}})``, with or without ``module.`` before every key,
+read with ``weights_only=True`` and never otherwise. Ours: ``NAME.safetensors`` with the config as
+JSON in its metadata and ``tokenizers/`` beside it. Whatever is missing, unexpected or of another
+shape is refused.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import CheckpointError, UsageError
+from pengi_rt.export.sniff import is_zip, refuse_other_files
+from pengi_rt.models.pengi import Pengi
+
+METADATA_KEY = "pengi_rt"
+NAMED = 5  # keys that a refusal lists before it counts the rest
+
+PUBLISHED = (
+    (r"audio_encoder\.base\.htsat\.spectrogram_extractor\.stft\.conv_(real|imag)\.weight",
+     r"audio_encoder.mel.stft_\1"),
+    (r"audio_encoder\.base\.htsat\.logmel_extractor\.melW", r"audio_encoder.mel.mel_bank"),
+    (r"audio_encoder\.base\.htsat\.bn0\.(.+)", r"audio_encoder.mel.bn.\1"),
+    (r"audio_encoder\.base\.htsat\.((?:patch_embed|layers|norm)\..+)", r"audio_encoder.htsat.\1"),
+    (r"audio_encoder\.projection\.(.+)", r"audio_encoder.projection.\1"),
+    (r"caption_encoder\.base\.(.+)", r"text_encoder.clip.\1"),
+    (r"caption_encoder\.clip_text_projection\.weight", r"text_encoder.text_projection.weight"),
+    (r"caption_encoder\.projection\.(.+)", r"text_encoder.projection.\1"),
+    (r"caption_decoder\.(audio|text)_project\.(?:transformer\.)?(.+)", r"\1_mapper.\2"),
+    (r"caption_decoder\.gpt\.transformer\.(.+)", r"decoder.\1"),
+)  # fmt: skip
+"""Published key to ours; every weight matches exactly one row."""
+
+HARMLESS = (
+    # Buffers that are computed here, or that only old transformers versions stored.
+    r"audio_encoder\.base\.htsat\.layers\..+\.(?:relative_position_index|attn_mask)",
+    r"caption_encoder\.base\.embeddings\.position_ids",
+    r"caption_decoder\.gpt\.transformer\.h\.\d+\.attn\.(?:bias|masked_bias)",
+    # HTSAT's class heads, which Pengi never calls.
+    r"audio_encoder\.base\.htsat\.(?:tscam_conv|head)\.(?:weight|bias)",
+)
+"""Published keys that are left out, and why nothing is lost."""
+
+HEAD = "caption_decoder.gpt.lm_head.weight"
+EMBEDDING = "caption_decoder.gpt.transformer.wte.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint read; ``state`` holds float32 tensors (and counters) under our names."""
+
+    path: Path
+    config: ModelConfig
+    state: Mapping[str, Tensor]
+    sha256: str
+    tokenizers: Path | None
+    converted: tuple[str, ...]
+    """Names of tensors that were stored in half precision."""
+
+
+def load_model(path: str | os.PathLike[str]) -> tuple[Pengi, Checkpoint]:
+    """The model of a checkpoint, in eval mode. Raises as :func:`read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    model = Pengi(checkpoint.config)
+    model.load_state_dict(checkpoint.state)
+    return model.eval(), checkpoint
+
+
+def save_checkpoint(
+    model: Pengi, path: str | os.PathLike[str], tokenizers: Mapping[str, bytes]
+) -> None:
+    """Write our own checkpoint: ``path`` (.safetensors) and ``tokenizers/NAME.json`` beside it.
+
+    Each file is written beside its place first, so that a full disk leaves the old ones whole.
+    """
+    path = Path(path)
+    folder = path.parent / "tokenizers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in tokenizers.items():
+        with _replacing(folder / f"{name}.json") as temporary:
+            temporary.write_bytes(text)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with _replacing(path) as temporary:
+        save_file(state, temporary, metadata={METADATA_KEY: model.config.to_json()})
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a published or an own checkpoint and check every key, shape and value.
+
+    Raises:
+        CheckpointError: it cannot be read, is something else, or is not the model it should be.
+    """
+    path = Path(path)
+    refuse_other_files(path)
+    own = path.suffix == ".safetensors"
+    config, state = _read_own(path) if own else _read_published(path)
+    _check(path, state, config)
+    halves = (torch.float16, torch.bfloat16)
+    converted = tuple(name for name, tensor in state.items() if tensor.dtype in halves)
+    tokenizers = path.parent / "tokenizers"
+    return Checkpoint(
+        path=path,
+        config=config,
+        state=state | {name: state[name].float() for name in converted},
+        sha256=_sha256(path),
+        tokenizers=tokenizers if own and tokenizers.is_dir() else None,
+        converted=converted,
+    )
+
+
+def _read_own(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: is no whole safetensors file ({error}); fetch or save it again"
+        ) from None
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: has no {METADATA_KEY!r} config in its metadata; of .safetensors files only "
+            "those that pengi-rt saved can be read"
+        )
+    try:
+        return ModelConfig.from_json(metadata[METADATA_KEY]), state
+    except UsageError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    published = _without_module(_load_weights(path))
+    head = published.pop(HEAD, None)
+    embedding = published.get(EMBEDDING)
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise CheckpointError(f"{path}: {HEAD} is not {EMBEDDING}, to which Pengi ties it")
+    clip = any(key.startswith("caption_encoder.") for key in published)
+    kept = {key: tensor for key, tensor in published.items() if not _matches(HARMLESS, key)}
+    unexpected = [key for key in kept if _ours(key) is None]
+    if unexpected:
+        raise CheckpointError(f"{path}: is no Pengi checkpoint: unexpected {_listed(unexpected)}")
+    config = ModelConfig.preset("base" if clip else "base_no_text_enc")
+    return config, {_ours(key) or key: tensor for key, tensor in kept.items()}
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        # PyTorch explains at length how to load it unsafely: no advice to pass on.
+        hostile = "weights_only" in str(error).lower() or "weights only" in str(error).lower()
+        reason = "it holds more than weights" if hostile else "it is damaged, or no PyTorch file"
+        raise CheckpointError(
+            f"{path}: cannot be read safely: {reason}; nothing in it was run. Fetch it again"
+        ) from None
+    weights = loaded.get("model") if isinstance(loaded, dict) else None
+    if not isinstance(weights, dict):
+        raise CheckpointError(
+            f"{path}: has no 'model' entry, which holds the weights in the published layout"
+        )
+    for key, tensor in weights.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: 'model' maps {key!r} to a {type(tensor).__name__}")
+    return dict(weights)
+
+
+def _without_module(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The keys without the ``module.`` that data-parallel training puts before every one."""
+    if weights and all(key.startswith("module.") for key in weights):
+        return {key.removeprefix("module."): tensor for key, tensor in weights.items()}
+    return weights
+
+
+def _matches(patterns: Iterable[str], key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in patterns)
+
+
+def _ours(key: str) -> str | None:
+    for pattern, replacement in PUBLISHED:
+        match = re.fullmatch(pattern, key)
+        if match:
+            return match.expand(replacement)
+    return None
+
+
+def _check(path: Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Check keys, shapes, types and values against the model's own."""
+    with torch.device("meta"):
+        expected = Pengi(config).state_dict()
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    for what, names in (("missing", missing), ("unexpected", unexpected)):
+        if names:
+            raise CheckpointError(
+                f"{path}: is not a whole {config.name} model: {what} {_listed(names)}"
+            )
+    for name, tensor in state.items():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(tensor.shape)}, a {config.name} model's is "
+                f"{list(wanted.shape)}"
+            )
+        if tensor.is_floating_point() != wanted.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, not {wanted.dtype}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity; no answer could be right")
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + rest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when all went well."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""Where a plan's tokenizers come from, with their special tokens registered.
+
+The published ``tokenizer.json`` files may list no added tokens: read as they are, " <|endoftext|>"
+falls into pieces and no answer ever stops.
+"""
+
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import TokenizerError
+
+SPECIALS = {
+    # "!" is the released wrapper's pad token: registered, it is split out before any merge.
+    "gpt2": ("<|endoftext|>", "!"),
+    "clip": ("<|startoftext|>", "<|endoftext|>"),
+}
+REPOSITORIES = {"gpt2": "openai-community/gpt2", "clip": "openai/clip-vit-base-patch16"}
+REVISIONS = {
+    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "clip": "57c216476eefef5ab752ec549e440a49ae4ae5f3",
+}
+STOP_TEXT = " <|endoftext|>"
+
+
+def find_tokenizers(
+    config: ModelConfig, directory: Path | None, beside: Path | None
+) -> dict[str, bytes]:
+    """The JSON of the ``text`` and ``decoder`` tokenizers.
+
+    Args:
+        config: the model they must fit.
+        directory: ``--tokenizers``, a folder with ``gpt2/`` and ``clip/``.
+        beside: the ``tokenizers/`` folder of our own checkpoint, which is complete as it is.
+
+    Raises:
+        TokenizerError: they are not to be had, or are another model's.
+    """
+    if directory is None and beside is not None:
+        found = {name: _read(beside / f"{name}.json") for name in ("text", "decoder")}
+    else:
+        decoder = _published("gpt2", directory)
+        clip = config.text.kind == "clip"
+        found = {"text": _published("clip", directory) if clip else decoder, "decoder": decoder}
+    _check(found, config)
+    return {name: tokenizer.to_str().encode() for name, tokenizer in found.items()}
+
+
+def _published(name: str, directory: Path | None) -> Tokenizer:
+    tokenizer = _read(directory / name / "tokenizer.json" if directory else _fetch(name))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS[name]])
+    return tokenizer
+
+
+def _read(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise TokenizerError(f"there is no {path}: put it there, or give --tokenizers another DIR")
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise TokenizerError(f"{path} is no tokenizer: {str(error).splitlines()[0]}") from None
+
+
+def _fetch(name: str) -> Path:
+    """From the Hugging Face cache, or the hub where there is a network."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(REPOSITORIES[name], "tokenizer.json", revision=REVISIONS[name])
+    except Exception as error:  # noqa: BLE001 - whatever the network does, the answer is the same
+        raise TokenizerError(
+            f"the {name} tokenizer is neither in the Hugging Face cache nor to be had from the hub "
+            f"({type(error).__name__}): fetch tokenizer.json of {REPOSITORIES[name]}, put it into "
+            f"DIR/{name}/ and say --tokenizers DIR"
+        ) from None
+    return Path(path)
+
+
+def _check(tokenizers: dict[str, Tokenizer], config: ModelConfig) -> None:
+    stop = tokenizers["decoder"].encode(STOP_TEXT).ids[:1]
+    if stop != [config.stop_id]:
+        raise TokenizerError(
+            f"the decoder tokenizer begins {STOP_TEXT!r} with token {stop}, the model stops at "
+            f"{config.stop_id}: these are another model's tokenizers"
+        )
+    sizes = {"decoder": config.decoder.vocab_size}
+    if config.text.kind == "clip":
+        sizes["text"] = config.text.vocab_size
+    for name, size in sizes.items():
+        found = tokenizers[name].get_vocab_size()
+        if found != size:
+            raise TokenizerError(
+                f"the {name} tokenizer has {found} tokens, the model {size}: it is another model's"
+            )

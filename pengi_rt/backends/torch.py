@@ -1,0 +1,147 @@
+"""The reference backend: PyTorch, float32, on the CPU. Clarity before speed.
+
+What the other backends are compared with. The prefix's keys and values are kept once a clip; those
+of generated positions are gathered through the parents at every step.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.errors import PlanError
+from pengi_rt.models.gpt2 import KeyValue
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.plan import Plan
+
+
+class TorchBackend:
+    """Runs a model in memory."""
+
+    name = "torch"
+
+    def __init__(self, model: Pengi, *, threads: int | None = None) -> None:
+        """Over ``model``, put into eval mode; ``threads`` are PyTorch's, for the whole process."""
+        self.model = model.eval()
+        self.config = model.config
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    @classmethod
+    def from_plan(cls, plan: Plan, *, threads: int | None = None) -> Self:
+        """The model of an open plan, its weights copied out.
+
+        Raises:
+            PlanError: the plan lacks a tensor of its own model, or one has another shape.
+        """
+        model = Pengi(plan.config)
+        state = {name: torch.from_numpy(plan.tensor(name).copy()) for name in model.state_dict()}
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise PlanError(f"{plan.path}: the weights are not its config's: {reason}") from None
+        plan.release_pages()
+        return cls(model, threads=threads)
+
+    @torch.inference_mode()
+    def encode_audio(self, wave: F32) -> Encoded:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        embedding, prefix = self.model.encode_audio(torch.from_numpy(wave))
+        return Encoded(embedding.numpy(), prefix.numpy())
+
+    @torch.inference_mode()
+    def encode_text(self, ids: I64) -> Encoded:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        embedding, prefix = self.model.encode_text(torch.from_numpy(ids))
+        return Encoded(embedding.numpy(), prefix.numpy())
+
+    @torch.inference_mode()
+    def embed_tokens(self, ids: I64) -> F32:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        embeddings: F32 = self.model.decoder.wte(torch.from_numpy(ids)).numpy()
+        return embeddings
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        prefix: F32,
+        lengths: I64,
+        *,
+        width: int,
+        max_new_tokens: int,  # noqa: ARG002 - this cache grows
+    ) -> tuple[Cache, F32]:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        sizes = torch.from_numpy(lengths)
+        longest = prefix.shape[1]
+        real = torch.arange(longest) < sizes[:, None]
+        embeddings = torch.where(real[:, :, None], torch.from_numpy(prefix), 0.0)
+        hidden, kv = self.model.decoder(embeddings, torch.arange(longest))
+        last = hidden[torch.arange(len(sizes)), sizes - 1]
+        cache = _Cache(kv, real, sizes, width)
+        return cache, self.model.decoder.logits(last).numpy()
+
+    @torch.inference_mode()
+    def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        assert isinstance(cache, _Cache)
+        cache.follow(torch.from_numpy(parents))
+        embeddings = self.model.decoder.wte(torch.from_numpy(tokens))[:, None]
+        hidden, kv = self.model.decoder(embeddings, cache.positions(), cache.past(), cache.mask())
+        cache.append(kv)
+        logits: F32 = self.model.decoder.logits(hidden[:, 0]).numpy()
+        return logits
+
+    def close(self) -> None:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        del self.model
+
+
+class _Cache:
+    """A prefix segment [B, H, P, D] and a generated segment [B * W, H, t, D] for every layer."""
+
+    def __init__(self, prefix: list[KeyValue], real: Tensor, lengths: Tensor, width: int) -> None:
+        self.width = width
+        self.position = 0
+        self._prefix = prefix
+        self._real = real
+        self._lengths = lengths
+        self._generated: list[KeyValue] | None = None
+
+    def follow(self, parents: Tensor) -> None:
+        """Make every row's generated history its parent's."""
+        if self._generated is not None:
+            clip = torch.arange(len(parents)) // self.width
+            rows = clip * self.width + parents
+            self._generated = [(keys[rows], values[rows]) for keys, values in self._generated]
+
+    def positions(self) -> Tensor:
+        """[B * W, 1]: each row goes on behind its own prefix, not behind the longest."""
+        return (self._lengths + self.position).repeat_interleave(self.width)[:, None]
+
+    def past(self) -> list[KeyValue]:
+        """Prefix and generated segments joined, for every row."""
+        prefix = [
+            (keys.repeat_interleave(self.width, 0), values.repeat_interleave(self.width, 0))
+            for keys, values in self._prefix
+        ]
+        return prefix if self._generated is None else _joined(prefix, self._generated)
+
+    def mask(self) -> Tensor:
+        """[B * W, 1, 1, P + t + 1], False on the padding of shorter prefixes."""
+        generated = torch.ones(len(self._real), self.position + 1, dtype=torch.bool)
+        mask = torch.cat([self._real, generated], dim=1)
+        return mask.repeat_interleave(self.width, 0)[:, None, None]
+
+    def append(self, new: list[KeyValue]) -> None:
+        """Put this step's keys and values behind each row's history."""
+        self.position += 1
+        self._generated = new if self._generated is None else _joined(self._generated, new)
+
+
+def _joined(first: list[KeyValue], second: list[KeyValue]) -> list[KeyValue]:
+    return [
+        (torch.cat([keys, more_keys], dim=2), torch.cat([values, more_values], dim=2))
+        for (keys, values), (more_keys, more_values) in zip(first, second, strict=True)
+    ]

@@ -1,0 +1,162 @@
+"""``pengi-rt inspect``: what is inside an engine file."""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pengi_rt.errors import PlanError
+
+if TYPE_CHECKING:
+    from pengi_rt.config import ModelConfig
+    from pengi_rt.plan import Plan
+    from pengi_rt.plan_format import Manifest
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show what is inside an engine file",
+        description="Show what is inside an engine file. Every entry's SHA-256 is always checked "
+        "before anything is shown.",
+    )
+    parser.add_argument("plan", type=Path, help="file made by pengi-rt export")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check every tensor's SHA-256 too, and say of each entry whether it holds",
+    )
+    parser.add_argument(
+        "--format", choices=["text", "json"], default="text", help="(default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the description, the verdicts with ``--verify``."""
+    from pengi_rt.plan import Plan
+
+    verdicts = dict(Plan.examine(arguments.plan)) if arguments.verify else {}
+    damaged = [name for name, holds in verdicts.items() if not holds]
+    as_json = arguments.format == "json"
+    if damaged:
+        _show(
+            {"path": str(arguments.plan), "verified": verdicts}, _verdict_lines(verdicts), as_json
+        )
+        raise PlanError(
+            f"{arguments.plan}: {len(damaged)} of {len(verdicts)} checksums do not hold: "
+            f"{', '.join(damaged[:5])}{' ...' * (len(damaged) > 5)}"
+        )
+    with Plan.open(arguments.plan) as plan:
+        found = description(plan) | ({"verified": verdicts} if verdicts else {})
+        _show(found, chain(_lines(plan), _verdict_lines(verdicts)), as_json)
+    return 0
+
+
+def description(plan: "Plan") -> dict[str, Any]:
+    """All that ``plan.json`` says, and the file's path and size."""
+    manifest: dict[str, Any] = json.loads(plan.manifest.to_json())
+    return {"path": str(plan.path), "size": plan.size, **manifest}
+
+
+def _show(data: object, lines: Iterable[str], as_json: bool) -> None:
+    print(json.dumps(data, indent=1) if as_json else "\n".join(lines))
+
+
+def _lines(plan: "Plan") -> Iterator[str]:
+    manifest = plan.manifest
+    source = manifest.source
+    yield f"{plan.path}: {manifest.config.name}, {_megabytes(plan.size)}, format {manifest.format}"
+    yield ""
+    for name, text in {
+        "model": _model(manifest.config),
+        "defaults": _defaults(manifest.config),
+        "precision": manifest.precision,
+        "backends": ", ".join(manifest.backends),
+        "graphs": ", ".join(manifest.graphs),
+        "weights": _weights(manifest),
+        "source": f"{source.file}, sha256 {source.sha256}" if source else "not recorded",
+        "tools": ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()),
+    }.items():
+        yield f"{name:<10} {text or 'none'}"
+    yield ""
+    yield f"{'entry':<26} {'bytes':>12}  sha256"
+    for name, entry in manifest.entries.items():
+        yield f"{name:<26} {entry.size:>12}  {entry.sha256}"
+    yield ""
+    yield from _self_test_lines(manifest.self_test)
+
+
+def _model(config: "ModelConfig") -> str:
+    decoder = config.decoder
+    return (
+        f"{config.clip_seconds:g} s clips at {config.mel.sample_rate} Hz, prefix "
+        f"{config.audio_mapper.prefix_length} audio + {config.text_mapper.prefix_length} text, "
+        f"text {config.text.kind}, decoder {decoder.n_layer} layers of {decoder.n_embd}, "
+        f"{decoder.vocab_size} tokens, {decoder.n_positions} positions"
+    )
+
+
+def _defaults(config: "ModelConfig") -> str:
+    generation = config.generation
+    return (
+        f"prompt {generation.prompt!r}, beam size {generation.beam_size}, "
+        f"{generation.max_new_tokens} new tokens, temperature {generation.temperature:g}"
+    )
+
+
+def _weights(manifest: "Manifest") -> str:
+    distinct = {tensor.offset: tensor.nbytes for tensor in manifest.tensors.values()}
+    return (
+        f"{len(manifest.tensors)} tensors, {len(distinct)} of them distinct, "
+        f"{_megabytes(sum(distinct.values()))}"
+    )
+
+
+def _self_test_lines(self_test: Mapping[str, Any] | None) -> Iterator[str]:
+    """The report as export wrote it: its plain values on a line, its checks as a table."""
+    if self_test is None:
+        yield "self-test  none recorded"
+        return
+    plain = {key: value for key, value in self_test.items() if key != "checks"}
+    yield "self-test  " + ", ".join(f"{key} {_cell(value)}" for key, value in plain.items())
+    checks = self_test.get("checks")
+    if isinstance(checks, list) and all(isinstance(check, dict) for check in checks):
+        yield from _table(checks)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows with the same keys, in columns."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        pairs = zip(line, widths, strict=True)
+        yield "  ".join(cell.ljust(width) for cell, width in pairs).rstrip()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _verdict_lines(verdicts: Mapping[str, bool]) -> Iterator[str]:
+    """A line for every entry and for every damaged tensor; whole tensors are counted."""
+    tensors = {name: holds for name, holds in verdicts.items() if name.endswith("]")}
+    if verdicts:
+        yield ""
+    for name, holds in verdicts.items():
+        if name not in tensors or not holds:
+            yield f"{'ok' if holds else 'DAMAGED':<8} {name}"
+    if tensors:
+        yield f"{'ok':<8} {sum(tensors.values())} of {len(tensors)} tensors"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

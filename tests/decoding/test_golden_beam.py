@@ -1,0 +1,119 @@
+"""The released code's own beams from its own prefixes, on the full-size decoder.
+
+``PENGI_RT_CHECKPOINTS`` names a folder with ``base.pth`` and ``base_no_text_enc.pth``, made by
+``make_checkpoint.py`` of the reference folder.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import PAIRS, Golden, api, meta, pair
+from numpy.typing import NDArray
+
+from pengi_rt.backends.protocol import F32
+from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.decoding.beam import Hypotheses, search
+from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.export.checkpoint import load_model
+
+pytestmark = pytest.mark.slow
+
+# Scores are means of float32 log-probabilities over logits of some tens; the released code's own
+# differ from float64 by up to 1e-5 (meta.max_abs_diff_float32_vs_float64.beam_avg).
+SCORE_TOLERANCE = 5e-5
+
+
+@pytest.fixture(scope="module", params=["base", "base_no_text_enc"])
+def backend(request: pytest.FixtureRequest) -> Iterator[TorchBackend]:
+    folder = os.environ.get("PENGI_RT_CHECKPOINTS")
+    if not folder:
+        pytest.skip("PENGI_RT_CHECKPOINTS names no folder of full-size checkpoints")
+    model, _ = load_model(Path(folder) / f"{request.param}.pth")
+    runner = TorchBackend(model)
+    yield runner
+    runner.close()
+
+
+def goldens_of(backend: TorchBackend) -> list[Golden]:
+    goldens = [pair(name) for name in PAIRS if name.startswith("base") == is_base(backend)]
+    assert goldens
+    return goldens
+
+
+def is_base(backend: TorchBackend) -> bool:
+    return backend.config.name == "base"
+
+
+def prefix_of(golden: Golden) -> F32:
+    parts = [golden["m1_out"], golden["m2_out"], golden["prefix_tail"].reshape(-1, 768)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def options(golden: Golden, beam_size: int) -> DecodeOptions:
+    run = meta(golden)
+    return DecodeOptions(
+        beam_size=beam_size,
+        max_new_tokens=run["max_len"],
+        temperature=run.get("temperature", 1.0),
+        stop_id=220,
+        pad_id=0,
+    )
+
+
+def assert_golden(
+    answer: Hypotheses, ids: NDArray[Any], scores: NDArray[Any], steps: NDArray[Any] | None = None
+) -> None:
+    expected = [tuple(row[row >= 0].tolist()) for row in np.atleast_2d(ids)]
+    assert [beam.tokens for beam in answer.beams] == expected
+    np.testing.assert_allclose(
+        [beam.score for beam in answer.beams], np.atleast_1d(scores), rtol=0, atol=SCORE_TOLERANCE
+    )
+    assert steps is None or answer.steps == int(steps)
+
+
+def test_pairs_together(backend: TorchBackend) -> None:
+    """All runs of the same options in one batch, prefixes of 80, 81 and 83 rows among them."""
+    goldens = [
+        each for each in goldens_of(backend) if options(each, 5) == options(pair(PAIRS[0]), 5)
+    ]
+    answers = search(backend, [prefix_of(each) for each in goldens], options(goldens[0], 5))
+    for golden, answer in zip(goldens, answers, strict=True):
+        assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"], golden["beam5_steps"])
+
+
+def test_pairs_alone(backend: TorchBackend) -> None:
+    for golden in goldens_of(backend):
+        (answer,) = search(backend, [prefix_of(golden)], options(golden, 5))
+        assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"], golden["beam5_steps"])
+
+
+def test_greedy(backend: TorchBackend) -> None:
+    for golden in goldens_of(backend):
+        (answer,) = search(backend, [prefix_of(golden)], options(golden, 1))
+        assert_golden(answer, golden["greedy_ids"], golden["greedy_score"])
+
+
+def test_other_options(backend: TorchBackend) -> None:
+    """Beam sizes, lengths, temperatures and stop tokens of the public calls' goldens."""
+    if not is_base(backend):
+        pytest.skip("the public calls' goldens are of base")
+    prefix = prefix_of(pair("base_s0_p00"))
+    golden = api()
+    names = ["beam_2", "beam_10", "max_len_1", "max_len_2", "max_len_67", "stop_period"]
+    names += ["stop_two_words", "temperature_0.0", "temperature_0.5", "temperature_2.0"]
+    for name in names:
+        case = meta(golden)["cases"][name]
+        chosen = DecodeOptions(
+            beam_size=case["beam_size"],
+            max_new_tokens=case["entry_length"],
+            temperature=case["temperature"],
+            stop_id=case["stop_id"],
+            pad_id=0,
+        )
+        (answer,) = search(backend, [prefix], chosen)
+        scores = np.sort(golden[f"{name}/scores"])[::-1]  # as returned: in the order of the beams
+        assert_golden(answer, golden[f"{name}/ids"], scores, golden[f"{name}/steps"])

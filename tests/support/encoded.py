@@ -1,0 +1,30 @@
+"""Audio files made in memory."""
+
+import io
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+
+def encode(samples: F32, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    """``[frames]`` or ``[frames, channels]`` as the bytes of an audio file.
+
+    Written at most a second at a time: libsndfile crashes on long blocks of Vorbis.
+    """
+    frames = samples.reshape(len(samples), -1)
+    file = io.BytesIO()
+    with soundfile.SoundFile(
+        file, "w", rate, frames.shape[1], subtype=subtype, format=kind
+    ) as sound:
+        for start in range(0, len(frames), rate):
+            sound.write(frames[start : start + rate])
+    return file.getvalue()
+
+
+def noise(frames: int, channels: int = 1, *, seed: int = 0) -> F32:
+    """White noise in [-0.5, 0.5], float32 ``[frames, channels]``."""
+    uniform = np.random.default_rng(seed).uniform(-0.5, 0.5, (frames, channels))
+    return uniform.astype(np.float32)

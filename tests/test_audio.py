@@ -1,0 +1,395 @@
+"""Recordings to windows: the released wrapper's way, our own, and what is refused."""
+
+import dataclasses
+import io
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import golden
+import numpy as np
+import pytest
+from encoded import F32, encode, noise
+
+from pengi_rt import audio_file
+from pengi_rt.audio import AudioLike, LongAudio, Recording, load_windows
+from pengi_rt.config import PRESETS, ModelConfig
+from pengi_rt.errors import AudioError, UsageError
+
+BASE = ModelConfig.preset("base")
+TINY = ModelConfig.preset("tiny")
+RATE = TINY.mel.sample_rate
+CLIP = TINY.clip_samples
+SOUNDS = Path(__file__).parent / "data" / "sounds"
+
+
+def _ramp(frames: int) -> F32:
+    """Sample ``i`` is ``i``: windows show where they were cut."""
+    return np.arange(frames, dtype=np.float32)
+
+
+def _compat(name: str, **options: Any) -> Recording:
+    samples, rate = golden.loading_case(name.removesuffix("_noresample"))
+    return load_windows((samples.T, rate), BASE, long_audio="compat", **options)
+
+
+# Without a resampler between them the samples are equal; with it, to a few units of float32 near 1.
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("load_short_2p5s", 0),
+        ("load_exact_7s", 0),
+        ("load_stereo_2s", 0),
+        ("load_16k_4s_noresample", 0),
+        ("load_48k_5s", 4e-7),
+        ("load_16k_4s", 4e-7),
+    ],
+)
+def test_compat_golden(name: str, tolerance: float) -> None:
+    got = _compat(name, resample=not name.endswith("_noresample")).samples
+    assert got.shape == (1, 308_700)
+    assert got.dtype == np.float32
+    arrays = golden.loading()
+    parts = {"head": got[0, :256], "tail": got[0, -256:], "every997": got[0, ::997]}
+    for part, samples in parts.items():
+        if f"{name}/{part}" in arrays:
+            want = arrays[f"{name}/{part}"]
+            np.testing.assert_allclose(samples, want, rtol=0, atol=tolerance, err_msg=part)
+    if f"{name}/stats" in arrays:
+        stats = [got.mean(dtype=np.float64), got.std(dtype=np.float64), got.min(), got.max()]
+        np.testing.assert_allclose(stats, arrays[f"{name}/stats"], rtol=1e-7, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["load_short_2p5s", "load_stereo_2s"])
+def test_compat_seam(name: str) -> None:
+    seam = golden.loading()[f"{name}/seam"]
+    period = {"load_short_2p5s": 110_250, "load_stereo_2s": 176_400}[name]
+    around = _compat(name).samples[0, period - seam.size // 2 : period + seam.size // 2]
+    np.testing.assert_array_equal(around, seam)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_compat_crop_golden(seed: int) -> None:
+    samples, _ = golden.loading_case("load_long_9s")
+    got = _compat("load_long_9s", rng=random.Random(seed))
+    start = golden.loading()["load_long_9s/crop_starts_seed0to4"][seed]
+    np.testing.assert_array_equal(got.samples[0], samples[0, start : start + 308_700])
+    assert got.starts == (start / 44_100,)
+    assert got.truncated
+
+
+def test_compat_draws_one_after_the_other() -> None:
+    rng = random.Random(7)
+    names = ("load_long_9s", "load_stereo_2s", "load_long_9s")
+    starts = [_compat(name, rng=rng).starts[0] for name in names]
+    random.seed(7)
+    first, second = random.randrange(88_200), random.randrange(88_200)
+    assert starts == [first / 44_100, 0, second / 44_100]
+
+
+def test_compat_appends_channels() -> None:
+    samples = noise(CLIP // 4, 3)
+    got = load_windows((samples, RATE), TINY, long_audio="compat")
+    np.testing.assert_array_equal(got.samples[0, : samples.size], samples.T.reshape(-1))
+    assert got.seconds == samples.size / RATE
+
+
+def test_compat_never_starts_at_the_last_place() -> None:
+    got = [
+        load_windows((_ramp(CLIP + 1), RATE), TINY, long_audio="compat", rng=random.Random(seed))
+        for seed in range(20)
+    ]
+    assert {recording.starts for recording in got} == {(0.0,)}
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [1, 2, 160, CLIP - 1, CLIP, CLIP + 1, 2 * CLIP - 1, 2 * CLIP, 2 * CLIP + 1, 7 * CLIP, 60 * RATE]
+    + [int(10 ** random.Random(seed).uniform(-2, np.log10(60)) * RATE) for seed in range(40)],
+)
+def test_windows_cover_all_of_the_audio(frames: int) -> None:
+    got = load_windows((_ramp(frames), RATE), TINY)
+    assert got.samples.shape == (max(1, -(-frames // CLIP)), CLIP)
+    assert got.samples.flags.c_contiguous
+    assert got.samples.dtype == np.float32
+    assert not got.truncated
+    assert got.seconds == frames / RATE
+    starts = [round(start * RATE) for start in got.starts]
+    ends = [round(end * RATE) for end in got.ends]
+    np.testing.assert_array_equal(np.unique(got.samples), _ramp(frames))
+    assert (starts[0], ends[-1]) == (0, frames)
+    assert starts[:-1] == list(range(0, frames - CLIP, CLIP))
+    for window, start, end in zip(got.samples, starts, ends, strict=True):
+        np.testing.assert_array_equal(window, np.resize(_ramp(frames)[start:end], CLIP))
+
+
+def test_short_clip_is_repeated_and_cut() -> None:
+    got = load_windows((_ramp(3), RATE), TINY).samples[0]
+    assert got[:7].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert got[-1] == (CLIP - 1) % 3
+
+
+@pytest.mark.parametrize(("policy", "start"), [("first", 0), ("center", 750), ("random", None)])
+def test_one_window_of_a_long_recording(policy: LongAudio, start: int | None) -> None:
+    source = (_ramp(CLIP + 1501), RATE)
+    got = load_windows(source, TINY, long_audio=policy, rng=random.Random(3))
+    begin = int(got.samples[0, 0])
+    assert start in (None, begin)
+    assert got.truncated
+    assert got.starts == (begin / RATE,)
+    assert got.ends == ((begin + CLIP) / RATE,)
+    np.testing.assert_array_equal(got.samples, _ramp(CLIP + 1501)[None, begin : begin + CLIP])
+
+
+def test_random_window_follows_the_seed_and_reaches_both_ends() -> None:
+    def start(seed: int) -> float:
+        source = (_ramp(CLIP + 2), RATE)
+        return load_windows(source, TINY, long_audio="random", rng=random.Random(seed)).starts[0]
+
+    starts = [start(seed) for seed in range(40)]
+    assert {round(begin * RATE) for begin in starts} == {0, 1, 2}
+    assert starts == [start(seed) for seed in range(40)]
+
+
+@pytest.mark.parametrize("policy", ["random", "compat"])
+def test_without_a_generator_the_window_is_always_the_same(policy: LongAudio) -> None:
+    source = (_ramp(5 * CLIP), RATE)
+    first, second = (load_windows(source, TINY, long_audio=policy) for _ in range(2))
+    assert first.starts == second.starts
+
+
+@pytest.mark.parametrize("policy", get_args(LongAudio))
+@pytest.mark.parametrize("frames", [CLIP - 1, CLIP])
+def test_policies_agree_on_what_fits(policy: LongAudio, frames: int) -> None:
+    samples = noise(frames)
+    got = load_windows((samples, RATE), TINY, long_audio=policy)
+    np.testing.assert_array_equal(got.samples[0], np.resize(samples, CLIP))
+    assert not got.truncated
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("policy", ["windows", "compat"])
+def test_rates(rate: int, policy: LongAudio) -> None:
+    time = np.arange(rate // 2) / rate
+    tone = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    got = load_windows((tone, rate), TINY, long_audio=policy)
+    # The input is up to half a sample short of half a second, and the output rounded.
+    assert got.seconds == pytest.approx(0.5, abs=1 / 8_000)
+    middle = np.arange(1000, 7000)
+    want = 0.5 * np.sin(2 * np.pi * 440 * middle / RATE)
+    # torchaudio's six zero crossings let a tone ripple by 1e-3; soxr would pass 1e-6.
+    np.testing.assert_allclose(got.samples[0, middle], want, rtol=0, atol=2e-3)
+
+
+def test_channels_are_averaged_before_the_windows() -> None:
+    samples = noise(3 * CLIP, 2)
+    got = load_windows((samples, RATE), TINY).samples
+    assert got.shape == (3, CLIP)
+    np.testing.assert_allclose(got.reshape(-1), samples.mean(axis=1), rtol=0, atol=1e-7)
+
+
+def _sources(folder: Path, samples: F32) -> dict[str, AudioLike]:
+    data = encode(samples, RATE, "WAV", "FLOAT")
+    path = folder / "a.wav"
+    path.write_bytes(data)
+    return {
+        "str": str(path),
+        "path": path,
+        "bytes": data,
+        "file": io.BytesIO(data),
+        "array": (samples, RATE),
+    }
+
+
+@pytest.mark.parametrize("kind", ["str", "path", "bytes", "file", "array"])
+def test_every_kind_of_source(kind: str, tmp_path: Path) -> None:
+    samples = noise(3 * CLIP // 2, 2)
+    source = _sources(tmp_path, samples)[kind]
+    got = load_windows(source, TINY)
+    np.testing.assert_array_equal(got.samples, load_windows((samples, RATE), TINY).samples)
+    names = {"bytes": "<bytes>", "file": "<BytesIO>", "array": "<array>"}
+    assert got.name == names.get(kind, str(tmp_path / "a.wav"))
+    if kind != "file":
+        assert load_windows(source, TINY, name="dog").name == "dog"
+
+
+def test_open_file_is_called_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(encode(noise(100), RATE, "FLAC"))
+    with path.open("rb") as file:
+        assert load_windows(file, TINY).name == str(path)
+
+
+class _Stdin:
+    def __init__(self, data: bytes, *, terminal: bool = False) -> None:
+        self.buffer = io.BytesIO(data)
+        self.isatty = lambda: terminal
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", _Stdin(encode(_ramp(10), RATE, "WAV", "FLOAT")))
+    got = load_windows("-", TINY)
+    assert got.name == "<stdin>"
+    assert got.samples[0, :10].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("stdin", [None, _Stdin(b"", terminal=True)])
+def test_terminal_is_no_recording(monkeypatch: pytest.MonkeyPatch, stdin: _Stdin | None) -> None:
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(AudioError, match=r"^<stdin>: '-' reads audio from a pipe"):
+        load_windows("-", TINY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lowest", "highest"),
+    [
+        ("int8", -128, 127),
+        ("uint8", 0, 255),
+        ("int16", -(2**15), 2**15 - 1),
+        ("int32", -(2**31), 2**31 - 1),
+        (">i2", -(2**15), 2**15 - 1),
+    ],
+)
+def test_integers_are_scaled(kind: str, lowest: int, highest: int) -> None:
+    middle = (lowest + highest + 1) // 2
+    samples = np.array([lowest, middle, highest], kind)
+    got = load_windows((samples, RATE), TINY).samples[0, :3]
+    step = 2 / (highest - lowest + 1)
+    assert got.tolist() == [-1, 0, np.float32(1 - step)]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", ">f4"])
+def test_floats_are_not(kind: str) -> None:
+    samples = np.array([[0.5], [-3.0], [1e4]], kind)
+    assert load_windows((samples, RATE), TINY).samples[0, :3].tolist() == [0.5, -3, 1e4]
+
+
+def test_the_callers_array_is_not_touched() -> None:
+    samples = noise(CLIP)
+    before = samples.copy()
+    load_windows((samples, RATE), TINY).samples[:] = 0
+    np.testing.assert_array_equal(samples, before)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((_ramp(0), RATE), "it holds no samples"),
+        ((np.zeros((0, 2)), RATE), "it holds no samples"),
+        ((_ramp(1), 384_000), "it holds no samples"),
+        ((np.array([0, np.nan]), RATE), "sample 1 (0.000 s) is nan; samples must be finite"),
+        ((np.array([1e300]), RATE), "sample 0 (0.000 s) is inf; samples must be finite"),
+        ((_ramp(5), 1), "sample rate 1 Hz; supported: 4000 to 384000 Hz"),
+        ((_ramp(5), -RATE), "sample rate -16000 Hz; supported"),
+        ((_ramp(5), 16e3), "the rate must be a whole number of Hz, got 16000.0"),
+        ((_ramp(5), True), "the rate must be a whole number of Hz, got True"),
+        ((_ramp(5), None), "the rate must be a whole number of Hz, got None"),
+        ((np.zeros((2000, 1000)), RATE), "1000 channels; supported: 1 to 32"),
+        ((np.zeros((2, 2000)), RATE), "2 frames of 2000 channels; samples are [frames, channels]"),
+        ((np.zeros((2, 2, 2)), RATE), "samples must be [frames] or [frames, channels], got (2, 2"),
+        ((np.zeros(()), RATE), "samples must be [frames] or [frames, channels], got"),
+        ((np.zeros(5, np.int64), RATE), "samples of type int64; supported: float32, float64, int8"),
+        ((np.zeros(5, bool), RATE), "samples of type bool; supported"),
+        ((np.zeros(5, complex), RATE), "samples of type complex128; supported"),
+        ((np.zeros(5, "U3"), RATE), "samples of type str96; supported"),
+        ((RATE, _ramp(5)), "an array recording is (ndarray, rate); got (int, ndarray)"),
+        (([0.0, 1.0], RATE), "an array recording is (ndarray, rate); got (list, int)"),
+        ((_ramp(5),), "an array recording is (ndarray, rate); got (ndarray)"),
+        (_ramp(5), "this is no recording; give a path, bytes, a binary file or (samples, rate)"),
+        (None, "this is no recording; give"),
+        (7, "this is no recording; give"),
+        (io.BytesIO(), "empty: there are no bytes"),
+        (b"", "empty: there are no bytes"),
+        ("", "this is a folder; name the audio files in it"),
+    ],
+)
+def test_refused(source: Any, message: str) -> None:
+    for policy in ("windows", "compat"):
+        with pytest.raises(AudioError) as caught:
+            load_windows(source, TINY, long_audio=policy)
+        assert f": {message}" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_text_file() -> None:
+    source: Any = io.StringIO("RIFF")
+    with pytest.raises(AudioError, match=r"^<StringIO>: reads as str; open it in binary mode$"):
+        load_windows(source, TINY)
+
+
+def test_rate_given_by_numpy() -> None:
+    assert load_windows((_ramp(5), np.int64(RATE)), TINY).seconds == 5 / RATE  # type: ignore[arg-type]
+
+
+def test_refusal_names_the_file_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AudioError) as caught:
+        load_windows(tmp_path / "a\nb.wav", TINY)
+    assert str(caught.value).endswith(r"a\nb.wav': there is no such file")
+    assert "\n" not in str(caught.value)
+
+
+def test_growth_by_resampling_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio_file, "MAX_SAMPLES", 40_000)
+    for policy in ("windows", "compat"):
+        load_windows((_ramp(10_000), 4_000), TINY, long_audio=policy)
+        with pytest.raises(AudioError, match=r"^<array>: more than 0 million samples"):
+            load_windows((_ramp(10_001), 4_000), TINY, long_audio=policy)
+
+
+def test_unknown_policy() -> None:
+    message = r"^long_audio must be one of windows, first, center, random, compat; got 'middle'$"
+    with pytest.raises(UsageError, match=message):
+        load_windows((_ramp(5), RATE), TINY, long_audio="middle")  # type: ignore[arg-type]
+
+
+def test_only_compat_ignores_the_rate() -> None:
+    with pytest.raises(UsageError, match=r"^only long_audio='compat' can ignore the file's rate"):
+        load_windows((_ramp(5), RATE), TINY, resample=False)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("file", "rate", "channels", "seconds"),
+    [
+        ("front_center.wav", 48_000, 1, 1.428),
+        ("bell.oga", 44_100, 2, 0.139),
+        ("camera_shutter.oga", 96_000, 2, 0.872),
+    ],
+)
+def test_real_recordings(
+    file: str, rate: int, channels: int, seconds: float, preset: str
+) -> None:  # fmt: skip
+    config = ModelConfig.preset(preset)
+    sound = audio_file.read_path(SOUNDS / file, file, mono=False)
+    assert (sound.rate, sound.samples.shape[0]) == (rate, channels)
+    got = load_windows(SOUNDS / file, config)
+    assert got.samples.shape == (1, config.clip_samples)
+    assert got.seconds == pytest.approx(seconds, abs=1e-3)
+    assert 0.01 < np.abs(got.samples).max() <= 1.1
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_a_real_recording_in_other_formats_and_rates(kind: str, rate: int) -> None:
+    path = SOUNDS / "front_center.wav"
+    want = load_windows(path, TINY).samples
+    config = dataclasses.replace(
+        TINY, mel=dataclasses.replace(TINY.mel, sample_rate=rate), clip_seconds=1.4
+    )
+    copy = load_windows(path, config, long_audio="first").samples[0]
+    middle = slice(1600, 20_000)
+    got = load_windows(encode(copy, rate, kind), TINY).samples[0, middle]
+    error = np.linalg.norm(got - want[0, middle]) / np.linalg.norm(want[0, middle])
+    # Measured: 16 bits and two resamplings 3e-4, Vorbis at its default quality 7e-2.
+    assert error < (0.15 if kind == "OGG" else 3e-3)
+
+
+def test_importing_costs_no_heavy_library() -> None:
+    code = (
+        "import sys, pengi_rt.audio, pengi_rt.text; "
+        "print(*{'torch', 'soundfile', 'soxr', 'tokenizers'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
