@@ -76,13 +76,11 @@ def load_windows(
     Args:
         source: the recording.
         config: gives the rate and the length of a window.
-        long_audio: which windows of a longer recording. Only ``windows`` reads all of it: one
+        long_audio: which windows of a longer recording. Only ``windows`` reads all of it, one
             after the other, the last one moved back to end with the recording.
-        rng: where ``random`` and ``compat`` draw from; a fresh ``Random(0)`` if None. Recordings
-            that share one draw one after the other, as the released wrapper's do from the global
-            generator: ``Random(s)`` here is ``random.seed(s)`` there.
-        resample: False is the wrapper's ``audio_resample=False``: the file's rate is
-            ignored. Only for ``compat``.
+        rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
+            one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
+        resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
         name: what results and messages call it, if not its path.
 
     Raises:

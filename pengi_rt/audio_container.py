@@ -13,7 +13,8 @@ from pengi_rt.errors import AudioError
 
 FORMATS = "WAV, FLAC, OGG, MP3"
 
-_WAV_CODECS = {0x0001: "PCM", 0x0003: "float", 0x0006: "A-law", 0x0007: "mu-law", 0xFFFE: "PCM"}
+_WAV_CODECS = {0x0001: "PCM", 0x0003: "float", 0x0006: "A-law", 0x0007: "mu-law"}
+_WAV_EXTENSIBLE = 0xFFFE  # the codec stands 24 bytes further, in the sub-format
 _WAV_STREAMED = 0x7FFF_0000  # bytes; writers to pipes claim this much or more
 
 _OGG_PAGE_MAX = 65_307  # bytes, RFC 3533 section 6
@@ -64,7 +65,7 @@ def _check_wav(data: bytes | mmap, name: str) -> Container:
         tag, size = struct.unpack_from("<4sI", data, offset)
         offset += 8
         if tag == b"fmt ":
-            _check_wav_codec(bytes(data[offset : offset + 2]), name)
+            _check_wav_codec(bytes(data[offset : offset + 26]), name)
         if tag == b"data":
             there = len(data) - offset
             if there < size < _WAV_STREAMED:
@@ -76,16 +77,21 @@ def _check_wav(data: bytes | mmap, name: str) -> Container:
     return Container()
 
 
-def _check_wav_codec(tag: bytes, name: str) -> None:
+def _check_wav_codec(form: bytes, name: str) -> None:
     """Let through what needs no decoder: libsndfile's ADPCM decoder overflows (CVE-2026-37555)."""
-    codec = int.from_bytes(tag, "little")
+    codec = int.from_bytes(form[:2], "little")
+    if codec == _WAV_EXTENSIBLE:
+        codec = int.from_bytes(form[24:26], "little")
     if codec not in _WAV_CODECS:
-        known = ", ".join(dict.fromkeys(_WAV_CODECS.values()))
+        known = ", ".join(_WAV_CODECS.values())
         raise AudioError(f"{name}: WAV with codec {codec:#06x}; supported: {known}")
 
 
 def _check_ogg(data: bytes | mmap, name: str) -> Container:
-    """Look at the last page (RFC 3533): it must be whole and belong to the first one's stream."""
+    """Look at the last page (RFC 3533): it must be whole and belong to the first one's stream.
+
+    A last page without the end-of-stream mark passes: live recordings lack it.
+    """
     tail = bytes(data[-_OGG_PAGE_MAX:])
     page = tail[tail.rfind(b"OggS") :]
     segments = page[26] if len(page) > 26 else 0
@@ -136,4 +142,4 @@ def _mp3_frame(head: bytes) -> tuple[int, int]:
 def _has_frame_count(head: bytes) -> bool:
     """Whether the first frame is a Xing or Info header (no sound) that counts the others."""
     at = max(head.find(b"Xing"), head.find(b"Info"))
-    return at > 0 and bool(head[at + 7] & 1)
+    return at > 0 and any(flags & 1 for flags in head[at + 7 : at + 8])

@@ -108,17 +108,18 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
     Raises:
         AudioError: it names the first such frame; ``start`` is the number of the first one here.
     """
-    good = np.abs(samples) <= MAX_MAGNITUDE
-    if not good.all():
-        channel, frame = np.argwhere(~good)[0]
-        raise AudioError(
-            f"{name}: sample {start + frame} ({(start + frame) / rate:.3f} s) is "
-            f"{samples[channel, frame]:g}; samples must be finite, full scale is 1"
-        )
+    if samples.min() >= -MAX_MAGNITUDE and samples.max() <= MAX_MAGNITUDE:  # neither holds for NaN
+        return
+    bad = ~(np.abs(samples) <= MAX_MAGNITUDE)
+    frame, channel = np.argwhere(bad.T)[0]
+    raise AudioError(
+        f"{name}: sample {start + frame} ({(start + frame) / rate:.3f} s) is "
+        f"{samples[channel, frame]:g}; samples must be finite, full scale is 1"
+    )
 
 
 def _open(path: str | os.PathLike[str], name: str) -> io.FileIO:
-    """Open a file for reading without a buffer, so that its descriptor stands where we think."""
+    """Open a file; unbuffered, so that its descriptor stays at the start for libsndfile."""
     try:
         return Path(path).open("rb", buffering=0)
     except FileNotFoundError:
@@ -133,8 +134,6 @@ def _decode(source: int | io.BytesIO, container: Container, name: str, *, mono: 
     """Decode a checked container through libsndfile."""
     import soundfile
 
-    if isinstance(source, int):
-        os.lseek(source, 0, os.SEEK_SET)
     try:
         with soundfile.SoundFile(source, closefd=False) as sound:
             return _read_blocks(sound, container, name, mono=mono)
@@ -172,6 +171,8 @@ def _read_blocks(sound: Any, container: Container, name: str, *, mono: bool) -> 
 
 def mix(samples: F32) -> F32:
     """Average the channels: ``[channels, frames]`` to ``[1, frames]``."""
+    if len(samples) == 1:
+        return samples
     with np.errstate(over="ignore"):  # what overflows is refused by check_samples
         mixed: F32 = samples.mean(axis=0, keepdims=True, dtype=np.float32)
     return mixed

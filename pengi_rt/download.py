@@ -122,7 +122,11 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
             ours = False  # the other one is at it, or has just moved it to its place
         if not ours:
             raise DownloadError(f"{part}: another pengi-rt pull is writing it; wait for that one")
-        yield file
+        try:
+            yield file
+        finally:
+            if not os.fstat(file.fileno()).st_size:
+                part.unlink(missing_ok=True)
 
 
 def _download(url: str, target: Path, file: BinaryIO, progress: Progress) -> None:

@@ -17,7 +17,7 @@ from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, ope
 from pengi_rt.config import ModelConfig
 from pengi_rt.decoding.beam import Hypotheses, search
 from pengi_rt.decoding.options import DecodeOptions
-from pengi_rt.errors import UsageError
+from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan import Plan
 from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
@@ -221,7 +221,7 @@ class Engine:
         answers = [
             hypotheses
             for start in range(0, len(prefixes), batch_size)
-            for hypotheses in search(self.backend, prefixes[start : start + batch_size], options)
+            for hypotheses in self._search(prefixes[start : start + batch_size], options)
         ]
         done = perf_counter()
         timings = Timings(read - started, encoded - read, done - encoded, len(windows))
@@ -240,6 +240,17 @@ class Engine:
             )
             for recording in group
         ]
+
+    def _search(self, prefixes: list[F32], options: DecodeOptions) -> list[Hypotheses]:
+        try:
+            return search(self.backend, prefixes, options)
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise BackendError(
+                f"{self.plan.path}: the decoder gave no numbers ({error}); the weights are broken, "
+                "export the plan again"
+            ) from None
 
     def _window(self, hypotheses: Hypotheses, start: float, end: float) -> Window:
         beams = tuple(

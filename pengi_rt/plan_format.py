@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from reprlib import repr as shown
 from typing import Any, Self
 
 from pengi_rt import __version__
@@ -35,6 +36,7 @@ ITEM_SIZES = {  # bytes
 """The element types of tensors, by NumPy's names; stored little-endian."""
 
 MAX_RANK = 32  # NumPy 1.26's limit
+MAX_COUNT = 2**63 - 1
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LICENCE = re.compile(r"licences/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -85,7 +87,9 @@ class TensorRecord:
         if not isinstance(shape, list) or len(shape) > MAX_RANK:
             raise PlanError(f"{where}.shape must be a list of at most {MAX_RANK} sizes")
         if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-            raise PlanError(f"{where}.dtype must be one of {', '.join(ITEM_SIZES)}, got {dtype!r}")
+            raise PlanError(
+                f"{where}.dtype must be one of {', '.join(ITEM_SIZES)}, got {shown(dtype)}"
+            )
         return cls(
             offset=_count(values["offset"], f"{where}.offset"),
             shape=tuple(_count(size, f"{where}.shape", least=1) for size in shape),
@@ -159,23 +163,25 @@ class Manifest:
         values = _object(data, _keys(cls), MANIFEST)
         precision, self_test, source = (values[key] for key in ("precision", "self_test", "source"))
         if precision not in PRECISIONS:
-            raise PlanError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+            raise PlanError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {shown(precision)}"
+            )
         return cls(
             config=_config(values["config"]),
             precision=precision,
             graphs=_names(values["graphs"], "graphs"),
             backends=_names(values["backends"], "backends"),
             tensors={
-                name: TensorRecord.from_json(record, f"tensors[{name!r}]")
+                name: TensorRecord.from_json(record, f"tensors[{shown(name)}]")
                 for name, record in _mapping(values["tensors"], "tensors").items()
             },
             entries={
-                name: EntryRecord.from_json(record, f"entries[{name!r}]")
+                name: EntryRecord.from_json(record, f"entries[{shown(name)}]")
                 for name, record in _mapping(values["entries"], "entries").items()
             },
             self_test=None if self_test is None else _mapping(self_test, "self_test"),
             tools={
-                package: _text(version, f"tools[{package!r}]")
+                package: _text(version, f"tools[{shown(package)}]")
                 for package, version in _mapping(values["tools"], "tools").items()
             },
             source=None if source is None else Source.from_json(source, "source"),
@@ -215,7 +221,7 @@ def _parse(text: str | bytes) -> object:
 def _check_format(data: object) -> None:
     version = data.get("format") if isinstance(data, dict) else None
     if type(version) is not int or version < 1:
-        raise PlanError(f"{MANIFEST} names no plan format (format: {version!r})")
+        raise PlanError(f"{MANIFEST} names no plan format (format: {shown(version)})")
     if version != FORMAT_VERSION:
         raise PlanError(
             f"this plan has format {version}; pengi-rt {__version__} reads format "
@@ -244,14 +250,16 @@ def _object(data: object, keys: list[str], where: str) -> dict[str, Any]:
     """``data`` as an object with exactly these keys."""
     values = _mapping(data, where)
     if values.keys() != set(keys):
-        odd = ", ".join(sorted(values.keys() ^ set(keys)))
+        odd = shown(sorted(values.keys() ^ set(keys)))
         raise PlanError(f"{where} must have the keys {', '.join(keys)}; missing or unknown: {odd}")
     return values
 
 
 def _count(value: object, where: str, *, least: int = 0) -> int:
-    if type(value) is not int or value < least:
-        raise PlanError(f"{where} must be a whole number of at least {least}, got {value!r}")
+    if type(value) is not int or not least <= value <= MAX_COUNT:
+        raise PlanError(
+            f"{where} must be a whole number from {least} to {MAX_COUNT}, got {shown(value)}"
+        )
     return value
 
 
@@ -263,7 +271,7 @@ def _text(value: object, where: str) -> str:
 
 def _digest(value: object, where: str) -> str:
     if _DIGEST.fullmatch(_text(value, where)) is None:
-        raise PlanError(f"{where} must be 64 hexadecimal digits, got {value!r}")
+        raise PlanError(f"{where} must be 64 hexadecimal digits, got {shown(value)}")
     return str(value)
 
 

@@ -386,6 +386,14 @@ def test_a_real_recording_in_other_formats_and_rates(kind: str, rate: int) -> No
     assert error < (0.15 if kind == "OGG" else 3e-3)
 
 
+def test_every_recording_has_its_licence_beside_it() -> None:
+    text = (SOUNDS / "LICENCES.md").read_text("utf-8")
+    files = [path for path in SOUNDS.iterdir() if path.suffix in (".wav", ".oga")]
+    assert len(files) == 3
+    assert all(f"| `{path.name}` |" in text for path in files)
+    assert sum(path.stat().st_size for path in SOUNDS.iterdir()) < 600_000
+
+
 def test_importing_costs_no_heavy_library() -> None:
     code = (
         "import sys, pengi_rt.audio, pengi_rt.text; "

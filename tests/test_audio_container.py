@@ -62,6 +62,16 @@ def test_wav_codec_refused(subtype: str) -> None:
         check_container(data, "x")
 
 
+def test_extensible_wav_hides_no_codec() -> None:
+    data = encode(NOISE, RATE, "WAVEX", "PCM_16")
+    at = data.index(b"fmt ") + 8
+    assert data[at : at + 2] == b"\xfe\xff"
+    check_container(data, "x")
+    hidden = data[: at + 24] + b"\x11\0" + data[at + 26 :]
+    with pytest.raises(AudioError, match=r"^x: WAV with codec 0x0011;"):
+        check_container(hidden, "x")
+
+
 @pytest.mark.parametrize("missing", [1, 5, 100, 3000])
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_ogg_cut_short(subtype: str, missing: int) -> None:
@@ -140,5 +150,6 @@ def test_other_formats(data: bytes) -> None:
 def test_no_prefix_of_a_file_crashes(start: bytes) -> None:
     for size in range(60):
         data = (start + bytes(range(60)))[:size]
-        with contextlib.suppress(AudioError):
-            check_container(data, "x")
+        for end in (b"", b"Xing", b"Info\0\0\0", b"ID3", b"OggS", b"data\xff"):
+            with contextlib.suppress(AudioError):
+                check_container(data + end, "x")

@@ -213,6 +213,13 @@ def test_samples_that_are_no_numbers(
         read_bytes(encode(samples, RATE, "WAV", "FLOAT"), "x", mono=mono)
 
 
+def test_the_first_bad_frame_of_any_channel_is_named() -> None:
+    samples = noise(100, 2)
+    samples[30, 0] = samples[20, 1] = np.nan
+    with pytest.raises(AudioError, match=r"^x: sample 20 "):
+        read_bytes(encode(samples, RATE, "WAV", "FLOAT"), "x", mono=False)
+
+
 def test_empty_bytes() -> None:
     assert _refusal(b"") == "x: empty: there are no bytes"
 

@@ -207,6 +207,7 @@ def test_no_network(server: Server, target: Path) -> None:
     assert "cannot be reached" in message
     assert "refused" in message
     assert f"put it at {target}" in message
+    assert names(target) == []
 
 
 def test_server_that_says_nothing(

@@ -76,11 +76,11 @@ def test_every_value_of_another_type_is_refused(data: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("key", ["config", "tensors", "entries", "self_test", "tools", "source"])
 def test_missing_key_is_named(data: dict[str, Any], key: str) -> None:
-    assert refusal({k: v for k, v in data.items() if k != key}).endswith(f"unknown: {key}")
+    assert refusal({k: v for k, v in data.items() if k != key}).endswith(f"unknown: ['{key}']")
 
 
 def test_unknown_key_is_named(data: dict[str, Any]) -> None:
-    assert refusal(data | {"extra": 1}).endswith("unknown: extra")
+    assert refusal(data | {"extra": 1}).endswith("unknown: ['extra']")
     assert "'extra'" in refusal(data | {"config": data["config"] | {"extra": 1}})
 
 
@@ -109,6 +109,18 @@ def test_strings_cannot_move_the_cursor(data: dict[str, Any]) -> None:
     for hostile in ("\x1b[2J", "a\nb", "\ud800", "\u202e"):
         assert "control characters" in refusal(data | {"tools": {"torch": hostile}})
         assert "control characters" in refusal(data | {"self_test": {"a": [{hostile: 1}]}})
+
+
+def test_refusals_stay_short_whatever_they_quote(data: dict[str, Any]) -> None:
+    long = "x" * 100_000
+    tensor = data["tensors"]["table"]
+    refusal(data | {"format": long})
+    refusal(data | {"precision": long})
+    refusal(data | {"tensors": {long: None}})
+    refusal(data | {"tensors": {"t": tensor | {"dtype": long}}})
+    refusal(data | {"tensors": {"t": tensor | {"sha256": long}}})
+    refusal(data | {"tensors": {"t": tensor | {"offset": 10**4000}}})
+    refusal(data | {"entries": {"e": dict.fromkeys(map(str, range(9999)))}})
 
 
 def record(offset: int, *shape: int) -> TensorRecord:

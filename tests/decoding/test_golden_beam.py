@@ -14,11 +14,9 @@ import pytest
 from golden import PAIRS, Golden, api, meta, pair
 from numpy.typing import NDArray
 
-from pengi_rt.backends.protocol import F32
-from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.decoding.beam import Hypotheses, search
 from pengi_rt.decoding.options import DecodeOptions
-from pengi_rt.export.checkpoint import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -28,23 +26,26 @@ SCORE_TOLERANCE = 5e-5
 
 
 @pytest.fixture(scope="module", params=["base", "base_no_text_enc"])
-def backend(request: pytest.FixtureRequest) -> Iterator[TorchBackend]:
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     folder = os.environ.get("PENGI_RT_CHECKPOINTS")
     if not folder:
         pytest.skip("PENGI_RT_CHECKPOINTS names no folder of full-size checkpoints")
+    from pengi_rt.backends.torch import TorchBackend
+    from pengi_rt.export.checkpoint import load_model
+
     model, _ = load_model(Path(folder) / f"{request.param}.pth")
     runner = TorchBackend(model)
     yield runner
     runner.close()
 
 
-def goldens_of(backend: TorchBackend) -> list[Golden]:
+def goldens_of(backend: Backend) -> list[Golden]:
     goldens = [pair(name) for name in PAIRS if name.startswith("base") == is_base(backend)]
     assert goldens
     return goldens
 
 
-def is_base(backend: TorchBackend) -> bool:
+def is_base(backend: Backend) -> bool:
     return backend.config.name == "base"
 
 
@@ -75,29 +76,28 @@ def assert_golden(
     assert steps is None or answer.steps == int(steps)
 
 
-def test_pairs_together(backend: TorchBackend) -> None:
+def test_pairs_together(backend: Backend) -> None:
     """All runs of the same options in one batch, prefixes of 80, 81 and 83 rows among them."""
-    goldens = [
-        each for each in goldens_of(backend) if options(each, 5) == options(pair(PAIRS[0]), 5)
-    ]
-    answers = search(backend, [prefix_of(each) for each in goldens], options(goldens[0], 5))
+    usual = options(pair(PAIRS[0]), 5)
+    goldens = [each for each in goldens_of(backend) if options(each, 5) == usual]
+    answers = search(backend, [prefix_of(each) for each in goldens], usual)
     for golden, answer in zip(goldens, answers, strict=True):
         assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"], golden["beam5_steps"])
 
 
-def test_pairs_alone(backend: TorchBackend) -> None:
+def test_pairs_alone(backend: Backend) -> None:
     for golden in goldens_of(backend):
         (answer,) = search(backend, [prefix_of(golden)], options(golden, 5))
         assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"], golden["beam5_steps"])
 
 
-def test_greedy(backend: TorchBackend) -> None:
+def test_greedy(backend: Backend) -> None:
     for golden in goldens_of(backend):
         (answer,) = search(backend, [prefix_of(golden)], options(golden, 1))
         assert_golden(answer, golden["greedy_ids"], golden["greedy_score"])
 
 
-def test_other_options(backend: TorchBackend) -> None:
+def test_other_options(backend: Backend) -> None:
     """Beam sizes, lengths, temperatures and stop tokens of the public calls' goldens."""
     if not is_base(backend):
         pytest.skip("the public calls' goldens are of base")

@@ -1,0 +1,137 @@
+"""The tiny model: random weights and its own tokenizers, for tests and the demo, made from nothing.
+
+``python -m pengi_rt.models.tiny DIR`` writes ``DIR/tiny.safetensors`` and ``DIR/tokenizers/``. Its
+text is gibberish; its quirks are the released model's.
+"""
+
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.pengi import Pengi
+
+END_OF_TEXT = "<|endoftext|>"
+START_OF_TEXT = "<|startoftext|>"
+
+SUBJECTS = (
+    "a dog", "a cat", "a man", "a woman", "two children", "a crowd", "an engine", "a siren",
+    "a bell", "the rain", "a strong wind", "thunder", "a bird", "many insects", "a guitar",
+    "a church organ", "a train", "footsteps", "a door", "water",
+)  # fmt: skip
+SOUNDS = (
+    "barks loudly", "is speaking", "sings a song", "laughs and shouts", "rings twice",
+    "falls on a tin roof", "howls in the distance", "hums quietly", "passes by", "plays a melody",
+    "opens and closes", "drips slowly", "squeaks", "approaches from far away", "is heard",
+)  # fmt: skip
+PLACES = (
+    "in the background", "on a busy street", "in a small room", "near the sea", "at night",
+    "while music is playing", "followed by silence", "generate audio caption", "generate metadata",
+    "question: what is heard?", "this is a sound of", "this acoustic scene is", "this emotion is",
+)  # fmt: skip
+
+
+def make_tiny(directory: Path, seed: int = 0) -> Path:
+    """Write the tiny checkpoint into ``directory``: the same seed, the same bytes."""
+    config = ModelConfig.preset("tiny")
+    model = random_model(config, seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "tiny.safetensors"
+    save_checkpoint(model, path, make_tokenizers(config))
+    return path
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
+    """A model of any size whose random weights behave: values of order one, answers that end.
+
+    Every tensor has its own stream, seeded by its name. Late positions lean towards the stop token,
+    so that answers differ in length.
+    """
+    model = Pengi(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_draw(name, tuple(parameter.shape), seed))
+        bn = model.audio_encoder.mel.bn
+        bins = torch.arange(config.mel.n_mels)
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        bn.running_mean.copy_(-52.0 - 16.0 * bins / config.mel.n_mels)  # dB, falling with frequency
+        bn.running_var.fill_(800.0)
+        _lean_to_stop(model)
+    return model.eval()
+
+
+def make_tokenizers(config: ModelConfig) -> dict[str, bytes]:
+    """Byte-level BPEs of exactly the config's sizes: the prompt's and the decoder's."""
+    decoder = _train(config.decoder.vocab_size - 1)
+    # "!" is token 0 of the alphabet; registered as special it is split out before any merge.
+    decoder.add_special_tokens([END_OF_TEXT, "!"])
+    text = _train(config.text.vocab_size - 2, lower=True)
+    text.add_special_tokens([START_OF_TEXT, END_OF_TEXT])
+    assert text.token_to_id(END_OF_TEXT) == config.text.eos_id
+    return {"text": text.to_str().encode(), "decoder": decoder.to_str().encode()}
+
+
+def _train(vocab_size: int, *, lower: bool = False) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    if lower:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    # The sorted byte alphabet comes first: "!" is 0 and a lone space 220, as in GPT-2.
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[],
+        show_progress=False,
+    )
+    sentences = (f"{who} {does} {where}" for who in SUBJECTS for does in SOUNDS for where in PLACES)
+    tokenizer.train_from_iterator(sentences, trainer)
+    return tokenizer
+
+
+# What a name's values are scaled by: (its ending, standard deviation); None: gain / sqrt(inputs).
+_EMBEDDINGS = (
+    ("decoder.wte.weight", 0.18),
+    ("decoder.wpe.weight", 0.25),
+    ("token_embedding.weight", 0.6),
+    ("position_embedding.weight", 0.25),
+    ("relative_position_bias_table", 0.4),
+    ("patch_embed.proj.weight", 0.3),
+    ("prefix_const", 1.0),
+    ("audio_mapper.linear.weight", 1.2),  # its input is a unit vector
+)
+GAIN = 1.3
+
+
+def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    values = torch.from_numpy(stream.standard_normal(shape).astype(np.float32))
+    for ending, deviation in _EMBEDDINGS:
+        if name.endswith(ending):
+            return values * deviation
+    if len(shape) == 1:
+        norm = "norm" in name or ".ln_" in name or ".bn." in name
+        return values * 0.05 + (1.0 if norm and name.endswith("weight") else 0.0)
+    inputs = shape[0] if ".c_" in name else shape[1]  # GPT-2 stores its weights [inputs, outputs]
+    return values * (GAIN / inputs**0.5)
+
+
+def _lean_to_stop(model: Pengi) -> None:
+    """Let late positions favour the stop token, through one direction of the hidden state."""
+    config = model.config.decoder
+    direction = _draw("stop direction", (config.n_embd,), 0).sign() / config.n_embd**0.5
+    model.decoder.wte.weight[model.config.stop_id] += 8.0 * direction
+    late = torch.arange(config.n_positions) - model.config.prefix_length
+    ramp = 12.0 * (late / 48).clamp(0.0, 1.0)
+    model.decoder.wpe.weight += ramp[:, None] * direction
+
+
+if __name__ == "__main__":
+    print(make_tiny(Path(sys.argv[1])))

@@ -1,0 +1,35 @@
+"""What the parity tests share: the two backends, their engines, and the ledger's shape."""
+
+from pathlib import Path
+from typing import Protocol
+
+import pengi_rt
+from pengi_rt.engine import Engine
+
+BACKENDS = ("onnx", "torch")
+
+
+class Ledger(Protocol):
+    """Writes one comparison down; the table in docs/parity.md is made of these."""
+
+    def __call__(self, backend: str, stage: str, difference: float, tolerance: float) -> None: ...
+
+
+class Engines:
+    """Engines by config and backend, one at a time: two full-size models fill a small machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: tuple[str, str, Engine] | None = None
+
+    def get(self, config: str, backend: str) -> Engine:
+        if self._open is None or self._open[:2] != (config, backend):
+            self.close()
+            plan = self._folder / f"{config}.plan"
+            self._open = (config, backend, pengi_rt.load(plan, backend=backend))  # type: ignore[arg-type]
+        return self._open[2]
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[2].close()
+            self._open = None
