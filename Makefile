@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 # The torch to install, as pip takes it. Where the package index offers a CPU build pip prefers it
 # (2.13.0+cpu sorts above 2.13.0). The public index offers for Linux only the build that brings
-# about 3 GB of CUDA libraries; PyTorch's own CPU index is then the shorter way:
+# gigabytes of CUDA libraries along; PyTorch's own CPU index is then the shorter way:
 #   make test TORCH="torch==2.13.0 --index-url ADDRESS"
 TORCH ?= torch==2.13.0
 
@@ -13,6 +13,11 @@ TORCH ?= torch==2.13.0
 # Tests and benchmarks that need it skip without it.
 ifdef REFERENCE
 export PENGI_RT_REFERENCE := $(abspath $(REFERENCE))
+endif
+
+# make's own default is g++; CMake tries c++ first.
+ifeq ($(origin CXX),default)
+CXX := c++
 endif
 
 BIN := .venv/bin

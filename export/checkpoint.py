@@ -1,266 +1,241 @@
-"""Checkpoints in: the published files and our own become a model, or one line says why not.
+"""Checkpoints in: the published layout by one explicit table, and our own.
 
-Our own layout is one ``NAME.safetensors`` with the config as JSON under ``pengi_rt`` in its
-metadata, and the tokenizers in ``tokenizers/`` beside it (:mod:`pengi_rt.models.checkpoint` writes
-it). The published layout is in :mod:`pengi_rt.export.published`.
+Published: ``torch.save({"model": {key: tensor}})``, with or without ``module.`` before every key,
+read with ``weights_only=True`` and never otherwise. Ours: ``NAME.safetensors`` with the config as
+JSON in its metadata and ``tokenizers/`` beside it. Whatever is missing, unexpected or of another
+shape is refused.
 """
 
 import hashlib
+import os
+import pickle
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export import published
-from pengi_rt.export.torch_file import read_torch_file
-from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS
+from pengi_rt.export.sniff import is_zip, refuse_other_files
 from pengi_rt.models.pengi import Pengi
 
-SHOWN = 5
-"""How many keys a refusal names."""
+METADATA_KEY = "pengi_rt"
+NAMED = 5  # keys that a refusal lists before it counts the rest
 
-# A safetensors file starts with its header's length (8 bytes, little-endian) and the header.
-_SAFETENSORS = re.compile(rb".{4}\0{4}\{", re.DOTALL)
+PUBLISHED = (
+    (r"audio_encoder\.base\.htsat\.spectrogram_extractor\.stft\.conv_(real|imag)\.weight",
+     r"audio_encoder.mel.stft_\1"),
+    (r"audio_encoder\.base\.htsat\.logmel_extractor\.melW", r"audio_encoder.mel.mel_bank"),
+    (r"audio_encoder\.base\.htsat\.bn0\.(.+)", r"audio_encoder.mel.bn.\1"),
+    (r"audio_encoder\.base\.htsat\.((?:patch_embed|layers|norm)\..+)", r"audio_encoder.htsat.\1"),
+    (r"audio_encoder\.projection\.(.+)", r"audio_encoder.projection.\1"),
+    (r"caption_encoder\.base\.(.+)", r"text_encoder.clip.\1"),
+    (r"caption_encoder\.clip_text_projection\.weight", r"text_encoder.text_projection.weight"),
+    (r"caption_encoder\.projection\.(.+)", r"text_encoder.projection.\1"),
+    (r"caption_decoder\.(audio|text)_project\.(?:transformer\.)?(.+)", r"\1_mapper.\2"),
+    (r"caption_decoder\.gpt\.transformer\.(.+)", r"decoder.\1"),
+)  # fmt: skip
+"""Published key to ours; every weight matches exactly one row."""
+
+HARMLESS = (
+    # Buffers that are computed here, or that only old transformers versions stored.
+    r"audio_encoder\.base\.htsat\.layers\..+\.(?:relative_position_index|attn_mask)",
+    r"caption_encoder\.base\.embeddings\.position_ids",
+    r"caption_decoder\.gpt\.transformer\.h\.\d+\.attn\.(?:bias|masked_bias)",
+    # HTSAT's class heads, which Pengi never calls.
+    r"audio_encoder\.base\.htsat\.(?:tscam_conv|head)\.(?:weight|bias)",
+)
+"""Published keys that are left out, and why nothing is lost."""
+
+HEAD = "caption_decoder.gpt.lm_head.weight"
+EMBEDDING = "caption_decoder.gpt.transformer.wte.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that was read and checked.
+    """A checkpoint read; ``state`` holds float32 tensors (and counters) under our names."""
 
-    Attributes:
-        config: the model that it is.
-        state: every tensor of :class:`Pengi` by its name there, float32, possibly mapped from the
-            file.
-        sha256: of the file.
-        tokenizers: the folder that travels with our own checkpoints, if there is one.
-        notes: what a user may want to know: keys left out, tensors converted.
-    """
-
+    path: Path
     config: ModelConfig
     state: Mapping[str, Tensor]
     sha256: str
     tokenizers: Path | None
-    notes: tuple[str, ...]
+    converted: tuple[str, ...]
+    """Names of tensors that were stored in half precision."""
 
 
-def load_model(path: Path) -> tuple[Pengi, Checkpoint]:
-    """The model of a checkpoint, in evaluation mode. Raises as :func:`read_checkpoint`."""
-    read = read_checkpoint(path)
-    with _WithoutInitialisation():
-        model = Pengi(read.config)
-    model.load_state_dict(read.state, assign=True)
-    return model.eval(), read
+def load_model(path: str | os.PathLike[str]) -> tuple[Pengi, Checkpoint]:
+    """The model of a checkpoint, in eval mode. Raises as :func:`read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    model = Pengi(checkpoint.config)
+    model.load_state_dict(checkpoint.state)
+    return model.eval(), checkpoint
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a published checkpoint or one of our own.
+def save_checkpoint(
+    model: Pengi, path: str | os.PathLike[str], tokenizers: Mapping[str, bytes]
+) -> None:
+    """Write our own checkpoint: ``path`` (.safetensors) and ``tokenizers/NAME.json`` beside it.
+
+    Each file is written beside its place first, so that a full disk leaves the old ones whole.
+    """
+    path = Path(path)
+    folder = path.parent / "tokenizers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in tokenizers.items():
+        with _replacing(folder / f"{name}.json") as temporary:
+            temporary.write_bytes(text)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with _replacing(path) as temporary:
+        save_file(state, temporary, metadata={METADATA_KEY: model.config.to_json()})
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a published or an own checkpoint and check every key, shape and value.
 
     Raises:
-        CheckpointError: it cannot be read, is something else, holds anything but tensors, lacks a
-            key, has one too many or one of another shape or type, or holds NaN or infinity.
+        CheckpointError: it cannot be read, is something else, or is not the model it should be.
     """
+    path = Path(path)
+    refuse_other_files(path)
+    own = path.suffix == ".safetensors"
+    config, state = _read_own(path) if own else _read_published(path)
+    _check(path, state, config)
+    halves = (torch.float16, torch.bfloat16)
+    converted = tuple(name for name, tensor in state.items() if tensor.dtype in halves)
+    tokenizers = path.parent / "tokenizers"
+    return Checkpoint(
+        path=path,
+        config=config,
+        state=state | {name: state[name].float() for name in converted},
+        sha256=_sha256(path),
+        tokenizers=tokenizers if own and tokenizers.is_dir() else None,
+        converted=converted,
+    )
+
+
+def _read_own(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
-        _refuse_what_is_no_file(path)
-        with path.open("rb") as file:
-            own = _SAFETENSORS.match(file.read(9)) is not None
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        config, tensors, notes = _read_own(path) if own else _read_published(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    state, conversions = _checked(path, tensors)
-    folder = path.parent / TOKENIZERS
-    tokenizers = folder if own and folder.is_dir() else None
-    return Checkpoint(config, state, sha256, tokenizers, (*notes, *conversions))
-
-
-def _refuse_what_is_no_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder; give the checkpoint file in it")
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: no such file; pengi-rt pull base fetches the published checkpoint"
-        )
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no regular file")
-    if not path.stat().st_size:
-        raise CheckpointError(f"{path}: empty: the download went wrong; fetch it again")
-
-
-def _read_own(path: Path) -> tuple[ModelConfig, dict[str, Tensor], list[str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged ({error}): copy or fetch it again") from error
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: is no whole safetensors file ({error}); fetch or save it again"
+        ) from None
     if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{path}: safetensors, but none of ours: its metadata has no {METADATA_KEY!r}"
+            f"{path}: has no {METADATA_KEY!r} config in its metadata; of .safetensors files only "
+            "those that pengi-rt saved can be read"
         )
     try:
-        config = ModelConfig.from_json(metadata[METADATA_KEY])
+        return ModelConfig.from_json(metadata[METADATA_KEY]), state
     except UsageError as error:
-        raise CheckpointError(f"{path}: its model config cannot be read: {error}") from error
-    _refuse_other_keys(path, tensors, expected_shapes(path, config), {})
-    return config, tensors, []
+        raise CheckpointError(f"{path}: {error}") from None
 
 
-def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor], list[str]]:
-    found = _model_of(path, read_torch_file(path))
-    keys = published.sort_keys(found)
-    config = published.preset_of(found)
-    names = {name: key for key, name in keys.renamed.items()}
-    shapes = expected_shapes(path, config)
-    tensors = {name: found[key] for name, key in names.items()}
-    shown = {name: published.published_name(name) for name in (*shapes, *tensors)}
-    _refuse_other_keys(path, tensors, shapes, shown, keys.unknown)
-    _refuse_untied(path, found)
-    return config, tensors, _about_dropped(keys.dropped)
+def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    published = _without_module(_load_weights(path))
+    head = published.pop(HEAD, None)
+    embedding = published.get(EMBEDDING)
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise CheckpointError(f"{path}: {HEAD} is not {EMBEDDING}, to which Pengi ties it")
+    clip = any(key.startswith("caption_encoder.") for key in published)
+    kept = {key: tensor for key, tensor in published.items() if not _matches(HARMLESS, key)}
+    unexpected = [key for key in kept if _ours(key) is None]
+    if unexpected:
+        raise CheckpointError(f"{path}: is no Pengi checkpoint: unexpected {_listed(unexpected)}")
+    config = ModelConfig.preset("base" if clip else "base_no_text_enc")
+    return config, {_ours(key) or key: tensor for key, tensor in kept.items()}
 
 
-def _model_of(path: Path, content: object) -> dict[str, Tensor]:
-    """The flat ``{key: tensor}`` under ``model``, without ``module.`` in front of the keys."""
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict):
-        what = (
-            f"a dict of {_some(map(str, content))}"
-            if isinstance(content, dict)
-            else f"a {type(content).__name__}"
-        )
-        raise CheckpointError(
-            f"{path}: not the published layout: {what}, not {{'model': state_dict}}"
-        )
-    others = [str(key) for key, value in model.items() if not _is_plain(key, value)]
-    if others:
-        raise CheckpointError(f"{path}: these are no dense tensors: {_some(others)}")
-    # DataParallel's prefix; either all keys have it or it is part of a wrong name.
-    wrapped = all(key.startswith("module.") for key in model)
-    return {key.removeprefix("module.") if wrapped else key: model[key] for key in model}
-
-
-def _is_plain(key: object, value: object) -> bool:
-    return (
-        isinstance(key, str)
-        and isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
-
-
-def expected_shapes(path: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """The model's own state, as tensors without memory.
-
-    Raises:
-        CheckpointError: no model can be built by ``config``.
-    """
+def _load_weights(path: Path) -> dict[str, Tensor]:
     try:
-        with torch.device("meta"):
-            return Pengi(config).state_dict()
-    except (UsageError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: its model config fits no model: {reason}") from error
-
-
-def _refuse_other_keys(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
-    shown: Mapping[str, str],
-    unknown: Sequence[str] = (),
-) -> None:
-    """Names, shapes and kinds of type must be the model's; ``shown`` has the file's own names."""
-    missing = [shown.get(name, name) for name in expected if name not in tensors]
-    extra = [*unknown, *(shown.get(name, name) for name in tensors if name not in expected)]
-    wrong = [
-        f"{shown.get(name, name)} {_form(tensors[name])} instead of {_form(want)}"
-        for name, want in expected.items()
-        if name in tensors and not _same_form(tensors[name], want)
-    ]
-    kinds = (("missing", missing), ("unexpected", extra), ("of another form", wrong))
-    found = [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds if keys]
-    if found:
-        raise CheckpointError(f"{path}: not this model's keys: {'; '.join(found)}")
-
-
-def _same_form(tensor: Tensor, want: Tensor) -> bool:
-    return tensor.shape == want.shape and (
-        tensor.dtype == want.dtype or (tensor.is_floating_point() and want.is_floating_point())
-    )
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{_type(tensor)}{list(tensor.shape)}"
-
-
-def _type(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _refuse_untied(path: Path, found: Mapping[str, Tensor]) -> None:
-    head, table = found.get(published.LM_HEAD), found[published.EMBEDDING]
-    if head is not None and not torch.equal(head, table):
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        # PyTorch explains at length how to load it unsafely: no advice to pass on.
+        hostile = "weights_only" in str(error).lower() or "weights only" in str(error).lower()
+        reason = "it holds more than weights" if hostile else "it is damaged, or no PyTorch file"
         raise CheckpointError(
-            f"{path}: {published.LM_HEAD} differs from {published.EMBEDDING}; Pengi's decoder has "
-            "one table for both"
+            f"{path}: cannot be read safely: {reason}; nothing in it was run. Fetch it again"
+        ) from None
+    weights = loaded.get("model") if isinstance(loaded, dict) else None
+    if not isinstance(weights, dict):
+        raise CheckpointError(
+            f"{path}: has no 'model' entry, which holds the weights in the published layout"
         )
+    for key, tensor in weights.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: 'model' maps {key!r} to a {type(tensor).__name__}")
+    return dict(weights)
 
 
-def _about_dropped(keys: Sequence[str]) -> list[str]:
-    """One line about the keys left out, by kind: layer numbers as ``*``."""
-    kinds = Counter(re.sub(r"\.\d+(?=\.)", ".*", key) for key in keys)
-    if not kinds:
-        return []
-    counted = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
-    return [f"left out {len(keys)} keys that Pengi does not use or computes itself: {counted}"]
+def _without_module(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The keys without the ``module.`` that data-parallel training puts before every one."""
+    if weights and all(key.startswith("module.") for key in weights):
+        return {key.removeprefix("module."): tensor for key, tensor in weights.items()}
+    return weights
 
 
-def _checked(path: Path, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Everything contiguous, floats in float32 and finite; says what was converted."""
-    state: dict[str, Tensor] = {}
-    converted: Counter[str] = Counter()
-    for name, tensor in tensors.items():
-        plain = tensor.detach()
-        if plain.is_floating_point() and plain.dtype != torch.float32:
-            converted[_type(plain)] += 1
-            plain = plain.float()
-        state[name] = plain.contiguous()
-    broken = [name for name, tensor in state.items() if not _finite(tensor)]
-    if broken:
-        raise CheckpointError(f"{path}: NaN or infinity in {len(broken)} tensors: {_some(broken)}")
-    return state, [f"{n} tensors were {kind}, now float32" for kind, n in converted.items()]
+def _matches(patterns: Iterable[str], key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in patterns)
 
 
-def _finite(tensor: Tensor) -> bool:
-    """Whether all values are finite; the extremes propagate NaN, and need no second tensor."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+def _ours(key: str) -> str | None:
+    for pattern, replacement in PUBLISHED:
+        match = re.fullmatch(pattern, key)
+        if match:
+            return match.expand(replacement)
+    return None
 
 
-def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return (", ".join(listed[:SHOWN]) or "nothing") + more
+def _check(path: Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Check keys, shapes, types and values against the model's own."""
+    with torch.device("meta"):
+        expected = Pengi(config).state_dict()
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    for what, names in (("missing", missing), ("unexpected", unexpected)):
+        if names:
+            raise CheckpointError(
+                f"{path}: is not a whole {config.name} model: {what} {_listed(names)}"
+            )
+    for name, tensor in state.items():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(tensor.shape)}, a {config.name} model's is "
+                f"{list(wanted.shape)}"
+            )
+        if tensor.is_floating_point() != wanted.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, not {wanted.dtype}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity; no answer could be right")
 
 
-class _WithoutInitialisation(TorchFunctionMode):
-    """Leaves new parameters unwritten: drawing 320 million normals takes 5 s and is thrown away."""
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + rest
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when all went well."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Fixtures shared by the suite: the tiny model, its plan, and the reference folder where there is one."""
+"""Fixtures shared by the suite: the tiny model, its plan and engine, the reference folder."""
 
 import os
 from collections.abc import Iterator

@@ -125,8 +125,6 @@ def test_refuses_silence_of_no_length(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "options", [{"device": "cuda"}, {"precision": "fp16"}, {"backend": "triton"}, {"backend": "x"}]
 )
-def test_never_runs_on_something_else_than_asked(
-    tiny_plan: Path, options: dict[str, str]
-) -> None:
+def test_never_runs_on_something_else_than_asked(tiny_plan: Path, options: dict[str, str]) -> None:
     with pytest.raises(BackendError):
         pengi_rt.load(tiny_plan, **options)  # type: ignore[arg-type]

@@ -50,19 +50,21 @@ def make_tiny(directory: Path, seed: int = 0) -> Path:
 def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
     """A model of any size whose random weights behave: values of order one, answers that end.
 
-    Every tensor has its own stream, seeded by its name. Late positions lean towards the stop token,
-    so that answers differ in length.
+    Every tensor has its own stream, seeded by its name. Answers depend on the recording and the
+    prompt; late positions lean towards the stop token, so that they differ in length.
     """
     model = Pengi(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_draw(name, tuple(parameter.shape), seed))
         bn = model.audio_encoder.mel.bn
-        bins = torch.arange(config.mel.n_mels)
         assert bn.running_mean is not None
         assert bn.running_var is not None
-        bn.running_mean.copy_(-52.0 - 16.0 * bins / config.mel.n_mels)  # dB, falling with frequency
+        bn.running_mean.fill_(-20.0)  # dB
         bn.running_var.fill_(800.0)
+        # Without its mean a filter sees differences, not level: recordings come out different.
+        filters = model.audio_encoder.htsat.patch_embed.proj.weight
+        filters -= filters.mean(dim=(1, 2, 3), keepdim=True)
         _lean_to_stop(model)
     return model.eval()
 
@@ -96,10 +98,9 @@ def _train(vocab_size: int, *, lower: bool = False) -> Tokenizer:
     return tokenizer
 
 
-# What a name's values are scaled by: (its ending, standard deviation); None: gain / sqrt(inputs).
-_EMBEDDINGS = (
-    ("decoder.wte.weight", 0.18),
-    ("decoder.wpe.weight", 0.25),
+# (Ending of the name, standard deviation); the rest get a gain over the root of their inputs.
+_DEVIATIONS = (
+    ("decoder.wpe.weight", 0.5),
     ("token_embedding.weight", 0.6),
     ("position_embedding.weight", 0.25),
     ("relative_position_bias_table", 0.4),
@@ -107,30 +108,40 @@ _EMBEDDINGS = (
     ("prefix_const", 1.0),
     ("audio_mapper.linear.weight", 1.2),  # its input is a unit vector
 )
-GAIN = 1.3
+_GAIN = 1.3
+_DECODER_GAIN = (
+    2.6  # attention must outweigh the token itself, or the tied head repeats it for ever
+)
+_WTE_GAIN = 3.2  # times the root of n_embd: the logits' standard deviation
 
 
 def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
     values = torch.from_numpy(stream.standard_normal(shape).astype(np.float32))
-    for ending, deviation in _EMBEDDINGS:
+    for ending, deviation in _DEVIATIONS:
         if name.endswith(ending):
             return values * deviation
     if len(shape) == 1:
         norm = "norm" in name or ".ln_" in name or ".bn." in name
         return values * 0.05 + (1.0 if norm and name.endswith("weight") else 0.0)
-    inputs = shape[0] if ".c_" in name else shape[1]  # GPT-2 stores its weights [inputs, outputs]
-    return values * (GAIN / inputs**0.5)
+    if name == "decoder.wte.weight":
+        return values * (_WTE_GAIN / shape[1] ** 0.5)
+    if name.startswith("decoder."):  # GPT-2 stores its weights [inputs, outputs]
+        if name.endswith("mlp.c_proj.weight"):
+            values[1::2] = -values[0::2]  # pairs cancel the mean of GELU, a constant otherwise
+        return values * (_DECODER_GAIN / shape[0] ** 0.5)
+    if name.endswith("mlp.fc2.weight"):
+        values[:, 1::2] = -values[:, 0::2]
+    return values * (_GAIN / shape[1] ** 0.5)
 
 
 def _lean_to_stop(model: Pengi) -> None:
     """Let late positions favour the stop token, through one direction of the hidden state."""
     config = model.config.decoder
     direction = _draw("stop direction", (config.n_embd,), 0).sign() / config.n_embd**0.5
-    model.decoder.wte.weight[model.config.stop_id] += 8.0 * direction
+    model.decoder.wte.weight[model.config.stop_id] += 3.0 * direction
     late = torch.arange(config.n_positions) - model.config.prefix_length
-    ramp = 12.0 * (late / 48).clamp(0.0, 1.0)
-    model.decoder.wpe.weight += ramp[:, None] * direction
+    model.decoder.wpe.weight += 20.0 * (late / 20).clamp(0.0, 1.0)[:, None] * direction
 
 
 if __name__ == "__main__":

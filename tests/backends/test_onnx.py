@@ -1,7 +1,8 @@
 """The ONNX Runtime backend against the PyTorch one, on the tiny model.
 
 Tolerance: 1e-4 absolute on values of order 1 to 10 (embeddings, prefixes, logits). Both compute in
-float32 and differ by the order of their sums, about 1e-6; a wrong parent, position or pad is off by 0.1.
+float32 and differ by the order of their sums, about 1e-6; a wrong parent, position or pad is off by
+0.1.
 """
 
 from pathlib import Path
@@ -53,9 +54,10 @@ def test_steps_equal_pytorch_whatever_the_parents(
     for clip, length in enumerate(lengths):
         prefix[clip, length:] = np.nan  # padding is never read
     sizes = np.array(lengths)
-    caches = []
-    for backend in (onnx, torch):
-        caches.append(backend.prefill(prefix, sizes, width=width, max_new_tokens=steps))
+    caches = [
+        backend.prefill(prefix, sizes, width=width, max_new_tokens=steps)
+        for backend in (onnx, torch)
+    ]
     np.testing.assert_allclose(caches[0][1], caches[1][1], atol=ATOL)
     parents = np.zeros(clips * width, np.int64)
     for _ in range(steps):

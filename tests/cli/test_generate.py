@@ -1,4 +1,4 @@
-"""``pengi-rt generate`` over real recordings, in every format, and over everything that can be wrong."""
+"""``pengi-rt generate`` over real recordings, in every format, and over all that can be wrong."""
 
 import csv
 import io
@@ -15,11 +15,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def run(capsys: Capture, *arguments: str | Path) -> tuple[int, str, str]:
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as error:
-        assert isinstance(error.code, int)
-        code = error.code
+    code = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

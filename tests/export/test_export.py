@@ -1,4 +1,4 @@
-"""Export end to end: the plan holds every tensor once, and a wrong weight does not pass the self-test."""
+"""Export end to end: every tensor once, and no wrong weight passes the self-test."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_a_perturbed_weight_fails_the_export(
     monkeypatch.setattr(export, "_write", perturbed)
     output = tmp_path / "pengi.plan"
     output.write_bytes(b"the plan from before")
-    with pytest.raises(ExportError, match=r"failed its self-test, nothing was written: .+ differs by"):
+    with pytest.raises(ExportError, match=r"failed its self-test.+ differs by"):
         export_plan(tiny_checkpoint, output, threads=1)
     assert output.read_bytes() == b"the plan from before"
     assert list(tmp_path.iterdir()) == [output]

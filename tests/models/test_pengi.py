@@ -1,0 +1,90 @@
+"""The assembled model: where it normalises, and that a batch is its rows."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.tiny import random_model
+
+TINY = ModelConfig.preset("tiny")
+NO_TEXT = dataclasses.replace(
+    TINY,
+    text=dataclasses.replace(TINY.text, kind="token_embedding", max_length=12),
+    text_mapper=dataclasses.replace(TINY.text_mapper, kind="transformer_seq"),
+)
+IDS = torch.tensor([[510, 9, 8, 511], [510, 7, 511, 511], [510, 300, 301, 511]])
+
+
+@pytest.fixture(scope="module")
+def model() -> Pengi:
+    return random_model(TINY).requires_grad_(requires_grad=False)
+
+
+@pytest.fixture(scope="module")
+def waves() -> torch.Tensor:
+    return torch.rand(3, TINY.clip_samples, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def with_config(model: Pengi, **changes: bool) -> Pengi:
+    other = Pengi(dataclasses.replace(model.config, **changes)).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_the_audio_embedding_is_normalised_and_the_text_embedding_not(
+    model: Pengi, waves: torch.Tensor
+) -> None:
+    audio, text = model.encode_audio(waves), model.encode_text(IDS)
+    assert audio.embedding.shape == text.embedding.shape == (3, TINY.d_proj)
+    assert audio.prefix.shape == text.prefix.shape == (3, 8, 64)
+    torch.testing.assert_close(audio.embedding.norm(dim=1), torch.ones(3))
+    # A LayerNorm's output of 48 values has a norm near sqrt(48).
+    assert text.embedding.norm(dim=1).min() > 5
+
+
+def test_the_config_says_what_is_normalised(model: Pengi, waves: torch.Tensor) -> None:
+    plain = with_config(model, normalize_audio=False, normalize_text=True)
+    audio, text = plain.encode_audio(waves), plain.encode_text(IDS)
+    assert audio.embedding.norm(dim=1).min() > 5
+    torch.testing.assert_close(text.embedding.norm(dim=1), torch.ones(3))
+    released = model.encode_text(IDS)
+    assert (text.prefix - released.prefix).abs().max() > 0.01, "the mapper must read it normalised"
+
+
+def test_a_batch_is_its_rows(model: Pengi, waves: torch.Tensor) -> None:
+    for together, alone in (
+        (model.encode_audio(waves), [model.encode_audio(wave[None]) for wave in waves]),
+        (model.encode_text(IDS), [model.encode_text(ids[None]) for ids in IDS]),
+    ):
+        for index, one in enumerate(alone):
+            torch.testing.assert_close(
+                together.embedding[index], one.embedding[0], atol=1e-5, rtol=1e-5
+            )
+            torch.testing.assert_close(together.prefix[index], one.prefix[0], atol=1e-4, rtol=1e-4)
+
+
+def test_without_a_text_encoder_the_embedding_is_the_decoders_rows() -> None:
+    model = random_model(NO_TEXT).requires_grad_(requires_grad=False)
+    assert model.text_encoder is None
+    ids = torch.arange(24).reshape(2, 12)
+    encoded = model.encode_text(ids)
+    assert torch.equal(encoded.embedding, model.decoder.wte.weight[ids])
+    torch.testing.assert_close(encoded.prefix, model.text_mapper(encoded.embedding))
+    assert encoded.prefix.shape == (2, 8, 64)
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("base", 323_440_343), ("base_no_text_enc", 226_949_335)]
+)
+def test_the_published_sizes(preset: str, parameters: int) -> None:
+    """The released count includes the STFT, the mel bank, and HTSAT's unused class heads."""
+    with torch.device("meta"):
+        model = Pengi(ModelConfig.preset(preset))
+    mel = model.audio_encoder.mel
+    constants = mel.stft_real.numel() + mel.stft_imag.numel() + mel.mel_bank.numel()
+    heads = 527 * (768 * 2 * 3 + 1) + 527 * (527 + 1)
+    ours = sum(parameter.numel() for parameter in model.parameters())
+    assert ours + constants + heads == parameters
