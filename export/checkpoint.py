@@ -10,23 +10,20 @@ import hashlib
 import os
 import pickle
 import re
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.sniff import is_zip, refuse_other_files
+from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS
 from pengi_rt.models.pengi import Pengi
 
-METADATA_KEY = "pengi_rt"
 NAMED = 5  # keys that a refusal lists before it counts the rest
 
 PUBLISHED = (
@@ -79,24 +76,6 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Pengi, Checkpoint]:
     return model.eval(), checkpoint
 
 
-def save_checkpoint(
-    model: Pengi, path: str | os.PathLike[str], tokenizers: Mapping[str, bytes]
-) -> None:
-    """Write our own checkpoint: ``path`` (.safetensors) and ``tokenizers/NAME.json`` beside it.
-
-    Each file is written beside its place first, so that a full disk leaves the old ones whole.
-    """
-    path = Path(path)
-    folder = path.parent / "tokenizers"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in tokenizers.items():
-        with _replacing(folder / f"{name}.json") as temporary:
-            temporary.write_bytes(text)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with _replacing(path) as temporary:
-        save_file(state, temporary, metadata={METADATA_KEY: model.config.to_json()})
-
-
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a published or an own checkpoint and check every key, shape and value.
 
@@ -110,7 +89,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     _check(path, state, config)
     halves = (torch.float16, torch.bfloat16)
     converted = tuple(name for name, tensor in state.items() if tensor.dtype in halves)
-    tokenizers = path.parent / "tokenizers"
+    tokenizers = path.parent / TOKENIZERS
     return Checkpoint(
         path=path,
         config=config,
@@ -228,14 +207,3 @@ def _listed(names: list[str]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when all went well."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator, Mapping
 
 import onnx
 import torch
@@ -64,7 +65,7 @@ def _sample_ids(config: ModelConfig) -> Tensor:
 
 
 def _export(
-    module: nn.Module, sample: Tensor, name: str, dims: dict[int, object]
+    module: nn.Module, sample: Tensor, name: str, dims: Mapping[int, object]
 ) -> onnx.ModelProto:
     # The exporter reports its own steps on stdout and warns about its internals; neither is for us.
     with (
@@ -80,7 +81,7 @@ def _export(
             opset_version=OPSET,
             input_names=[name],
             output_names=["joint_embedding", "prefix"],
-            dynamic_shapes=(dims,),
+            dynamic_shapes=(dict(dims),),
             verbose=False,
         )
     assert program is not None
@@ -90,7 +91,7 @@ def _export(
 
 
 @contextlib.contextmanager
-def _quiet(*names: str):  # type: ignore[no-untyped-def]
+def _quiet(*names: str) -> Iterator[None]:
     """Errors only, from these loggers, for a while."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

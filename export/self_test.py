@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, I64, Backend
+from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config import ModelConfig
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.options import DecodeOptions
@@ -76,9 +76,9 @@ def _checks(
     prefixes: list[F32] = []
     for stage, run in _encoders(waves, prompts, batch):
         ours, theirs = run(plan), run(reference)
-        yield _compare(f"{stage} embedding", batch, ours[0], theirs[0])
-        yield _compare(f"{stage} prefix", batch, ours[1], theirs[1])
-        prefixes.append(theirs[1])
+        yield _compare(f"{stage} embedding", batch, ours.embedding, theirs.embedding)
+        yield _compare(f"{stage} prefix", batch, ours.prefix, theirs.prefix)
+        prefixes.append(theirs.prefix)
     # Both decoders start from the same prefix, so that a difference names its stage.
     joined = np.concatenate(prefixes, axis=1)
     lengths = np.full(batch, joined.shape[1])
@@ -92,10 +92,10 @@ def _checks(
 
 def _encoders(
     waves: F32, prompts: Sequence[I64], batch: int
-) -> Iterator[tuple[str, Callable[[Backend], tuple[F32, F32]]]]:
+) -> Iterator[tuple[str, Callable[[Backend], Encoded]]]:
     ids = _stack([prompts[index % len(prompts)] for index in range(batch)])
-    yield "audio", lambda backend: tuple(backend.encode_audio(waves))
-    yield "text", lambda backend: tuple(backend.encode_text(ids))
+    yield "audio", lambda backend: backend.encode_audio(waves)
+    yield "text", lambda backend: backend.encode_text(ids)
 
 
 def _compare_search(
@@ -134,4 +134,5 @@ def _stack(rows: Sequence[I64]) -> I64:
 
 def _log_softmax(logits: F32) -> F32:
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    normalised: F32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalised

@@ -85,7 +85,8 @@ def bind(model: onnx.ModelProto, offsets: Mapping[str, int], tensors: Mapping[st
         bound.graph.initializer.append(_external(value.name, array, offsets[value.name]))
     del bound.graph.input[:]
     bound.graph.input.extend(inputs)
-    return bound.SerializeToString()
+    serialized: bytes = bound.SerializeToString()
+    return serialized
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

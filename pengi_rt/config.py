@@ -55,7 +55,7 @@ class HTSATConfig:
     @property
     def num_features(self) -> int:
         """Width of the last stage."""
-        return self.embed_dim * 2 ** (len(self.depths) - 1)
+        return self.embed_dim << (len(self.depths) - 1)
 
     def resolution(self, stage: int) -> int:
         """Tokens along one side of stage ``stage``."""

@@ -99,8 +99,8 @@ class Engine:
         self._text_prefixes: OrderedDict[str, _TextPrefix] = OrderedDict()
         self._lock = RLock()
 
-    @overload
-    def generate(
+    @overload  # a str is a path, not a sequence of them
+    def generate(  # type: ignore[overload-overlap]
         self, audio: AudioLike | Recording, prompt: str | None = None, **options: Unpack["Options"]
     ) -> Result: ...
 
@@ -177,9 +177,8 @@ class Engine:
 
     def _decode_options(self, options: "Options") -> DecodeOptions:
         default = self.config.generation
-        beam_size, tokens, temperature, stop = (
-            options[key] for key in ("beam_size", "max_new_tokens", "temperature", "stop")
-        )
+        beam_size, tokens = options["beam_size"], options["max_new_tokens"]
+        temperature, stop = options["temperature"], options["stop"]
         return DecodeOptions(
             beam_size=default.beam_size if beam_size is None else beam_size,
             max_new_tokens=default.max_new_tokens if tokens is None else tokens,

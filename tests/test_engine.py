@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pengi_rt
+from pengi_rt.backends.protocol import I64, Encoded
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, PromptError, UsageError
 
@@ -79,7 +80,12 @@ def test_the_prompt_and_the_additional_text_matter(engine: Engine) -> None:
 def test_a_prompt_is_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     encode = engine.backend.encode_text
-    monkeypatch.setattr(engine.backend, "encode_text", lambda ids: calls.append(1) or encode(ids))
+
+    def counted(ids: I64) -> Encoded:
+        calls.append(ids)
+        return encode(ids)
+
+    monkeypatch.setattr(engine.backend, "encode_text", counted)
     for seed in range(3):
         engine.generate(clip(seed), "a prompt nobody asked before")
     assert len(calls) == 1

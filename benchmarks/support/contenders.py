@@ -1,6 +1,7 @@
 """What pengi-rt is measured against: the ways people run Pengi in PyTorch today.
 
-All take the same waveform and prompt tokens and give the same number of new tokens; none may stop early.
+All take the same waveform and prompt tokens and give the same number of new tokens; none may stop
+early.
 """
 
 import torch
@@ -11,7 +12,7 @@ from pengi_rt.models.pengi import Pengi
 
 
 class PyTorch:
-    """The reference model eager, its decoder as the Hugging Face module that the released code uses."""
+    """The reference model eager, its decoder the Hugging Face module of the released code."""
 
     def __init__(self, model: Pengi) -> None:
         self.model = model
@@ -61,7 +62,7 @@ class PyTorch:
 
     @torch.inference_mode()
     def hugging_face(self, wave: Tensor, ids: Tensor, beams: int, steps: int) -> Tensor:
-        """Hugging Face ``generate`` with its key/value cache; its beam rule, which is another one."""
+        """Hugging Face ``generate`` with its key/value cache, and its own beam rule."""
         generated: Tensor = self.gpt.generate(
             inputs_embeds=self.prefix(wave, ids),
             attention_mask=torch.ones(1, self.model.config.prefix_length, dtype=torch.int64),

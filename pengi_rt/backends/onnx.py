@@ -107,6 +107,10 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A graph's weights are in the plan. One that names a file of its own finds no folder.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", "/dev/null/none"
+        )
         weights = self.plan.weights
         options.add_external_initializers_from_files_in_memory(
             [WEIGHTS_FILE], [weights], [len(weights)]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_several_recordings_are_named(
 
 
 def test_json_and_jsonl_rows(tiny_plan: Path, recordings: list[Path], capsys: Capture) -> None:
-    common = ("generate", "--engine", tiny_plan, *recordings, "--beam-size", "3")
+    common: list[str | Path] = ["generate", "--engine", tiny_plan, *recordings, "--beam-size", "3"]
     _, text, _ = run(capsys, *common, "--format", "json")
     _, lines, _ = run(capsys, *common, "--format", "jsonl")
     rows = json.loads(text)
@@ -115,7 +116,7 @@ def _truncated_flac(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
 
 
-BAD_RECORDINGS = {
+BAD_RECORDINGS: dict[str, Callable[[Path], object]] = {
     "missing": lambda _path: None,
     "empty": lambda path: path.write_bytes(b""),
     "html": _html,
@@ -150,7 +151,7 @@ BAD_OPTIONS = {
     "no precision": (["--precision", "int8"], 5, "int8"),
     "no such backend here": (["--backend", "tensorrt"], 5, "tensorrt"),
     "prompt that is no UTF-8": (["--prompt", "caf\udce9"], 3, "UTF-8"),
-    "prompt too long, strict": (["--prompt", "a noise " * 60, "--strict"], 3, "40"),
+    "prompt too long, strict": (["--prompt", "a noise " * 60, "--strict"], 3, "reads 38"),
     "threads": (["--threads", "0"], 5, "threads"),
 }
 
@@ -167,16 +168,16 @@ def test_bad_options_are_refused_in_one_line(
     assert word in err
 
 
-def test_a_long_prompt_is_cut_and_said(tiny_plan: Path, noise: Path, capsys: Capture) -> None:
+def test_a_long_prompt_is_cut_and_said(
+    tiny_plan: Path, noise: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
     prompt = "a noise " * 60
-    code, out, err = run(
+    code, out, _ = run(
         capsys, "generate", "--engine", tiny_plan, noise, "--prompt", prompt, "--format", "jsonl"
     )
     assert code == 0
     assert json.loads(out)["prompt_truncated"] is True
-    assert "cut" in err
-    quiet = run(capsys, "generate", "-q", "--engine", tiny_plan, noise, "--prompt", prompt)
-    assert quiet[2] == ""
+    assert "was cut as released" in caplog.text
 
 
 def test_standard_input(

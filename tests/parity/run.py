@@ -79,8 +79,8 @@ def make_checkpoint(reference: Path, config: str, digest: str) -> None:
     print(f"making {path.relative_to(ROOT)}", flush=True)
     temporary = path.with_suffix(".tmp")
     manifest = reference / "manifests" / f"pengi_{config}.json"
-    maker = [sys.executable, reference / "make_checkpoint.py", manifest, "0", temporary]
-    made = json.loads(subprocess.check_output(maker))
+    maker = (reference / "make_checkpoint.py", manifest, "0", temporary)
+    made = json.loads(subprocess.check_output([sys.executable, *map(str, maker)]))
     if made["sha256"] != digest:
         sys.exit(f"parity: {reference} made another {config}: {made['sha256']}, not {digest}")
     temporary.replace(path)
@@ -88,9 +88,9 @@ def make_checkpoint(reference: Path, config: str, digest: str) -> None:
 
 def make_plan(reference: Path, config: str) -> None:
     """``.parity/CONFIG.plan``, exported anew: the exporter is what is under test."""
-    command = ["pengi_rt", "export", WORK / f"{config}.pth", "-o", WORK / f"{config}.plan"]
-    tokenizers = ["--tokenizers", reference / "tokenizers"]
-    subprocess.check_call([sys.executable, "-m", *command, *tokenizers])
+    command = ("export", WORK / f"{config}.pth", "-o", WORK / f"{config}.plan")
+    tokenizers = ("--tokenizers", reference / "tokenizers")
+    subprocess.check_call([sys.executable, "-m", "pengi_rt", *map(str, command + tokenizers)])
 
 
 def read_rows() -> list[dict[str, object]]:
