@@ -48,19 +48,19 @@ class TorchBackend:
     @torch.inference_mode()
     def encode_audio(self, wave: F32) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        embedding, prefix = self.model.encode_audio(torch.from_numpy(wave))
+        embedding, prefix = self.model.encode_audio(_tensor(wave))
         return Encoded(embedding.numpy(), prefix.numpy())
 
     @torch.inference_mode()
     def encode_text(self, ids: I64) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        embedding, prefix = self.model.encode_text(torch.from_numpy(ids))
+        embedding, prefix = self.model.encode_text(_tensor(ids))
         return Encoded(embedding.numpy(), prefix.numpy())
 
     @torch.inference_mode()
     def embed_tokens(self, ids: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        embeddings: F32 = self.model.decoder.wte(torch.from_numpy(ids)).numpy()
+        embeddings: F32 = self.model.decoder.wte(_tensor(ids)).numpy()
         return embeddings
 
     @torch.inference_mode()
@@ -73,10 +73,10 @@ class TorchBackend:
         max_new_tokens: int,  # noqa: ARG002 - this cache grows
     ) -> tuple[Cache, F32]:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        sizes = torch.from_numpy(lengths)
+        sizes = _tensor(lengths)
         longest = prefix.shape[1]
         real = torch.arange(longest) < sizes[:, None]
-        embeddings = torch.where(real[:, :, None], torch.from_numpy(prefix), 0.0)
+        embeddings = torch.where(real[:, :, None], _tensor(prefix), 0.0)
         hidden, kv = self.model.decoder(embeddings, torch.arange(longest))
         last = hidden[torch.arange(len(sizes)), sizes - 1]
         cache = _Cache(kv, real, sizes, width)
@@ -86,8 +86,8 @@ class TorchBackend:
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         assert isinstance(cache, _Cache)
-        cache.follow(torch.from_numpy(parents))
-        embeddings = self.model.decoder.wte(torch.from_numpy(tokens))[:, None]
+        cache.follow(_tensor(parents))
+        embeddings = self.model.decoder.wte(_tensor(tokens))[:, None]
         hidden, kv = self.model.decoder(embeddings, cache.positions(), cache.past(), cache.mask())
         cache.append(kv)
         logits: F32 = self.model.decoder.logits(hidden[:, 0]).numpy()
@@ -138,6 +138,11 @@ class _Cache:
         """Put this step's keys and values behind each row's history."""
         self.position += 1
         self._generated = new if self._generated is None else _joined(self._generated, new)
+
+
+def _tensor(array: F32 | I64) -> Tensor:
+    """A copy: PyTorch takes neither read-only nor reversed arrays as they are."""
+    return torch.from_numpy(array.copy())
 
 
 def _joined(first: list[KeyValue], second: list[KeyValue]) -> list[KeyValue]:

@@ -69,8 +69,8 @@ def test_unregistered_specials_are_refused(beside: Path) -> None:
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=512, initial_alphabet=alphabet, show_progress=False)
-    sentences = json.loads((beside / "text.json").read_text())["model"]["vocab"]
-    plain.train_from_iterator([" <|", " <|", *sentences, *(f"{a}b" for a in sentences)], trainer)
+    words = json.loads((beside / "text.json").read_text())["model"]["vocab"]
+    plain.train_from_iterator([*[" <|"] * 99, *words, *(f"{word}b" for word in words)], trainer)
     assert plain.encode(" <|endoftext|>").ids[0] != TINY.stop_id
     (beside / "decoder.json").write_text(plain.to_str())
     message = refusal(lambda: find_tokenizers(TINY, None, beside))

@@ -3,6 +3,8 @@
 Tolerance: float32 sums in another order, 2e-5 on states and logits of order one.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from pengi_rt.config import DecoderConfig, ModelConfig
 from pengi_rt.models.gpt2 import GPT2, KeyValue
 
 CONFIG = ModelConfig.preset("tiny").decoder
-CLOSE = {"atol": 2e-5, "rtol": 2e-5}
+assert_close = partial(torch.testing.assert_close, atol=2e-5, rtol=2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,8 @@ def test_equals_transformers(model: GPT2, theirs: GPT2LMHeadModel, length: int) 
     with torch.inference_mode():
         expected = theirs(inputs_embeds=embeddings, output_hidden_states=True)
     hidden, _ = model(embeddings, torch.arange(length))
-    torch.testing.assert_close(hidden, expected.hidden_states[-1], **CLOSE)
-    torch.testing.assert_close(model.logits(hidden), expected.logits, **CLOSE)
+    assert_close(hidden, expected.hidden_states[-1])
+    assert_close(model.logits(hidden), expected.logits)
 
 
 def joined(past: list[KeyValue], new: list[KeyValue]) -> list[KeyValue]:
@@ -61,7 +63,7 @@ def test_one_position_at_a_time_equals_all_at_once(model: GPT2) -> None:
         assert new[0][0].shape == (2, CONFIG.n_head, 1, CONFIG.head_dim)
         states.append(hidden)
         past = joined(past, new)
-    torch.testing.assert_close(torch.cat(states, dim=1), whole, **CLOSE)
+    assert_close(torch.cat(states, dim=1), whole)
 
 
 def test_a_mask_hides_the_padding_of_a_shorter_row(model: GPT2) -> None:
@@ -74,7 +76,7 @@ def test_a_mask_hides_the_padding_of_a_shorter_row(model: GPT2) -> None:
     for row, length in ((0, 6), (1, 3)):
         whole = torch.cat([embeddings[row, :length], extra[row]])[None]
         alone, _ = model(whole, torch.arange(length + 1))
-        torch.testing.assert_close(hidden[row, 0], alone[0, -1], **CLOSE)
+        assert_close(hidden[row, 0], alone[0, -1])
 
 
 def test_positions_are_the_callers(model: GPT2) -> None:
@@ -88,7 +90,7 @@ def test_what_comes_later_changes_nothing(model: GPT2) -> None:
     other = embeddings.clone()
     other[:, 5:] = 7.0
     before: list[Tensor] = [model(x, torch.arange(8))[0][:, :5] for x in (embeddings, other)]
-    torch.testing.assert_close(before[0], before[1], **CLOSE)
+    assert_close(before[0], before[1])
 
 
 def test_head_is_the_embedding_table(model: GPT2) -> None:

@@ -80,7 +80,8 @@ def block_by_hand(block: SwinBlock, x: Tensor, window: int, heads: int) -> Tenso
             weights = torch.stack(scores).softmax(0)
             out[row, column, head] = weights @ torch.stack(values)
     x = x + block.attn.proj(out.reshape(size, size, dim))
-    return x + block.mlp(block.norm2(x))
+    result: Tensor = x + block.mlp(block.norm2(x))
+    return result
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -137,6 +138,7 @@ def test_patches_are_row_major() -> None:
     tokens = embed(image)
     assert tokens.shape == (2, 16, 16, 24)
     patch = image[1, 0, 12:16, 20:24]
+    assert embed.proj.bias is not None
     by_hand = embed.norm((embed.proj.weight[:, 0] * patch).sum((1, 2)) + embed.proj.bias)
     torch.testing.assert_close(tokens[1, 3, 5], by_hand, atol=1e-5, rtol=1e-5)
 

@@ -28,8 +28,10 @@ def waves() -> torch.Tensor:
     return torch.rand(3, TINY.clip_samples, generator=torch.Generator().manual_seed(0)) - 0.5
 
 
-def with_config(model: Pengi, **changes: bool) -> Pengi:
-    other = Pengi(dataclasses.replace(model.config, **changes)).eval()
+def normalised(model: Pengi, *, audio: bool, text: bool) -> Pengi:
+    """The same weights under another config."""
+    config = dataclasses.replace(model.config, normalize_audio=audio, normalize_text=text)
+    other = Pengi(config).eval()
     other.load_state_dict(model.state_dict())
     return other
 
@@ -46,7 +48,7 @@ def test_the_audio_embedding_is_normalised_and_the_text_embedding_not(
 
 
 def test_the_config_says_what_is_normalised(model: Pengi, waves: torch.Tensor) -> None:
-    plain = with_config(model, normalize_audio=False, normalize_text=True)
+    plain = normalised(model, audio=False, text=True)
     audio, text = plain.encode_audio(waves), plain.encode_text(IDS)
     assert audio.embedding.norm(dim=1).min() > 5
     torch.testing.assert_close(text.embedding.norm(dim=1), torch.ones(3))

@@ -135,4 +135,5 @@ def rows(tokens: Tensor, index: list[int]) -> Tensor:
 def first_linear(mapper: torch.nn.Module, embedding: Tensor) -> Tensor:
     assert isinstance(mapper, TransformerMapper)
     assert mapper.linear is not None
-    return mapper.linear(embedding)[0].unflatten(0, mapper.shape)
+    linear: Tensor = mapper.linear(embedding)[0].unflatten(0, mapper.shape)
+    return linear
