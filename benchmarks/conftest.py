@@ -1,8 +1,49 @@
-"""Benchmarks run once as smoke tests, and are timed with ``--benchmark-only``."""
+"""Benchmarks run once as smoke tests, and are timed with ``--benchmark-only``.
+
+Timed, the model is the full-size ``base`` geometry with random weights (speed does not depend on
+their values); in smoke tests the tiny one. ``PENGI_RT_BENCH_CHECKPOINT`` and
+``PENGI_RT_BENCH_PLAN`` together name a model of your own instead.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
+
+from pengi_rt.config import ModelConfig
+from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.export import write_plan
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.tiny import make_tokenizers, random_model
+from pengi_rt.plan_format import Source
+
+THREADS = 2
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not config.option.benchmark_only:
         config.option.benchmark_disable = True
+
+
+@pytest.fixture(scope="session")
+def bench_model(request: pytest.FixtureRequest) -> Pengi:
+    """The model in PyTorch."""
+    own = os.environ.get("PENGI_RT_BENCH_CHECKPOINT")
+    if own:
+        return load_model(own)[0]
+    timed = request.config.getoption("--benchmark-only")
+    return random_model(ModelConfig.preset("base" if timed else "tiny"))
+
+
+@pytest.fixture(scope="session")
+def bench_plan(bench_model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as a plan."""
+    own = os.environ.get("PENGI_RT_BENCH_PLAN")
+    if own:
+        return Path(own)
+    path = tmp_path_factory.mktemp("bench") / "bench.plan"
+    # The words do not matter here: the tiny tokenizers name tokens that every model has.
+    tokenizers = make_tokenizers(ModelConfig.preset("tiny"))
+    source = Source(file="random", sha256="0" * 64)
+    write_plan(bench_model, tokenizers, source, path, threads=THREADS)
+    return path

@@ -67,6 +67,8 @@ class Options(TypedDict, total=False):
     """What to do with a recording longer than the model's clip."""
     seed: int
     """Of the random crop (``long_audio`` "random" and "compat")."""
+    resample: bool
+    """False takes the samples as they are, whatever the file's rate (``long_audio`` "compat")."""
     strict: bool
     """Refuse a prompt over the encoder's limit instead of cutting it."""
     batch_size: int
@@ -81,6 +83,7 @@ DEFAULTS = Options(
     stop=None,
     long_audio="windows",
     seed=0,
+    resample=True,
     strict=False,
     batch_size=8,
 )
@@ -197,7 +200,11 @@ class Engine:
                 source
                 if isinstance(source, Recording)
                 else load_windows(
-                    source, self.config, long_audio=options["long_audio"], rng=generator
+                    source,
+                    self.config,
+                    long_audio=options["long_audio"],
+                    rng=generator,
+                    resample=options["resample"],
                 )
             )
 

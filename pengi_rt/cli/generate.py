@@ -69,6 +69,11 @@ def _add_question(parser: argparse.ArgumentParser) -> None:
         help="recordings longer than a clip: all windows, one of them, or exactly what the "
         "released wrapper does (default: %(default)s)",
     )
+    group.add_argument(
+        "--no-resample",
+        action="store_true",
+        help="take the samples as they are, whatever the file's rate (with --long-audio compat)",
+    )
     group.add_argument("--seed", type=int, default=0, help="of random crops (default: %(default)s)")
 
 
