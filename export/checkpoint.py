@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ PUBLISHED = (
     (r"caption_decoder\.(audio|text)_project\.(?:transformer\.)?(.+)", r"\1_mapper.\2"),
     (r"caption_decoder\.gpt\.transformer\.(.+)", r"decoder.\1"),
 )  # fmt: skip
-"""Published key to ours; every weight matches exactly one row."""
+"""Published key to ours, for all that :data:`HARMLESS` does not name; one row fits."""
 
 HARMLESS = (
     # Buffers that are computed here, or that only old transformers versions stored.
@@ -66,6 +67,11 @@ class Checkpoint:
     tokenizers: Path | None
     converted: tuple[str, ...]
     """Names of tensors that were stored in half precision."""
+    left_out: tuple[str, ...]
+    """Published keys that are known and not needed (:data:`HARMLESS`)."""
+
+
+_Read = tuple[ModelConfig, dict[str, Tensor], tuple[str, ...]]
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Pengi, Checkpoint]:
@@ -85,7 +91,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     refuse_other_files(path)
     own = path.suffix == ".safetensors"
-    config, state = _read_own(path) if own else _read_published(path)
+    config, state, left_out = _read_own(path) if own else _read_published(path)
     _check(path, state, config)
     halves = (torch.float16, torch.bfloat16)
     converted = tuple(name for name, tensor in state.items() if tensor.dtype in halves)
@@ -97,10 +103,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         sha256=_sha256(path),
         tokenizers=tokenizers if own and tokenizers.is_dir() else None,
         converted=converted,
+        left_out=left_out,
     )
 
 
-def _read_own(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+def _read_own(path: Path) -> _Read:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -115,29 +122,32 @@ def _read_own(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             "those that pengi-rt saved can be read"
         )
     try:
-        return ModelConfig.from_json(metadata[METADATA_KEY]), state
+        return ModelConfig.from_json(metadata[METADATA_KEY]), state, ()
     except UsageError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+def _read_published(path: Path) -> _Read:
     published = _without_module(_load_weights(path))
     head = published.pop(HEAD, None)
     embedding = published.get(EMBEDDING)
     if head is not None and embedding is not None and not torch.equal(head, embedding):
         raise CheckpointError(f"{path}: {HEAD} is not {EMBEDDING}, to which Pengi ties it")
     clip = any(key.startswith("caption_encoder.") for key in published)
-    kept = {key: tensor for key, tensor in published.items() if not _matches(HARMLESS, key)}
+    left_out = tuple(key for key in published if _matches(HARMLESS, key))
+    kept = {key: tensor for key, tensor in published.items() if key not in left_out}
     unexpected = [key for key in kept if _ours(key) is None]
     if unexpected:
         raise CheckpointError(f"{path}: is no Pengi checkpoint: unexpected {_listed(unexpected)}")
     config = ModelConfig.preset("base" if clip else "base_no_text_enc")
-    return config, {_ours(key) or key: tensor for key, tensor in kept.items()}
+    return config, {_ours(key) or key: tensor for key, tensor in kept.items()}, left_out
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
+        with warnings.catch_warnings():  # about odd pickles: refused or read, in a line of ours
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         # PyTorch explains at length how to load it unsafely: no advice to pass on.
         hostile = "weights_only" in str(error).lower() or "weights only" in str(error).lower()

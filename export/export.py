@@ -1,5 +1,6 @@
 """Checkpoint to plan: read, export the three graphs, write, and test what was written."""
 
+import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -20,6 +21,8 @@ from pengi_rt.plan import Plan
 from pengi_rt.plan_format import Source
 from pengi_rt.plan_writer import PlanWriter
 from pengi_rt.text import PromptTokenizer
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
@@ -51,6 +54,10 @@ def export_plan(
     """
     progress("reading the checkpoint")
     model, read = load_model(checkpoint)
+    if read.converted:
+        logger.warning("%d half-precision tensors become float32", len(read.converted))
+    if read.left_out:
+        logger.info("left out, known and not needed: %s", ", ".join(read.left_out))
     files = find_tokenizers(read.config, tokenizers, read.tokenizers)
     source = Source(file=checkpoint.name, sha256=read.sha256)
     return write_plan(model, files, source, output, threads=threads, progress=progress)

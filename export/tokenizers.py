@@ -78,11 +78,12 @@ def _fetch(name: str) -> Path:
 
 
 def _check(tokenizers: dict[str, Tokenizer], config: ModelConfig) -> None:
-    stop = tokenizers["decoder"].encode(STOP_TEXT).ids[:1]
-    if stop != [config.stop_id]:
+    decoder = tokenizers["decoder"]
+    ids = decoder.encode(STOP_TEXT).ids
+    if ids[:1] != [config.stop_id] or decoder.token_to_id(STOP_TEXT.strip()) not in ids:
         raise TokenizerError(
-            f"the decoder tokenizer begins {STOP_TEXT!r} with token {stop}, the model stops at "
-            f"{config.stop_id}: these are another model's tokenizers"
+            f"the decoder tokenizer reads {STOP_TEXT!r} as {ids}, the model stops at "
+            f"{config.stop_id}: it is another model's, or its special tokens are not registered"
         )
     sizes = {"decoder": config.decoder.vocab_size}
     if config.text.kind == "clip":

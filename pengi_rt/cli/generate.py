@@ -157,7 +157,11 @@ def _recordings(
     for name in arguments.audio:
         try:
             recording = load_windows(
-                name, engine.config, long_audio=arguments.long_audio, rng=generator
+                name,
+                engine.config,
+                long_audio=arguments.long_audio,
+                rng=generator,
+                resample=not arguments.no_resample,
             )
         except AudioError as error:
             print(f"pengi-rt: {error}", file=sys.stderr)

@@ -77,7 +77,8 @@ def slaney_bank(config: MelConfig) -> Tensor:
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising = (hertz - left) / (centre - left)
     falling = (right - hertz) / (right - centre)
-    triangles = np.minimum(rising, falling).clip(min=0)
+    # Rounded to float32 before it is normalised, as librosa's is: the published bank bit for bit.
+    triangles = np.minimum(rising, falling).clip(min=0).astype(np.float32)
     return torch.from_numpy((triangles * 2.0 / (right - left)).astype(np.float32))
 
 

@@ -285,7 +285,6 @@ def test_the_gadgets_would_run(tmp_path: Path) -> None:
         assert marker.exists(), name
 
 
-@pytest.mark.xfail(reason="PyTorch warns on stderr, beside our line, of a pickle protocol above 2")
 def test_a_newer_pickle_is_refused_in_one_line(path: Path) -> None:
     path.write_bytes(pickle.dumps({"model": {}}, protocol=4))
     refusal(path)
