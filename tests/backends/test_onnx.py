@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import ModelProto, TensorProto, helper
 
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.torch import TorchBackend
@@ -91,3 +92,45 @@ def test_embeds_tokens_from_the_plan(onnx: OnnxBackend, tiny_model: Pengi) -> No
 def test_refuses_threads_below_one(onnx: OnnxBackend) -> None:
     with pytest.raises(BackendError, match="threads must be at least 1, got 0"):
         OnnxBackend(onnx.plan, threads=0)
+
+
+def test_a_graph_opens_no_file_of_its_own(
+    tiny_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile graph names a file of the user's as a weight, in the open or inside a branch."""
+    secret = np.arange(4, dtype=np.float32)
+    (tmp_path / "secret.bin").write_bytes(secret.tobytes())
+    monkeypatch.chdir(tmp_path)
+    for hidden in (False, True):
+        graph = _reads("secret.bin", hidden=hidden).SerializeToString()
+        with Plan.open(tiny_plan) as plan:
+            monkeypatch.setattr(plan, "graph", lambda _name, graph=graph: graph)
+            backend = OnnxBackend(plan, threads=1)
+            with pytest.raises(Exception, match=r"secret\.bin|external|file"):
+                backend.encode_audio(np.zeros((1, 4), np.float32))
+            backend.close()
+
+
+def _reads(location: str, *, hidden: bool) -> ModelProto:
+    """wave + the floats of ``location``, twice."""
+    tensor = TensorProto(
+        name="stolen", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+    )
+    for key, value in {"location": location, "offset": "0", "length": "16"}.items():
+        tensor.external_data.add(key=key, value=value)
+    value_info = helper.make_tensor_value_info
+    wave = value_info("wave", TensorProto.FLOAT, ["B", 4])
+    outputs = [value_info(name, TensorProto.FLOAT, ["B", 4]) for name in ("embedding", "prefix")]
+    adds = [helper.make_node("Add", ["wave", "stolen"], [output.name]) for output in outputs]
+    if not hidden:
+        graph = helper.make_graph(adds, "g", [wave], outputs, initializer=[tensor])
+    else:
+        branch = helper.make_graph(adds, "b", [], outputs, initializer=[tensor])
+        always = helper.make_node(
+            "Constant", [], ["always"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])
+        )
+        choice = helper.make_node(
+            "If", ["always"], ["embedding", "prefix"], then_branch=branch, else_branch=branch
+        )
+        graph = helper.make_graph([always, choice], "g", [wave], outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
