@@ -63,7 +63,7 @@ reference:
 	@test -d "$(REFERENCE)" || $(stop) "REFERENCE=$(REFERENCE) is not a folder"
 
 clean: ## Remove all that make made, the environment too
-	rm -rf .venv .demo .parity build dist .mypy_cache .ruff_cache .pytest_cache .benchmarks
+	rm -rf .venv .demo build dist .mypy_cache .ruff_cache .pytest_cache .benchmarks
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

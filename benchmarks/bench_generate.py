@@ -29,6 +29,7 @@ BEAMS = 5
 STEPS = 20
 ROUNDS = 7
 PROMPT = "generate audio caption"
+RIVALS = ("released", "hugging_face")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def test_caption(benchmark: Any, setup: Setup) -> None:
     best = {name: min(times) for name, times in others.items()} | {"ours": min(ours)}
     benchmark.extra_info.update(
         {f"{name}_s": best[name] for name in best}
-        | {f"ratio_{name}": best[name] / best["ours"] for name in ("released", "hugging_face")}
+        | {f"{name}_over_ours": best[name] / best["ours"] for name in RIVALS}
+        | {f"{name}_over_ours_new_prompt": best[name] / best["ours_new_prompt"] for name in RIVALS}
         | {"beams": BEAMS, "new_tokens": STEPS, "threads": THREADS, **machine()}
     )
 

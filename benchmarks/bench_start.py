@@ -81,7 +81,9 @@ def installed_sizes(root: str) -> dict[str, int]:
         try:
             found = distribution(name)
         except PackageNotFoundError:
-            continue
+            if name == root:
+                raise
+            continue  # a requirement of another platform
         files = [file for file in found.files or () if file.suffix != ".pyc"]
         places = [Path(str(found.locate_file(file))) for file in files]
         sizes[name] = sum(place.stat().st_size for place in places if place.exists())

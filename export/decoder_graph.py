@@ -9,18 +9,16 @@ Its two branches are ONNX Runtime contrib operators:
   ``r`` of clip ``b`` reads position ``s`` from slot ``ancestry[b, r, s]`` of its clip, so the
   prefix is stored once a clip (slot 0) and beams are never reordered.
 
-======================  =====================
-========================================================= input                   shape, dtype
-meaning ======================  =====================
-========================================================= ``embeddings``          [R, n, C] float32
-token + position embeddings (gathered by the caller) ``last``                [R, 1] int64
-the position whose logits are wanted ``is_step``             [] bool                False: prefill;
-True: step (then n = 1) ``past_length``         [1] int32              positions in the buffer
-before this one, padding included ``beam_width``          [1] int32              W: rows a clip, R =
-clips * W ``ancestry``            [clips, W, S] int32    slot of every row's every position ``mask``
-[R, past + 1] int32    0 where a shorter prefix left a gap ``key_i``, ``value_i``  [R, H, S, D]
-float32   the buffers (step); anything (prefill) ======================  =====================
-=========================================================
+Inputs:
+
+* ``embeddings`` [R, n, C] float32: token + position embeddings, gathered by the caller
+* ``last`` [R, 1] int64: the position whose logits are wanted
+* ``is_step`` [] bool: False for a prefill, True for a step (then n = 1)
+* ``past_length`` [1] int32: positions in the buffer before this one, padding included
+* ``beam_width`` [1] int32: W, rows a clip; R = clips * W
+* ``ancestry`` [clips, W, S] int32: the slot of every row's every position
+* ``mask`` [R, past + 1] int32: 0 where a shorter prefix left a gap
+* ``key_i``, ``value_i`` [R, H, S, D] float32: the buffers (a prefill reads none)
 
 Outputs are ``logits`` [R, V] and ``new_key_i``, ``new_value_i``: [R, H, n, D] after a prefill;
 after a step the same buffers, to be bound to the inputs' memory.

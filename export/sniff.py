@@ -16,6 +16,8 @@ def refuse_other_files(path: Path) -> None:
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; name the checkpoint in it")
+    if path.exists() and not path.is_file():  # reading a FIFO would wait for ever
+        raise CheckpointError(f"{path}: is no regular file; name the checkpoint")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -44,10 +46,16 @@ def _kind(path: Path, head: bytes) -> str | None:  # noqa: PLR0911 - one return 
         return "is a git-lfs pointer, not the file itself; run git lfs pull"
     if head.startswith((b"ftrt", b"ptrt")):
         return "is a TensorRT engine; export wants the checkpoint it came from"
-    if head.startswith(ZIP_MAGIC) and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if "plan.json" in archive.namelist():
-                return "is a plan already; run pengi-rt generate --engine with it"
+    if head.startswith(ZIP_MAGIC) and "plan.json" in _names(path):
+        return "is a plan already; run pengi-rt generate --engine with it"
     if head[8:9] == b"{" and path.suffix != ".safetensors":
         return "looks like a safetensors file; give it the ending .safetensors"
     return None
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return []  # damaged: PyTorch will say what it makes of it

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pengi_rt.errors import ExportError
+from pengi_rt.plan_format import WEIGHTS
 
-WEIGHTS_FILE = "weights.bin"
 INLINE_BYTES = 1024  # smaller constants (shapes, scalars) stay inside their graph
 
 Array = NDArray[np.generic]
@@ -123,7 +123,7 @@ def _external(name: str, array: Array, offset: int) -> TensorProto:
         dims=array.shape,
         data_location=TensorProto.EXTERNAL,
     )
-    place = {"location": WEIGHTS_FILE, "offset": offset, "length": array.nbytes}
+    place = {"location": WEIGHTS, "offset": offset, "length": array.nbytes}
     for key, value in place.items():
         tensor.external_data.add(key=key, value=str(value))
     return tensor

@@ -2,16 +2,23 @@
 
 A :class:`ModelConfig` travels with the weights (in our checkpoints and in the plan) as JSON. The
 presets give the two published models and ``tiny``, a small one with the same quirks for tests and
-the demo.
+the demo. No config has values that do not make a model: each is checked when it is made, by
+:func:`dataclasses.replace` too. The bounds leave room for eight times the published sizes, and keep
+a hostile file from asking for memory or time without end.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from reprlib import repr as shown
+from typing import Annotated, Any, Literal, Self
 
+from pengi_rt.checked import Checked, Within, build, require, require_below, require_multiple
 from pengi_rt.errors import UsageError
+
+_MAX_FEATURES = 8192  # width of HTSAT's last stage
+_MAX_WINDOWED = 4096  # resolution times window: the shift mask holds the square of it
+_MAX_FRAMES = 8192  # of the image; the stretch is a matrix of both kinds of frames
 
 
 def exact_div(numerator: int, denominator: int) -> int:
@@ -21,8 +28,18 @@ def exact_div(numerator: int, denominator: int) -> int:
     return numerator // denominator
 
 
+Heads = Annotated[int, Within(1, 256)]
+Layers = Annotated[int, Within(1, 128)]
+Width = Annotated[int, Within(1, 8192)]
+Tokens = Annotated[int, Within(1, 8192)]  # along a sequence
+Vocabulary = Annotated[int, Within(1, 2**19)]
+TokenId = Annotated[int, Within(0, 2**19 - 1)]
+Ratio = Annotated[int, Within(1, 32)]  # of an MLP's hidden width to its width
+Rate = Annotated[int, Within(1_000, 384_000)]  # Hz
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MelConfig:
+class MelConfig(Checked):
     """The log-mel front end (torchlibrosa's, inside HTSAT).
 
     The published mel bank is built for ``filter_rate`` 32 kHz and 50-14000 Hz and applied to 44.1
@@ -30,27 +47,61 @@ class MelConfig:
     weights decide.
     """
 
-    sample_rate: int = 44_100  # Hz, of the waveform
-    filter_rate: int = 32_000  # Hz, the rate the mel bank is built for
-    n_fft: int = 1024  # samples, also the window length
-    hop_length: int = 320  # samples
-    n_mels: int = 64
-    fmin: float = 50.0  # Hz at filter_rate
-    fmax: float = 14_000.0  # Hz at filter_rate
+    sample_rate: Rate = 44_100  # of the waveform
+    filter_rate: Rate = 32_000  # the rate the mel bank is built for
+    n_fft: Annotated[int, Within(2, 8192)] = 1024  # samples, also the window length
+    hop_length: Annotated[int, Within(1, 8192)] = 320  # samples
+    n_mels: Annotated[int, Within(1, 512)] = 64
+    fmin: Annotated[float, Within(0, 192_000)] = 50.0  # Hz at filter_rate
+    fmax: Annotated[float, Within(0, 192_000)] = 14_000.0  # Hz at filter_rate
+
+    def _check(self) -> None:
+        require(self.n_fft % 2 == 0, f"n_fft must be even, got {self.n_fft}")
+        require(
+            self.fmin < self.fmax <= self.filter_rate / 2,
+            f"fmax must be above fmin ({self.fmin:g}) and at most half of filter_rate "
+            f"({self.filter_rate}), got {self.fmax:g}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HTSATConfig:
+class HTSATConfig(Checked):
     """HTSAT, a Swin transformer on the folded spectrogram (Chen et al., ICASSP 2022)."""
 
-    spec_size: int = 256  # pixels, the side of the folded image
-    patch_size: int = 4  # pixels
-    embed_dim: int = 96
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    num_heads: tuple[int, ...] = (4, 8, 16, 32)
-    window_size: int = 8  # tokens
-    mlp_ratio: int = 4
+    spec_size: Annotated[int, Within(1, 2048)] = 256  # pixels, the side of the folded image
+    patch_size: Annotated[int, Within(1, 64)] = 4  # pixels
+    embed_dim: Width = 96
+    depths: Annotated[tuple[int, ...], Within(1, 64)] = (2, 2, 6, 2)
+    num_heads: Annotated[tuple[int, ...], Within(1, 256)] = (4, 8, 16, 32)
+    window_size: Annotated[int, Within(1, 64)] = 8  # tokens
+    mlp_ratio: Ratio = 4
     pooling: Literal["mean"] = "mean"  # over the tokens of the last stage
+
+    def _check(self) -> None:
+        last = len(self.depths) - 1
+        require(0 <= last < 8, f"depths must name 1 to 8 stages, got {shown(self.depths)}")
+        require(
+            len(self.num_heads) == len(self.depths),
+            f"num_heads must have one value per stage ({last + 1}), got {shown(self.num_heads)}",
+        )
+        require_multiple(
+            "spec_size", self.spec_size, f"patch_size * 2^{last}", self.patch_size << last
+        )
+        width = self.num_features
+        require(width <= _MAX_FEATURES, f"embed_dim gives a last stage of width {width}: too wide")
+        for stage in range(len(self.depths)):
+            self._check_stage(self.resolution(stage), self.embed_dim << stage, stage)
+
+    def _check_stage(self, resolution: int, width: int, stage: int) -> None:
+        window = min(self.window_size, resolution)
+        require(
+            resolution % window == 0 and resolution * window <= _MAX_WINDOWED,
+            f"window_size must divide the resolution of stage {stage} ({resolution}), "
+            f"their product be at most {_MAX_WINDOWED}, got {window}",
+        )
+        require_multiple(
+            f"embed_dim * 2^{stage}", width, f"num_heads[{stage}]", self.num_heads[stage]
+        )
 
     @property
     def num_features(self) -> int:
@@ -63,7 +114,7 @@ class HTSATConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextConfig:
+class TextConfig(Checked):
     """How the prompt is read.
 
     ``kind="clip"``: CLIP's text tower, pooled at the first EOS. ``kind="token_embedding"``
@@ -72,46 +123,62 @@ class TextConfig:
     """
 
     kind: Literal["clip", "token_embedding"] = "clip"
-    max_length: int = 40  # tokens, BOS and EOS included
+    max_length: Annotated[int, Within(1, 1024)] = 40  # tokens, BOS and EOS included
     suffix: str = ""  # put behind the prompt before tokenising
-    vocab_size: int = 49_408
-    hidden_size: int = 512
-    num_layers: int = 12
-    num_heads: int = 8
-    intermediate_size: int = 2048
-    max_positions: int = 77
-    projection_dim: int = 512  # of CLIP's own text projection
-    bos_id: int = 49_406
-    eos_id: int = 49_407
+    vocab_size: Vocabulary = 49_408
+    hidden_size: Width = 512
+    num_layers: Layers = 12
+    num_heads: Heads = 8
+    intermediate_size: Annotated[int, Within(1, 32_768)] = 2048
+    max_positions: Annotated[int, Within(1, 1024)] = 77
+    projection_dim: Width = 512  # of CLIP's own text projection
+    bos_id: TokenId = 49_406
+    eos_id: TokenId = 49_407
+
+    def _check(self) -> None:
+        if self.kind != "clip":
+            return
+        require_multiple("hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        require(
+            3 <= self.max_length <= self.max_positions,
+            f"max_length must be in [3, {self.max_positions}] (max_positions), "
+            f"got {self.max_length}",
+        )
+        require_below("bos_id", self.bos_id, "vocab_size", self.vocab_size)
+        require_below("eos_id", self.eos_id, "vocab_size", self.vocab_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapperConfig:
+class MapperConfig(Checked):
     """A mapping network: an embedding in, ``prefix_length`` vectors of the decoder's width out.
 
     ``transformer``: Linear to ``prefix_length`` rows, then attention with ``constant_length``
-    learned rows, whose outputs are the prefix. ``transformer_seq``: the same without the Linear;
-    its input already is a sequence. ``mlp``: Linear, tanh, Linear (ClipCap's). The released code
-    halves the configured depth: 8 in the yml is 4 layers.
+    learned rows, whose outputs are the prefix: in a model the two lengths are equal.
+    ``transformer_seq``: the same without the Linear; its input already is a sequence. ``mlp``:
+    Linear, tanh, Linear (ClipCap's). The released code halves the configured depth: 8 in the yml is
+    4 layers.
     """
 
     kind: Literal["transformer", "transformer_seq", "mlp"] = "transformer"
-    prefix_length: int = 40
-    constant_length: int = 40
-    num_layers: int = 4
-    num_heads: int = 8
-    mlp_ratio: int = 2
+    prefix_length: Annotated[int, Within(1, 512)] = 40
+    constant_length: Annotated[int, Within(1, 512)] = 40
+    num_layers: Layers = 4
+    num_heads: Heads = 8
+    mlp_ratio: Ratio = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(Checked):
     """GPT-2 with tied embeddings and head."""
 
-    vocab_size: int = 50_257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
+    vocab_size: Vocabulary = 50_257
+    n_positions: Tokens = 1024
+    n_embd: Width = 768
+    n_layer: Layers = 12
+    n_head: Heads = 12
+
+    def _check(self) -> None:
+        require_multiple("n_embd", self.n_embd, "n_head", self.n_head)
 
     @property
     def head_dim(self) -> int:
@@ -120,33 +187,83 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationConfig:
+class GenerationConfig(Checked):
     """What ``generate`` does when the caller does not say."""
 
     prompt: str = "generate audio caption"
-    beam_size: int = 5
-    max_new_tokens: int = 67
-    temperature: float = 1.0
+    beam_size: Annotated[int, Within(1, 64)] = 5
+    max_new_tokens: Tokens = 67
+    temperature: Annotated[float, Within(0.001, 1000)] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """A whole Pengi: everything the runtime needs to know besides the weights."""
 
     name: str = "base"
-    clip_seconds: float = 7.0
+    clip_seconds: Annotated[float, Within(0.01, 120)] = 7.0
     mel: MelConfig = field(default_factory=MelConfig)
     htsat: HTSATConfig = field(default_factory=HTSATConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    d_proj: int = 1024  # width of the joint space
+    d_proj: Width = 1024  # width of the joint space
     normalize_audio: bool = True  # L2, before the audio mapper
     normalize_text: bool = False  # the released wrapper does not, although training did
     audio_mapper: MapperConfig = field(default_factory=MapperConfig)
     text_mapper: MapperConfig = field(default_factory=MapperConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    stop_id: int = 220  # a lone space: the first id of " <|endoftext|>"
-    pad_id: int = 0  # "!": what a finished beam continues with
+    stop_id: TokenId = 220  # a lone space: the first id of " <|endoftext|>"
+    pad_id: TokenId = 0  # "!": what a finished beam continues with
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def _check(self) -> None:
+        self._check_clip()
+        self._check_mapper("audio_mapper", self.audio_mapper, sequence=False)
+        sequence = self.text.kind == "token_embedding"
+        self._check_mapper("text_mapper", self.text_mapper, sequence=sequence)
+        require_below("stop_id", self.stop_id, "decoder.vocab_size", self.decoder.vocab_size)
+        require_below("pad_id", self.pad_id, "decoder.vocab_size", self.decoder.vocab_size)
+        rows, positions = self.prefix_length, self.decoder.n_positions
+        require(
+            rows < positions,
+            f"decoder.n_positions must hold the prefix ({rows}) and a token, got {positions}",
+        )
+
+    def _check_clip(self) -> None:
+        require_multiple("htsat.spec_size", self.htsat.spec_size, "mel.n_mels", self.mel.n_mels)
+        frames, image_frames = self.mel_frames, self.image_frames
+        require(
+            image_frames <= _MAX_FRAMES,
+            f"htsat.spec_size^2 / mel.n_mels must be at most {_MAX_FRAMES}, got {image_frames}",
+        )
+        # The released stretch refuses to shrink: frames would be skipped, not averaged.
+        require(
+            2 <= frames <= image_frames,
+            f"clip_seconds must give 2 to {image_frames} frames (the image's), got {frames}",
+        )
+        samples, half = self.clip_samples, self.mel.n_fft // 2
+        require(
+            samples > half,
+            f"clip_seconds must be more samples than half of mel.n_fft ({half}), got {samples}",
+        )
+
+    def _check_mapper(self, name: str, mapper: MapperConfig, *, sequence: bool) -> None:
+        width, rows, constant = self.decoder.n_embd, mapper.prefix_length, mapper.constant_length
+        must = "must" if sequence else "must not"
+        require(
+            (mapper.kind == "transformer_seq") == sequence,
+            f"{name}.kind {must} be 'transformer_seq' (text.kind {self.text.kind!r}), "
+            f"got {mapper.kind!r}",
+        )
+        if mapper.kind == "mlp":
+            require_multiple(
+                f"{name}.prefix_length * decoder.n_embd", rows * width, "its layers", 2
+            )
+            return
+        require_multiple("decoder.n_embd", width, f"{name}.num_heads", mapper.num_heads)
+        require(
+            constant == rows,
+            f"{name}.constant_length must equal prefix_length ({rows}), got {constant}",
+        )
 
     @property
     def clip_samples(self) -> int:
@@ -177,18 +294,19 @@ class ModelConfig:
         """Config from JSON text.
 
         Raises:
-            UsageError: it is no JSON object, has a key we do not know, or a value of another type.
+            UsageError: it is no JSON object, has a key we do not know, or a value of another type
+                or out of its bounds.
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"the model config is not JSON: {error}") from None
         return cls.from_dict(data)
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """Config from what ``json`` makes of :meth:`to_json`. Raises as :meth:`from_json`."""
-        config = _build(cls, data, "config")
+        config = build(cls, data, "config")
         assert isinstance(config, cls)
         return config
 
@@ -202,38 +320,6 @@ class ModelConfig:
         if name not in PRESETS:
             raise UsageError(f"there is no preset {name!r}; there are: {', '.join(PRESETS)}")
         return cls.from_dict(PRESETS[name])
-
-
-def _build(cls: type, data: object, where: str) -> object:
-    """An instance of dataclass ``cls`` from plain JSON data, checked key by key."""
-    if not isinstance(data, dict):
-        raise UsageError(f"{where} must be an object, got {type(data).__name__}")
-    hints = get_type_hints(cls)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise UsageError(
-            f"{where} has unknown keys {', '.join(map(repr, unknown))}; known: {', '.join(hints)}"
-        )
-    return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()})
-
-
-def _value(hint: Any, value: object, where: str) -> object:
-    """``value`` as the type ``hint`` of a field asks for it."""
-    origin = get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return _build(hint, value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_value(get_args(hint)[0], item, where) for item in value)
-    if origin is Literal and value in get_args(hint):
-        return value
-    if origin in (Union, UnionType) and value is None:
-        return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise UsageError(f"{where} must be {hint if origin else hint.__name__}, got {value!r}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

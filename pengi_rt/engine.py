@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from threading import RLock
 from time import perf_counter
 from types import TracebackType
-from typing import NamedTuple, Self, TypedDict, Unpack, cast, overload
+from typing import NamedTuple, Self, Unpack, cast, overload
 
 import numpy as np
 
-from pengi_rt.audio import AudioLike, LongAudio, Recording, load_windows
+from pengi_rt.audio import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
 from pengi_rt.config import ModelConfig
-from pengi_rt.decoding.beam import Hypotheses, search
+from pengi_rt.decoding.beam import Hypotheses, check_fits, search
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.options import DEFAULTS, Options
 from pengi_rt.plan import Plan
 from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
@@ -50,45 +51,6 @@ def load(
     return Engine(plan, runner)
 
 
-class Options(TypedDict, total=False):
-    """What ``generate`` can be told; ``None`` stands for the plan's own default."""
-
-    text: str
-    """Additional text behind the prefix, which the answer continues (paper, appendix A)."""
-    beam_size: int | None
-    """Hypotheses kept; 1 is greedy."""
-    max_new_tokens: int | None
-    """The longest answer, in tokens."""
-    temperature: float | None
-    """Divides the logits; 0 or less counts as 1, as released."""
-    stop: str | None
-    """The text whose first token ends an answer."""
-    long_audio: LongAudio
-    """What to do with a recording longer than the model's clip."""
-    seed: int
-    """Of the random crop (``long_audio`` "random" and "compat")."""
-    resample: bool
-    """False takes the samples as they are, whatever the file's rate (``long_audio`` "compat")."""
-    strict: bool
-    """Refuse a prompt over the encoder's limit instead of cutting it."""
-    batch_size: int
-    """Windows answered together."""
-
-
-DEFAULTS = Options(
-    text="",
-    beam_size=None,
-    max_new_tokens=None,
-    temperature=None,
-    stop=None,
-    long_audio="windows",
-    seed=0,
-    resample=True,
-    strict=False,
-    batch_size=8,
-)
-
-
 class Engine:
     """Answers prompts about recordings. Calls from several threads are served one by one."""
 
@@ -101,10 +63,11 @@ class Engine:
         self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
         self._text_prefixes: OrderedDict[str, _TextPrefix] = OrderedDict()
         self._lock = RLock()
+        self._closed = False
 
     @overload  # a str is a path, not a sequence of them
     def generate(  # type: ignore[overload-overlap]
-        self, audio: AudioLike | Recording, prompt: str | None = None, **options: Unpack["Options"]
+        self, audio: AudioLike | Recording, prompt: str | None = None, **options: Unpack[Options]
     ) -> Result: ...
 
     @overload
@@ -112,14 +75,14 @@ class Engine:
         self,
         audio: Sequence[AudioLike | Recording],
         prompt: str | None = None,
-        **options: Unpack["Options"],
+        **options: Unpack[Options],
     ) -> list[Result]: ...
 
     def generate(
         self,
         audio: AudioLike | Recording | Sequence[AudioLike | Recording],
         prompt: str | None = None,
-        **options: Unpack["Options"],
+        **options: Unpack[Options],
     ) -> Result | list[Result]:
         """Answer ``prompt`` about one recording, or about each of a list of them.
 
@@ -127,43 +90,42 @@ class Engine:
             audio: a path, ``"-"`` (standard input), bytes, a binary file, ``(samples, rate)``, a
                 :class:`~pengi_rt.audio.Recording`, or a list of these.
             prompt: what is asked; by default the plan's own (``config.generation.prompt``).
-            **options: see :class:`Options`.
+            **options: see :class:`pengi_rt.options.Options`.
 
         Raises:
             AudioError: a recording cannot be read, or holds nothing.
             PromptError: the prompt cannot be read, or does not fit (``strict``).
             UsageError: an option is out of range, or all together pass the decoder's positions.
         """
-        if isinstance(audio, list):
-            return list(self.answer(audio, prompt, **options))
-        return next(self.answer([cast("AudioLike | Recording", audio)], prompt, **options))
+        if _is_batch(audio):
+            return list(self.answer(cast("Sequence[AudioLike]", audio), prompt, **options))
+        return next(self.answer([cast("AudioLike", audio)], prompt, **options))
 
     def answer(
         self,
         recordings: Iterable[AudioLike | Recording],
         prompt: str | None = None,
-        **options: Unpack["Options"],
+        **options: Unpack[Options],
     ) -> Iterator[Result]:
-        """As :meth:`generate`, one by one: recordings are drawn only as they are needed."""
-        chosen = Options(**{**DEFAULTS, **options})
-        unknown = set(chosen) - set(DEFAULTS)
+        """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
+
+        What can be refused without them (options, prompt, engine closed) is refused by the call.
+        """
+        unknown = set(options) - set(DEFAULTS)
         if unknown:
             raise TypeError(f"generate has no option {', '.join(sorted(unknown))}")
-        if chosen["batch_size"] < 1:
-            raise UsageError(f"batch_size must be at least 1, got {chosen['batch_size']}")
-        decode = self._decode_options(chosen)
-        prompt = self.config.generation.prompt if prompt is None else prompt
-        tail = self._tail(prompt, chosen["text"], strict=chosen["strict"])
+        chosen = Options(**{**DEFAULTS, **options})
         started = perf_counter()
-        for group in _groups(self._read(recordings, chosen), chosen["batch_size"]):
-            with self._lock:
-                results = self._answer_group(group, tail, decode, chosen["batch_size"], started)
-            yield from results
-            started = perf_counter()
+        with self._lock:
+            question = self._question(prompt, chosen)
+        groups = _groups(self._read(recordings, chosen), question.batch_size)
+        return self._answers(groups, question, perf_counter() - started)
 
     def close(self) -> None:
         """Give back the sessions and the mapped plan. The engine is not used again."""
         with self._lock:
+            self._closed = True
+            self._text_prefixes.clear()
             self.backend.close()
             self.plan.close()
 
@@ -178,7 +140,24 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _decode_options(self, options: "Options") -> DecodeOptions:
+    def _question(self, prompt: str | None, options: Options) -> "_Question":
+        """Everything about a call but its recordings, checked."""
+        batch_size = options["batch_size"]
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        decode = self._decode_options(options)
+        prompt = self.config.generation.prompt if prompt is None else prompt
+        self._refuse_closed()
+        prefix = self._text_prefix(prompt, strict=options["strict"])
+        rows = prefix.rows
+        if options["text"]:
+            ids = np.asarray(self.tokenizer.encode(options["text"]), np.int64)
+            rows = np.concatenate([rows, self.backend.embed_tokens(ids)])
+        longest = self.config.audio_mapper.prefix_length + len(rows)
+        check_fits(longest, decode, self.config.decoder)
+        return _Question(prompt, rows, prefix.truncated, decode, batch_size)
+
+    def _decode_options(self, options: Options) -> DecodeOptions:
         default = self.config.generation
         beam_size, tokens = options["beam_size"], options["max_new_tokens"]
         temperature, stop = options["temperature"], options["stop"]
@@ -191,12 +170,13 @@ class Engine:
         )
 
     def _read(
-        self, sources: Iterable[AudioLike | Recording], options: "Options"
-    ) -> Iterator[Recording]:
+        self, sources: Iterable[AudioLike | Recording], options: Options
+    ) -> "Iterator[_Read]":
         """The sources read and cut, one after the other; one generator draws all random crops."""
         generator = random.Random(options["seed"])  # noqa: S311 - the released crop, reproducible
         for source in sources:
-            yield (
+            started = perf_counter()
+            recording = (
                 source
                 if isinstance(source, Recording)
                 else load_windows(
@@ -207,56 +187,77 @@ class Engine:
                     resample=options["resample"],
                 )
             )
+            yield _Read(recording, perf_counter() - started)
+
+    def _answers(
+        self, groups: "Iterable[list[_Read]]", question: "_Question", encoding: float
+    ) -> Iterator[Result]:
+        """``encoding``: seconds already spent on the prompt, counted with the first group's."""
+        for group in groups:
+            with self._lock:
+                self._refuse_closed()
+                results = self._answer_group(group, question, encoding)
+            encoding = 0.0
+            yield from results
 
     def _answer_group(
-        self,
-        group: Sequence[Recording],
-        tail: "_TextPrefix",
-        options: DecodeOptions,
-        batch_size: int,
-        started: float,
+        self, group: "Sequence[_Read]", question: "_Question", encoding: float
     ) -> list[Result]:
-        read = perf_counter()
-        windows = np.concatenate([recording.samples for recording in group])
-        prefixes = [
-            np.concatenate([row, tail.rows])
-            for start in range(0, len(windows), batch_size)
-            for row in self.backend.encode_audio(windows[start : start + batch_size]).prefix
-        ]
+        started = perf_counter()
+        windows = np.concatenate([read.recording.samples for read in group])
+        prefixes = self._prefixes(windows, question)
         encoded = perf_counter()
-        answers = [
-            hypotheses
-            for start in range(0, len(prefixes), batch_size)
-            for hypotheses in self._search(prefixes[start : start + batch_size], options)
+        answers = self._search(prefixes, question)
+        found = [
+            tuple(
+                self._window(next(answers), start, end)
+                for start, end in zip(read.recording.starts, read.recording.ends, strict=True)
+            )
+            for read in group
         ]
-        done = perf_counter()
-        timings = Timings(read - started, encoded - read, done - encoded, len(windows))
-        remaining = iter(answers)
+        timings = Timings(
+            read=sum(read.seconds for read in group),
+            encode=encoding + encoded - started,
+            decode=perf_counter() - encoded,
+            windows=len(windows),
+        )
         return [
             Result(
-                audio=recording.name,
-                prompt=tail.prompt,
-                windows=tuple(
-                    self._window(next(remaining), start, end)
-                    for start, end in zip(recording.starts, recording.ends, strict=True)
-                ),
-                prompt_truncated=tail.truncated,
-                audio_truncated=recording.truncated,
+                audio=read.recording.name,
+                prompt=question.prompt,
+                windows=answered,
+                prompt_truncated=question.truncated,
+                audio_truncated=read.recording.truncated,
                 timings=timings,
             )
-            for recording in group
+            for read, answered in zip(group, found, strict=True)
         ]
 
-    def _search(self, prefixes: list[F32], options: DecodeOptions) -> list[Hypotheses]:
-        try:
-            return search(self.backend, prefixes, options)
-        except UsageError:
-            raise
-        except ValueError as error:
-            raise BackendError(
-                f"{self.plan.path}: the decoder gave no numbers ({error}); the weights are broken, "
-                "export the plan again"
-            ) from None
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
+
+    def _prefixes(self, windows: F32, question: "_Question") -> list[F32]:
+        """Every window's whole prefix: its own audio rows, then the question's."""
+        size = question.batch_size
+        return [
+            np.concatenate([row, question.rows])
+            for start in range(0, len(windows), size)
+            for row in self.backend.encode_audio(windows[start : start + size]).prefix
+        ]
+
+    def _search(self, prefixes: list[F32], question: "_Question") -> Iterator[Hypotheses]:
+        size = question.batch_size
+        for start in range(0, len(prefixes), size):
+            try:
+                yield from search(self.backend, prefixes[start : start + size], question.decode)
+            except UsageError:
+                raise
+            except ValueError as error:
+                raise BackendError(
+                    f"{self.plan.path}: what its decoder gave cannot be searched: {error}; "
+                    "export it again"
+                ) from None
 
     def _window(self, hypotheses: Hypotheses, start: float, end: float) -> Window:
         beams = tuple(
@@ -266,41 +267,52 @@ class Engine:
         best = beams[0]
         return Window(start, end, best.text.strip(), best.text, best.tokens, best.score, beams)
 
-    def _tail(self, prompt: str, text: str, strict: bool) -> "_TextPrefix":
-        """What stands behind the audio: the prompt's prefix and the additional text."""
-        prefix = self._text_prefix(prompt, strict)
-        if not text:
-            return prefix
-        ids = np.asarray(self.tokenizer.encode(text), np.int64)
-        return prefix._replace(rows=np.concatenate([prefix.rows, self.backend.embed_tokens(ids)]))
-
-    def _text_prefix(self, prompt: str, strict: bool) -> "_TextPrefix":
+    def _text_prefix(self, prompt: str, *, strict: bool) -> "_TextPrefix":
         """The prompt's prefix, remembered: users ask the same few prompts about many recordings."""
         tokens = self.prompt_tokenizer.encode(prompt, strict=strict)
-        with self._lock:
-            if prompt in self._text_prefixes:
-                self._text_prefixes.move_to_end(prompt)
-            else:
-                rows = self.backend.encode_text(tokens.ids[None]).prefix[0]
-                self._text_prefixes[prompt] = _TextPrefix(prompt, rows, tokens.truncated)
-                if len(self._text_prefixes) > REMEMBERED_PROMPTS:
-                    self._text_prefixes.popitem(last=False)
-            return self._text_prefixes[prompt]
+        if prompt not in self._text_prefixes:
+            rows = self.backend.encode_text(tokens.ids[None]).prefix[0]
+            self._text_prefixes[prompt] = _TextPrefix(rows, tokens.truncated)
+            if len(self._text_prefixes) > REMEMBERED_PROMPTS:
+                self._text_prefixes.popitem(last=False)
+        self._text_prefixes.move_to_end(prompt)
+        return self._text_prefixes[prompt]
 
 
 class _TextPrefix(NamedTuple):
-    prompt: str
-    rows: F32  # [prefix_length (+ additional tokens), n_embd]
+    rows: F32  # [prefix_length, n_embd]
     truncated: bool
 
 
-def _groups(recordings: Iterable[Recording], batch_size: int) -> Iterator[list[Recording]]:
+class _Question(NamedTuple):
+    prompt: str
+    rows: F32  # what stands behind the audio: the prompt's prefix and the additional text
+    truncated: bool
+    decode: DecodeOptions
+    batch_size: int
+
+
+class _Read(NamedTuple):
+    recording: Recording
+    seconds: float
+
+
+def _is_batch(audio: object) -> bool:
+    """Whether ``audio`` is several recordings. ``(samples, rate)`` is one, and so are bytes."""
+    if isinstance(audio, tuple):
+        return not (len(audio) == 2 and isinstance(audio[0], np.ndarray))
+    return isinstance(audio, Sequence) and not isinstance(
+        audio, str | bytes | bytearray | memoryview
+    )
+
+
+def _groups(reads: Iterable[_Read], batch_size: int) -> Iterator[list[_Read]]:
     """Consecutive recordings whose windows fill a batch."""
-    group: list[Recording] = []
+    group: list[_Read] = []
     windows = 0
-    for recording in recordings:
-        group.append(recording)
-        windows += len(recording.samples)
+    for read in reads:
+        group.append(read)
+        windows += len(read.recording.samples)
         if windows >= batch_size:
             yield group
             group, windows = [], 0

@@ -4,6 +4,7 @@ Opening hashes every entry. Nothing in a plan is pickled or executed, and no oth
 """
 
 import hashlib
+import math
 import os
 import stat
 import zlib
@@ -21,6 +22,7 @@ from pengi_rt.plan_format import (
     MANIFEST,
     WEIGHTS,
     Manifest,
+    check_complete,
     check_layout,
     graph_entry,
     is_entry_name,
@@ -84,9 +86,11 @@ class Plan:
         """
         with _about(path):
             contents = _load(Path(path))
-            yield from contents.entry_verdicts()
-            yield from contents.tensor_verdicts()
-            contents.file.close()
+            try:
+                yield from contents.entry_verdicts()
+                yield from contents.tensor_verdicts()
+            finally:
+                contents.file.close()
 
     @property
     def config(self) -> ModelConfig:
@@ -116,7 +120,9 @@ class Plan:
             raise PlanError(f"{self.path}: the plan has no tensor {name!r}")
         record = self.manifest.tensors[name]
         dtype = np.dtype(record.dtype).newbyteorder("<")
-        return np.ndarray(record.shape, dtype, buffer=self.weights, offset=record.offset)
+        # np.ndarray(buffer=...) would hold the mmap, not an export of it: close would unmap it.
+        flat = np.frombuffer(self.weights, dtype, math.prod(record.shape), record.offset)
+        return flat.reshape(record.shape)
 
     def graph(self, name: str) -> bytes:
         """The ONNX graph ``name`` (``audio``, ``text`` or ``decoder``); it points into the weights.
@@ -133,14 +139,6 @@ class Plan:
             PlanError: there is none.
         """
         return self._read(tokenizer_entry(name))
-
-    def licence(self, name: str) -> bytes:
-        """The text of ``licences/name``.
-
-        Raises:
-            PlanError: there is none.
-        """
-        return self._read(f"licences/{name}")
 
     def release_pages(self) -> None:
         """Take the mapped pages out of this process's memory; what is read again comes back."""
@@ -204,6 +202,7 @@ def _load(path: Path) -> _Contents:
         manifest = _read_manifest(file, entries[MANIFEST])
         _check_entries(manifest, entries)
         check_layout(manifest.tensors.values(), entries[WEIGHTS].size)
+        check_complete(manifest)
     except BaseException:
         file.close()
         raise

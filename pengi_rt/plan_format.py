@@ -38,6 +38,7 @@ ITEM_SIZES = {  # bytes
 MAX_RANK = 32  # NumPy 1.26's limit
 MAX_COUNT = 2**63 - 1
 
+_EXPORT_AGAIN = "export the checkpoint again"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LICENCE = re.compile(r"licences/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -205,6 +206,33 @@ def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
         end = offset + spans[offset]
     if end != size:
         raise PlanError(f"{WEIGHTS} has {size} bytes, its tensors need {end}")
+
+
+def check_complete(manifest: Manifest) -> None:
+    """Check that a plan holds what its config needs: graphs, tokenizers, embedding tables.
+
+    Raises:
+        PlanError: something is missing, or a table has another shape or type.
+    """
+    for entry in (*map(graph_entry, GRAPHS), *map(tokenizer_entry, TOKENIZERS)):
+        if entry not in manifest.entries:
+            raise PlanError(f"entry {entry} is missing, which every plan has: {_EXPORT_AGAIN}")
+    decoder = manifest.config.decoder
+    rows = {"decoder.wte.weight": decoder.vocab_size, "decoder.wpe.weight": decoder.n_positions}
+    for name, count in rows.items():
+        if name not in manifest.tensors:
+            raise PlanError(f"tensor {name} is missing, which every plan has: {_EXPORT_AGAIN}")
+        _check_table(name, manifest.tensors[name], (count, decoder.n_embd), manifest.precision)
+
+
+def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], precision: str) -> None:
+    if table.shape != shape:
+        raise PlanError(
+            f"tensor {name} has shape {shown(list(table.shape))}, the config needs {list(shape)}: "
+            f"{_EXPORT_AGAIN}"
+        )
+    if precision == "fp32" and table.dtype != "float32":
+        raise PlanError(f"tensor {name} of an fp32 plan is {table.dtype}: {_EXPORT_AGAIN}")
 
 
 def _parse(text: str | bytes) -> object:

@@ -29,6 +29,7 @@ from pengi_rt.plan_format import (
     Source,
     TensorRecord,
     aligned,
+    check_complete,
     graph_entry,
     is_entry_name,
 )
@@ -136,7 +137,8 @@ class PlanWriter:
             The temporary file, now a whole plan that :meth:`Plan.open` reads.
 
         Raises:
-            PlanError: it cannot be written, or ``plan.json`` could not be read again.
+            PlanError: it cannot be written, lacks what every plan has, or ``plan.json`` could not
+                be read again.
         """
         manifest = Manifest(
             config=self._config,
@@ -150,7 +152,7 @@ class PlanWriter:
             source=self._source,
         )
         text = manifest.to_json().encode("ascii")
-        Manifest.from_json(text)
+        check_complete(Manifest.from_json(text))
         with self._reporting():
             stream = _Stream(self._open, MANIFEST, self._end)
             stream.write(text)

@@ -35,12 +35,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent on the batch that a result was part of."""
+    """Seconds spent on the group of recordings that a result was answered with."""
 
     read: float  # decoding, resampling, cutting
-    encode: float  # audio and text prefixes
+    encode: float  # audio prefixes and, with a call's first group, the prompt's
     decode: float  # prefill and beam search
-    batch: int  # windows answered together
+    windows: int  # of the whole group
 
 
 @dataclass(frozen=True, slots=True)

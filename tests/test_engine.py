@@ -1,6 +1,9 @@
 """The engine: equal answers however they are asked for, and nothing dropped silently."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -134,3 +137,51 @@ def test_refuses_silence_of_no_length(engine: Engine) -> None:
 def test_never_runs_on_something_else_than_asked(tiny_plan: Path, options: dict[str, str]) -> None:
     with pytest.raises(BackendError):
         pengi_rt.load(tiny_plan, **options)  # type: ignore[arg-type]
+
+
+def test_a_tuple_of_recordings_is_a_batch(engine: Engine) -> None:
+    assert len(engine.generate((clip(0), clip(1)), max_new_tokens=3)) == 2
+    assert engine.generate([], max_new_tokens=3) == []
+
+
+def test_bad_options_are_refused_before_anything_is_read(engine: Engine) -> None:
+    def never() -> Iterator[tuple[np.ndarray, int]]:
+        raise AssertionError("a recording was read")
+        yield clip(0)
+
+    with pytest.raises(UsageError, match="beam_size"):
+        engine.answer(never(), beam_size=0)
+    with pytest.raises(UsageError, match="128"):
+        engine.answer(never(), max_new_tokens=1000)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_a_closed_engine_says_so(tiny_plan: Path, backend: Literal["onnx", "torch"]) -> None:
+    engine = pengi_rt.load(tiny_plan, backend=backend, threads=1)
+    engine.generate(clip(0), max_new_tokens=2)
+    running = engine.answer([clip(0), clip(1)], batch_size=1, max_new_tokens=2)
+    next(running)
+    engine.close()
+    engine.close()
+    with pytest.raises(BackendError, match="closed"):
+        engine.generate(clip(0), text="a dog")
+    with pytest.raises(BackendError, match="closed"):
+        next(running)
+
+
+def test_a_plan_closed_too_early_takes_nothing_down(tiny_plan: Path) -> None:
+    """The mapping lives as long as the backend, which reads weights from it."""
+    with pengi_rt.load(tiny_plan, threads=1) as engine:
+        before = engine.generate(clip(0), max_new_tokens=4).tokens
+        engine.plan.close()
+        assert engine.generate(clip(0), max_new_tokens=4, text="x").tokens
+        assert engine.generate(clip(0), max_new_tokens=4).tokens == before
+
+
+def test_two_threads_get_their_own_answers(engine: Engine) -> None:
+    def ask(seed: int) -> tuple[int, ...]:
+        return engine.generate(clip(seed), f"prompt {seed}").tokens
+
+    expected = [ask(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == expected

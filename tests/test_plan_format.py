@@ -39,7 +39,7 @@ def refusal(data: object) -> str:
 def test_round_trip(data: dict[str, Any]) -> None:
     manifest = Manifest.from_json(json.dumps(data))
     assert manifest.format == FORMAT_VERSION
-    assert manifest.tensors["table"].shape == (30, 40)
+    assert manifest.tensors["decoder.wte.weight"].shape == (256, 8)
     again = Manifest.from_json(manifest.to_json())
     assert again == manifest
     assert json.loads(again.to_json()) == data
@@ -51,7 +51,7 @@ def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
     if isinstance(value, list):
         value = dict(enumerate(value))
     for key, child in value.items() if isinstance(value, dict) else ():
-        if path != ("tensors",) or key == "table":
+        if path != ("tensors",) or key == "decoder.wte.weight":
             yield from places(child, (*path, key))
 
 
@@ -113,7 +113,7 @@ def test_strings_cannot_move_the_cursor(data: dict[str, Any]) -> None:
 
 def test_refusals_stay_short_whatever_they_quote(data: dict[str, Any]) -> None:
     long = "x" * 100_000
-    tensor = data["tensors"]["table"]
+    tensor = data["tensors"]["decoder.wte.weight"]
     refusal(data | {"format": long})
     refusal(data | {"precision": long})
     refusal(data | {"tensors": {long: None}})

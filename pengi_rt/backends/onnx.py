@@ -7,7 +7,8 @@ values about. (ONNX Runtime calls that table ``cache_indirection``; the graph is
 ``export/decoder_graph.py``.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +17,13 @@ import onnxruntime as ort
 
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import BackendError
+from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
 from pengi_rt.plan import Plan
+from pengi_rt.plan_format import WEIGHTS
 from pengi_rt.threads import available_threads
 
 PROVIDER = "CPUExecutionProvider"
-WEIGHTS_FILE = "weights.bin"
 
 
 class OnnxBackend:
@@ -34,23 +35,27 @@ class OnnxBackend:
         """Over an open ``plan``, with ``threads`` (default: what the process may use).
 
         Raises:
-            BackendError: ``threads`` is below 1.
+            UsageError: ``threads`` is below 1.
         """
         if threads is not None and threads < 1:
-            raise BackendError(f"threads must be at least 1, got {threads}")
+            raise UsageError(f"threads must be at least 1, got {threads}")
         self.plan = plan
         self.config: ModelConfig = plan.config
         self.threads = threads or available_threads()
+        # Sessions read from it until they are gone, whoever closes the plan meanwhile.
+        self._weights = plan.weights
         self._token_table = plan.tensor("decoder.wte.weight")
         self._position_table = plan.tensor("decoder.wpe.weight")
 
     def encode_audio(self, wave: F32) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        return Encoded(*self._audio.run(None, {"wave": wave}))
+        with self._explained("audio"):
+            return Encoded(*self._audio.run(None, {"wave": wave}))
 
     def encode_text(self, ids: I64) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        return Encoded(*self._text.run(None, {"ids": ids}))
+        with self._explained("text"):
+            return Encoded(*self._text.run(None, {"ids": ids}))
 
     def embed_tokens(self, ids: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
@@ -67,7 +72,8 @@ class OnnxBackend:
         # weight 0, and 0 * NaN is NaN.
         real = np.arange(longest)[:, None] < lengths[:, None, None]
         embeddings = np.where(real, prefix + self._position_table[:longest], np.float32(0))
-        logits, *new = decoder.run(None, _prefill_feeds(self.config, embeddings, lengths))
+        with self._explained("decoder"):
+            logits, *new = decoder.run(None, _prefill_feeds(self.config, embeddings, lengths))
         for buffer, prefix_part in zip(cache.buffers, new, strict=True):
             buffer.reshape(clips, width, *buffer.shape[1:])[:, 0, :, :longest] = prefix_part
         cache.bind(decoder)
@@ -82,7 +88,8 @@ class OnnxBackend:
             self._position_table[cache.positions],
             out=cache.embeddings[:, 0],
         )
-        return cache.run(self._decoder)
+        with self._explained("decoder"):
+            return cache.run(self._decoder)
 
     def close(self) -> None:
         """Drop the sessions and their packed weights; the plan stays the caller's."""
@@ -111,16 +118,31 @@ class OnnxBackend:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", "/dev/null/none"
         )
-        weights = self.plan.weights
         options.add_external_initializers_from_files_in_memory(
-            [WEIGHTS_FILE], [weights], [len(weights)]
+            [WEIGHTS], [self._weights], [len(self._weights)]
         )
-        session = ort.InferenceSession(self.plan.graph(graph), options, providers=[PROVIDER])
+        with self._explained(graph):
+            session = ort.InferenceSession(self.plan.graph(graph), options, providers=[PROVIDER])
         if session.get_providers() != [PROVIDER]:
             raise BackendError(f"ONNX Runtime gave {session.get_providers()} for {PROVIDER}")
         # The session has packed what it multiplies by; the file's pages would only count twice.
         self.plan.release_pages()
         return session
+
+    @contextmanager
+    def _explained(self, graph: str) -> Iterator[None]:
+        """Make ONNX Runtime's refusals one line; it raises classes of its own without a base."""
+        try:
+            yield
+        except (PlanError, MemoryError):
+            raise
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise PlanError(
+                f"{self.plan.path}: its {graph} graph does not run: {reason}; export it again"
+            ) from None
 
 
 class _Cache:

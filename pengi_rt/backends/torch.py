@@ -95,7 +95,7 @@ class TorchBackend:
 
     def close(self) -> None:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        del self.model
+        self.__dict__.pop("model", None)
 
 
 class _Cache:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import pengi_rt
+from pengi_rt.cli.arguments import BACKENDS
+from pengi_rt.cli.output import emit
 from pengi_rt.errors import PengiError
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ NEEDED_BY = {
 }
 """What each backend of this version needs."""
 
-NOT_HERE_YET = ("triton", "tensorrt")
 _CPU_PROVIDER = "CPUExecutionProvider"
 
 
@@ -56,9 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the diagnosis; 5 if something that the engine needs is broken."""
     found = diagnose()
     if arguments.format == "json":
-        print(json.dumps(asdict(found), indent=1))
+        emit(json.dumps(asdict(found), indent=1))
     else:
-        print("\n".join(_lines(found)))
+        emit("\n".join(_lines(found)))
     return PengiError.exit_code if found.problems else 0
 
 
@@ -100,7 +101,7 @@ def _backends(packages: "Sequence[Package]") -> dict[str, str]:
         if backend == "onnx" and not lacking and _CPU_PROVIDER not in found["onnxruntime"].details:
             lacking = [f"this onnxruntime has no {_CPU_PROVIDER}"]
         verdicts[backend] = "; ".join(lacking) or "ok"
-    return verdicts | dict.fromkeys(NOT_HERE_YET, "not in this version of pengi-rt")
+    return verdicts | dict.fromkeys(BACKENDS.later, "not in this version of pengi-rt")
 
 
 def _lines(found: Diagnosis) -> Iterator[str]:

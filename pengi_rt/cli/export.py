@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.cli.arguments import PRECISIONS, add_threads, check_threads
+from pengi_rt.cli.output import emit, refuse_overwriting
+from pengi_rt.errors import BackendError, CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,16 +41,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--precision",
-        default="fp32",
-        choices=["fp32"],
+        default=PRECISIONS.here[0],
+        choices=PRECISIONS.here,
         help="of the weights (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, help="for the self-test (default: all we may use)")
+    add_threads(parser, "for the self-test ")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print the self-test's table."""
+    check_threads(arguments)
+    checkpoint: Path = arguments.checkpoint
+    output = _output(checkpoint, arguments.output)
     try:
         from pengi_rt.export.export import STEPS, export_plan
     except ModuleNotFoundError as error:
@@ -57,12 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
         ) from None
     from tqdm import tqdm
 
-    checkpoint: Path = arguments.checkpoint
-    output: Path = arguments.output or checkpoint.with_suffix(".plan")
-    if output.exists() and output.is_dir():
-        raise UsageError(
-            f"--output {output} is a folder; name a file, for example {output / 'pengi.plan'}"
-        )
     quiet = arguments.quiet or not sys.stderr.isatty()
     with tqdm(
         total=STEPS, disable=quiet, bar_format="{desc:<28} {bar} {n}/{total} {elapsed}"
@@ -80,9 +79,24 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             progress=progress,
         )
-    print(table(checks))
-    print(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed")
+    emit(table(checks))
+    emit(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed")
     return 0
+
+
+def _output(checkpoint: Path, named: Path | None) -> Path:
+    """The plan to write, refused now rather than after minutes of work."""
+    if checkpoint.is_dir():
+        raise CheckpointError(f"{checkpoint}: is a folder; name the checkpoint in it")
+    output = named or checkpoint.with_suffix(".plan")
+    if output.is_dir():
+        raise UsageError(
+            f"--output {output} is a folder; name a file, for example {output / 'pengi.plan'}"
+        )
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it first")
+    refuse_overwriting(output, [checkpoint])
+    return output
 
 
 def table(checks: "Sequence[Check]") -> str:

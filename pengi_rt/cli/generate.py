@@ -3,10 +3,19 @@
 import argparse
 import logging
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
+from pengi_rt.cli.arguments import (
+    BACKENDS,
+    DEVICES,
+    PRECISIONS,
+    add_choice,
+    add_threads,
+    check_threads,
+)
 from pengi_rt.cli.formats import FORMATS, Writer
-from pengi_rt.errors import AudioError, InputError, PengiError
+from pengi_rt.cli.output import open_output, refuse_overwriting, say
+from pengi_rt.errors import AudioError, PengiError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,13 +42,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_engine(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="write results here (default: stdout)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write results here (default, and -: stdout). They grow in FILE.part; when all are "
+        "there it becomes FILE. If the run fails, FILE stays as it was, FILE.part holds what was "
+        "answered, and the next run with this FILE replaces it",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every recording; a bad one is reported and passed over."""
+    check_threads(arguments)
+    if arguments.output is not None:
+        refuse_overwriting(arguments.output, [arguments.engine, *arguments.audio])
     from pengi_rt.engine import load
 
     with load(
@@ -49,10 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         threads=arguments.threads,
     ) as engine:
-        if arguments.output is None:
-            return _answer(engine, arguments, sys.stdout)
-        with _open_output(arguments.output) as stream:
-            return _answer(engine, arguments, stream)
+        return _answer(engine, arguments)
 
 
 def _add_question(parser: argparse.ArgumentParser) -> None:
@@ -92,57 +106,50 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine", required=True, metavar="PLAN", help="file made by pengi-rt export"
     )
-    group.add_argument(
-        "--backend", choices=["auto", "onnx", "torch", "triton", "tensorrt"], default="auto",
-        help="(default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)"
-    )
-    group.add_argument(
-        "--precision", choices=["fp32", "fp16", "bf16", "int8"], default="fp32",
-        help="(default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument("--threads", type=int, metavar="N", help="(default: all we may use)")
+    add_choice(group, "--backend", BACKENDS)
+    add_choice(group, "--device", DEVICES)
+    add_choice(group, "--precision", PRECISIONS)
+    add_threads(group)
     group.add_argument("--batch-size", type=int, default=8, metavar="N",
                        help="windows answered together (default: %(default)s)")  # fmt: skip
 
 
-def _open_output(path: str) -> TextIO:
-    try:
-        return open(path, "w", encoding="utf-8", newline="")  # noqa: PTH123 - closed by run
-    except OSError as error:
-        raise InputError(f"cannot write --output {path}: {error.strerror}") from None
-
-
-def _answer(engine: "Engine", arguments: argparse.Namespace, stream: TextIO) -> int:
-    from tqdm import tqdm
-
+def _answer(engine: "Engine", arguments: argparse.Namespace) -> int:
     failures: list[PengiError] = []
-    writer = Writer(stream, arguments.format, several=len(arguments.audio) > 1)
-    hidden = arguments.quiet or not sys.stderr.isatty() or len(arguments.audio) == 1
-    with tqdm(total=len(arguments.audio), unit="clip", disable=hidden) as bar:
-        results = engine.answer(
-            _recordings(engine, arguments, failures),
-            arguments.prompt,
-            text=arguments.text,
-            beam_size=arguments.beam_size,
-            max_new_tokens=arguments.max_new_tokens,
-            temperature=arguments.temperature,
-            stop=arguments.stop,
-            strict=arguments.strict,
-            batch_size=arguments.batch_size,
-        )
-        answered = 0
+    # Options and prompt are refused here, before the output is opened.
+    results = engine.answer(
+        _recordings(engine, arguments, failures),
+        arguments.prompt,
+        text=arguments.text,
+        beam_size=arguments.beam_size,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        stop=arguments.stop,
+        strict=arguments.strict,
+        batch_size=arguments.batch_size,
+    )
+    answered = 0
+    with (
+        open_output(arguments.output) as output,
+        Writer(output, arguments.format, several=len(arguments.audio) > 1) as writer,
+        _progress_bar(arguments) as bar,
+    ):
         for result in results:
+            if result.prompt_truncated and not answered:
+                _warn_cut(result.prompt, engine)
             answered += 1
-            _warn(result.prompt_truncated and answered == 1, arguments.prompt, engine)
             writer.write(result)
             bar.update()
-    writer.close()
     if not failures:
         return 0
     return SOME_FAILED if answered else AudioError.exit_code
+
+
+def _progress_bar(arguments: argparse.Namespace) -> Any:
+    from tqdm import tqdm
+
+    hidden = arguments.quiet or not sys.stderr.isatty() or len(arguments.audio) == 1
+    return tqdm(total=len(arguments.audio), unit="clip", disable=hidden)
 
 
 def _recordings(
@@ -164,7 +171,7 @@ def _recordings(
                 resample=not arguments.no_resample,
             )
         except AudioError as error:
-            print(f"pengi-rt: {error}", file=sys.stderr)
+            say(error)
             failures.append(error)
             continue
         if recording.truncated:
@@ -174,11 +181,10 @@ def _recordings(
         yield recording
 
 
-def _warn(truncated: bool, prompt: str, engine: "Engine") -> None:
-    if truncated:
-        logger.warning(
-            "the prompt is longer than the text encoder reads (%d tokens) and was cut as released; "
-            "--strict refuses instead: %.40r ...",
-            engine.config.text.max_length,
-            prompt,
-        )
+def _warn_cut(prompt: str, engine: "Engine") -> None:
+    logger.warning(
+        "the prompt is longer than the text encoder reads (%d tokens) and was cut as released; "
+        "--strict refuses instead: %.40r ...",
+        engine.config.text.max_length,
+        prompt,
+    )

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pengi_rt.cli.output import emit
 from pengi_rt.errors import PlanError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def description(plan: "Plan") -> dict[str, Any]:
 
 
 def _show(data: object, lines: Iterable[str], as_json: bool) -> None:
-    print(json.dumps(data, indent=1) if as_json else "\n".join(lines))
+    emit(json.dumps(data, indent=1) if as_json else "\n".join(lines))
 
 
 def _lines(plan: "Plan") -> Iterator[str]:

@@ -2,13 +2,13 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import pengi_rt
-from pengi_rt.errors import PengiError
+from pengi_rt.cli.output import abandon_stdout, prepare_streams, say, standard_output
+from pengi_rt.errors import PengiError, UsageError
 
 VERBS = ("generate", "export", "pull", "inspect", "doctor")
 INTERRUPTED = 130
@@ -34,38 +34,58 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pengi-rt {pengi_rt.__version__}")
+    _add_verbosity(parser, default=False)
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         import_module(f"pengi_rt.cli.{verb}").add_parser(subparsers)
     for verb_parser in subparsers.choices.values():
-        _add_verbosity(verb_parser)
+        _add_verbosity(verb_parser, default=argparse.SUPPRESS)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the return value is the exit code."""
-    arguments = build_parser().parse_args(argv)
-    logging.basicConfig(format="pengi-rt: %(message)s", level=_level(arguments))
+    prepare_streams()
     try:
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        return _run(argv)
     except PengiError as error:
-        print(f"pengi-rt: {error}", file=sys.stderr)
+        say(_with_notes(str(error), error))
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output has gone (head, less): not an error, and nothing left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         return 0
-    except KeyboardInterrupt:
-        print("pengi-rt: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        say(_with_notes("interrupted", error))
         return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = build_parser().parse_args(argv)
+        if arguments.quiet and arguments.verbose:
+            raise UsageError("--quiet and --verbose contradict each other; give one of them")
+        logging.basicConfig(format="pengi-rt: %(message)s", level=_level(arguments))
+        code: int = arguments.run(arguments)
+    finally:
+        # What argparse printed (--help, --version) is still buffered, and its disk may be full.
+        if sys.stdout is not None:
+            standard_output().flush()
     return code
 
 
-def _add_verbosity(parser: argparse.ArgumentParser) -> None:
+def _with_notes(message: str, error: BaseException) -> str:
+    return "; ".join([message, *getattr(error, "__notes__", [])])
+
+
+def _add_verbosity(parser: argparse.ArgumentParser, default: bool | str) -> None:
+    """Before the verb and behind it; there, not given says nothing about the one before."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("-q", "--quiet", action="store_true", help="errors only on stderr")
-    group.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    for names, explanation in (
+        (("-q", "--quiet"), "errors only on stderr"),
+        (("-v", "--verbose"), "say more on stderr"),
+    ):
+        group.add_argument(*names, action="store_true", default=default, help=explanation)
 
 
 def _level(arguments: argparse.Namespace) -> int:

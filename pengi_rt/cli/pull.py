@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from pengi_rt.cli.output import emit, say
+from pengi_rt.download import PUBLISHED, cache_directory, fetch, published_url
 from pengi_rt.errors import UsageError
-
-MODELS = ("base", "base_no_text_enc")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -18,7 +18,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "What was cut off is resumed. The first fetch records the file's SHA-256 beside it; later "
         "ones compare.",
     )
-    parser.add_argument("model", choices=MODELS, help="which published model")
+    parser.add_argument("model", choices=PUBLISHED, help="which published model")
     parser.add_argument(
         "--directory",
         type=Path,
@@ -33,8 +33,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Fetch, and print the path."""
     from tqdm import tqdm
-
-    from pengi_rt.download import PUBLISHED, cache_directory, fetch, published_url
 
     directory: Path = arguments.directory or cache_directory()
     if directory.exists() and not directory.is_dir():
@@ -54,9 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     if fetched.recorded and not arguments.quiet:
-        print(
-            f"pengi-rt: recorded SHA-256 {fetched.sha256}; later pulls compare with it",
-            file=sys.stderr,
-        )
-    print(fetched.path)
+        say(f"recorded SHA-256 {fetched.sha256}; later pulls compare with it")
+    emit(str(fetched.path))
     return 0

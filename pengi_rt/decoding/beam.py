@@ -64,7 +64,7 @@ def search(
     if not prefixes:
         return []
     lengths = np.array([len(prefix) for prefix in prefixes], np.int64)
-    _check_fits(int(lengths.max()), options, backend.config.decoder)
+    check_fits(int(lengths.max()), options, backend.config.decoder)
     steps = _steps(backend, _pad(prefixes, lengths), lengths, options)
     history: list[BeamStep] = []
     answers: dict[int, Hypotheses] = {}
@@ -101,7 +101,12 @@ def _steps(
         logits = backend.step(cache, step.tokens.reshape(-1), step.sources.reshape(-1))
 
 
-def _check_fits(prefix: int, options: DecodeOptions, decoder: DecoderConfig) -> None:
+def check_fits(prefix: int, options: DecodeOptions, decoder: DecoderConfig) -> None:
+    """Refuse a search that no decoder of this size can finish.
+
+    Raises:
+        UsageError: ``prefix`` rows and the new tokens pass its positions, or the beams its tokens.
+    """
     if prefix + options.max_new_tokens > decoder.n_positions:
         raise UsageError(
             f"a prefix of {prefix} rows and max_new_tokens {options.max_new_tokens} pass the "

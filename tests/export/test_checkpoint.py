@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -382,3 +384,24 @@ def test_a_config_that_cannot_be_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(1)}, path, metadata={"pengi_rt": text})
     refusal(path)
+
+
+def test_what_is_no_checkpoint_at_all_is_refused(tmp_path: Path) -> None:
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.zeros(100, np.float32), 16_000)
+    refusal(sound)
+    pipe = tmp_path / "pipe.pth"
+    os.mkfifo(pipe)
+    assert "no regular file" in refusal(pipe)
+
+
+def test_no_flipped_byte_brings_a_traceback(tmp_path: Path) -> None:
+    """Refused, or read as what it is; never an exception of somebody else's."""
+    path = tmp_path / "base.pth"
+    torch.save({"model": {"audio_encoder.projection.layer_norm.bias": torch.zeros(8)}}, path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x41
+        path.write_bytes(damaged)
+        refusal(path)

@@ -1,5 +1,6 @@
 """Small plans, and files that are none, for the tests of everything that reads or shows a plan."""
 
+import dataclasses
 import json
 import re
 import zlib
@@ -10,12 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config import DecoderConfig, ModelConfig
 from pengi_rt.plan_format import MANIFEST, Source
 from pengi_rt.plan_writer import PlanWriter
 from pengi_rt.plan_zip import Entry, directory, local_header
 
-CONFIG = ModelConfig.preset("tiny")
+# The tiny model's, but for a decoder whose tables are small.
+CONFIG = dataclasses.replace(
+    ModelConfig.preset("tiny"),
+    decoder=DecoderConfig(vocab_size=256, n_positions=96, n_embd=8, n_layer=1, n_head=2),
+)
 SELF_TEST = {
     "passed": True,
     "checks": [
@@ -35,14 +40,14 @@ ENTRIES = {
 def tensors() -> dict[str, NDArray[Any]]:
     """Every element type, every kind of equality, and layouts that are not plain."""
     rng = np.random.default_rng(7)
-    table = rng.standard_normal((30, 40)).astype(np.float32)
+    table = rng.standard_normal((256, 8)).astype(np.float32)
     return {
-        "table": table,
+        "decoder.wte.weight": table,
+        "decoder.wpe.weight": table[:96].astype(">f4"),  # big-endian
         "same": table.copy(),
         "flat": table.reshape(-1).copy(),
         "turned": table.T,
         "every_other": table[::2, ::3],
-        "big_endian": table[:3].astype(">f4"),
         "scalar": np.array(-0.0, np.float32),
         "half": table[:5, :7].astype(np.float16),
         "ids": np.arange(-3, 4),
@@ -63,11 +68,16 @@ def write(path: Path) -> Path:
         tools={"pengi-rt": "0.1.0", "torch": "2.13.0"},
         backends=("onnx", "torch"),
     ) as writer:
-        writer.add_tensors(tensors())
-        for name, data in ENTRIES.items():
-            writer.add(name, data)
+        fill(writer)
         writer.seal(self_test=SELF_TEST)
         return writer.commit()
+
+
+def fill(writer: PlanWriter) -> None:
+    """Add every tensor and every entry, so that the plan can be sealed."""
+    writer.add_tensors(tensors())
+    for name, data in ENTRIES.items():
+        writer.add(name, data)
 
 
 def contents(path: Path) -> dict[str, bytes]:

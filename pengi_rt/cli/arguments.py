@@ -1,0 +1,51 @@
+"""Options that several verbs share. What the engine offers is repeated here because importing it
+takes longer than ``--help`` may; a test compares.
+"""
+
+import argparse
+from typing import NamedTuple
+
+from pengi_rt.errors import UsageError
+
+
+class Choice(NamedTuple):
+    """The values of an option: those of this version, and those it only knows by name."""
+
+    here: tuple[str, ...]
+    later: tuple[str, ...]
+
+
+BACKENDS = Choice(("auto", "onnx", "torch"), ("triton", "tensorrt"))
+DEVICES = Choice(("auto", "cpu"), ("cuda",))
+PRECISIONS = Choice(("fp32",), ("fp16", "bf16", "int8"))
+
+
+def add_choice(parser: "argparse._ActionsContainer", option: str, choice: Choice) -> None:
+    """Add an option whose default is the first choice. Those of later versions parse.
+
+    The engine then refuses them, in words of its own.
+    """
+    parser.add_argument(
+        option,
+        choices=[*choice.here, *choice.later],
+        default=choice.here[0],
+        metavar=f"{{{','.join(choice.here)}}}",
+        help=f"(default: %(default)s; not in this version: {', '.join(choice.later)})",
+    )
+
+
+def add_threads(parser: "argparse._ActionsContainer", purpose: str = "") -> None:
+    """Add ``--threads``, to be checked by :func:`check_threads`."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help=f"{purpose}(default: all we may use)"
+    )
+
+
+def check_threads(arguments: argparse.Namespace) -> None:
+    """Check ``--threads``.
+
+    Raises:
+        UsageError: it is below 1.
+    """
+    if arguments.threads is not None and arguments.threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {arguments.threads}")

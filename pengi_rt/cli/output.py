@@ -1,0 +1,236 @@
+"""Where a verb's words go: standard output, standard error, or a file replaced when all is there.
+
+Printing never fails on a character and never with a traceback: what an encoding lacks is written as
+``\\u....``, and a full disk is one line.
+"""
+
+import codecs
+import errno
+import fcntl
+import io
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from pengi_rt.errors import InputError, UsageError
+
+STDIO = "-"
+PART = ".part"
+"""What a file is called, behind its name, until all of it is there."""
+
+
+class Output:
+    """A stream whose failures are one line; once it has failed, it swallows what still comes."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        """Over an open text stream that messages call ``name``."""
+        self._stream = stream
+        self._name = name
+        self._broken = False
+
+    @property
+    def unicode(self) -> bool:
+        """Whether it holds every character; surrogates become ``\\udc..`` in any case."""
+        return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write ``text``.
+
+        Raises:
+            InputError: it cannot be written.
+            BrokenPipeError: nobody reads it any more.
+        """
+        with self._reporting():
+            if not self._broken:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written. Raises as :meth:`write`."""
+        with self._reporting():
+            if not self._broken:
+                self._stream.flush()
+
+    def close(self) -> None:
+        """Bring a file to the disk and close it. Raises as :meth:`write`."""
+        self.flush()
+        with self._reporting():
+            with suppress(OSError):  # pipes and devices have nothing to bring anywhere
+                os.fsync(self._stream.fileno())
+            self._stream.close()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._broken = True
+            if self._stream is sys.stdout:
+                abandon_stdout()
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise InputError(f"cannot write {self._name}: {error.strerror or error}") from None
+
+
+def prepare_streams() -> None:
+    """Make printing safe, whatever the terminal's encoding and whichever streams are closed."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def abandon_stdout() -> None:
+    """Send what is still buffered nowhere, or the interpreter would fail on it at its end."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def standard_output() -> Output:
+    """Standard output.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdout is None:
+        raise InputError("cannot write standard output: it is closed")
+    return Output(sys.stdout, "standard output")
+
+
+def emit(text: str) -> None:
+    """Print ``text`` and a newline on standard output, at once. Raises as :meth:`Output.write`."""
+    output = standard_output()
+    output.write(text + "\n")
+    output.flush()
+
+
+def say(message: object) -> None:
+    """Print one line on standard error; if that fails too, there is nobody to tell."""
+    with suppress(OSError):
+        print(f"pengi-rt: {message}", file=sys.stderr, flush=True)
+
+
+def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Check that writing ``--output`` destroys none of ``inputs`` (``-`` is standard input).
+
+    Raises:
+        UsageError: it is one of them, by whatever name.
+    """
+    for path in (output, f"{output}{PART}"):
+        found = _status(path)
+        for name in inputs if found and stat.S_ISREG(found.st_mode) else ():
+            other = os.fstat(0) if name == STDIO else _status(name)
+            if other and os.path.samestat(found, other):
+                raise UsageError(
+                    f"--output {output} would overwrite {name}, which is read; name another file"
+                )
+
+
+@contextmanager
+def open_output(path: str | None) -> Iterator[Output]:
+    """What ``--output`` names: by default, and for ``-``, standard output.
+
+    A regular file is left as it is until the block ends well, and is then replaced. Until then
+    everything stands in ``PATH.part``, which stays if the block raises, and the error says so.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    if path is None or path == STDIO or _is_stdout(path):
+        output = standard_output()
+        yield output
+        output.flush()
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_dir() or path.endswith(os.sep):
+        raise InputError(f"cannot write --output {path}: it is a folder; name a file")
+    whole = not target.exists() or target.is_file()
+    with (_replacing if whole else _opened)(target, f"--output {path}") as output:
+        yield output
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Output]:
+    """A pipe or a device, written in place."""
+    try:
+        stream = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise InputError(f"cannot write {name}: {error.strerror or error}") from None
+    try:
+        output = Output(stream, name)
+        yield output
+        output.close()
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
+@contextmanager
+def _replacing(target: Path, name: str) -> Iterator[Output]:
+    """A file that grows beside ``target`` and takes its place."""
+    part = target.with_name(target.name + PART)
+    try:
+        stream = _open_part(part, target)
+    except OSError as error:
+        raise InputError(f"cannot write {name}: {part}: {error.strerror or error}") from None
+    try:
+        output = Output(stream, name)
+        yield output
+        output.close()
+        part.replace(target)
+    except BaseException as error:
+        with suppress(OSError):
+            stream.close()
+        if part.stat().st_size:
+            error.add_note(f"what was answered is in {part}")
+        else:
+            part.unlink()
+        raise
+
+
+def _open_part(part: Path, target: Path) -> TextIO:
+    """``part``, empty, by us alone, readable by whoever may read ``target``."""
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file there is write-protected")
+    stream = part.open("a", encoding="utf-8", errors="backslashreplace", newline="")
+    try:
+        _lock(stream, part)
+        stream.truncate(0)
+        if target.exists():
+            os.fchmod(stream.fileno(), stat.S_IMODE(target.stat().st_mode))
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _lock(stream: TextIO, part: Path) -> None:
+    """Refuse a part that another run is writing, or has just put in its place."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another pengi-rt is writing it") from None
+    except OSError:
+        pass  # a file system without locks
+    if not os.path.samestat(os.fstat(stream.fileno()), part.lstat()):
+        raise BlockingIOError(errno.EWOULDBLOCK, "this is a link, or was just moved; try again")
+
+
+def _is_stdout(path: str) -> bool:
+    """Whether ``path`` is where standard output goes already, as /dev/stdout is."""
+    found = _status(path)
+    with suppress(OSError, AttributeError):
+        return found is not None and os.path.samestat(found, os.fstat(sys.stdout.fileno()))
+    return False
+
+
+def _status(path: str | Path) -> os.stat_result | None:
+    with suppress(OSError):
+        return os.stat(path)  # noqa: PTH116 - a path is not always a Path
+    return None
