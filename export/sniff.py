@@ -1,5 +1,6 @@
 """What a file that was called a checkpoint really is, told from its first bytes."""
 
+import stat
 import zipfile
 from pathlib import Path
 
@@ -14,11 +15,12 @@ def refuse_other_files(path: Path) -> None:
     Raises:
         CheckpointError: there is nothing, a folder, an empty file, a web page, a plan, ...
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name the checkpoint in it")
-    if path.exists() and not path.is_file():  # reading a FIFO would wait for ever
-        raise CheckpointError(f"{path}: is no regular file; name the checkpoint")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise CheckpointError(f"{path}: is a folder; name the checkpoint in it")
+        if not stat.S_ISREG(mode):  # reading a FIFO would wait for ever
+            raise CheckpointError(f"{path}: is no regular file; name the checkpoint")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:

@@ -101,4 +101,7 @@ def _value(hint: Any, value: object, where: str) -> object:
             return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise UsageError(f"{where} must be {hint if origin else hint.__name__}, got {shown(value)}")
+    wanted = hint if origin else hint.__name__
+    if origin is Literal:
+        wanted = " or ".join(map(repr, get_args(hint)))
+    raise UsageError(f"{where} must be {wanted}, got {shown(value)}")

@@ -1,13 +1,16 @@
 """A plan hands out what was put in, read-only; a damaged one is refused, whatever the damage."""
 
+import errno
 import gc
 import json
 import os
 import random
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import toy_plan
 
 from pengi_rt.errors import PlanError
 from pengi_rt.plan import Plan
-from pengi_rt.plan_format import FORMAT_VERSION, MANIFEST, WEIGHTS
+from pengi_rt.plan_format import FORMAT_VERSION, MANIFEST, WEIGHTS, graph_entry
 from pengi_rt.plan_zip import CENTRAL_MAGIC, LOCAL_MAGIC
 
 
@@ -112,6 +115,50 @@ def test_views_outlive_the_plan(path: Path) -> None:
     assert bytes(weights[:4]) == table.tobytes()[:4]
 
 
+USE_AFTER_CLOSE = """
+import sys
+from pengi_rt.plan import Plan
+with Plan.open(sys.argv[1]) as plan:
+    table, weights = plan.tensor("decoder.wte.weight"), plan.weights
+plan.close()
+del plan
+print(float(table.sum(dtype="float64")), len(bytes(weights)))
+"""
+
+
+def test_use_after_close_is_no_crash(path: Path) -> None:
+    # In a process of its own: what goes wrong here is a segmentation fault.
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", USE_AFTER_CLOSE, path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    total = toy_plan.tensors()["decoder.wte.weight"].sum(dtype="float64")
+    size = len(toy_plan.contents(path)[WEIGHTS])
+    assert done.stdout.split() == [str(float(total)), str(size)]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda plan: plan.tensor("ids"),
+        lambda plan: plan.tensor("ids")[1:],
+        lambda plan: plan.weights,
+    ],
+    ids=["tensor", "part of a tensor", "weights"],
+)
+def test_mapping_goes_with_the_last_view(path: Path, view: Callable[[Plan], object]) -> None:
+    with Plan.open(path) as plan:
+        held = view(plan)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del held, plan
+    gc.collect()
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
 def test_closed_plan_says_so(path: Path) -> None:
     plan = Plan.open(path)
     plan.close()
@@ -147,6 +194,30 @@ def test_examine_names_entries_and_tensors(path: Path) -> None:
         f"{WEIGHTS}[{name}]" for name in toy_plan.tensors()
     }
     assert all(verdicts.values())
+
+
+@pytest.mark.parametrize("verdicts", [0, 1, 8, 20])
+def test_examine_left_early_keeps_nothing_mapped(path: Path, verdicts: int) -> None:
+    examining = Plan.examine(path)
+    for _ in range(verdicts):
+        next(examining)
+    assert isinstance(examining, Generator)
+    examining.close()
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def test_examine_that_fails_keeps_nothing_mapped(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("pengi_rt.plan._sha256", fail)
+    with pytest.raises(PlanError, match="Input/output error") as caught:
+        list(Plan.examine(path))
+    # The traceback holds the frames, and with them the file: closed all the same.
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    del caught
 
 
 def test_examine_finds_the_damaged_tensor(path: Path, whole: bytes) -> None:
@@ -295,6 +366,28 @@ def test_plan_json_must_be_last(path: Path) -> None:
 def test_graphs_must_be_those_listed(path: Path) -> None:
     toy_plan.edit_manifest(path, lambda data: data.update(graphs=["audio"]))
     assert "the plan's graphs are" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["graphs/text.onnx", "tokenizers/decoder.json"])
+def test_plan_that_never_had_it_is_refused(path: Path, name: str) -> None:
+    def forget(data: dict[str, Any]) -> None:
+        del data["entries"][name]
+        data["graphs"] = [graph for graph in data["graphs"] if graph_entry(graph) != name]
+
+    entries = toy_plan.contents(toy_plan.edit_manifest(path, forget))
+    del entries[name]
+    toy_plan.pack(path, entries.items())
+    assert refusal(path).startswith(f"entry {name} is missing, which every plan has")
+
+
+def test_tables_must_be_those_of_the_config(path: Path) -> None:
+    toy_plan.edit_manifest(path, lambda data: data["config"]["decoder"].update(vocab_size=257))
+    assert refusal(path).startswith("tensor decoder.wte.weight has shape [256, 8], the config")
+
+
+def test_config_out_of_bounds_is_refused(path: Path) -> None:
+    toy_plan.edit_manifest(path, lambda data: data["config"]["htsat"].update(patch_size=0))
+    assert refusal(path) == ("plan.json: config.htsat.patch_size must be in [1, 64], got 0")
 
 
 def test_tensor_outside_the_weights_is_refused(path: Path) -> None:

@@ -16,6 +16,7 @@ from pengi_rt.plan_format import (
     Manifest,
     TensorRecord,
     aligned,
+    check_complete,
     check_layout,
     is_entry_name,
 )
@@ -149,6 +150,40 @@ def test_layout_that_holds() -> None:
 def test_layout_that_does_not(tensors: list[TensorRecord], size: int) -> None:
     with pytest.raises(PlanError, match=r"weights\.bin"):
         check_layout(tensors, size)
+
+
+def incompleteness(data: dict[str, Any]) -> str:
+    manifest = Manifest.from_json(json.dumps(data))
+    with pytest.raises(PlanError) as caught:
+        check_complete(manifest)
+    assert toy_plan.one_line(str(caught.value))
+    return str(caught.value)
+
+
+def test_complete_plan(data: dict[str, Any]) -> None:
+    check_complete(Manifest.from_json(json.dumps(data)))
+
+
+@pytest.mark.parametrize("name", toy_plan.ENTRIES)
+def test_graphs_and_tokenizers_are_needed(data: dict[str, Any], name: str) -> None:
+    without = data | {"entries": {k: v for k, v in data["entries"].items() if k != name}}
+    if name.startswith("licences/"):
+        check_complete(Manifest.from_json(json.dumps(without)))
+    else:
+        assert incompleteness(without).startswith(f"entry {name} is missing")
+
+
+@pytest.mark.parametrize("name", ["decoder.wte.weight", "decoder.wpe.weight"])
+def test_embedding_tables_are_those_of_the_config(data: dict[str, Any], name: str) -> None:
+    table, others = data["tensors"][name], {k: v for k, v in data["tensors"].items() if k != name}
+    rows, width = table["shape"]
+    assert incompleteness(data | {"tensors": others}).startswith(f"tensor {name} is missing")
+    for shape in ([rows - 1, width], [width, rows], [rows * width], [rows, width, 1], [1] * 32):
+        wrong = data | {"tensors": others | {name: table | {"shape": shape}}}
+        assert incompleteness(wrong).startswith(f"tensor {name} has shape [")
+    half = data | {"tensors": others | {name: table | {"dtype": "float16"}}}
+    assert incompleteness(half).startswith(f"tensor {name} of an fp32 plan is float16")
+    check_complete(Manifest.from_json(json.dumps(half | {"precision": "fp16"})))
 
 
 def test_entry_names() -> None:

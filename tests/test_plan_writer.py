@@ -32,27 +32,28 @@ def check_untouched(path: Path) -> None:
 
 
 def test_equal_tensors_stand_once(path: Path) -> None:
-    ones = np.ones((64, 64), np.float32)
+    ones = np.ones((256, 8), np.float32)
     with PlanWriter(path, toy_plan.CONFIG) as writer:
         records = writer.add_tensors(
             {
-                "a": ones,
-                "b": ones.copy(),
-                "reshaped": ones.reshape(16, 256),
-                "other": 2 * ones,
+                "decoder.wte.weight": ones,
+                "copy": ones.copy(),
+                "reshaped": ones.reshape(16, 128),
+                "decoder.wpe.weight": ones[:96],
                 "zero": np.zeros(1, np.float32),
                 "minus zero": -np.zeros(1, np.float32),
             }
         )
+        toy_plan.add_entries(writer)
         writer.seal()
         writer.commit()
     offsets = {name: record.offset for name, record in records.items()}
-    assert offsets["a"] == offsets["b"] == offsets["reshaped"] == 0
+    assert offsets["decoder.wte.weight"] == offsets["copy"] == offsets["reshaped"] == 0
     assert len(set(offsets.values())) == 4
     with Plan.open(path) as plan:
         assert plan.manifest.tensors == records
-        assert plan.manifest.entries[WEIGHTS].size == 2 * ones.nbytes + 2 * ALIGNMENT - 4092
-        assert plan.tensor("reshaped").shape == (16, 256)
+        assert plan.manifest.entries[WEIGHTS].size == ones.nbytes + 2 * ALIGNMENT + 4
+        assert plan.tensor("reshaped").shape == (16, 128)
 
 
 def test_every_tensor_is_asked_for_once(path: Path) -> None:
@@ -94,7 +95,7 @@ def test_checksums_are_those_of_a_foreign_reader(path: Path) -> None:
 
 def test_sealed_plan_opens_before_it_has_its_place(path: Path) -> None:
     with PlanWriter(path, toy_plan.CONFIG) as writer:
-        writer.add_tensors(toy_plan.tensors())
+        toy_plan.fill(writer)
         for self_test in (None, {"long": "x" * 9000}, {"passed": True}):
             sealed = writer.seal(self_test)
             assert sealed.parent == path.parent
@@ -156,16 +157,30 @@ def test_plan_that_could_not_be_read_again_is_not_sealed(path: Path) -> None:
     check_untouched(path)
 
 
+@pytest.mark.parametrize("name", [name for name in toy_plan.ENTRIES if "licences" not in name])
+def test_plan_without_what_every_plan_has_is_not_sealed(path: Path, name: str) -> None:
+    with PlanWriter(path, toy_plan.CONFIG) as writer:
+        writer.add_tensors(toy_plan.tensors())
+        for other, data in toy_plan.ENTRIES.items():
+            if other != name:
+                writer.add(other, data)
+        with pytest.raises(PlanError, match=f"entry {name} is missing"):
+            writer.seal()
+    check_untouched(path)
+
+
 def test_calls_in_the_wrong_order(path: Path) -> None:
     with PlanWriter(path, toy_plan.CONFIG) as writer:
-        writer.add_tensors({"x": np.ones(1)[:, None].astype(np.float32)})
+        toy_plan.fill(writer)
         with pytest.raises(ValueError, match="second time"):
             writer.add_tensors({})
+        with pytest.raises(ValueError, match="second time"):
+            writer.add("graphs/audio.onnx", b"x")
         with pytest.raises(ValueError, match="seal"):
             writer.commit()
         writer.seal()
         with pytest.raises(ValueError, match="too late"):
-            writer.add("graphs/audio.onnx", b"x")
+            writer.add("licences/late", b"x")
         writer.commit()
     with pytest.raises(ValueError, match="committed"):
         writer.seal()

@@ -40,7 +40,7 @@ def test_exception_leaves_the_old_plan(path: Path, error: type[BaseException], a
         with PlanWriter(path, toy_plan.CONFIG) as writer:
             steps: list[Callable[[], object]] = [
                 lambda: writer.add_tensors(toy_plan.tensors()),
-                lambda: writer.add("graphs/audio.onnx", b"x"),
+                lambda: toy_plan.add_entries(writer),
                 writer.seal,
             ]
             for step in steps[:after]:
@@ -54,7 +54,7 @@ def test_exception_leaves_the_old_plan(path: Path, error: type[BaseException], a
 
 def test_left_without_commit(path: Path) -> None:
     with PlanWriter(path, toy_plan.CONFIG) as writer:
-        writer.add_tensors(toy_plan.tensors())
+        toy_plan.fill(writer)
         writer.seal()
     check_untouched(path)
 
@@ -204,7 +204,7 @@ def test_two_writers_do_not_disturb_each_other(path: Path) -> None:
         PlanWriter(path, toy_plan.CONFIG, tools={"by": "second"}) as second,
     ):
         for writer in (first, second):
-            writer.add_tensors(toy_plan.tensors())
+            toy_plan.fill(writer)
             writer.seal()
         for writer, name in ((second, "second"), (first, "first")):
             writer.commit()

@@ -1,5 +1,7 @@
-"""Options that several verbs share. What the engine offers is repeated here because importing it
-takes longer than ``--help`` may; a test compares.
+"""Options that several verbs share.
+
+What the engine offers is repeated here because importing it takes longer than ``--help`` may; a
+test compares.
 """
 
 import argparse

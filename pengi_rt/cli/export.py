@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pengi_rt.cli.arguments import PRECISIONS, add_threads, check_threads
-from pengi_rt.cli.output import emit, refuse_overwriting
+from pengi_rt.cli.output import emit, is_folder, refuse_overwriting
 from pengi_rt.errors import BackendError, CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -86,14 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _output(checkpoint: Path, named: Path | None) -> Path:
     """The plan to write, refused now rather than after minutes of work."""
-    if checkpoint.is_dir():
+    if is_folder(checkpoint):
         raise CheckpointError(f"{checkpoint}: is a folder; name the checkpoint in it")
     output = named or checkpoint.with_suffix(".plan")
-    if output.is_dir():
+    if is_folder(output):
         raise UsageError(
             f"--output {output} is a folder; name a file, for example {output / 'pengi.plan'}"
         )
-    if not output.parent.is_dir():
+    if not is_folder(output.parent):
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it first")
     refuse_overwriting(output, [checkpoint])
     return output

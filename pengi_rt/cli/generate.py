@@ -14,7 +14,7 @@ from pengi_rt.cli.arguments import (
     check_threads,
 )
 from pengi_rt.cli.formats import FORMATS, Writer
-from pengi_rt.cli.output import open_output, refuse_overwriting, say
+from pengi_rt.cli.output import STDIO, open_output, refuse_overwriting, say
 from pengi_rt.errors import AudioError, PengiError
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--output",
         metavar="FILE",
         help="write results here (default, and -: stdout). They grow in FILE.part; when all are "
-        "there it becomes FILE. If the run fails, FILE stays as it was, FILE.part holds what was "
-        "answered, and the next run with this FILE replaces it",
+        "there it becomes FILE. If the run ends early, FILE stays as it was, FILE.part holds what "
+        "was answered, and the next run with this FILE replaces it",
     )
     parser.set_defaults(run=run)
 
@@ -55,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Answer every recording; a bad one is reported and passed over."""
     check_threads(arguments)
-    if arguments.output is not None:
+    if arguments.output not in (None, STDIO):
         refuse_overwriting(arguments.output, [arguments.engine, *arguments.audio])
     from pengi_rt.engine import load
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import pengi_rt
-from pengi_rt.cli.output import abandon_stdout, prepare_streams, say, standard_output
+from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.errors import PengiError, UsageError
 
 VERBS = ("generate", "export", "pull", "inspect", "doctor")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output has gone (head, less): not an error, and nothing left to say.
-        abandon_stdout()
+        abandon(sys.stdout)
         return 0
     except KeyboardInterrupt as error:
         say(_with_notes("interrupted", error))

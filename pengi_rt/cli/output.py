@@ -1,7 +1,7 @@
-"""Where a verb's words go: standard output, standard error, or a file replaced when all is there.
+r"""Where a verb's words go: standard output, standard error, or a file replaced when all is there.
 
 Printing never fails on a character and never with a traceback: what an encoding lacks is written as
-``\\u....``, and a full disk is one line.
+``\u....``, and a full disk is one line.
 """
 
 import codecs
@@ -34,7 +34,7 @@ class Output:
 
     @property
     def unicode(self) -> bool:
-        """Whether it holds every character; surrogates become ``\\udc..`` in any case."""
+        """Whether it takes every character, lone surrogates aside."""
         return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
 
     def write(self, text: str) -> int:
@@ -59,7 +59,7 @@ class Output:
         """Bring a file to the disk and close it. Raises as :meth:`write`."""
         self.flush()
         with self._reporting():
-            with suppress(OSError):  # pipes and devices have nothing to bring anywhere
+            if stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
                 os.fsync(self._stream.fileno())
             self._stream.close()
 
@@ -70,7 +70,7 @@ class Output:
         except OSError as error:
             self._broken = True
             if self._stream is sys.stdout:
-                abandon_stdout()
+                abandon(sys.stdout)
             if isinstance(error, BrokenPipeError):
                 raise
             raise InputError(f"cannot write {self._name}: {error.strerror or error}") from None
@@ -84,11 +84,11 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def abandon_stdout() -> None:
-    """Send what is still buffered nowhere, or the interpreter would fail on it at its end."""
+def abandon(stream: TextIO) -> None:
+    """Send what a stream still buffers nowhere, or the interpreter would fail on it at its end."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
@@ -112,8 +112,16 @@ def emit(text: str) -> None:
 
 def say(message: object) -> None:
     """Print one line on standard error; if that fails too, there is nobody to tell."""
-    with suppress(OSError):
+    try:
         print(f"pengi-rt: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        abandon(sys.stderr)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether ``path`` is a folder; one that cannot be looked at is none."""
+    found = _status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None:
@@ -122,13 +130,15 @@ def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None
     Raises:
         UsageError: it is one of them, by whatever name.
     """
-    for path in (output, f"{output}{PART}"):
+    for path in (output, os.path.realpath(output) + PART):
         found = _status(path)
-        for name in inputs if found and stat.S_ISREG(found.st_mode) else ():
-            other = os.fstat(0) if name == STDIO else _status(name)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            continue
+        for name in inputs:
+            other = _status(0 if name == STDIO else name)
             if other and os.path.samestat(found, other):
                 raise UsageError(
-                    f"--output {output} would overwrite {name}, which is read; name another file"
+                    f"--output {output} would overwrite {name}, which is read here; name another"
                 )
 
 
@@ -140,6 +150,7 @@ def open_output(path: str | None) -> Iterator[Output]:
     everything stands in ``PATH.part``, which stays if the block raises, and the error says so.
 
     Raises:
+        UsageError: it is a folder.
         InputError: it cannot be written.
     """
     if path is None or path == STDIO or _is_stdout(path):
@@ -148,9 +159,10 @@ def open_output(path: str | None) -> Iterator[Output]:
         output.flush()
         return
     target = Path(os.path.realpath(path))
-    if target.is_dir() or path.endswith(os.sep):
-        raise InputError(f"cannot write --output {path}: it is a folder; name a file")
-    whole = not target.exists() or target.is_file()
+    if is_folder(target) or path.endswith(os.sep):
+        raise UsageError(f"--output {path} is a folder; name a file")
+    found = _status(target)
+    whole = found is None or stat.S_ISREG(found.st_mode)
     with (_replacing if whole else _opened)(target, f"--output {path}") as output:
         yield output
 
@@ -183,15 +195,23 @@ def _replacing(target: Path, name: str) -> Iterator[Output]:
         output = Output(stream, name)
         yield output
         output.close()
-        part.replace(target)
+        _replace(target, part, name)
     except BaseException as error:
         with suppress(OSError):
             stream.close()
-        if part.stat().st_size:
-            error.add_note(f"what was answered is in {part}")
-        else:
-            part.unlink()
+        with suppress(FileNotFoundError):  # it may have taken its place already
+            if part.stat().st_size:
+                error.add_note(f"what was answered is in {part}")
+            else:
+                part.unlink()
         raise
+
+
+def _replace(target: Path, part: Path, name: str) -> None:
+    try:
+        part.replace(target)
+    except OSError as error:
+        raise InputError(f"cannot write {name}: {error.strerror or error}") from None
 
 
 def _open_part(part: Path, target: Path) -> TextIO:
@@ -230,7 +250,7 @@ def _is_stdout(path: str) -> bool:
     return False
 
 
-def _status(path: str | Path) -> os.stat_result | None:
+def _status(path: str | Path | int) -> os.stat_result | None:
     with suppress(OSError):
-        return os.stat(path)  # noqa: PTH116 - a path is not always a Path
+        return os.stat(path)  # noqa: PTH116 - it may be a descriptor
     return None

@@ -4,13 +4,17 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+import pengi_rt.engine as engine_module
 from pengi_rt.cli.main import main
+from pengi_rt.engine import Engine
 
 Capture = pytest.CaptureFixture[str]
 
@@ -152,7 +156,7 @@ BAD_OPTIONS = {
     "no such backend here": (["--backend", "tensorrt"], 5, "tensorrt"),
     "prompt that is no UTF-8": (["--prompt", "caf\udce9"], 3, "UTF-8"),
     "prompt too long, strict": (["--prompt", "a noise " * 60, "--strict"], 3, "reads 38"),
-    "threads": (["--threads", "0"], 5, "threads"),
+    "threads": (["--threads", "0"], 2, "--threads"),
 }
 
 
@@ -166,6 +170,48 @@ def test_bad_options_are_refused_in_one_line(
     assert out == ""
     assert err.count("\n") == 1
     assert word in err
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIONS)
+def test_bad_options_leave_the_output_as_it_is(
+    kind: str, tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    options, expected, _ = BAD_OPTIONS[kind]
+    output = tmp_path / "out.csv"
+    output.write_text("old")
+    command: list[str | Path] = [
+        "generate",
+        "--engine",
+        tiny_plan,
+        noise,
+        "--format",
+        "csv",
+        *options,
+    ]
+    assert run(capsys, *command, "-o", output)[0] == expected
+    assert output.read_text() == "old"
+    assert run(capsys, *command)[1] == ""
+    assert sorted(tmp_path.iterdir()) == [noise, output]
+
+
+def test_the_plans_own_prompt_is_named_when_it_is_cut(
+    tiny_plan: Path,
+    noise: Path,
+    capsys: Capture,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(*arguments: Any, **options: Any) -> Engine:
+        engine = loaded(*arguments, **options)
+        generation = replace(engine.config.generation, prompt="a noise " * 60)
+        engine.config = replace(engine.config, generation=generation)
+        return engine
+
+    loaded = engine_module.load
+    monkeypatch.setattr(engine_module, "load", load)
+    assert run(capsys, "generate", "--engine", tiny_plan, noise)[0] == 0
+    assert "'a noise a noise" in caplog.text
+    assert "None" not in caplog.text
 
 
 def test_a_long_prompt_is_cut_and_said(
@@ -188,6 +234,15 @@ def test_standard_input(
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
         code, piped, _ = run(capsys, "generate", "--engine", tiny_plan, "-")
     assert (code, piped) == (0, direct)
+
+
+def test_standard_input_without_data(
+    tiny_plan: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    code, out, err = run(capsys, "generate", "--engine", tiny_plan, "-")
+    assert (code, out) == (3, "")
+    assert err == "pengi-rt: <stdin>: empty: there are no bytes\n"
 
 
 BAD_ENGINES = {
@@ -216,6 +271,57 @@ def test_a_checkpoint_is_no_engine(tiny_checkpoint: Path, noise: Path, capsys: C
     code, _, err = run(capsys, "generate", "--engine", tiny_checkpoint, noise)
     assert code == 5
     assert "pengi-rt export" in err
+
+
+def test_the_engine_and_the_recordings_are_not_overwritten(
+    tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    plan = tmp_path / "own.plan"
+    plan.write_bytes(tiny_plan.read_bytes())
+    link = tmp_path / "link.wav"
+    link.symlink_to(noise)
+    before = (plan.read_bytes(), noise.read_bytes())
+    for output in (plan, noise, link):
+        code, _, err = run(capsys, "generate", "--engine", plan, noise, "-o", output)
+        assert code == 2
+        assert err.startswith(f"pengi-rt: --output {output} would overwrite ")
+        assert err.count("\n") == 1
+    assert (plan.read_bytes(), noise.read_bytes()) == before
+
+
+def test_a_folder_says_to_name_the_files(tiny_plan: Path, tmp_path: Path, capsys: Capture) -> None:
+    code, _, err = run(capsys, "generate", "--engine", tiny_plan, tmp_path)
+    assert code == 3
+    assert err == f"pengi-rt: {tmp_path}: this is a folder; name the audio files in it\n"
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "jsonl", "text"])
+def test_no_readable_recording_is_a_document_without_rows(
+    form: str, tiny_plan: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    missing = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    code, out, err = run(capsys, "generate", "--engine", tiny_plan, *missing, "--format", form)
+    assert code == 3
+    assert err.count("\n") == 2
+    if form == "json":
+        assert json.loads(out) == []
+    else:
+        assert len(out.splitlines()) == (form == "csv")
+
+
+def test_two_recordings_of_one_name_are_two_rows(
+    tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    other = tmp_path / "other" / noise.name
+    other.parent.mkdir()
+    soundfile.write(other, np.zeros(8_000), 16_000)
+    paths = [noise, other, noise]
+    code, out, _ = run(capsys, "generate", "--engine", tiny_plan, *paths, "--format", "json")
+    assert code == 0
+    first, second, third = json.loads(out)
+    assert [first["audio"], second["audio"]] == [str(noise), str(other)]
+    assert second["end"] == 0.5
+    assert first == third
 
 
 def test_formats_and_rates_of_one_recording_agree(

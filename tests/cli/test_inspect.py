@@ -120,7 +120,7 @@ def test_no_plan(tmp_path: Path, option: tuple[str, ...]) -> None:
 
 def test_plan_with_nothing_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with PlanWriter(tmp_path / "bare.plan", toy_plan.CONFIG, backends=()) as writer:
-        writer.add_tensors({})
+        toy_plan.fill(writer)
         writer.seal()
         writer.commit()
     assert run(str(tmp_path / "bare.plan"), "--verify") == 0

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one line an error, help at once."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pengi_rt
-from pengi_rt.cli.main import VERBS, main
+from pengi_rt.cli.main import VERBS, build_parser, main
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +62,27 @@ def test_running_imports_neither_torch_nor_transformers(tiny_plan: Path, sounds:
     *rows, last = run.stdout.splitlines()
     assert last == "0"
     assert json.loads(rows[0])["audio"] == str(sound)
+
+
+@pytest.mark.parametrize("command", [["-q", "doctor"], ["doctor", "-q"], ["-q", "doctor", "-q"]])
+def test_quiet_before_and_behind_the_verb(command: list[str]) -> None:
+    arguments = build_parser().parse_args(command)
+    assert (arguments.quiet, arguments.verbose) == (True, False)
+
+
+def test_verbose_before_the_verb_is_heard(
+    tiny_plan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[int] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: levels.append(options["level"]))
+    for option in ([], ["-v"], ["-q"]):
+        assert main([*option, "inspect", str(tiny_plan)]) == 0
+    assert levels == [logging.WARNING, logging.INFO, logging.ERROR]
+
+
+def test_quiet_and_verbose_contradict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-q", "doctor", "-v"]) == 2
+    assert "--quiet and --verbose contradict" in capsys.readouterr().err
 
 
 def test_an_interrupt_is_said_in_a_line(

@@ -74,8 +74,13 @@ def write(path: Path) -> Path:
 
 
 def fill(writer: PlanWriter) -> None:
-    """Add every tensor and every entry, so that the plan can be sealed."""
+    """Add every tensor and every entry: enough for a plan to be sealed."""
     writer.add_tensors(tensors())
+    add_entries(writer)
+
+
+def add_entries(writer: PlanWriter) -> None:
+    """Add every entry but the tensors."""
     for name, data in ENTRIES.items():
         writer.add(name, data)
 

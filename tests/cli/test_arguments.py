@@ -1,0 +1,51 @@
+"""The lists that the command line repeats are those of the engine."""
+
+from typing import get_args
+
+import pytest
+
+from pengi_rt.audio import LongAudio
+from pengi_rt.backends import select
+from pengi_rt.cli import generate
+from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, Choice
+from pengi_rt.cli.main import build_parser, main
+
+
+@pytest.mark.parametrize(
+    ("choice", "known"),
+    [
+        (BACKENDS, select.BACKENDS),
+        (DEVICES, select.DEVICES),
+        (PRECISIONS, select.PRECISIONS),
+    ],
+)
+def test_choices_are_those_of_the_engine(choice: Choice, known: tuple[str, ...]) -> None:
+    assert (*choice.here, *choice.later) == known
+
+
+def test_backends_here_are_those_of_the_engine() -> None:
+    assert BACKENDS.here == select.HERE
+
+
+@pytest.mark.parametrize("way", get_args(LongAudio))
+def test_ways_with_long_audio_are_those_of_the_engine(way: str) -> None:
+    command = ["generate", "--engine", "e", "a", "--long-audio", way]
+    assert build_parser().parse_args(command).run is generate.run
+
+
+def test_help_says_what_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for choice in (BACKENDS, DEVICES, PRECISIONS):
+        assert f"not in this version: {', '.join(choice.later)}" in shown
+        assert f"{{{','.join(choice.here)}}}" in shown
+
+
+@pytest.mark.parametrize("command", [["generate", "--engine", "e", "a.wav"], ["export", "c.pth"]])
+@pytest.mark.parametrize("threads", ["0", "-3"])
+def test_threads_below_one(
+    command: list[str], threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--threads", threads]) == 2
+    assert capsys.readouterr().err == f"pengi-rt: --threads must be at least 1, got {threads}\n"

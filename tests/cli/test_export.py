@@ -1,0 +1,73 @@
+"""``pengi-rt export`` refuses at once what would fail after minutes, and destroys nothing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pengi_rt.cli.main import main
+from pengi_rt.plan import Plan
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file; whoever gets as far as the exporter fails the test."""
+    monkeypatch.setitem(sys.modules, "pengi_rt.export.export", None)
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"weights")
+    return path
+
+
+def refused(capsys: Capture, *arguments: str | Path) -> str:
+    assert main(["export", *map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_the_checkpoint_is_not_overwritten(checkpoint: Path, capsys: Capture) -> None:
+    link = checkpoint.with_name("link")
+    link.symlink_to(checkpoint)
+    for output in (checkpoint, link):
+        assert "would overwrite" in refused(capsys, checkpoint, "-o", output)
+    assert checkpoint.read_bytes() == b"weights"
+
+
+def test_a_checkpoint_named_plan_is_not_overwritten(checkpoint: Path, capsys: Capture) -> None:
+    named = checkpoint.rename(checkpoint.with_suffix(".plan"))
+    assert "would overwrite" in refused(capsys, named)
+    assert named.read_bytes() == b"weights"
+
+
+def test_output_folders(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    missing = tmp_path / "no" / "a.plan"
+    assert f"there is no folder {missing.parent}" in refused(capsys, checkpoint, "-o", missing)
+    assert "there is no folder" in refused(capsys, checkpoint, "-o", checkpoint / "a.plan")
+    assert f"for example {tmp_path}/pengi.plan" in refused(capsys, checkpoint, "-o", tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "/"])
+def test_a_folder_is_no_checkpoint(checkpoint: Path, name: str, capsys: Capture) -> None:
+    assert main(["export", name]) == 3
+    assert "is a folder; name the checkpoint in it" in capsys.readouterr().err
+
+
+def test_without_the_export_packages(checkpoint: Path, capsys: Capture) -> None:
+    assert main(["export", str(checkpoint)]) == 5
+    assert "pip install 'pengi-rt[export]'" in capsys.readouterr().err
+
+
+def test_exports_beside_the_checkpoint(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    output = tmp_path / "tiny.plan"
+    assert main(["export", str(tiny_checkpoint), "-o", str(output), "--threads", "1"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(f"{output}  ")
+    assert last.endswith("MB  self-test passed")
+    assert all(line.endswith("  ok") for line in table[1:])
+    with Plan.open(output) as plan:
+        assert plan.config.name == "tiny"

@@ -1,0 +1,154 @@
+"""Output files replace what was there only when they are whole, and printing never fails badly."""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pengi_rt.cli.output import open_output, refuse_overwriting
+from pengi_rt.errors import InputError, UsageError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(path: Path | str, text: str, *, then: BaseException | None = None) -> None:
+    with open_output(str(path)) as output:
+        output.write(text)
+        if then is not None:
+            raise then
+
+
+def test_replaces_at_the_end_and_keeps_the_mode(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    path.chmod(0o640)
+    with open_output(str(path)) as output:
+        output.write("new")
+        output.flush()
+        assert path.read_text() == "old"
+        assert (tmp_path / "out.part").read_text() == "new"
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("error", [InputError("bad"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_what_was_written_is_kept_beside_the_old(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    with pytest.raises(type(error)) as caught:
+        write(path, "some", then=error)
+    assert caught.value.__notes__ == [f"what was answered is in {path}.part"]
+    assert path.read_text() == "old"
+    assert (tmp_path / "out.part").read_text() == "some"
+    write(path, "all")
+    assert path.read_text() == "all"
+    assert names(tmp_path) == ["out"]
+
+
+def test_nothing_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", "", then=KeyboardInterrupt())
+    assert names(tmp_path) == []
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target")
+    write(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "text"
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "out.part").open("w") as other:
+        other.write("theirs")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another pengi-rt is writing it"):
+            write(tmp_path / "out", "ours")
+    assert (tmp_path / "out.part").read_text() == "theirs"
+
+
+def test_a_part_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out.part").symlink_to("mine")
+    with pytest.raises(InputError, match="this is a link"):
+        write(tmp_path / "out", "text")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["missing/out", "x" * 300])
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"^cannot write --output .+$"):
+        write(tmp_path / name, "text")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_write_protected_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    path.chmod(0o444)
+    with pytest.raises(InputError, match="write-protected"):
+        write(path, "text")
+
+
+@pytest.mark.parametrize("name", ["", "new/", "."])
+def test_a_folder_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is a folder; name a file"):
+        write(name, "text")
+
+
+def test_devices_are_written_in_place() -> None:
+    write("/dev/null", "text")
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(InputError, match=r"^cannot write --output /dev/full: No space left"):
+        write("/dev/full", "text")
+
+
+def test_what_no_encoding_holds_is_escaped(tmp_path: Path) -> None:
+    write(tmp_path / "out", "bad\udcff, good é")
+    assert (tmp_path / "out").read_text() == "bad\\udcff, good é"
+
+
+def test_standard_output_by_its_names(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-", "/dev/stdout"):
+        write(name, name)
+    assert capfd.readouterr().out == "-/dev/stdout"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("way", ["same", "relative", "link", "hard link", "part", "part of a link"])
+def test_inputs_are_not_overwritten(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    taken = tmp_path / "taken.part"
+    taken.write_text("mine")
+    (tmp_path / "link").symlink_to(taken)
+    (tmp_path / "hard").hardlink_to(taken)
+    (tmp_path / "to taken").symlink_to("taken")
+    output = {
+        "relative": "./taken.part",
+        "link": "link",
+        "hard link": "hard",
+        "part": "taken",
+        "part of a link": "to taken",
+    }
+    with pytest.raises(UsageError, match=r"^--output .* would overwrite .*taken\.part"):
+        refuse_overwriting(output.get(way, str(taken)), ["other", str(taken)])
+
+
+def test_other_files_and_devices_may_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
+    refuse_overwriting(tmp_path / "a", [tmp_path / "b", tmp_path / "missing", "-"])
+    refuse_overwriting(tmp_path / "missing", [tmp_path / "missing"])
+    refuse_overwriting("/dev/null", ["/dev/null"])
