@@ -12,7 +12,6 @@ import toy_plan
 from file_server import BODY, DIGEST, Server
 
 from pengi_rt import download
-from pengi_rt.cli import pull
 from pengi_rt.download import PUBLISHED, Fetched, cache_directory, fetch, published_url
 from pengi_rt.errors import DownloadError, UsageError
 

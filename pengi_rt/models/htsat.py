@@ -7,6 +7,7 @@ head.
 import torch
 from torch import Tensor, nn
 
+from pengi_rt.checked import require
 from pengi_rt.config import HTSATConfig, exact_div
 
 MASKED = -100.0  # what the shift mask adds; not -inf, as released
@@ -17,6 +18,7 @@ class HTSAT(nn.Module):
 
     def __init__(self, config: HTSATConfig) -> None:
         super().__init__()
+        require(config.pooling == "mean", f"htsat.pooling {config.pooling!r} is not implemented")
         self.patch_embed = PatchEmbed(config)
         self.layers = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
         self.norm = nn.LayerNorm(config.num_features)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
-from pengi_rt.config import DecoderConfig, ModelConfig
+from pengi_rt.config import DecoderConfig, MapperConfig, ModelConfig
 from pengi_rt.kernels.beam_step_cpu import I32, update_ancestry_reference
 
 WIDTH = 4  # n_embd
@@ -73,9 +73,12 @@ class FakeBackend:
 
     def __post_init__(self) -> None:
         decoder = DecoderConfig(
-            vocab_size=self.model.vocab_size, n_positions=self.n_positions, n_embd=WIDTH
+            vocab_size=self.model.vocab_size, n_positions=self.n_positions, n_embd=WIDTH, n_head=1
         )
-        self.config = ModelConfig(decoder=decoder)
+        mapper = MapperConfig(kind="mlp", prefix_length=1)
+        self.config = ModelConfig(
+            decoder=decoder, audio_mapper=mapper, text_mapper=mapper, stop_id=0
+        )
 
     def prefill(
         self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
