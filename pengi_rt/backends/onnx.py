@@ -115,7 +115,7 @@ class OnnxBackend:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Spinning makes a step 8 % faster on cores of one's own (24.8 to 22.9 ms), and several times
+        # Spinning makes a step 8 % faster on cores of one's own (24.8 to 22.9 ms) and several times
         # slower on shared ones, where it takes them from whoever has work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # A graph's weights are in the plan. One that names a file of its own finds no folder.
