@@ -24,6 +24,9 @@ from pengi_rt.export.sniff import is_zip, refuse_other_files
 from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS
 from pengi_rt.models.pengi import Pengi
 
+OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
+"""What float32 is made of where it is not stored; anything else is refused."""
+
 NAMED = 5  # keys that a refusal lists before it counts the rest
 
 PUBLISHED = (
@@ -65,7 +68,7 @@ class Checkpoint:
     sha256: str
     tokenizers: Path | None
     converted: tuple[str, ...]
-    """Names of tensors that were stored in half precision."""
+    """Names of tensors that were stored in another precision than float32."""
     left_out: tuple[str, ...]
     """Published keys that are known and not needed (:data:`HARMLESS`)."""
 
@@ -92,13 +95,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     own = path.suffix == ".safetensors"
     config, state, left_out = _read_own(path) if own else _read_published(path)
     _check(path, state, config)
-    halves = (torch.float16, torch.bfloat16)
-    converted = tuple(name for name, tensor in state.items() if tensor.dtype in halves)
+    converted = tuple(name for name in state if state[name].dtype in OTHER_FLOATS)
     tokenizers = path.parent / TOKENIZERS
     return Checkpoint(
         path=path,
         config=config,
-        state=state | {name: state[name].float() for name in converted},
+        state={name: _plain(tensor) for name, tensor in state.items()},
         sha256=_sha256(path),
         tokenizers=tokenizers if own and tokenizers.is_dir() else None,
         converted=converted,
@@ -162,6 +164,8 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
     for key, tensor in weights.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: 'model' maps {key!r} to a {type(tensor).__name__}")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise CheckpointError(f"{path}: {key} is no plain tensor ({tensor.layout})")
     return dict(weights)
 
 
@@ -202,10 +206,16 @@ def _check(path: Path, state: Mapping[str, Tensor], config: ModelConfig) -> None
                 f"{path}: {name} is {list(tensor.shape)}, a {config.name} model's is "
                 f"{list(wanted.shape)}"
             )
-        if tensor.is_floating_point() != wanted.is_floating_point():
+        floating = tensor.dtype in (torch.float32, *OTHER_FLOATS)
+        if floating != wanted.is_floating_point() or not (floating or tensor.dtype == wanted.dtype):
             raise CheckpointError(f"{path}: {name} is {tensor.dtype}, not {wanted.dtype}")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if floating and not torch.isfinite(_plain(tensor)).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinity; no answer could be right")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Whatever was stored, float32 (or the counter that it is)."""
+    return tensor.float() if tensor.dtype in OTHER_FLOATS else tensor
 
 
 def _listed(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """The encoders' ONNX graphs, by PyTorch's own exporter, with batch (and prompt length) left open.
 
-``audio``: ``wave`` [B, clip_samples] to ``embedding`` and ``prefix``. ``text``: ``ids`` [B, T] to
-the same.
+``audio``: ``wave`` [B, clip_samples] to ``joint_embedding`` and ``prefix``; ``text``: ``ids``
+[B, T] to the same.
 """
 
 import contextlib

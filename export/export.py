@@ -55,7 +55,7 @@ def export_plan(
     progress("reading the checkpoint")
     model, read = load_model(checkpoint)
     if read.converted:
-        logger.warning("%d half-precision tensors become float32", len(read.converted))
+        logger.warning("%d tensors of another precision become float32", len(read.converted))
     if read.left_out:
         logger.info("left out, known and not needed: %s", ", ".join(read.left_out))
     files = find_tokenizers(read.config, tokenizers, read.tokenizers)
@@ -121,7 +121,13 @@ def _test(path: Path, model: Pengi, threads: int | None) -> tuple[Check, ...]:
     with Plan.open(path) as plan:
         backend = OnnxBackend(plan, threads=threads)
         tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        checks = run_self_test(backend, TorchBackend(model), tokenizer)
+        try:
+            checks = run_self_test(backend, TorchBackend(model), tokenizer)
+        except ValueError as error:
+            raise ExportError(
+                f"the model cannot be searched, nothing was written: {error}; "
+                "its weights are broken"
+            ) from None
         backend.close()
     return checks
 

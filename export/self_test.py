@@ -1,9 +1,9 @@
 """The export's last step: the written plan must compute what the PyTorch model computes.
 
-Two made clips and two prompts go through both, alone and three at a time, stage by stage and then
-token by token. The tolerance is 1e-4 of a stage's largest value: float32 rounding through the
-deepest path (waveform to first logits) stays below 2e-5 on the published geometry, a wrong weight
-does not.
+Two made clips and two prompts go through both, each of the four pairs alone (the worst is kept) and
+three pairs together, stage by stage and then token by token. The tolerance is 1e-4 of a stage's
+largest value. On the published geometry and on ``tiny`` the largest difference seen was 1.4e-5 of
+it; one matrix 1 % off is beyond it by far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,8 @@ from pengi_rt.text import PromptTokenizer
 RELATIVE_TOLERANCE = 1e-4
 PROMPTS = ("generate audio caption", "this is a sound of")
 NEW_TOKENS = 12
-BATCHES = (1, 3)
+PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Clip and prompt: each pair alone, the first three together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +42,22 @@ class Check:
 def run_self_test(
     plan: Backend, reference: Backend, tokenizer: PromptTokenizer
 ) -> tuple[Check, ...]:
-    """Every stage of ``plan`` against ``reference``, batch 1 and 3."""
+    """Every stage of ``plan`` against ``reference``, batch 1 and 3.
+
+    Raises:
+        ValueError: logits are not numbers.
+    """
     clips = made_clips(plan.config)
     prompts = [tokenizer.encode(prompt).ids for prompt in PROMPTS]
-    return tuple(
-        check
-        for batch in BATCHES
-        for check in _checks(
-            plan,
-            reference,
-            clips[np.arange(batch) % len(clips)],
-            tokenizer.pad([prompts[index % len(prompts)] for index in range(batch)]),
-        )
-    )
+
+    def run(pairs: Sequence[tuple[int, int]]) -> list[Check]:
+        waves = clips[[clip for clip, _ in pairs]]
+        ids = tokenizer.pad([prompts[prompt] for _, prompt in pairs])
+        return list(_checks(plan, reference, waves, ids))
+
+    alone = [run([pair]) for pair in PAIRS]
+    worst = [max(checks, key=_strain) for checks in zip(*alone, strict=True)]
+    return (*worst, *run(PAIRS[:3]))
 
 
 def report(checks: Sequence[Check]) -> dict[str, object]:
@@ -124,6 +128,12 @@ def _compare_search(
     yield Check("beams with other tokens", batch, float(wrong), 0.0)
     scores = np.array([(mine.score, other.score) for mine, other in pairs])
     yield _compare("beam scores", batch, scores[:, 0], scores[:, 1])
+
+
+def _strain(check: Check) -> float:
+    """How near to its tolerance a check came; NaN is furthest beyond."""
+    strain = check.difference / check.tolerance if check.tolerance else check.difference
+    return strain if strain == strain else float("inf")  # noqa: PLR0124 - NaN
 
 
 def _compare(stage: str, batch: int, ours: F32, theirs: F32) -> Check:

@@ -100,3 +100,16 @@ def _v1_quota(folder: Path) -> float | None:
         period = int((folder / "cpu.cfs_period_us").read_text())
         return quota / period if quota > 0 else None
     return None
+
+
+def checked_threads(threads: int | None) -> int:
+    """``threads`` as a caller asked for it; by default :func:`available_threads`.
+
+    Raises:
+        UsageError: it is no whole number of at least 1.
+    """
+    if threads is None:
+        return available_threads()
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise UsageError(f"threads must be at least 1 and a whole number, got {threads!r}")
+    return threads

@@ -19,11 +19,11 @@ import onnxruntime as ort
 
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import BackendError, PlanError, UsageError
+from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
 from pengi_rt.plan import Plan
 from pengi_rt.plan_format import WEIGHTS
-from pengi_rt.threads import available_threads
+from pengi_rt.threads import checked_threads
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -39,11 +39,9 @@ class OnnxBackend:
         Raises:
             UsageError: ``threads`` is below 1.
         """
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads must be at least 1, got {threads}")
         self.plan = plan
         self.config: ModelConfig = plan.config
-        self.threads = threads or available_threads()
+        self.threads = checked_threads(threads)
         # Sessions read from it until they are gone, whoever closes the plan meanwhile.
         self._weights = plan.weights
         self._token_table = plan.tensor("decoder.wte.weight")
@@ -129,10 +127,30 @@ class OnnxBackend:
             session = ort.InferenceSession(self.plan.graph(graph), options, providers=[PROVIDER])
         if session.get_providers() != [PROVIDER]:
             raise BackendError(f"ONNX Runtime gave {session.get_providers()} for {PROVIDER}")
+        self._check_contract(graph, session)
         # The session has packed what it multiplies by; the file's pages would only count twice.
         self.plan.release_pages()
         _return_freed_memory()
         return session
+
+    def _check_contract(self, graph: str, session: ort.InferenceSession) -> None:
+        """Refuse a graph that takes or gives something else, whatever it is called in the plan."""
+        layers = range(self.config.decoder.n_layer)
+        both = [f"{kind}_{i}" for i in layers for kind in ("key", "value")]
+        fixed = {"embeddings", "last", "is_step", "past_length", "beam_width", "ancestry", "mask"}
+        encoded = ["joint_embedding", "prefix"]
+        takes, gives = {
+            "audio": ({"wave"}, encoded),
+            "text": ({"ids"}, encoded),
+            "decoder": (fixed.union(both), ["logits", *(f"new_{name}" for name in both)]),
+        }[graph]
+        inputs = {value.name for value in session.get_inputs()}
+        outputs = [value.name for value in session.get_outputs()]
+        if inputs != takes or outputs != gives:
+            raise PlanError(
+                f"{self.plan.path}: its {graph} graph takes {', '.join(sorted(inputs))} and gives "
+                f"{', '.join(outputs)}, which is not what a {graph} graph does; export it again"
+            )
 
     @contextmanager
     def _explained(self, graph: str) -> Iterator[None]:

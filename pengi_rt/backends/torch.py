@@ -14,6 +14,7 @@ from pengi_rt.errors import PlanError
 from pengi_rt.models.gpt2 import KeyValue
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
+from pengi_rt.threads import checked_threads
 
 
 class TorchBackend:
@@ -26,7 +27,7 @@ class TorchBackend:
         self.model = model.eval()
         self.config = model.config
         if threads is not None:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(checked_threads(threads))
 
     @classmethod
     def from_plan(cls, plan: Plan, *, threads: int | None = None) -> Self:
@@ -35,6 +36,7 @@ class TorchBackend:
         Raises:
             PlanError: the plan lacks a tensor of its own model, or one has another shape.
         """
+        threads = checked_threads(threads)
         model = Pengi(plan.config)
         state = {name: torch.from_numpy(plan.tensor(name).copy()) for name in model.state_dict()}
         try:

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, and print the self-test's table."""
     check_threads(arguments)
     checkpoint: Path = arguments.checkpoint
-    output = _output(checkpoint, arguments.output)
+    output = _output(checkpoint, arguments.output, arguments.tokenizers)
     try:
         from pengi_rt.export.export import STEPS, export_plan
     except ModuleNotFoundError as error:
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _output(checkpoint: Path, named: Path | None) -> Path:
+def _output(checkpoint: Path, named: Path | None, tokenizers: Path | None) -> Path:
     """The plan to write, refused now rather than after minutes of work."""
     if is_folder(checkpoint):
         raise CheckpointError(f"{checkpoint}: is a folder; name the checkpoint in it")
@@ -95,7 +95,9 @@ def _output(checkpoint: Path, named: Path | None) -> Path:
         )
     if not is_folder(output.parent):
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it first")
-    refuse_overwriting(output, [checkpoint])
+    beside = sorted(checkpoint.parent.glob("tokenizers/*.json"))
+    named_files = sorted(tokenizers.glob("*/tokenizer.json")) if tokenizers else []
+    refuse_overwriting(output, [checkpoint, *beside, *named_files])
     return output
 
 

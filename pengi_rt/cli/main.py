@@ -58,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         say(_with_notes("interrupted", error))
         return INTERRUPTED
+    except ImportError as error:
+        # Ctrl-C while a C extension was being loaded comes out as one of these.
+        if not isinstance(error.__context__ or error.__cause__, KeyboardInterrupt):
+            raise
+        say("interrupted")
+        return INTERRUPTED
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -90,7 +90,7 @@ def test_embeds_tokens_from_the_plan(onnx: OnnxBackend, tiny_model: Pengi) -> No
 
 
 def test_refuses_threads_below_one(onnx: OnnxBackend) -> None:
-    with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
+    with pytest.raises(UsageError, match="threads must be at least 1.*, got 0"):
         OnnxBackend(onnx.plan, threads=0)
 
 
@@ -134,3 +134,18 @@ def _reads(location: str, *, hidden: bool) -> ModelProto:
         )
         graph = helper.make_graph([always, choice], "g", [wave], outputs)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [("audio", "text"), ("text", "decoder"), ("decoder", "audio")]
+)
+def test_a_swapped_graph_is_refused(
+    asked: str, given: str, tiny_plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Plan.open(tiny_plan) as plan:
+        graph = plan.graph(given)
+        monkeypatch.setattr(plan, "graph", lambda _name: graph)
+        backend = OnnxBackend(plan, threads=1)
+        with pytest.raises(PlanError, match=f"its {asked} graph takes"):
+            getattr(backend, f"_{asked}")
+        backend.close()

@@ -405,3 +405,24 @@ def test_no_flipped_byte_brings_a_traceback(tmp_path: Path) -> None:
         damaged[place] ^= 0x41
         path.write_bytes(damaged)
         refusal(path)
+
+
+def test_double_precision_is_narrowed_and_that_is_said(
+    path: Path, published: dict[str, Tensor]
+) -> None:
+    name = next(key for key in published if key.endswith("layer_norm.bias"))
+    published[name] = published[name].double()
+    torch.save({"model": published}, path)
+    read = read_checkpoint(path)
+    assert len(read.converted) == 1
+    assert read.state[read.converted[0]].dtype == torch.float32
+    published[name] = torch.full_like(published[name], 1e300)
+    torch.save({"model": published}, path)
+    assert "NaN or infinity" in refusal(path)
+
+
+def test_a_tensor_that_is_not_plain_is_refused(path: Path, published: dict[str, Tensor]) -> None:
+    name = next(key for key in published if key.endswith("layer_norm.bias"))
+    for odd in (published[name].to_sparse(), published[name].to(torch.float8_e4m3fn)):
+        torch.save({"model": published | {name: odd}}, path)
+        refusal(path)

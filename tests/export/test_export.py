@@ -68,3 +68,15 @@ def test_progress_is_reported_as_often_as_announced(tiny_checkpoint: Path, tmp_p
     steps: list[str] = []
     export_plan(tiny_checkpoint, tmp_path / "p.plan", threads=1, progress=steps.append)
     assert len(steps) == export.STEPS
+
+
+def test_weights_that_give_no_numbers_fail_the_export(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = load_model(tiny_checkpoint)
+    with torch.no_grad():
+        model.decoder.ln_f.weight.fill_(torch.inf)
+    monkeypatch.setattr(export, "load_model", lambda _path: (model, load_model(tiny_checkpoint)[1]))
+    with pytest.raises(ExportError, match="nothing was written"):
+        export_plan(tiny_checkpoint, tmp_path / "p.plan", threads=1)
+    assert not list(tmp_path.iterdir())

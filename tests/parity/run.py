@@ -54,6 +54,7 @@ them.
 def main(reference: Path) -> int:
     """Make, export, compare, report."""
     WORK.mkdir(exist_ok=True)
+    commit = git("rev-parse", "--short", "HEAD") + (" + changes" if git("status", "-s") else "")
     (WORK / "rows.jsonl").unlink(missing_ok=True)
     for config, digest in DIGESTS.items():
         make_checkpoint(reference, config, digest)
@@ -71,7 +72,7 @@ def main(reference: Path) -> int:
     if code == 0 and {row["backend"] for row in rows} != {"onnx", "torch"}:
         print("parity: not every backend was compared", file=sys.stderr)
         code = 1
-    REPORT.write_text(report(rows, code), encoding="utf-8")
+    REPORT.write_text(report(rows, code, commit), encoding="utf-8")
     print(f"{REPORT.relative_to(ROOT)} written; pytest ended with {code}")
     return code
 
@@ -107,13 +108,12 @@ def read_rows() -> list[dict[str, object]]:
     return [json.loads(line) for line in ledger.read_text().splitlines()]
 
 
-def report(rows: Iterable[dict[str, object]], code: int) -> str:
+def report(rows: Iterable[dict[str, object]], code: int, commit: str) -> str:
     """The page: provenance, then a line for every backend and stage."""
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "result": "all passed" if code == 0 else f"FAILED (pytest exit code {code})",
-        "commit": git("rev-parse", "--short", "HEAD")
-        + (" + changes" if git("status", "-s") else ""),
+        "commit": commit,
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "versions": ", ".join(
             f"{name} {version(name)}" for name in ("torch", "transformers", "onnxruntime", "numpy")
