@@ -90,7 +90,7 @@ def test_embeds_tokens_from_the_plan(onnx: OnnxBackend, tiny_model: Pengi) -> No
 
 
 def test_refuses_threads_below_one(onnx: OnnxBackend) -> None:
-    with pytest.raises(UsageError, match="threads must be at least 1.*, got 0"):
+    with pytest.raises(UsageError, match=r"threads must be at least 1.*, got 0"):
         OnnxBackend(onnx.plan, threads=0)
 
 
