@@ -136,12 +136,12 @@ def _read_published(path: Path) -> _Read:
         raise CheckpointError(f"{path}: {HEAD} is not {EMBEDDING}, to which Pengi ties it")
     clip = any(key.startswith("caption_encoder.") for key in published)
     left_out = tuple(key for key in published if _matches(HARMLESS, key))
-    kept = {key: tensor for key, tensor in published.items() if key not in left_out}
-    unexpected = [key for key in kept if _ours(key) is None]
+    names = {key: _ours(key) for key in published if key not in left_out}
+    unexpected = [key for key, name in names.items() if name is None]
     if unexpected:
         raise CheckpointError(f"{path}: is no Pengi checkpoint: unexpected {_listed(unexpected)}")
     config = ModelConfig.preset("base" if clip else "base_no_text_enc")
-    return config, {_ours(key) or key: tensor for key, tensor in kept.items()}, left_out
+    return config, {name: published[key] for key, name in names.items() if name}, left_out
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:

@@ -109,7 +109,7 @@ def _write(writer: PlanWriter, model: Pengi, progress: Progress) -> None:
 def _refuse_failed(checks: Sequence[Check]) -> None:
     failed = [check for check in checks if not check.passed]
     if failed:
-        worst = max(failed, key=lambda check: check.difference / (check.tolerance or 1))
+        worst = max(failed, key=lambda check: check.strain)
         raise ExportError(
             f"the plan failed its self-test, nothing was written: {worst.stage} (batch "
             f"{worst.batch}) differs by {worst.difference:.2g}, allowed {worst.tolerance:.2g}; "

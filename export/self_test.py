@@ -38,6 +38,12 @@ class Check:
         """Whether the difference is in bounds (NaN is not)."""
         return self.difference <= self.tolerance
 
+    @property
+    def strain(self) -> float:
+        """How near to its tolerance it came, 1 at it; NaN is furthest beyond."""
+        strain = self.difference / self.tolerance if self.tolerance else self.difference
+        return strain if strain == strain else float("inf")  # noqa: PLR0124 - NaN
+
 
 def run_self_test(
     plan: Backend, reference: Backend, tokenizer: PromptTokenizer
@@ -56,7 +62,7 @@ def run_self_test(
         return list(_checks(plan, reference, waves, ids))
 
     alone = [run([pair]) for pair in PAIRS]
-    worst = [max(checks, key=_strain) for checks in zip(*alone, strict=True)]
+    worst = [max(checks, key=lambda check: check.strain) for checks in zip(*alone, strict=True)]
     return (*worst, *run(PAIRS[:3]))
 
 
@@ -128,12 +134,6 @@ def _compare_search(
     yield Check("beams with other tokens", batch, float(wrong), 0.0)
     scores = np.array([(mine.score, other.score) for mine, other in pairs])
     yield _compare("beam scores", batch, scores[:, 0], scores[:, 1])
-
-
-def _strain(check: Check) -> float:
-    """How near to its tolerance a check came; NaN is furthest beyond."""
-    strain = check.difference / check.tolerance if check.tolerance else check.difference
-    return strain if strain == strain else float("inf")  # noqa: PLR0124 - NaN
 
 
 def _compare(stage: str, batch: int, ours: F32, theirs: F32) -> Check:

@@ -1,6 +1,6 @@
 """Which backend runs a plan: what was asked for, or one line that says why it cannot."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.errors import BackendError
@@ -10,9 +10,9 @@ BackendName = Literal["auto", "onnx", "torch", "triton", "tensorrt"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 
-BACKENDS = ("auto", "onnx", "torch", "triton", "tensorrt")
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+BACKENDS: tuple[str, ...] = get_args(BackendName)
+DEVICES: tuple[str, ...] = get_args(DeviceName)
+PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
 HERE = ("auto", "onnx", "torch")
 
 
