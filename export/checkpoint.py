@@ -100,7 +100,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(
         path=path,
         config=config,
-        state={name: _plain(tensor) for name, tensor in state.items()},
+        state={name: plain(tensor) for name, tensor in state.items()},
         sha256=_sha256(path),
         tokenizers=tokenizers if own and tokenizers.is_dir() else None,
         converted=converted,
@@ -108,15 +108,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
-def _read_own(path: Path) -> _Read:
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file. Raises :class:`CheckpointError`."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            names = file.keys()
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: is no whole safetensors file ({error}); fetch or save it again"
         ) from None
+
+
+def _read_own(path: Path) -> _Read:
+    metadata, state = read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{path}: has no {METADATA_KEY!r} config in its metadata; of .safetensors files only "
@@ -129,22 +134,35 @@ def _read_own(path: Path) -> _Read:
 
 
 def _read_published(path: Path) -> _Read:
-    published = _without_module(_load_weights(path))
-    head = published.pop(HEAD, None)
-    embedding = published.get(EMBEDDING)
+    published = load_weights(path)
+    clip = any(key.startswith("caption_encoder.") for key in published)
+    state, left_out = to_ours(path, published)
+    return ModelConfig.preset("base" if clip else "base_no_text_enc"), state, left_out
+
+
+def to_ours(path: Path, published: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors under our names, and the keys left out (:data:`HARMLESS`).
+
+    Raises:
+        CheckpointError: a key is unknown, or GPT-2's head is not its embedding.
+    """
+    head, embedding = published.pop(HEAD, None), published.get(EMBEDDING)
     if head is not None and embedding is not None and not torch.equal(head, embedding):
         raise CheckpointError(f"{path}: {HEAD} is not {EMBEDDING}, to which Pengi ties it")
-    clip = any(key.startswith("caption_encoder.") for key in published)
-    left_out = tuple(key for key in published if _matches(HARMLESS, key))
-    names = {key: _ours(key) for key in published if key not in left_out}
+    left_out = tuple(key for key in published if matches(HARMLESS, key))
+    names = {key: renamed(PUBLISHED, key) for key in published if key not in left_out}
     unexpected = [key for key, name in names.items() if name is None]
     if unexpected:
         raise CheckpointError(f"{path}: is no Pengi checkpoint: unexpected {_listed(unexpected)}")
-    config = ModelConfig.preset("base" if clip else "base_no_text_enc")
-    return config, {name: published[key] for key, name in names.items() if name}, left_out
+    return {name: published[key] for key, name in names.items() if name}, left_out
 
 
-def _load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file in the published layout, under its own keys without ``module.``.
+
+    Raises:
+        CheckpointError: it cannot be read without running what it holds, or has no weights.
+    """
     try:
         with warnings.catch_warnings():  # about odd pickles: refused or read, in a line of ours
             warnings.simplefilter("ignore")
@@ -166,22 +184,24 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: 'model' maps {key!r} to a {type(tensor).__name__}")
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise CheckpointError(f"{path}: {key} is no plain tensor ({tensor.layout})")
-    return dict(weights)
+    return _without_module(weights)
 
 
 def _without_module(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The keys without the ``module.`` that data-parallel training puts before every one."""
     if weights and all(key.startswith("module.") for key in weights):
         return {key.removeprefix("module."): tensor for key, tensor in weights.items()}
-    return weights
+    return dict(weights)
 
 
-def _matches(patterns: Iterable[str], key: str) -> bool:
+def matches(patterns: Iterable[str], key: str) -> bool:
+    """Whether all of ``key`` fits one of the patterns."""
     return any(re.fullmatch(pattern, key) for pattern in patterns)
 
 
-def _ours(key: str) -> str | None:
-    for pattern, replacement in PUBLISHED:
+def renamed(table: Iterable[tuple[str, str]], key: str) -> str | None:
+    """``key`` by the row of ``table`` whose pattern fits, None if none does."""
+    for pattern, replacement in table:
         match = re.fullmatch(pattern, key)
         if match:
             return match.expand(replacement)
@@ -206,14 +226,19 @@ def _check(path: Path, state: Mapping[str, Tensor], config: ModelConfig) -> None
                 f"{path}: {name} is {list(tensor.shape)}, a {config.name} model's is "
                 f"{list(wanted.shape)}"
             )
-        floating = tensor.dtype in (torch.float32, *OTHER_FLOATS)
-        if floating != wanted.is_floating_point() or not (floating or tensor.dtype == wanted.dtype):
-            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, not {wanted.dtype}")
-        if floating and not torch.isfinite(_plain(tensor)).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; no answer could be right")
+        check_values(path, name, tensor, wanted.dtype)
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def check_values(path: Path, name: str, tensor: Tensor, wanted: torch.dtype) -> None:
+    """Refuse a tensor that is not finite numbers of the kind that ``wanted`` is."""
+    floating = tensor.dtype in (torch.float32, *OTHER_FLOATS)
+    if floating != wanted.is_floating_point or not (floating or tensor.dtype == wanted):
+        raise CheckpointError(f"{path}: {name} is {tensor.dtype}, not {wanted}")
+    if floating and not torch.isfinite(plain(tensor)).all():
+        raise CheckpointError(f"{path}: {name} holds NaN or infinity; no answer could be right")
+
+
+def plain(tensor: Tensor) -> Tensor:
     """Whatever was stored, float32 (or the counter that it is)."""
     return tensor.float() if tensor.dtype in OTHER_FLOATS else tensor
 

@@ -46,11 +46,13 @@ def audio_graph(model: Pengi) -> onnx.ModelProto:
 
 
 def text_graph(model: Pengi) -> onnx.ModelProto:
-    """Token ids to text embedding and prefix; a CLIP tower takes any length, embeddings one."""
+    """Token ids to text embedding and prefix; of any length, but for ``token_embedding``'s one."""
     config = model.config.text
     dims = {0: torch.export.Dim("B")}
     if config.kind == "clip":
         dims[1] = torch.export.Dim("T", min=2, max=config.max_positions)
+    elif config.kind == "decoder":
+        dims[1] = torch.export.Dim("T")
     ids = _sample_ids(model.config)
     return _export(_Text(model), ids, "ids", dims)
 

@@ -54,7 +54,7 @@ def run_self_test(
         ValueError: logits are not numbers.
     """
     clips = made_clips(plan.config)
-    prompts = [tokenizer.encode(prompt).ids for prompt in PROMPTS]
+    prompts = _prompts(plan.config, tokenizer)
 
     def run(pairs: Sequence[tuple[int, int]]) -> list[Check]:
         waves = clips[[clip for clip, _ in pairs]]
@@ -64,6 +64,13 @@ def run_self_test(
     alone = [run([pair]) for pair in PAIRS]
     worst = [max(checks, key=lambda check: check.strain) for checks in zip(*alone, strict=True)]
     return (*worst, *run(PAIRS[:3]))
+
+
+def _prompts(config: ModelConfig, tokenizer: PromptTokenizer) -> list[I64]:
+    """Ids of the prompts, of which any make a batch: bare tokens are cut to one length."""
+    prompts = [tokenizer.encode(prompt).ids for prompt in PROMPTS]
+    bare = config.text.kind == "decoder"
+    return [ids[: min(map(len, prompts))] for ids in prompts] if bare else prompts
 
 
 def report(checks: Sequence[Check]) -> dict[str, object]:

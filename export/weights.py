@@ -48,7 +48,20 @@ class WeightTable:
             node.input[:] = [names.get(name, name) for name in node.input]
         del graph.initializer[:]
         graph.initializer.extend(kept)
-        _prepend(graph, transposes)
+        prepend(graph, transposes)
+
+    def halve(self) -> None:
+        """Keep as float16 every matrix that loses nothing by it, once all graphs are absorbed.
+
+        Nothing is rounded here: the model was, before its graphs were made. What only a graph has
+        (gathered position biases) is then exact too, or stays as it is (the stretch).
+        """
+        for name, array in self.tensors.items():
+            if array.dtype == np.float32 and array.ndim >= 2:
+                with np.errstate(over="ignore"):
+                    half = array.astype(np.float16)
+                if np.array_equal(half, array):
+                    self.tensors[name] = half
 
     def _claim(self, array: Array, name: str) -> tuple[str, bool]:
         """The table's name for ``array`` and whether it is stored transposed."""
@@ -67,11 +80,15 @@ class WeightTable:
 def bind(model: onnx.ModelProto, offsets: Mapping[str, int], tensors: Mapping[str, Array]) -> bytes:
     """``model`` with the inputs that name tensors turned into initialisers in ``weights.bin``.
 
+    A tensor kept as float16 is widened by a ``Cast``, which ONNX Runtime does once, when it makes
+    the session.
+
     Raises:
         ExportError: a weight's shape is not the one the graph was built for.
     """
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
+    casts: list[onnx.NodeProto] = []
     inputs = [value for value in bound.graph.input if value.name not in tensors]
     for value in bound.graph.input:
         if value.name not in tensors:
@@ -82,7 +99,12 @@ def bind(model: onnx.ModelProto, offsets: Mapping[str, int], tensors: Mapping[st
             raise ExportError(
                 f"{value.name}: the graph wants {shape}, the weights are {array.shape}"
             )
-        bound.graph.initializer.append(_external(value.name, array, offsets[value.name]))
+        name = value.name
+        if array.dtype == np.float16:
+            name = f"{value.name}.float16"
+            casts.append(helper.make_node("Cast", [name], [value.name], to=TensorProto.FLOAT))
+        bound.graph.initializer.append(_external(name, array, offsets[value.name]))
+    prepend(bound.graph, casts)
     del bound.graph.input[:]
     bound.graph.input.extend(inputs)
     serialized: bytes = bound.SerializeToString()
@@ -110,7 +132,8 @@ def _declare(graph: onnx.GraphProto, name: str, array: Array) -> None:
     graph.input.append(helper.make_tensor_value_info(name, dtype, array.shape))
 
 
-def _prepend(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+def prepend(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Put ``nodes`` before all others: a graph's nodes stand in the order of what they need."""
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])

@@ -4,6 +4,7 @@ import dataclasses
 from contextlib import suppress
 from functools import cache
 from reprlib import repr as shown
+from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pengi_rt.errors import UsageError
@@ -92,8 +93,13 @@ def _value(hint: Any, value: object, where: str) -> object:
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         return build(hint, value, where)
+    if origin is UnionType:  # X | None
+        return None if value is None else _value(get_args(hint)[0], value, where)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_value(get_args(hint)[0], item, where) for item in value)
+    if origin is dict and isinstance(value, dict):
+        kind = get_args(hint)[1]
+        return {key: _value(kind, item, f"{where}.{key}") for key, item in value.items()}
     if origin is Literal and value in get_args(hint):
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):

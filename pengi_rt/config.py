@@ -1,20 +1,20 @@
 """What a model is: every number in which models differ, in frozen dataclasses.
 
-A :class:`ModelConfig` travels with the weights (in our checkpoints and in the plan) as JSON. The
-presets give the two published models and ``tiny``, a small one with the same quirks for tests and
-the demo. No config has values that do not make a model: each is checked when it is made, by
-:func:`dataclasses.replace` too. The bounds leave room for eight times the published sizes, and keep
-a hostile file from asking for memory or time without end.
+A :class:`ModelConfig` travels with the weights (in our checkpoints and in the plan) as JSON; the
+defaults are the published ``base``. No config has values that do not make a model: each is checked
+when it is made, by :func:`dataclasses.replace` too. The bounds leave room for eight times the
+published sizes, and keep a hostile file from asking for memory or time without end.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
 from reprlib import repr as shown
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pengi_rt.checked import Checked, Within, build, require, require_below, require_multiple
 from pengi_rt.errors import UsageError
+from pengi_rt.presets import preset
 
 _MAX_FEATURES = 8192  # width of HTSAT's last stage
 _MAX_WINDOWED = 4096  # resolution times window: the shift mask holds the square of it
@@ -66,7 +66,11 @@ class MelConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HTSATConfig(Checked):
-    """HTSAT, a Swin transformer on the folded spectrogram (Chen et al., ICASSP 2022)."""
+    """HTSAT, a Swin transformer on the folded spectrogram (Chen et al., ICASSP 2022).
+
+    ``pooling="mean"``: over all tokens of the last stage, as published. ``"time"`` (ours, not the
+    paper's): only over frequency, by a learned layer, which leaves a sequence in time.
+    """
 
     spec_size: Annotated[int, Within(1, 2048)] = 256  # pixels, the side of the folded image
     patch_size: Annotated[int, Within(1, 64)] = 4  # pixels
@@ -75,7 +79,7 @@ class HTSATConfig(Checked):
     num_heads: Annotated[tuple[int, ...], Within(1, 256)] = (4, 8, 16, 32)
     window_size: Annotated[int, Within(1, 64)] = 8  # tokens
     mlp_ratio: Ratio = 4
-    pooling: Literal["mean"] = "mean"  # over the tokens of the last stage
+    pooling: Literal["mean", "time"] = "mean"
 
     def _check(self) -> None:
         last = len(self.depths) - 1
@@ -112,6 +116,11 @@ class HTSATConfig(Checked):
         """Tokens along one side of stage ``stage``."""
         return exact_div(exact_div(self.spec_size, self.patch_size), 2**stage)
 
+    @property
+    def side(self) -> int:
+        """Tokens along one side of the last stage."""
+        return self.resolution(len(self.depths) - 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextConfig(Checked):
@@ -119,10 +128,12 @@ class TextConfig(Checked):
 
     ``kind="clip"``: CLIP's text tower, pooled at the first EOS. ``kind="token_embedding"``
     (``base_no_text_enc``): no encoder, rows of the decoder's embedding table; then only
-    ``max_length`` and ``suffix`` mean anything.
+    ``max_length`` and ``suffix`` mean anything. ``kind="decoder"`` (the paper's appendix F, first
+    experiment): neither encoder nor mapper; the prompt's tokens follow the audio prefix as they
+    are, and ``max_length`` is only their limit.
     """
 
-    kind: Literal["clip", "token_embedding"] = "clip"
+    kind: Literal["clip", "token_embedding", "decoder"] = "clip"
     max_length: Annotated[int, Within(1, 1024)] = 40  # tokens, BOS and EOS included
     suffix: str = ""  # put behind the prompt before tokenising
     vocab_size: Vocabulary = 49_408
@@ -154,12 +165,13 @@ class MapperConfig(Checked):
 
     ``transformer``: Linear to ``prefix_length`` rows, then attention with ``constant_length``
     learned rows, whose outputs are the prefix: in a model the two lengths are equal.
-    ``transformer_seq``: the same without the Linear; its input already is a sequence. ``mlp``:
-    Linear, tanh, Linear (ClipCap's). The released code halves the configured depth: 8 in the yml is
-    4 layers.
+    ``transformer_seq``: the same without the Linear; its input already is a sequence.
+    ``transformer_time`` (ours): for a sequence in time, a Linear for every step and learned
+    positions. ``mlp``: Linear, tanh, Linear (ClipCap's). The released code halves the configured
+    depth: 8 in the yml is 4 layers.
     """
 
-    kind: Literal["transformer", "transformer_seq", "mlp"] = "transformer"
+    kind: Literal["transformer", "transformer_seq", "transformer_time", "mlp"] = "transformer"
     prefix_length: Annotated[int, Within(1, 512)] = 40
     constant_length: Annotated[int, Within(1, 512)] = 40
     num_layers: Layers = 4
@@ -217,9 +229,11 @@ class ModelConfig(Checked):
 
     def _check(self) -> None:
         self._check_clip()
-        self._check_mapper("audio_mapper", self.audio_mapper, sequence=False)
-        sequence = self.text.kind == "token_embedding"
-        self._check_mapper("text_mapper", self.text_mapper, sequence=sequence)
+        time = "transformer_time" if self.htsat.pooling == "time" else None
+        self._check_mapper("audio_mapper", time, f"htsat.pooling {self.htsat.pooling!r}")
+        if self.text.kind != "decoder":
+            sequence = "transformer_seq" if self.text.kind == "token_embedding" else None
+            self._check_mapper("text_mapper", sequence, f"text.kind {self.text.kind!r}")
         require_below("stop_id", self.stop_id, "decoder.vocab_size", self.decoder.vocab_size)
         require_below("pad_id", self.pad_id, "decoder.vocab_size", self.decoder.vocab_size)
         rows, positions = self.prefix_length, self.decoder.n_positions
@@ -235,6 +249,9 @@ class ModelConfig(Checked):
             image_frames <= _MAX_FRAMES,
             f"htsat.spec_size^2 / mel.n_mels must be at most {_MAX_FRAMES}, got {image_frames}",
         )
+        if self.htsat.pooling == "time":
+            what = "htsat.pooling 'time': the last stage's resolution"
+            require_multiple(what, self.htsat.side, "htsat.spec_size / mel.n_mels", self.strips)
         # The released stretch refuses to shrink: frames would be skipped, not averaged.
         require(
             2 <= frames <= image_frames,
@@ -246,18 +263,19 @@ class ModelConfig(Checked):
             f"clip_seconds must be more samples than half of mel.n_fft ({half}), got {samples}",
         )
 
-    def _check_mapper(self, name: str, mapper: MapperConfig, *, sequence: bool) -> None:
+    def _check_mapper(self, name: str, sequence: str | None, because: str) -> None:
+        """``sequence``: the kind that the mapper's input needs, if that is a sequence."""
+        mapper: MapperConfig = getattr(self, name)
         width, rows, constant = self.decoder.n_embd, mapper.prefix_length, mapper.constant_length
-        must = "must" if sequence else "must not"
-        require(
-            (mapper.kind == "transformer_seq") == sequence,
-            f"{name}.kind {must} be 'transformer_seq' (text.kind {self.text.kind!r}), "
-            f"got {mapper.kind!r}",
-        )
-        if mapper.kind == "mlp":
-            require_multiple(
-                f"{name}.prefix_length * decoder.n_embd", rows * width, "its layers", 2
+        for kind in ("transformer_seq", "transformer_time"):
+            must = "must" if kind == sequence else "must not"
+            require(
+                (mapper.kind == kind) == (kind == sequence),
+                f"{name}.kind {must} be {kind!r} ({because}), got {mapper.kind!r}",
             )
+        if mapper.kind == "mlp":
+            outputs = f"{name}.prefix_length * decoder.n_embd"
+            require_multiple(outputs, rows * width, "its layers", 2)
             return
         require_multiple("decoder.n_embd", width, f"{name}.num_heads", mapper.num_heads)
         require(
@@ -278,12 +296,28 @@ class ModelConfig(Checked):
     @property
     def image_frames(self) -> int:
         """Frames after the stretch: ``spec_size // n_mels`` strips, each ``spec_size`` wide."""
-        return self.htsat.spec_size * exact_div(self.htsat.spec_size, self.mel.n_mels)
+        return self.htsat.spec_size * self.strips
+
+    @property
+    def strips(self) -> int:
+        """Strips of consecutive time that stand one below the other in the folded image."""
+        return exact_div(self.htsat.spec_size, self.mel.n_mels)
+
+    @property
+    def audio_steps(self) -> int:
+        """Steps in time that the audio mapper reads: 1 (the mean), or a column of each strip."""
+        return 1 if self.htsat.pooling == "mean" else self.strips * self.htsat.side
+
+    @property
+    def text_rows(self) -> int:
+        """Rows of the prompt's prefix; at most so many where they are the prompt's own tokens."""
+        decoder = self.text.kind == "decoder"
+        return self.text.max_length if decoder else self.text_mapper.prefix_length
 
     @property
     def prefix_length(self) -> int:
-        """Rows of the whole prefix: audio first, then text."""
-        return self.audio_mapper.prefix_length + self.text_mapper.prefix_length
+        """Rows of the whole prefix: audio first, then text (:attr:`text_rows`)."""
+        return self.audio_mapper.prefix_length + self.text_rows
 
     def to_json(self) -> str:
         """JSON text; :meth:`from_json` gives an equal config back."""
@@ -312,39 +346,5 @@ class ModelConfig(Checked):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """One of :data:`PRESETS` by name.
-
-        Raises:
-            UsageError: there is no such preset.
-        """
-        if name not in PRESETS:
-            raise UsageError(f"there is no preset {name!r}; there are: {', '.join(PRESETS)}")
-        return cls.from_dict(PRESETS[name])
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "base_no_text_enc": {
-        "name": "base_no_text_enc",
-        "text": {"kind": "token_embedding", "suffix": " <|endoftext|>"},
-        "text_mapper": {"kind": "transformer_seq"},
-    },
-    # Small, with the same quirks: another rate for the bank than for the audio, a stretch that is
-    # no identity, a shifted and an unshifted last stage, halved mapper, the text embedding left
-    # unnormalised, stop id 220.
-    "tiny": {
-        "name": "tiny",
-        "clip_seconds": 2.0,
-        "mel": {"sample_rate": 16_000, "filter_rate": 12_000, "n_fft": 256, "hop_length": 160,
-                "n_mels": 16, "fmin": 50.0, "fmax": 5_500.0},
-        "htsat": {"spec_size": 64, "embed_dim": 24, "depths": [2, 2], "num_heads": [1, 2]},
-        "text": {"vocab_size": 512, "hidden_size": 32, "num_layers": 2, "num_heads": 2,
-                 "intermediate_size": 64, "max_positions": 40, "projection_dim": 32,
-                 "bos_id": 510, "eos_id": 511},
-        "d_proj": 48,
-        "audio_mapper": {"prefix_length": 8, "constant_length": 8, "num_layers": 1, "num_heads": 4},
-        "text_mapper": {"prefix_length": 8, "constant_length": 8, "num_layers": 1, "num_heads": 4},
-        "decoder": {"vocab_size": 512, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4},
-    },
-}  # fmt: skip
-"""The presets, as JSON data over the defaults above (which are the published ``base``)."""
+        """The model of that name. Raises as :func:`pengi_rt.presets.preset`."""
+        return cls.from_dict(preset(name))

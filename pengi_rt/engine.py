@@ -14,6 +14,7 @@ import numpy as np
 from pengi_rt.audio import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
+from pengi_rt.builtin import named_or_builtin
 from pengi_rt.config import ModelConfig
 from pengi_rt.decoding.beam import Hypotheses, check_fits, search
 from pengi_rt.decoding.options import DecodeOptions
@@ -27,7 +28,7 @@ REMEMBERED_PROMPTS = 256
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     *,
     backend: BackendName = "auto",
     device: DeviceName = "auto",
@@ -36,11 +37,13 @@ def load(
 ) -> "Engine":
     """Open a plan, check every byte of it, and make it ready to answer.
 
+    Without a ``path`` it is the built-in demo model's, and a warning is logged.
+
     Raises:
-        PlanError: it is no plan, or not whole.
+        PlanError: it is no plan, or not whole, or none was named and none is built in.
         BackendError: the backend, device or precision is not to be had here.
     """
-    plan = Plan.open(path)
+    plan = Plan.open(named_or_builtin(path))
     try:
         runner = open_backend(
             plan, backend=backend, device=device, precision=precision, threads=threads

@@ -35,6 +35,10 @@ ITEM_SIZES = {  # bytes
 }
 """The element types of tensors, by NumPy's names; stored little-endian."""
 
+TABLE_TYPES = {"fp32": "float32", "fp16": "float16"}
+"""The element type of the embedding tables, by the plan's precision; the backend gathers from
+them."""
+
 MAX_RANK = 32  # NumPy 1.26's limit
 MAX_COUNT = 2**63 - 1
 
@@ -139,7 +143,7 @@ class Manifest:
 
     format: int = FORMAT_VERSION
     config: ModelConfig
-    precision: str = "fp32"  # of the weights as stored
+    precision: str = "fp32"  # of the weights as stored; what is computed is the backend's affair
     graphs: tuple[str, ...]
     backends: tuple[str, ...]
     tensors: Mapping[str, TensorRecord]
@@ -231,8 +235,8 @@ def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], precisi
             f"tensor {name} has shape {shown(list(table.shape))}, the config needs {list(shape)}: "
             f"{_EXPORT_AGAIN}"
         )
-    if precision == "fp32" and table.dtype != "float32":
-        raise PlanError(f"tensor {name} of an fp32 plan is {table.dtype}: {_EXPORT_AGAIN}")
+    if table.dtype != TABLE_TYPES.get(precision, table.dtype):
+        raise PlanError(f"tensor {name} of an {precision} plan is {table.dtype}: {_EXPORT_AGAIN}")
 
 
 def _parse(text: str | bytes) -> object:

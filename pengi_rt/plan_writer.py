@@ -56,6 +56,7 @@ class PlanWriter:
 
     Attributes:
         path: where the plan will stand.
+        precision: of the weights as stored.
     """
 
     def __init__(
@@ -76,17 +77,17 @@ class PlanWriter:
             source: the checkpoint it comes from.
             tools: package: version, of what made it.
             backends: that can run it.
-            precision: of the weights.
+            precision: of the weights as stored.
 
         Raises:
             PlanError: ``path`` is a folder or a device, or its folder cannot be written to.
         """
         self.path = Path(path)
+        self.precision = precision
         self._config = config
         self._source = source
         self._tools = dict(tools or {})
         self._backends = backends
-        self._precision = precision
         self._entries: list[Entry] = []
         self._records: dict[str, EntryRecord] = {}
         self._tensors: dict[str, TensorRecord] = {}
@@ -142,7 +143,7 @@ class PlanWriter:
         """
         manifest = Manifest(
             config=self._config,
-            precision=self._precision,
+            precision=self.precision,
             graphs=tuple(self._graphs()),
             backends=self._backends,
             tensors=self._tensors,

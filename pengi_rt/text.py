@@ -46,7 +46,8 @@ class PromptTokenizer:
     ``kind="clip"``: BOS, the text, EOS, not padded: the tower is causal and pooled at the first
     EOS, so padding cannot change its result. ``kind="token_embedding"``: the text and the
     configured suffix, filled with ``pad_id`` to exactly ``max_length``, as released; a long prompt
-    loses its suffix.
+    loses its suffix. ``kind="decoder"``: the text and the suffix, at most ``max_length``, not
+    filled: its tokens themselves are the prefix.
 
     Raises:
         TokenizerError: the file is no tokenizer, or one of a larger vocabulary.
@@ -54,7 +55,8 @@ class PromptTokenizer:
 
     def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
         self._text = config.text
-        self._clip = config.text.kind == "clip"
+        self._kind = config.text.kind
+        self._clip = self._kind == "clip"
         rows = config.text.vocab_size if self._clip else config.decoder.vocab_size
         self._tokenizer = _tokenizer(json_bytes, rows)
         self._fill = config.text.eos_id if self._clip else config.pad_id
@@ -63,7 +65,8 @@ class PromptTokenizer:
         """Tokenise a prompt; one that is too long is cut as released.
 
         Raises:
-            PromptError: it is no valid text; or, if ``strict``, it is too long.
+            PromptError: it is no valid text; it is too long, if ``strict``; or it is empty, where
+                its tokens themselves are the prefix.
         """
         ids = _ids(self._tokenizer, _checked(prompt, "the prompt") + self._text.suffix)
         limit = self._text.max_length
@@ -76,12 +79,27 @@ class PromptTokenizer:
         ids = ids[:room]
         if self._clip:
             ids = [self._text.bos_id, *ids, self._text.eos_id]
-        else:
+        elif self._kind == "token_embedding":
             ids += [self._fill] * (limit - len(ids))
+        elif not ids:
+            raise PromptError(
+                "the prompt is empty, and the model reads its tokens: write some text"
+            )
         return Prompt(np.array(ids, np.int64), truncated)
 
     def pad(self, rows: Sequence[I64]) -> I64:
-        """Rows of ids as one ``[B, T]``, filled with EOS (``pad_id`` without a text encoder)."""
+        """Rows of ids as one ``[B, T]``, filled with EOS behind the shorter ones.
+
+        Without a text encoder nothing may stand behind a prompt: the rows must be equally long.
+
+        Raises:
+            UsageError: they are not.
+        """
+        if not self._clip and len(set(map(len, rows))) > 1:
+            raise UsageError(
+                f"prompts of {', '.join(map(str, sorted(set(map(len, rows)))))} tokens make no "
+                "batch without a text encoder: give it prompts of one length"
+            )
         batch = np.full((len(rows), max(map(len, rows), default=0)), self._fill, np.int64)
         for row, ids in zip(batch, rows, strict=True):
             row[: len(ids)] = ids

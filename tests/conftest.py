@@ -39,6 +39,14 @@ def tiny_plan(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def half_plan(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's plan with its weights stored as float16, self-tested."""
+    path = tmp_path_factory.mktemp("half") / "half.plan"
+    export_plan(tiny_checkpoint, path, precision="fp16", threads=1)
+    return path
+
+
+@pytest.fixture(scope="session")
 def engine(tiny_plan: Path) -> Iterator[Engine]:
     with pengi_rt.load(tiny_plan, threads=1) as loaded:
         yield loaded

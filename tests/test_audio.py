@@ -15,8 +15,9 @@ from encoded import F32, encode, noise
 
 from pengi_rt import audio_file
 from pengi_rt.audio import AudioLike, LongAudio, Recording, load_windows
-from pengi_rt.config import PRESETS, ModelConfig
+from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.presets import PRESETS
 
 BASE = ModelConfig.preset("base")
 TINY = ModelConfig.preset("tiny")

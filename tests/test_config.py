@@ -12,7 +12,6 @@ import toy_plan
 from pengi_rt import config
 from pengi_rt.checked import Checked, Within
 from pengi_rt.config import (
-    PRESETS,
     DecoderConfig,
     GenerationConfig,
     HTSATConfig,
@@ -23,6 +22,7 @@ from pengi_rt.config import (
 )
 from pengi_rt.decoding.options import MAX_BEAM_SIZE
 from pengi_rt.errors import UsageError
+from pengi_rt.presets import PRESETS
 
 DEMO: dict[str, Any] = {
     "name": "demo",
@@ -81,7 +81,16 @@ def refusal(data: object) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("data", [*PRESETS.values(), DEMO, LARGE], ids=[*PRESETS, "demo", "large"])
+TIME: dict[str, Any] = {
+    "htsat": {"pooling": "time"},
+    "audio_mapper": {"kind": "transformer_time"},
+}
+"""The published geometry with an audio prefix in time."""
+
+CONFIGS = {**PRESETS, "demo": DEMO, "large": LARGE, "time": TIME}
+
+
+@pytest.mark.parametrize("data", CONFIGS.values(), ids=CONFIGS)
 def test_configs_that_make_a_model(data: dict[str, Any]) -> None:
     made = ModelConfig.from_dict(data)
     assert ModelConfig.from_json(made.to_json()) == made
@@ -142,6 +151,9 @@ def test_demo_geometry() -> None:
         ("text.num_layers", 10**7, "text.num_layers must be in"),
         ("text.kind", "token_embedding", "text_mapper.kind must be 'transformer_seq' (text.kind"),
         ("text_mapper.kind", "transformer_seq", "text_mapper.kind must not be 'transformer_seq'"),
+        ("text_mapper.kind", "transformer_time", "text_mapper.kind must not be 'transformer_time'"),
+        ("htsat.pooling", "time", "audio_mapper.kind must be 'transformer_time' (htsat.pooling"),
+        ("audio_mapper.kind", "transformer_time", "audio_mapper.kind must not be 'transformer_t"),
         ("audio_mapper.kind", "transformer_seq", "audio_mapper.kind must not be 'transformer_s"),
         ("audio_mapper.num_layers", 0, "audio_mapper.num_layers must be in"),
         ("audio_mapper.num_heads", 7, "decoder.n_embd must be a multiple of audio_mapper.num_"),
@@ -166,6 +178,41 @@ def test_value_that_makes_no_model_is_refused_by_its_path(
     path: str, value: object, says: str
 ) -> None:
     assert refusal(changed(PRESETS["base"], path, value)).startswith(f"config.{says}")
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"'bass'; there are: base, base_no_text_enc, tiny$"):
+        ModelConfig.preset("bass")
+
+
+def test_steps_in_time() -> None:
+    base, tiny = ModelConfig(), ModelConfig.preset("tiny")
+    assert (base.strips, base.audio_steps) == (4, 1)
+    assert ModelConfig.from_dict(TIME).audio_steps == 4 * 8
+    time = dataclasses.replace(
+        tiny,
+        htsat=dataclasses.replace(tiny.htsat, pooling="time", depths=(2,), num_heads=(2,)),
+        audio_mapper=dataclasses.replace(tiny.audio_mapper, kind="transformer_time"),
+    )
+    assert (time.strips, time.htsat.side, time.audio_steps) == (4, 16, 64)
+
+
+def test_tokens_in_time_need_strips_of_whole_tokens() -> None:
+    message = refusal(changed(TIME, "mel.n_mels", 16) | {"clip_seconds": 7.0})
+    assert message == (
+        "config.htsat.pooling 'time': the last stage's resolution must be a multiple of "
+        "htsat.spec_size / mel.n_mels (16), got 8"
+    )
+
+
+def test_a_prompt_of_the_decoders_own_tokens_has_no_mapper() -> None:
+    bare = ModelConfig.from_dict(
+        {"text": {"kind": "decoder", "max_length": 30}, "text_mapper": {"kind": "transformer_seq"}}
+    )
+    assert (bare.text_rows, bare.prefix_length) == (30, 70)
+    assert ModelConfig().text_rows == 40
+    with pytest.raises(UsageError, match=r"^decoder\.n_positions must hold the prefix \(1064\)"):
+        dataclasses.replace(bare, text=dataclasses.replace(bare.text, max_length=1024))
 
 
 def test_odd_mlp_mapper() -> None:

@@ -56,6 +56,23 @@ def test_pytorch_backend_gives_the_same_tokens(engine: Engine, tiny_plan: Path) 
             assert ours.score == pytest.approx(theirs.score, abs=1e-5)
 
 
+def test_an_fp16_plan_gives_the_same_tokens_on_both_backends(half_plan: Path) -> None:
+    with (
+        pengi_rt.load(half_plan, threads=1) as ours,
+        pengi_rt.load(half_plan, backend="torch", threads=1) as reference,
+    ):
+        for seed in range(3):
+            for text in ("", "the background is"):  # the second: embedded from the plan's table
+                one, other = (e.generate(clip(seed), "what?", text=text) for e in (ours, reference))
+                assert [b.tokens for b in one.beams] == [b.tokens for b in other.beams]
+                assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def test_precision_is_the_arithmetics_not_the_storages(half_plan: Path) -> None:
+    with pytest.raises(BackendError, match="precision 'fp16' is not in this version"):
+        pengi_rt.load(half_plan, precision="fp16")
+
+
 def test_a_long_recording_is_answered_window_by_window(engine: Engine) -> None:
     samples, rate = clip(1, seconds=5.0)
     result = engine.generate((samples, rate))

@@ -151,8 +151,9 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
         held = sorted(entry for entry in wheel.namelist() if ".dist-info/" not in entry)
         licences = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
     typing = ["pengi_rt/_core.pyi", "pengi_rt/py.typed"]
+    data = ["pengi_rt/tasks.toml"]
     modules = [path.relative_to(ROOT).as_posix() for path in MODULES.values()]
-    assert held == sorted([*modules, *typing])
+    assert held == sorted([*modules, *typing, *data])
     assert licences == {"LICENSE", "NOTICE"}
 
 

@@ -183,7 +183,19 @@ def test_embedding_tables_are_those_of_the_config(data: dict[str, Any], name: st
         assert incompleteness(wrong).startswith(f"tensor {name} has shape [")
     half = data | {"tensors": others | {name: table | {"dtype": "float16"}}}
     assert incompleteness(half).startswith(f"tensor {name} of an fp32 plan is float16")
-    check_complete(Manifest.from_json(json.dumps(half | {"precision": "fp16"})))
+    check_complete(fp16(data, "float16"))
+    for dtype in ("float32", "int8", "int64"):
+        with pytest.raises(PlanError, match=rf"of an fp16 plan is {dtype}: export"):
+            check_complete(fp16(data, dtype))
+
+
+def fp16(data: dict[str, Any], dtype: str) -> Manifest:
+    """An fp16 plan whose position table is of that type."""
+    tensors = {
+        name: tensor | {"dtype": dtype if name == "decoder.wpe.weight" else "float16"}
+        for name, tensor in data["tensors"].items()
+    }
+    return Manifest.from_json(json.dumps(data | {"precision": "fp16", "tensors": tensors}))
 
 
 def test_entry_names() -> None:

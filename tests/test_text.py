@@ -151,6 +151,51 @@ def test_strict_refuses_a_long_prompt(small: PromptTokenizer) -> None:
     assert not small.encode("zzzz", strict=True).truncated
 
 
+@pytest.fixture(scope="module")
+def bare(bpe: bytes) -> PromptTokenizer:
+    """The small BPE where the decoder reads the prompt's tokens, six at most."""
+    text = TextConfig(kind="decoder", max_length=6)
+    return PromptTokenizer(bpe, dataclasses.replace(CLIP, text=text))
+
+
+def test_bare_prompt_is_its_tokens(bare: PromptTokenizer, bpe: bytes) -> None:
+    ids, truncated = bare.encode("zz!")
+    assert ids.tolist() == DecoderTokenizer(bpe, CLIP).encode("zz!")
+    assert len(ids) == 3
+    assert ids.dtype == np.int64
+    assert not truncated
+
+
+def test_bare_prompt_is_cut(bare: PromptTokenizer) -> None:
+    assert not bare.encode("zzzzzz").truncated
+    ids, truncated = bare.encode("zzzzzzz")
+    assert (len(ids), truncated) == (6, True)
+    with pytest.raises(PromptError, match=r"^the prompt has 7 tokens"):
+        bare.encode("zzzzzzz", strict=True)
+
+
+def test_bare_prompt_has_the_suffix_that_is_configured(bpe: bytes) -> None:
+    text = TextConfig(kind="decoder", max_length=6, suffix="!")
+    prompts = PromptTokenizer(bpe, dataclasses.replace(CLIP, text=text))
+    assert prompts.encode("z").ids.tolist()[1:] == [0]
+
+
+def test_empty_bare_prompt(bare: PromptTokenizer) -> None:
+    with pytest.raises(PromptError, match=r"^the prompt is empty"):
+        bare.encode("")
+
+
+def test_without_a_text_encoder_a_batch_has_one_length(
+    bare: PromptTokenizer, small: PromptTokenizer
+) -> None:
+    rows = [bare.encode("zz").ids, bare.encode("!!").ids]
+    assert bare.pad(rows).tolist() == [row.tolist() for row in rows]
+    for prompts in (bare, small):
+        with pytest.raises(UsageError, match=r"^prompts of 2, 3 tokens make no batch"):
+            prompts.pad([rows[0], np.zeros(3, np.int64), rows[1]])
+        assert prompts.pad([]).shape == (0, 0)
+
+
 def test_clip_limit_counts_bos_and_eos(bpe: bytes) -> None:
     text = TextConfig(max_length=4, bos_id=300, eos_id=301)
     prompts = PromptTokenizer(bpe, dataclasses.replace(CLIP, text=text))

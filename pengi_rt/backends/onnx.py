@@ -29,7 +29,10 @@ PROVIDER = "CPUExecutionProvider"
 
 
 class OnnxBackend:
-    """Runs a plan on the CPU in float32. Sessions are made on first use and share only the file."""
+    """Runs a plan on the CPU, in float32 whatever its weights are stored as.
+
+    Sessions are made on first use and share only the file.
+    """
 
     name = "onnx"
 
@@ -59,7 +62,7 @@ class OnnxBackend:
 
     def embed_tokens(self, ids: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        return self._token_table[ids]
+        return self._token_table[ids].astype(np.float32, copy=False)
 
     def prefill(
         self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
@@ -87,6 +90,7 @@ class OnnxBackend:
             self._token_table[tokens],
             self._position_table[cache.positions],
             out=cache.embeddings[:, 0],
+            dtype=np.float32,  # of the addition: tables stored as float16 are widened before it
         )
         with self._explained("decoder"):
             return cache.run(self._decoder)

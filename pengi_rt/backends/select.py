@@ -14,6 +14,8 @@ BACKENDS: tuple[str, ...] = get_args(BackendName)
 DEVICES: tuple[str, ...] = get_args(DeviceName)
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
 HERE = ("auto", "onnx", "torch")
+STORED = ("fp32", "fp16")
+"""What weights may be stored as; ``precision`` is that of the arithmetic, float32 with both."""
 
 
 def open_backend(
@@ -33,6 +35,11 @@ def open_backend(
     _check("backend", backend, BACKENDS, HERE)
     _check("device", device, DEVICES, ("auto", "cpu"))
     _check("precision", precision, PRECISIONS, ("fp32",))
+    if plan.manifest.precision not in STORED:
+        raise BackendError(
+            f"{plan.path}: its weights are stored as {plan.manifest.precision}, this version of "
+            f"pengi-rt runs {' and '.join(STORED)}: export the checkpoint again"
+        )
     if backend == "torch":
         try:
             from pengi_rt.backends.torch import TorchBackend

@@ -12,6 +12,7 @@ from torch import Tensor
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.errors import PlanError
 from pengi_rt.models.gpt2 import KeyValue
+from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
 from pengi_rt.threads import checked_threads
@@ -31,16 +32,15 @@ class TorchBackend:
 
     @classmethod
     def from_plan(cls, plan: Plan, *, threads: int | None = None) -> Self:
-        """The model of an open plan, its weights copied out.
+        """The model of an open plan, its weights copied out and widened to float32.
 
         Raises:
             PlanError: the plan lacks a tensor of its own model, or one has another shape.
         """
         threads = checked_threads(threads)
         model = Pengi(plan.config)
-        state = {name: torch.from_numpy(plan.tensor(name).copy()) for name in model.state_dict()}
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(_state(plan, model))
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise PlanError(f"{plan.path}: the weights are not its config's: {reason}") from None
@@ -140,6 +140,21 @@ class _Cache:
         """Put this step's keys and values behind each row's history."""
         self.position += 1
         self._generated = new if self._generated is None else _joined(self._generated, new)
+
+
+def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
+    """The plan's tensors by the model's names; of a transform left out, the model's own."""
+    state = {}
+    for name, own in model.state_dict().items():
+        left_out = name in TRANSFORM and name not in plan.tensors
+        tensor = own if left_out else torch.from_numpy(plan.tensor(name).copy())
+        if tensor.dtype != own.dtype and (tensor.dtype, own.dtype) != (torch.half, torch.float):
+            raise PlanError(
+                f"{plan.path}: tensor {name} is {tensor.dtype}, its config wants {own.dtype}; "
+                "export it again"
+            )
+        state[name] = tensor
+    return state
 
 
 def _tensor(array: F32 | I64) -> Tensor:

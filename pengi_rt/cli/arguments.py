@@ -20,6 +20,8 @@ class Choice(NamedTuple):
 BACKENDS = Choice(("auto", "onnx", "torch"), ("triton", "tensorrt"))
 DEVICES = Choice(("auto", "cpu"), ("cuda",))
 PRECISIONS = Choice(("fp32",), ("fp16", "bf16", "int8"))
+STORED = ("fp32", "fp16")
+"""What export can store weights as; the others are of the arithmetic."""
 
 
 def add_choice(parser: "argparse._ActionsContainer", option: str, choice: Choice) -> None:
@@ -51,3 +53,16 @@ def check_threads(arguments: argparse.Namespace) -> None:
     """
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads must be at least 1, got {arguments.threads}")
+
+
+def add_verbosity(parser: argparse.ArgumentParser, default: bool | str) -> None:
+    """Add ``--quiet`` and ``--verbose``, before the verb and behind it.
+
+    Behind it, ``default`` is SUPPRESS: not given says nothing about the one before.
+    """
+    group = parser.add_mutually_exclusive_group()
+    for names, explanation in (
+        (("-q", "--quiet"), "errors only on stderr"),
+        (("-v", "--verbose"), "say more on stderr"),
+    ):
+        group.add_argument(*names, action="store_true", default=default, help=explanation)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.arguments import PRECISIONS, add_threads, check_threads
+from pengi_rt.cli.arguments import STORED, add_threads, check_threads
 from pengi_rt.cli.output import emit, is_folder, refuse_overwriting
 from pengi_rt.errors import BackendError, CheckpointError, UsageError
 
@@ -41,9 +41,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--precision",
-        default=PRECISIONS.here[0],
-        choices=PRECISIONS.here,
-        help="of the weights (default: %(default)s)",
+        default=STORED[0],
+        choices=STORED,
+        help="how the weights are stored: fp16 halves the file and rounds them; arithmetic on the "
+        "CPU is float32 with both (default: %(default)s)",
     )
     add_threads(parser, "for the self-test ")
     parser.set_defaults(run=run)
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             checkpoint,
             output,
             tokenizers=arguments.tokenizers,
+            precision=arguments.precision,
             threads=arguments.threads,
             progress=progress,
         )

@@ -5,6 +5,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pengi_rt.builtin import builtin_plan
 from pengi_rt.cli.arguments import (
     BACKENDS,
     DEVICES,
@@ -56,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer every recording; a bad one is reported and passed over."""
     check_threads(arguments)
     if arguments.output not in (None, STDIO):
-        refuse_overwriting(arguments.output, [arguments.engine, *arguments.audio])
+        engine_file = builtin_plan() if arguments.engine is None else arguments.engine
+        refuse_overwriting(arguments.output, [engine_file, *arguments.audio])
     from pengi_rt.engine import load
 
     with load(
@@ -104,7 +106,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument(
-        "--engine", required=True, metavar="PLAN", help="file made by pengi-rt export"
+        "--engine",
+        metavar="PLAN",
+        help="file made by pengi-rt export (default: the built-in demo model)",
     )
     add_choice(group, "--backend", BACKENDS)
     add_choice(group, "--device", DEVICES)

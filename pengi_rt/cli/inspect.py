@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pengi_rt.builtin import builtin_plan
 from pengi_rt.cli.output import emit
 from pengi_rt.errors import PlanError
 
@@ -24,7 +25,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Show what is inside an engine file. Every entry's SHA-256 is always checked "
         "before anything is shown.",
     )
-    parser.add_argument("plan", type=Path, help="file made by pengi-rt export")
+    parser.add_argument(
+        "plan",
+        type=Path,
+        nargs="?",
+        help="file made by pengi-rt export (default: the built-in demo model)",
+    )
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -40,18 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the description, the verdicts with ``--verify``."""
     from pengi_rt.plan import Plan
 
-    verdicts = dict(Plan.examine(arguments.plan)) if arguments.verify else {}
+    path = builtin_plan() if arguments.plan is None else arguments.plan
+    verdicts = dict(Plan.examine(path)) if arguments.verify else {}
     damaged = [name for name, holds in verdicts.items() if not holds]
     as_json = arguments.format == "json"
     if damaged:
-        _show(
-            {"path": str(arguments.plan), "verified": verdicts}, _verdict_lines(verdicts), as_json
-        )
+        _show({"path": str(path), "verified": verdicts}, _verdict_lines(verdicts), as_json)
         raise PlanError(
-            f"{arguments.plan}: {len(damaged)} of {len(verdicts)} checksums do not hold: "
+            f"{path}: {len(damaged)} of {len(verdicts)} checksums do not hold: "
             f"{', '.join(damaged[:5])}{' ...' * (len(damaged) > 5)}"
         )
-    with Plan.open(arguments.plan) as plan:
+    with Plan.open(path) as plan:
         found = description(plan) | ({"verified": verdicts} if verdicts else {})
         _show(found, chain(_lines(plan), _verdict_lines(verdicts)), as_json)
     return 0
@@ -75,7 +80,7 @@ def _lines(plan: "Plan") -> Iterator[str]:
     for name, text in {
         "model": _model(manifest.config),
         "defaults": _defaults(manifest.config),
-        "precision": manifest.precision,
+        "precision": _precision(manifest.precision),
         "backends": ", ".join(manifest.backends),
         "graphs": ", ".join(manifest.graphs),
         "weights": _weights(manifest),
@@ -89,6 +94,11 @@ def _lines(plan: "Plan") -> Iterator[str]:
         yield f"{name:<26} {entry.size:>12}  {entry.sha256}"
     yield ""
     yield from _self_test_lines(manifest.self_test)
+
+
+def _precision(stored: str) -> str:
+    """What the weights are stored as; computed is in float32 whatever that is."""
+    return stored if stored == "fp32" else f"weights stored as {stored}, computed in float32"
 
 
 def _model(config: "ModelConfig") -> str:

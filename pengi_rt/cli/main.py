@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import pengi_rt
+from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.errors import PengiError, UsageError
 
-VERBS = ("generate", "export", "pull", "inspect", "doctor")
+VERBS = ("generate", "export", "pull", "inspect", "doctor", "data")
 INTERRUPTED = 130
 
 DESCRIPTION = "Answers audio and a text prompt with text (Pengi), on a CPU, from one engine file."
 EPILOG = """\
 first steps:
+  pengi-rt generate dog.wav                           ask the built-in demo model
   pengi-rt pull base                                  fetch the published weights
   pengi-rt export base.pth -o pengi.plan              make the engine file
   pengi-rt generate --engine pengi.plan dog.wav       ask it
@@ -34,12 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pengi-rt {pengi_rt.__version__}")
-    _add_verbosity(parser, default=False)
+    add_verbosity(parser, default=False)
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         import_module(f"pengi_rt.cli.{verb}").add_parser(subparsers)
     for verb_parser in subparsers.choices.values():
-        _add_verbosity(verb_parser, default=argparse.SUPPRESS)
+        add_verbosity(verb_parser, default=argparse.SUPPRESS)
     return parser
 
 
@@ -82,16 +84,6 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _with_notes(message: str, error: BaseException) -> str:
     return "; ".join([message, *getattr(error, "__notes__", [])])
-
-
-def _add_verbosity(parser: argparse.ArgumentParser, default: bool | str) -> None:
-    """Before the verb and behind it; there, not given says nothing about the one before."""
-    group = parser.add_mutually_exclusive_group()
-    for names, explanation in (
-        (("-q", "--quiet"), "errors only on stderr"),
-        (("-v", "--verbose"), "say more on stderr"),
-    ):
-        group.add_argument(*names, action="store_true", default=default, help=explanation)
 
 
 def _level(arguments: argparse.Namespace) -> int:

@@ -7,9 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from pengi_rt.errors import CheckpointError
+from pengi_rt.models.half import halved
 from pengi_rt.models.pengi import Pengi
 
 METADATA_KEY = "pengi_rt"
@@ -19,15 +22,22 @@ TOKENIZERS = "tokenizers"
 """The folder beside the checkpoint with ``text.json`` and ``decoder.json``."""
 
 
-def save_checkpoint(model: Pengi, path: Path, tokenizers: Mapping[str, bytes]) -> None:
+def save_checkpoint(
+    model: Pengi,
+    path: Path,
+    tokenizers: Mapping[str, bytes],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write ``model`` to ``path`` and its tokenizers (by name, as JSON) beside it.
 
-    Every file appears whole or not at all, the checkpoint last.
+    Every file appears whole or not at all, the checkpoint last. With ``dtype=torch.float16`` the
+    matrices are rounded to it (:func:`pengi_rt.models.half.halved`); other types there are none.
 
     Raises:
-        CheckpointError: the files cannot be written.
+        CheckpointError: the files cannot be written, or float16 does not hold the weights.
     """
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state = _stored(model, path, dtype)
     data = save(state, metadata={METADATA_KEY: model.config.to_json()})
     try:
         folder = path.parent / TOKENIZERS
@@ -37,6 +47,16 @@ def save_checkpoint(model: Pengi, path: Path, tokenizers: Mapping[str, bytes]) -
         _replace(path, data)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _stored(model: Pengi, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    if dtype not in (torch.float32, torch.float16):
+        raise ValueError(f"a checkpoint is stored in float32 or float16, not {dtype}")
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        return halved(state) if dtype == torch.float16 else state
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: nothing was written: {error}") from None
 
 
 def _replace(path: Path, data: bytes) -> None:

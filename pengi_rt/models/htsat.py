@@ -1,33 +1,45 @@
 """HTSAT, a Swin transformer over the folded spectrogram (Chen et al., ICASSP 2022).
 
 Only what Pengi uses: the mean of the last stage's tokens. The released file also holds a class
-head.
+head. The tokens as a sequence in time are ours.
 """
 
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.checked import require
 from pengi_rt.config import HTSATConfig, exact_div
 
 MASKED = -100.0  # what the shift mask adds; not -inf, as released
 
 
 class HTSAT(nn.Module):
-    """Image [B, 1, spec_size, spec_size] to embedding [B, num_features]."""
+    """Image [B, 1, spec_size, spec_size] to embedding [B, num_features].
 
-    def __init__(self, config: HTSATConfig) -> None:
+    With ``pooling="time"`` to a sequence [B, T, num_features], T = ``strips`` * R, where R is the
+    last stage's resolution: step ``t`` is column ``t % R`` of strip ``t // R``.
+    """
+
+    def __init__(self, config: HTSATConfig, strips: int = 1) -> None:
+        """For images of ``strips`` strips of consecutive time, one below the other."""
         super().__init__()
-        require(config.pooling == "mean", f"htsat.pooling {config.pooling!r} is not implemented")
+        self.strips = strips
         self.patch_embed = PatchEmbed(config)
         self.layers = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
         self.norm = nn.LayerNorm(config.num_features)
+        self.collapse: nn.Linear | None = None
+        if config.pooling == "time":
+            bands = exact_div(config.side, strips)
+            self.collapse = nn.Linear(bands * config.num_features, config.num_features)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.patch_embed(image)
         for layer in self.layers:
             x = layer(x)
-        return self.norm(x).mean(dim=(1, 2))
+        x = self.norm(x)
+        if self.collapse is None:
+            return x.mean(dim=(1, 2))
+        embedding: Tensor = self.collapse(unfold(x, self.strips))
+        return embedding
 
 
 class PatchEmbed(nn.Module):
@@ -78,6 +90,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(dim, heads, window, resolution, self.shift)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, config.mlp_ratio * dim)
+        self.drop_path: nn.Module = nn.Identity()  # a place for the trainer's stochastic depth
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
@@ -86,8 +99,8 @@ class SwinBlock(nn.Module):
             y = y.roll((self.shift, self.shift), (1, 2))
         else:
             y = self.attn(y)
-        x = x + y
-        result: Tensor = x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(y)
+        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return result
 
 
@@ -165,6 +178,16 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.fc2(self.act(self.fc1(x)))
         return y
+
+
+def unfold(tokens: Tensor, strips: int) -> Tensor:
+    """Tokens of the folded image [B, R, R, C] in time order, [B, strips * R, (R / strips) * C].
+
+    A step holds the tokens of one column of one strip, from the lowest frequency to the highest.
+    """
+    bands = exact_div(tokens.shape[1], strips)
+    x = tokens.unflatten(1, (strips, bands)).transpose(2, 3)
+    return x.flatten(3).flatten(1, 2)
 
 
 def relative_position_index(window: int) -> Tensor:

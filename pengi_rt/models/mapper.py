@@ -1,7 +1,7 @@
 """Mapping networks: an embedding becomes a prefix of decoder embeddings (paper, section 3.2).
 
 ClipCap's transformer mapper (Mokady et al., 2021) with the released code's numbers, its sequence
-variant for ``base_no_text_enc``, and its MLP.
+variant for ``base_no_text_enc``, and its MLP; and our variant for a sequence in time.
 """
 
 import torch
@@ -10,39 +10,52 @@ from torch import Tensor, nn
 from pengi_rt.config import MapperConfig, exact_div
 
 
-def make_mapper(config: MapperConfig, inputs: int, width: int) -> nn.Module:
-    """The mapper that ``config`` names, from ``inputs`` features to rows of ``width``."""
+def make_mapper(config: MapperConfig, inputs: int, width: int, steps: int = 1) -> nn.Module:
+    """The mapper that ``config`` names, from ``inputs`` features to rows of ``width``.
+
+    ``steps`` are those of a sequence in time (``transformer_time``).
+    """
     if config.kind == "mlp":
         return MLPMapper(config, inputs, width)
-    return TransformerMapper(config, inputs, width)
+    return TransformerMapper(config, inputs, width, steps)
 
 
 class TransformerMapper(nn.Module):
-    """[B, inputs] (``transformer_seq``: [B, T, width]) to [B, constant_length, width].
+    """[B, inputs] to [B, constant_length, width].
 
-    The prefix is what attention makes of the learned rows beside the input's; the sequence variant
-    takes its rows as they come.
+    The prefix is what attention makes of the learned rows beside the input's. ``transformer_seq``
+    takes its rows [B, T, width] as they come; ``transformer_time`` gets [B, steps, inputs] and
+    learns the steps' positions, for attention itself knows no order.
     """
 
-    def __init__(self, config: MapperConfig, inputs: int, width: int) -> None:
+    def __init__(self, config: MapperConfig, inputs: int, width: int, steps: int) -> None:
         super().__init__()
         self.shape = (config.prefix_length, width)
-        self.linear = (
-            nn.Linear(inputs, config.prefix_length * width)
-            if config.kind == "transformer"
-            else None
-        )
+        self.linear: nn.Linear | None = None
+        self.position: nn.Parameter | None = None
+        if config.kind == "transformer":
+            self.linear = nn.Linear(inputs, config.prefix_length * width)
+        elif config.kind == "transformer_time":
+            self.linear = nn.Linear(inputs, width)
+            self.position = nn.Parameter(torch.empty(steps, width).normal_(std=0.02))
         self.prefix_const = nn.Parameter(torch.randn(config.constant_length, width))
         self.layers = nn.ModuleList(MapperLayer(config, width) for _ in range(config.num_layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x if self.linear is None else self.linear(x).unflatten(1, self.shape)
+        rows = self._rows(x)
         inputs = rows.shape[1]
         constant = self.prefix_const.expand(rows.shape[0], -1, -1)
         rows = torch.cat([rows, constant], dim=1)
         for layer in self.layers:
             rows = layer(rows)
         return rows[:, inputs:]
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """The input as rows [B, n, width]."""
+        if self.linear is None:
+            return x
+        rows: Tensor = self.linear(x)
+        return rows.unflatten(1, self.shape) if self.position is None else rows + self.position
 
 
 class MLPMapper(nn.Module):

@@ -35,6 +35,9 @@ class LogMel(nn.Module):
         self.register_buffer("stft_imag", imag)
         self.register_buffer("mel_bank", slaney_bank(config.mel))
         self.bn = nn.BatchNorm1d(config.mel.n_mels)
+        # Places for what only the trainer does: SpecAugment, then mixup, as released.
+        self.augment: nn.Module = nn.Identity()
+        self.mix: nn.Module = nn.Identity()
         matrix = stretch_matrix(config.mel_frames, config.image_frames)
         self.register_buffer("stretch", matrix, persistent=False)
 
@@ -51,11 +54,17 @@ class LogMel(nn.Module):
         return 10.0 * torch.log10((power.mT @ self.mel_bank).clamp(min=FLOOR))
 
     def fold(self, log_mel: Tensor) -> Tensor:
-        """[B, frames, n_mels] to the image: strips of consecutive time, stacked along frequency."""
-        bins = self.bn(log_mel.mT)
+        """[B, frames, n_mels] to the image: strips of consecutive time, stacked along frequency.
+
+        ``augment`` gets the normalised bins [B, n_mels, frames], ``mix`` the image; both are the
+        identity unless a trainer replaces them. The released mixup comes before the stretch and
+        the fold, which are linear: the same.
+        """
+        bins = self.augment(self.bn(log_mel.mT))
         stretched = bins @ self.stretch.mT
         strips = stretched.unflatten(2, (-1, self.spec_size)).transpose(1, 2)
-        return strips.flatten(1, 2)[:, None]
+        image: Tensor = self.mix(strips.flatten(1, 2)[:, None])
+        return image
 
 
 def dft_kernels(n_fft: int) -> tuple[Tensor, Tensor]:

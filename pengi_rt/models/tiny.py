@@ -70,10 +70,15 @@ def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
 
 
 def make_tokenizers(config: ModelConfig) -> dict[str, bytes]:
-    """Byte-level BPEs of exactly the config's sizes: the prompt's and the decoder's."""
+    """Byte-level BPEs of exactly the config's sizes: the prompt's and the decoder's.
+
+    Without a text encoder they are one.
+    """
     decoder = _train(config.decoder.vocab_size - 1)
     # "!" is token 0 of the alphabet; registered as special it is split out before any merge.
     decoder.add_special_tokens([END_OF_TEXT, "!"])
+    if config.text.kind != "clip":
+        return dict.fromkeys(("text", "decoder"), decoder.to_str().encode())
     text = _train(config.text.vocab_size - 2, lower=True)
     text.add_special_tokens([START_OF_TEXT, END_OF_TEXT])
     assert text.token_to_id(END_OF_TEXT) == config.text.eos_id
@@ -107,6 +112,8 @@ _DEVIATIONS = (
     ("patch_embed.proj.weight", 0.3),
     ("prefix_const", 1.0),
     ("audio_mapper.linear.weight", 1.2),  # its input is a unit vector
+    ("audio_mapper.fc1.weight", 1.2),
+    ("audio_mapper.position", 0.5),
 )
 _GAIN = 1.3
 _DECODER_GAIN = (

@@ -8,14 +8,16 @@ float32 and differ by the order of their sums, about 1e-6; a wrong parent, posit
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, load_model, load_model_from_string
 
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
+from pengi_rt.plan_format import WEIGHTS
 
 ATOL = 1e-4
 
@@ -87,6 +89,47 @@ def test_a_prefix_is_stored_once_a_clip(onnx: OnnxBackend) -> None:
 def test_embeds_tokens_from_the_plan(onnx: OnnxBackend, tiny_model: Pengi) -> None:
     table = tiny_model.state_dict()["decoder.wte.weight"].numpy()
     np.testing.assert_array_equal(onnx.embed_tokens(np.array([3, 0, 511])), table[[3, 0, 511]])
+
+
+def test_float16_tables_are_widened_before_they_are_added(half_plan: Path) -> None:
+    """Token and position are each exact in float32, their float16 sum would not be."""
+    with Plan.open(half_plan) as plan:
+        backend = OnnxBackend(plan, threads=1)
+        tokens, positions = (plan.tensor(f"decoder.{name}.weight") for name in ("wte", "wpe"))
+        assert tokens.dtype == positions.dtype == np.float16
+        embedded = backend.embed_tokens(np.array([3, 0, 511]))
+        assert embedded.dtype == np.float32
+        np.testing.assert_array_equal(embedded, tokens[[3, 0, 511]])
+        prefix = np.zeros((1, 4, backend.config.decoder.n_embd), np.float32)
+        cache, _ = backend.prefill(prefix, np.array([4]), width=1, max_new_tokens=1)
+        backend.step(cache, np.array([7]), np.array([0]))
+        total = tokens[7].astype(np.float32) + positions[4].astype(np.float32)
+        np.testing.assert_array_equal(cache.embeddings[0, 0], total)  # type: ignore[attr-defined]
+        assert np.any(total != (tokens[7] + positions[4]))
+        backend.close()
+
+
+@pytest.mark.parametrize("graph", ["audio", "text", "decoder"])
+def test_widening_is_done_once_when_the_session_is_made(
+    graph: str, half_plan: Path, tmp_path: Path
+) -> None:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    with Plan.open(half_plan) as plan:
+        stored = plan.graph(graph)
+        weights = plan.weights
+        options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
+        ort.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
+        weights.release()
+    optimised = load_model(tmp_path / "optimised.onnx")
+    assert halves(load_model_from_string(stored)), "the weights are stored as float16"
+    assert not halves(optimised)
+    assert not any(".float16" in name for node in optimised.graph.node for name in node.input)
+
+
+def halves(model: ModelProto) -> list[str]:
+    return [t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16]
 
 
 def test_refuses_threads_below_one(onnx: OnnxBackend) -> None:

@@ -12,6 +12,7 @@ import torch
 from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.errors import PlanError
+from pengi_rt.models.half import rounded
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
 
@@ -107,6 +108,24 @@ def test_a_plan_gives_the_same_model(tiny_plan: Path, tiny_model: Pengi) -> None
     wave = np.zeros((1, 32_000), np.float32)
     expected = TorchBackend(tiny_model).encode_audio(wave)
     np.testing.assert_array_equal(backend.encode_audio(wave).prefix, expected.prefix)
+
+
+def test_an_fp16_plan_gives_the_rounded_model(half_plan: Path, tiny_model: Pengi) -> None:
+    with Plan.open(half_plan) as plan:
+        backend = TorchBackend.from_plan(plan)
+    expected = rounded(tiny_model).state_dict()
+    for name, tensor in backend.model.state_dict().items():
+        assert tensor.dtype == expected[name].dtype
+        assert tensor.equal(expected[name]), name
+
+
+def test_a_tensor_of_another_type_is_refused(
+    tiny_plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Plan.open(tiny_plan) as plan:
+        monkeypatch.setattr(plan, "tensor", lambda _name: np.zeros(3, np.int8))
+        with pytest.raises(PlanError, match=r"is torch\.int8, its config wants torch\.float32"):
+            TorchBackend.from_plan(plan)
 
 
 def test_a_plan_without_a_tensor_is_refused(tiny_plan: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 from pengi_rt.audio import LongAudio
 from pengi_rt.backends import select
 from pengi_rt.cli import generate
-from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, Choice
+from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, STORED, Choice
 from pengi_rt.cli.main import build_parser, main
+from pengi_rt.export.export import StoredPrecision
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,10 @@ def test_choices_are_those_of_the_engine(choice: Choice, known: tuple[str, ...])
 
 def test_backends_here_are_those_of_the_engine() -> None:
     assert BACKENDS.here == select.HERE
+
+
+def test_stored_precisions_are_those_that_run() -> None:
+    assert STORED == select.STORED == get_args(StoredPrecision)
 
 
 @pytest.mark.parametrize("way", get_args(LongAudio))

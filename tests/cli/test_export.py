@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +72,27 @@ def test_exports_beside_the_checkpoint(
     assert all(line.endswith("  ok") for line in table[1:])
     with Plan.open(output) as plan:
         assert plan.config.name == "tiny"
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], "fp32"), (["--precision", "fp16"], "fp16")])
+def test_stores_weights_as_asked(
+    options: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def export_plan(_checkpoint: Path, output: Path, **options: Any) -> tuple[()]:
+        asked.update(options)
+        output.write_bytes(b"plan")
+        return ()
+
+    monkeypatch.setattr("pengi_rt.export.export.export_plan", export_plan)
+    checkpoint = tmp_path / "mine.safetensors"
+    assert main(["export", str(checkpoint), *options]) == 0
+    assert asked["precision"] == expected
+
+
+def test_refuses_to_store_what_it_cannot(checkpoint: Path, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["export", str(checkpoint), "--precision", "int8"])
+    assert caught.value.code == 2
+    assert "choose from" in capsys.readouterr().err

@@ -127,3 +127,10 @@ def test_plan_with_nothing_recorded(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     for line in ("source     not recorded", "tools      none", "self-test  none recorded"):
         assert line in out
+
+
+def test_what_fp16_means(half_plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(half_plan)) == 0
+    assert "precision  weights stored as fp16, computed in float32\n" in capsys.readouterr().out
+    assert run(str(half_plan), "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "fp16"

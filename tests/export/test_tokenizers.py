@@ -1,8 +1,10 @@
 """Where tokenizers come from, and that another model's are refused. The hub is never asked."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 import pytest
@@ -75,6 +77,20 @@ def test_unregistered_specials_are_refused(beside: Path) -> None:
     (beside / "decoder.json").write_text(plain.to_str())
     message = refusal(lambda: find_tokenizers(TINY, None, beside))
     assert f"the model stops at {TINY.stop_id}" in message
+
+
+@pytest.mark.parametrize("kind", ["token_embedding", "decoder"])
+def test_without_a_text_encoder_our_own_are_one(
+    beside: Path, kind: Literal["token_embedding", "decoder"]
+) -> None:
+    text = dataclasses.replace(TINY.text, kind=kind)
+    mapper = dataclasses.replace(TINY.text_mapper, kind="transformer_seq")
+    config = dataclasses.replace(TINY, text=text, text_mapper=mapper)
+    assert "must be the same" in refusal(lambda: find_tokenizers(config, None, beside))
+    for name, content in make_tokenizers(config).items():
+        (beside / f"{name}.json").write_bytes(content)
+    found = find_tokenizers(config, None, beside)
+    assert found["text"] == found["decoder"]
 
 
 def test_another_models_tokenizers_are_refused(beside: Path) -> None:

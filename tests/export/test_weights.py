@@ -69,6 +69,22 @@ def test_small_constants_stay_in_the_graph() -> None:
     assert [value.name for value in model.graph.initializer] == ["small"]
 
 
+def test_only_what_loses_nothing_is_kept_as_float16() -> None:
+    exact = WEIGHT.astype(np.float16).astype(np.float32)
+    model = graph_of(("val_1", exact), ("val_2", exact.T.copy()), ("val_3", EXTRA))
+    table = WeightTable({"linear.weight": exact, "bias": np.ones(9, np.float32),
+                         "big": np.full((2, 2), 1e6, np.float32)})  # fmt: skip
+    table.absorb(model, "audio")
+    table.halve()
+    types = {name: array.dtype.name for name, array in table.tensors.items()}
+    assert types == {
+        "linear.weight": "float16", "bias": "float32", "big": "float32", "audio.val_3": "float32",
+    }  # fmt: skip
+    x = RANDOM.normal(size=(3, 40)).astype(np.float32)
+    expected = x @ exact @ exact.T @ EXTRA
+    np.testing.assert_allclose(run(model, table, x), expected, rtol=2e-5, atol=1e-3)
+
+
 def test_a_weight_of_another_shape_is_refused() -> None:
     model = graph_of(("val_1", WEIGHT))
     table = WeightTable({"w": WEIGHT})

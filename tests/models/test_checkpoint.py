@@ -1,12 +1,16 @@
 """Saving our own checkpoints: whole or not at all, readable as safetensors by anybody."""
 
+import copy
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pengi_rt.errors import CheckpointError
+from pengi_rt.export.checkpoint import load_model
 from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.half import rounded
 from pengi_rt.models.pengi import Pengi
 
 TOKENIZERS = {"text": b'{"a": 1}', "decoder": b'{"b": 2}'}
@@ -49,3 +53,31 @@ def test_a_failed_write_keeps_the_old_file(
         save_checkpoint(tiny_model, path, TOKENIZERS)
     assert path.read_bytes() == before
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_float16_halves_the_file_and_is_read_again(tiny_model: Pengi, tmp_path: Path) -> None:
+    whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
+    save_checkpoint(tiny_model, whole, TOKENIZERS)
+    save_checkpoint(tiny_model, small, TOKENIZERS, dtype=torch.float16)
+    assert small.stat().st_size < 0.7 * whole.stat().st_size
+    model, read = load_model(small)
+    assert set(read.converted) > {"decoder.wte.weight"}
+    expected = rounded(tiny_model).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert tensor.equal(expected[name]), name
+
+
+def test_what_float16_does_not_hold_is_not_written(tiny_model: Pengi, tmp_path: Path) -> None:
+    model = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        model.decoder.wte.weight[3, 3] = 1e5
+    path = tmp_path / "mine.safetensors"
+    with pytest.raises(CheckpointError, match=r"mine\.safetensors: nothing was written: decoder"):
+        save_checkpoint(model, path, TOKENIZERS, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int8])
+def test_no_other_types(tiny_model: Pengi, tmp_path: Path, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="float32 or float16, not"):
+        save_checkpoint(tiny_model, tmp_path / "mine.safetensors", TOKENIZERS, dtype=dtype)

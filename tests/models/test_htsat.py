@@ -1,10 +1,11 @@
 """HTSAT against its definition, token by token: windows, shifts, biases, merges."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pengi_rt.config import HTSATConfig, ModelConfig
 from pengi_rt.models.htsat import (
@@ -15,7 +16,9 @@ from pengi_rt.models.htsat import (
     WindowAttention,
     relative_position_index,
     shift_mask,
+    unfold,
 )
+from pengi_rt.models.mel import LogMel
 
 CONFIG = ModelConfig.preset("tiny").htsat
 
@@ -152,6 +155,79 @@ def test_result_is_the_mean_of_the_normed_tokens() -> None:
     expected = model.norm(tokens.flatten(1, 2)).mean(1)
     assert expected.shape == (3, CONFIG.num_features)
     torch.testing.assert_close(model(image), expected)
+
+
+def test_a_step_is_one_column_of_one_strip() -> None:
+    tokens = torch.randn(2, 6, 6, 5)
+    steps = unfold(tokens, 3)
+    assert steps.shape == (2, 3 * 6, 2 * 5)
+    for strip, column, band in itertools.product(range(3), range(6), range(2)):
+        expected = tokens[:, strip * 2 + band, column]
+        assert torch.equal(steps[:, strip * 6 + column, band * 5 : band * 5 + 5], expected)
+    assert torch.equal(unfold(tokens, 1), tokens.transpose(1, 2).flatten(2))
+
+
+def test_steps_follow_the_recording() -> None:
+    """Bins that rise with time, folded and averaged over patches, unfold into rising steps."""
+    config = ModelConfig.preset("tiny")
+    module = LogMel(config).eval()
+    rising = torch.arange(float(config.mel_frames))[None, :, None].expand(1, -1, 16)
+    tokens = torch.nn.functional.avg_pool2d(module.fold(rising), 8)[:, 0, :, :, None]
+    steps = unfold(tokens, config.strips)
+    assert steps.shape == (1, 32, 2)
+    assert (steps.diff(dim=1) > 0).all()
+    # All 32 steps are equally long, and only the bicubic ends are not straight.
+    torch.testing.assert_close(steps[:, 1:-1].diff(dim=1), torch.full((1, 29, 2), 200 / 31.9),
+                               atol=0.1, rtol=0)  # fmt: skip
+
+
+def test_time_pooling_joins_the_bands_of_the_normed_tokens() -> None:
+    model = HTSAT(dataclasses.replace(CONFIG, pooling="time"), strips=4).eval()
+    image = torch.randn(2, 1, 64, 64)
+    tokens = model.patch_embed(image)
+    for layer in model.layers:
+        tokens = layer(tokens)
+    tokens = model.norm(tokens)
+    assert model.collapse is not None
+    weight, bias = model.collapse.weight, model.collapse.bias
+    assert weight.shape == (48, 2 * 48)
+    result = model(image)
+    assert result.shape == (2, 32, 48)
+    for step in (0, 7, 8, 31):
+        strip, column = divmod(step, 8)
+        low, high = tokens[:, 2 * strip, column], tokens[:, 2 * strip + 1, column]
+        expected = low @ weight[:, :48].T + high @ weight[:, 48:].T + bias
+        torch.testing.assert_close(result[:, step], expected, atol=1e-5, rtol=1e-5)
+
+
+class Recorded(nn.Module):
+    """Twice its input, and what that was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inputs.append(x)
+        return 2 * x
+
+
+def test_drop_path_has_both_branches_and_no_state() -> None:
+    block = SwinBlock(CONFIG, 24, 2, 16, shifted=True)
+    assert isinstance(block.drop_path, nn.Identity)
+    x = torch.randn(2, 16, 16, 24)
+    names = list(block.state_dict())
+    once = block(x)
+    recorded = Recorded()
+    block.drop_path = recorded
+    twice = block(x)
+    assert list(block.state_dict()) == names
+    attention, mlp = recorded.inputs
+    middle = x + 2 * attention
+    torch.testing.assert_close(mlp, block.mlp(block.norm2(middle)))
+    torch.testing.assert_close(twice, middle + 2 * mlp)
+    middle = x + attention
+    torch.testing.assert_close(once, middle + block.mlp(block.norm2(middle)))
 
 
 def test_what_is_computed_is_not_stored() -> None:

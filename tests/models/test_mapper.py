@@ -80,6 +80,24 @@ def test_sequence_variant_takes_its_rows_as_they_come(length: int) -> None:
     torch.testing.assert_close(mapper(x), rows[:, length:])
 
 
+def test_time_variant_adds_a_position_to_every_step() -> None:
+    config = dataclasses.replace(CONFIG, kind="transformer_time")
+    mapper = make_mapper(config, INPUTS, WIDTH, steps=7)
+    assert isinstance(mapper, TransformerMapper)
+    assert mapper.linear is not None
+    assert mapper.position is not None
+    assert (mapper.linear.weight.shape, mapper.position.shape) == ((WIDTH, INPUTS), (7, WIDTH))
+    nn.init.normal_(mapper.position)
+    x = torch.randn(2, 7, INPUTS)
+    steps = x @ mapper.linear.weight.T + mapper.linear.bias + mapper.position
+    rows = torch.cat([steps, mapper.prefix_const.expand(2, -1, -1)], dim=1)
+    for layer in mapper.layers:
+        assert isinstance(layer, MapperLayer)
+        rows = layer_by_pytorch(layer, rows, 4)
+    torch.testing.assert_close(mapper(x), rows[:, 7:], atol=1e-5, rtol=1e-5)
+    assert (mapper(x.flip(1)) - mapper(x)).abs().max() > 1e-3, "attention alone knows no order"
+
+
 def test_mlp() -> None:
     mapper = make_mapper(dataclasses.replace(CONFIG, kind="mlp", prefix_length=4), INPUTS, WIDTH)
     assert isinstance(mapper, MLPMapper)

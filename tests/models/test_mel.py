@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden import PAIRS, meta, pair, waveform
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pengi_rt.config import MelConfig, ModelConfig
@@ -115,6 +116,34 @@ def test_batch_norm_is_over_mel_bins() -> None:
     flat = (mean + 2 * (var + 1e-5).sqrt()).expand(1, TINY.mel_frames, 16)
     torch.testing.assert_close(module.fold(flat), torch.full((1, 1, 64, 64), 2.0).detach(),
                                atol=1e-4, rtol=0)  # fmt: skip
+
+
+class Scaled(nn.Module):
+    """A known multiple of its input, whose shape it keeps."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.shape = torch.Size()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shape = x.shape
+        return x * self.factor + 1
+
+
+def test_a_trainer_can_change_bins_and_image() -> None:
+    """In the released order: bins after the batch norm, then the image."""
+    module = LogMel(TINY).eval()
+    names = list(module.state_dict())
+    log_mel = torch.randn(2, TINY.mel_frames, 16)
+    plain = module.fold(log_mel)
+    module.augment, module.mix = Scaled(3.0), Scaled(5.0)
+    changed = module.fold(log_mel)
+    assert module.augment.shape == (2, 16, TINY.mel_frames)
+    assert module.mix.shape == (2, 1, 64, 64)
+    assert list(module.state_dict()) == names
+    # The stretch keeps constants, up to the rounding of its rows' sums.
+    torch.testing.assert_close(changed, (plain * 3 + 1) * 5 + 1, atol=1e-4, rtol=1e-5)
 
 
 def test_clips_do_not_meet_in_a_batch(base: LogMel) -> None:

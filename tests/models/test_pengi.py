@@ -15,6 +15,12 @@ NO_TEXT = dataclasses.replace(
     text=dataclasses.replace(TINY.text, kind="token_embedding", max_length=12),
     text_mapper=dataclasses.replace(TINY.text_mapper, kind="transformer_seq"),
 )
+TIME = dataclasses.replace(
+    TINY,
+    htsat=dataclasses.replace(TINY.htsat, pooling="time"),
+    audio_mapper=dataclasses.replace(TINY.audio_mapper, kind="transformer_time"),
+)
+BARE = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, kind="decoder", max_length=12))
 IDS = torch.tensor([[510, 9, 8, 511], [510, 7, 511, 511], [510, 300, 301, 511]])
 
 
@@ -71,11 +77,55 @@ def test_a_batch_is_its_rows(model: Pengi, waves: torch.Tensor) -> None:
 def test_without_a_text_encoder_the_embedding_is_the_decoders_rows() -> None:
     model = random_model(NO_TEXT).requires_grad_(requires_grad=False)
     assert model.text_encoder is None
+    assert model.text_mapper is not None
     ids = torch.arange(24).reshape(2, 12)
     encoded = model.encode_text(ids)
     assert torch.equal(encoded.embedding, model.decoder.wte.weight[ids])
     torch.testing.assert_close(encoded.prefix, model.text_mapper(encoded.embedding))
     assert encoded.prefix.shape == (2, 8, 64)
+
+
+def test_the_decoder_reads_a_bare_prompt_as_it_is() -> None:
+    model = random_model(BARE).requires_grad_(requires_grad=False)
+    assert model.text_encoder is None
+    assert model.text_mapper is None
+    assert not [name for name in model.state_dict() if name.startswith("text_")]
+    for length in (1, 5, 12):
+        ids = torch.arange(2 * length).reshape(2, length)
+        encoded = model.encode_text(ids)
+        assert torch.equal(encoded.prefix, model.decoder.wte.weight[ids])
+        assert torch.equal(encoded.embedding, encoded.prefix)
+
+
+def test_a_kept_log_mel_gives_what_its_waveform_gives(model: Pengi, waves: torch.Tensor) -> None:
+    encoder = model.audio_encoder
+    features = encoder.from_log_mel(encoder.mel.log_mel(waves))
+    assert torch.equal(features, encoder(waves))
+    for mapped, encoded in zip(model.map_audio(features), model.encode_audio(waves), strict=True):
+        assert torch.equal(mapped, encoded)
+    assert model.text_encoder is not None
+    text = model.map_text(model.text_encoder(IDS))
+    for mapped, encoded in zip(text, model.encode_text(IDS), strict=True):
+        assert torch.equal(mapped, encoded)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_sequence_in_time_is_normalised_step_by_step(
+    waves: torch.Tensor, normalize: bool
+) -> None:
+    config = dataclasses.replace(TIME, normalize_audio=normalize)
+    model = random_model(config).requires_grad_(requires_grad=False)
+    steps = model.audio_encoder(waves)
+    assert steps.shape == (3, config.audio_steps, TINY.d_proj) == (3, 32, 48)
+    assert steps.norm(dim=2).min() > 5
+    audio = model.encode_audio(waves)
+    if normalize:
+        steps = steps / steps.norm(dim=2, keepdim=True)
+    mean = steps.mean(dim=1)
+    expected = mean / mean.norm(dim=1, keepdim=True) if normalize else mean
+    torch.testing.assert_close(audio.embedding, expected)
+    torch.testing.assert_close(audio.prefix, model.audio_mapper(steps))
+    assert audio.prefix.shape == (3, 8, 64)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Plans whose weights are stored as float16: exact where they can be, refused where they cannot."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pengi_rt.errors import CheckpointError, UsageError
+from pengi_rt.export.export import export_plan
+from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.half import FRONT_END, TRANSFORM, halved
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def saved(
+    tiny_model: Pengi, tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
+    """The plan of the tiny model's float16 checkpoint, and what its export warned of."""
+    folder = tmp_path_factory.mktemp("half")
+    checkpoint, plan = folder / "half.safetensors", folder / "half.plan"
+    save_checkpoint(tiny_model, checkpoint, tokenizers_of(tiny_plan), dtype=torch.float16)
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("pengi_rt").addHandler(handler)
+    export_plan(checkpoint, plan, precision="fp16", threads=1)
+    logging.getLogger("pengi_rt").removeHandler(handler)
+    return plan, warnings
+
+
+def tokenizers_of(path: Path) -> Mapping[str, bytes]:
+    with Plan.open(path) as plan:
+        return {name: plan.tokenizer(name) for name in ("text", "decoder")}
+
+
+def test_an_fp16_checkpoint_loses_nothing(saved: tuple[Path, list[str]], tiny_model: Pengi) -> None:
+    path, warnings = saved
+    assert not warnings
+    with Plan.open(path) as plan:
+        for name, tensor in halved(tiny_model.state_dict()).items():
+            if name not in TRANSFORM:
+                found = plan.tensor(name)
+                assert found.dtype == tensor.numpy().dtype, name
+                np.testing.assert_array_equal(found, tensor.numpy(), err_msg=name)
+
+
+def test_rounded_when_saved_or_when_exported_is_the_same(
+    saved: tuple[Path, list[str]], half_plan: Path
+) -> None:
+    with Plan.open(saved[0]) as early, Plan.open(half_plan) as late:
+        assert early.weights == late.weights
+        assert early.graph("audio") == late.graph("audio")
+
+
+def test_what_is_stored_as_what(tiny_plan: Path, half_plan: Path) -> None:
+    with Plan.open(half_plan) as half, Plan.open(tiny_plan) as whole:
+        assert half.manifest.precision == "fp16"
+        assert half.manifest.self_test is not None
+        assert half.manifest.self_test["passed"] is True
+        records = half.manifest.tensors
+        wide = {name for name, r in records.items() if r.dtype == "float32" and len(r.shape) > 1}
+        # The mel bank, and the stretch, which only the graph has.
+        assert {FRONT_END + "mel_bank"} < wide
+        assert len(wide) == 2
+        assert all(r.dtype != "float16" for r in records.values() if len(r.shape) < 2)
+        assert whole.tensors - half.tensors == set(TRANSFORM)
+        assert half.size < 0.65 * whole.size
+
+
+def test_a_model_that_float16_does_not_hold_is_refused(
+    tiny_model: Pengi, tiny_plan: Path, tmp_path: Path
+) -> None:
+    large = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        large.get_parameter("decoder.h.0.mlp.c_fc.weight")[0, 0] = 7e4
+    checkpoint, output = tmp_path / "large.safetensors", tmp_path / "large.plan"
+    save_checkpoint(large, checkpoint, tokenizers_of(tiny_plan))
+    with pytest.raises(CheckpointError) as caught:
+        export_plan(checkpoint, output, precision="fp16", threads=1)
+    assert str(caught.value) == (
+        "large.safetensors: cannot become an fp16 plan: decoder.h.0.mlp.c_fc.weight has values up "
+        "to 7e+04, float16 ends at 65504: store this model in float32"
+    )
+    assert not output.exists()
+
+
+def test_there_are_no_other_precisions(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="as fp32 or fp16, not as 'int8'"):
+        export_plan(tiny_checkpoint, tmp_path / "p.plan", precision="int8")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

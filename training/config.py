@@ -1,0 +1,228 @@
+"""What a training run is: one TOML file as frozen dataclasses, checked before anything is spent.
+
+Paths are relative to the current directory. The defaults are the paper's (section 4.3 and appendix
+D); what differs between its experiments is a line or two (``docs/training.md`` lists them).
+"""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pengi_rt.checked import Checked, Within, build, require
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import UsageError
+from pengi_rt.presets import PRESETS
+
+Stage = Literal["contrastive", "captioning", "language_model"]
+Part = Literal["audio_encoder", "text_encoder", "audio_mapper", "text_mapper", "decoder"]
+PARTS: tuple[str, ...] = get_args(Part)
+
+TRAINED: Mapping[str, tuple[str, ...]] = {
+    "contrastive": ("audio_encoder", "text_encoder"),
+    "captioning": ("audio_encoder", "audio_mapper", "text_mapper"),
+    "language_model": ("decoder",),
+}
+"""The parts that a stage trains when its file has no ``train``; the others are frozen."""
+
+Share = Annotated[float, Within(0, 1)]
+Count = Annotated[int, Within(0, 10**9)]
+Positive = Annotated[int, Within(1, 10**9)]
+Weight = Annotated[float, Within(0, 1000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(Checked):
+    """Where examples come from, and how they are drawn."""
+
+    manifests: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()  # manifests, for the loss on unseen examples
+    shards: tuple[str, ...] = ()  # webdataset archives or patterns, instead of manifests
+    tasks: tuple[str, ...] = ()  # task files beside the nine of table 1
+    only: tuple[str, ...] = ()  # names of tasks; the rows of others are left out
+    text: tuple[str, ...] = ()  # plain text, a document a line; language_model only
+    rows_per_clip: Positive = 1  # 1: every row is an example. More: clips are, with this many rows
+    task_weights: dict[str, float] = field(default_factory=dict)  # of a row to be one of them
+    max_seconds: Annotated[float, Within(0.01, 10**6)] = 60.0  # a longer recording is refused
+    max_target_tokens: Positive = 77  # as released; the rest is cut, and said
+    cache_log_mel: bool = False  # keep every clip's log-mel on disk, in float16
+    workers: Annotated[int, Within(0, 256)] = 0  # processes that read audio
+    check: bool = True  # every row and recording before the first step
+    shuffle_pairs: bool = False  # audio of one clip with the text of another: must learn nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig(Checked):
+    """Adam and its schedule; the rate rises linearly to ``rate``, then falls to zero."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    rate: Annotated[float, Within(0, 10)] = 1e-4
+    rates: dict[str, float] = field(default_factory=dict)  # factor on ``rate``, by part
+    betas: Annotated[tuple[float, ...], Within(0, 1)] = (0.9, 0.999)
+    weight_decay: Weight = 0.0  # of matrices; norms, biases and tables have none
+    clip_norm: Weight = 0.0  # of the gradient; 0 does not clip
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: Count = 2000
+
+    def _check(self) -> None:
+        require(len(self.betas) == 2, f"betas must be two numbers, got {self.betas}")
+        unknown = sorted(self.rates.keys() - set(PARTS))
+        require(not unknown, f"rates names no part of the model: {', '.join(unknown)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig(Checked):
+    """What training does to the spectrogram and the network: the released HTSAT's numbers."""
+
+    spec_augment: bool = True
+    time_drop_width: Positive = 64  # frames
+    time_stripes: Count = 2
+    freq_drop_width: Positive = 8  # mel bins
+    freq_stripes: Count = 2
+    mixup_alpha: Annotated[float, Within(0, 100)] = 0.0  # of the beta distribution; 0 mixes nothing
+    drop_path: Share = 0.1  # of the last block, rising linearly from 0
+    gain_db: Annotated[float, Within(0, 60)] = 0.0  # uniform, either way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContrastiveConfig(Checked):
+    """CLAP's objective (paper, section 4.3), and tagging beside it."""
+
+    temperature: Annotated[float, Within(1e-4, 100)] = 0.07  # at the start; learned
+    max_scale: Annotated[float, Within(1, 10**6)] = 100.0  # of 1 / temperature
+    text: Literal["target", "prompt_and_target"] = "target"
+    weight: Weight = 1.0
+    tagging: Weight = 0.0  # weight of HTSAT's own objective on the rows' tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModelConfig(Checked):
+    """Pre-training of the decoder on text; ``reading``: transcript, prompt, then the answer."""
+
+    reading: bool = False
+    prompts: tuple[str, ...] = ("tokens",)  # how a prompt is read: "encoder", "tokens"; in turn
+
+    def _check(self) -> None:
+        known = {"encoder", "tokens"}
+        ok = bool(self.prompts) and set(self.prompts) <= known
+        require(ok, f"prompts must be of {sorted(known)}, got {list(self.prompts)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig(Checked):
+    """How long, how large, on what, and what is kept."""
+
+    steps: Positive = 10_000  # of the optimiser
+    batch_size: Positive = 384  # clips (rows, of text) a step, over all processes
+    accumulate: Positive = 1  # a step's batch in so many parts
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Within(0, 1024)] = 0  # of the CPU; 0: PyTorch's choice
+    save_every: Positive = 1000  # steps
+    keep: Positive = 2  # resume states
+    log_every: Positive = 10  # steps
+    validate_every: Count = 0  # steps; 0: never
+    validation_batches: Positive = 20
+    tensorboard: bool = False
+
+    def _check(self) -> None:
+        even = self.batch_size % self.accumulate == 0
+        require(even, f"batch_size ({self.batch_size}) must be a multiple of accumulate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Checked):
+    """One run of one stage."""
+
+    stage: Stage
+    output_dir: str
+    init_from: str = ""  # a checkpoint of ours, whole
+    init: dict[str, str] = field(default_factory=dict)  # part of the model: file it starts from
+    tokenizers: str = ""  # a folder; by default those of init_from
+    train: tuple[str, ...] = ()  # parts; by default the stage's (TRAINED)
+    seed: Annotated[int, Within(0, 2**31 - 1)] = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig | None = None  # by default init_from's
+
+    def _check(self) -> None:
+        for name in ("init", "train"):
+            unknown = sorted(set(getattr(self, name)) - set(PARTS))
+            require(not unknown, f"{name} names no part of the model: {', '.join(unknown)}")
+        require(
+            self.model is not None or self.init_from != "",
+            "init_from or a [model] table is needed: there is no model to train",
+        )
+        sources = bool(self.data.manifests) + bool(self.data.shards) + bool(self.data.text)
+        require(sources == 1, "data needs one of manifests, shards and text")
+        text = bool(self.data.text) and self.stage != "language_model"
+        require(not text, f"data.text is for language_model, stage is {self.stage}")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the parts whose weights change."""
+        return self.train or TRAINED[self.stage]
+
+    def to_json(self) -> str:
+        """All values, the defaults too, as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+
+STAGE_TABLES = ("contrastive", "language_model")
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The run that a TOML file describes.
+
+    Raises:
+        UsageError: it cannot be read, has an unknown key, or a value that cannot be.
+    """
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is not TOML: {error}") from None
+    missing = [key for key in ("stage", "output_dir") if key not in data]
+    if missing:
+        raise UsageError(f"{path}: {' and '.join(missing)} must be given")
+    for table in STAGE_TABLES:
+        if table in data and table != data["stage"]:
+            raise UsageError(f"{path}: has [{table}], but its stage is {data['stage']!r}")
+    try:
+        if "model" in data:
+            data["model"] = _model(data["model"])
+        config = build(TrainConfig, data, "config")
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def _model(table: object) -> dict[str, Any]:
+    """The ``[model]`` table: a preset's values, and the file's over them."""
+    if not isinstance(table, dict):
+        raise UsageError(f"config.model must be a table, got {table!r}")
+    changes = dict(table)
+    preset = changes.pop("preset", "base")
+    if preset not in PRESETS:
+        raise UsageError(f"config.model.preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    # Training normalises both embeddings; only the released wrapper does not.
+    return _over({"normalize_text": True}, _over(PRESETS[preset], changes))
+
+
+def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` put over it, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _over(old, value) if both else value
+    return merged

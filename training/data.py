@@ -1,0 +1,253 @@
+"""What a step reads: examples drawn by their place in the run, so that a resumed run draws on.
+
+Nothing here has a state. Position ``p`` of the run is always the same example with the same crop
+and the same rows: epochs are permutations seeded by their number, and every example has a
+generator of its own. A run that goes on at step ``s`` starts at position ``s * batch_size``.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pengi_rt.audio import load_windows
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import UsageError
+from pengi_rt.training.config import DataConfig
+from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_targets
+from pengi_rt.training.log_mel_cache import LogMelCache
+from pengi_rt.training.manifest import Row
+
+ORDER, DRAW = 0, 1
+"""What a generator is for: the order of an epoch, one example's draws."""
+
+
+class Stream:
+    """The order in which ``size`` examples are read for ever: one permutation an epoch."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+
+    def index(self, position: int) -> int:
+        """The example at ``position`` of the run."""
+        epoch, place = divmod(position, self.size)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, ORDER, epoch]).permutation(self.size)
+            self._epoch = epoch
+        return int(self._order[place])
+
+    def generator(self, position: int) -> np.random.Generator:
+        """The generator of the example at ``position``: its crop, its rows, its gain."""
+        return np.random.default_rng([self.seed, DRAW, position])
+
+
+class ClipData(Dataset[Clips]):
+    """Batches of clips with rows about them; indexed by lists of positions."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        encoder: RowEncoder,
+        config: DataConfig,
+        *,
+        seed: int,
+        cache: LogMelCache | None = None,
+        tags: Sequence[str] = (),
+        gain_db: float = 0.0,
+    ) -> None:
+        self.encoder = encoder
+        self.config = config
+        self.cache = cache
+        self.tags: Mapping[str, int] = {name: index for index, name in enumerate(tags)}
+        self.gain_db = gain_db
+        self.units = _units(rows, by_clip=config.rows_per_clip > 1)
+        self.stream = Stream(len(self.units), seed)
+        self._weights = config.task_weights
+        # A fixed other half of the set: no clip keeps its own rows.
+        self._shift = len(self.units) // 2 if config.shuffle_pairs else 0
+
+    def __getitem__(self, positions: list[int]) -> Clips:
+        """The batch of these positions of the run. Raises AudioError for a broken recording."""
+        rows: list[Row] = []
+        clips: list[int] = []
+        audio: list[Tensor] = []
+        tags: list[Tensor] = []
+        for clip, position in enumerate(positions):
+            index, rng = self.stream.index(position), self.stream.generator(position)
+            drawn = self._draw(self.units[index], rng)
+            rows += drawn
+            clips += [clip] * len(drawn)
+            heard = self.units[(index + self._shift) % len(self.units)][0]
+            samples, start = self._read(heard, rng)
+            audio.append(samples)
+            tags.append(self._tags(drawn[0], start))
+        batch = torch.stack(audio)
+        return Clips(
+            rows=self.encoder.rows(rows, clips=clips),
+            wave=None if self.cache else batch,
+            log_mel=batch if self.cache else None,
+            tags=torch.stack(tags) if self.tags else None,
+        )
+
+    def _draw(self, unit: Sequence[Row], rng: np.random.Generator) -> list[Row]:
+        count = self.config.rows_per_clip
+        if len(unit) == 1 and count == 1:
+            return list(unit)
+        weights = np.array([self._weights.get(row.task, 1.0) for row in unit])
+        drawn = rng.choice(len(unit), count, replace=len(unit) < count, p=weights / weights.sum())
+        return [unit[index] for index in drawn]
+
+    def _read(self, row: Row, rng: np.random.Generator) -> tuple[Tensor, float]:
+        """The clip of a row (samples, or log-mel in dB), and where it starts, in seconds."""
+        assert row.audio is not None
+        gain = rng.uniform(-self.gain_db, self.gain_db)  # dB
+        if self.cache:
+            return torch.from_numpy(self.cache.read(row.audio) + np.float32(gain)), 0.0
+        crop = random.Random(int(rng.integers(2**32)))  # noqa: S311 - a crop, reproducible
+        recording = load_windows(row.audio, self.encoder.config, long_audio="random", rng=crop)
+        samples = recording.samples[0] * np.float32(10 ** (gain / 20))
+        return torch.from_numpy(samples), recording.starts[0]
+
+    def _tags(self, row: Row, start: float) -> Tensor:
+        config = self.encoder.config
+        return tag_targets(
+            row.tags, self.tags, steps=config.audio_steps, seconds=config.clip_seconds, start=start
+        )
+
+
+class TextData(Dataset[tuple[TextRows, ...]]):
+    """Batches of text rows, in as many equal groups as there are ways to read a prompt."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        encoder: RowEncoder,
+        config: DataConfig,
+        *,
+        seed: int,
+        prompts: Sequence[str] = (),
+    ) -> None:
+        """``prompts``: ``encoder`` or ``tokens`` for each group; none: the targets alone."""
+        self.encoder = encoder
+        self.prompts = prompts
+        self.rows = rows
+        self.stream = Stream(len(rows), seed)
+        weights = np.array([config.task_weights.get(row.task, 1.0) for row in rows])
+        self._cumulative = np.cumsum(weights) / weights.sum() if config.task_weights else None
+
+    def __getitem__(self, positions: list[int]) -> tuple[TextRows, ...]:
+        """The batch of these positions of the run."""
+        rows = [self.rows[self._index(position)] for position in positions]
+        if not self.prompts:
+            return (self.encoder.rows([_bare(row) for row in rows], prompts_as_tokens=True),)
+        size = len(rows) // len(self.prompts)
+        return tuple(
+            self.encoder.rows(
+                rows[group * size : (group + 1) * size],
+                prompts_as_tokens=kind == "tokens",
+                transcripts=True,
+            )
+            for group, kind in enumerate(self.prompts)
+        )
+
+    def _index(self, position: int) -> int:
+        if self._cumulative is None:
+            return self.stream.index(position)
+        return int(np.searchsorted(self._cumulative, self.stream.generator(position).random()))
+
+
+class Positions(Sampler[list[int]]):
+    """The positions that one process reads at each part of each step, from ``start`` on."""
+
+    def __init__(self, *, start: int, stop: int, size: int, rank: int = 0, world: int = 1) -> None:
+        """``start`` and ``stop`` count parts of steps; ``size`` is a part's size for a process."""
+        self.parts = range(start, stop)
+        self.size, self.rank, self.world = size, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for part in self.parts:
+            first = (part * self.world + self.rank) * self.size
+            yield list(range(first, first + self.size))
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def make_loader(data: Dataset[object], positions: Positions, workers: int) -> DataLoader[object]:
+    """Batches in order. The global generators are not touched, whatever the number of workers."""
+    return DataLoader(
+        data,
+        sampler=positions,
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),
+        collate_fn=_as_it_is,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _as_it_is(batch: object) -> object:
+    return batch
+
+
+def text_documents(paths: Sequence[Path]) -> list[Row]:
+    """Plain text, one document a line, as rows that have a target alone.
+
+    Raises:
+        UsageError: a file cannot be read, or all of them are empty.
+    """
+    rows: list[Row] = []
+    for path in paths:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        rows += [
+            Row(line=number, audio=None, task="", prompt="", target=line, tags=(), transcript="")
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
+    if not rows:
+        raise UsageError(f"{', '.join(map(str, paths))}: holds no text")
+    return rows
+
+
+def check_geometry(config: ModelConfig, rows: Sequence[Row], encoder: RowEncoder) -> None:
+    """Refuse rows that cannot fit the decoder's positions.
+
+    Raises:
+        UsageError: prefix and the longest target are more than ``decoder.n_positions``.
+    """
+    longest = min(encoder.max_target_tokens, max(len(encoder.target_ids(r.target)) for r in rows))
+    needed = config.prefix_length + longest
+    if needed > config.decoder.n_positions:
+        raise UsageError(
+            f"prefix ({config.prefix_length}) and targets ({longest} tokens) need {needed} "
+            f"positions, the decoder has {config.decoder.n_positions}: lower "
+            "data.max_target_tokens, or make model.decoder.n_positions larger"
+        )
+
+
+def _units(rows: Sequence[Row], *, by_clip: bool) -> list[list[Row]]:
+    """What is drawn as one: each row, or all rows of a recording."""
+    if not by_clip:
+        return [[row] for row in rows]
+    clips: dict[Path | None, list[Row]] = {}
+    for row in rows:
+        clips.setdefault(row.audio, []).append(row)
+    return list(clips.values())
+
+
+def _bare(row: Row) -> Row:
+    """The row's target without its prompt."""
+    return Row(
+        line=row.line, audio=None, task=row.task, prompt="", target=row.target, tags=(),
+        transcript="",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Public datasets as users have them on disk, turned into manifest rows."""

@@ -1,0 +1,120 @@
+"""What the converters share: their signature, the files of a dataset, tables, labels."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as shown
+from typing import NamedTuple
+
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.training.datasets.recordings import Recordings
+
+Row = dict[str, object]
+"""A row of a manifest; ``audio`` is the :class:`Path` of a file that is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user can say about a copy of a dataset.
+
+    Attributes:
+        audio: the folder of its recordings, if not where they usually are.
+        audio_patterns: how they are called, for datasets fetched from the web.
+        labels: AudioSet's ``class_labels_indices.csv``.
+    """
+
+    audio: Path | None = None
+    audio_patterns: tuple[str, ...] = ()
+    labels: Path | None = None
+
+
+class Examples(NamedTuple):
+    """The rows of a dataset, made while they are read, and its recordings, counted meanwhile."""
+
+    recordings: Recordings
+    rows: Iterator[Row]
+
+
+Convert = Callable[[Path, str, Options], Examples]
+"""``convert(root, split, options)``. Raises InputError for a root that is not as expected."""
+
+
+class Line(NamedTuple):
+    """A row of a table, and where it stands."""
+
+    where: str  # FILE:LINE
+    cells: dict[str, str]
+
+
+def locate(root: Path, *names: str) -> Path:
+    """The first of ``names`` (paths below ``root``) that there is.
+
+    Raises:
+        InputError: none is.
+    """
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    raise InputError(f"{root}: there is no {' or '.join(names)}; name the dataset's own folder")
+
+
+def read_table(
+    path: Path, columns: Sequence[str], *, encoding: str = "utf-8-sig"
+) -> Iterator[Line]:
+    """The rows of a CSV file with a header.
+
+    Raises:
+        InputError: it cannot be read, lacks one of ``columns``, or a row has too few cells.
+    """
+    lines = read_csv(path, encoding=encoding)
+    _, header = next(lines, ("", []))
+    header = [name.strip() for name in header]
+    for name in columns:
+        if name not in header:
+            raise InputError(
+                f"{path}: there is no column {name!r} in its header, {shown(','.join(header))}"
+            )
+    for where, cells in lines:
+        if len(cells) != len(header):
+            raise InputError(f"{where}: {len(cells)} cells, the header has {len(header)}")
+        yield Line(where, dict(zip(header, cells, strict=True)))
+
+
+def read_csv(
+    path: Path, *, encoding: str = "utf-8-sig", comment: str = ""
+) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a CSV file, each with its FILE:LINE; lines that begin so are passed over.
+
+    Raises:
+        InputError: it cannot be read, or is not in ``encoding``.
+    """
+    try:
+        with path.open(encoding=encoding, newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            for cells in reader:
+                if cells and not (comment and cells[0].startswith(comment)):
+                    yield f"{path}:{reader.line_num}", cells
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not {encoding.removesuffix('-sig').upper()}") from None
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+
+
+def display_names(path: Path) -> dict[str, str]:
+    """AudioSet's names of its classes by machine id, from ``class_labels_indices.csv``."""
+    table = read_table(path, ("mid", "display_name"))
+    return {line.cells["mid"]: line.cells["display_name"] for line in table}
+
+
+def words(identifier: str) -> str:
+    """A class as words: ``Fast_Decay`` is ``fast decay``."""
+    return identifier.replace("_", " ").strip().lower()
+
+
+def check_split(split: str, splits: Sequence[str]) -> None:
+    """Raise UsageError unless ``split`` is one of ``splits``."""
+    if split not in splits:
+        raise UsageError(f"--split {shown(split)}: there is no such split; {', '.join(splits)}")

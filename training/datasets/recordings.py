@@ -1,0 +1,107 @@
+"""Which recordings of a dataset are on this disk, and which are not."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from reprlib import repr as shown
+
+from pengi_rt.errors import InputError, UsageError
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+_FIELD = re.compile(r"\{(\w*)\}")
+
+
+class Recordings:
+    """The audio files below a folder, looked up by name and counted clip by clip.
+
+    Names are without folders: a copy may be sharded as it likes.
+
+    Attributes:
+        folder: where they are.
+        found: the file of every clip that was found.
+        missing: every clip that was not.
+        tried: what the first of those could have been called.
+        textless: rows left out because the dataset has no text for them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the names below ``folder``, once. Raises InputError: there is no such folder."""
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder; --audio names another")
+        self.folder = folder
+        self.found: dict[str, Path] = {}
+        self.missing: set[str] = set()
+        self.tried: list[str] = []
+        self.textless = 0
+        self._places: dict[str, str] = {}
+        self._twins: dict[str, str] = {}
+        for where, name in _audio_files(folder):
+            for key in (name, f"{Path(name).stem}.*"):
+                if self._places.setdefault(key, where) != where:
+                    self._twins[key] = where
+
+    def find(self, clip: str, names: Iterable[str]) -> Path | None:
+        """The file of ``clip``: the first of ``names`` that there is; ``NAME.*`` is any format.
+
+        Raises:
+            InputError: two files have the name.
+        """
+        if clip in self.found or clip in self.missing:
+            return self.found.get(clip)
+        tried = []
+        for name in names:
+            tried.append(name)
+            place = self._places.get(name)
+            if place and name in self._twins:
+                raise InputError(
+                    f"{place} and {self._twins[name]} are both called {name}; --audio names the "
+                    "folder to use"
+                )
+            if place:
+                self.found[clip] = Path(place)
+                return self.found[clip]
+        self.missing.add(clip)
+        self.tried = self.tried or tried
+        return None
+
+    def text(self, value: str | None) -> str:
+        """``value`` without white space around it; counted if nothing is left."""
+        stripped = (value or "").strip()
+        self.textless += not stripped
+        return stripped
+
+
+class NamePatterns:
+    """File names made from a clip's fields, by patterns such as ``Y{youtube_id}.*``."""
+
+    def __init__(self, patterns: Sequence[str], fields: Sequence[str]) -> None:
+        """Raises UsageError: a pattern has a field not in ``fields``, or names a folder."""
+        self._pieces = [_FIELD.split(pattern) for pattern in patterns]
+        for pattern, pieces in zip(patterns, self._pieces, strict=True):
+            if "/" in pattern or not set(pieces[1::2]) <= set(fields):
+                known = ", ".join(f"{{{name}}}" for name in fields)
+                raise UsageError(
+                    f"--audio-pattern {shown(pattern)} must be a file name, made with {known}"
+                )
+
+    def names(self, fields: Mapping[str, str]) -> Iterator[str]:
+        """The names that a clip may have, in the order of the patterns."""
+        for pieces in self._pieces:
+            yield "".join(fields[p] if place % 2 else p for place, p in enumerate(pieces))
+
+
+def _audio_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Path and name of every audio file below ``folder``, in the order of their names."""
+    walked = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in walked:  # reached by a second link, or going in a circle
+            folders.clear()
+            continue
+        walked.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield os.path.join(where, name), name  # noqa: PTH118 - two million of them

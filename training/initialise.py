@@ -1,0 +1,117 @@
+"""The model that a run starts with: fresh weights, a checkpoint, or parts of several."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pengi_rt.errors import CheckpointError, UsageError
+from pengi_rt.export.checkpoint import read_checkpoint
+from pengi_rt.export.parts import read_parts
+from pengi_rt.export.tokenizers import find_tokenizers
+from pengi_rt.models.gpt2 import GPT2, Conv1D
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+DEVIATION = 0.02
+"""Standard deviation of fresh weights: GPT-2's, and HTSAT's."""
+
+
+def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
+    """The model to train, on the CPU, and its tokenizers (``text`` and ``decoder``) as JSON.
+
+    Raises:
+        UsageError: the config trains or needs a part that its model does not have.
+        CheckpointError: a file is no checkpoint, or has another model's shapes.
+        TokenizerError: tokenizers are not to be had, or are another model's.
+    """
+    beside = Path(config.tokenizers) if config.tokenizers else None
+    if config.init_from:
+        if config.model is not None:
+            raise UsageError(
+                "init_from brings its own model; with a [model] table name the parts that start "
+                "from it: init = {audio_encoder = FILE, ...}"
+            )
+        checkpoint = read_checkpoint(Path(config.init_from))
+        model = Pengi(checkpoint.config)
+        model.load_state_dict(checkpoint.state)
+        beside = beside or checkpoint.tokenizers
+    else:
+        assert config.model is not None
+        torch.manual_seed(config.seed)
+        model = Pengi(config.model)
+        fresh_weights(model)
+    for part, file in config.init.items():
+        _load_part(model, part, Path(file))
+    _check_parts(config, model)
+    # A folder of our own layout is complete; one of the published files needs special tokens.
+    published = beside is not None and not (beside / "decoder.json").exists()
+    directory, beside = (beside, None) if published else (None, beside)
+    return model, find_tokenizers(model.config, directory, beside)
+
+
+def fresh_weights(model: Pengi) -> None:
+    """Normal weights of standard deviation 0.02, no biases; GPT-2's residuals the less the deeper.
+
+    CLIP's tower keeps its own library's initialisation.
+    """
+    for name, module in model.named_modules():
+        if ".clip." in name:
+            continue
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding | Conv1D):
+            nn.init.trunc_normal_(module.weight, std=DEVIATION, a=-2 * DEVIATION, b=2 * DEVIATION)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("prefix_const", ".position")):
+            nn.init.normal_(parameter, std=DEVIATION)
+    _calm_residuals(model.decoder)
+
+
+def set_trained(model: Pengi, parts: Sequence[str]) -> None:
+    """Training mode and gradients for ``parts`` alone; frozen parts stay in eval mode."""
+    for name, part in model.named_children():
+        part.train(name in parts)
+        part.requires_grad_(name in parts)
+
+
+def _calm_residuals(decoder: GPT2) -> None:
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if name.endswith("c_proj.weight"):
+                parameter /= (2 * len(decoder.h)) ** 0.5
+
+
+def _load_part(model: Pengi, part: str, file: Path) -> None:
+    """Load one part of a file; what the file does not have of it starts fresh, and is named."""
+    own = {name: value for name, value in model.state_dict().items() if name.split(".")[0] == part}
+    if not own:
+        raise UsageError(f"init.{part}: this model ({model.config.name}) has no {part}")
+    found = read_parts(file, [part])
+    for name, tensor in found.items():
+        if name not in own or own[name].shape != tensor.shape:
+            wanted = list(own[name].shape) if name in own else "none"
+            raise CheckpointError(
+                f"{file}: {name} is {list(tensor.shape)}, this model's is {wanted}: it is another "
+                "model's; change the [model] table, or leave the part out of init"
+            )
+    model.load_state_dict(found, strict=False)
+    fresh = [name for name in own if name not in found]
+    if fresh:
+        logger.warning("%s: not in %s, so fresh: %s", part, file, ", ".join(fresh))
+
+
+def _check_parts(config: TrainConfig, model: Pengi) -> None:
+    there = {name for name, part in model.named_children() if part is not None}
+    for part in config.train:
+        if part not in there:
+            raise UsageError(f"train names {part}, which this model does not have")
+    if config.stage == "contrastive" and model.text_encoder is None:
+        raise UsageError("the contrastive stage needs a text encoder: model.text.kind = 'clip'")
+    encoded = config.stage == "language_model" and "encoder" in config.language_model.prompts
+    if config.language_model.reading and encoded and model.text_mapper is None:
+        raise UsageError("language_model.prompts has 'encoder', but the model has no text mapper")

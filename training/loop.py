@@ -1,0 +1,282 @@
+"""The loop that every stage runs in: steps, losses, states, and the checkpoint at the end."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from pengi_rt.errors import UsageError
+from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.training.config import TrainConfig
+from pengi_rt.training.data import Positions, make_loader
+from pengi_rt.training.errors import TrainingError
+from pengi_rt.training.initialise import set_trained
+from pengi_rt.training.schedule import make_optimizer, make_schedule
+from pengi_rt.training.setup import Prepared, prepare
+from pengi_rt.training.state import latest_state, load_state, refuse_other_config, save_state
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "model.safetensors"
+METRICS = "metrics.jsonl"
+STATES = "state"
+
+
+@dataclass(slots=True)
+class Run:
+    """A run on its way."""
+
+    config: TrainConfig
+    prepared: Prepared
+    accelerator: Accelerator
+    stage: nn.Module
+    optimizer: Optimizer
+    schedule: LambdaLR
+    step: int = 0
+    stop: bool = False  # asked to, by a signal
+    sums: dict[str, float] = field(default_factory=dict)  # of losses since they were last said
+
+    @property
+    def root(self) -> Path:
+        """Where the run writes."""
+        return Path(self.config.output_dir)
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> Path:
+    """Run a stage to its end and return its checkpoint.
+
+    Interrupted (SIGINT, SIGTERM), it finishes its step and writes a resume state first.
+
+    Args:
+        config: the run.
+        resume: go on from the newest whole state instead of starting.
+
+    Raises:
+        PengiError: whatever can be refused, before the first step.
+        TrainingError: a state cannot be written, or a loss is no number.
+        KeyboardInterrupt: it was asked to stop; the state is written.
+    """
+    checkpoint = Path(config.output_dir) / CHECKPOINT
+    _refuse_occupied(config, resume=resume)
+    run = _start(config)
+    if resume:
+        _go_on(run)
+    with _stopping(run), _progress(run) as bar:
+        _steps(run, bar)
+    if run.stop:
+        raise KeyboardInterrupt
+    if run.accelerator.is_main_process:
+        save_checkpoint(run.prepared.model, checkpoint, run.prepared.tokenizers)
+    run.accelerator.wait_for_everyone()
+    return checkpoint
+
+
+def _refuse_occupied(config: TrainConfig, *, resume: bool) -> None:
+    root = Path(config.output_dir)
+    if not resume and ((root / STATES).exists() or (root / CHECKPOINT).exists()):
+        raise UsageError(f"{root} already holds a run: --resume goes on with it, or name another")
+    if resume and not (root / STATES).is_dir():
+        raise UsageError(f"{root} holds no state to resume from; start without --resume")
+
+
+def _start(config: TrainConfig) -> Run:
+    accelerator = _accelerator(config)
+    torch.set_flush_denormal(True)  # a decaying Adam state would slow the CPU down many times
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    with accelerator.main_process_first():  # the others find the caches that it wrote
+        prepared = prepare(config)
+    torch.manual_seed(config.seed + accelerator.process_index)
+    optimizer = make_optimizer(prepared.stage, config.optimizer)
+    schedule = make_schedule(optimizer, config.optimizer, config.run.steps)
+    stage, optimizer, schedule = accelerator.prepare(prepared.stage, optimizer, schedule)
+    if config.run.batch_size % (config.run.accumulate * accelerator.num_processes):
+        raise UsageError(
+            f"run.batch_size ({config.run.batch_size}) must be a multiple of accumulate "
+            f"({config.run.accumulate}) times processes ({accelerator.num_processes})"
+        )
+    if accelerator.is_main_process:
+        root = Path(config.output_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "config.json").write_text(config.to_json())
+    return Run(config, prepared, accelerator, stage, optimizer, schedule)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    device = config.run.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("run.device is cuda, but PyTorch sees no CUDA device here; say cpu")
+    precision = {"fp32": "no"}.get(config.run.precision, config.run.precision)
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.run.accumulate,
+        step_scheduler_with_optimizer=False,
+        dataloader_config=DataLoaderConfiguration(),
+        log_with="tensorboard" if config.run.tensorboard else None,
+        project_dir=config.output_dir,
+    )
+    if config.run.tensorboard:
+        accelerator.init_trackers(config.stage)
+    return accelerator
+
+
+def _go_on(run: Run) -> None:
+    state = latest_state(run.root / STATES)
+    if state is None:
+        raise TrainingError(f"{run.root / STATES}: holds no whole state; start in another folder")
+    refuse_other_config(state, run.config)
+    load_state(run.accelerator, state)
+    run.step = state.step
+    if run.accelerator.is_main_process:
+        _cut_metrics(run.root / METRICS, state.step)
+
+
+def _steps(run: Run, bar: tqdm) -> None:  # type: ignore[type-arg]
+    options = run.config.run
+    batches = iter(_loader(run))
+    said = time.perf_counter()
+    while run.step < options.steps and not run.stop:
+        _step(run, batches)
+        run.step += 1
+        bar.update()
+        last = run.step == options.steps
+        if run.step % options.log_every == 0 or last:
+            now = time.perf_counter()
+            _say(run, bar, now - said)
+            said = now
+        if options.validate_every and (run.step % options.validate_every == 0 or last):
+            _validate(run)
+        if run.step % options.save_every == 0 or last or run.stop:
+            save_state(run.accelerator, run.root / STATES, run.step, run.config)
+
+
+def _loader(run: Run) -> Any:
+    options, accelerator = run.config.run, run.accelerator
+    positions = Positions(
+        start=run.step * options.accumulate,
+        stop=options.steps * options.accumulate,
+        size=options.batch_size // (options.accumulate * accelerator.num_processes),
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    return make_loader(run.prepared.data, positions, run.config.data.workers)
+
+
+def _step(run: Run, batches: Iterator[Any]) -> None:
+    accelerator, clip_norm = run.accelerator, run.config.optimizer.clip_norm
+    for _ in range(run.config.run.accumulate):
+        batch = _on_device(next(batches), accelerator.device)
+        with accelerator.accumulate(run.stage), _attention(accelerator.device):
+            losses = run.stage(batch)
+            accelerator.backward(losses["loss"])
+            if accelerator.sync_gradients and clip_norm:
+                accelerator.clip_grad_norm_(run.stage.parameters(), clip_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        for name, value in losses.items():
+            run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
+    run.schedule.step()
+
+
+def _attention(device: torch.device) -> AbstractContextManager[None]:
+    """PyTorch's fused attention is six times slower than the plain one on a CPU in bf16."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _on_device(batch: Any, device: torch.device) -> Any:
+    return tuple(part.to(device) for part in batch) if isinstance(batch, tuple) else batch.to(device)
+
+
+def _say(run: Run, bar: tqdm, seconds: float) -> None:  # type: ignore[type-arg]
+    options = run.config.run
+    steps = run.step % options.log_every or options.log_every
+    means = {name: total / steps / options.accumulate for name, total in run.sums.items()}
+    run.sums.clear()
+    if not torch.tensor(means["loss"]).isfinite():
+        raise TrainingError(
+            f"the loss is {means['loss']} at step {run.step}: lower optimizer.rate, or clip the "
+            f"gradient (optimizer.clip_norm); the states in {run.root / STATES} are from before"
+        )
+    rate = run.schedule.get_last_lr()[0]
+    speed = steps * options.batch_size / seconds
+    bar.set_postfix_str(f"loss {means['loss']:.3f}  rate {rate:.1e}  {speed:.0f} clips/s")
+    _record(run, {**means, "rate": rate, "clips_per_second": round(speed, 1)})
+
+
+def _validate(run: Run) -> None:
+    """The mean loss over the first batches of the validation set."""
+    if run.prepared.validation is None:
+        raise UsageError("run.validate_every needs data.validation")
+    options = run.config.run
+    positions = Positions(start=0, stop=options.validation_batches, size=options.batch_size)
+    totals: dict[str, float] = {}
+    run.prepared.stage.eval()
+    with torch.no_grad():
+        for batch in make_loader(run.prepared.validation, positions, 0):
+            for name, value in run.stage(_on_device(batch, run.accelerator.device)).items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+    run.prepared.stage.train()
+    set_trained(run.prepared.model, run.config.trained)
+    means = {f"validation_{name}": value / len(positions) for name, value in totals.items()}
+    _record(run, means)
+    logger.info("step %d: %s", run.step, means)
+
+
+def _record(run: Run, values: dict[str, float]) -> None:
+    run.accelerator.log(values, step=run.step)
+    if run.accelerator.is_main_process:
+        with (run.root / METRICS).open("a") as file:
+            file.write(json.dumps({"step": run.step, **values}) + "\n")
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop what was recorded after the state that the run goes on from."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+def _progress(run: Run) -> tqdm:  # type: ignore[type-arg]
+    options = run.config.run
+    return tqdm(
+        total=options.steps,
+        initial=run.step,
+        unit="step",
+        desc=run.config.stage,
+        disable=None if run.accelerator.is_main_process else True,
+    )
+
+
+@contextmanager
+def _stopping(run: Run) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run after its step; a second one ends it at once."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        run.stop = True
+        signal.signal(number, before[number])
+        logger.warning("stopping after step %d, with a state to resume from", run.step + 1)
+
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

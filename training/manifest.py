@@ -1,0 +1,260 @@
+"""Manifests: what a model is trained on, one JSON object a line (docs/data.md).
+
+Reading stops at the first bad row and looks at no audio file, so a million rows are read in
+seconds; checking (:mod:`pengi_rt.training.manifest_check`) finds everything and opens every file.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from reprlib import repr as shown
+from typing import NamedTuple
+
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.tasks import RESERVED, Task
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONGEST = sys.float_info.max  # JSON integers have no limit
+_BOM = b"\xef\xbb\xbf"
+
+
+class ManifestError(InputError):
+    """A manifest that cannot be read, or a row of it that cannot be trained on."""
+
+
+class Tag(NamedTuple):
+    """Something to be heard, and from when to when in seconds; None: all the time."""
+
+    name: str
+    start: float | None
+    end: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example: a recording, what is asked, and what should be answered.
+
+    Attributes:
+        line: where it stands in its manifest, from 1.
+        audio: the recording; None only where manifests may go without.
+        task: the task's name.
+        prompt: the task's prompt, filled in.
+        target: the task's target, filled in.
+        tags: what is to be heard.
+        transcript: what is to be heard, as words, for the language model's reading task.
+    """
+
+    line: int
+    audio: Path | None
+    task: str
+    prompt: str
+    target: str
+    tags: tuple[Tag, ...] = ()
+    transcript: str = ""
+
+
+def read_manifest(path: Path, tasks: Mapping[str, Task], *, need_audio: bool = True) -> list[Row]:
+    """Every row of a manifest; blank lines are passed over, audio files are not looked at.
+
+    Args:
+        path: the manifest; its rows' relative paths start at its folder.
+        tasks: what a row's ``task`` may be (:func:`pengi_rt.tasks.load_tasks`).
+        need_audio: refuse rows without ``audio``.
+
+    Raises:
+        ManifestError: it cannot be read, has no row, or has a bad one: FILE:LINE, what, what to do.
+    """
+    parser = RowParser(path.parent, tasks, need_audio=need_audio)
+    rows = []
+    for number, line in manifest_lines(path):
+        try:
+            rows.append(parser.row(number, parser.decoded(line)))
+        except UsageError as error:
+            raise ManifestError(f"{path}:{number}: {error}") from None
+    if not rows:
+        raise ManifestError(f"{path}: the manifest has no rows; write one JSON object a line")
+    return rows
+
+
+def manifest_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1. Raises ManifestError."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(_BOM)  # noqa: PLW2901 - some editors begin so
+                if not line.isspace():
+                    yield number, line
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+@dataclass(slots=True)
+class RowParser:
+    """Lines to rows. Every method raises :class:`UsageError` without file and line.
+
+    Attributes:
+        folder: where relative paths start.
+        tasks: what a row's ``task`` may be.
+        need_audio: refuse rows without ``audio``.
+    """
+
+    folder: Path
+    tasks: Mapping[str, Task]
+    need_audio: bool
+    _paths: dict[str, Path] = field(default_factory=dict)  # rows of one clip share its Path
+    _known: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def decoded(self, line: bytes) -> dict[str, object]:
+        """The JSON object of a line."""
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"is not UTF-8 (byte {error.start + 1}); save the file as UTF-8"
+            ) from None
+        try:
+            data = _DECODER.decode(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"is not JSON: {error}; write one object a line") from None
+        if not isinstance(data, dict):
+            raise UsageError(f"must be a JSON object, got {shown(data)}")
+        if "\\u" in text and _SURROGATE.search(json.dumps(data, ensure_ascii=False)):
+            raise UsageError("has half a surrogate pair (\\ud800 to \\udfff); no text has that")
+        return data
+
+    def row(self, number: int, data: dict[str, object]) -> Row:
+        """The row of line ``number``."""
+        task = self.task(data)
+        self.check_keys(data, task)
+        return Row(
+            number,
+            self.audio(data),
+            task.name,
+            task.prompt_for(data),
+            task.target_for(data),
+            read_tags(data),
+            read_transcript(data),
+        )
+
+    def faults(self, data: dict[str, object]) -> list[str]:
+        """Everything that :meth:`row` would raise one after the other."""
+        steps: list[Callable[[], object]] = [
+            lambda: self.audio(data),
+            lambda: read_tags(data),
+            lambda: read_transcript(data),
+        ]
+        found = []
+        try:
+            task = self.task(data)
+        except UsageError as error:
+            found.append(str(error))
+        else:
+            steps[:0] = [
+                lambda: self.check_keys(data, task),
+                lambda: task.prompt_for(data),
+                lambda: task.target_for(data),
+            ]
+        return found + [str(error) for error in _raised(steps)]
+
+    def task(self, data: Mapping[str, object]) -> Task:
+        """The task that a row names."""
+        name = data.get("task")
+        if isinstance(name, str) and name in self.tasks:
+            return self.tasks[name]
+        got = f"unknown task {shown(name)}" if "task" in data else "there is no 'task'"
+        raise UsageError(f"{got}; known: {', '.join(self.tasks)}")
+
+    def check_keys(self, data: Mapping[str, object], task: Task) -> None:
+        """Refuse keys that the task does not know, and a ``meta`` that is no object."""
+        known = self._known.get(task.name)
+        if known is None:
+            names = (*task.fields, *task.optional_fields, *RESERVED)
+            known = self._known[task.name] = frozenset(names)
+        if not data.keys() <= known:
+            unknown = next(key for key in data if key not in known)
+            fields = ", ".join((*task.fields, *task.optional_fields))
+            raise UsageError(
+                f"unknown field {shown(unknown)}; task {task.name!r} has {fields}, and every row "
+                f"may have {', '.join(RESERVED)}"
+            )
+        if not isinstance(data.get("meta", {}), dict):
+            raise UsageError(f"'meta' must be an object, got {shown(data['meta'])}")
+
+    def audio(self, data: Mapping[str, object]) -> Path | None:
+        """The path of the recording, not looked at."""
+        name = data.get("audio")
+        if name is None and not self.need_audio:
+            return None
+        if not isinstance(name, str) or not name.strip() or "\0" in name:
+            got = f"got {shown(name)}" if "audio" in data else "there is none"
+            raise UsageError(f"'audio' must be the path of a recording, {got}")
+        path = self._paths.get(name)
+        if path is None:
+            path = self._paths[name] = self.folder / name
+        return path
+
+
+def read_tags(data: Mapping[str, object]) -> tuple[Tag, ...]:
+    """A row's ``tags``. Raises UsageError."""
+    tags = data.get("tags")
+    if tags is None:
+        return ()
+    if not isinstance(tags, list):
+        raise UsageError(f"'tags' must be a list of names or [name, start, end], got {shown(tags)}")
+    return tuple(map(_tag, tags))
+
+
+def read_transcript(data: Mapping[str, object]) -> str:
+    """A row's ``transcript``; empty if it has none. Raises UsageError."""
+    transcript = data.get("transcript")
+    if transcript is None:
+        return ""
+    if not isinstance(transcript, str):
+        raise UsageError(f"'transcript' must be a string, got {shown(transcript)}")
+    return " ".join(transcript.split())
+
+
+def _tag(item: object) -> Tag:
+    if isinstance(item, str) and item.strip():
+        return Tag(item, None, None)
+    if not isinstance(item, list) or len(item) != 3 or not isinstance(item[0], str):
+        raise UsageError(f"a tag must be a name or [name, start, end], got {shown(item)}")
+    name, start, end = item
+    if not name.strip():
+        raise UsageError(f"a tag must have a name, got {shown(item)}")
+    if not (_is_number(start) and _is_number(end) and 0 <= start < end <= _LONGEST):
+        raise UsageError(f"the times of a tag must be seconds, 0 <= start < end, got {shown(item)}")
+    return Tag(name, float(start), float(end))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _raised(steps: Iterable[Callable[[], object]]) -> Iterator[UsageError]:
+    for step in steps:
+        try:
+            step()
+        except UsageError as error:
+            yield error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """``json`` keeps the last of two equal keys; a row with two captions is a mistake."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in made if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice")
+    return made
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)

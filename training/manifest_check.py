@@ -1,0 +1,192 @@
+"""Everything that is wrong with a manifest, its audio files included."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from stat import S_ISREG
+from typing import Literal, NamedTuple
+
+import soundfile
+
+from pengi_rt.audio_container import FORMATS, check_container
+from pengi_rt.audio_file import check_shape, read_path
+from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.tasks import Task
+from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
+
+MAX_SECONDS = 60.0
+
+_LFS = b"version https://git-lfs"
+_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream that does not say
+_ROUNDING = 0.05  # seconds by which a tag may end after its recording: labels are written rounded
+
+
+class Problem(NamedTuple):
+    """Something wrong. ``line`` is 0 where it is the whole manifest."""
+
+    path: Path
+    line: int
+    message: str
+    kind: Literal["row", "audio", "duplicate", "manifest"]
+
+    def __str__(self) -> str:
+        return f"{self.path}:{f'{self.line}:' if self.line else ''} {self.message}"
+
+
+def check_manifest(
+    path: Path,
+    tasks: Mapping[str, Task],
+    *,
+    max_seconds: float = MAX_SECONDS,
+    need_audio: bool = True,
+) -> Iterator[Problem]:
+    """Every problem of a manifest, in the order of its lines; see :class:`ManifestCheck`."""
+    return ManifestCheck(path, tasks, max_seconds, need_audio=need_audio).problems()
+
+
+@dataclass(slots=True)
+class ManifestCheck:
+    """A check, and what it has counted so far.
+
+    Each distinct audio file is opened once, and its header is read, not its samples.
+
+    Attributes:
+        path: the manifest.
+        tasks: what a row's ``task`` may be.
+        max_seconds: a longer recording is a problem.
+        need_audio: a row without ``audio`` is one.
+        rows: rows seen, bad ones too.
+        per_task: good rows of each task.
+        clips: length in seconds of every readable recording.
+    """
+
+    path: Path
+    tasks: Mapping[str, Task]
+    max_seconds: float = MAX_SECONDS
+    need_audio: bool = True
+    rows: int = 0
+    per_task: Counter[str] = field(default_factory=Counter)
+    clips: dict[Path, float] = field(default_factory=dict)
+    _refused: dict[Path, str] = field(default_factory=dict)
+    _seen: dict[int, int] = field(default_factory=dict)  # hash of a row: its line
+
+    def problems(self) -> Iterator[Problem]:
+        """All of them, in the order of the lines."""
+        parser = RowParser(self.path.parent, self.tasks, need_audio=self.need_audio)
+        try:
+            for number, line in manifest_lines(self.path):
+                self.rows += 1
+                yield from self._line(parser, number, line)
+        except ManifestError as error:
+            message = str(error).removeprefix(f"{self.path}: ")
+            yield Problem(self.path, 0, message, "manifest")
+            return
+        if not self.rows:
+            message = "the manifest has no rows; write one JSON object a line"
+            yield Problem(self.path, 0, message, "manifest")
+
+    def _line(self, parser: RowParser, number: int, line: bytes) -> Iterator[Problem]:
+        try:
+            data = parser.decoded(line)
+        except UsageError as error:
+            yield Problem(self.path, number, str(error), "row")
+            return
+        faults = parser.faults(data)
+        for message in faults:
+            yield Problem(self.path, number, message, "row")
+        for message in self._audio_faults(parser, data):
+            yield Problem(self.path, number, message, "audio")
+        if not faults:
+            row = parser.row(number, data)
+            self.per_task[row.task] += 1
+            if first := self._first_equal(row):
+                message = f"the same row as line {first}; remove one of them"
+                yield Problem(self.path, number, message, "duplicate")
+
+    def _audio_faults(self, parser: RowParser, data: Mapping[str, object]) -> Iterator[str]:
+        try:
+            audio = parser.audio(data)
+        except UsageError:  # reported with the row's own faults
+            return
+        if audio is None:
+            return
+        if audio not in self.clips and audio not in self._refused:
+            self._inspect(audio)
+        if audio in self._refused:
+            yield self._refused[audio]
+            return
+        seconds = self.clips[audio]
+        if seconds > self.max_seconds:
+            yield (
+                f"audio {audio}: is {seconds:.1f} s long, at most {self.max_seconds:g} s are "
+                "allowed; cut it, or raise --max-seconds"
+            )
+        yield from _late_tags(data, seconds)
+
+    def _inspect(self, audio: Path) -> None:
+        try:
+            self.clips[audio] = audio_seconds(audio)
+        except AudioError as error:
+            self._refused[audio] = str(error)
+
+    def _first_equal(self, row: Row) -> int | None:
+        """The line of an equal row, if there was one."""
+        key = hash((row.audio, row.task, row.prompt, row.target, row.tags, row.transcript))
+        first = self._seen.setdefault(key, row.line)
+        return first if first != row.line else None
+
+
+def audio_seconds(path: Path) -> float:
+    """Length of a recording, from its header.
+
+    Raises:
+        AudioError: there is none, it is empty, a Git LFS pointer, no audio that we read, or beyond
+            a limit.
+    """
+    name = f"audio {path}" if str(path).isprintable() else f"audio {str(path)!a}"
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not S_ISREG(status.st_mode):
+                raise AudioError(f"{name}: is no regular file; name a recording")
+            if not status.st_size:
+                raise AudioError(f"{name}: the file is empty; fetch it again")
+            if file.read(len(_LFS)) == _LFS:
+                raise AudioError(f"{name}: is a Git LFS pointer, not audio; run: git lfs pull")
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                check_container(data, name)
+        return _header_seconds(path, name)
+    except FileNotFoundError:
+        raise AudioError(
+            f"{name}: there is no such file; relative paths start at the manifest's folder"
+        ) from None
+    except IsADirectoryError:
+        raise AudioError(f"{name}: is a folder; name a recording") from None
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def _header_seconds(path: Path, name: str) -> float:
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        why = error.error_string.removeprefix("Error : ").rstrip(".")
+        raise AudioError(f"{name}: damaged: {why} (supported: {FORMATS})") from None
+    if info.frames >= _UNKNOWN_LENGTH:
+        sound = read_path(path, name, mono=True)
+        return float(sound.samples.shape[1] / sound.rate)
+    check_shape(name, info.samplerate, info.channels, info.frames)
+    return float(info.frames / info.samplerate)
+
+
+def _late_tags(data: Mapping[str, object], seconds: float) -> Iterator[str]:
+    try:
+        tags = read_tags(data)
+    except UsageError:
+        return
+    for name, _, end in tags:
+        if end is not None and end > seconds + _ROUNDING:
+            yield f"the tag {name!r} ends at {end:g} s, the recording at {seconds:.2f} s"

@@ -1,0 +1,170 @@
+"""Made clips as files: sound, a manifest for training, and the facts.
+
+``python -m pengi_rt.training.scenes.write FOLDER --seed S --count N`` fills::
+
+    FOLDER/audio/000000.wav   16 kHz, mono, 16 bits
+    FOLDER/manifest.jsonl     one row for every clip and task
+    FOLDER/facts.jsonl        one row for every clip: its index and its Facts
+
+A clip depends on the seed and its index alone: not on the range, nor on the number of workers. The
+manifest is written last, so one that is there is whole. The folder then describes this range only.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from pengi_rt.errors import InputError, PengiError, UsageError
+from pengi_rt.training.scenes.facts import SAMPLE_RATE, draw
+from pengi_rt.training.scenes.mix import render_clip
+from pengi_rt.training.scenes.words import rows
+
+_SPAN = 50  # clips a worker makes between two reports
+
+
+def write_clips(
+    folder: Path, seed: int, start: int, count: int, workers: int = 1, *, progress: bool = False
+) -> None:
+    """Write the sounds of clips ``start`` to ``start + count - 1``, 16-bit WAV at 16 kHz.
+
+    Args:
+        folder: gets ``audio/000000.wav``, ...; made where missing; files there are replaced.
+        seed: of the set.
+        start: the first index.
+        count: how many.
+        workers: processes; any number makes the same files.
+        progress: show a bar on a terminal.
+
+    Raises:
+        UsageError: a number that cannot be.
+        InputError: the folder cannot be written.
+    """
+    _check(seed, start, count, workers)
+    audio = folder / "audio"
+    _make(audio)
+    spans = [
+        (audio, seed, range(first, min(first + _SPAN, start + count)))
+        for first in range(start, start + count, _SPAN)
+    ]
+    with tqdm(total=count, unit="clip", disable=None if progress else True) as bar:
+        for done in _over(workers, spans):
+            bar.update(done)
+
+
+def write_text(folder: Path, seed: int, start: int, count: int, *, audio: bool = True) -> None:
+    """Write ``facts.jsonl``, then ``manifest.jsonl``, each all at once.
+
+    Args:
+        folder: where; made where missing.
+        seed: of the set.
+        start: the first index.
+        count: how many.
+        audio: rows name the files of :func:`write_clips`; without, they are text alone.
+
+    Raises:
+        UsageError: a number that cannot be.
+        InputError: the folder cannot be written.
+    """
+    _check(seed, start, count)
+    _make(folder)
+    indices = range(start, start + count)
+    facts = ({"index": index, **dataclasses.asdict(draw(seed, index))} for index in indices)
+    _write_lines(folder / "facts.jsonl", facts)
+    _write_lines(folder / "manifest.jsonl", _manifest(seed, indices, audio=audio))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns its exit code."""
+    options = _parser().parse_args(argv)
+    span = (options.folder, options.seed, options.start, options.count)
+    try:
+        if not options.text_only:
+            write_clips(*span, options.workers, progress=True)
+        write_text(*span, audio=not options.text_only)
+    except PengiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pengi_rt.training.scenes.write",
+        description="Make a training set of short audio scenes, from a seed alone.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write")
+    parser.add_argument("--seed", type=int, required=True, help="of the set")
+    parser.add_argument("--count", type=int, required=True, help="how many clips")
+    parser.add_argument("--start", type=int, default=0, help="the first index (default: 0)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--text-only", action="store_true", help="no sound, rows without it")
+    return parser
+
+
+def _check(seed: int, start: int, count: int, workers: int = 1) -> None:
+    numbers = {"seed": (seed, 0), "start": (start, 0), "count": (count, 1), "workers": (workers, 1)}
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise UsageError(f"{name} must be at least {least}, got {value}")
+
+
+def _over(workers: int, spans: list[tuple[Path, int, range]]) -> Iterator[int]:
+    if workers == 1:
+        yield from map(_write_span, spans)
+        return
+    # Spawned, not forked: a fork of a process with threads (BLAS, torch) may hang.
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(spans))) as pool:
+        yield from pool.imap_unordered(_write_span, spans)
+
+
+def _write_span(span: tuple[Path, int, range]) -> int:
+    """Write the sounds of some clips; how many they are."""
+    audio, seed, indices = span
+    for index in indices:
+        path = audio / f"{index:06d}.wav"
+        try:
+            soundfile.write(path, render_clip(seed, index)[1], SAMPLE_RATE, subtype="PCM_16")
+        except (OSError, soundfile.SoundFileError) as error:
+            raise InputError(f"cannot write {path}: {error}") from None
+    return len(indices)
+
+
+def _manifest(seed: int, indices: range, *, audio: bool) -> Iterator[dict[str, object]]:
+    for index in indices:
+        heard: dict[str, object] = {"audio": f"audio/{index:06d}.wav"} if audio else {}
+        for row in rows(draw(seed, index), np.random.default_rng([seed, index, 2])):
+            yield {**heard, **row}
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

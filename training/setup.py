@@ -1,0 +1,143 @@
+"""From a config to everything a run needs, with all that can be refused refused first."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from pengi_rt.errors import UsageError
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.tasks import Task, load_tasks
+from pengi_rt.training.augment import prepare_augmentation
+from pengi_rt.training.config import TrainConfig
+from pengi_rt.training.data import ClipData, TextData, check_geometry, text_documents
+from pengi_rt.training.examples import RowEncoder, tag_names
+from pengi_rt.training.initialise import make_model, set_trained
+from pengi_rt.training.log_mel_cache import LogMelCache
+from pengi_rt.training.manifest import Row, read_manifest
+from pengi_rt.training.manifest_check import check_manifest
+from pengi_rt.training.stages.captioning import Captioning
+from pengi_rt.training.stages.contrastive import Contrastive
+from pengi_rt.training.stages.language_model import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_SEED = 2**31
+"""Added to the run's seed: validation draws its own rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run before its first step."""
+
+    model: Pengi
+    tokenizers: Mapping[str, bytes]
+    stage: nn.Module
+    data: Dataset[object]
+    validation: Dataset[object] | None
+    encoder: RowEncoder
+    examples: int
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Read, check and build everything.
+
+    Raises:
+        PengiError: whatever is wrong with the config, a manifest, a recording or a checkpoint.
+    """
+    model, tokenizers = make_model(config)
+    encoder = RowEncoder(model.config, tokenizers, config.data.max_target_tokens)
+    tasks = load_tasks(*map(Path, config.data.tasks))
+    rows = _rows(config, config.data.manifests, tasks)
+    check_geometry(model.config, rows, encoder)
+    unseen = _rows(config, config.data.validation, tasks) if config.data.validation else None
+    tags = tag_names(rows) if config.contrastive.tagging else ()
+    make_data = _maker(config, model, encoder, tags)
+    stage = _stage(config, model, len(tags))
+    return Prepared(
+        model=model,
+        tokenizers=tokenizers,
+        stage=stage,
+        data=make_data(rows, False),
+        validation=make_data(unseen, True) if unseen else None,
+        encoder=encoder,
+        examples=len(rows),
+    )
+
+
+def _stage(config: TrainConfig, model: Pengi, n_tags: int) -> nn.Module:
+    set_trained(model, config.trained)
+    if config.stage != "language_model":
+        prepare_augmentation(model.audio_encoder, config.augment)
+    model.audio_encoder.train("audio_encoder" in config.trained)
+    if config.stage == "contrastive":
+        return Contrastive(model, config.contrastive, n_tags)
+    return Captioning(model) if config.stage == "captioning" else LanguageModel(model)
+
+
+def _maker(
+    config: TrainConfig, model: Pengi, encoder: RowEncoder, tags: Sequence[str]
+) -> Callable[[Sequence[Row], bool], Dataset[object]]:
+    """What makes a dataset of rows; ``True`` for validation, which is not augmented."""
+
+    def make(rows: Sequence[Row], validation: bool) -> Dataset[object]:
+        seed = config.seed + VALIDATION_SEED * validation
+        if config.stage == "language_model":
+            reading = config.language_model.reading
+            prompts = config.language_model.prompts if reading else ()
+            return TextData(rows, encoder, config.data, seed=seed, prompts=prompts)
+        return ClipData(
+            rows,
+            encoder,
+            replace(config.data, rows_per_clip=1) if config.stage == "contrastive" else config.data,
+            seed=seed,
+            cache=_cache(config, model, rows),
+            tags=tags,
+            gain_db=0.0 if validation else config.augment.gain_db,
+        )
+
+    return make
+
+
+def _cache(config: TrainConfig, model: Pengi, rows: Sequence[Row]) -> LogMelCache | None:
+    if not config.data.cache_log_mel:
+        return None
+    paths = list(dict.fromkeys(row.audio for row in rows if row.audio is not None))
+    root = Path(config.output_dir).parent / "log_mel"
+    return LogMelCache(paths, model.audio_encoder.mel, model.config, root)
+
+
+def _rows(config: TrainConfig, manifests: Sequence[str], tasks: Mapping[str, Task]) -> list[Row]:
+    """The rows of all manifests that the run reads, each checked if ``data.check``."""
+    need_audio = config.stage != "language_model"
+    if config.data.text:
+        return text_documents([Path(name) for name in config.data.text])
+    only = config.data.only
+    unknown = sorted(set(only) | set(config.data.task_weights) - tasks.keys())
+    unknown = [name for name in unknown if name not in tasks]
+    if unknown:
+        raise UsageError(f"data names no known task: {', '.join(unknown)}; known: {', '.join(tasks)}")
+    rows: list[Row] = []
+    for name in manifests:
+        path = Path(name)
+        if config.data.check and need_audio:
+            _check(path, tasks, config.data.max_seconds)
+        rows += read_manifest(path, tasks, need_audio=need_audio)
+    rows = [row for row in rows if not only or row.task in only]
+    if not rows:
+        raise UsageError(f"no row is left: data.only keeps {', '.join(only)}")
+    return rows
+
+
+def _check(path: Path, tasks: Mapping[str, Task], max_seconds: float) -> None:
+    problems = list(check_manifest(path, tasks, max_seconds=max_seconds))
+    for problem in problems[:5]:
+        logger.error("%s:%s: %s", problem.path, problem.line, problem.message)
+    if problems:
+        raise UsageError(
+            f"{path}: {len(problems)} problems, nothing was trained; all of them: "
+            f"pengi-rt data check {path}"
+        )

@@ -1,0 +1,190 @@
+"""A run's resume states: written whole or not at all, checked before they are used.
+
+``OUTPUT/state/step-00001000/`` holds what accelerate saves (weights, optimiser, schedule, scaler,
+every process's random generators) and ``run.json``: the step, the run's config, and the SHA-256 of
+every other file. The folder gets its name when all of it is on the disk, so a kill or a full disk
+leaves the states before it as they were; one that was torn later does not match its digests, and
+the one before is used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from pengi_rt.training.config import TrainConfig
+from pengi_rt.training.errors import TrainingError
+
+logger = logging.getLogger(__name__)
+
+RECORD = "run.json"
+HARMLESS = ("save_every", "keep", "log_every", "tensorboard", "threads")
+"""Keys of ``[run]`` that may change between a run and its resumption."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A resume state on the disk, all of whose files are as they were written."""
+
+    folder: Path
+    step: int
+    config: dict[str, Any]
+    generator: str  # digest of the first process's random generator
+
+
+def save_state(accelerator: Accelerator, root: Path, step: int, config: TrainConfig) -> None:
+    """Write the state after ``step`` and remove all but the newest ``run.keep``. Collective.
+
+    Raises:
+        TrainingError: it cannot be written; older states are untouched.
+    """
+    partial, final = root / f".step-{step:08d}.partial", root / _name(step)
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _seal(partial, step, config)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.replace(final)
+            _sync(root)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # PyTorch and safetensors report a full disk as errors of their own.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise TrainingError(
+            f"{final}: cannot be written ({_first_line(error)}); {_older(root)}"
+        ) from None
+    if accelerator.is_main_process:
+        for old in _folders(root)[config.run.keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def latest_state(root: Path) -> State | None:
+    """The newest whole state, or None where there is none; torn ones are passed over and said."""
+    for folder in _folders(root):
+        try:
+            return _verified(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s: is torn (%s); trying the one before", folder, _first_line(error))
+    return None
+
+
+def load_state(accelerator: Accelerator, state: State) -> None:
+    """Put everything back as it was after ``state.step``. Collective.
+
+    Raises:
+        TrainingError: it cannot be read back.
+    """
+    try:
+        accelerator.load_state(str(state.folder))
+    except Exception as error:
+        raise TrainingError(
+            f"{state.folder}: cannot be loaded ({_first_line(error)}); remove it to go on from the "
+            "one before"
+        ) from None
+    # accelerate passes over generators that it cannot read; a run would then go on differently.
+    if accelerator.is_main_process and _generator() != state.generator:
+        raise TrainingError(f"{state.folder}: its random generators could not be put back")
+
+
+def refuse_other_config(state: State, config: TrainConfig) -> None:
+    """Refuse to go on with another config than the run began with.
+
+    Raises:
+        TrainingError: a value differs that changes what the run computes; the message names it.
+    """
+    now = json.loads(config.to_json())
+    for table in (now, state.config):
+        for key in HARMLESS:
+            table.get("run", {}).pop(key, None)
+    changed = sorted(_differences(state.config, now))
+    if changed:
+        raise TrainingError(
+            f"{state.folder}: was written by another config: {'; '.join(changed[:3])}"
+            f"{' ...' if len(changed) > 3 else ''}; restore it, or take another output_dir"
+        )
+
+
+def _differences(before: Any, now: Any, where: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = before.keys() | now.keys()
+        return [
+            found
+            for key in keys
+            for found in _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [f"{where} was {before!r}, is {now!r}"]
+
+
+def _seal(folder: Path, step: int, config: TrainConfig) -> None:
+    files = {}
+    for path in sorted(folder.iterdir()):
+        files[path.name] = _sha256(path)
+        _sync(path)
+    record = {
+        "step": step,
+        "config": json.loads(config.to_json()),
+        "generator": _generator(),
+        "files": files,
+    }
+    path = folder / RECORD
+    path.write_text(json.dumps(record, indent=1))
+    _sync(path)
+    _sync(folder)
+
+
+def _verified(folder: Path) -> State:
+    record = json.loads((folder / RECORD).read_bytes())
+    for name, digest in record["files"].items():
+        if Path(name).name != name or _sha256(folder / name) != digest:
+            raise ValueError(f"{name} is not what was written")
+    return State(folder, int(record["step"]), dict(record["config"]), str(record["generator"]))
+
+
+def _generator() -> str:
+    return hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _folders(root: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(root.glob("step-*"), reverse=True)
+
+
+def _older(root: Path) -> str:
+    folders = _folders(root)
+    if not folders:
+        return "no state was written before it; free space and start again"
+    return f"{folders[0].name} is whole: free space and go on with --resume"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,42 @@
+"""Tokenizers trained on a manifest's own text, for a model that starts from nothing.
+
+``python -m pengi_rt.training.vocabulary MANIFEST OUT --size N`` writes ``OUT/text.json`` and
+``OUT/decoder.json``: name ``OUT`` as a run's ``tokenizers``, and ``N`` as the ``vocab_size`` of both
+``[model.text]`` and ``[model.decoder]``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pengi_rt.models.bpe import decoder_tokenizer, text_tokenizer
+from pengi_rt.tasks import load_tasks
+from pengi_rt.training.manifest import Row, read_manifest
+
+
+def write_vocabulary(rows: Sequence[Row], folder: Path, size: int) -> None:
+    """Write both tokenizers, of ``size`` tokens each.
+
+    Raises:
+        UsageError: the rows do not hold enough different pieces of words.
+    """
+    said = [text for row in rows for text in (row.target, row.prompt, f" {row.transcript}")]
+    asked = [text for row in rows for text in (row.prompt, row.target)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "decoder.json").write_text(decoder_tokenizer(said, size).to_str(), "utf-8")
+    (folder / "text.json").write_text(text_tokenizer(asked, size).to_str(), "utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, required=True, help="tokens of each vocabulary")
+    arguments = parser.parse_args(argv)
+    rows = read_manifest(arguments.manifest, load_tasks(), need_audio=False)
+    write_vocabulary(rows, arguments.folder, arguments.size)
+
+
+if __name__ == "__main__":
+    main()
