@@ -1,5 +1,6 @@
 # The menu of pengi-rt; `make` alone prints it. `make demo` and `make test` set everything up by
-# themselves: they need git, make, a C++ compiler and Python 3.11 or newer, and fetch the rest.
+# themselves: they need git, make, a C++ compiler and Python 3.11 or newer, and fetch the rest;
+# `make demo` only the runtime (no torch) and matplotlib.
 
 PYTHON ?= python3
 
@@ -20,9 +21,12 @@ ifeq ($(origin CXX),default)
 CXX := c++
 endif
 
+# Recordings for `make demo` instead of made ones: make demo SOUNDS="a.wav b.mp3"
+SOUNDS ?=
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet
-SOUNDS := $(filter-out %.md %.txt,$(wildcard tests/data/sounds/*))
+BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard kernels/csrc/*)
 
 # `check || $(stop) "one line"`: say the line and fail.
 stop = sh -c 'echo "make: $$0" >&2; exit 1'
@@ -34,13 +38,8 @@ help: ## Print this menu
 	@echo
 	@echo "  PYTHON=$(PYTHON)  TORCH=$(TORCH)  REFERENCE=$(REFERENCE)  may be set behind any of them."
 
-demo: .venv/.ready ## Make a tiny model, export it, answer about three recordings
-	$(BIN)/python -m pengi_rt.models.tiny .demo
-	$(BIN)/pengi-rt export .demo/tiny.safetensors -o .demo/pengi.plan
-	$(BIN)/pengi-rt generate --engine .demo/pengi.plan $(SOUNDS) --prompt "generate audio caption"
-	@echo
-	@echo "The tiny model's weights are random, so its text is gibberish: until a trained model"
-	@echo "ships, what this shows is the way from checkpoint to text, not what Pengi can say."
+demo: .venv/.ready ## Answer about made sounds, or SOUNDS="a.wav b.mp3"; draw the answers
+	$(BIN)/python -m pengi_rt.training.scenes.demo .demo $(SOUNDS)
 
 test: lint types ## Run every check: lint, types, tests; each benchmark once
 	$(BIN)/pytest tests benchmarks
@@ -78,15 +77,15 @@ clean: ## Remove all that make made, the environment too
 	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
+.venv/.ready: .venv/.made $(BUILT_FROM)
+	$(PIP) --editable '.[plot]'
+	@touch $@
+
 .venv/.torch: .venv/.made
 	@echo "Fetching $(TORCH): minutes, once."
 	$(PIP) $(TORCH)
 	@touch $@
 
-.venv/.ready: .venv/.torch pyproject.toml CMakeLists.txt $(wildcard kernels/csrc/*)
-	$(PIP) --editable '.[export]'
-	@touch $@
-
-.venv/.dev: .venv/.ready
-	$(PIP) --group dev
-	@touch $@
+.venv/.dev: .venv/.torch $(BUILT_FROM)
+	$(PIP) --editable '.[export,train,plot]' --group dev
+	@touch $@ .venv/.ready

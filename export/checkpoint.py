@@ -21,7 +21,8 @@ from torch import Tensor
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.sniff import is_zip, refuse_other_files
-from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS
+from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS, transform
+from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
 
 OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
@@ -121,16 +122,29 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _read_own(path: Path) -> _Read:
-    metadata, state = read_safetensors(path)
+    metadata, tensors = read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{path}: has no {METADATA_KEY!r} config in its metadata; of .safetensors files only "
             "those that pengi-rt saved can be read"
         )
+    config, state = own_state(path, metadata[METADATA_KEY], tensors)
+    return config, state, ()
+
+
+def own_state(
+    path: Path, metadata: str, tensors: dict[str, Tensor]
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Config and state of a checkpoint of ours; the STFT's kernels, left out there, are computed.
+
+    Raises:
+        CheckpointError: ``metadata`` is no config.
+    """
     try:
-        return ModelConfig.from_json(metadata[METADATA_KEY]), state, ()
+        config = ModelConfig.from_json(metadata)
     except UsageError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    return config, tensors if tensors.keys() >= set(TRANSFORM) else transform(config) | tensors
 
 
 def _read_published(path: Path) -> _Read:

@@ -17,6 +17,7 @@ from pengi_rt.export.checkpoint import (
     check_values,
     load_weights,
     matches,
+    own_state,
     plain,
     read_safetensors,
     renamed,
@@ -87,7 +88,7 @@ def _known_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         metadata, tensors = read_safetensors(path)
         if METADATA_KEY in metadata:
-            return tensors
+            return own_state(path, metadata[METADATA_KEY], tensors)[1]
     else:
         tensors = load_weights(path)
     clap = CLAP_TEXT in tensors

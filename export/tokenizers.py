@@ -37,11 +37,12 @@ def find_tokenizers(
     Raises:
         TokenizerError: they are not to be had, or are another model's.
     """
+    clip = config.text.kind == "clip"  # else the decoder's tokenizer reads the prompts
     if directory is None and beside is not None:
-        found = {name: _read(beside / f"{name}.json") for name in ("text", "decoder")}
+        decoder = _read(beside / "decoder.json")
+        found = {"text": _read(beside / "text.json") if clip else decoder, "decoder": decoder}
     else:
         decoder = _published("gpt2", directory)
-        clip = config.text.kind == "clip"
         found = {"text": _published("clip", directory) if clip else decoder, "decoder": decoder}
     _check(found, config)
     return {name: tokenizer.to_str().encode() for name, tokenizer in found.items()}

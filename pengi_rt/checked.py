@@ -100,14 +100,20 @@ def _value(hint: Any, value: object, where: str) -> object:
     if origin is dict and isinstance(value, dict):
         kind = get_args(hint)[1]
         return {key: _value(kind, item, f"{where}.{key}") for key, item in value.items()}
-    if origin is Literal and value in get_args(hint):
+    return _plain(hint, value, where)
+
+
+def _plain(hint: Any, value: object, where: str) -> object:
+    """A value that holds no others, as :func:`_value`; what nothing fits is refused here."""
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    if value in choices:
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         with suppress(OverflowError):
             return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    wanted = hint if origin else hint.__name__
-    if origin is Literal:
-        wanted = " or ".join(map(repr, get_args(hint)))
+    wanted = hint if get_origin(hint) else hint.__name__
+    if choices:
+        wanted = " or ".join(map(repr, choices))
     raise UsageError(f"{where} must be {wanted}, got {shown(value)}")

@@ -60,3 +60,12 @@ def test_clean_removes_only_what_git_ignores() -> None:
         check=False,
     )
     assert tracked.stdout == ""
+
+
+def test_demo_needs_no_torch() -> None:
+    """It is what a new user sees after a minute."""
+    commands = make("--dry-run", "--always-make", "demo", "SOUNDS=a.wav 'b c.mp3'").stdout
+    assert "torch" not in commands
+    assert "'.[plot]'" in commands
+    last = commands.splitlines()[-1]
+    assert last.endswith("-m pengi_rt.training.scenes.demo .demo a.wav 'b c.mp3'")

@@ -53,6 +53,11 @@ class DataConfig(Checked):
     check: bool = True  # every row and recording before the first step
     shuffle_pairs: bool = False  # audio of one clip with the text of another: must learn nothing
 
+    def _check(self) -> None:
+        for task, weight in self.task_weights.items():
+            ok = 0 <= weight <= 1000  # false for NaN
+            require(ok, f"task_weights.{task} must be in [0, 1000], got {weight}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig(Checked):
@@ -68,9 +73,13 @@ class OptimizerConfig(Checked):
     warmup_steps: Count = 2000
 
     def _check(self) -> None:
-        require(len(self.betas) == 2, f"betas must be two numbers, got {self.betas}")
+        ok = len(self.betas) == 2 and max(self.betas) < 1
+        require(ok, f"betas must be two numbers below 1, got {list(self.betas)}")
         unknown = sorted(self.rates.keys() - set(PARTS))
         require(not unknown, f"rates names no part of the model: {', '.join(unknown)}")
+        for part, factor in self.rates.items():
+            ok = 0 <= factor <= 1000  # false for NaN
+            require(ok, f"rates.{part} must be in [0, 1000], got {factor}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +94,9 @@ class AugmentConfig(Checked):
     mixup_alpha: Annotated[float, Within(0, 100)] = 0.0  # of the beta distribution; 0 mixes nothing
     drop_path: Share = 0.1  # of the last block, rising linearly from 0
     gain_db: Annotated[float, Within(0, 60)] = 0.0  # uniform, either way
+
+    def _check(self) -> None:
+        require(self.drop_path < 1, "drop_path must be below 1: nothing would be left")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +172,28 @@ class TrainConfig(Checked):
             self.model is not None or self.init_from != "",
             "init_from or a [model] table is needed: there is no model to train",
         )
+        self._check_data()
+        part, groups = self.run.batch_size // self.run.accumulate, self.language_model.prompts
+        require(
+            part >= len(groups) or not self.language_model.reading,
+            f"run.batch_size / run.accumulate ({part}) must be at least one row for each of "
+            f"language_model.prompts ({len(groups)})",
+        )
+
+    def _check_data(self) -> None:
         sources = bool(self.data.manifests) + bool(self.data.shards) + bool(self.data.text)
         require(sources == 1, "data needs one of manifests, shards and text")
         text = bool(self.data.text) and self.stage != "language_model"
         require(not text, f"data.text is for language_model, stage is {self.stage}")
+        unseen = bool(self.data.validation) or self.run.validate_every == 0
+        require(unseen, "run.validate_every needs data.validation")
+        by_row = self.stage != "language_model" and self.data.rows_per_clip == 1
+        weighed = self.stage == "contrastive" or by_row
+        require(
+            not (weighed and self.data.task_weights),
+            "data.task_weights needs data.rows_per_clip above 1, and is not for contrastive: "
+            "otherwise every row is an example",
+        )
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -212,7 +242,7 @@ def _model(table: object) -> dict[str, Any]:
         raise UsageError(f"config.model must be a table, got {table!r}")
     changes = dict(table)
     preset = changes.pop("preset", "base")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise UsageError(f"config.model.preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     # Training normalises both embeddings; only the released wrapper does not.
     return _over({"normalize_text": True}, _over(PRESETS[preset], changes))

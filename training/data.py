@@ -6,6 +6,7 @@ generator of its own. A run that goes on at step ``s`` starts at position ``s * 
 """
 
 import random
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pengi_rt.audio import load_windows
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import UsageError
+from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_targets
 from pengi_rt.training.log_mel_cache import LogMelCache
@@ -70,8 +71,7 @@ class ClipData(Dataset[Clips]):
         self.units = _units(rows, by_clip=config.rows_per_clip > 1)
         self.stream = Stream(len(self.units), seed)
         self._weights = config.task_weights
-        # A fixed other half of the set: no clip keeps its own rows.
-        self._shift = len(self.units) // 2 if config.shuffle_pairs else 0
+        self._heard = _exchanged(rows) if config.shuffle_pairs else {}
 
     def __getitem__(self, positions: list[int]) -> Clips:
         """The batch of these positions of the run. Raises AudioError for a broken recording."""
@@ -84,8 +84,7 @@ class ClipData(Dataset[Clips]):
             drawn = self._draw(self.units[index], rng)
             rows += drawn
             clips += [clip] * len(drawn)
-            heard = self.units[(index + self._shift) % len(self.units)][0]
-            samples, start = self._read(heard, rng)
+            samples, start = self._read(self._heard.get(drawn[0].audio, drawn[0]), rng)
             audio.append(samples)
             tags.append(self._tags(drawn[0], start))
         batch = torch.stack(audio)
@@ -146,16 +145,22 @@ class TextData(Dataset[tuple[TextRows, ...]]):
         """The batch of these positions of the run."""
         rows = [self.rows[self._index(position)] for position in positions]
         if not self.prompts:
-            return (self.encoder.rows([_bare(row) for row in rows], prompts_as_tokens=True),)
-        size = len(rows) // len(self.prompts)
-        return tuple(
-            self.encoder.rows(
-                rows[group * size : (group + 1) * size],
-                prompts_as_tokens=kind == "tokens",
-                transcripts=True,
+            bare = [_bare(row) for row in rows]
+            return tuple(
+                self.encoder.rows(g, prompts_as_tokens=True) for g in self._by_length(bare)
             )
-            for group, kind in enumerate(self.prompts)
+        ends = [len(rows) * group // len(self.prompts) for group in range(len(self.prompts) + 1)]
+        return tuple(
+            self.encoder.rows(group, prompts_as_tokens=kind == "tokens", transcripts=True)
+            for kind, start, end in zip(self.prompts, ends, ends[1:], strict=False)
+            for group in self._by_length(rows[start:end])
         )
+
+    def _by_length(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+        """The rows in two groups, so that the longest quarter does not lengthen the others."""
+        ordered = sorted(rows, key=lambda row: len(self.encoder.target_ids(row.target)))
+        short = len(ordered) * 3 // 4
+        yield from filter(None, (ordered[:short], ordered[short:]))
 
     def _index(self, position: int) -> int:
         if self._cumulative is None:
@@ -180,17 +185,45 @@ class Positions(Sampler[list[int]]):
         return len(self.parts)
 
 
-def make_loader(data: Dataset[object], positions: Positions, workers: int) -> DataLoader[object]:
-    """Batches in order. The global generators are not touched, whatever the number of workers."""
-    return DataLoader(
-        data,
+class _Told(Dataset[object]):
+    """Data whose errors are items: raised in a worker, they would carry its traceback as text."""
+
+    def __init__(self, data: Dataset[object]) -> None:
+        self.data = data
+
+    def __getitem__(self, positions: list[int]) -> object:
+        try:
+            return self.data[positions]
+        except PengiError as error:
+            return error
+
+
+def make_loader(data: Dataset[object], positions: Positions, workers: int) -> Iterator[object]:
+    """Batches in order. The global generators are not touched, whatever the number of workers.
+
+    Raises:
+        PengiError: what the data raised, where its batch would have come.
+    """
+    loader: DataLoader[object] = DataLoader(
+        _Told(data),
         sampler=positions,
         batch_size=None,
         num_workers=workers,
         generator=torch.Generator(),
         collate_fn=_as_it_is,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals,
     )
+    for batch in loader:
+        if isinstance(batch, PengiError):
+            raise batch
+        yield batch
+
+
+def _leave_signals(_worker: int) -> None:
+    """A signal to the whole group is the first process's business, which needs its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: object) -> object:
@@ -219,17 +252,24 @@ def text_documents(paths: Sequence[Path]) -> list[Row]:
     return rows
 
 
-def check_geometry(config: ModelConfig, rows: Sequence[Row], encoder: RowEncoder) -> None:
+def check_geometry(
+    config: ModelConfig, rows: Sequence[Row], encoder: RowEncoder, *, prompts_as_tokens: bool
+) -> None:
     """Refuse rows that cannot fit the decoder's positions.
 
     Raises:
-        UsageError: prefix and the longest target are more than ``decoder.n_positions``.
+        UsageError: prefix (or transcript and prompt) and the longest target are more than
+            ``decoder.n_positions``.
     """
-    longest = min(encoder.max_target_tokens, max(len(encoder.target_ids(r.target)) for r in rows))
-    needed = config.prefix_length + longest
+    longest = max(len(encoder.target_ids(row.target)) for row in rows)
+    prefix = config.prefix_length
+    if prompts_as_tokens:
+        asked = max(len(encoder.plain_ids(prompt)) for prompt in {row.prompt for row in rows})
+        prefix = max(prefix, config.audio_mapper.prefix_length + asked)
+    needed = prefix + longest
     if needed > config.decoder.n_positions:
         raise UsageError(
-            f"prefix ({config.prefix_length}) and targets ({longest} tokens) need {needed} "
+            f"prefix ({prefix}) and targets ({longest} tokens) need {needed} "
             f"positions, the decoder has {config.decoder.n_positions}: lower "
             "data.max_target_tokens, or make model.decoder.n_positions larger"
         )
@@ -243,6 +283,15 @@ def _units(rows: Sequence[Row], *, by_clip: bool) -> list[list[Row]]:
     for row in rows:
         clips.setdefault(row.audio, []).append(row)
     return list(clips.values())
+
+
+def _exchanged(rows: Sequence[Row]) -> dict[Path | None, Row]:
+    """For every recording a row of one in the other half of the set: none keeps its own."""
+    clips = {row.audio: row for row in rows}
+    if len(clips) < 2:
+        raise UsageError("data.shuffle_pairs needs at least two recordings")
+    others, half = list(clips.values()), len(clips) // 2
+    return dict(zip(clips, others[half:] + others[:half], strict=True))
 
 
 def _bare(row: Row) -> Row:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ REMEMBERED = 2**16  # texts whose ids are kept: questions and labels come again 
 class Tensors:
     """A dataclass of tensors (or such dataclasses, or None) that moves as one."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        assert hasattr(self, "__dataclass_fields__")
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(
             **{name: None if value is None else value.to(device) for name, value in values.items()}
@@ -75,10 +76,15 @@ class RowEncoder:
         self.config = config
         self.max_target_tokens = max_target_tokens
         self.cut = 0
+        self._tokenizers = dict(tokenizers)
         self._prompt = PromptTokenizer(tokenizers["text"], config)
         self._decoder = DecoderTokenizer(tokenizers["decoder"], config)
         self.prompt_ids = lru_cache(REMEMBERED)(self._prompt_ids)
         self.target_ids = lru_cache(REMEMBERED)(self._target_ids)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        """Made again where it arrives: what is remembered stays (workers may be spawned)."""
+        return type(self), (self.config, self._tokenizers, self.max_target_tokens)
 
     def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
         return tuple(self._prompt.encode(prompt).ids.tolist())
@@ -171,7 +177,8 @@ def tag_targets(
     targets = np.zeros((steps, len(index)), np.float32)
     for tag in tags:
         if tag.name in index:
-            whole = steps == 1 or tag.start is None or tag.end is None
-            inside = True if whole else (middles >= tag.start) & (middles <= tag.end)
-            targets[:, index[tag.name]] = np.maximum(targets[:, index[tag.name]], inside)
+            inside = np.ones(steps, np.bool_)
+            if steps > 1 and tag.start is not None and tag.end is not None:
+                inside = (middles >= tag.start) & (middles <= tag.end)
+            targets[inside, index[tag.name]] = 1.0
     return torch.from_numpy(targets)

@@ -30,6 +30,7 @@ def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
         TokenizerError: tokenizers are not to be had, or are another model's.
     """
     beside = Path(config.tokenizers) if config.tokenizers else None
+    torch.manual_seed(config.seed)
     if config.init_from:
         if config.model is not None:
             raise UsageError(
@@ -42,7 +43,6 @@ def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
         beside = beside or checkpoint.tokenizers
     else:
         assert config.model is not None
-        torch.manual_seed(config.seed)
         model = Pengi(config.model)
         fresh_weights(model)
     for part, file in config.init.items():
@@ -83,7 +83,7 @@ def _calm_residuals(decoder: GPT2) -> None:
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if name.endswith("c_proj.weight"):
-                parameter /= (2 * len(decoder.h)) ** 0.5
+                parameter.div_((2 * len(decoder.h)) ** 0.5)
 
 
 def _load_part(model: Pengi, part: str, file: Path) -> None:

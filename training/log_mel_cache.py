@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from pengi_rt.audio import load_windows
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import UsageError
+from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
+from pengi_rt.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +34,39 @@ class LogMelCache:
     Raises:
         UsageError: a recording is longer than a clip: which part of it, would never change.
         AudioError: a recording cannot be read.
+        TrainingError: the file cannot be written.
     """
 
     def __init__(self, paths: Sequence[Path], mel: LogMel, config: ModelConfig, root: Path) -> None:
         self.shape = (len(paths), config.mel_frames, config.mel.n_mels)
         self._index = {path: index for index, path in enumerate(paths)}
-        file = root / f"{_key(paths, config)}.npy"
-        if not file.exists():
-            logger.warning("%s: writing the log-mels of %d clips", file, len(paths))
-            _write(file, paths, mel, config, self.shape)
-        self._clips: F16 = np.load(file, mmap_mode="r")
+        self.file = root / f"{_key(paths, config)}.npy"
+        if not self.file.exists():
+            logger.warning("%s: writing the log-mels of %d clips", self.file, len(paths))
+            _write(self.file, paths, mel, config, self.shape)
+        self._clips: F16 = np.load(self.file, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the clips, which a spawned worker maps again."""
+        return {name: value for name, value in vars(self).items() if name != "_clips"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._clips = np.load(self.file, mmap_mode="r")
 
     def read(self, path: Path) -> NDArray[np.float32]:
         """Log-mel [frames, n_mels] of one recording, dB."""
-        return self._clips[self._index[path]].astype(np.float32)
+        log_mel: NDArray[np.float32] = self._clips[self._index[path]].astype(np.float32)
+        return log_mel
 
 
 def _key(paths: Sequence[Path], config: ModelConfig) -> str:
     digest = hashlib.sha256(repr((asdict(config.mel), config.clip_seconds)).encode())
     for path in paths:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise AudioError(f"{path}: cannot be read: {error.strerror}") from None
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
@@ -60,18 +74,24 @@ def _key(paths: Sequence[Path], config: ModelConfig) -> str:
 def _write(
     file: Path, paths: Sequence[Path], mel: LogMel, config: ModelConfig, shape: tuple[int, ...]
 ) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        array = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-        for start in tqdm(range(0, len(paths), CHUNK), unit="batch", desc="log-mels", disable=None):
-            chunk = paths[start : start + CHUNK]
-            waves = np.stack([_whole_clip(path, config) for path in chunk])
-            with torch.no_grad():
-                array[start : start + len(chunk)] = mel.log_mel(torch.from_numpy(waves)).numpy()
-        array.flush()
-        del array
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Not through mapped memory: on a full disk a page that is written there is a SIGBUS.
+        with partial.open("wb") as out:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(out, header)
+            for start in tqdm(range(0, len(paths), CHUNK), desc="log-mels", disable=None):
+                waves = [_whole_clip(path, config) for path in paths[start : start + CHUNK]]
+                with torch.no_grad():
+                    chunk = mel.log_mel(torch.from_numpy(np.stack(waves)))
+                out.write(chunk.half().numpy().astype("<f2").tobytes())
         partial.replace(file)
+    except OSError as error:
+        raise TrainingError(
+            f"{file}: cannot be written ({error.strerror or error}); free space, or leave "
+            "data.cache_log_mel out"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
 

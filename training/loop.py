@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, is_tensorboard_available
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
@@ -48,8 +49,9 @@ class Run:
     optimizer: Optimizer
     schedule: LambdaLR
     step: int = 0
-    stop: bool = False  # asked to, by a signal
-    sums: dict[str, float] = field(default_factory=dict)  # of losses since they were last said
+    asked: bool = False  # to stop, by a signal to this process
+    stop: bool = False  # every process leaves the loop after this step
+    sums: dict[str, float] = field(default_factory=dict)  # of losses and steps since last said
 
     @property
     def root(self) -> Path:
@@ -76,13 +78,16 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     run = _start(config)
     if resume:
         _go_on(run)
+    if run.accelerator.is_main_process:
+        _open_folder(run, resume=resume)
     with _stopping(run), _progress(run) as bar:
         _steps(run, bar)
-    if run.stop:
-        raise KeyboardInterrupt
-    if run.accelerator.is_main_process:
+    if run.accelerator.is_main_process and not run.stop:
         save_checkpoint(run.prepared.model, checkpoint, run.prepared.tokenizers)
     run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
+    if run.stop:
+        raise KeyboardInterrupt
     return checkpoint
 
 
@@ -110,10 +115,6 @@ def _start(config: TrainConfig) -> Run:
             f"run.batch_size ({config.run.batch_size}) must be a multiple of accumulate "
             f"({config.run.accumulate}) times processes ({accelerator.num_processes})"
         )
-    if accelerator.is_main_process:
-        root = Path(config.output_dir)
-        root.mkdir(parents=True, exist_ok=True)
-        (root / "config.json").write_text(config.to_json())
     return Run(config, prepared, accelerator, stage, optimizer, schedule)
 
 
@@ -122,6 +123,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("run.device is cuda, but PyTorch sees no CUDA device here; say cpu")
     precision = {"fp32": "no"}.get(config.run.precision, config.run.precision)
+    if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+        raise UsageError("run.precision is fp16, which needs a CUDA device; say bf16, or fp32")
+    if config.run.tensorboard and not is_tensorboard_available():
+        raise UsageError("run.tensorboard needs a package: pip install tensorboard")
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=precision,
@@ -142,18 +147,27 @@ def _go_on(run: Run) -> None:
         raise TrainingError(f"{run.root / STATES}: holds no whole state; start in another folder")
     refuse_other_config(state, run.config)
     load_state(run.accelerator, state)
-    run.step = state.step
-    if run.accelerator.is_main_process:
-        _cut_metrics(run.root / METRICS, state.step)
+    run.step, run.sums = state.step, state.sums
 
 
-def _steps(run: Run, bar: tqdm) -> None:  # type: ignore[type-arg]
+def _open_folder(run: Run, *, resume: bool) -> None:
+    """Make the run's folder fit for it: a run that died before its first state left records."""
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        (run.root / "config.json").write_text(run.config.to_json())
+        _cut_metrics(run.root / METRICS, run.step if resume else 0)
+    except OSError as error:
+        raise TrainingError(f"{run.root}: cannot be written: {error.strerror or error}") from None
+
+
+def _steps(run: Run, bar: tqdm) -> None:
     options = run.config.run
     batches = iter(_loader(run))
     said = time.perf_counter()
     while run.step < options.steps and not run.stop:
         _step(run, batches)
         run.step += 1
+        run.stop = _asked(run)
         bar.update()
         last = run.step == options.steps
         if run.step % options.log_every == 0 or last:
@@ -163,7 +177,16 @@ def _steps(run: Run, bar: tqdm) -> None:  # type: ignore[type-arg]
         if options.validate_every and (run.step % options.validate_every == 0 or last):
             _validate(run)
         if run.step % options.save_every == 0 or last or run.stop:
-            save_state(run.accelerator, run.root / STATES, run.step, run.config)
+            save_state(run.accelerator, run.root / STATES, run.step, run.config, run.sums)
+
+
+def _asked(run: Run) -> bool:
+    """Whether to stop after this step. Collective: one signal stops all, or the rest would wait."""
+    if run.accelerator.num_processes == 1:
+        return run.asked
+    if run.asked:
+        run.accelerator.set_trigger()
+    return bool(run.accelerator.check_trigger())
 
 
 def _loader(run: Run) -> Any:
@@ -191,6 +214,12 @@ def _step(run: Run, batches: Iterator[Any]) -> None:
             run.optimizer.zero_grad()
         for name, value in losses.items():
             run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
+    run.sums["steps"] = run.sums.get("steps", 0) + 1
+    if not math.isfinite(run.sums["loss"]):
+        raise TrainingError(
+            f"the loss is no number at step {run.step + 1}: lower optimizer.rate, or clip the "
+            f"gradient (optimizer.clip_norm); the states in {run.root / STATES} are from before"
+        )
     run.schedule.step()
 
 
@@ -200,20 +229,17 @@ def _attention(device: torch.device) -> AbstractContextManager[None]:
 
 
 def _on_device(batch: Any, device: torch.device) -> Any:
-    return tuple(part.to(device) for part in batch) if isinstance(batch, tuple) else batch.to(device)
+    if isinstance(batch, tuple):
+        return tuple(part.to(device) for part in batch)
+    return batch.to(device)
 
 
-def _say(run: Run, bar: tqdm, seconds: float) -> None:  # type: ignore[type-arg]
+def _say(run: Run, bar: tqdm, seconds: float) -> None:
     options = run.config.run
-    steps = run.step % options.log_every or options.log_every
+    steps = run.sums.pop("steps")
     means = {name: total / steps / options.accumulate for name, total in run.sums.items()}
     run.sums.clear()
-    if not torch.tensor(means["loss"]).isfinite():
-        raise TrainingError(
-            f"the loss is {means['loss']} at step {run.step}: lower optimizer.rate, or clip the "
-            f"gradient (optimizer.clip_norm); the states in {run.root / STATES} are from before"
-        )
-    rate = run.schedule.get_last_lr()[0]
+    rate = float(run.schedule.get_last_lr()[0])
     speed = steps * options.batch_size / seconds
     bar.set_postfix_str(f"loss {means['loss']:.3f}  rate {rate:.1e}  {speed:.0f} clips/s")
     _record(run, {**means, "rate": rate, "clips_per_second": round(speed, 1)})
@@ -221,8 +247,7 @@ def _say(run: Run, bar: tqdm, seconds: float) -> None:  # type: ignore[type-arg]
 
 def _validate(run: Run) -> None:
     """The mean loss over the first batches of the validation set."""
-    if run.prepared.validation is None:
-        raise UsageError("run.validate_every needs data.validation")
+    assert run.prepared.validation is not None
     options = run.config.run
     positions = Positions(start=0, stop=options.validation_batches, size=options.batch_size)
     totals: dict[str, float] = {}
@@ -241,18 +266,27 @@ def _validate(run: Run) -> None:
 def _record(run: Run, values: dict[str, float]) -> None:
     run.accelerator.log(values, step=run.step)
     if run.accelerator.is_main_process:
-        with (run.root / METRICS).open("a") as file:
-            file.write(json.dumps({"step": run.step, **values}) + "\n")
+        path = run.root / METRICS
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps({"step": run.step, **values}) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot be written ({error.strerror or error}); free space and go on with "
+                "--resume"
+            ) from None
 
 
 def _cut_metrics(path: Path, step: int) -> None:
-    """Drop what was recorded after the state that the run goes on from."""
+    """Drop what was recorded after the state that the run goes on from, and a line cut off."""
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        part = path.with_name(f".{path.name}.part")
+        part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        part.replace(path)
 
 
-def _progress(run: Run) -> tqdm:  # type: ignore[type-arg]
+def _progress(run: Run) -> tqdm:
     options = run.config.run
     return tqdm(
         total=options.steps,
@@ -268,11 +302,11 @@ def _stopping(run: Run) -> Iterator[None]:
     """SIGINT and SIGTERM end the run after its step; a second one ends it at once."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        run.stop = True
-        signal.signal(number, before[number])
+        run.asked = True
+        signal.signal(number, before[signal.Signals(number)])
         logger.warning("stopping after step %d, with a state to resume from", run.step + 1)
 
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, ask)
     try:

@@ -17,7 +17,7 @@ from pengi_rt.training.data import ClipData, TextData, check_geometry, text_docu
 from pengi_rt.training.examples import RowEncoder, tag_names
 from pengi_rt.training.initialise import make_model, set_trained
 from pengi_rt.training.log_mel_cache import LogMelCache
-from pengi_rt.training.manifest import Row, read_manifest
+from pengi_rt.training.manifest import ManifestError, Row, read_manifest
 from pengi_rt.training.manifest_check import check_manifest
 from pengi_rt.training.stages.captioning import Captioning
 from pengi_rt.training.stages.contrastive import Contrastive
@@ -51,10 +51,15 @@ def prepare(config: TrainConfig) -> Prepared:
     model, tokenizers = make_model(config)
     encoder = RowEncoder(model.config, tokenizers, config.data.max_target_tokens)
     tasks = load_tasks(*map(Path, config.data.tasks))
-    rows = _rows(config, config.data.manifests, tasks)
-    check_geometry(model.config, rows, encoder)
+    rows = _rows(config, config.data.text or config.data.manifests, tasks)
+    check_geometry(model.config, rows, encoder, prompts_as_tokens=_reads_tokens(config))
+    if encoder.cut:
+        limit = config.data.max_target_tokens
+        logger.warning("%d targets are cut to data.max_target_tokens (%d)", encoder.cut, limit)
     unseen = _rows(config, config.data.validation, tasks) if config.data.validation else None
     tags = tag_names(rows) if config.contrastive.tagging else ()
+    if config.contrastive.tagging and not tags:
+        raise UsageError("contrastive.tagging is on, but no row of the manifests has tags")
     make_data = _maker(config, model, encoder, tags)
     stage = _stage(config, model, len(tags))
     return Prepared(
@@ -85,6 +90,8 @@ def _maker(
 
     def make(rows: Sequence[Row], validation: bool) -> Dataset[object]:
         seed = config.seed + VALIDATION_SEED * validation
+        if config.stage == "contrastive":
+            rows = [_described(row, config.contrastive.text) for row in rows]
         if config.stage == "language_model":
             reading = config.language_model.reading
             prompts = config.language_model.prompts if reading else ()
@@ -102,6 +109,17 @@ def _maker(
     return make
 
 
+def _described(row: Row, text: str) -> Row:
+    """A row whose prompt is what the text encoder reads of it in the contrastive stage."""
+    return replace(row, prompt=row.target if text == "target" else f"{row.prompt} {row.target}")
+
+
+def _reads_tokens(config: TrainConfig) -> bool:
+    """Whether prompts stand before the targets as they are, whatever their length."""
+    options = config.language_model
+    return config.stage == "language_model" and options.reading and "tokens" in options.prompts
+
+
 def _cache(config: TrainConfig, model: Pengi, rows: Sequence[Row]) -> LogMelCache | None:
     if not config.data.cache_log_mel:
         return None
@@ -111,33 +129,33 @@ def _cache(config: TrainConfig, model: Pengi, rows: Sequence[Row]) -> LogMelCach
 
 
 def _rows(config: TrainConfig, manifests: Sequence[str], tasks: Mapping[str, Task]) -> list[Row]:
-    """The rows of all manifests that the run reads, each checked if ``data.check``."""
+    """The rows of manifests (or text files) that the run reads, checked if ``data.check``."""
     need_audio = config.stage != "language_model"
     if config.data.text:
-        return text_documents([Path(name) for name in config.data.text])
-    only = config.data.only
-    unknown = sorted(set(only) | set(config.data.task_weights) - tasks.keys())
-    unknown = [name for name in unknown if name not in tasks]
+        return text_documents([Path(name) for name in manifests])
+    only, weights = config.data.only, config.data.task_weights
+    unknown = sorted((set(only) | set(weights)) - tasks.keys())
     if unknown:
-        raise UsageError(f"data names no known task: {', '.join(unknown)}; known: {', '.join(tasks)}")
+        known = ", ".join(tasks)
+        raise UsageError(f"data names no known task: {', '.join(unknown)}; known: {known}")
     rows: list[Row] = []
     for name in manifests:
         path = Path(name)
         if config.data.check and need_audio:
             _check(path, tasks, config.data.max_seconds)
         rows += read_manifest(path, tasks, need_audio=need_audio)
-    rows = [row for row in rows if not only or row.task in only]
+    rows = [r for r in rows if (not only or r.task in only) and weights.get(r.task, 1.0) > 0]
     if not rows:
-        raise UsageError(f"no row is left: data.only keeps {', '.join(only)}")
+        raise UsageError("no row is left: data.only and data.task_weights leave all of them out")
     return rows
 
 
 def _check(path: Path, tasks: Mapping[str, Task], max_seconds: float) -> None:
     problems = list(check_manifest(path, tasks, max_seconds=max_seconds))
     for problem in problems[:5]:
-        logger.error("%s:%s: %s", problem.path, problem.line, problem.message)
+        logger.error("%s", problem)
     if problems:
-        raise UsageError(
-            f"{path}: {len(problems)} problems, nothing was trained; all of them: "
+        raise ManifestError(
+            f"{path}: problems: {len(problems)}, nothing was trained; see all of them with "
             f"pengi-rt data check {path}"
         )

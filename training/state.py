@@ -1,10 +1,10 @@
 """A run's resume states: written whole or not at all, checked before they are used.
 
 ``OUTPUT/state/step-00001000/`` holds what accelerate saves (weights, optimiser, schedule, scaler,
-every process's random generators) and ``run.json``: the step, the run's config, and the SHA-256 of
-every other file. The folder gets its name when all of it is on the disk, so a kill or a full disk
-leaves the states before it as they were; one that was torn later does not match its digests, and
-the one before is used.
+every process's random generators) and ``run.json``: the step, the run's config, the losses not yet
+recorded, and the SHA-256 of every other file and of itself. The folder gets its name when all of
+it is on the disk, so a kill or a full disk leaves the states before it as they were; one that was
+torn later does not match its digests, and the one before is used.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,12 @@ class State:
     step: int
     config: dict[str, Any]
     generator: str  # digest of the first process's random generator
+    sums: dict[str, float]  # of losses since they were last recorded
 
 
-def save_state(accelerator: Accelerator, root: Path, step: int, config: TrainConfig) -> None:
+def save_state(
+    accelerator: Accelerator, root: Path, step: int, config: TrainConfig, sums: Mapping[str, float]
+) -> None:
     """Write the state after ``step`` and remove all but the newest ``run.keep``. Collective.
 
     Raises:
@@ -55,7 +59,7 @@ def save_state(accelerator: Accelerator, root: Path, step: int, config: TrainCon
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _seal(partial, step, config)
+            _seal(partial, step, config, sums)
             shutil.rmtree(final, ignore_errors=True)
             partial.replace(final)
             _sync(root)
@@ -66,8 +70,7 @@ def save_state(accelerator: Accelerator, root: Path, step: int, config: TrainCon
             f"{final}: cannot be written ({_first_line(error)}); {_older(root)}"
         ) from None
     if accelerator.is_main_process:
-        for old in _folders(root)[config.run.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+        _remove_others(root, final, config.run.keep)
     accelerator.wait_for_everyone()
 
 
@@ -76,7 +79,7 @@ def latest_state(root: Path) -> State | None:
     for folder in _folders(root):
         try:
             return _verified(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("%s: is torn (%s); trying the one before", folder, _first_line(error))
     return None
 
@@ -89,7 +92,7 @@ def load_state(accelerator: Accelerator, state: State) -> None:
     """
     try:
         accelerator.load_state(str(state.folder))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - every file has a reader of its own
         raise TrainingError(
             f"{state.folder}: cannot be loaded ({_first_line(error)}); remove it to go on from the "
             "one before"
@@ -128,7 +131,7 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
     return [] if before == now else [f"{where} was {before!r}, is {now!r}"]
 
 
-def _seal(folder: Path, step: int, config: TrainConfig) -> None:
+def _seal(folder: Path, step: int, config: TrainConfig, sums: Mapping[str, float]) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
         files[path.name] = _sha256(path)
@@ -137,20 +140,33 @@ def _seal(folder: Path, step: int, config: TrainConfig) -> None:
         "step": step,
         "config": json.loads(config.to_json()),
         "generator": _generator(),
+        "sums": dict(sums),
         "files": files,
     }
     path = folder / RECORD
-    path.write_text(json.dumps(record, indent=1))
+    path.write_text(json.dumps({**record, "record": _digest(record)}, indent=1))
     _sync(path)
     _sync(folder)
 
 
 def _verified(folder: Path) -> State:
     record = json.loads((folder / RECORD).read_bytes())
+    if record.pop("record") != _digest(record):
+        raise ValueError(f"{RECORD} is not what was written")
     for name, digest in record["files"].items():
         if Path(name).name != name or _sha256(folder / name) != digest:
             raise ValueError(f"{name} is not what was written")
-    return State(folder, int(record["step"]), dict(record["config"]), str(record["generator"]))
+    return State(
+        folder=folder,
+        step=int(record["step"]),
+        config=dict(record["config"]),
+        generator=str(record["generator"]),
+        sums=dict(record["sums"]),
+    )
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _generator() -> str:
@@ -166,11 +182,22 @@ def _folders(root: Path) -> list[Path]:
     return sorted(root.glob("step-*"), reverse=True)
 
 
+def _remove_others(root: Path, newest: Path, keep: int) -> None:
+    """Leave ``newest`` and those before it, ``keep`` in all.
+
+    What stands after it was torn, or the run would have gone on from there.
+    """
+    kept = [folder for folder in _folders(root) if folder.name <= newest.name][:keep]
+    for folder in (*_folders(root), *root.glob(".step-*.partial")):
+        if folder not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _older(root: Path) -> str:
-    folders = _folders(root)
-    if not folders:
+    state = latest_state(root)
+    if state is None:
         return "no state was written before it; free space and start again"
-    return f"{folders[0].name} is whole: free space and go on with --resume"
+    return f"{state.folder.name} is whole: free space and go on with --resume"
 
 
 def _sha256(path: Path) -> str:

@@ -1,14 +1,16 @@
 """Tokenizers trained on a manifest's own text, for a model that starts from nothing.
 
 ``python -m pengi_rt.training.vocabulary MANIFEST OUT --size N`` writes ``OUT/text.json`` and
-``OUT/decoder.json``: name ``OUT`` as a run's ``tokenizers``, and ``N`` as the ``vocab_size`` of both
-``[model.text]`` and ``[model.decoder]``.
+``OUT/decoder.json``: name ``OUT`` as a run's ``tokenizers``, and ``N`` as the ``vocab_size`` of
+both ``[model.text]`` and ``[model.decoder]``.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pengi_rt.errors import PengiError
 from pengi_rt.models.bpe import decoder_tokenizer, text_tokenizer
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training.manifest import Row, read_manifest
@@ -27,16 +29,21 @@ def write_vocabulary(rows: Sequence[Row], folder: Path, size: int) -> None:
     (folder / "text.json").write_text(text_tokenizer(asked, size).to_str(), "utf-8")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, required=True, help="tokens of each vocabulary")
     arguments = parser.parse_args(argv)
-    rows = read_manifest(arguments.manifest, load_tasks(), need_audio=False)
-    write_vocabulary(rows, arguments.folder, arguments.size)
+    try:
+        rows = read_manifest(arguments.manifest, load_tasks(), need_audio=False)
+        write_vocabulary(rows, arguments.folder, arguments.size)
+    except PengiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

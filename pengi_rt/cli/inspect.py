@@ -105,7 +105,7 @@ def _model(config: "ModelConfig") -> str:
     decoder = config.decoder
     return (
         f"{config.clip_seconds:g} s clips at {config.mel.sample_rate} Hz, prefix "
-        f"{config.audio_mapper.prefix_length} audio + {config.text_mapper.prefix_length} text, "
+        f"{config.audio_mapper.prefix_length} audio + {config.text_rows} text, "
         f"text {config.text.kind}, decoder {decoder.n_layer} layers of {decoder.n_embd}, "
         f"{decoder.vocab_size} tokens, {decoder.n_positions} positions"
     )

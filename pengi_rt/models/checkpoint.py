@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError
-from pengi_rt.models.half import halved
+from pengi_rt.models.half import TRANSFORM, halved
+from pengi_rt.models.mel import dft_kernels
 from pengi_rt.models.pengi import Pengi
 
 METADATA_KEY = "pengi_rt"
@@ -53,10 +55,21 @@ def _stored(model: Pengi, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     if dtype not in (torch.float32, torch.float16):
         raise ValueError(f"a checkpoint is stored in float32 or float16, not {dtype}")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    for name, kernel in transform(model.config).items():
+        if torch.equal(state[name], kernel):
+            del state[name]
     try:
         return halved(state) if dtype == torch.float16 else state
     except CheckpointError as error:
         raise CheckpointError(f"{path}: nothing was written: {error}") from None
+
+
+def transform(config: ModelConfig) -> dict[str, Tensor]:
+    """The STFT's kernels by name, which a checkpoint leaves out unless its own are others.
+
+    They are the larger part of a small model, and follow from ``config.mel.n_fft``.
+    """
+    return dict(zip(TRANSFORM, dft_kernels(config.mel.n_fft), strict=True))
 
 
 def _replace(path: Path, data: bytes) -> None:

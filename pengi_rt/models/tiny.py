@@ -10,15 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from pengi_rt.config import ModelConfig
+from pengi_rt.models.bpe import END_OF_TEXT, decoder_tokenizer, text_tokenizer
 from pengi_rt.models.checkpoint import save_checkpoint
 from pengi_rt.models.pengi import Pengi
-
-END_OF_TEXT = "<|endoftext|>"
-START_OF_TEXT = "<|startoftext|>"
 
 SUBJECTS = (
     "a dog", "a cat", "a man", "a woman", "two children", "a crowd", "an engine", "a siren",
@@ -74,33 +71,13 @@ def make_tokenizers(config: ModelConfig) -> dict[str, bytes]:
 
     Without a text encoder they are one.
     """
-    decoder = _train(config.decoder.vocab_size - 1)
-    # "!" is token 0 of the alphabet; registered as special it is split out before any merge.
-    decoder.add_special_tokens([END_OF_TEXT, "!"])
+    sentences = [f"{who} {does} {where}" for who in SUBJECTS for does in SOUNDS for where in PLACES]
+    decoder = decoder_tokenizer(sentences, config.decoder.vocab_size).to_str().encode()
     if config.text.kind != "clip":
-        return dict.fromkeys(("text", "decoder"), decoder.to_str().encode())
-    text = _train(config.text.vocab_size - 2, lower=True)
-    text.add_special_tokens([START_OF_TEXT, END_OF_TEXT])
+        return dict.fromkeys(("text", "decoder"), decoder)
+    text = text_tokenizer(sentences, config.text.vocab_size)
     assert text.token_to_id(END_OF_TEXT) == config.text.eos_id
-    return {"text": text.to_str().encode(), "decoder": decoder.to_str().encode()}
-
-
-def _train(vocab_size: int, *, lower: bool = False) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    if lower:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    # The sorted byte alphabet comes first: "!" is 0 and a lone space 220, as in GPT-2.
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[],
-        show_progress=False,
-    )
-    sentences = (f"{who} {does} {where}" for who in SUBJECTS for does in SOUNDS for where in PLACES)
-    tokenizer.train_from_iterator(sentences, trainer)
-    return tokenizer
+    return {"text": text.to_str().encode(), "decoder": decoder}
 
 
 # (Ending of the name, standard deviation); the rest get a gain over the root of their inputs.

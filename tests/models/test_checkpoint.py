@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export.checkpoint import load_model
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.checkpoint import save_checkpoint, transform
 from pengi_rt.models.half import rounded
 from pengi_rt.models.pengi import Pengi
 
@@ -20,7 +20,10 @@ def test_writes_weights_and_tokenizers(tiny_model: Pengi, tmp_path: Path) -> Non
     path = tmp_path / "new" / "mine.safetensors"
     save_checkpoint(tiny_model, path, TOKENIZERS)
     stored = load_file(path)
-    for name, tensor in tiny_model.state_dict().items():
+    state = tiny_model.state_dict()
+    computed = transform(tiny_model.config)
+    assert all(state.pop(name).equal(kernel) for name, kernel in computed.items())
+    for name, tensor in state.items():
         assert stored.pop(name).equal(tensor), name
     assert not stored
     for name, text in TOKENIZERS.items():
@@ -31,7 +34,8 @@ def test_replaces_and_leaves_nothing_behind(tiny_model: Pengi, tmp_path: Path) -
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"old")
     save_checkpoint(tiny_model, path, TOKENIZERS)
-    assert len(load_file(path)) == len(tiny_model.state_dict())
+    left_out = len(transform(tiny_model.config))
+    assert len(load_file(path)) == len(tiny_model.state_dict()) - left_out
     found = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")}
     assert found == {
         "mine.safetensors", "tokenizers", "tokenizers/text.json", "tokenizers/decoder.json",

@@ -47,6 +47,10 @@ PHRASES = {
 """What each event does; its class is a word of the phrase."""
 
 ADVERBS = {"loud": " loudly", "quiet": " quietly", "clear": ""}
+ORDINALS = ("first", "second", "third")
+NEVER = 0.5
+"""Share of scenes that are also asked when something is heard that is not."""
+
 COUNTS = ("no", "one", "two", "three")
 
 
@@ -140,6 +144,9 @@ def _about_scene(facts: Facts, rng: np.random.Generator) -> Iterator[tuple[str, 
     yield f"can you hear the {present.name}?", "yes"
     missing = _absent(rng, [event.name for event in events], EVENTS)
     yield f"can you hear the {missing}?", "no"
+    yield f"when is the {present.name} heard?", ORDINALS[events.index(present)]
+    if rng.random() < NEVER:
+        yield f"when is the {missing} heard?", "never"
     audible = [event for event in events if event.loudness != "clear"]
     if audible:
         event = _pick(rng, audible)

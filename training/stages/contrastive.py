@@ -44,7 +44,12 @@ class Contrastive(nn.Module):
         audio = clip_embedding(encoder.projection(heard))
         text = F.normalize(text_encoder(clips.rows.prompts), dim=-1)
         scale = self.logit_scale.exp().clamp(max=self.config.max_scale)
-        contrastive = symmetric_loss(gathered(audio), gathered(text), scale, share)
+        if self.training:  # in validation every process has the same clips
+            mixed = None if share is None else gathered(share)
+            pairs = gathered(audio), gathered(text)
+        else:
+            mixed, pairs = share, (audio, text)
+        contrastive = symmetric_loss(*pairs, scale, mixed, together=len(audio))
         losses = {"loss": self.config.weight * contrastive, "contrastive": contrastive.detach()}
         if self.tag_head is not None and clips.tags is not None:
             tagging = tagging_loss(self.tag_head(heard), clips.tags, share)
@@ -61,7 +66,12 @@ def clip_embedding(features: Tensor) -> Tensor:
 
 
 def symmetric_loss(
-    audio: Tensor, text: Tensor, scale: Tensor, share: Tensor | None = None
+    audio: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    share: Tensor | None = None,
+    *,
+    together: int | None = None,
 ) -> Tensor:
     """Cross-entropy of the similarities along both sides, their mean (paper, equations 4 and 5).
 
@@ -70,6 +80,7 @@ def symmetric_loss(
         text: unit vectors [B, d]; row i belongs to row i.
         scale: 1 / temperature.
         share: with mixup, what each clip kept of itself [B]; the rest is its mirror's.
+        together: how many rows in turn were mixed with one another: a process's. By default all.
     """
     similarities = (scale * audio @ text.mT).float()
     pairs = torch.arange(len(similarities), device=similarities.device)
@@ -81,7 +92,8 @@ def symmetric_loss(
 
     losses = both_ways(pairs)
     if share is not None:
-        losses = share * losses + (1 - share) * both_ways(pairs.flip(0))
+        mirror = pairs.unflatten(0, (-1, together or len(pairs))).flip(1).flatten()
+        losses = share * losses + (1 - share) * both_ways(mirror)
     return losses.mean()
 
 

@@ -1,6 +1,7 @@
 """Folders of made clips: the same from any number of processes, whole or not there at all."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def test_number_of_workers_and_range_change_nothing(
     assert len(one) == 6
     assert one == files(tmp_path / "two")
     assert part == {name: one[name] for name in sorted(one)[3:]}
+
+
+@pytest.mark.parametrize("before", [None, "7"])
+def test_workers_get_one_thread_and_nobody_else(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if before is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    with write._one_thread_each():
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert os.environ.get("OMP_NUM_THREADS") == before
 
 
 def test_command_writes_a_training_set(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Pictures: a recording's spectrogram with the answers about it. Needs the extra ``[plot]``."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import zip_longest
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pengi_rt.errors import BackendError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 120
+WIDTH = 9.0  # inches
+N_MELS = 96
+FLOOR = -80.0  # dB under the loudest band of the picture
+_WINDOW, _HOP = 0.04, 0.01  # seconds; bins are 25 Hz apart
+_FRAMES = 2000  # more are wider than the picture: the hop grows
+_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz
+
+# "$" is a dollar, not the start of a formula.
+_FONT: dict[str, Any] = {"family": "monospace", "size": 9.0, "parse_math": False}
+_CHARACTER, _LINE = 0.0753, 0.19  # inches: 0.602 em wide; what a line takes of the height
+_MARGIN, _AXIS, _HEAD = 0.75, 0.55, 0.4  # inches: left, below the spectrogram, above it
+_SPECTROGRAM = 2.9  # inches
+_PROMPT = 40  # characters of the left column
+_ANSWER = int((WIDTH - _MARGIN - 0.2) / _CHARACTER) - _PROMPT - 2
+
+
+def answer_picture(
+    samples: NDArray[np.float32],
+    rate: int,
+    answers: Sequence[tuple[str, str]],
+    path: Path,
+    title: str,
+) -> None:
+    """Draw the log-mel spectrogram of a recording, and below it each prompt with its answer.
+
+    Args:
+        samples: one channel [frames].
+        rate: Hz.
+        answers: prompts and answers, from top to bottom; long ones are wrapped.
+        path: the PNG to write; one that is there is replaced. The same arguments (and the same
+            matplotlib) make the same bytes.
+        title: one line above the spectrogram.
+
+    Raises:
+        UsageError: there are no samples, or not one row of them.
+        BackendError: matplotlib is not installed.
+        InputError: ``path`` cannot be written.
+    """
+    if samples.ndim != 1 or not samples.size or rate < 1:
+        raise UsageError(f"a picture needs samples [frames] at a rate, got {samples.shape}, {rate}")
+    lines = _lines(answers)
+    height = _HEAD + _SPECTROGRAM + _AXIS + _LINE * len(lines) + 0.1
+    figure = new_figure(WIDTH, height)
+    bottom = 1 - (_HEAD + _SPECTROGRAM) / height
+    width = 1 - (_MARGIN + 0.2) / WIDTH
+    axes = figure.add_axes((_MARGIN / WIDTH, bottom, width, _SPECTROGRAM / height))
+    _draw_spectrogram(axes, samples, rate)
+    heading = " ".join(title.split())[: _PROMPT + _ANSWER]
+    axes.set_title(heading, fontsize=10, loc="left", parse_math=False)
+    for number, (prompt, answer) in enumerate(lines):
+        place = bottom - (_AXIS + _LINE * (number + 0.5)) / height
+        left = _MARGIN / WIDTH
+        figure.text(left, place, prompt, color="#1f5fa8", va="center", **_FONT)
+        left += (_PROMPT + 2) * _CHARACTER / WIDTH
+        figure.text(left, place, answer, color="black", va="center", **_FONT)
+    save_picture(figure, path)
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of its own, in inches: pyplot and its global state are not touched.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"pictures need {error.name}, which the runtime does not: pip install 'pengi-rt[plot]'"
+        ) from None
+    return Figure(figsize=(width, height), dpi=DPI)
+
+
+def save_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, all of it or nothing.
+
+    Raises:
+        InputError: ``path`` cannot be written.
+    """
+    drawn = BytesIO()
+    with warnings.catch_warnings():
+        # A character that the font lacks is drawn as a box; the table has it as it is.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(drawn, format="png", metadata={"Software": None})
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(drawn.getvalue())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def mel_spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """Power in :data:`N_MELS` bands, [N_MELS, frames], dB under the loudest, at least the floor.
+
+    For the eye alone: what the model hears is made from its own numbers (:class:`MelConfig`).
+    """
+    size = max(64, round(_WINDOW * rate) // 2 * 2)
+    hop = max(1, round(_HOP * rate), -(-samples.size // _FRAMES))
+    padded = np.pad(samples, (size // 2, size // 2 + size))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[: samples.size : hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
+    bands = _mel_bank(size, rate) @ power.T
+    loudest = max(float(bands.max()), 1e-20)
+    decibels = 10 * np.log10(np.maximum(bands / loudest, 10 ** (FLOOR / 10)))
+    spectrogram: NDArray[np.float32] = decibels.astype(np.float32)
+    return spectrogram
+
+
+def _mel_bank(size: int, rate: int) -> NDArray[np.float64]:
+    """Triangles that overlap by half, [N_MELS, size // 2 + 1]; none is narrower than a bin."""
+    bins = np.fft.rfftfreq(size, 1 / rate)
+    edges = _hertz(np.linspace(0, _mel(rate / 2), N_MELS + 2))
+    low, centre, high = (edges[start : start + N_MELS, None] for start in range(3))
+    narrowest = rate / size
+    rising = (bins - low) / np.maximum(centre - low, narrowest)
+    falling = (high - bins) / np.maximum(high - centre, narrowest)
+    bank = np.clip(np.minimum(rising, falling), 0, None)
+    # A band between two bins hears nothing: it takes its nearest bin.
+    for band in np.flatnonzero(bank.sum(axis=1) == 0):
+        bank[band, np.argmin(np.abs(bins - centre[band]))] = 1.0
+    means: NDArray[np.float64] = bank / bank.sum(axis=1, keepdims=True)
+    return means
+
+
+def _mel(hertz: Any) -> Any:
+    return 2595 * np.log10(1 + np.asarray(hertz) / 700)
+
+
+def _hertz(mel: Any) -> Any:
+    return 700 * (10 ** (np.asarray(mel) / 2595) - 1)
+
+
+def _draw_spectrogram(axes: Any, samples: NDArray[np.float32], rate: int) -> None:
+    image = mel_spectrogram(samples, rate)
+    top = float(_mel(rate / 2))
+    extent = (0, samples.size / rate, 0, top)
+    axes.imshow(image, origin="lower", aspect="auto", extent=extent, vmin=FLOOR, vmax=0)
+    ticks = [hertz for hertz in _TICKS if hertz <= rate / 2]
+    axes.set_yticks(_mel(ticks), [f"{hertz / 1000:g}" for hertz in ticks])
+    axes.set_xlabel("time (s)", fontsize=8)
+    axes.set_ylabel("frequency (kHz)", fontsize=8)
+    axes.tick_params(labelsize=8)
+
+
+def _lines(answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Both columns, wrapped, line by line."""
+    rows: list[tuple[str, str]] = []
+    for prompt, answer in answers:
+        left, right = wrap(prompt, _PROMPT), wrap(answer, _ANSWER) or ["(nothing)"]
+        rows += zip_longest(left, right, fillvalue="")
+    return rows

@@ -1,0 +1,172 @@
+"""Training curves: what runs wrote into their ``metrics.jsonl``, as one picture.
+
+``python -m pengi_rt.training.curves RUN_DIR ... -o curves.png`` draws a row of panels for every
+run: its losses, its learning rate, and how many clips a second it trained on.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pengi_rt.errors import InputError, PengiError
+from pengi_rt.plot import new_figure, save_picture
+
+METRICS, CONFIG = "metrics.jsonl", "config.json"
+RATE, SPEED, UNSEEN = "rate", "clips_per_second", "validation_"
+"""Names of the records; those that are none of these are training losses."""
+
+SMOOTHING = 0.02  # of the run: the time constant of the smoothed training losses
+_PANEL, _ROW = 4.2, 2.6  # inches
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One quantity of a run: its values at these steps, in order."""
+
+    steps: F64
+    values: F64
+
+
+def read_metrics(folder: Path) -> dict[str, Curve]:
+    """Every quantity that a run recorded, by name. A last line without its end is still written.
+
+    Raises:
+        InputError: the folder has no records, or a line is none; the message names file and line.
+    """
+    path = folder / METRICS
+    try:
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason}); name a run's output_dir") from None
+    points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\n"):
+            for name, step, value in _record(line, f"{path}:{number}"):
+                points[name].append((step, value))
+    if not points:
+        raise InputError(f"{path}: holds no records; the first comes after run.log_every steps")
+    return {name: Curve(*np.array(found, np.float64).T) for name, found in points.items()}
+
+
+def smoothed(curve: Curve) -> F64:
+    """A running mean that forgets over :data:`SMOOTHING` of the run; the first values count less.
+
+    The mean is exact from the start (its weights are normalised), so that it does not lag behind
+    a steep first fall.
+    """
+    span = max(curve.steps[-1] - curve.steps[0], 1.0) * SMOOTHING
+    total = weight = 0.0
+    means = np.empty_like(curve.values)
+    before = curve.steps[0]
+    for index, (step, value) in enumerate(zip(curve.steps, curve.values, strict=True)):
+        kept = np.exp((before - step) / span)
+        total, weight = kept * total + value, kept * weight + 1.0
+        means[index], before = total / weight, step
+    return means
+
+
+def draw_curves(folders: Sequence[Path], path: Path) -> None:
+    """Draw the runs in ``folders``, one below the other, into the PNG ``path``.
+
+    Raises:
+        InputError: a run has no records, or ``path`` cannot be written.
+        BackendError: matplotlib is not installed.
+    """
+    runs = [(folder, read_metrics(folder)) for folder in folders]
+    figure = new_figure(3 * _PANEL, _ROW * len(runs) + 0.2)
+    panels = figure.subplots(len(runs), 3, squeeze=False)
+    for row, (folder, curves) in zip(panels, runs, strict=True):
+        losses, rate, speed = row
+        _draw_losses(losses, curves)
+        losses.set_title(_title(folder), fontsize=10, loc="left", parse_math=False)
+        _draw(rate, curves, RATE, "learning rate")
+        _draw(speed, curves, SPEED, "clips (or rows) a second")
+        for panel in row:
+            panel.set_xlabel("step", fontsize=8)
+            panel.tick_params(labelsize=8)
+            panel.grid(visible=True, alpha=0.3)
+    figure.tight_layout()
+    save_picture(figure, path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pengi_rt.training.curves", description="Draw what training runs recorded."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="their output_dir")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, PNG")
+    options = parser.parse_args(argv)
+    try:
+        draw_curves(options.runs, options.output)
+    except PengiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _record(line: str, where: str) -> list[tuple[str, float, float]]:
+    """Name, step and value of everything in a line."""
+    try:
+        record = json.loads(line)
+        step = float(record.pop("step"))
+        return [(name, step, float(value)) for name, value in record.items()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{where}: is no record of a run ({type(error).__name__})") from None
+
+
+def _title(folder: Path) -> str:
+    """The run's folder, and its stage where its config is there."""
+    name = folder.resolve().name
+    try:
+        stage = json.loads((folder / CONFIG).read_bytes())["stage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return name
+    return name if stage == name else f"{name} ({stage})"
+
+
+def _draw_losses(panel: Any, curves: dict[str, Curve]) -> None:
+    """Training losses faint and smoothed; losses on unseen examples dashed, in the same colour."""
+    names = [name for name in curves if name not in (RATE, SPEED)]
+    kinds = list(dict.fromkeys(name.removeprefix(UNSEEN) for name in names))
+    for number, kind in enumerate(kinds):
+        colour = f"C{number}"
+        if kind in curves:
+            seen = curves[kind]
+            panel.plot(seen.steps, seen.values, color=colour, alpha=0.25, linewidth=0.8)
+            panel.plot(seen.steps, smoothed(seen), color=colour, label=kind)
+        if unseen := curves.get(UNSEEN + kind):
+            label = f"{kind}, unseen"
+            panel.plot(unseen.steps, unseen.values, "o--", color=colour, markersize=3, label=label)
+    _logarithmic(panel, [curves[name] for name in names])
+    panel.set_ylabel("loss", fontsize=8)
+    panel.legend(fontsize=7)
+
+
+def _logarithmic(panel: Any, curves: Sequence[Curve]) -> None:
+    """A logarithmic axis where the losses cover more than a decade."""
+    values = np.concatenate([curve.values for curve in curves]) if curves else np.ones(1)
+    if values.min() > 0 and values.max() > 10 * values.min():
+        panel.set_yscale("log")
+
+
+def _draw(panel: Any, curves: dict[str, Curve], name: str, label: str) -> None:
+    if curve := curves.get(name):
+        panel.plot(curve.steps, curve.values, color="black", linewidth=1)
+    panel.set_ylim(bottom=0)
+    panel.set_ylabel(label, fontsize=8)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

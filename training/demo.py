@@ -1,0 +1,115 @@
+"""The demo model from nothing: its sounds, its tokenizers, its three stages, its plan, its scores.
+
+``python -m pengi_rt.training.demo`` does, in ``runs/demo``, whatever is not done there yet, and
+puts the checkpoint and the plan where they ship. An interrupted stage goes on where it was.
+``--variants`` trains and scores the paper's variants too, at their own, smaller budget.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pengi_rt.builtin import LOCATION
+from pengi_rt.errors import PengiError
+from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.export import export_plan
+from pengi_rt.models.checkpoint import TOKENIZERS, save_checkpoint
+from pengi_rt.tasks import load_tasks
+from pengi_rt.training.config import read_config
+from pengi_rt.training.loop import CHECKPOINT, STATES, train
+from pengi_rt.training.manifest import read_manifest
+from pengi_rt.training.scenes.evaluate import main as evaluate
+from pengi_rt.training.scenes.write import write_clips, write_text
+from pengi_rt.training.vocabulary import write_vocabulary
+
+logger = logging.getLogger(__name__)
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE / "recipes" / "demo"
+SHIPPED = HERE / "checkpoints" / "demo.safetensors"
+RUNS = Path("runs/demo")
+
+STAGES = ("contrastive", "language_model", "captioning")
+VARIANTS = ("short", "frozen", "exp_a", "exp_b", "shuffled")
+
+TRAIN_SEED, VALIDATION_SEED, TEXT_SEED = 1, 2, 3
+TRAIN_CLIPS, VALIDATION_CLIPS, TEXT_CLIPS = 40_000, 960, 40_000
+VOCABULARY_ROWS = 20_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the return value is the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variants", action="store_true", help="the paper's variants too")
+    parser.add_argument("--workers", type=int, default=2, help="processes that make sounds")
+    options = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    try:
+        make_data(options.workers)
+        plans = [make_plan(run_recipe(name)) for name in STAGES][-1:]
+        ship(RUNS / "captioning" / CHECKPOINT)
+        if options.variants:
+            plans += [make_plan(run_recipe(f"variants/{name}")) for name in VARIANTS]
+    except PengiError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    evaluate([*map(str, plans), "--json", str(RUNS / "scores.json")])
+    return 0
+
+
+def make_data(workers: int) -> None:
+    """Clips to train on and to validate with, texts to read, and the tokenizers."""
+    sets = ((RUNS / "train", TRAIN_SEED, TRAIN_CLIPS),
+            (RUNS / "validation", VALIDATION_SEED, VALIDATION_CLIPS))  # fmt: skip
+    for folder, seed, count in sets:
+        if not (folder / "manifest.jsonl").exists():
+            logger.info("%s: making %d clips", folder, count)
+            write_clips(folder, seed, 0, count, workers, progress=True)
+            write_text(folder, seed, 0, count)
+    text = RUNS / "text" / "manifest.jsonl"
+    if not text.exists():
+        write_text(text.parent, TEXT_SEED, 0, TEXT_CLIPS, audio=False)
+    if not (RUNS / TOKENIZERS / "text.json").exists():
+        rows = read_manifest(text, load_tasks(), need_audio=False)[:VOCABULARY_ROWS]
+        size = read_config(RECIPES / "contrastive.toml").model
+        assert size is not None
+        write_vocabulary(rows, RUNS / TOKENIZERS, size.decoder.vocab_size)
+
+
+def run_recipe(name: str) -> Path:
+    """Train one recipe to its end, from where it was; its checkpoint."""
+    config = read_config(RECIPES / f"{name}.toml")
+    checkpoint = Path(config.output_dir) / CHECKPOINT
+    if checkpoint.exists():
+        return checkpoint
+    logger.info("%s: training", config.output_dir)
+    return train(config, resume=(Path(config.output_dir) / STATES).exists())
+
+
+def make_plan(checkpoint: Path) -> Path:
+    """The checkpoint's plan beside it, named after the run, with half-precision weights."""
+    plan = checkpoint.parent / f"{checkpoint.parent.name}.plan"
+    if not plan.exists():
+        export_plan(checkpoint, plan, precision="fp16")
+    return plan
+
+
+def ship(checkpoint: Path) -> None:
+    """Put the checkpoint, in half precision, and its plan where the project ships them."""
+    model, read = load_model(checkpoint)
+    assert read.tokenizers is not None
+    tokenizers = {name: (read.tokenizers / f"{name}.json").read_bytes()
+                  for name in ("text", "decoder")}  # fmt: skip
+    SHIPPED.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(model, SHIPPED, tokenizers, dtype=torch.float16)
+    LOCATION.parent.mkdir(parents=True, exist_ok=True)
+    export_plan(SHIPPED, LOCATION, precision="fp16")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

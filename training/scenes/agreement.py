@@ -1,0 +1,58 @@
+"""Do ONNX Runtime and PyTorch answer alike? Token for token, on held-out scenes.
+
+``python -m pengi_rt.training.scenes.agreement [PLAN] [--count 200]`` asks both backends every
+question about every scene and prints where their best beams differ.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pengi_rt
+from pengi_rt.backends.select import BackendName
+from pengi_rt.builtin import builtin_plan
+from pengi_rt.tasks import load_tasks
+from pengi_rt.training.scenes.evaluate import BATCH, answers
+from pengi_rt.training.scenes.held_out import Clip, held_out
+
+
+def differences(plan: Path, clips: Sequence[Clip], *, beam_size: int = 3) -> tuple[int, list[str]]:
+    """How many answers there are, and a line for each that differs."""
+    both = [_answers(plan, backend, clips, beam_size) for backend in ("onnx", "torch")]
+    lines = [
+        f"{question.prompt!r}: onnx {onnx!r}, torch {torch!r}"
+        for clip, *texts in zip(clips, *both, strict=True)
+        for question, onnx, torch in zip(clip.questions, *texts, strict=True)
+        if onnx != torch
+    ]
+    return sum(len(clip.questions) for clip in clips), lines
+
+
+def _answers(
+    plan: Path, backend: BackendName, clips: Sequence[Clip], beam_size: int
+) -> list[list[tuple[int, ...]]]:
+    with pengi_rt.load(plan, backend=backend) as engine:
+        return [
+            found
+            for start in range(0, len(clips), BATCH)
+            for found in answers(engine, clips[start : start + BATCH], beam_size=beam_size)
+        ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 1 if an answer differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plan", type=Path, nargs="?", help="default: the built-in one")
+    parser.add_argument("--count", type=int, default=200, help="scenes (%(default)s)")
+    options = parser.parse_args(argv)
+    clips = list(held_out(options.count, notes=False, tasks=load_tasks()))
+    count, lines = differences(options.plan or builtin_plan(), clips)
+    for line in lines:
+        print(line)
+    print(f"{count} answers about {len(clips)} scenes: {len(lines)} differ")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

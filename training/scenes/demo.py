@@ -1,0 +1,229 @@
+"""The demo: sounds made or given, several prompts about each, and a picture of the answers.
+
+``python -m pengi_rt.training.scenes.demo OUT`` makes scenes and a note that no model was trained
+on, and writes ``OUT/NAME.wav`` and ``OUT/NAME.png``; with recordings behind ``OUT`` it answers
+about those. It needs the runtime and the extra ``[plot]``, not torch.
+"""
+
+import argparse
+import io
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from textwrap import wrap
+
+import soundfile
+
+import pengi_rt
+from pengi_rt.audio import load_windows
+from pengi_rt.audio_file import F32
+from pengi_rt.engine import Engine
+from pengi_rt.errors import InputError, PengiError, UsageError
+from pengi_rt.plot import answer_picture, new_figure
+from pengi_rt.tasks import Task, load_tasks
+from pengi_rt.training.scenes.facts import SAMPLE_RATE
+from pengi_rt.training.scenes.held_out import Clip, Question, held_out
+
+FIRST_SEED = 910_000_000
+"""Added to ``--seed``: the seeds of training (below a million) and of the scores are never met."""
+
+KINDS = (
+    "how many",
+    "what comes after",
+    "which instrument",
+    "low, middle or high",
+    "can you hear (yes/no)",
+    "how loud",
+    "first",
+)
+"""Kinds of question, the first ones first; of every clip's come :data:`QUESTIONS`."""
+QUESTIONS = 4
+
+TOLD = ("caption", "events", "scene", "metadata")
+ASKED = ("how many sounds are there?", "what is heard first?", "what is heard last?")
+"""What is asked about a recording of which nothing is known: tasks, then questions."""
+
+_WIDTHS = (50, 46)  # characters: prompts, answers
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A file and what is asked about it; ``truths`` of a made one, prompt by prompt."""
+
+    path: Path
+    name: str  # of the picture
+    prompts: tuple[str, ...]
+    truths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """A sound, the samples that were heard [frames], and the answers about them."""
+
+    sound: Sound
+    samples: F32
+    rate: int  # Hz
+    cut: bool  # the file is longer
+    answers: tuple[str, ...]
+
+    @property
+    def right(self) -> int:
+        """How many answers are true word for word."""
+        return sum(map(str.__eq__, self.answers, self.sound.truths))
+
+
+def make_sounds(folder: Path, count: int, seed: int, tasks: Mapping[str, Task]) -> Iterator[Sound]:
+    """``count`` scenes of one, two and three events in turn, then a note, as 16-bit WAV.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    for kind, amount in (("scene", count), ("note", 1)):
+        made = held_out(amount, notes=kind == "note", tasks=dict(tasks), seed=FIRST_SEED + seed)
+        for number, clip in enumerate(made, start=1):
+            path = folder / f"{kind}-{number}.wav"
+            try:
+                soundfile.write(path, clip.samples, SAMPLE_RATE, subtype="PCM_16")
+            except (OSError, soundfile.SoundFileError) as error:
+                raise InputError(f"cannot write {path}: {error}") from None
+            asked = _chosen(clip)
+            prompts = tuple(question.prompt for question in asked)
+            yield Sound(path, path.stem, prompts, tuple(question.target for question in asked))
+
+
+def given_sounds(paths: Sequence[Path], tasks: Mapping[str, Task]) -> Iterator[Sound]:
+    """The user's recordings, all asked the same; two with one name get pictures of their own."""
+    told = [tasks[name].prompt for name in TOLD]
+    asked = [tasks["qa"].prompt_for({"question": question}) for question in ASKED]
+    taken: set[str] = set()
+    for number, path in enumerate(paths, start=1):
+        name = path.stem if path.stem not in taken else f"{path.stem}-{number}"
+        taken.add(name)
+        yield Sound(path, name, (*told, *asked))
+
+
+def answer(engine: Engine, sound: Sound) -> Answered:
+    """Put every prompt to the first window of a sound.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    recording = load_windows(sound.path, engine.config, long_audio="first")
+    rate = engine.config.mel.sample_rate
+    return Answered(
+        sound=sound,
+        samples=recording.samples[0, : round(recording.ends[0] * rate)],
+        rate=rate,
+        cut=recording.truncated,
+        answers=tuple(engine.generate(recording, prompt).text for prompt in sound.prompts),
+    )
+
+
+def table(answered: Answered) -> str:
+    """Prompts and answers as text; below an answer that is not true, what is."""
+    sound = answered.sound
+    lines = [f"{sound.path}{_cut(answered)}"]
+    truths = sound.truths or answered.answers
+    for prompt, said, true in zip(sound.prompts, answered.answers, truths, strict=True):
+        right = wrap(said, _WIDTHS[1]) or ["(nothing)"]
+        if said != true:
+            right += wrap(f"true: {true}", _WIDTHS[1], subsequent_indent="      ")
+        for left, text in zip_longest(wrap(prompt, _WIDTHS[0]), right, fillvalue=""):
+            lines.append(f"  {left:{_WIDTHS[0]}}  {text}")
+    return "\n".join(lines)
+
+
+def draw(answered: Answered, folder: Path) -> Path:
+    """The spectrogram of what was heard, with the answers; returns the picture's path.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+        InputError: it cannot be written.
+    """
+    sound = answered.sound
+    said = answered.answers
+    if sound.truths:
+        pairs = zip(said, sound.truths, strict=True)
+        said = tuple(text if text == true else f"{text} (true: {true})" for text, true in pairs)
+    path = folder / f"{sound.name}.png"
+    answers = list(zip(sound.prompts, said, strict=True))
+    title = f"{sound.path.name}{_cut(answered)}"
+    answer_picture(answered.samples, answered.rate, answers, path, title)
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns its exit code."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        _check(options)
+        _demonstrate(options)
+    except PengiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pengi_rt.training.scenes.demo",
+        description="Answer prompts about made sounds, or about yours, and draw the answers.",
+    )
+    parser.add_argument("folder", type=Path, metavar="OUT", help="gets the pictures; is made")
+    parser.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help="instead of made ones")
+    parser.add_argument("--engine", type=Path, metavar="PLAN", help="default: the built-in model")
+    parser.add_argument("--count", type=int, default=3, help="scenes to make (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the made sounds (%(default)s)")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before a model is opened."""
+    for name, least in (("count", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise UsageError(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    new_figure(1, 1)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot make the folder {options.folder}: {reason}") from None
+
+
+def _demonstrate(options: argparse.Namespace) -> None:
+    tasks = load_tasks()
+    right = asked = 0
+    with pengi_rt.load(options.engine) as engine:
+        if options.audio:
+            sounds = given_sounds(options.audio, tasks)
+        else:
+            sounds = make_sounds(options.folder, options.count, options.seed, tasks)
+        for sound in sounds:
+            answered = answer(engine, sound)
+            print(table(answered))
+            print(f"  picture: {draw(answered, options.folder)}\n", flush=True)
+            right, asked = right + answered.right, asked + len(sound.truths)
+    if asked:
+        print(f"{right} of {asked} answers are true, word for word.")
+
+
+def _chosen(clip: Clip) -> list[Question]:
+    """The clip's tasks, then questions of :data:`KINDS`."""
+    told = [question for question in clip.questions if question.task != "qa"]
+    asked = [question for question in clip.questions if question.kind in KINDS]
+    return told + sorted(asked, key=lambda question: KINDS.index(question.kind))[:QUESTIONS]
+
+
+def _cut(answered: Answered) -> str:
+    seconds = answered.samples.size / answered.rate
+    return f" (its first {seconds:g} s)" if answered.cut else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

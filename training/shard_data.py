@@ -1,0 +1,99 @@
+"""Examples out of shards, in an order that follows from the seed and the position alone."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pengi_rt.audio import load_windows
+from pengi_rt.errors import UsageError
+from pengi_rt.training.config import DataConfig
+from pengi_rt.training.data import ORDER, ClipData, Stream
+from pengi_rt.training.examples import RowEncoder
+from pengi_rt.training.manifest import Row
+from pengi_rt.training.shards import Shards
+
+TOGETHER = 8
+"""Shards that are shuffled as one: a batch is not of one shard alone, and few are read at a time.
+"""
+
+
+class ShardStream(Stream):
+    """An epoch goes through the shards in a random order, eight at a time, these well mixed.
+
+    As :class:`Stream`'s, the order depends on the seed and the epoch: not on where a run was
+    resumed, nor on how many processes share it.
+    """
+
+    def __init__(self, shards: Sequence[Path], seed: int) -> None:
+        """``shards``: for every example the shard that it is in."""
+        super().__init__(len(shards), seed)
+        places: dict[Path, list[int]] = {}
+        for example, shard in enumerate(shards):
+            places.setdefault(shard, []).append(example)
+        self._shards = [np.array(examples, np.int64) for examples in places.values()]
+
+    def index(self, position: int) -> int:
+        """The example at ``position`` of the run."""
+        epoch, place = divmod(position, self.size)
+        if epoch != self._epoch:
+            self._order, self._epoch = self._drawn(epoch), epoch
+        return int(self._order[place])
+
+    def _drawn(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        rng = np.random.default_rng([self.seed, ORDER, epoch])
+        order = rng.permutation(len(self._shards))
+        groups = [order[first : first + TOGETHER] for first in range(0, len(order), TOGETHER)]
+        mixed = [
+            rng.permutation(np.concatenate([self._shards[shard] for shard in group]))
+            for group in groups
+        ]
+        return np.concatenate(mixed)
+
+
+class ShardData(ClipData):
+    """Batches as :class:`ClipData`'s, from shards."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        rows: Sequence[Row],
+        encoder: RowEncoder,
+        config: DataConfig,
+        *,
+        seed: int,
+        tags: Sequence[str] = (),
+        gain_db: float = 0.0,
+    ) -> None:
+        """``rows``: those of ``shards.rows`` that the run reads.
+
+        Raises:
+            UsageError: the config asks for a cache of log-mels.
+        """
+        if config.cache_log_mel:
+            raise UsageError("data.cache_log_mel is for manifests, not for data.shards; remove it")
+        super().__init__(rows, encoder, config, seed=seed, tags=tags, gain_db=gain_db)
+        self.shards = shards
+        self.stream = ShardStream([_shard(unit[0]) for unit in self.units], seed)
+
+    def _read(self, row: Row, rng: np.random.Generator) -> tuple[Tensor, float]:
+        assert row.audio is not None
+        gain = rng.uniform(-self.gain_db, self.gain_db)  # dB
+        crop = random.Random(int(rng.integers(2**32)))  # noqa: S311 - a crop, reproducible
+        recording = load_windows(
+            self.shards.read(row.audio),
+            self.encoder.config,
+            long_audio="random",
+            rng=crop,
+            name=str(row.audio),
+        )
+        samples = recording.samples[0] * np.float32(10 ** (gain / 20))
+        return torch.from_numpy(samples), recording.starts[0]
+
+
+def _shard(row: Row) -> Path:
+    assert row.audio is not None
+    return row.audio.parent
