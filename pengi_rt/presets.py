@@ -28,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "text_mapper": {"prefix_length": 8, "constant_length": 8, "num_layers": 1, "num_heads": 4},
         "decoder": {"vocab_size": 512, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4},
     },
-    # The model that ships: small, trained on made sounds (docs/demo-model.md). Every third of a second
-    # reaches the mapper by itself, for clips with several events.
+    # The model that ships: small, trained on made sounds (docs/demo-model.md). Every third of a
+    # second reaches the mapper by itself, for clips with several events.
     "demo": {
         "name": "demo",
         "clip_seconds": 4.0,

@@ -19,6 +19,8 @@ IMPORTS = {name: imports(path.read_text("utf-8")) for name, path in MODULES.item
 
 # Rooms that may need the [export], [train] or [gpu] extra; the rest is the runtime.
 EXTRAS = ("pengi_rt.models", "pengi_rt.export", "pengi_rt.training", "pengi_rt.backends.torch")
+WHEEL_BYTES = 20 * 10**6
+
 HEAVY = ("torch", "transformers", "triton", "onnx", "onnxscript", "safetensors", "huggingface_hub")
 
 # The arrows of DESIGN's table that must not be drawn backwards.
@@ -151,10 +153,17 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
         held = sorted(entry for entry in wheel.namelist() if ".dist-info/" not in entry)
         licences = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
     typing = ["pengi_rt/_core.pyi", "pengi_rt/py.typed"]
-    data = ["pengi_rt/tasks.toml"]
+    plans = (ROOT / "pengi_rt" / "data").glob("*.plan")
+    recipes = (ROOT / "training" / "recipes").rglob("*.toml")
+    data = [
+        "pengi_rt/tasks.toml",
+        *(path.relative_to(ROOT).as_posix() for path in plans),
+        *(f"pengi_rt/{path.relative_to(ROOT).as_posix()}" for path in recipes),
+    ]
     modules = [path.relative_to(ROOT).as_posix() for path in MODULES.values()]
     assert held == sorted([*modules, *typing, *data])
     assert licences == {"LICENSE", "NOTICE"}
+    assert (tmp_path / name).stat().st_size <= WHEEL_BYTES
 
 
 def test_sdist_keeps_the_links_and_the_sources(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ them can still be evaluated, and they add nothing to a checkpoint.
 import torch
 from torch import Tensor, nn
 
+from pengi_rt.models.htsat import SwinBlock
 from pengi_rt.models.pengi import AudioEncoder
 from pengi_rt.training.config import AugmentConfig
 
@@ -72,7 +73,7 @@ def prepare_augmentation(encoder: AudioEncoder, config: AugmentConfig) -> Mixup 
     """Put the training-only parts into ``encoder``; returns the mixup, if there is one."""
     if config.spec_augment:
         encoder.mel.augment = SpecAugment(config)
-    blocks = [block for layer in encoder.htsat.layers for block in layer.blocks]
+    blocks = [part for part in encoder.htsat.modules() if isinstance(part, SwinBlock)]
     for index, block in enumerate(blocks):
         block.drop_path = DropPath(config.drop_path * index / max(len(blocks) - 1, 1))
     if config.mixup_alpha == 0.0:

@@ -5,8 +5,8 @@ and the same rows: epochs are permutations seeded by their number, and every exa
 generator of its own. A run that goes on at step ``s`` starts at position ``s * batch_size``.
 """
 
+import os
 import random
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -212,7 +212,7 @@ def make_loader(data: Dataset[object], positions: Positions, workers: int) -> It
         generator=torch.Generator(),
         collate_fn=_as_it_is,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_leave_group,
     )
     for batch in loader:
         if isinstance(batch, PengiError):
@@ -220,10 +220,9 @@ def make_loader(data: Dataset[object], positions: Positions, workers: int) -> It
         yield batch
 
 
-def _leave_signals(_worker: int) -> None:
-    """A signal to the whole group is the first process's business, which needs its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _leave_group(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group: the first process needs its workers to stop well."""
+    os.setpgid(0, 0)
 
 
 def _as_it_is(batch: object) -> object:

@@ -38,7 +38,7 @@ VARIANTS = ("short", "frozen", "exp_a", "exp_b", "shuffled")
 
 TRAIN_SEED, VALIDATION_SEED, TEXT_SEED = 1, 2, 3
 TRAIN_CLIPS, VALIDATION_CLIPS, TEXT_CLIPS = 40_000, 960, 40_000
-VOCABULARY_ROWS = 20_000
+VOCABULARY_ROWS = 40_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,11 +71,15 @@ def make_data(workers: int) -> None:
             logger.info("%s: making %d clips", folder, count)
             write_clips(folder, seed, 0, count, workers, progress=True)
             write_text(folder, seed, 0, count)
-    text = RUNS / "text" / "manifest.jsonl"
-    if not text.exists():
-        write_text(text.parent, TEXT_SEED, 0, TEXT_CLIPS, audio=False)
+    texts = ((RUNS / "text", TEXT_SEED, TEXT_CLIPS),
+             (RUNS / "text_validation", VALIDATION_SEED, VALIDATION_CLIPS))  # fmt: skip
+    for folder, seed, count in texts:
+        if not (folder / "manifest.jsonl").exists():
+            write_text(folder, seed, 0, count, audio=False)
     if not (RUNS / TOKENIZERS / "text.json").exists():
-        rows = read_manifest(text, load_tasks(), need_audio=False)[:VOCABULARY_ROWS]
+        tasks = load_tasks(RECIPES / "tasks.toml")
+        text = RUNS / "text" / "manifest.jsonl"
+        rows = read_manifest(text, tasks, need_audio=False)[:VOCABULARY_ROWS]
         size = read_config(RECIPES / "contrastive.toml").model
         assert size is not None
         write_vocabulary(rows, RUNS / TOKENIZERS, size.decoder.vocab_size)

@@ -16,6 +16,12 @@ from pengi_rt.training.manifest import Row, Tag
 END = " <|endoftext|>"
 """What follows every target; its first token is the released stop token."""
 
+SLOT = "|"
+"""In a transcript: what stands before it and what behind are different rows of the prefix."""
+
+NOTHING = -1
+"""Fills a slot with fewer words than another."""
+
 REMEMBERED = 2**16  # texts whose ids are kept: questions and labels come again and again
 
 
@@ -38,8 +44,9 @@ class TextRows(Tensors):
 
     ``tokens`` [R, N] int64 is what follows the prefix; the loss counts where ``mask`` [R, N] is
     true. ``prompts`` [R, T] is for the text encoder (None where the decoder reads prompts itself:
-    then they stand at the start of ``tokens``). ``transcripts`` [R, P] stand for the audio prefix
-    in the reading task; ``clips`` [R] says which clip of the batch a row is about.
+    then they stand at the start of ``tokens``). ``transcripts`` [R, P, W] stand for the audio
+    prefix in the reading task: the words of each of its rows, the rest :data:`NOTHING`. ``clips``
+    [R] says which clip of the batch a row is about.
     """
 
     tokens: Tensor
@@ -98,11 +105,18 @@ class RowEncoder:
         """Ids of ``text`` as the decoder reads it, nothing added."""
         return self._decoder.encode(text)
 
-    def transcript_ids(self, transcript: str) -> list[int]:
-        """As many ids as the audio prefix has rows: cut, or filled with ``pad_id``."""
+    def transcript_ids(self, transcript: str) -> list[list[int]]:
+        """The ids of every slot; each token has its own unless bars (``|``) say what goes together.
+
+        There are as many slots as the audio prefix has rows: cut, or filled with ``pad_id``.
+        """
         length = self.config.audio_mapper.prefix_length
-        ids = self._decoder.encode(f" {transcript}")[:length]
-        return ids + [self.config.pad_id] * (length - len(ids))
+        if SLOT in transcript:
+            slots = [self._decoder.encode(f" {part.strip()}") for part in transcript.split(SLOT)]
+        else:
+            slots = [[token] for token in self._decoder.encode(f" {transcript}")]
+        slots += [[self.config.pad_id]] * (length - len(slots))
+        return slots[:length]
 
     def rows(
         self,
@@ -134,11 +148,19 @@ class RowEncoder:
             tokens=tokens,
             mask=mask,
             prompts=None if in_decoder else torch.from_numpy(self._prompt.pad(read)),
-            transcripts=torch.tensor([self.transcript_ids(row.transcript) for row in rows])
+            transcripts=_slots([self.transcript_ids(row.transcript) for row in rows])
             if transcripts
             else None,
             clips=None if clips is None else torch.tensor(clips),
         )
+
+
+def _slots(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    """[R, P, W] int64: the words of every slot, filled with :data:`NOTHING`."""
+    width = max(len(slot) for row in rows for slot in row)
+    return torch.tensor(
+        [[[*slot, *[NOTHING] * (width - len(slot))] for slot in row] for row in rows]
+    )
 
 
 def _tokens(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.checkpoint import read_checkpoint
@@ -64,8 +64,9 @@ def fresh_weights(model: Pengi) -> None:
             continue
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding | Conv1D):
             nn.init.trunc_normal_(module.weight, std=DEVIATION, a=-2 * DEVIATION, b=2 * DEVIATION)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, Tensor):
+                nn.init.zeros_(bias)
     for name, parameter in model.named_parameters():
         if name.endswith(("prefix_const", ".position")):
             nn.init.normal_(parameter, std=DEVIATION)

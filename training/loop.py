@@ -80,7 +80,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         _go_on(run)
     if run.accelerator.is_main_process:
         _open_folder(run, resume=resume)
-    with _stopping(run), _progress(run) as bar:
+    with _stopping(run), _workers_watched(), _progress(run) as bar:
         _steps(run, bar)
     if run.accelerator.is_main_process and not run.stop:
         save_checkpoint(run.prepared.model, checkpoint, run.prepared.tokenizers)
@@ -295,6 +295,21 @@ def _progress(run: Run) -> tqdm:
         desc=run.config.stage,
         disable=None if run.accelerator.is_main_process else True,
     )
+
+
+@contextmanager
+def _workers_watched() -> Iterator[None]:
+    """A worker that dies is one line; PyTorch may tell of it anywhere, by a signal."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        if not first.startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that reads data died: {first}; go on with --resume (data.workers may "
+            "change)"
+        ) from None
 
 
 @contextmanager

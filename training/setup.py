@@ -19,6 +19,8 @@ from pengi_rt.training.initialise import make_model, set_trained
 from pengi_rt.training.log_mel_cache import LogMelCache
 from pengi_rt.training.manifest import ManifestError, Row, read_manifest
 from pengi_rt.training.manifest_check import check_manifest
+from pengi_rt.training.shard_data import ShardData
+from pengi_rt.training.shards import Shards, read_shards
 from pengi_rt.training.stages.captioning import Captioning
 from pengi_rt.training.stages.contrastive import Contrastive
 from pengi_rt.training.stages.language_model import LanguageModel
@@ -51,16 +53,19 @@ def prepare(config: TrainConfig) -> Prepared:
     model, tokenizers = make_model(config)
     encoder = RowEncoder(model.config, tokenizers, config.data.max_target_tokens)
     tasks = load_tasks(*map(Path, config.data.tasks))
-    rows = _rows(config, config.data.text or config.data.manifests, tasks)
-    check_geometry(model.config, rows, encoder, prompts_as_tokens=_reads_tokens(config))
+    shards = read_shards(config.data.shards, tasks) if config.data.shards else None
+    packed = shards.rows if shards else ()
+    rows = _rows(config, config.data.text or config.data.manifests, tasks, packed)
+    unseen = _rows(config, config.data.validation, tasks) if config.data.validation else []
+    everything = [*rows, *unseen]
+    check_geometry(model.config, everything, encoder, prompts_as_tokens=_reads_tokens(config))
     if encoder.cut:
         limit = config.data.max_target_tokens
         logger.warning("%d targets are cut to data.max_target_tokens (%d)", encoder.cut, limit)
-    unseen = _rows(config, config.data.validation, tasks) if config.data.validation else None
     tags = tag_names(rows) if config.contrastive.tagging else ()
     if config.contrastive.tagging and not tags:
         raise UsageError("contrastive.tagging is on, but no row of the manifests has tags")
-    make_data = _maker(config, model, encoder, tags)
+    make_data = _maker(config, model, encoder, tags, shards)
     stage = _stage(config, model, len(tags))
     return Prepared(
         model=model,
@@ -84,7 +89,11 @@ def _stage(config: TrainConfig, model: Pengi, n_tags: int) -> nn.Module:
 
 
 def _maker(
-    config: TrainConfig, model: Pengi, encoder: RowEncoder, tags: Sequence[str]
+    config: TrainConfig,
+    model: Pengi,
+    encoder: RowEncoder,
+    tags: Sequence[str],
+    shards: Shards | None,
 ) -> Callable[[Sequence[Row], bool], Dataset[object]]:
     """What makes a dataset of rows; ``True`` for validation, which is not augmented."""
 
@@ -96,15 +105,13 @@ def _maker(
             reading = config.language_model.reading
             prompts = config.language_model.prompts if reading else ()
             return TextData(rows, encoder, config.data, seed=seed, prompts=prompts)
-        return ClipData(
-            rows,
-            encoder,
-            replace(config.data, rows_per_clip=1) if config.stage == "contrastive" else config.data,
-            seed=seed,
-            cache=_cache(config, model, rows),
-            tags=tags,
-            gain_db=0.0 if validation else config.augment.gain_db,
-        )
+        by_row = config.stage == "contrastive"
+        data = replace(config.data, rows_per_clip=1) if by_row else config.data
+        gain = 0.0 if validation else config.augment.gain_db
+        if shards and not validation:
+            return ShardData(shards, rows, encoder, data, seed=seed, tags=tags, gain_db=gain)
+        cache = _cache(config, model, rows)
+        return ClipData(rows, encoder, data, seed=seed, cache=cache, tags=tags, gain_db=gain)
 
     return make
 
@@ -128,8 +135,13 @@ def _cache(config: TrainConfig, model: Pengi, rows: Sequence[Row]) -> LogMelCach
     return LogMelCache(paths, model.audio_encoder.mel, model.config, root)
 
 
-def _rows(config: TrainConfig, manifests: Sequence[str], tasks: Mapping[str, Task]) -> list[Row]:
-    """The rows of manifests (or text files) that the run reads, checked if ``data.check``."""
+def _rows(
+    config: TrainConfig,
+    manifests: Sequence[str],
+    tasks: Mapping[str, Task],
+    packed: Sequence[Row] = (),
+) -> list[Row]:
+    """The rows of manifests (or text files, or shards) that the run reads, checked if asked."""
     need_audio = config.stage != "language_model"
     if config.data.text:
         return text_documents([Path(name) for name in manifests])
@@ -138,7 +150,7 @@ def _rows(config: TrainConfig, manifests: Sequence[str], tasks: Mapping[str, Tas
     if unknown:
         known = ", ".join(tasks)
         raise UsageError(f"data names no known task: {', '.join(unknown)}; known: {known}")
-    rows: list[Row] = []
+    rows = list(packed)
     for name in manifests:
         path = Path(name)
         if config.data.check and need_audio:

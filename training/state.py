@@ -27,8 +27,11 @@ from pengi_rt.training.errors import TrainingError
 logger = logging.getLogger(__name__)
 
 RECORD = "run.json"
-HARMLESS = ("save_every", "keep", "log_every", "tensorboard", "threads")
-"""Keys of ``[run]`` that may change between a run and its resumption."""
+HARMLESS = {
+    "run": ("save_every", "keep", "log_every", "tensorboard", "threads"),
+    "data": ("workers",),
+}
+"""Keys, by table, that may change between a run and its resumption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +112,10 @@ def refuse_other_config(state: State, config: TrainConfig) -> None:
         TrainingError: a value differs that changes what the run computes; the message names it.
     """
     now = json.loads(config.to_json())
-    for table in (now, state.config):
-        for key in HARMLESS:
-            table.get("run", {}).pop(key, None)
+    for config_of in (now, state.config):
+        for table, keys in HARMLESS.items():
+            for key in keys:
+                config_of.get(table, {}).pop(key, None)
     changed = sorted(_differences(state.config, now))
     if changed:
         raise TrainingError(

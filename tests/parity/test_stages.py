@@ -94,6 +94,7 @@ def text_stages(model: Pengi, golden: Golden) -> Stages:
     stages = {"text_embed": embedding[0], "m2_out": prefix[0]}
     if model.text_encoder is None:
         return stages
+    assert model.text_mapper is not None
     hidden = model.text_encoder.clip(input_ids=ids).last_hidden_state
     end = golden["prompt_input_ids"].tolist().index(model.config.text.eos_id)
     return stages | {

@@ -4,12 +4,15 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import soundfile
@@ -21,7 +24,7 @@ from pengi_rt.cli.main import main
 from pengi_rt.config import ModelConfig
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.training import loop
-from pengi_rt.training.config import TrainConfig, read_config
+from pengi_rt.training.config import OptimizerConfig, TrainConfig, read_config
 
 RATE = 16_000  # Hz, the tiny model's
 CLIPS = 4
@@ -105,8 +108,10 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(old, value) if both else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
     return {key: value for key, value in result.items() if value is not None}
 
 
@@ -157,13 +162,12 @@ def train_until(config: TrainConfig, step: int, *, resume: bool = False) -> None
             raise Killed
         real(run, *rest)
 
-    loop._step = fatal
     try:
-        loop.train(config, resume=resume)
+        with patch.object(loop, "_step", fatal):
+            loop.train(config, resume=resume)
     except Killed:
         return
     finally:
-        loop._step = real
         forget()
     raise AssertionError("the run ended before it was killed")
 
@@ -244,8 +248,73 @@ def train_held(path: Path, step: int, marker: Path) -> None:
                 time.sleep(0.01)
         real(run, *rest)
 
-    loop._step = waiting
-    sys.exit(main(["train", str(path)]))
+    with patch.object(loop, "_step", waiting):
+        sys.exit(main(["train", str(path)]))
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Runs without what makes many processes differ from one, or sums of floats from others.
+
+    Dropout draws other masks in every process; batch norm has each process's own statistics; Adam
+    divides by the gradient, so where that is zero but for rounding the step is all rounding.
+    """
+    real = loop._start
+
+    def start_plain(config: TrainConfig) -> loop.Run:
+        run = real(config)
+        for module in run.prepared.stage.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.eval()
+        return run
+
+    def descent(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+        trained = [value for value in module.parameters() if value.requires_grad]
+        return torch.optim.SGD(trained, lr=config.rate)
+
+    with patch.object(loop, "_start", start_plain), patch.object(loop, "make_optimizer", descent):
+        yield
+
+
+def train_together(path: Path, *options: str, undisturbed: bool = False) -> None:
+    """In a process of its own: ``pengi-rt train`` as ``torchrun`` starts it."""
+    with plain() if undisturbed else nullcontext():
+        sys.exit(main(["train", str(path), *options]))
+
+
+def start_world(
+    path: Path, *options: str, logs: Path, undisturbed: bool = False, hold: int = 0
+) -> list[ForkServerProcess]:
+    """Two processes that train together. With ``hold``, they wait before that step."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        start(
+            _of_world,
+            {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            },
+            (path, hold, logs / f"held-{rank}") if hold else (path, *options),
+            undisturbed,
+            log=logs / f"log-{rank}",
+        )
+        for rank in range(2)
+    ]
+
+
+def _of_world(environment: dict[str, str], arguments: tuple[Any, ...], undisturbed: bool) -> None:
+    os.environ.update(environment)
+    if len(arguments) == 3 and isinstance(arguments[1], int):
+        train_held(*arguments)
+    train_together(*arguments, undisturbed=undisturbed)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -133,7 +133,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"optimizer": {"rates": {"decoder": -0.1}}},
         "config.optimizer.rates.decoder must be in [0, 1000], got -0.1",
     ),
-    ({"optimizer": {"rates": {"gpt": 1}}}, "config.optimizer.rates names no part of the model: gpt"),
+    (
+        {"optimizer": {"rates": {"gpt": 1}}},
+        "config.optimizer.rates names no part of the model: gpt",
+    ),
     ({"augment": {"drop_path": 1.0}}, "config.augment.drop_path must be below 1"),
     ({"augment": {"drop_path": 1.5}}, "config.augment.drop_path must be in [0, 1], got 1.5"),
     ({"run": {"steps": 0}}, "config.run.steps must be in [1, 1000000000], got 0"),
@@ -221,11 +224,11 @@ def test_values_that_do(tmp_path: Path) -> None:
 
 def test_files_that_are_no_config(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
-    with pytest.raises(UsageError, match="run.toml: cannot be read: No such file or directory$"):
+    with pytest.raises(UsageError, match=r"run.toml: cannot be read: No such file or directory$"):
         read_config(path)
     for data in (b"stage = ", b"stage = '\xff'", b"a = 1\na = 2"):
         path.write_bytes(data)
-        with pytest.raises(UsageError, match="run.toml: is not TOML: ") as caught:
+        with pytest.raises(UsageError, match=r"run.toml: is not TOML: ") as caught:
             read_config(path)
         assert "\n" not in str(caught.value)
 

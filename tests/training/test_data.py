@@ -63,9 +63,7 @@ def said(encoder: RowEncoder, clips: Clips) -> list[str]:
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
 def test_every_epoch_is_a_permutation(size: int) -> None:
     stream = Stream(size, seed=5)
-    epochs = [
-        [stream.index(epoch * size + place) for place in range(size)] for epoch in range(4)
-    ]
+    epochs = [[stream.index(epoch * size + place) for place in range(size)] for epoch in range(4)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(size))
     if size == 100:
@@ -105,9 +103,7 @@ def test_resumed_positions_are_the_rest() -> None:
 # Clips.
 
 
-def data(
-    rows: list[Row], encoder: RowEncoder, *, gain_db: float = 0.0, **options: Any
-) -> ClipData:
+def data(rows: list[Row], encoder: RowEncoder, *, gain_db: float = 0.0, **options: Any) -> ClipData:
     return ClipData(rows, encoder, DataConfig(**options), seed=0, gain_db=gain_db)
 
 
@@ -185,9 +181,7 @@ def test_a_short_recording_is_repeated_as_the_runtime_does(
 ) -> None:
     path = tmp_path / "short.wav"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 3000), RATE)
-    wave, start = data(rows, encoder)._read(
-        replace(rows[0], audio=path), np.random.default_rng(0)
-    )
+    wave, start = data(rows, encoder)._read(replace(rows[0], audio=path), np.random.default_rng(0))
     assert start == 0.0
     assert np.array_equal(wave.numpy(), load_windows(path, CONFIG).samples[0])
 
@@ -259,7 +253,7 @@ def test_exchanged_pairs(
 
 
 def test_one_clip_cannot_be_exchanged(rows: list[Row], encoder: RowEncoder) -> None:
-    with pytest.raises(UsageError, match="data.shuffle_pairs needs at least two recordings"):
+    with pytest.raises(UsageError, match=r"data.shuffle_pairs needs at least two recordings"):
         data(rows[:3], encoder, shuffle_pairs=True)
 
 
@@ -301,7 +295,7 @@ def test_a_broken_recording_is_one_line(
     path = tmp_path / "broken.wav"
     path.write_bytes(b"RIFF")
     clips = data([replace(rows[0], audio=path)], encoder)
-    with pytest.raises(AudioError, match="broken.wav") as caught:
+    with pytest.raises(AudioError, match=r"broken.wav") as caught:
         batches(clips, workers)
     assert "\n" not in str(caught.value)
 
@@ -309,7 +303,9 @@ def test_a_broken_recording_is_one_line(
 def test_data_goes_to_a_spawned_worker(rows: list[Row], encoder: RowEncoder) -> None:
     clips = data(rows, encoder, gain_db=3.0)
     arrived = pickle.loads(pickle.dumps(clips))
-    assert torch.equal(arrived[[5, 6]].wave, clips[[5, 6]].wave)
+    found, expected = arrived[[5, 6]].wave, clips[[5, 6]].wave
+    assert expected is not None
+    assert torch.equal(found, expected)
 
 
 # Text.
@@ -336,13 +332,13 @@ def test_text_documents(tmp_path: Path, encoder: RowEncoder) -> None:
 
 def test_text_files_that_cannot_be(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    with pytest.raises(UsageError, match="a.txt: cannot be read as UTF-8 text"):
+    with pytest.raises(UsageError, match=r"a.txt: cannot be read as UTF-8 text"):
         text_documents([path])
     path.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="a.txt: cannot be read as UTF-8 text"):
+    with pytest.raises(UsageError, match=r"a.txt: cannot be read as UTF-8 text"):
         text_documents([path])
     path.write_text("\n \n")
-    with pytest.raises(UsageError, match="a.txt: holds no text"):
+    with pytest.raises(UsageError, match=r"a.txt: holds no text"):
         text_documents([path])
 
 

@@ -14,7 +14,14 @@ from pengi_rt.errors import TokenizerError
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.config import _model
-from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_names, tag_targets
+from pengi_rt.training.examples import (
+    NOTHING,
+    Clips,
+    RowEncoder,
+    TextRows,
+    tag_names,
+    tag_targets,
+)
 from pengi_rt.training.manifest import Row, Tag
 
 
@@ -85,7 +92,25 @@ def test_prompts_as_tokens_of_a_model_with_a_text_side() -> None:
     heard = [decoder.encode(" dog loud"), decoder.encode(" one two three four five")]
     assert rows.transcripts is not None
     length = config.audio_mapper.prefix_length
-    assert rows.transcripts.tolist() == [(ids + [0] * length)[:length] for ids in heard]
+    expected = [[[token] for token in (ids + [0] * length)[:length]] for ids in heard]
+    assert rows.transcripts.tolist() == expected
+
+
+def test_bars_part_a_transcript() -> None:
+    """Into rows of the prefix; filled, and cut, to as many as it has: here three."""
+    config, tokenizers, encoder = made("released")
+    decoder = DecoderTokenizer(tokenizers["decoder"], config)
+    texts = ("dog loud | rain", "a | b|c |d", "siren")
+    rows = encoder.rows([row("", "x", text) for text in texts], transcripts=True)
+    dog, rain, siren = (decoder.encode(f" {text}") for text in ("dog loud", "rain", "siren"))
+    letters = [decoder.encode(f" {letter}") for letter in "abc"]
+    single = [[token] for token in siren]
+    slots = [[dog, rain, [0]], letters, [*single, [0], [0], [0]][:3]]
+    width = max(len(slot) for row in slots for slot in row)
+    assert rows.transcripts is not None
+    assert rows.transcripts.tolist() == [
+        [slot + [NOTHING] * (width - len(slot)) for slot in row] for row in slots
+    ]
 
 
 def test_long_targets_are_cut_and_counted() -> None:

@@ -66,9 +66,7 @@ def test_it_holds_what_a_fresh_transform_gives(
     assert cache.read(paths[2]).max() == -100.0
 
 
-def test_it_is_reused(
-    paths: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_it_is_reused(paths: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "log_mel"
     LogMelCache(paths, MEL, CONFIG, root)
     assert "writing the log-mels of 4 clips" in caplog.text
@@ -118,7 +116,7 @@ def test_a_recording_longer_than_a_clip_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_recording_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match="no.wav: cannot be read: No such file"):
+    with pytest.raises(AudioError, match=r"no.wav: cannot be read: No such file"):
         LogMelCache([tmp_path / "no.wav"], MEL, CONFIG, tmp_path / "log_mel")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from training_run import (
     AUGMENT,
     Killed,
@@ -111,7 +112,7 @@ def test_the_run_is_random_and_its_state_is_more_than_weights(
     workshop: Workshop, untouched: Callable[[str], Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the tests above would not notice if nothing in a run depended on it."""
-    real = loop.load_state
+    real = state.load_state
     losses = untouched("captioning")[1]
 
     def forgetful(run: loop.Run, forget: Callable[[loop.Run], object]) -> list[dict[str, float]]:
@@ -129,11 +130,15 @@ def test_the_run_is_random_and_its_state_is_more_than_weights(
         lines = (run.root / loop.METRICS).read_text().splitlines()
         return [json.loads(line) for line in lines]
 
+    def restart(run: loop.Run) -> None:
+        schedule: Any = run.schedule
+        schedule.scheduler.last_epoch = 0
+
     forgotten: dict[str, Callable[[loop.Run], object]] = {
         "nothing": lambda run: None,
-        "generator": lambda run: loop.torch.manual_seed(0),
+        "generator": lambda run: torch.manual_seed(0),
         "optimiser": lambda run: [s.clear() for s in run.optimizer.state.values()],
-        "schedule": lambda run: setattr(run.schedule.scheduler, "last_epoch", 0),
+        "schedule": restart,
     }
     for name, forget in forgotten.items():
         config = described(workshop, "captioning", f"forgets-{name}")
@@ -422,9 +427,7 @@ def test_another_config_is_refused(workshop: Workshop, broken_off: TrainConfig) 
     assert (Path(broken_off.output_dir) / "config.json").read_bytes() == before
 
 
-def test_how_often_may_change(
-    broken_off: TrainConfig, untouched: Callable[[str], Outcome]
-) -> None:
+def test_how_often_may_change(broken_off: TrainConfig, untouched: Callable[[str], Outcome]) -> None:
     config = described_like(broken_off, save_every=1, log_every=1, keep=5)
     train(config, resume=True)
     weights, records = outcome(config)
@@ -442,7 +445,7 @@ def test_an_occupied_folder_is_refused(broken_off: TrainConfig) -> None:
     shutil.rmtree(Path(broken_off.output_dir) / loop.STATES)
     with pytest.raises(UsageError, match="already holds a run"):
         train(broken_off)
-    with pytest.raises(UsageError, match="holds no state to resume from; start without --resume$"):
+    with pytest.raises(UsageError, match=r"holds no state to resume from; start without --resume$"):
         train(broken_off, resume=True)
 
 
@@ -479,7 +482,7 @@ def test_asked_to_stop(
     untouched: Callable[[str], Outcome],
     tmp_path: Path,
 ) -> None:
-    """The signal goes to the whole group, as a terminal's does: to the workers too."""
+    """The signal goes to the whole process group, as a terminal's does."""
     config = described(workshop, "captioning", f"asked-{sent.name}", workers=1)
     with held(config, tmp_path, 4) as (process, marker, log):
         os.killpg(process.pid, sent)
@@ -493,6 +496,26 @@ def test_asked_to_stop(
     ]
     assert states(config) == ["step-00000002", "step-00000004"]
     train(config, resume=True)
+    assert outcome(config) == untouched("captioning")
+
+
+def test_a_worker_that_dies(
+    workshop: Workshop, untouched: Callable[[str], Outcome], tmp_path: Path
+) -> None:
+    """One line; and how many workers read is nothing that the run depends on."""
+    config = described(workshop, "captioning", "worker", workers=1)
+    with held(config, tmp_path, 4) as (process, marker, log):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        time.sleep(0.1)
+        marker.unlink(missing_ok=True)
+        process.join(60)
+        assert process.exitcode == 5
+    (line,) = log.read_text().splitlines()
+    assert line.startswith("pengi-rt: a process that reads data died: DataLoader worker (pid ")
+    assert states(config) == ["step-00000002"]
+    train(described(workshop, "captioning", "worker"), resume=True)
     assert outcome(config) == untouched("captioning")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from miniature import RATE
+from training_run import Workshop, outcome, train, train_until
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import InputError, UsageError
@@ -309,3 +310,18 @@ def test_what_cannot_be(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UsageError, match="names no file"):
         read_shards([f"{tmp_path}/*.tar"], TASKS)
+
+
+def test_a_run_on_shards_resumes_bit_for_bit(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path)
+    write_shards([workshop.manifest], tmp_path / "shards", TASKS, per_shard=2)
+    data = {"manifests": None, "shards": [f"{tmp_path}/shards/*.tar"], "rows_per_clip": 2}
+    validated = {"validation": [str(workshop.manifest)]} | data
+    whole, killed = (
+        workshop.config("captioning", name, data=validated, run={"validate_every": 3})
+        for name in ("whole", "killed")
+    )
+    train(whole)
+    train_until(killed, 4)
+    train(killed, resume=True)
+    assert outcome(killed) == outcome(whole)

@@ -7,10 +7,10 @@ from training_run import MODEL, merged, write_clips, write_rows
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import UsageError
+from pengi_rt.export.tokenizers import find_tokenizers
 from pengi_rt.tasks import load_tasks
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.config import _model
-from pengi_rt.training.initialise import find_tokenizers
 from pengi_rt.training.manifest import read_manifest
 from pengi_rt.training.scenes.write import write_text
 from pengi_rt.training.vocabulary import main, write_vocabulary
@@ -62,9 +62,7 @@ def test_audio_is_not_needed_but_allowed(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"text.json", "decoder.json"}
 
 
-def test_the_command_says_what_is_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "no.jsonl"), str(tmp_path / "out"), "--size", "300"]) == 3
     error = capsys.readouterr().err
     assert error == f"error: {tmp_path}/no.jsonl: cannot be read: No such file or directory\n"

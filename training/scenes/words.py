@@ -51,6 +51,12 @@ ORDINALS = ("first", "second", "third")
 NEVER = 0.5
 """Share of scenes that are also asked when something is heard that is not."""
 
+LISTED = 6
+"""Classes in a checklist."""
+
+CHECKLISTS = 3
+"""Checklists of each clip."""
+
 COUNTS = ("no", "one", "two", "three")
 
 
@@ -62,13 +68,30 @@ def rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
     return [{**row, **common} for row in described]
 
 
+def reading_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
+    """Rows for the reading task alone: classes in any order, each with what is true of it.
+
+    Every class is a question and the words behind it are its answer, so that one row asks six. A
+    decoder learns from them to find a word in the transcript; from single questions it does not
+    (docs/decisions/0008-reading.md).
+    """
+    common: Row = {"tags": [], "transcript": transcript(facts)}
+    return [
+        {"task": "checklist", "checklist": _checklist(facts, rng), **common}
+        for _ in range(CHECKLISTS)
+    ]
+
+
 def transcript(facts: Facts) -> str:
-    """What is heard, in order, as bare words: the reading task's stand-in for the audio."""
+    """What is heard, in order, as bare words: the reading task's stand-in for the audio.
+
+    A bar ends each event's words: together they are one row of the prefix.
+    """
     note = facts.note
     if note:
-        return f"{note.instrument} {note.pitch} {note.velocity} {facts.place}"
+        return f"{note.instrument} {note.pitch} {note.velocity} | {facts.place}"
     heard = [f"{event.name} {event.loudness}" for event in facts.events]
-    return " ".join([*heard, facts.place])
+    return " | ".join([*heard, facts.place])
 
 
 def tags(facts: Facts) -> list[object]:
@@ -102,6 +125,19 @@ def caption(facts: Facts) -> str:
 def register(note: Note) -> str:
     """``low``, ``middle`` or ``high``: the octave of a note."""
     return ("low", "middle", "high")[(note.pitch - PITCHES.start) // 12]
+
+
+def _checklist(facts: Facts, rng: np.random.Generator) -> str:
+    note = facts.note
+    if note:
+        true = {note.instrument: f"{register(note)} {ORDINALS[0]}"}
+    else:
+        heard = zip(facts.events, ORDINALS, strict=False)
+        true = {event.name: f"{event.loudness} {ordinal}" for event, ordinal in heard}
+    names = [name for name in (INSTRUMENTS if note else EVENTS) if name not in true]
+    absent = rng.choice(names, LISTED - len(true), replace=False).tolist()
+    listed = rng.permutation([*true, *absent]).tolist()
+    return ", ".join(f"{name} {true.get(name, 'never')}" for name in listed)
 
 
 def _scene_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from pengi_rt.errors import InputError, PengiError, UsageError
 from pengi_rt.training.scenes.facts import SAMPLE_RATE, draw
 from pengi_rt.training.scenes.mix import render_clip
-from pengi_rt.training.scenes.words import rows
+from pengi_rt.training.scenes.words import reading_rows, rows
 
 _SPAN = 50  # clips a worker makes between two reports
 
@@ -69,7 +69,8 @@ def write_text(folder: Path, seed: int, start: int, count: int, *, audio: bool =
         seed: of the set.
         start: the first index.
         count: how many.
-        audio: rows name the files of :func:`write_clips`; without, they are text alone.
+        audio: rows name the files of :func:`write_clips`; without, they are text alone, and those
+            that only the reading task asks are there too (``recipes/demo/tasks.toml``).
 
     Raises:
         UsageError: a number that cannot be.
@@ -162,7 +163,8 @@ def _write_span(span: tuple[Path, int, range]) -> int:
 def _manifest(seed: int, indices: range, *, audio: bool) -> Iterator[dict[str, object]]:
     for index in indices:
         heard: dict[str, object] = {"audio": f"audio/{index:06d}.wav"} if audio else {}
-        for row in rows(draw(seed, index), np.random.default_rng([seed, index, 2])):
+        facts, rng = draw(seed, index), np.random.default_rng([seed, index, 2])
+        for row in [*rows(facts, rng), *([] if audio else reading_rows(facts, rng))]:
             yield {**heard, **row}
 
 

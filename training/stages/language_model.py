@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.training.examples import TextRows
+from pengi_rt.training.examples import NOTHING, TextRows
 from pengi_rt.training.stages.losses import Losses, decoder_loss, text_prefix
 
 
@@ -31,8 +31,15 @@ class LanguageModel(nn.Module):
     def _sum(self, rows: TextRows) -> Tensor:
         if rows.transcripts is None:
             return decoder_loss(self.model, (), rows).sum()
-        read = self.model.decoder.wte(rows.transcripts)
+        read = slot_embeddings(self.model, rows.transcripts)
         return decoder_loss(self.model, (read, *text_prefix(self.model, rows)), rows).sum()
+
+
+def slot_embeddings(model: Pengi, transcripts: Tensor) -> Tensor:
+    """Every slot's words [R, P, W] as the sum of their embeddings [R, P, n_embd]."""
+    there = transcripts != NOTHING
+    words = model.decoder.wte(transcripts.where(there, 0))
+    return (words * there[..., None]).sum(dim=2)
 
 
 def _counted(rows: TextRows) -> Tensor:

@@ -18,8 +18,8 @@ ROWS = [
     Row(1, None, "caption", "generate audio caption", "a dog barks!", (), "dog loud"),
     Row(2, None, "qa", "question: what is heard?", "!", (), "rain quiet wind loud thunder loud"),
     Row(3, None, "events", "this is a sound of", "dog, siren", (), ""),
-    Row(4, None, "scene", "this acoustic scene is", "a small room", (), "room"),
-    Row(5, None, "caption", "generate audio caption", "water drips slowly", (), "water"),
+    Row(4, None, "scene", "this acoustic scene is", "a small room", (), "dog loud | room"),
+    Row(5, None, "caption", "generate audio caption", "water drips", (), "a dog|b|c d|e f g|h"),
 ]
 
 
@@ -72,7 +72,11 @@ def test_plain_text_is_predicted_from_its_second_token(
 def test_reading_counts_the_answers_alone(
     prompts: tuple[str, ...], parts: tuple[Pengi, dict[str, bytes], Tokenizer]
 ) -> None:
-    """Transcript (cut or filled to the audio prefix), prompt, answer; five rows in two groups."""
+    """Transcript (cut or filled to the audio prefix), prompt, answer; five rows in two groups.
+
+    Bars part a transcript into rows of the prefix, each the sum of its words; else every token is
+    a row.
+    """
     model, tokenizers, tokenizer = parts
     text = Tokenizer.from_buffer(tokenizers["text"])
     read = data(parts, *prompts)
@@ -81,15 +85,20 @@ def test_reading_counts_the_answers_alone(
         found = LanguageModel(model)(read[list(range(5))])["loss"]
         for place, row in enumerate(order(read)):
             kind = prompts[0] if len(prompts) == 1 else prompts[place >= 2]
-            heard = (tokenizer.encode(f" {row.transcript}").ids + [0, 0, 0])[:3]
-            prefix = model.decoder.wte(torch.tensor([heard]))
+            words = row.transcript.split("|")
+            slots = [tokenizer.encode(f" {word.strip()}").ids for word in words]
+            if len(words) == 1:
+                slots = [[token] for token in slots[0]]
+            slots = [*slots, [0], [0], [0]][:3]
+            summed = [model.decoder.wte.weight[slot].sum(dim=0) for slot in slots]
+            prefix = torch.stack(summed)[None]
             asked = tokenizer.encode(row.prompt).ids
             if kind == "encoder":
                 ids = torch.tensor([[510, *text.encode(row.prompt).ids, 511]])
                 prefix = torch.cat([prefix, model.encode_text(ids).prefix], dim=1)
                 asked = []
             said = tokenizer.encode(f"{row.target} <|endoftext|>").ids
-            every += losses(model, prefix, asked + said)[-len(said) :]
+            every += losses(model, prefix, [*asked, *said])[-len(said) :]
     torch.testing.assert_close(float(found), sum(every) / len(every), rtol=2e-5, atol=0)
 
 

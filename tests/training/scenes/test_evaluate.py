@@ -1,0 +1,141 @@
+"""The table of the demo model: every row counts what its name says."""
+
+import numpy as np
+import pytest
+
+from pengi_rt.tasks import load_tasks
+from pengi_rt.training.scenes.evaluate import Tally, table
+from pengi_rt.training.scenes.facts import Event, Facts, Note
+from pengi_rt.training.scenes.held_out import Clip, Question, held_out, kind_of
+
+SILENCE = np.zeros(16, np.float32)
+
+
+def scene(*names: str) -> Clip:
+    events = tuple(
+        Event(name=name, onset=float(index), duration=1.0, snr=20.0)
+        for index, name in enumerate(names)
+    )
+    return Clip(Facts(place="room", events=events), SILENCE, ())
+
+
+def note() -> Clip:
+    played = Note(instrument="flute", pitch=60, velocity=75, detune=0.0, duration=1.0, snr=5.0)
+    return Clip(Facts(place="room", note=played), SILENCE, ())
+
+
+def scores(clip: Clip, task: str, target: str, said: str, kind: str = "") -> dict[str, float]:
+    tally = Tally()
+    tally.question(clip, Question(task, kind or task, "", target), said)
+    return tally.scores()
+
+
+@pytest.mark.parametrize(
+    ("said", "f1", "exact"),
+    [
+        ("dog, rain", 1.0, 1.0),
+        ("rain, dog", 1.0, 1.0),  # which, not in which order
+        ("dog", 2 / 3, 0.0),
+        ("dog, bell", 0.5, 0.0),
+        ("dog, rain, bell", 0.8, 0.0),
+        ("dog, dog, rain", 0.8, 0.0),  # once too often
+        ("dogs, rainy", 0.0, 0.0),  # a class by its name alone
+        ("", 0.0, 0.0),
+    ],
+)
+def test_events(said: str, f1: float, exact: float) -> None:
+    found = scores(scene("dog", "rain"), "events", "dog, rain", said)
+    assert found["events, F1"] == pytest.approx(f1)
+    assert found["events, F1: 2"] == pytest.approx(f1)
+    assert found["events, all and no other"] == exact
+
+
+@pytest.mark.parametrize(
+    ("said", "named", "only"),
+    [
+        ("a dog barks, then rain falls, in a room", 1, 1),
+        ("rain falls, then a dog barks, then a bell rings", 1, 0),
+        ("a dog barks, in a room", 0, 0),
+        ("a dogged trainee", 0, 0),
+    ],
+)
+def test_caption(said: str, named: float, only: float) -> None:
+    found = scores(scene("dog", "rain"), "caption", "", said)
+    assert found["caption names every event"] == named
+    assert found["caption names every event: 2"] == named
+    assert found["caption names every event and no other"] == only
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("produced by flute, pitch 60, velocity 75", (1, 1, 1, 1)),
+        ("produced by organ, pitch 61, velocity 50", (0, 0, 1, 0)),
+        ("produced by flute, pitch 62, velocity 75", (1, 0, 0, 1)),
+        ("flute", (0, 0, 0, 0)),
+    ],
+)
+def test_note(said: str, right: tuple[int, ...]) -> None:
+    found = scores(note(), "note", "produced by flute, pitch 60, velocity 75", said)
+    rows = ("instrument", "pitch, exact", "pitch, within a semitone", "velocity (of 5)")
+    assert tuple(found[f"note: {row}"] for row in rows) == right
+
+
+def test_note_clips_are_in_no_row_about_events() -> None:
+    assert scores(note(), "events", "flute", "flute") == {}
+
+
+def test_questions_are_averaged_over_kinds_not_over_answers() -> None:
+    tally = Tally()
+    clip = scene("dog")
+    for answer in ("one", "one", "two"):
+        tally.question(clip, Question("qa", "how many", "", "one"), answer)
+    tally.question(clip, Question("qa", "can you hear (yes/no)", "", "yes"), "no")
+    found = tally.scores()
+    assert found["questions, mean of kinds"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["questions, yes/no"] == 0.0
+
+
+def test_chance_is_the_best_constant_answer_to_each_kind() -> None:
+    tally = Tally()
+    for target in ("yes", "no", "no"):
+        tally.question(scene("dog"), Question("qa", "before (yes/no)", "", target), "")
+    assert tally.chance()["question: before (yes/no)"] == pytest.approx(2 / 3)
+
+
+def test_table_is_markdown_with_a_gap_for_what_a_column_lacks() -> None:
+    lines = table({"chance": {"a": 0.5}, "model": {"a": 0.25, "b": 1.0}}).splitlines()
+    assert lines == ["| | chance | model |", "|---|--:|--:|", "| a | 50.0 | 25.0 |",
+                     "| b |  | 100.0 |"]  # fmt: skip
+
+
+def test_held_out_scenes_have_one_two_and_three_events_in_turn() -> None:
+    clips = list(held_out(6, notes=False, tasks=load_tasks()))
+    assert [len(clip.facts.events) for clip in clips] == [1, 2, 3, 1, 2, 3]
+    assert all(clip.samples.shape == (64_000,) for clip in clips)
+
+
+def test_held_out_clips_depend_on_their_index_alone() -> None:
+    few = list(held_out(2, notes=True, tasks=load_tasks()))
+    more = list(held_out(3, notes=True, tasks=load_tasks()))
+    assert [clip.facts for clip in few] == [clip.facts for clip in more[:2]]
+    assert np.array_equal(few[1].samples, more[1].samples)
+    assert [clip.questions for clip in few] == [clip.questions for clip in more[:2]]
+
+
+def test_yes_and_no_are_asked_equally_often() -> None:
+    answers = [
+        question.target
+        for clip in held_out(30, notes=False, tasks=load_tasks())
+        for question in clip.questions
+        if "yes/no" in question.kind
+    ]
+    assert answers.count("yes") == answers.count("no") == len(answers) / 2 > 0
+
+
+def test_every_question_of_a_clip_has_a_kind() -> None:
+    for notes in (False, True):
+        for clip in held_out(9, notes=notes, tasks=load_tasks()):
+            assert all(question.kind for question in clip.questions)
+    with pytest.raises(AssertionError):
+        kind_of("who are you?")
