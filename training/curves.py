@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.errors import InputError, PengiError
+from pengi_rt.errors import InputError
 from pengi_rt.plot import new_figure, save_picture
+from pengi_rt.training.command import exit_code
 
 METRICS, CONFIG = "metrics.jsonl", "config.json"
 RATE, SPEED, UNSEEN = "rate", "clips_per_second", "validation_"
@@ -108,12 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="their output_dir")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, PNG")
     options = parser.parse_args(argv)
-    try:
-        draw_curves(options.runs, options.output)
-    except PengiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: draw_curves(options.runs, options.output))
 
 
 def _record(line: str, where: str) -> list[tuple[str, float, float]]:

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from pengi_rt.builtin import LOCATION
-from pengi_rt.errors import PengiError
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.checkpoint import TOKENIZERS, save_checkpoint
 from pengi_rt.tasks import load_tasks
+from pengi_rt.training.command import exit_code
 from pengi_rt.training.config import read_config
 from pengi_rt.training.loop import CHECKPOINT, STATES, train
 from pengi_rt.training.manifest import read_manifest
@@ -43,23 +43,27 @@ VOCABULARY_ROWS = 40_000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pengi_rt.training.demo",
+        description="Make the demo model: sounds, tokenizers, three stages, plan, scores.",
+    )
     parser.add_argument("--variants", action="store_true", help="the paper's variants too")
     parser.add_argument("--workers", type=int, default=2, help="processes that make sounds")
     options = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("accelerate").setLevel(logging.WARNING)
-    try:
-        make_data(options.workers)
-        plans = [make_plan(run_recipe(name)) for name in STAGES][-1:]
-        ship(RUNS / "captioning" / CHECKPOINT)
-        if options.variants:
-            plans += [make_plan(run_recipe(f"variants/{name}")) for name in VARIANTS]
-    except PengiError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    return exit_code(lambda: make_demo(options.workers, variants=options.variants))
+
+
+def make_demo(workers: int, *, variants: bool) -> None:
+    """Whatever is not done yet, in order."""
+    make_data(workers)
+    checkpoints = [run_recipe(name) for name in STAGES]
+    ship(checkpoints[-1])
+    if variants:
+        checkpoints += [run_recipe(f"variants/{name}") for name in VARIANTS]
+    plans = [make_plan(checkpoint) for checkpoint in checkpoints[2:]]
     evaluate([*map(str, plans), "--json", str(RUNS / "scores.json")])
-    return 0
 
 
 def make_data(workers: int) -> None:

@@ -27,8 +27,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pengi_rt.errors import InputError, PengiError, UsageError
+from pengi_rt.errors import InputError, UsageError
 from pengi_rt.tasks import Task, load_tasks
+from pengi_rt.training.command import exit_code
 from pengi_rt.training.manifest import Row, RowParser, manifest_lines
 from pengi_rt.training.manifest_check import MAX_SECONDS, check_manifest
 
@@ -139,17 +140,19 @@ def write_shards(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns its exit code."""
     options = _parser().parse_args(argv)
-    try:
-        tasks = load_tasks(*options.tasks)
-        numbers = {"per_shard": options.per_shard, "seed": options.seed}
+
+    def work() -> None:
         paths = write_shards(
-            options.manifests, options.folder, tasks, max_seconds=options.max_seconds, **numbers
+            options.manifests,
+            options.folder,
+            load_tasks(*options.tasks),
+            per_shard=options.per_shard,
+            seed=options.seed,
+            max_seconds=options.max_seconds,
         )
-    except PengiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f'{len(paths)} shards: data.shards = ["{options.folder}/shard-*.tar"]')
-    return 0
+        print(f'{len(paths)} shards: data.shards = ["{options.folder}/shard-*.tar"]')
+
+    return exit_code(work)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 ``python -m pengi_rt.training.vocabulary MANIFEST OUT --size N`` writes ``OUT/text.json`` and
 ``OUT/decoder.json``: name ``OUT`` as a run's ``tokenizers``, and ``N`` as the ``vocab_size`` of
-both ``[model.text]`` and ``[model.decoder]``.
+both ``[model.text]`` and ``[model.decoder]``. ``--tasks FILE`` adds the tasks of a TOML file.
 """
 
 import argparse
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pengi_rt.errors import PengiError
 from pengi_rt.models.bpe import decoder_tokenizer, text_tokenizer
 from pengi_rt.tasks import load_tasks
+from pengi_rt.training.command import exit_code
 from pengi_rt.training.manifest import Row, read_manifest
 
 
@@ -35,14 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, required=True, help="tokens of each vocabulary")
+    parser.add_argument("--tasks", type=Path, action="append", default=[], metavar="FILE")
     arguments = parser.parse_args(argv)
-    try:
-        rows = read_manifest(arguments.manifest, load_tasks(), need_audio=False)
+
+    def work() -> None:
+        tasks = load_tasks(*arguments.tasks)
+        rows = read_manifest(arguments.manifest, tasks, need_audio=False)
         write_vocabulary(rows, arguments.folder, arguments.size)
-    except PengiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

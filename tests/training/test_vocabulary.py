@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from import_graph import ROOT
 from training_run import MODEL, merged, write_clips, write_rows
 
 from pengi_rt.config import ModelConfig
@@ -16,6 +17,7 @@ from pengi_rt.training.scenes.write import write_text
 from pengi_rt.training.vocabulary import main, write_vocabulary
 
 SIZE = 400
+TASKS = ROOT / "training" / "recipes" / "demo" / "tasks.toml"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tokenizers of 50 made scenes, by the command."""
     folder = tmp_path_factory.mktemp("vocabulary")
     write_text(folder, seed=1, start=0, count=50, audio=False)
-    main([str(folder / "manifest.jsonl"), str(folder / "tokenizers"), "--size", str(SIZE)])
+    paths = [str(folder / "manifest.jsonl"), str(folder / "tokenizers")]
+    assert main([*paths, "--size", str(SIZE), "--tasks", str(TASKS)]) == 0
     return folder
 
 
@@ -38,7 +41,7 @@ def test_a_model_of_that_size_takes_them(folder: Path) -> None:
     prompts = PromptTokenizer(found["text"], config())
     decoder = DecoderTokenizer(found["decoder"], config())
     tokens = letters = 0
-    for row in read_manifest(folder / "manifest.jsonl", load_tasks(), need_audio=False):
+    for row in read_manifest(folder / "manifest.jsonl", load_tasks(TASKS), need_audio=False):
         prompt = prompts.encode(row.prompt, strict=True)
         assert (prompt.ids[0], prompt.ids[-1]) == (SIZE - 2, SIZE - 1)
         assert decoder.encode(f"{row.target} <|endoftext|>")[-2:] == [220, SIZE - 1]
@@ -50,7 +53,7 @@ def test_a_model_of_that_size_takes_them(folder: Path) -> None:
 
 
 def test_the_same_rows_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    rows = read_manifest(folder / "manifest.jsonl", load_tasks(), need_audio=False)
+    rows = read_manifest(folder / "manifest.jsonl", load_tasks(TASKS), need_audio=False)
     write_vocabulary(rows, tmp_path / "again", SIZE)
     for name in ("text.json", "decoder.json"):
         again = (tmp_path / "again" / name).read_bytes()

@@ -42,7 +42,10 @@ def _answers(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if an answer differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pengi_rt.training.scenes.agreement",
+        description="Ask ONNX Runtime and PyTorch the same, and compare their best beams.",
+    )
     parser.add_argument("plan", type=Path, nargs="?", help="default: the built-in one")
     parser.add_argument("--count", type=int, default=200, help="scenes (%(default)s)")
     options = parser.parse_args(argv)

@@ -21,9 +21,10 @@ import pengi_rt
 from pengi_rt.audio import load_windows
 from pengi_rt.audio_file import F32
 from pengi_rt.engine import Engine
-from pengi_rt.errors import InputError, PengiError, UsageError
+from pengi_rt.errors import InputError, UsageError
 from pengi_rt.plot import answer_picture, new_figure
 from pengi_rt.tasks import Task, load_tasks
+from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import Clip, Question, held_out
 
@@ -161,13 +162,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+
+    def work() -> None:
         _check(options)
         _demonstrate(options)
-    except PengiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 def _parser() -> argparse.ArgumentParser:

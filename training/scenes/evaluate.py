@@ -8,6 +8,7 @@ answer) beside them. ``--silence`` gives the plans zeros instead of sound.
 import argparse
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.engine import Engine
 from pengi_rt.tasks import load_tasks
+from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import EVENTS
 from pengi_rt.training.scenes.held_out import SEED, YES_NO, Clip, Question, held_out
 
@@ -188,9 +190,12 @@ def _chunks(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
         yield chunk
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pengi_rt.training.scenes.evaluate",
+        description="Score plans on held-out scenes and notes, side by side.",
+    )
     parser.add_argument("plans", type=Path, nargs="+", help="plans, a column each")
     parser.add_argument("--count", type=int, default=1000, help="scenes, and notes (%(default)s)")
     parser.add_argument("--beam-size", type=int, default=3)
@@ -198,6 +203,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--silence", action="store_true", help="zeros instead of the sound")
     parser.add_argument("--json", type=Path, help="write the scores here too")
     options = parser.parse_args(argv)
+    return exit_code(lambda: _score(options))
+
+
+def _score(options: argparse.Namespace) -> None:
     columns: dict[str, Scores] = {}
     for path in options.plans:
         with pengi_rt.load(path) as engine:
@@ -216,4 +225,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

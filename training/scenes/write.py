@@ -24,7 +24,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from pengi_rt.errors import InputError, PengiError, UsageError
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import SAMPLE_RATE, draw
 from pengi_rt.training.scenes.mix import render_clip
 from pengi_rt.training.scenes.words import reading_rows, rows
@@ -88,14 +89,13 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns its exit code."""
     options = _parser().parse_args(argv)
     span = (options.folder, options.seed, options.start, options.count)
-    try:
+
+    def work() -> None:
         if not options.text_only:
             write_clips(*span, options.workers, progress=True)
         write_text(*span, audio=not options.text_only)
-    except PengiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 def _parser() -> argparse.ArgumentParser:

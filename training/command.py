@@ -1,0 +1,16 @@
+"""What the commands of this room (``python -m pengi_rt.training...``) share."""
+
+import sys
+from collections.abc import Callable
+
+from pengi_rt.errors import PengiError
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Do ``work``; 0, or an error of ours as one line on stderr and its exit code."""
+    try:
+        work()
+    except PengiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
