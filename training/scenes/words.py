@@ -71,15 +71,20 @@ def rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
 def reading_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
     """Rows for the reading task alone: classes in any order, each with what is true of it.
 
-    Every class is a question and the words behind it are its answer, so that one row asks six. A
-    decoder learns from them to find a word in the transcript; from single questions it does not
-    (docs/decisions/0008-reading.md).
+    In a checklist every class is a question and the words behind it are its answer, so that one row
+    asks six. A decoder learns from them to find a word in the transcript; from single questions it
+    does not (docs/decisions/0008-reading.md). A check names its class in the prompt.
     """
     common: Row = {"tags": [], "transcript": transcript(facts)}
-    return [
-        {"task": "checklist", "checklist": _checklist(facts, rng), **common}
+    lists: list[Row] = [
+        {"task": "checklist", "checklist": ", ".join(_checked(facts, rng)), **common}
         for _ in range(CHECKLISTS)
     ]
+    checks: list[Row] = [
+        {"task": "check", "event": line.split()[0], "check": line, **common}
+        for line in _checked(facts, rng)[:CHECKLISTS]
+    ]
+    return lists + checks
 
 
 def transcript(facts: Facts) -> str:
@@ -127,7 +132,8 @@ def register(note: Note) -> str:
     return ("low", "middle", "high")[(note.pitch - PITCHES.start) // 12]
 
 
-def _checklist(facts: Facts, rng: np.random.Generator) -> str:
+def _checked(facts: Facts, rng: np.random.Generator) -> list[str]:
+    """Classes in any order, those that are heard among them, and what is true of each."""
     note = facts.note
     if note:
         true = {note.instrument: f"{register(note)} {ORDINALS[0]}"}
@@ -137,7 +143,7 @@ def _checklist(facts: Facts, rng: np.random.Generator) -> str:
     names = [name for name in (INSTRUMENTS if note else EVENTS) if name not in true]
     absent = rng.choice(names, LISTED - len(true), replace=False).tolist()
     listed = rng.permutation([*true, *absent]).tolist()
-    return ", ".join(f"{name} {true.get(name, 'never')}" for name in listed)
+    return [f"{name} {true.get(name, 'never')}" for name in listed]
 
 
 def _scene_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
