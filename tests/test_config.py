@@ -24,8 +24,8 @@ from pengi_rt.decoding.options import MAX_BEAM_SIZE
 from pengi_rt.errors import UsageError
 from pengi_rt.presets import PRESETS
 
-DEMO: dict[str, Any] = {
-    "name": "demo",
+SMALL: dict[str, Any] = {
+    "name": "small",
     "clip_seconds": 4.0,
     "mel": {"sample_rate": 16_000, "filter_rate": 16_000, "n_fft": 1024, "hop_length": 500,
             "n_mels": 64, "fmin": 50.0, "fmax": 8_000.0},
@@ -87,7 +87,7 @@ TIME: dict[str, Any] = {
 }
 """The published geometry with an audio prefix in time."""
 
-CONFIGS = {**PRESETS, "demo": DEMO, "large": LARGE, "time": TIME}
+CONFIGS = {**PRESETS, "small": SMALL, "large": LARGE, "time": TIME}
 
 
 @pytest.mark.parametrize("data", CONFIGS.values(), ids=CONFIGS)
@@ -98,11 +98,11 @@ def test_configs_that_make_a_model(data: dict[str, Any]) -> None:
     assert dataclasses.replace(made, name="other", pad_id=1).pad_id == 1
 
 
-def test_demo_geometry() -> None:
-    demo = ModelConfig.from_dict(DEMO)
-    assert (demo.clip_samples, demo.mel_frames, demo.image_frames) == (64_000, 129, 256)
-    assert [demo.htsat.resolution(stage) for stage in range(3)] == [32, 16, 8]
-    assert (demo.htsat.num_features, demo.prefix_length) == (192, 12)
+def test_another_geometry() -> None:
+    small = ModelConfig.from_dict(SMALL)
+    assert (small.clip_samples, small.mel_frames, small.image_frames) == (64_000, 129, 256)
+    assert [small.htsat.resolution(stage) for stage in range(3)] == [32, 16, 8]
+    assert (small.htsat.num_features, small.prefix_length) == (192, 12)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_value_that_makes_no_model_is_refused_by_its_path(
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"'bass'; there are: base, base_no_text_enc, tiny$"):
+    with pytest.raises(UsageError, match=r"'bass'; there are: base, base_no_text_enc, tiny, demo$"):
         ModelConfig.preset("bass")
 
 
@@ -216,7 +216,7 @@ def test_a_prompt_of_the_decoders_own_tokens_has_no_mapper() -> None:
 
 
 def test_odd_mlp_mapper() -> None:
-    data = changed(DEMO, "decoder", {"vocab_size": 162, "n_embd": 9, "n_head": 3})
+    data = changed(SMALL, "decoder", {"vocab_size": 162, "n_embd": 9, "n_head": 3})
     data["audio_mapper"] = {"kind": "mlp", "prefix_length": 5}
     message = refusal(data | {"text_mapper": {"kind": "transformer_seq", "num_heads": 3}})
     assert message.startswith("config.audio_mapper.prefix_length * decoder.n_embd must be a mult")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pengi_rt.models.htsat import SwinBlock
 from pengi_rt.models.pengi import AudioEncoder
+from pengi_rt.models.projection import Projection
 from pengi_rt.training.config import AugmentConfig
 
 
@@ -67,6 +68,13 @@ class DropPath(nn.Module):
         shape = (branch.shape[0], *[1] * (branch.ndim - 1))
         kept = torch.rand(shape, device=branch.device) >= self.rate
         return branch * kept / (1 - self.rate)
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Set the dropout of every projection in ``model``."""
+    for part in model.modules():
+        if isinstance(part, Projection):
+            part.drop.p = rate
 
 
 def prepare_augmentation(encoder: AudioEncoder, config: AugmentConfig) -> Mixup | None:

@@ -94,6 +94,7 @@ class AugmentConfig(Checked):
     mixup_alpha: Annotated[float, Within(0, 100)] = 0.0  # of the beta distribution; 0 mixes nothing
     drop_path: Share = 0.1  # of the last block, rising linearly from 0
     gain_db: Annotated[float, Within(0, 60)] = 0.0  # uniform, either way
+    dropout: Share = 0.5  # of both encoders' projections
 
     def _check(self) -> None:
         require(self.drop_path < 1, "drop_path must be below 1: nothing would be left")

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.tasks import Task, load_tasks
-from pengi_rt.training.augment import prepare_augmentation
+from pengi_rt.training.augment import prepare_augmentation, set_dropout
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import ClipData, TextData, check_geometry, text_documents
 from pengi_rt.training.examples import RowEncoder, tag_names
@@ -80,6 +80,7 @@ def prepare(config: TrainConfig) -> Prepared:
 
 def _stage(config: TrainConfig, model: Pengi, n_tags: int) -> nn.Module:
     set_trained(model, config.trained)
+    set_dropout(model, config.augment.dropout)
     if config.stage != "language_model":
         prepare_augmentation(model.audio_encoder, config.augment)
     model.audio_encoder.train("audio_encoder" in config.trained)

@@ -10,11 +10,13 @@ import pytest
 from import_graph import ROOT
 
 from pengi_rt.config import ModelConfig
+from pengi_rt.tasks import load_tasks
 from pengi_rt.training.config import RunConfig, TrainConfig, read_config
 
 RECIPES = ROOT / "training" / "recipes"
 PAPER = RECIPES / "paper"
-FILES = sorted(RECIPES.rglob("*.toml"))
+TASKS = RECIPES / "demo" / "tasks.toml"
+FILES = sorted(path for path in RECIPES.rglob("*.toml") if path != TASKS)
 DOCUMENT = (ROOT / "docs" / "training.md").read_text("utf-8")
 
 PAIRS, EPOCHS = 3_400_000, 60  # section 4.1 and 4.3
@@ -54,6 +56,12 @@ def test_recipe_is_a_run(path: Path) -> None:
         parts |= {"text_encoder"} if config.model.text.kind == "clip" else set()
         parts |= {"text_mapper"} if config.model.text.kind != "decoder" else set()
         assert set(config.train) | set(config.init) <= parts
+
+
+def test_the_demos_tasks_add_to_the_papers() -> None:
+    tasks = load_tasks(TASKS)
+    assert tasks.keys() - load_tasks().keys() == {"checklist", "check"}
+    assert tasks["check"].prompt_for({"event": "dog"}) == "check the dog"
 
 
 def test_no_two_runs_share_a_folder() -> None:

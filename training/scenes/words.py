@@ -94,7 +94,7 @@ def transcript(facts: Facts) -> str:
     """
     note = facts.note
     if note:
-        return f"{note.instrument} {note.pitch} {note.velocity} | {facts.place}"
+        return f"{note.instrument} | {note.pitch} | {note.velocity} | {facts.place}"
     heard = [f"{event.name} {event.loudness}" for event in facts.events]
     return " | ".join([*heard, facts.place])
 
