@@ -117,6 +117,7 @@ class LanguageModelConfig(Checked):
 
     reading: bool = False
     prompts: tuple[str, ...] = ("tokens",)  # how a prompt is read: "encoder", "tokens"; in turn
+    naming: Weight = 0.0  # weight of the loss by which the text prefix names its prompt's words
 
     def _check(self) -> None:
         known = {"encoder", "tokens"}

@@ -1,4 +1,4 @@
-"""The demo model from nothing: its sounds, its tokenizers, its three stages, its plan, its scores.
+"""The demo model from nothing: its sounds, its tokenizers, its four runs, its plan, its scores.
 
 ``python -m pengi_rt.training.demo`` does, in ``runs/demo``, whatever is not done there yet, and
 puts the checkpoint and the plan where they ship. An interrupted stage goes on where it was.
@@ -33,7 +33,7 @@ RECIPES = HERE / "recipes" / "demo"
 SHIPPED = HERE / "checkpoints" / "demo.safetensors"
 RUNS = Path("runs/demo")
 
-STAGES = ("contrastive", "language_model", "captioning")
+STAGES = ("contrastive", "reading", "language_model", "captioning")
 VARIANTS = ("short", "frozen", "exp_a", "exp_b", "shuffled")
 
 TRAIN_SEED, VALIDATION_SEED, TEXT_SEED = 1, 2, 3
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.demo",
-        description="Make the demo model: sounds, tokenizers, three stages, plan, scores.",
+        description="Make the demo model: sounds, tokenizers, four runs, plan, scores.",
     )
     parser.add_argument("--variants", action="store_true", help="the paper's variants too")
     parser.add_argument("--workers", type=int, default=2, help="processes that make sounds")
@@ -62,7 +62,7 @@ def make_demo(workers: int, *, variants: bool) -> None:
     ship(checkpoints[-1])
     if variants:
         checkpoints += [run_recipe(f"variants/{name}") for name in VARIANTS]
-    plans = [make_plan(checkpoint) for checkpoint in checkpoints[2:]]
+    plans = [make_plan(checkpoint) for checkpoint in checkpoints[len(STAGES) - 1 :]]
     evaluate([*map(str, plans), "--json", str(RUNS / "scores.json")])
 
 

@@ -45,14 +45,16 @@ class TextRows(Tensors):
     ``tokens`` [R, N] int64 is what follows the prefix; the loss counts where ``mask`` [R, N] is
     true. ``prompts`` [R, T] is for the text encoder (None where the decoder reads prompts itself:
     then they stand at the start of ``tokens``). ``transcripts`` [R, P, W] stand for the audio
-    prefix in the reading task: the words of each of its rows, the rest :data:`NOTHING`. ``clips``
-    [R] says which clip of the batch a row is about.
+    prefix in the reading task: the words of each of its rows, the rest :data:`NOTHING`; and
+    ``words`` [R, K] are the encoded prompts' tokens to the decoder, filled likewise. ``clips`` [R]
+    says which clip of the batch a row is about.
     """
 
     tokens: Tensor
     mask: Tensor
     prompts: Tensor | None = None
     transcripts: Tensor | None = None
+    words: Tensor | None = None
     clips: Tensor | None = None
 
 
@@ -151,16 +153,23 @@ class RowEncoder:
             transcripts=_slots([self.transcript_ids(row.transcript) for row in rows])
             if transcripts
             else None,
+            words=_filled([self.plain_ids(f" {row.prompt}") for row in rows])
+            if transcripts and not in_decoder
+            else None,
             clips=None if clips is None else torch.tensor(clips),
         )
 
 
 def _slots(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
     """[R, P, W] int64: the words of every slot, filled with :data:`NOTHING`."""
-    width = max(len(slot) for row in rows for slot in row)
-    return torch.tensor(
-        [[[*slot, *[NOTHING] * (width - len(slot))] for slot in row] for row in rows]
-    )
+    words = _filled([slot for row in rows for slot in row])
+    return words.reshape(len(rows), -1, words.shape[1])
+
+
+def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
+    """[R, W] int64: the ids of every row, filled with :data:`NOTHING`."""
+    width = max(map(len, rows))
+    return torch.tensor([[*ids, *[NOTHING] * (width - len(ids))] for ids in rows])
 
 
 def _tokens(

@@ -86,7 +86,11 @@ def _stage(config: TrainConfig, model: Pengi, n_tags: int) -> nn.Module:
     model.audio_encoder.train("audio_encoder" in config.trained)
     if config.stage == "contrastive":
         return Contrastive(model, config.contrastive, n_tags)
-    return Captioning(model) if config.stage == "captioning" else LanguageModel(model)
+    return (
+        Captioning(model)
+        if config.stage == "captioning"
+        else LanguageModel(model, config.language_model.naming)
+    )
 
 
 def _maker(
