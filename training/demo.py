@@ -6,6 +6,7 @@ puts the checkpoint and the plan where they ship. An interrupted stage goes on w
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from pengi_rt.builtin import LOCATION
+from pengi_rt.errors import UsageError
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.checkpoint import TOKENIZERS, save_checkpoint
@@ -22,7 +24,7 @@ from pengi_rt.training.command import exit_code
 from pengi_rt.training.config import read_config
 from pengi_rt.training.loop import CHECKPOINT, STATES, train
 from pengi_rt.training.manifest import read_manifest
-from pengi_rt.training.scenes.evaluate import main as evaluate
+from pengi_rt.training.scenes.evaluate import compare, table
 from pengi_rt.training.scenes.write import write_clips, write_text
 from pengi_rt.training.vocabulary import write_vocabulary
 
@@ -39,6 +41,7 @@ VARIANTS = ("short", "frozen", "exp_a", "exp_b", "shuffled")
 TRAIN_SEED, VALIDATION_SEED, TEXT_SEED = 1, 2, 3
 TRAIN_CLIPS, VALIDATION_CLIPS, TEXT_CLIPS = 40_000, 960, 40_000
 VOCABULARY_ROWS = 40_000
+HELD_OUT = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,14 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_demo(workers: int, *, variants: bool) -> None:
-    """Whatever is not done yet, in order."""
+    """Whatever is not done yet, in order.
+
+    Raises:
+        UsageError: the current directory is not the repository's root, where the recipes' paths
+            begin.
+    """
+    if Path.cwd() != HERE.parent:
+        raise UsageError(f"run this in {HERE.parent}: the recipes' paths begin there")
     make_data(workers)
     checkpoints = [run_recipe(name) for name in STAGES]
-    ship(checkpoints[-1])
     if variants:
         checkpoints += [run_recipe(f"variants/{name}") for name in VARIANTS]
     plans = [make_plan(checkpoint) for checkpoint in checkpoints[len(STAGES) - 1 :]]
-    evaluate([*map(str, plans), "--json", str(RUNS / "scores.json")])
+    columns = compare(plans, HELD_OUT)
+    (RUNS / "scores.json").write_text(json.dumps(columns, indent=1))
+    print(table(columns))
+    ship(checkpoints[len(STAGES) - 1])
 
 
 def make_data(workers: int) -> None:

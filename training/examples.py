@@ -153,7 +153,7 @@ class RowEncoder:
             transcripts=_slots([self.transcript_ids(row.transcript) for row in rows])
             if transcripts
             else None,
-            words=_filled([self.plain_ids(f" {row.prompt}") for row in rows])
+            words=_filled([self.plain_ids(row.prompt) for row in rows])
             if transcripts and not in_decoder
             else None,
             clips=None if clips is None else torch.tensor(clips),

@@ -29,7 +29,13 @@ from pengi_rt.training.errors import TrainingError
 from pengi_rt.training.initialise import set_trained
 from pengi_rt.training.schedule import make_optimizer, make_schedule
 from pengi_rt.training.setup import Prepared, prepare
-from pengi_rt.training.state import latest_state, load_state, refuse_other_config, save_state
+from pengi_rt.training.state import (
+    has_states,
+    latest_state,
+    load_state,
+    refuse_other_config,
+    save_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +99,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
 def _refuse_occupied(config: TrainConfig, *, resume: bool) -> None:
     root = Path(config.output_dir)
-    if not resume and ((root / STATES).exists() or (root / CHECKPOINT).exists()):
+    if not resume and (has_states(root / STATES) or (root / CHECKPOINT).exists()):
         raise UsageError(f"{root} already holds a run: --resume goes on with it, or name another")
     if resume and not (root / STATES).is_dir():
         raise UsageError(f"{root} holds no state to resume from; start without --resume")
@@ -254,7 +260,9 @@ def _validate(run: Run) -> None:
     run.prepared.stage.eval()
     with torch.no_grad():
         for batch in make_loader(run.prepared.validation, positions, 0):
-            for name, value in run.stage(_on_device(batch, run.accelerator.device)).items():
+            with _attention(run.accelerator.device):
+                losses = run.stage(_on_device(batch, run.accelerator.device))
+            for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
     run.prepared.stage.train()
     set_trained(run.prepared.model, run.config.trained)

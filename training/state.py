@@ -77,6 +77,11 @@ def save_state(
     accelerator.wait_for_everyone()
 
 
+def has_states(root: Path) -> bool:
+    """Whether there is a state, whole or torn; a first save that failed leaves none."""
+    return bool(_folders(root))
+
+
 def latest_state(root: Path) -> State | None:
     """The newest whole state, or None where there is none; torn ones are passed over and said."""
     for folder in _folders(root):

@@ -133,7 +133,14 @@ class Workshop:
             "data": {"manifests": [str(self.manifest)]},
             "augment": {"spec_augment": False, "drop_path": 0.0},
             "optimizer": {"rate": 1e-2, "warmup_steps": 3},
-            "run": {"steps": 6, "batch_size": 4, "device": "cpu", "log_every": 2, "save_every": 2},
+            "run": {
+                "steps": 6,
+                "batch_size": 4,
+                "device": "cpu",
+                "threads": 1,
+                "log_every": 2,
+                "save_every": 2,
+            },
             "model": MODEL,
         }
         return merged(base, changes)

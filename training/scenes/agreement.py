@@ -12,7 +12,9 @@ from pathlib import Path
 import pengi_rt
 from pengi_rt.backends.select import BackendName
 from pengi_rt.builtin import builtin_plan
+from pengi_rt.errors import BackendError
 from pengi_rt.tasks import load_tasks
+from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.evaluate import BATCH, answers
 from pengi_rt.training.scenes.held_out import Clip, held_out
 
@@ -41,7 +43,7 @@ def _answers(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if an answer differs."""
+    """The command line; returns its exit code, not 0 if an answer differs."""
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.scenes.agreement",
         description="Ask ONNX Runtime and PyTorch the same, and compare their best beams.",
@@ -49,12 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("plan", type=Path, nargs="?", help="default: the built-in one")
     parser.add_argument("--count", type=int, default=200, help="scenes (%(default)s)")
     options = parser.parse_args(argv)
-    clips = list(held_out(options.count, notes=False, tasks=load_tasks()))
-    count, lines = differences(options.plan or builtin_plan(), clips)
+    return exit_code(lambda: _compare(options.plan or builtin_plan(), options.count))
+
+
+def _compare(plan: Path, count: int) -> None:
+    clips = list(held_out(count, notes=False, tasks=load_tasks()))
+    asked, lines = differences(plan, clips)
     for line in lines:
         print(line)
-    print(f"{count} answers about {len(clips)} scenes: {len(lines)} differ")
-    return 1 if lines else 0
+    print(f"{asked} answers about {len(clips)} scenes: {len(lines)} differ")
+    if lines:
+        raise BackendError(f"{plan}: ONNX Runtime and PyTorch do not agree")
 
 
 if __name__ == "__main__":

@@ -169,6 +169,24 @@ def evaluate(
     return tally
 
 
+def compare(
+    plans: Sequence[Path],
+    count: int,
+    *,
+    beam_size: int = 3,
+    silence: bool = False,
+    seed: int = SEED,
+) -> dict[str, Scores]:
+    """A column of scores for each plan, by its name, behind one of chance."""
+    columns: dict[str, Scores] = {}
+    for path in plans:
+        with pengi_rt.load(path) as engine:
+            tally = evaluate(engine, count, beam_size=beam_size, silence=silence, seed=seed)
+        columns.setdefault("chance", tally.chance())
+        columns[path.stem] = tally.scores()
+    return columns
+
+
 def table(columns: Mapping[str, Scores]) -> str:
     """Scores side by side in per cent, as Markdown."""
     rows = sorted({row for scores in columns.values() for row in scores})
@@ -207,18 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(options: argparse.Namespace) -> None:
-    columns: dict[str, Scores] = {}
-    for path in options.plans:
-        with pengi_rt.load(path) as engine:
-            tally = evaluate(
-                engine,
-                options.count,
-                beam_size=options.beam_size,
-                silence=options.silence,
-                seed=options.seed,
-            )
-        columns.setdefault("chance", tally.chance())
-        columns[path.stem] = tally.scores()
+    choices = {"beam_size": options.beam_size, "seed": options.seed}
+    columns = compare(options.plans, options.count, silence=options.silence, **choices)
     print(table(columns))
     if options.json:
         options.json.write_text(json.dumps(columns, indent=1))

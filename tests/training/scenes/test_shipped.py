@@ -1,5 +1,7 @@
 """The plan that ships: it answers, far above chance, and alike on both backends."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,7 @@ def test_both_backends_say_the_same() -> None:
 
 def test_it_is_used_without_an_engine(caplog: pytest.LogCaptureFixture) -> None:
     clip = next(held_out(1, notes=False, tasks=load_tasks(), seed=SEED))
-    with pengi_rt.load() as engine:
+    with caplog.at_level(logging.WARNING), pengi_rt.load() as engine:
         result = engine.generate((clip.samples, 16_000), "this acoustic scene is")
     assert result.windows[0].text == clip.facts.place
     assert "built-in demo model" in caplog.text
