@@ -36,7 +36,7 @@ STEPS = 5
 LICENCE_NOTE = """\
 The weights in this plan were exported from {file} (sha256 {sha256}).
 They keep the licence of whoever published them; pengi-rt adds none.
-The published Pengi weights: Zenodo record 8387083 (https://zenodo.org/records/8387083).
+If they are the published Pengi weights, theirs is at https://zenodo.org/records/8387083.
 """
 
 

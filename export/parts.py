@@ -25,9 +25,7 @@ from pengi_rt.export.checkpoint import (
 )
 from pengi_rt.export.sniff import refuse_other_files
 from pengi_rt.models.checkpoint import METADATA_KEY
-
-PARTS = ("audio_encoder", "text_encoder", "audio_mapper", "text_mapper", "decoder")
-"""The first component of our names."""
+from pengi_rt.models.pengi import PARTS
 
 FOREIGN = (
     (r"(?:transformer\.)?((?:wte|wpe|ln_f|h\.\d+)\..+)", r"caption_decoder.gpt.transformer.\1"),

@@ -1,6 +1,5 @@
 """Pictures: a recording's spectrogram with the answers about it. Needs the extra ``[plot]``."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pengi_rt.atomic import replacing
 from pengi_rt.errors import BackendError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -102,14 +102,11 @@ def save_picture(figure: "Figure", path: Path) -> None:
         # A character that the font lacks is drawn as a box; the table has it as it is.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(drawn, format="png", metadata={"Software": None})
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_bytes(drawn.getvalue())
-        part.replace(path)
+        with replacing(path) as file:
+            file.write(drawn.getvalue())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def mel_spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

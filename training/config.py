@@ -10,16 +10,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pengi_rt.checked import Checked, Within, build, require
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import UsageError
+from pengi_rt.models.pengi import PARTS
 from pengi_rt.presets import PRESETS
 
 Stage = Literal["contrastive", "captioning", "language_model"]
-Part = Literal["audio_encoder", "text_encoder", "audio_mapper", "text_mapper", "decoder"]
-PARTS: tuple[str, ...] = get_args(Part)
 
 TRAINED: Mapping[str, tuple[str, ...]] = {
     "contrastive": ("audio_encoder", "text_encoder"),

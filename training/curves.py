@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pengi_rt.errors import InputError
 from pengi_rt.plot import new_figure, save_picture
 from pengi_rt.training.command import exit_code
+from pengi_rt.training.run_folder import CONFIG, METRICS
 
-METRICS, CONFIG = "metrics.jsonl", "config.json"
 RATE, SPEED, UNSEEN = "rate", "clips_per_second", "validation_"
 """Names of the records; those that are none of these are training losses."""
 

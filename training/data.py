@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pengi_rt.audio import load_windows
+from pengi_rt.audio import AudioLike, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.training.config import DataConfig
@@ -110,9 +110,19 @@ class ClipData(Dataset[Clips]):
         if self.cache:
             return torch.from_numpy(self.cache.read(row.audio) + np.float32(gain)), 0.0
         crop = random.Random(int(rng.integers(2**32)))  # noqa: S311 - a crop, reproducible
-        recording = load_windows(row.audio, self.encoder.config, long_audio="random", rng=crop)
+        recording = load_windows(
+            self._source(row.audio),
+            self.encoder.config,
+            long_audio="random",
+            rng=crop,
+            name=str(row.audio),
+        )
         samples = recording.samples[0] * np.float32(10 ** (gain / 20))
         return torch.from_numpy(samples), recording.starts[0]
+
+    def _source(self, audio: Path) -> AudioLike:
+        """Where a row's recording is read from."""
+        return audio
 
     def _tags(self, row: Row, start: float) -> Tensor:
         config = self.encoder.config

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from pengi_rt.config import ModelConfig
+from pengi_rt.export.tokenizers import STOP_TEXT
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.manifest import Row, Tag
-
-END = " <|endoftext|>"
-"""What follows every target; its first token is the released stop token."""
 
 SLOT = "|"
 """In a transcript: what stands before it and what behind are different rows of the prefix."""
@@ -99,7 +97,7 @@ class RowEncoder:
         return tuple(self._prompt.encode(prompt).ids.tolist())
 
     def _target_ids(self, target: str) -> tuple[int, ...]:
-        ids = self._decoder.encode(target + END)
+        ids = self._decoder.encode(target + STOP_TEXT)
         self.cut += len(ids) > self.max_target_tokens
         return tuple(ids[: self.max_target_tokens])
 

@@ -6,7 +6,6 @@ after what it was made from: the recordings' paths, sizes and times, and the fro
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pengi_rt.atomic import replacing
 from pengi_rt.audio import load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
@@ -74,11 +74,10 @@ def _key(paths: Sequence[Path], config: ModelConfig) -> str:
 def _write(
     file: Path, paths: Sequence[Path], mel: LogMel, config: ModelConfig, shape: tuple[int, ...]
 ) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Not through mapped memory: on a full disk a page that is written there is a SIGBUS.
-        with partial.open("wb") as out:
+        with replacing(file) as out:
             header = {"descr": "<f2", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(out, header)
             for start in tqdm(range(0, len(paths), CHUNK), desc="log-mels", disable=None):
@@ -86,14 +85,11 @@ def _write(
                 with torch.no_grad():
                     chunk = mel.log_mel(torch.from_numpy(np.stack(waves)))
                 out.write(chunk.half().numpy().astype("<f2").tobytes())
-        partial.replace(file)
     except OSError as error:
         raise TrainingError(
             f"{file}: cannot be written ({error.strerror or error}); free space, or leave "
             "data.cache_log_mel out"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _whole_clip(path: Path, config: ModelConfig) -> NDArray[np.float32]:

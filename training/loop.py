@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, is_tensorboard_available
+from accelerate.utils import is_tensorboard_available
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
@@ -27,6 +27,7 @@ from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import Positions, make_loader
 from pengi_rt.training.errors import TrainingError
 from pengi_rt.training.initialise import set_trained
+from pengi_rt.training.run_folder import CHECKPOINT, CONFIG, METRICS, STATES
 from pengi_rt.training.schedule import make_optimizer, make_schedule
 from pengi_rt.training.setup import Prepared, prepare
 from pengi_rt.training.state import (
@@ -38,10 +39,6 @@ from pengi_rt.training.state import (
 )
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "model.safetensors"
-METRICS = "metrics.jsonl"
-STATES = "state"
 
 
 @dataclass(slots=True)
@@ -138,7 +135,6 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=precision,
         gradient_accumulation_steps=config.run.accumulate,
         step_scheduler_with_optimizer=False,
-        dataloader_config=DataLoaderConfiguration(),
         log_with="tensorboard" if config.run.tensorboard else None,
         project_dir=config.output_dir,
     )
@@ -160,7 +156,7 @@ def _open_folder(run: Run, *, resume: bool) -> None:
     """Make the run's folder fit for it: a run that died before its first state left records."""
     try:
         run.root.mkdir(parents=True, exist_ok=True)
-        (run.root / "config.json").write_text(run.config.to_json())
+        (run.root / CONFIG).write_text(run.config.to_json())
         _cut_metrics(run.root / METRICS, run.step if resume else 0)
     except OSError as error:
         raise TrainingError(f"{run.root}: cannot be written: {error.strerror or error}") from None

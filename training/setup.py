@@ -40,8 +40,6 @@ class Prepared:
     stage: nn.Module
     data: Dataset[object]
     validation: Dataset[object] | None
-    encoder: RowEncoder
-    examples: int
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -73,8 +71,6 @@ def prepare(config: TrainConfig) -> Prepared:
         stage=stage,
         data=make_data(rows, False),
         validation=make_data(unseen, True) if unseen else None,
-        encoder=encoder,
-        examples=len(rows),
     )
 
 

@@ -1,14 +1,11 @@
 """Examples out of shards, in an order that follows from the seed and the position alone."""
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pengi_rt.audio import load_windows
+from pengi_rt.audio import AudioLike
 from pengi_rt.errors import UsageError
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.data import ORDER, ClipData, Stream
@@ -79,19 +76,8 @@ class ShardData(ClipData):
         self.shards = shards
         self.stream = ShardStream([_shard(unit[0]) for unit in self.units], seed)
 
-    def _read(self, row: Row, rng: np.random.Generator) -> tuple[Tensor, float]:
-        assert row.audio is not None
-        gain = rng.uniform(-self.gain_db, self.gain_db)  # dB
-        crop = random.Random(int(rng.integers(2**32)))  # noqa: S311 - a crop, reproducible
-        recording = load_windows(
-            self.shards.read(row.audio),
-            self.encoder.config,
-            long_audio="random",
-            rng=crop,
-            name=str(row.audio),
-        )
-        samples = recording.samples[0] * np.float32(10 ** (gain / 20))
-        return torch.from_numpy(samples), recording.starts[0]
+    def _source(self, audio: Path) -> AudioLike:
+        return self.shards.read(audio)
 
 
 def _shard(row: Row) -> Path:

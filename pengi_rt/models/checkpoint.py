@@ -3,7 +3,6 @@
 :mod:`pengi_rt.export.checkpoint` reads them again.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from pengi_rt.atomic import replacing
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError
 from pengi_rt.models.half import TRANSFORM, halved
@@ -45,8 +45,8 @@ def save_checkpoint(
         folder = path.parent / TOKENIZERS
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in tokenizers.items():
-            _replace(folder / f"{name}.json", text)
-        _replace(path, data)
+            _write(folder / f"{name}.json", text)
+        _write(path, data)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -72,13 +72,6 @@ def transform(config: ModelConfig) -> dict[str, Tensor]:
     return dict(zip(TRANSFORM, dft_kernels(config.mel.n_fft), strict=True))
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path) as file:
+        file.write(data)

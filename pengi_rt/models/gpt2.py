@@ -21,7 +21,7 @@ class Conv1D(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.bias
+        return F.linear(x, self.weight.mT, self.bias)
 
 
 class GPT2(nn.Module):

@@ -13,6 +13,9 @@ from pengi_rt.models.mel import LogMel
 from pengi_rt.models.projection import Projection
 from pengi_rt.models.text_encoder import TextEncoder
 
+PARTS = ("audio_encoder", "text_encoder", "audio_mapper", "text_mapper", "decoder")
+"""The attributes of :class:`Pengi` that hold its weights."""
+
 
 class Prefix(NamedTuple):
     """What an encoder and its mapper make of a batch.

@@ -14,8 +14,8 @@ from transformers import CLIPConfig, CLIPModel, GPT2Config, GPT2LMHeadModel
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.parts import PARTS, read_parts
-from pengi_rt.models.pengi import Pengi
+from pengi_rt.export.parts import read_parts
+from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import random_model
 
 TINY = ModelConfig.preset("tiny")

@@ -22,7 +22,7 @@ from training_run import (
     weights,
 )
 
-from pengi_rt.training import loop
+from pengi_rt.training import run_folder
 from pengi_rt.training.config import TRAINED, TrainConfig
 from pengi_rt.training.initialise import make_model
 
@@ -53,7 +53,7 @@ def assert_equal_but_rounding(found: dict[str, Tensor], expected: dict[str, Tens
 def moved(workshop: Workshop, config: TrainConfig) -> float:
     """The largest change of a weight in a run."""
     before = weights(make_model(config)[0])
-    after = load_file(Path(config.output_dir) / loop.CHECKPOINT)
+    after = load_file(Path(config.output_dir) / run_folder.CHECKPOINT)
     return max(
         (after[k] - before[k]).abs().max().item() for k in after if before[k].is_floating_point()
     )
@@ -96,7 +96,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     double = together(workshop, stage, f"two-{stage}", **validation)
     path = Path(f"{double.output_dir}.toml")
     wait(start_world(path, logs=tmp_path, undisturbed=True), tmp_path, 0)
-    found = load_file(Path(double.output_dir) / loop.CHECKPOINT)
+    found = load_file(Path(double.output_dir) / run_folder.CHECKPOINT)
     assert_equal_but_rounding(found, expected)
     one, two = outcome(single)[1], outcome(double)[1]
     assert two[-1]["validation_loss"] == pytest.approx(one[-1]["validation_loss"], rel=1e-4)

@@ -15,9 +15,9 @@ from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, TokenizerError, UsageError
 from pengi_rt.export.checkpoint import read_checkpoint
 from pengi_rt.models.checkpoint import save_checkpoint
-from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
-from pengi_rt.training.config import PARTS, _model
+from pengi_rt.training.config import _model
 from pengi_rt.training.initialise import fresh_weights, make_model, set_trained
 
 

@@ -24,7 +24,7 @@ from training_run import (
 )
 
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.training import loop
+from pengi_rt.training import loop, run_folder
 from pengi_rt.training.config import TRAINED
 from pengi_rt.training.data import TextData
 from pengi_rt.training.errors import TrainingError
@@ -155,7 +155,7 @@ def test_a_run_that_died_before_its_first_state_begins_again(workshop: Workshop)
     config = workshop.config("captioning", "again")
     root = Path(config.output_dir)
     root.mkdir()
-    (root / loop.METRICS).write_text('{"step": 2, "loss": 9.0}\n{"ste')
+    (root / run_folder.METRICS).write_text('{"step": 2, "loss": 9.0}\n{"ste')
     train(config)
     fresh = workshop.config("captioning", "fresh")
     train(fresh)

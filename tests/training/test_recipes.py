@@ -60,7 +60,7 @@ def test_recipe_is_a_run(path: Path) -> None:
 
 def test_the_demos_tasks_add_to_the_papers() -> None:
     tasks = load_tasks(TASKS)
-    assert tasks.keys() - load_tasks().keys() == {"checklist", "check"}
+    assert tasks.keys() - load_tasks().keys() == {"check", "order"}
     assert tasks["check"].prompt_for({"event": "dog"}) == "check the dog"
 
 

@@ -15,7 +15,7 @@ import torch
 from resumable import STAGES, Outcome, break_off, changed_run, described, newest
 from training_run import Killed, Workshop, outcome, start, states, train, train_held, train_until
 
-from pengi_rt.training import loop, state
+from pengi_rt.training import loop, run_folder, state
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.errors import TrainingError
 
@@ -33,7 +33,7 @@ def test_killed_and_resumed(
     workers = int(len(kills) > 1)
     config = described(workshop, stage, f"{stage}-{'-'.join(map(str, kills))}", workers)
     break_off(config, kills)
-    train(config, resume=(Path(config.output_dir) / loop.STATES).exists())
+    train(config, resume=(Path(config.output_dir) / run_folder.STATES).exists())
     assert outcome(config) == untouched(stage)
 
 
@@ -56,7 +56,7 @@ def test_the_run_is_random_and_its_state_is_more_than_weights(
         return outcome_of(run)
 
     def outcome_of(run: loop.Run) -> list[dict[str, float]]:
-        lines = (run.root / loop.METRICS).read_text().splitlines()
+        lines = (run.root / run_folder.METRICS).read_text().splitlines()
         return [json.loads(line) for line in lines]
 
     def restart(run: loop.Run) -> None:
@@ -158,7 +158,7 @@ def test_torn_with_one_kept(broken_off: TrainConfig, untouched: Callable[[str], 
 
 
 def test_no_whole_state_is_left(broken_off: TrainConfig) -> None:
-    for folder in (Path(broken_off.output_dir) / loop.STATES).iterdir():
+    for folder in (Path(broken_off.output_dir) / run_folder.STATES).iterdir():
         cut(folder / "model.safetensors")
     with pytest.raises(TrainingError, match=r"holds no whole state; start in another folder$"):
         train(broken_off, resume=True)
@@ -189,7 +189,7 @@ def test_killed_while_it_saved(
 def test_killed_while_it_recorded(
     broken_off: TrainConfig, untouched: Callable[[str], Outcome]
 ) -> None:
-    with (Path(broken_off.output_dir) / loop.METRICS).open("a") as file:
+    with (Path(broken_off.output_dir) / run_folder.METRICS).open("a") as file:
         file.write('{"step": 7, "lo')
     train(broken_off, resume=True)
     assert outcome(broken_off) == untouched("captioning")

@@ -15,7 +15,7 @@ from resumable import Outcome, changed_run, described, newest
 from training_run import Workshop, outcome, states, train
 
 from pengi_rt.errors import UsageError
-from pengi_rt.training import loop, state
+from pengi_rt.training import loop, run_folder, state
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.errors import TrainingError
 
@@ -106,7 +106,7 @@ def test_a_record_that_cannot_be_written(
     untouched: Callable[[str], Outcome],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    metrics = Path(broken_off.output_dir) / loop.METRICS
+    metrics = Path(broken_off.output_dir) / run_folder.METRICS
     # It would write the config again, which is longer than the records.
     monkeypatch.setattr(loop, "_open_folder", lambda run, resume: None)
     with small_files(metrics.stat().st_size + 10), pytest.raises(TrainingError) as caught:
@@ -159,7 +159,7 @@ def test_an_occupied_folder_is_refused(broken_off: TrainConfig) -> None:
     with pytest.raises(UsageError, match="already holds a run: --resume goes on with it"):
         train(broken_off)
     train(broken_off, resume=True)
-    shutil.rmtree(Path(broken_off.output_dir) / loop.STATES)
+    shutil.rmtree(Path(broken_off.output_dir) / run_folder.STATES)
     with pytest.raises(UsageError, match="already holds a run"):
         train(broken_off)
     with pytest.raises(UsageError, match=r"holds no state to resume from; start without --resume$"):

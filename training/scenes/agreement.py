@@ -15,7 +15,7 @@ from pengi_rt.builtin import builtin_plan
 from pengi_rt.errors import BackendError
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training.command import exit_code
-from pengi_rt.training.scenes.evaluate import BATCH, answers
+from pengi_rt.training.scenes.ask import Asker
 from pengi_rt.training.scenes.held_out import Clip, held_out
 
 
@@ -35,11 +35,7 @@ def _answers(
     plan: Path, backend: BackendName, clips: Sequence[Clip], beam_size: int
 ) -> list[list[tuple[int, ...]]]:
     with pengi_rt.load(plan, backend=backend) as engine:
-        return [
-            found
-            for start in range(0, len(clips), BATCH)
-            for found in answers(engine, clips[start : start + BATCH], beam_size=beam_size)
-        ]
+        return [said for _, said in Asker(engine, beam_size=beam_size).ask(clips)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

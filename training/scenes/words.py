@@ -51,11 +51,8 @@ ORDINALS = ("first", "second", "third")
 NEVER = 0.5
 """Share of scenes that are also asked when something is heard that is not."""
 
-LISTED = 6
-"""Classes in a checklist."""
-
-CHECKLISTS = 3
-"""Checklists of each clip."""
+CHECKS = 4
+"""Classes of each clip that the reading task checks: those that are heard, and others."""
 
 COUNTS = ("no", "one", "two", "three")
 
@@ -69,22 +66,35 @@ def rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
 
 
 def reading_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
-    """Rows for the reading task alone: classes in any order, each with what is true of it.
+    """Rows for the reading task alone: a class or two, heard or not, and what is true of them.
 
-    In a checklist every class is a question and the words behind it are its answer, so that one row
-    asks six. A decoder learns from them to find a word in the transcript; from single questions it
-    does not (docs/decisions/0008-reading.md). A check names its class in the prompt.
+    Classes stand in the prompt and again in the answer. A decoder learns from them to find the
+    words of a prompt in the transcript; from questions alone it does not
+    (docs/decisions/0008-reading.md).
     """
     common: Row = {"tags": [], "transcript": transcript(facts)}
-    lists: list[Row] = [
-        {"task": "checklist", "checklist": ", ".join(_checked(facts, rng)), **common}
-        for _ in range(CHECKLISTS)
-    ]
+    note = facts.note
+    if note:
+        true = {note.instrument: (register(note), ORDINALS[0])}
+    else:
+        heard = zip(facts.events, ORDINALS, strict=False)
+        true = {event.name: (event.loudness, ordinal) for event, ordinal in heard}
+    names = [name for name in (INSTRUMENTS if note else EVENTS) if name not in true]
+    absent = rng.choice(names, CHECKS - len(true), replace=False).tolist()
+    checked = {**true, **dict.fromkeys(absent, ("never",))}
     checks: list[Row] = [
-        {"task": "check", "event": line.split()[0], "check": line, **common}
-        for line in _checked(facts, rng)[:CHECKLISTS]
+        {"task": "check", "event": name, "check": " ".join((name, *found)), **common}
+        for name, found in checked.items()
     ]
-    return lists + checks
+    # A permutation in a circle: every class is once the first of two and once the second.
+    circle = rng.permutation([*checked]).tolist()
+    pairs = zip(circle, circle[1:] + circle[:1], strict=True)
+    orders: list[Row] = [
+        {"task": "order", "one": one, "other": other, **common,
+         "order": f"{one} {checked[one][-1]}, {other} {checked[other][-1]}"}
+        for one, other in pairs
+    ]  # fmt: skip
+    return checks + orders
 
 
 def transcript(facts: Facts) -> str:
@@ -130,20 +140,6 @@ def caption(facts: Facts) -> str:
 def register(note: Note) -> str:
     """``low``, ``middle`` or ``high``: the octave of a note."""
     return ("low", "middle", "high")[(note.pitch - PITCHES.start) // 12]
-
-
-def _checked(facts: Facts, rng: np.random.Generator) -> list[str]:
-    """Classes in any order, those that are heard among them, and what is true of each."""
-    note = facts.note
-    if note:
-        true = {note.instrument: f"{register(note)} {ORDINALS[0]}"}
-    else:
-        heard = zip(facts.events, ORDINALS, strict=False)
-        true = {event.name: f"{event.loudness} {ordinal}" for event, ordinal in heard}
-    names = [name for name in (INSTRUMENTS if note else EVENTS) if name not in true]
-    absent = rng.choice(names, LISTED - len(true), replace=False).tolist()
-    listed = rng.permutation([*true, *absent]).tolist()
-    return [f"{name} {true.get(name, 'never')}" for name in listed]
 
 
 def _scene_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:

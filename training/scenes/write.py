@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from pengi_rt.atomic import replacing
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import SAMPLE_RATE, draw
@@ -169,17 +170,11 @@ def _manifest(seed: int, indices: range, *, audio: bool) -> Iterator[dict[str, o
 
 
 def _write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("x", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(line)}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with replacing(path) as file:
+            file.writelines(f"{json.dumps(line)}\n".encode() for line in lines)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _make(folder: Path) -> None:

@@ -4,30 +4,26 @@ import numpy as np
 import pytest
 
 from pengi_rt.tasks import load_tasks
-from pengi_rt.training.scenes.evaluate import Tally, table
+from pengi_rt.training.scenes.evaluate import chance, scores, table
 from pengi_rt.training.scenes.facts import Event, Facts, Note
-from pengi_rt.training.scenes.held_out import Clip, Question, held_out, kind_of
-
-SILENCE = np.zeros(16, np.float32)
+from pengi_rt.training.scenes.held_out import Question, held_out, kind_of
 
 
-def scene(*names: str) -> Clip:
+def scene(*names: str) -> Facts:
     events = tuple(
         Event(name=name, onset=float(index), duration=1.0, snr=20.0)
         for index, name in enumerate(names)
     )
-    return Clip(Facts(place="room", events=events), SILENCE, ())
+    return Facts(place="room", events=events)
 
 
-def note() -> Clip:
+def note() -> Facts:
     played = Note(instrument="flute", pitch=60, velocity=75, detune=0.0, duration=1.0, snr=5.0)
-    return Clip(Facts(place="room", note=played), SILENCE, ())
+    return Facts(place="room", note=played)
 
 
-def scores(clip: Clip, task: str, target: str, said: str, kind: str = "") -> dict[str, float]:
-    tally = Tally()
-    tally.question(clip, Question(task, kind or task, "", target), said)
-    return tally.scores()
+def score(facts: Facts, task: str, target: str, said: str) -> dict[str, float]:
+    return scores([(facts, Question(task, task, "", target), said)])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +40,7 @@ def scores(clip: Clip, task: str, target: str, said: str, kind: str = "") -> dic
     ],
 )
 def test_events(said: str, f1: float, exact: float) -> None:
-    found = scores(scene("dog", "rain"), "events", "dog, rain", said)
+    found = score(scene("dog", "rain"), "events", "dog, rain", said)
     assert found["events, F1"] == pytest.approx(f1)
     assert found["events, F1: 2"] == pytest.approx(f1)
     assert found["events, all and no other"] == exact
@@ -60,7 +56,7 @@ def test_events(said: str, f1: float, exact: float) -> None:
     ],
 )
 def test_caption(said: str, named: float, only: float) -> None:
-    found = scores(scene("dog", "rain"), "caption", "", said)
+    found = score(scene("dog", "rain"), "caption", "", said)
     assert found["caption names every event"] == named
     assert found["caption names every event: 2"] == named
     assert found["caption names every event and no other"] == only
@@ -76,31 +72,40 @@ def test_caption(said: str, named: float, only: float) -> None:
     ],
 )
 def test_note(said: str, right: tuple[int, ...]) -> None:
-    found = scores(note(), "note", "produced by flute, pitch 60, velocity 75", said)
+    found = score(note(), "note", "produced by flute, pitch 60, velocity 75", said)
     rows = ("instrument", "pitch, exact", "pitch, within a semitone", "velocity (of 5)")
     assert tuple(found[f"note: {row}"] for row in rows) == right
 
 
 def test_note_clips_are_in_no_row_about_events() -> None:
-    assert scores(note(), "events", "flute", "flute") == {}
+    assert score(note(), "events", "flute", "flute") == {}
+
+
+def asked(kind: str, target: str, said: str) -> tuple[Facts, Question, str]:
+    return scene("dog"), Question("qa", kind, "", target), said
 
 
 def test_questions_are_averaged_over_kinds_not_over_answers() -> None:
-    tally = Tally()
-    clip = scene("dog")
-    for answer in ("one", "one", "two"):
-        tally.question(clip, Question("qa", "how many", "", "one"), answer)
-    tally.question(clip, Question("qa", "can you hear (yes/no)", "", "yes"), "no")
-    found = tally.scores()
+    said = [asked("how many", "one", answer) for answer in ("one", "one", "two")]
+    found = scores([*said, asked("can you hear (yes/no)", "yes", "no")])
     assert found["questions, mean of kinds"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["questions, yes/no"] == 0.0
 
 
-def test_chance_is_the_best_constant_answer_to_each_kind() -> None:
-    tally = Tally()
-    for target in ("yes", "no", "no"):
-        tally.question(scene("dog"), Question("qa", "before (yes/no)", "", target), "")
-    assert tally.chance()["question: before (yes/no)"] == pytest.approx(2 / 3)
+def test_chance_is_the_best_constant_answer_in_every_row() -> None:
+    said = [asked("before (yes/no)", target, "") for target in ("yes", "no", "no")]
+    heard = (("dog",), ("rain",), ("dog", "rain"))
+    said += [(scene(*names), Question("events", "events", "", ", ".join(names)), "")
+             for names in heard]  # fmt: skip
+    notes = [f"produced by flute, pitch {pitch}, velocity 75" for pitch in (60, 61, 62, 70)]
+    said += [(note(), Question("note", "note", "", target), "") for target in notes]
+    found = chance(said)
+    assert found["question: before (yes/no)"] == found["questions, yes/no"] == pytest.approx(2 / 3)
+    assert found["events, F1"] == pytest.approx((2 + 2 + 4) / (3 + 3 + 4))  # "dog, rain" always
+    assert found["events, all and no other"] == pytest.approx(1 / 3)
+    assert found["note: instrument"] == 1.0
+    assert found["note: pitch, exact"] == 1 / 4
+    assert found["note: pitch, within a semitone"] == 3 / 4
 
 
 def test_table_is_markdown_with_a_gap_for_what_a_column_lacks() -> None:

@@ -10,6 +10,7 @@ from pengi_rt.builtin import LOCATION
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training.scenes.agreement import differences
 from pengi_rt.training.scenes.evaluate import evaluate
+from pengi_rt.training.scenes.evaluate import scores as scores_of
 from pengi_rt.training.scenes.held_out import held_out
 
 pytestmark = pytest.mark.skipif(not LOCATION.is_file(), reason="no plan ships yet")
@@ -21,7 +22,7 @@ SEED = 77  # not the set that the model card is about: its scores stay unseen
 @pytest.fixture(scope="module")
 def scores() -> dict[str, float]:
     with pengi_rt.load(LOCATION) as engine:
-        return evaluate(engine, CLIPS, beam_size=1, seed=SEED).scores()
+        return scores_of(evaluate(engine, CLIPS, beam_size=1, seed=SEED))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_it_hears(scores: dict[str, float], row: str, chance: float, least: floa
 
 def test_silence_takes_it_to_chance() -> None:
     with pengi_rt.load(LOCATION) as engine:
-        deaf = evaluate(engine, CLIPS, beam_size=1, seed=SEED, silence=True).scores()
+        deaf = scores_of(evaluate(engine, CLIPS, beam_size=1, seed=SEED, silence=True))
     assert deaf["events, F1"] <= 0.3
     assert deaf["question: how many"] <= 0.6
 
