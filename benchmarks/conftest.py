@@ -2,13 +2,19 @@
 
 Timed, the model is the full-size ``base`` geometry with random weights (speed does not depend on
 their values); in smoke tests the tiny one. ``PENGI_RT_BENCH_CHECKPOINT`` and
-``PENGI_RT_BENCH_PLAN`` together name a model of your own instead.
+``PENGI_RT_BENCH_PLAN`` together name a model of your own instead. GPU benchmarks (``-m gpu``, see
+GPU.md) are timed on a CUDA device; without one they are skipped, and their smoke tests interpreted.
 """
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Before anything imports triton, as transformers does.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.export.checkpoint import load_model

@@ -16,7 +16,8 @@ from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
 from pengi_rt.builtin import named_or_builtin
 from pengi_rt.config import ModelConfig
-from pengi_rt.decoding.beam import Hypotheses, check_fits, search
+from pengi_rt.decoding.beam import check_fits, search
+from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.options import DEFAULTS, Options
@@ -148,7 +149,7 @@ class Engine:
         batch_size = options["batch_size"]
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        decode = self._decode_options(options)
+        decode = self.decode_options(options)
         prompt = self.config.generation.prompt if prompt is None else prompt
         self._refuse_closed()
         prefix = self._text_prefix(prompt, strict=options["strict"])
@@ -160,7 +161,12 @@ class Engine:
         check_fits(longest, decode, self.config.decoder)
         return _Question(prompt, rows, prefix.truncated, decode, batch_size)
 
-    def _decode_options(self, options: Options) -> DecodeOptions:
+    def decode_options(self, options: Options) -> DecodeOptions:
+        """The search that ``options`` ask for, with the plan's own defaults.
+
+        Raises:
+            UsageError: an option is out of range.
+        """
         default = self.config.generation
         beam_size, tokens = options["beam_size"], options["max_new_tokens"]
         temperature, stop = options["temperature"], options["stop"]

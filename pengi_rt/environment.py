@@ -1,5 +1,6 @@
 """What this machine is and what is installed on it, as far as the engine's speed and health go."""
 
+import ctypes
 import importlib.metadata
 import os
 import re
@@ -96,6 +97,19 @@ def native_kernels() -> str | None:
     except ImportError as error:
         return _one_line(error)
     return None
+
+
+def cuda_problem(library: str = "libcuda.so.1") -> str | None:
+    """Why there is no CUDA GPU to run on, or ``None``; asked of the driver, without torch."""
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver ({library} does not load)"
+    count = ctypes.c_int(0)
+    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if code:
+        return f"the NVIDIA driver gives error {code} (see nvidia-smi)"
+    return None if count.value else "the NVIDIA driver sees no GPU"
 
 
 def machine(proc: Path = Path("/proc")) -> Machine:

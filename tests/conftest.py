@@ -1,10 +1,16 @@
 """Fixtures shared by the suite: the tiny model, its plan and engine, the reference folder."""
 
 import os
-from collections.abc import Iterator
+
+# Before anything imports triton, as transformers does: tests/support/triton_interpreter.py.
+os.environ["TRITON_INTERPRET"] = "0" if os.environ.get("PENGI_TEST_GPU") else "1"
+
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 import pengi_rt
 from pengi_rt.engine import Engine
@@ -13,7 +19,33 @@ from pengi_rt.export.export import export_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tiny
 
-SOUNDS = Path(__file__).parent / "data" / "sounds"
+TESTS = Path(__file__).parent
+SOUNDS = TESTS / "data" / "sounds"
+ON_GPU = os.environ["TRITON_INTERPRET"] == "0"
+
+
+def pytest_configure() -> None:
+    if ON_GPU and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"PENGI_TEST_GPU is set, but PyTorch {torch.__version__} sees no CUDA GPU: unset it"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """With PENGI_TEST_GPU, the tests of kernels run compiled and are GPU tests as well."""
+    for item in items:
+        if not item.path.is_relative_to(TESTS):
+            continue
+        if ON_GPU and _runs_kernels(item.path):
+            item.add_marker(pytest.mark.gpu)
+        elif not ON_GPU and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="PENGI_TEST_GPU=1 runs it on a CUDA GPU"))
+
+
+@cache
+def _runs_kernels(module: Path) -> bool:
+    return "from triton_interpreter import" in module.read_text("utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -111,15 +111,6 @@ class ContrastiveConfig(Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptioningConfig(Checked):
-    """What captioning learns beside the paper's objective."""
-
-    naming: Weight = (
-        0.0  # weight: the audio prefix is to name the transcript's words
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModelConfig(Checked):
     """Pre-training of the decoder on text; ``reading``: transcript, prompt, then the answer."""
 
@@ -170,7 +161,6 @@ class TrainConfig(Checked):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    captioning: CaptioningConfig = field(default_factory=CaptioningConfig)
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig | None = None  # by default init_from's
@@ -216,7 +206,7 @@ class TrainConfig(Checked):
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
-STAGE_TABLES = ("contrastive", "captioning", "language_model")
+STAGE_TABLES = ("contrastive", "language_model")
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -50,12 +50,7 @@ class Stream:
 
 
 class ClipData(Dataset[Clips]):
-    """Batches of clips with rows about them; indexed by lists of positions.
-
-    ``transcripts`` says whether the batches have those of their rows too.
-    """
-
-    transcripts = False
+    """Batches of clips with rows about them; indexed by lists of positions."""
 
     def __init__(
         self,
@@ -94,7 +89,7 @@ class ClipData(Dataset[Clips]):
             tags.append(self._tags(drawn[0], start))
         batch = torch.stack(audio)
         return Clips(
-            rows=self.encoder.rows(rows, clips=clips, transcripts=self.transcripts),
+            rows=self.encoder.rows(rows, clips=clips),
             wave=None if self.cache else batch,
             log_mel=batch if self.cache else None,
             tags=torch.stack(tags) if self.tags else None,

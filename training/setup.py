@@ -83,7 +83,7 @@ def _stage(config: TrainConfig, model: Pengi, n_tags: int) -> nn.Module:
     if config.stage == "contrastive":
         return Contrastive(model, config.contrastive, n_tags)
     return (
-        Captioning(model, config.captioning.naming)
+        Captioning(model)
         if config.stage == "captioning"
         else LanguageModel(model, config.language_model.naming)
     )
@@ -109,14 +109,10 @@ def _maker(
         by_row = config.stage == "contrastive"
         data = replace(config.data, rows_per_clip=1) if by_row else config.data
         gain = 0.0 if validation else config.augment.gain_db
-        clips: ClipData
         if shards and not validation:
-            clips = ShardData(shards, rows, encoder, data, seed=seed, tags=tags, gain_db=gain)
-        else:
-            cache = _cache(config, model, rows)
-            clips = ClipData(rows, encoder, data, seed=seed, cache=cache, tags=tags, gain_db=gain)
-        clips.transcripts = config.captioning.naming > 0
-        return clips
+            return ShardData(shards, rows, encoder, data, seed=seed, tags=tags, gain_db=gain)
+        cache = _cache(config, model, rows)
+        return ClipData(rows, encoder, data, seed=seed, cache=cache, tags=tags, gain_db=gain)
 
     return make
 

@@ -4,6 +4,8 @@ All take the same waveform and prompt tokens and give the same number of new tok
 early.
 """
 
+import copy
+
 import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -14,8 +16,20 @@ from pengi_rt.models.pengi import Pengi
 class PyTorch:
     """The reference model eager, its decoder the Hugging Face module of the released code."""
 
-    def __init__(self, model: Pengi) -> None:
+    def __init__(
+        self,
+        model: Pengi,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Copies of the weights, unless ``model`` is what is asked for."""
+        self.device, self.dtype = torch.device(device), dtype
         self.model = model
+        if self.device.type != "cpu" or dtype != torch.float32:
+            self.model = copy.deepcopy(model).to(device, dtype)
+            # Powers of 1e-10 are 0 in float16.
+            self.model.audio_encoder.mel = copy.deepcopy(model.audio_encoder.mel).to(device)
         config = model.config.decoder
         self.gpt = GPT2LMHeadModel(
             GPT2Config(
@@ -37,38 +51,57 @@ class PyTorch:
         }
         weights["lm_head.weight"] = weights["transformer.wte.weight"]
         self.gpt.load_state_dict(weights)
+        self.gpt.to(self.device, dtype)
+
+    def audio_prefix(self, wave: Tensor) -> Tensor:
+        """Waveforms [B, samples], on any device, to [B, P, C]; can be compiled."""
+        encoder = self.model.audio_encoder
+        image = encoder.mel(wave.to(self.device)).to(self.dtype)
+        return self.model.map_audio(encoder.projection(encoder.htsat(image))).prefix
+
+    def text_prefix(self, ids: Tensor) -> Tensor:
+        """Token ids [B, T], on any device, to [B, P, C]."""
+        return self.model.encode_text(ids.to(self.device)).prefix
 
     @torch.inference_mode()
-    def prefix(self, wave: Tensor, ids: Tensor) -> Tensor:
-        """[1, P, C]: both encoders and mappers, as the released wrapper runs them on every call."""
-        return torch.cat([self.model.encode_audio(wave)[1], self.model.encode_text(ids)[1]], dim=1)
+    def prefix(self, wave: Tensor, ids: Tensor, text: Tensor | None = None) -> Tensor:
+        """[B, P, C]: both encoders and mappers, as the released wrapper runs them on every call.
+
+        Where the one prompt's ``text`` [1, P, C] is known, it is not encoded again.
+        """
+        audio = self.audio_prefix(wave)
+        text = self.text_prefix(ids) if text is None else text
+        return torch.cat([audio, text.expand(len(audio), -1, -1)], dim=1)
 
     @torch.inference_mode()
     def released(self, wave: Tensor, ids: Tensor, beams: int, steps: int) -> list[list[int]]:
         """The released wrapper's way: no cache, every step recomputes all beams from the start."""
         sequence = self.prefix(wave, ids)
-        tokens = torch.empty(1, 0, dtype=torch.int64)
-        scores = torch.zeros(1)
+        tokens = torch.empty(1, 0, dtype=torch.int64, device=self.device)
+        scores = torch.zeros(1, device=self.device)
         for step in range(steps):
             logits = self.gpt(inputs_embeds=sequence, use_cache=False).logits[:, -1]
-            candidates = (scores[:, None] + logits.softmax(-1).log()) / (step + 1)
+            candidates = (scores[:, None] + logits.float().softmax(-1).log()) / (step + 1)
             average, flat = candidates.flatten().topk(beams)
             source, token = flat // logits.shape[1], flat % logits.shape[1]
             scores = average * (step + 1)
             tokens = torch.cat([tokens[source], token[:, None]], dim=1)
             embedded = self.gpt.transformer.wte(token)[:, None]
             sequence = torch.cat([sequence[source], embedded], dim=1)
-        return [list(map(int, row)) for row in tokens]
+        return [list(map(int, row)) for row in tokens.tolist()]
 
     @torch.inference_mode()
-    def hugging_face(self, wave: Tensor, ids: Tensor, beams: int, steps: int) -> Tensor:
+    def hugging_face(
+        self, wave: Tensor, ids: Tensor, beams: int, steps: int, text: Tensor | None = None
+    ) -> Tensor:
         """Hugging Face ``generate`` with its key/value cache, and its own beam rule."""
+        prefix = self.prefix(wave, ids, text)
         generated: Tensor = self.gpt.generate(
-            inputs_embeds=self.prefix(wave, ids),
-            attention_mask=torch.ones(1, self.model.config.prefix_length, dtype=torch.int64),
+            inputs_embeds=prefix,
+            attention_mask=torch.ones(prefix.shape[:2], dtype=torch.int64, device=self.device),
             num_beams=beams,
             min_new_tokens=steps,
             max_new_tokens=steps,
             do_sample=False,
         )
-        return generated
+        return generated.cpu()

@@ -1,6 +1,6 @@
 """What a backend does, whatever it runs on. The engine and the beam search know only this."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,8 @@ from pengi_rt.config import ModelConfig
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+I32 = NDArray[np.int32]
+F64 = NDArray[np.float64]
 
 
 class Encoded(NamedTuple):
@@ -68,3 +70,42 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give the memory back. The backend is not used again."""
+
+
+class SearchOptions(NamedTuple):
+    """What a search needs to know; see :class:`pengi_rt.decoding.options.DecodeOptions`."""
+
+    beam_size: int
+    max_new_tokens: int
+    divisor: float
+    """Of the logits: the temperature."""
+    stop_id: int
+    pad_id: int
+
+
+class Searched(NamedTuple):
+    """The beams after each of ``N`` tokens, best first; ``[N, B, W]`` but for ``done``."""
+
+    tokens: I32
+    """What the beam was continued with."""
+    sources: I32
+    """The beam of the token before that it continues."""
+    lengths: I32
+    """Tokens of the beam, the stop token counted and what follows it not."""
+    averages: F64
+    """Mean log-probability per token."""
+    done: I32
+    """``[B]``: tokens when all beams of the clip were first finished, 0 if they never were."""
+
+
+@runtime_checkable
+class SearchingBackend(Protocol):
+    """A backend that searches by itself, without the host between its steps."""
+
+    def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
+        """Search behind the padded ``[B, P, n_embd]``, as :mod:`pengi_rt.decoding.beam` does.
+
+        Raises:
+            BackendError: it cannot search with so many beams.
+            ValueError: the logits hold NaN.
+        """

@@ -1,8 +1,10 @@
 """Which backend runs a plan: what was asked for, or one line that says why it cannot."""
 
+import os
 from typing import Literal, get_args
 
 from pengi_rt.backends.protocol import Backend
+from pengi_rt.download import cache_directory
 from pengi_rt.errors import BackendError
 from pengi_rt.plan import Plan
 
@@ -13,9 +15,9 @@ PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
 DEVICES: tuple[str, ...] = get_args(DeviceName)
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
-HERE = ("auto", "onnx", "torch")
+HERE = ("auto", "onnx", "torch", "triton")
 STORED = ("fp32", "fp16")
-"""What weights may be stored as; ``precision`` is that of the arithmetic, float32 with both."""
+"""What weights may be stored as; ``precision`` is that of the arithmetic."""
 
 
 def open_backend(
@@ -26,31 +28,64 @@ def open_backend(
     precision: str = "fp32",
     threads: int | None = None,
 ) -> Backend:
-    """The backend that runs ``plan``; ``auto`` is ONNX Runtime on the CPU.
+    """The backend that runs ``plan``.
+
+    ``auto`` is ONNX Runtime on the CPU, or our Triton kernels where ``device`` is ``cuda``.
 
     Raises:
-        BackendError: this version cannot run that backend, device or precision. Nothing else is
-            taken in its place.
+        BackendError: this version, or this machine, cannot run that backend, device or precision.
+            Nothing else is taken in its place.
     """
     _check("backend", backend, BACKENDS, HERE)
-    _check("device", device, DEVICES, ("auto", "cpu"))
-    _check("precision", precision, PRECISIONS, ("fp32",))
+    _check("device", device, DEVICES, DEVICES)
+    _check("precision", precision, PRECISIONS, PRECISIONS)
     if plan.manifest.precision not in STORED:
         raise BackendError(
             f"{plan.path}: its weights are stored as {plan.manifest.precision}, this version of "
             f"pengi-rt runs {' and '.join(STORED)}: export the checkpoint again"
         )
-    if backend == "torch":
-        try:
-            from pengi_rt.backends.torch import TorchBackend
-        except ModuleNotFoundError as error:
-            raise BackendError(
-                f"the torch backend needs {error.name}: pip install 'pengi-rt[export]'"
-            ) from None
-        return TorchBackend.from_plan(plan, threads=threads)
+    chosen = ("triton" if device == "cuda" else "onnx") if backend == "auto" else backend
+    if chosen == "triton":
+        return _triton(plan, device, precision, threads)
+    if device == "cuda":
+        raise BackendError(f"the {chosen} backend runs on the CPU: for a GPU ask for triton")
+    if precision != "fp32":
+        raise BackendError(
+            f"the {chosen} backend computes in fp32, not in {precision}: ask for triton on a GPU, "
+            "or store the weights smaller (export --precision)"
+        )
+    if chosen == "torch":
+        return _torch(plan, threads)
     from pengi_rt.backends.onnx import OnnxBackend
 
     return OnnxBackend(plan, threads=threads)
+
+
+def _torch(plan: Plan, threads: int | None) -> Backend:
+    try:
+        from pengi_rt.backends.torch import TorchBackend
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"the torch backend needs {error.name}: pip install 'pengi-rt[export]'"
+        ) from None
+    return TorchBackend.from_plan(plan, threads=threads)
+
+
+def _triton(plan: Plan, device: str, precision: str, threads: int | None) -> Backend:
+    if device == "cpu":
+        raise BackendError("the triton backend runs on a CUDA GPU, not on the CPU: ask for onnx")
+    if threads is not None:
+        raise BackendError("threads are of the CPU's backends: leave them out for triton")
+    # Before triton is imported. Compiled kernels are then with everything else that we keep.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory() / "triton"))
+    try:
+        from pengi_rt.backends.cuda_device import require_cuda
+        from pengi_rt.backends.triton import TritonBackend
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"the triton backend needs {error.name}: pip install 'pengi-rt[gpu]'"
+        ) from None
+    return TritonBackend.from_plan(plan, device=require_cuda(), precision=precision)
 
 
 def _check(what: str, value: str, known: tuple[str, ...], here: tuple[str, ...]) -> None:

@@ -38,14 +38,7 @@ class TorchBackend:
             PlanError: the plan lacks a tensor of its own model, or one has another shape.
         """
         threads = checked_threads(threads)
-        model = Pengi(plan.config)
-        try:
-            model.load_state_dict(_state(plan, model))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise PlanError(f"{plan.path}: the weights are not its config's: {reason}") from None
-        plan.release_pages()
-        return cls(model, threads=threads)
+        return cls(model_of(plan), threads=threads)
 
     @torch.inference_mode()
     def encode_audio(self, wave: F32) -> Encoded:
@@ -98,6 +91,22 @@ class TorchBackend:
     def close(self) -> None:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         self.__dict__.pop("model", None)
+
+
+def model_of(plan: Plan) -> Pengi:
+    """The model of an open plan, its weights copied out and widened to float32.
+
+    Raises:
+        PlanError: the plan lacks a tensor of its own model, or one has another shape.
+    """
+    model = Pengi(plan.config)
+    try:
+        model.load_state_dict(_state(plan, model))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise PlanError(f"{plan.path}: the weights are not its config's: {reason}") from None
+    plan.release_pages()
+    return model
 
 
 class _Cache:

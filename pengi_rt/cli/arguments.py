@@ -17,9 +17,9 @@ class Choice(NamedTuple):
     later: tuple[str, ...]
 
 
-BACKENDS = Choice(("auto", "onnx", "torch"), ("triton", "tensorrt"))
-DEVICES = Choice(("auto", "cpu"), ("cuda",))
-PRECISIONS = Choice(("fp32",), ("fp16", "bf16", "int8"))
+BACKENDS = Choice(("auto", "onnx", "torch", "triton"), ("tensorrt",))
+DEVICES = Choice(("auto", "cpu", "cuda"), ())
+PRECISIONS = Choice(("fp32", "fp16", "bf16", "int8"), ())
 STORED = ("fp32", "fp16")
 """What export can store weights as; the others are of the arithmetic."""
 
@@ -29,12 +29,13 @@ def add_choice(parser: "argparse._ActionsContainer", option: str, choice: Choice
 
     The engine then refuses them, in words of its own.
     """
+    later = f"; not in this version: {', '.join(choice.later)}" if choice.later else ""
     parser.add_argument(
         option,
         choices=[*choice.here, *choice.later],
         default=choice.here[0],
         metavar=f"{{{','.join(choice.here)}}}",
-        help=f"(default: %(default)s; not in this version: {', '.join(choice.later)})",
+        help=f"(default: %(default)s{later})",
     )
 
 

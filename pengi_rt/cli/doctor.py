@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NEEDED_BY = {
     "onnx": ("numpy", "onnxruntime", "tokenizers"),
     "torch": ("numpy", "torch", "transformers", "safetensors"),
+    "triton": ("numpy", "torch", "transformers", "safetensors", "triton"),
 }
 """What each backend of this version needs."""
 
@@ -71,7 +72,7 @@ def diagnose() -> Diagnosis:
     extras = [environment.package(*wanted) for wanted in environment.EXTRAS.items()]
     kernels = environment.native_kernels()
     machine = environment.machine()
-    backends = _backends([*core, *extras])
+    backends = _backends([*core, *extras], gpus=environment.cuda_problem())
     problems = [f"{package.name} {package.problem}" for package in core if package.problem]
     if kernels:
         problems.append(f"the native kernels do not load: {kernels}; install pengi-rt again")
@@ -92,14 +93,16 @@ def diagnose() -> Diagnosis:
     )
 
 
-def _backends(packages: "Sequence[Package]") -> dict[str, str]:
-    """Every backend's name, with ``ok`` or what it lacks."""
+def _backends(packages: "Sequence[Package]", gpus: str | None) -> dict[str, str]:
+    """Every backend's name, with ``ok`` or what it lacks; ``gpus`` is what is wrong with them."""
     found = {package.name: package for package in packages}
     verdicts = {}
     for backend, needed in NEEDED_BY.items():
         lacking = [f"{name} {found[name].problem}" for name in needed if found[name].problem]
         if backend == "onnx" and not lacking and _CPU_PROVIDER not in found["onnxruntime"].details:
             lacking = [f"this onnxruntime has no {_CPU_PROVIDER}"]
+        if backend == "triton" and not lacking and gpus:
+            lacking = [gpus]
         verdicts[backend] = "; ".join(lacking) or "ok"
     return verdicts | dict.fromkeys(BACKENDS.later, "not in this version of pengi-rt")
 

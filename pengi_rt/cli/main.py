@@ -11,7 +11,7 @@ from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.errors import PengiError, UsageError
 
-VERBS = ("generate", "export", "pull", "inspect", "doctor", "train", "data")
+VERBS = ("generate", "export", "pull", "inspect", "doctor", "warmup", "train", "data")
 INTERRUPTED = 130
 
 DESCRIPTION = "Answers audio and a text prompt with text (Pengi), on a CPU, from one engine file."

@@ -7,35 +7,22 @@ and step, and a hypothesis is read backwards from its last token once its clip i
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, I64, Backend
+from pengi_rt.backends.protocol import (
+    F32,
+    I64,
+    Backend,
+    Searched,
+    SearchingBackend,
+    SearchOptions,
+)
 from pengi_rt.config import DecoderConfig
+from pengi_rt.decoding.hypotheses import Hypotheses, hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.kernels.beam_step_cpu import BeamState, BeamStep, beam_step
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """One answer: its tokens, the stop token included, and their mean log-probability."""
-
-    tokens: tuple[int, ...]
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hypotheses:
-    """The beams of one clip, best first.
-
-    ``steps`` is the number of forward passes that the clip would need on its own, the one over the
-    prefix counted: one before every token.
-    """
-
-    beams: tuple[Hypothesis, ...]
-    steps: int
 
 
 def search(
@@ -47,8 +34,7 @@ def search(
 ) -> list[Hypotheses]:
     """Answer every prefix: Pengi's beam search, ranked by the mean log-probability per token.
 
-    Clips do not influence each other. One whose beams are all finished has its answer; its rows
-    idle along until the last clip is done.
+    Clips do not influence each other. One whose beams are all finished idles until the last one is.
 
     Args:
         backend: runs the decoder.
@@ -65,9 +51,11 @@ def search(
         return []
     lengths = np.array([len(prefix) for prefix in prefixes], np.int64)
     check_fits(int(lengths.max()), options, backend.config.decoder)
-    steps = _steps(backend, _pad(prefixes, lengths), lengths, options)
+    padded = _pad(prefixes, lengths)
+    if on_step is None and isinstance(backend, SearchingBackend):
+        return _answers(backend.search(padded, lengths, search_options(options)), options)
+    steps, answers = _steps(backend, padded, lengths, options), dict[int, Hypotheses]()
     history: list[BeamStep] = []
-    answers: dict[int, Hypotheses] = {}
     while len(answers) < len(prefixes):
         history.append(next(steps))
         if on_step is not None:
@@ -75,7 +63,7 @@ def search(
         done = history[-1].state.finished.all(axis=1) | (len(history) == options.max_new_tokens)
         for clip in np.flatnonzero(done).tolist():
             if clip not in answers:
-                answers[clip] = _hypotheses(history, clip)
+                answers[clip] = _answer(history, clip)
     return [answers[clip] for clip in range(len(prefixes))]
 
 
@@ -127,20 +115,29 @@ def _pad(prefixes: Sequence[F32], lengths: I64) -> F32:
     return padded
 
 
-def _hypotheses(history: Sequence[BeamStep], clip: int) -> Hypotheses:
-    """Follow each beam of ``clip`` back to its first token. Steps leave beams best first."""
+def search_options(options: DecodeOptions) -> SearchOptions:
+    """What a backend needs to know of the options."""
+    return SearchOptions(
+        options.beam_size, options.max_new_tokens, options.divisor, options.stop_id, options.pad_id
+    )
+
+
+def _answers(found: Searched, options: DecodeOptions) -> list[Hypotheses]:
+    """Of every clip, at the token where it was done or may not go on."""
+    answers = []
+    for clip, done in enumerate(found.done.tolist()):
+        steps = min(done or options.max_new_tokens, options.max_new_tokens)
+        tokens, sources = found.tokens[:steps, clip], found.sources[:steps, clip]
+        last = found.lengths[steps - 1, clip], found.averages[steps - 1, clip]
+        answers.append(hypotheses(tokens, sources, *last))
+    return answers
+
+
+def _answer(history: Sequence[BeamStep], clip: int) -> Hypotheses:
     last = history[-1]
-    beams = np.arange(last.tokens.shape[1])
-    tokens = np.empty((len(history), len(beams)), np.int64)
-    for position in reversed(range(len(history))):
-        tokens[position] = history[position].tokens[clip, beams]
-        beams = history[position].sources[clip, beams]
-    return Hypotheses(
-        beams=tuple(
-            Hypothesis(tuple(tokens[:length, beam].tolist()), float(score))
-            for beam, (length, score) in enumerate(
-                zip(last.state.lengths[clip], last.averages[clip], strict=True)
-            )
-        ),
-        steps=len(history),
+    return hypotheses(
+        np.stack([step.tokens[clip] for step in history]),
+        np.stack([step.sources[clip] for step in history]),
+        last.state.lengths[clip],
+        last.averages[clip],
     )

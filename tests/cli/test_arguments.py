@@ -43,7 +43,8 @@ def test_help_says_what_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
         main(["generate", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     for choice in (BACKENDS, DEVICES, PRECISIONS):
-        assert f"not in this version: {', '.join(choice.later)}" in shown
+        if choice.later:
+            assert f"not in this version: {', '.join(choice.later)}" in shown
         assert f"{{{','.join(choice.here)}}}" in shown
 
 

@@ -32,11 +32,14 @@ def run(*argv: str) -> int:
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make this a healthy machine, but for the packages given."""
 
-    def install(*packages: Package, kernels: str | None = None) -> None:
+    def install(
+        *packages: Package, kernels: str | None = None, gpus: str | None = None
+    ) -> None:
         found = HEALTHY | {package.name: package for package in packages}
         for function in ("package", "loaded_package"):
             monkeypatch.setattr(environment, function, lambda name, _: found[name])
         monkeypatch.setattr(environment, "native_kernels", lambda: kernels)
+        monkeypatch.setattr(environment, "cuda_problem", lambda: gpus)
 
     return install
 
@@ -51,7 +54,8 @@ def test_healthy(install: Callable[..., None], capsys: pytest.CaptureFixture[str
     lines = capsys.readouterr().out.splitlines()
     assert "onnx           runs here" in lines
     assert "torch          runs here" in lines
-    assert "triton         does not run here: not in this version of pengi-rt" in lines
+    assert "triton         runs here" in lines
+    assert "tensorrt       does not run here: not in this version of pengi-rt" in lines
     assert "native kernels ok" in lines
     assert lines[-1] == "no problems found"
 

@@ -9,7 +9,8 @@ import pytest
 from fake_backend import WIDTH, FakeBackend, ScriptedModel, ToyModel
 
 from pengi_rt.backends.protocol import F32, I64, Cache
-from pengi_rt.decoding.beam import Hypotheses, Hypothesis, search
+from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.hypotheses import Hypotheses, Hypothesis
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.errors import UsageError
 

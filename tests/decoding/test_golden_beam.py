@@ -15,7 +15,8 @@ from golden import PAIRS, Golden, api, meta, pair
 from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32, Backend
-from pengi_rt.decoding.beam import Hypotheses, search
+from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 
 pytestmark = pytest.mark.slow

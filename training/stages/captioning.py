@@ -8,17 +8,14 @@ from torch import nn
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.training.examples import Clips
 from pengi_rt.training.stages.losses import Losses, decoder_loss, log_mel, shares, text_prefix
-from pengi_rt.training.stages.naming import slot_naming_loss
 
 
 class Captioning(nn.Module):
     """Clips with rows about them to the mean cross-entropy of their target tokens."""
 
-    def __init__(self, model: Pengi, naming: float = 0.0) -> None:
-        """``naming``: the weight of :func:`.slot_naming_loss`, where rows have transcripts."""
+    def __init__(self, model: Pengi) -> None:
         super().__init__()
         self.model = model
-        self.naming = naming
 
     def forward(self, clips: Clips) -> Losses:
         model, rows = self.model, clips.rows
@@ -32,10 +29,4 @@ class Captioning(nn.Module):
             mirror = len(share) - 1 - rows.clips
             mixed = decoder_loss(model, (audio[mirror], *text), rows)
             losses = share[rows.clips] * losses + (1 - share[mirror]) * mixed
-        answer = losses.sum() / rows.mask.sum()
-        if rows.transcripts is None:
-            return {"loss": answer}
-        naming = slot_naming_loss(model, audio[rows.clips], rows.transcripts)
-        naming = (naming if share is None else naming * share[rows.clips]).mean()
-        loss = answer + self.naming * naming
-        return {"loss": loss, "answer": answer.detach(), "naming": naming.detach()}
+        return {"loss": losses.sum() / rows.mask.sum()}

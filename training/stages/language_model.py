@@ -6,22 +6,23 @@ alone. A decoder that has learned to read can stay frozen in the captioning stag
 (``docs/decisions/0008``).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.training.examples import NOTHING, TextRows
 from pengi_rt.training.stages.losses import Losses, decoder_loss, text_prefix
-from pengi_rt.training.stages.naming import naming_loss
 
 
 class LanguageModel(nn.Module):
     """Groups of text rows to the mean cross-entropy of their target tokens."""
 
     def __init__(self, model: Pengi, naming: float = 0.0) -> None:
-        """``naming``: the weight of :func:`.naming_loss`."""
+        """``naming``: the weight of :func:`naming_loss`."""
         super().__init__()
         self.model = model
         self.naming = naming
@@ -45,6 +46,25 @@ class LanguageModel(nn.Module):
         text = text_prefix(self.model, rows)
         naming = naming_loss(self.model, text[0], rows.words) if rows.words is not None else None
         return decoder_loss(self.model, (read, *text), rows).sum(), naming
+
+
+def naming_loss(model: Pengi, prefix: Tensor, words: Tensor) -> Tensor:
+    """How badly a text prefix names the words of its prompt, mean over words.
+
+    Each row of the prefix, normalised as the decoder's first layer does, is scored against the
+    embedding table (the paper's appendix B reads prefixes so); the rows together are a mixture. A
+    prefix that names a word holds its embedding, and whatever the decoder has learned to do with a
+    word of a prompt it then does with the prefix.
+
+    Args:
+        model: its decoder's table is used.
+        prefix: [R, T, n_embd].
+        words: [R, K], the rest :data:`NOTHING`.
+    """
+    scores = model.decoder.logits(F.layer_norm(prefix, prefix.shape[-1:])).float()
+    named = scores.log_softmax(dim=-1).logsumexp(dim=1) - math.log(prefix.shape[1])
+    there = words != NOTHING
+    return -(named.gather(1, words.where(there, 0)) * there).sum() / there.sum()
 
 
 def slot_embeddings(model: Pengi, transcripts: Tensor) -> Tensor:

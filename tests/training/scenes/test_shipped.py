@@ -28,15 +28,17 @@ def scores() -> dict[str, float]:
 @pytest.mark.parametrize(
     ("row", "chance", "least"),
     [
-        # Far below what it reaches (80 to 99 per cent), far above what a deaf model could.
-        ("events, F1", 1 / 22, 0.6),
-        ("scene (place)", 1 / 5, 0.8),
-        ("note: instrument", 1 / 8, 0.6),
-        ("question: how many", 1 / 3, 0.6),
+        # Well below what it reaches (85 to 99 per cent), far above what a deaf model could.
+        ("events, F1", 1 / 22, 0.7),
+        ("scene (place)", 1 / 5, 0.9),
+        ("note: instrument", 1 / 8, 0.8),
+        ("question: how many", 1 / 3, 0.65),
+        ("questions, yes/no", 1 / 2, 0.75),
+        ("questions, mean of kinds", 0.29, 0.75),
     ],
 )
 def test_it_hears(scores: dict[str, float], row: str, chance: float, least: float) -> None:
-    assert scores[row] >= least > 2 * chance - 0.1
+    assert scores[row] >= least > chance + 0.2
 
 
 def test_silence_takes_it_to_chance() -> None:

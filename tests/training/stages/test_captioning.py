@@ -1,6 +1,5 @@
 """The captioning loss against a plain computation, row by row, by the tokenizers themselves."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from pengi_rt.training.config import _model
 from pengi_rt.training.examples import Clips, RowEncoder
 from pengi_rt.training.manifest import Row
 from pengi_rt.training.stages.captioning import Captioning
-from pengi_rt.training.stages.naming import slot_naming_loss
 
 MAX_TOKENS = 9
 TEXTS = (
@@ -148,22 +146,3 @@ def _given(model: Pengi, tokenizers: dict[str, bytes], features: Tensor, row: in
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "encode_audio", lambda _: model.map_audio(features[None]))
         return row_loss(model, tokenizers, torch.zeros(1), row)
-
-
-def test_naming_adds_the_transcripts_loss() -> None:
-    model, tokenizers = made("released")
-    clips = batch(model, tokenizers)
-    encoder = RowEncoder(model.config, tokenizers, MAX_TOKENS)
-    rows = [Row(1, Path("a.wav"), "caption", prompt, target, (), f"dog loud | room {index}")
-            for index, (prompt, target) in enumerate(TEXTS)]  # fmt: skip
-    told = replace(clips, rows=encoder.rows(rows, clips=CLIPS, transcripts=True))
-    with torch.no_grad():
-        plain = Captioning(model)(clips)["loss"]
-        found = Captioning(model, naming=0.5)(told)
-        assert clips.wave is not None
-        audio = model.encode_audio(clips.wave).prefix[list(CLIPS)]
-        assert told.rows.transcripts is not None
-        named = slot_naming_loss(model, audio, told.rows.transcripts).mean()
-    assert torch.equal(found["answer"], plain)
-    torch.testing.assert_close(found["naming"], named)
-    torch.testing.assert_close(found["loss"], plain + 0.5 * named)

@@ -10,9 +10,9 @@ from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.config import DataConfig, _model
 from pengi_rt.training.data import TextData
-from pengi_rt.training.examples import RowEncoder
+from pengi_rt.training.examples import NOTHING, RowEncoder
 from pengi_rt.training.manifest import Row
-from pengi_rt.training.stages.language_model import LanguageModel
+from pengi_rt.training.stages.language_model import LanguageModel, naming_loss
 
 ROWS = [
     Row(1, None, "caption", "generate audio caption", "a dog barks!", (), "dog loud"),
@@ -120,3 +120,26 @@ def test_task_weights_are_frequencies(parts: tuple[Pengi, dict[str, bytes], Toke
     # Weights 1, 3, 1, 0, 1 of six. Four standard deviations of a share are below 0.032.
     for task, share in (("caption", 2 / 6), ("qa", 3 / 6), ("events", 1 / 6), ("scene", 0.0)):
         assert abs(drawn.count(task) / 4000 - share) < 0.032
+
+
+def test_naming_loss_is_the_mixtures_mean_surprise() -> None:
+    model = random_model(ModelConfig.preset("tiny"))
+    prefix = torch.randn(2, 3, model.config.decoder.n_embd)
+    words = torch.tensor([[5, 9, 9], [7, NOTHING, NOTHING]])
+    table = model.decoder.wte.weight
+    surprises = []
+    for row, ids in zip(prefix, words, strict=True):
+        spread = row.var(1, keepdim=True, correction=0) + 1e-5
+        normal = (row - row.mean(1, keepdim=True)) / spread.sqrt()
+        mixture = (normal @ table.T).softmax(dim=1).mean(dim=0)
+        surprises += [-mixture[word].log() for word in ids if word != NOTHING]
+    expected = torch.stack(surprises).mean()
+    torch.testing.assert_close(naming_loss(model, prefix, words), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prefix_of_the_words_own_embeddings_names_them() -> None:
+    model = random_model(ModelConfig.preset("tiny"))
+    words = torch.tensor([[11, 12]])
+    own = model.decoder.wte(words) * 50
+    other = model.decoder.wte(words + 100) * 50
+    assert naming_loss(model, own, words) < naming_loss(model, other, words)

@@ -1,0 +1,223 @@
+"""How fast a GPU does something, and how fast it could: CUDA events, graphs, and measured roofs.
+
+Times are the device's: calls are captured in a CUDA graph, all contenders alike, so that neither
+Python nor the driver is in them. What a whole answer takes, the host included, is measured by
+``bench_gpu_caption.py`` with the host's clock.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+Call = Callable[[], object]
+
+L2_BYTES = 60 * 2**20
+"""Of an H200, the largest cache there is."""
+FLUSH_BYTES = 8 * L2_BYTES
+BUSY_CYCLES = 1_000_000
+"""Some 0.5 ms for which the device is kept busy while the host puts a graph behind it."""
+WARM_UPS, REPEATS = 3, 21
+ROOF_BYTES = 2**32
+ROOF_SIDE = 8192
+FACTOR = 2
+"""Times PyTorch's own error, which a kernel adding in another order may reach."""
+
+
+class Times(NamedTuple):
+    """Microseconds of one call on the device."""
+
+    median: float
+    p20: float
+    p80: float
+
+
+class Roofs(NamedTuple):
+    """What this device reaches, measured in this run on random numbers."""
+
+    copy_gb_s: float
+    """A copy from memory to memory, bytes read plus bytes written."""
+    fp16_tflop_s: float
+    tf32_tflop_s: float
+
+
+def device_for(*, timed: bool) -> torch.device:
+    """The CUDA device; without one the CPU, where kernels are interpreted, if nothing is timed.
+
+    Skips the benchmark, and says why, if it would be timed and cannot be.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if torch.cuda.is_available() and not interpreted:
+        return torch.device("cuda", torch.cuda.current_device())
+    if timed:
+        pytest.skip(
+            "TRITON_INTERPRET=1 is set: kernels would be interpreted"
+            if torch.cuda.is_available()
+            else f"needs a CUDA GPU: PyTorch {torch.__version__} sees none"
+        )
+    if not interpreted:
+        pytest.skip("needs a CUDA GPU, or TRITON_INTERPRET=1 before triton is imported")
+    return torch.device("cpu")
+
+
+def microseconds(
+    calls: Sequence[Call], *, before: Call | None = None, cold: bool = True, repeats: int = REPEATS
+) -> Times:
+    """Time of one call, the mean over ``calls``, which do the same to different buffers.
+
+    They are captured one after the other in one graph, so they may only launch work. What one of
+    them reads is as cold as the buffers of the others are large. Options: :func:`launched`.
+    """
+    graph = captured(calls)
+    whole = launched(graph.replay, before=before, cold=cold, repeats=repeats)
+    return Times(*(time / len(calls) for time in whole))
+
+
+def launched(
+    run: Call, *, before: Call | None = None, cold: bool = True, repeats: int = REPEATS
+) -> Times:
+    """Time on the device of what ``run`` launches, which takes the host less than 0.5 ms.
+
+    Args:
+        run: puts work into the current stream and does not wait for it.
+        before: is run before every repeat, untimed; it may only launch work as well.
+        cold: overwrite the L2 cache before every repeat.
+        repeats: that count, after :data:`WARM_UPS` that do not.
+    """
+    flushed = torch.empty(FLUSH_BYTES if cold else 0, dtype=torch.int8, device="cuda")
+    events = [
+        [torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(WARM_UPS + repeats)
+    ]
+    for start, end in events:
+        if before is not None:
+            before()
+        flushed.zero_()
+        torch.cuda._sleep(BUSY_CYCLES)
+        start.record()
+        run()
+        end.record()
+    torch.cuda.synchronize()
+    times = [start.elapsed_time(end) * 1e3 for start, end in events[WARM_UPS:]]
+    p20, median, p80 = torch.tensor(times).quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()
+    return Times(median, p20, p80)
+
+
+def captured(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
+    """A graph of ``calls``, each of which has run once before."""
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for call in calls:
+            call()
+    return graph
+
+
+@cache
+def roofs() -> Roofs:
+    """Measured once a process."""
+    source = torch.randint(-128, 128, (ROOF_BYTES,), dtype=torch.int8, device="cuda")
+    target = torch.empty_like(source)
+    copied = microseconds([lambda: target.copy_(source)], cold=False)
+    half, precision = _product(torch.float16), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    single = _product(torch.float32)
+    torch.set_float32_matmul_precision(precision)
+    return Roofs(2 * ROOF_BYTES / copied.median / 1e3, half, single)
+
+
+def _product(dtype: torch.dtype) -> float:
+    """TFLOP/s of a large matrix product."""
+    a, b = (torch.randn(ROOF_SIDE, ROOF_SIDE, device="cuda").to(dtype) for _ in "ab")
+    out = torch.empty_like(a)
+    times = microseconds([lambda: torch.mm(a, b, out=out)], cold=False)
+    return 2 * ROOF_SIDE**3 / times.median / 1e6
+
+
+def assert_as_good(found: Tensor, exact: Tensor, native: Tensor) -> None:
+    """Fail unless ``found`` is as near to ``exact`` (float64) as PyTorch's ``native`` is.
+
+    Everything stays on the device: results of 64 clips are gigabytes in float64.
+    """
+    assert exact.dtype == torch.float64
+    assert found.shape == exact.shape == native.shape, (found.shape, exact.shape, native.shape)
+    error, own = _rms(found.double() - exact), _rms(native.double() - exact)
+    # A result is rounded to its dtype once, and an intermediate one at most once more.
+    granted = 2 * torch.finfo(native.dtype).eps * _rms(exact)
+    assert error <= FACTOR * own + granted, f"error {error:.3g}, PyTorch's {own:.3g}"
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
+def shares(
+    times: Times, *, nbytes: float, flop: float, peak: str, passes: int = 1
+) -> dict[str, float]:
+    """What a time means: GB/s, TFLOP/s, and per cent of the roofs.
+
+    ``peak`` names the roof of arithmetic; ``passes`` products of it make one that is counted.
+    """
+    roof = roofs()
+    gb_s, tflop_s = nbytes / times.median / 1e3, flop / times.median / 1e6
+    top: float = getattr(roof, f"{peak}_tflop_s")
+    floor = max(nbytes / roof.copy_gb_s / 1e3, passes * flop / top / 1e6)
+    return {
+        "us": times.median, "us_p20": times.p20, "us_p80": times.p80,
+        "gb_per_s": gb_s, "percent_of_copy": 100 * gb_s / roof.copy_gb_s,
+        "tflop_per_s": tflop_s, f"percent_of_{peak}": 100 * tflop_s / top,
+        f"percent_of_{peak}_with_all_passes": 100 * passes * tflop_s / top,
+        "floor_us": floor, "percent_of_floor": 100 * floor / times.median,
+    }  # fmt: skip
+
+
+def machine() -> dict[str, str | float]:
+    """What a figure means nothing without."""
+    facts: dict[str, str | float] = {
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "transformers": version("transformers"),
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if not torch.cuda.is_available():
+        return facts
+    facts |= {"gpu": torch.cuda.get_device_name(), "driver": driver()}
+    facts |= {"cuda": str(torch.version.cuda)}
+    return facts | {f"roof_{name}": value for name, value in roofs()._asdict().items()}
+
+
+@cache
+def driver() -> str:
+    """Of NVIDIA, as nvidia-smi tells it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return _said(command).split("\n", maxsplit=1)[0]
+
+
+@cache
+def commit() -> str:
+    """Of the working tree, and whether it has changes; a copy of one may have no history."""
+    root = Path(__file__).parents[2]
+    head = _said(["git", "-C", str(root), "rev-parse", "--short", "HEAD"])
+    changed = _said(["git", "-C", str(root), "status", "--short", "--untracked-files=no"])
+    return head + (" + changes" if changed and head != "unknown" else "")
+
+
+def _said(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -1,0 +1,292 @@
+"""The GPU backend: our Triton kernels on a CUDA device, replayed from CUDA graphs.
+
+Everything from waveform to tokens is on the device; the host asks every few steps whether all clips
+are done. In Triton's interpreter the same code runs on the CPU, for tests.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pengi_rt.backends.device_graph import Replayed
+from pengi_rt.backends.protocol import F32, I64, Cache, Encoded, Searched, SearchOptions
+from pengi_rt.backends.torch import model_of
+from pengi_rt.backends.triton_audio import AudioEncoding, tables_of
+from pengi_rt.backends.triton_decoder import Decoding, Shape
+from pengi_rt.backends.triton_weights import decoder_weights
+from pengi_rt.errors import BackendError
+from pengi_rt.kernels.beam_history import BeamHistory
+from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.plan import Plan
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+          "int8": torch.float16}  # fmt: skip
+"""Of activations, by the precision that is asked for."""
+
+STEPS = 4
+"""Of a graph: so many tokens are made before the host looks whether more are wanted."""
+
+REMEMBERED = 8
+"""Shapes whose buffers and graphs are kept."""
+
+PREFIX_ROWS = 16
+"""Buffers are made for a multiple of it, so that texts of about one length share theirs."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Search(NamedTuple):
+    """What one shape's searches replay."""
+
+    decoding: Decoding
+    start: Replayed
+    more: Replayed
+    done: Tensor
+    """On the host: ``history.done`` as it was after the last replay."""
+
+
+class TritonBackend:
+    """Runs a model on one device."""
+
+    name = "triton"
+
+    def __init__(
+        self, model: Pengi, *, device: torch.device | str = "cuda", precision: str = "fp16"
+    ) -> None:
+        """A copy of ``model``; ``precision`` is one of :data:`DTYPES`.
+
+        With int8 the decoder's matrices are int8, everything else float16.
+        """
+        self.config = model.config
+        self._device = torch.device(device)
+        self._dtype = DTYPES[precision]
+        self._tables = tables_of(model.audio_encoder.mel, self._device)
+        self._weights = decoder_weights(
+            model.decoder, self._device, self._dtype, int8=precision == "int8"
+        )
+        self._model = _without_decoder(model).to(self._device, self._dtype).eval()
+        self._audio: OrderedDict[int, tuple[AudioEncoding, Replayed]] = OrderedDict()
+        self._searches: OrderedDict[Shape, _Search] = OrderedDict()
+
+    @classmethod
+    def from_plan(
+        cls, plan: Plan, *, device: torch.device | str = "cuda", precision: str = "fp16"
+    ) -> Self:
+        """The model of an open plan.
+
+        Raises:
+            PlanError: the plan lacks a tensor of its own model, or one has another shape.
+        """
+        return cls(model_of(plan), device=device, precision=precision)
+
+    @torch.inference_mode()
+    def encode_audio(self, wave: F32) -> Encoded:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        encoding, replay = _remembered(self._audio, len(wave), self._new_audio)
+        encoding.wave.copy_(torch.from_numpy(wave.copy()))
+        replay()
+        return _encoded(encoding.embedding, encoding.prefix)
+
+    @torch.inference_mode()
+    def encode_text(self, ids: I64) -> Encoded:
+        """See :class:`pengi_rt.backends.protocol.Backend`.
+
+        Not replayed: prompts are few, of any length, and the engine remembers their prefixes.
+        """
+        found = self._model.encode_text(torch.from_numpy(ids.copy()).to(self._device))
+        return _encoded(found.embedding, found.prefix)
+
+    @torch.inference_mode()
+    def embed_tokens(self, ids: I64) -> F32:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        return _array(self._rows_of(torch.from_numpy(ids.copy()).to(self._device)))
+
+    @torch.inference_mode()
+    def prefill(
+        self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
+    ) -> tuple[Cache, F32]:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        shape = Shape(len(prefix), width, prefix.shape[1], max_new_tokens)
+        cache = _Cache(Decoding(self._weights, shape))
+        _put_prefix(cache.decoding, prefix, lengths)
+        cache.decoding.history.position.zero_()
+        cache.decoding.prefill()
+        logits = self._logits(len(prefix))
+        cache.decoding.first_logits(logits)
+        return cache, _array(logits)
+
+    @torch.inference_mode()
+    def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        assert isinstance(cache, _Cache)
+        cache.follow(torch.from_numpy(parents.copy()).to(self._device))
+        rows = self._rows_of(torch.from_numpy(tokens.copy()).to(self._device))
+        cache.decoding.residual.copy_(rows + self._weights.positions[cache.places()])
+        logits = self._logits(len(tokens))
+        cache.decoding.step(logits)
+        cache.position += 1
+        cache.decoding.history.position.add_(1)
+        return _array(logits)
+
+    @torch.inference_mode()
+    def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
+        """See :class:`pengi_rt.backends.protocol.SearchingBackend`.
+
+        Raises:
+            BackendError: there are more beams than the kernels keep.
+            ValueError: logits hold NaN.
+        """
+        if options.beam_size > MAX_BEAM_SIZE:
+            raise BackendError(
+                f"the triton backend searches with at most {MAX_BEAM_SIZE} beams, "
+                f"got {options.beam_size}"
+            )
+        clips, rows, _ = prefix.shape
+        shape = self._shape(clips, rows, options)
+        run = _remembered(self._searches, shape, self._new_search)
+        decoding = run.decoding
+        _put_prefix(decoding, prefix, lengths)
+        decoding.temperature.fill_(options.divisor)
+        decoding.ends.copy_(torch.tensor([options.stop_id, options.pad_id], dtype=torch.int32))
+        run.start()
+        made = 1
+        while made < options.max_new_tokens and not self._all_done(run):
+            run.more()
+            made += STEPS
+        return _searched(decoding.history)
+
+    @torch.inference_mode()
+    def warm_up(self, prefix: int, clips: int, options: SearchOptions) -> dict[str, Replayed]:
+        """Compile and capture what answers to so many clips and prefix rows will need."""
+        _, audio = _remembered(self._audio, clips, self._new_audio)
+        shape = self._shape(clips, prefix, options)
+        run = _remembered(self._searches, shape, self._new_search)
+        return {"audio": audio, "prefill": run.start, f"{STEPS} steps": run.more}
+
+    def close(self) -> None:
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        self._audio.clear()
+        self._searches.clear()
+        self.__dict__.pop("_model", None)
+        self.__dict__.pop("_weights", None)
+
+    def _new_audio(self, batch: int) -> tuple[AudioEncoding, Replayed]:
+        encoding = AudioEncoding(self._model, self._tables, batch)
+        return encoding, Replayed(encoding.run, self._device)
+
+    def _shape(self, clips: int, prefix: int, options: SearchOptions) -> Shape:
+        rows = min(_up(prefix, PREFIX_ROWS), self.config.decoder.n_positions)
+        steps = max(_up(options.max_new_tokens - 1, STEPS), STEPS)
+        return Shape(clips, options.beam_size, rows, steps)
+
+    def _new_search(self, shape: Shape) -> _Search:
+        decoding = Decoding(self._weights, shape)
+        done = torch.zeros(shape.clips, dtype=torch.int32, pin_memory=self._device.type == "cuda")
+
+        def start() -> None:
+            decoding.prefill()
+            decoding.first_logits()
+            decoding.first_choice()
+            done.copy_(decoding.history.done, non_blocking=True)
+
+        def more() -> None:
+            for _ in range(STEPS):
+                decoding.step()
+                decoding.choose()
+            done.copy_(decoding.history.done, non_blocking=True)
+
+        return _Search(decoding, Replayed(start, self._device), Replayed(more, self._device), done)
+
+    def _all_done(self, run: _Search) -> bool:
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return bool(run.done.all())
+
+    def _logits(self, rows: int) -> Tensor:
+        return torch.empty(rows, self.config.decoder.vocab_size, device=self._device)
+
+    def _rows_of(self, ids: Tensor) -> Tensor:
+        """Embeddings [n, n_embd] in float32, without positions."""
+        weight, scale = self._weights.head
+        rows = weight[ids].float()
+        return rows if scale is None else rows * scale[ids, None]
+
+
+class _Cache:
+    """The protocol's view of a decoding: its rows choose their parents outside."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self.decoding = decoding
+        self.width = decoding.shape.beams
+        self.position = 0
+
+    def follow(self, parents: Tensor) -> None:
+        """Make every row's generated history its parent's."""
+        t, table = self.position, self.decoding.history.ancestry
+        if t:
+            parents = parents.view(self.decoding.shape.clips, self.width)
+            known = table[t - 1, ..., : t - 1]
+            index = parents.long()[..., None].expand(known.shape)
+            table[t, ..., : t - 1] = known.gather(1, index)
+            table[t, ..., t - 1] = parents
+
+    def places(self) -> Tensor:
+        """[B * W]: the position of every row's next token."""
+        lengths = self.decoding.prefix_lengths.long() + self.position
+        return lengths.repeat_interleave(self.width)
+
+
+def _put_prefix(decoding: Decoding, prefix: F32, lengths: I64) -> None:
+    sizes = torch.from_numpy(lengths.copy())
+    real = torch.arange(prefix.shape[1]) < sizes[:, None]
+    decoding.prefix.zero_()
+    # Whatever padding holds: a NaN times a weight of 0 is one.
+    rows = torch.where(real[..., None], torch.from_numpy(prefix.copy()), 0.0)
+    decoding.prefix[:, : prefix.shape[1]].copy_(rows)
+    decoding.prefix_lengths.copy_(sizes)
+
+
+def _searched(history: BeamHistory) -> Searched:
+    broken = history.broken.cpu().numpy()
+    if broken.any():
+        raise ValueError(f"logits with NaN or without a finite maximum: clip {broken.argmax()}")
+    kept = (history.tokens, history.sources, history.lengths, history.averages, history.done)
+    return Searched(*(tensor.cpu().numpy() for tensor in kept))
+
+
+def _remembered(known: OrderedDict[K, V], key: K, make: Callable[[K], V]) -> V:
+    """The value of ``key``, made if it is not there; the ones used longest ago are forgotten."""
+    if key not in known:
+        known[key] = make(key)
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    return known[key]
+
+
+def _without_decoder(model: Pengi) -> Pengi:
+    """A copy that keeps of the decoder its embeddings alone, which some text sides read."""
+    blocks, model.decoder.h = model.decoder.h, nn.ModuleList()
+    try:
+        return copy.deepcopy(model)
+    finally:
+        model.decoder.h = blocks
+
+
+def _encoded(embedding: Tensor, prefix: Tensor) -> Encoded:
+    return Encoded(_array(embedding), _array(prefix))
+
+
+def _array(tensor: Tensor) -> F32:
+    array: F32 = tensor.float().cpu().numpy()
+    return array
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

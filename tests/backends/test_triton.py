@@ -1,0 +1,205 @@
+"""The GPU backend, in Triton's interpreter or (PENGI_TEST_GPU=1) on a GPU, against the reference.
+
+Tolerances: float32 sums in another order, as tests/backends/test_torch.py; through HTSAT's blocks
+and the logarithm of the front end 2e-4 of values of order one.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from triton_interpreter import DEVICE
+
+from pengi_rt.backends.onnx import OnnxBackend
+from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.backends.triton import TritonBackend
+from pengi_rt.backends.triton_weights import quantised
+from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.hypotheses import Hypotheses
+from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.engine import Engine
+from pengi_rt.errors import BackendError
+from pengi_rt.models.gpt2 import GPT2
+from pengi_rt.models.pengi import Pengi
+
+ATOL = 5e-5
+AUDIO_ATOL = 2e-4
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_model: Pengi) -> TritonBackend:
+    return TritonBackend(tiny_model, device=DEVICE, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model: Pengi) -> TorchBackend:
+    return TorchBackend(tiny_model)
+
+
+def options(beams: int, tokens: int, stop_id: int = 220, temperature: float = 1.0) -> DecodeOptions:
+    return DecodeOptions(beam_size=beams, max_new_tokens=tokens, temperature=temperature,
+                         stop_id=stop_id, pad_id=0)  # fmt: skip
+
+
+def prefixes(*lengths: int) -> list[F32]:
+    generator = np.random.default_rng(sum(lengths))
+    return [generator.normal(size=(length, 64)).astype(np.float32) for length in lengths]
+
+
+def same(found: list[Hypotheses], expected: list[Hypotheses]) -> None:
+    assert [answer.steps for answer in found] == [answer.steps for answer in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert [beam.tokens for beam in one.beams] == [beam.tokens for beam in other.beams]
+        scores = [[beam.score for beam in answer.beams] for answer in (one, other)]
+        np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "beams", "tokens"),
+    [((16,), 3, 7), ((5, 16), 2, 4), ((7,), 1, 1), ((3, 1, 9), 5, 2)],
+)
+def test_searches_equal_the_reference(
+    backend: TritonBackend,
+    reference: TorchBackend,
+    lengths: tuple[int, ...],
+    beams: int,
+    tokens: int,
+) -> None:
+    clips = prefixes(*lengths)
+    assert isinstance(backend, SearchingBackend)
+    chosen = options(beams, tokens, temperature=0.7)
+    same(search(backend, clips, chosen), search(reference, clips, chosen))
+
+
+def test_clips_that_end_early(backend: TritonBackend, reference: TorchBackend) -> None:
+    """The stop token is one that ends all beams of a clip before the search is over."""
+    clips = prefixes(4, 11)
+    free = search(reference, clips, options(2, 6))
+    for stop in sorted(
+        {token for answer in free for beam in answer.beams for token in beam.tokens}
+    ):
+        expected = search(reference, clips, options(2, 6, stop_id=stop))
+        if any(answer.steps < 6 for answer in expected):
+            break
+    else:
+        pytest.fail("no token ends a clip early")
+    same(search(backend, clips, options(2, 6, stop_id=stop)), expected)
+
+
+def test_buffers_are_used_again(backend: TritonBackend, reference: TorchBackend) -> None:
+    """A search leaves nothing behind for the next one of its shape."""
+    for seed in (6, 8):
+        clips = [prefixes(seed)[0][:6]]
+        same(search(backend, clips, options(2, 3)), search(reference, clips, options(2, 3)))
+
+
+def test_steps_with_parents_from_outside(backend: TritonBackend, reference: TorchBackend) -> None:
+    generator = np.random.default_rng(1)
+    prefix = np.stack([prefixes(9)[0], prefixes(8, 9)[1]])
+    prefix[1, 5:] = np.nan  # padding is never read
+    lengths = np.array([9, 5])
+    found, logits = backend.prefill(prefix, lengths, width=2, max_new_tokens=3)
+    known, expected = reference.prefill(prefix, lengths, width=2, max_new_tokens=3)
+    np.testing.assert_allclose(logits, expected, atol=ATOL)
+    parents = np.zeros(4, np.int64)
+    for step in range(1, 4):
+        tokens = generator.integers(0, 512, 4)
+        logits = backend.step(found, tokens, parents)
+        np.testing.assert_allclose(logits, reference.step(known, tokens, parents), atol=ATOL)
+        assert (found.width, found.position) == (2, step)
+        parents = generator.integers(0, 2, 4)
+
+
+def test_text_and_tokens(backend: TritonBackend, reference: TorchBackend) -> None:
+    ids = np.array([[510, 5, 6, 7, 511], [510, 9, 511, 511, 511]])
+    for found, expected in zip(backend.encode_text(ids), reference.encode_text(ids), strict=True):
+        np.testing.assert_allclose(found, expected, atol=ATOL)
+    tokens = np.array([3, 500, 3])
+    np.testing.assert_array_equal(backend.embed_tokens(tokens), reference.embed_tokens(tokens))
+
+
+def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> None:
+    """From the waveform on: the engine's own way, on both backends."""
+    assert isinstance(engine.backend, OnnxBackend)
+    wave = np.random.default_rng(3).normal(scale=0.1, size=(1, 32_000)).astype(np.float32)
+    expected, found = engine.backend.encode_audio(wave), backend.encode_audio(wave)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=AUDIO_ATOL)
+    ids = engine.prompt_tokenizer.encode("generate audio caption").ids[None]
+    clip = np.concatenate([expected.prefix[0], engine.backend.encode_text(ids).prefix[0]])
+    same(search(backend, [clip], options(3, 4)), search(engine.backend, [clip], options(3, 4)))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_other_precisions(precision: str, tiny_model: Pengi) -> None:
+    """The error (RMS) is at most twice that of PyTorch in the same dtype.
+
+    With int8 both are measured against the model of the rounded weights.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    small = TritonBackend(tiny_model, device=DEVICE, precision=precision)
+    decoder = rounded_to_int8(tiny_model.decoder) if precision == "int8" else tiny_model.decoder
+    exact, native = (copy.deepcopy(decoder).to(kind) for kind in (torch.float64, dtype))
+    prefix, tokens = prefixes(6)[0], np.array([5, 9])
+    cache, first = small.prefill(prefix[None], np.array([6]), width=2, max_new_tokens=2)
+    found = [first[0], *small.step(cache, tokens, np.zeros(2, np.int64))]
+    for logits, said in zip(found, ([], [5], [9]), strict=True):
+        truth = recomputed(exact, prefix, said)
+        errors = [np.sqrt(np.mean((other - truth) ** 2))
+                  for other in (logits, recomputed(native, prefix, said))]  # fmt: skip
+        assert 0 < errors[0] <= 2 * errors[1]
+
+
+def recomputed(decoder: GPT2, prefix: F32, tokens: list[int]) -> NDArray[np.float64]:
+    """Logits behind a prefix and some tokens, in the decoder's own dtype."""
+    table = decoder.wte.weight
+    with torch.inference_mode():
+        rows = torch.cat([torch.from_numpy(prefix).to(table.dtype), table[tokens]])[None]
+        hidden, _ = decoder(rows, torch.arange(rows.shape[1]))
+        logits: NDArray[np.float64] = decoder.logits(hidden[0, -1]).double().numpy()
+    return logits
+
+
+def rounded_to_int8(decoder: GPT2) -> GPT2:
+    """A copy whose matrices are what int8 leaves of them; a scale an output channel."""
+    twin = copy.deepcopy(decoder)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if weight.ndim == 2 and "wpe" not in name:
+                dim = 1 if "wte" in name else 0
+                values, scale = quantised(weight, dim)
+                weight.copy_(values * scale.unsqueeze(dim))
+    return twin
+
+
+def test_int8_is_within_half_a_step() -> None:
+    weight = torch.from_numpy(prefixes(33)[0])
+    weight[4] = 0
+    values, scale = quantised(weight, dim=1)
+    assert values.dtype == torch.int8
+    assert values.abs().amax(1).tolist() == [127 if row != 4 else 0 for row in range(33)]
+    error = (values * scale[:, None] - weight).abs()
+    assert bool((error <= scale[:, None] * 0.5001).all())
+
+
+def test_too_many_beams(backend: TritonBackend) -> None:
+    with pytest.raises(BackendError, match="at most 16 beams, got 17"):
+        search(backend, prefixes(3), options(17, 2))
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, interpreting
+def test_logits_that_are_nan(tiny_model: Pengi) -> None:
+    backend = TritonBackend(tiny_model, device=DEVICE, precision="fp32")
+    backend._weights.norm.bias[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or without a finite maximum: clip 0"):
+        search(backend, prefixes(3), options(2, 2))
+
+
+def test_closing_gives_the_weights_back(tiny_model: Pengi) -> None:
+    backend = TritonBackend(tiny_model, device=DEVICE, precision="fp32")
+    backend.close()
+    backend.close()
+    assert not hasattr(backend, "_weights")

@@ -1,0 +1,37 @@
+"""What PENGI_TEST_GPU selects, and what the sanitizer is told to watch, is there."""
+
+import ast
+import re
+
+import pytest
+from import_graph import ROOT
+
+KERNEL_TESTS = ROOT / "tests" / "kernels"
+
+
+def watched() -> list[str]:
+    source = (ROOT / "tests" / "gpu" / "test_sanitizer.py").read_text("utf-8")
+    return re.findall(r'^    "(test_\w+\.py::test_\w+)",$', source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("test", watched())
+def test_what_is_watched_is_there(test: str) -> None:
+    """Otherwise pytest would end with an error, on the GPU alone."""
+    module, name = test.split("::")
+    tree = ast.parse((KERNEL_TESTS / module).read_text("utf-8"))
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert "from triton_interpreter import" in (KERNEL_TESTS / module).read_text("utf-8")
+
+
+def test_every_kernel_is_watched() -> None:
+    """By the test of its name, or of what it is a part of."""
+    parts = {"add_norm": "small_linear", "linear_kernels": "small_linear", "beam_row": "beam_step",
+             "row_linear": "norm_linear"}  # fmt: skip
+    jitted = {
+        parts.get(path.stem, path.stem)
+        for path in (ROOT / "kernels").glob("*.py")
+        if re.search(r"^@triton\.jit.*\ndef \w+_kernel\(", path.read_text("utf-8"), re.MULTILINE)
+    }
+    tested = {test.removeprefix("test_").split(".")[0] for test in watched()}
+    assert jitted
+    assert jitted <= tested
