@@ -53,8 +53,8 @@ def same(found: list[Hypotheses], expected: list[Hypotheses]) -> None:
     assert [answer.steps for answer in found] == [answer.steps for answer in expected]
     for one, other in zip(found, expected, strict=True):
         assert [beam.tokens for beam in one.beams] == [beam.tokens for beam in other.beams]
-        scores = [[beam.score for beam in answer.beams] for answer in (one, other)]
-        np.testing.assert_allclose(*scores, atol=1e-5)
+        found_scores, scores = ([beam.score for beam in each.beams] for each in (one, other))
+        np.testing.assert_allclose(found_scores, scores, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,7 @@ def run(*argv: str) -> int:
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make this a healthy machine, but for the packages given."""
 
-    def install(
-        *packages: Package, kernels: str | None = None, gpus: str | None = None
-    ) -> None:
+    def install(*packages: Package, kernels: str | None = None, gpus: str | None = None) -> None:
         found = HEALTHY | {package.name: package for package in packages}
         for function in ("package", "loaded_package"):
             monkeypatch.setattr(environment, function, lambda name, _: found[name])

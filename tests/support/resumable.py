@@ -7,7 +7,7 @@ from typing import Any
 
 from training_run import AUGMENT, Workshop, train_until
 
-from pengi_rt.training import loop
+from pengi_rt.training import run_folder
 from pengi_rt.training.config import TrainConfig
 
 Outcome = tuple[bytes, list[dict[str, float]]]
@@ -51,8 +51,8 @@ def changed_run(config: TrainConfig, **run: Any) -> TrainConfig:
 def break_off(config: TrainConfig, kills: Sequence[int]) -> None:
     """Begin a run, and kill it before each of these steps; begun again, it goes on if it can."""
     for kill in kills:
-        train_until(config, kill, resume=(Path(config.output_dir) / loop.STATES).exists())
+        train_until(config, kill, resume=(Path(config.output_dir) / run_folder.STATES).exists())
 
 
 def newest(config: TrainConfig) -> Path:
-    return max((Path(config.output_dir) / loop.STATES).iterdir())
+    return max((Path(config.output_dir) / run_folder.STATES).iterdir())

@@ -23,7 +23,7 @@ from torch import Tensor
 from pengi_rt.cli.main import main
 from pengi_rt.config import ModelConfig
 from pengi_rt.models.tiny import make_tokenizers
-from pengi_rt.training import loop
+from pengi_rt.training import loop, run_folder
 from pengi_rt.training.config import OptimizerConfig, TrainConfig, read_config
 
 RATE = 16_000  # Hz, the tiny model's
@@ -198,16 +198,16 @@ def forget() -> None:
 def outcome(config: TrainConfig) -> tuple[bytes, list[dict[str, float]]]:
     """What two equal runs have in common: the checkpoint's bytes, and what was recorded."""
     root = Path(config.output_dir)
-    lines = (root / loop.METRICS).read_text().splitlines()
+    lines = (root / run_folder.METRICS).read_text().splitlines()
     records: list[dict[str, float]] = [json.loads(line) for line in lines]
     for record in records:
         record.pop("clips_per_second", None)
-    return (root / loop.CHECKPOINT).read_bytes(), records
+    return (root / run_folder.CHECKPOINT).read_bytes(), records
 
 
 def states(config: TrainConfig) -> list[str]:
     """Names of everything in the folder of resume states."""
-    return sorted(path.name for path in (Path(config.output_dir) / loop.STATES).iterdir())
+    return sorted(path.name for path in (Path(config.output_dir) / run_folder.STATES).iterdir())
 
 
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:
