@@ -59,7 +59,7 @@ class TritonBackend:
     def __init__(
         self, model: Pengi, *, device: torch.device | str = "cuda", precision: str = "fp16"
     ) -> None:
-        """A copy of ``model``; ``precision`` is one of :data:`DTYPES`.
+        """Over ``model``, which must stay as it is; ``precision`` is one of :data:`DTYPES`.
 
         With int8 the decoder's matrices are int8, everything else float16.
         """

@@ -40,7 +40,10 @@ class DecoderWeights(NamedTuple):
 def decoder_weights(
     decoder: GPT2, device: torch.device, dtype: torch.dtype, *, int8: bool
 ) -> DecoderWeights:
-    """Copies of a decoder's weights; with ``int8`` the matrices rounded, a scale a channel."""
+    """A decoder's weights on ``device``; with ``int8`` the matrices rounded, a scale a channel.
+
+    What is there already in the right dtype is shared with the decoder.
+    """
 
     def layer(block: Block) -> Layer:
         return Layer(

@@ -192,8 +192,10 @@ def test_too_many_beams(backend: TritonBackend) -> None:
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, interpreting
 def test_logits_that_are_nan(tiny_model: Pengi) -> None:
-    backend = TritonBackend(tiny_model, device=DEVICE, precision="fp32")
-    backend._weights.norm.bias[0] = torch.nan
+    broken = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        broken.decoder.ln_f.bias[0] = torch.nan
+    backend = TritonBackend(broken, device=DEVICE, precision="fp32")
     with pytest.raises(ValueError, match="NaN or without a finite maximum: clip 0"):
         search(backend, prefixes(3), options(2, 2))
 

@@ -151,7 +151,7 @@ def test_bad_recordings_are_refused_in_one_line(
 BAD_OPTIONS = {
     "beam size 0": (["--beam-size", "0"], 2, "beam_size"),
     "too many positions": (["--max-new-tokens", "2000"], 2, "128"),
-    "no device": (["--device", "cuda"], 5, "cuda"),
+    "no device": (["--device", "cuda"], 5, "CUDA"),
     "no precision": (["--precision", "int8"], 5, "int8"),
     "no such backend here": (["--backend", "tensorrt"], 5, "tensorrt"),
     "prompt that is no UTF-8": (["--prompt", "caf\udce9"], 3, "UTF-8"),

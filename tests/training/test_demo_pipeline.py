@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from training_run import forget
 
 import pengi_rt
 from pengi_rt.errors import UsageError
@@ -32,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         in_small(patch, root)
         demo.make_demo(1, variants=True)
+    forget()
     return root
 
 
