@@ -24,7 +24,7 @@ from gpu import Times, captured, device_for, launched, machine, roofs
 
 from pengi_rt.backends.protocol import F32
 from pengi_rt.backends.triton import STEPS, TritonBackend
-from pengi_rt.decoding.beam import search, search_options
+from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.models.pengi import Pengi
 
@@ -271,7 +271,7 @@ def parts(benchmark: Any, bench: Bench, precision: str, batch: int) -> None:
     backend = bench.backend(precision)
     bench.ours(precision, batch)()
     prefix = bench.model.config.prefix_length
-    options = search_options(bench.options)
+    options = bench.options
     graphs = backend.warm_up(prefix, batch, options)
     run = backend._searches[backend._shape(batch, prefix, options)]
     position = run.decoding.history.position

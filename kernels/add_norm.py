@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import require_tensor, row_warps
 
 
 class Stream(NamedTuple):
@@ -117,7 +118,7 @@ def add_norm(stream: Stream, norm: Norm, out: Tensor) -> Tensor:
     block = triton.next_power_of_2(width)
     add_norm_kernel[(rows,)](
         stream.residual, stream.bias, stream.partials, stream.out, norm.weight, norm.bias, out,
-        rows, norm.eps, K=width, SPLITS=splits, BLOCK_K=block, num_warps=_warps(block),
+        rows, norm.eps, K=width, SPLITS=splits, BLOCK_K=block, num_warps=row_warps(block),
         num_stages=1,
     )  # fmt: skip
     return out
@@ -159,20 +160,6 @@ def check_stream(stream: Stream, norm: Norm) -> int:
     return splits
 
 
-def require_tensor(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raise ValueError unless ``x`` has this shape and dtype and is contiguous."""
-    if x.shape != shape or x.dtype != dtype or not x.is_contiguous():
-        layout = "" if x.is_contiguous() else "strided "
-        raise ValueError(
-            f"{name} must be contiguous {dtype} {list(shape)}, "
-            f"got {layout}{x.dtype} {list(x.shape)}"
-        )
-
-
-def _warps(block: int) -> int:
-    return min(max(block // 256, 1), 8)
-
-
 def builds() -> tuple[Build, ...]:
     """What full-size base needs: any compute dtype, 0 to 3 partials."""
     return tuple(_build(dtype, splits) for dtype in ("fp16", "bf16", "fp32") for splits in (0, 3))
@@ -188,4 +175,4 @@ def _build(dtype: str, splits: int) -> Build:
     else:
         constexprs |= dict.fromkeys(due)
     name = f"add_norm {dtype} {splits} partials"
-    return Build(name, add_norm_kernel, signature, constexprs, _warps(1024), 1)
+    return Build(name, add_norm_kernel, signature, constexprs, row_warps(1024), 1)

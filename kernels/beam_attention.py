@@ -23,12 +23,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import require_tensor
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import DTYPES, require_tensor
 
 MAX_BEAMS: Final = 64
 """Whose scores fit into registers; up to 16 are one tile of a tensor core."""
-TYPES: Final = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class Segments(NamedTuple):
@@ -229,7 +228,7 @@ def _schedule(beams: int, dtype: torch.dtype) -> tuple[int, int]:
 
 def _check(q: Tensor, segments: Segments) -> None:
     keys, dtype = segments.keys, q.dtype
-    if dtype not in TYPES or keys.ndim != 5 or segments.prefix_keys.ndim != 4:
+    if dtype not in DTYPES or keys.ndim != 5 or segments.prefix_keys.ndim != 4:
         raise ValueError(
             f"q must be floats, keys [B, W, H, T, D] and prefix_keys [B, H, P, D]; "
             f"got {dtype}, {list(keys.shape)} and {list(segments.prefix_keys.shape)}"
@@ -250,7 +249,7 @@ def _check(q: Tensor, segments: Segments) -> None:
 
 def builds() -> tuple[Build, ...]:
     """Full-size base with 5 beams."""
-    return tuple(_build(dtype, name) for dtype, name in TYPES.items())
+    return tuple(_build(dtype, name) for dtype, name in DTYPES.items())
 
 
 def _build(dtype: torch.dtype, name: str) -> Build:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import require_tensor
+from pengi_rt.kernels.launch import require_tensor
 from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE
 
 

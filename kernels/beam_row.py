@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import require_tensor
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import require_tensor, row_warps
 from pengi_rt.kernels.vocab_tiles import (
     EMPTY,
     TILE,
@@ -116,7 +116,7 @@ def beam_row(tiles: VocabTiles, temperature: Tensor, vocab: int, out: RowBest) -
     beam_row_kernel[(rows,)](
         *tiles, temperature, *out, TILES=count, K=beam_size,
         BLOCK_T=triton.next_power_of_2(count), BLOCK_K=triton.next_power_of_2(beam_size),
-        BLOCK_N=block, num_warps=_warps(block), num_stages=1,
+        BLOCK_N=block, num_warps=row_warps(block), num_stages=1,
     )  # fmt: skip
     return out
 
@@ -146,10 +146,6 @@ def _check(
     return rows, count, beam_size
 
 
-def _warps(block: int) -> int:
-    return min(max(block // 256, 1), 8)
-
-
 def builds() -> tuple[Build, ...]:
     """What full-size base needs with 5 beams."""
     tiles = triton.cdiv(50_257, TILE)
@@ -157,4 +153,4 @@ def builds() -> tuple[Build, ...]:
                  "p_temperature": "*fp64", "p_log_probs": "*fp64", "p_tokens": "*i32"}  # fmt: skip
     constexprs = {"TILES": tiles, "K": 5, "BLOCK_T": triton.next_power_of_2(tiles), "BLOCK_K": 8,
                   "BLOCK_N": BLOCK}  # fmt: skip
-    return (Build("beam_row", beam_row_kernel, signature, constexprs, _warps(BLOCK), 1),)
+    return (Build("beam_row", beam_row_kernel, signature, constexprs, row_warps(BLOCK), 1),)

@@ -20,7 +20,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import require_tensor
 from pengi_rt.kernels.beam_history import BeamHistory, check_history
 from pengi_rt.kernels.beam_row import RowBest
 from pengi_rt.kernels.build import Build
@@ -30,6 +29,7 @@ from pengi_rt.kernels.embed_rows import (
     embed_rows,
     embed_rows_reference,
 )
+from pengi_rt.kernels.launch import require_tensor
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import require_tensor
+from pengi_rt.kernels.launch import require_tensor
 
 
 class Embeddings(NamedTuple):

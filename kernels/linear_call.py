@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import DTYPES
 from pengi_rt.kernels.linear_kernels import few_rows_kernel, many_rows_kernel
 
 PROCESSORS: Final = 132
@@ -21,8 +22,7 @@ FUSED_WIDTH: Final = 1024
 MAX_SPLITS: Final = 4
 """Slices of K; whoever adds them up reads them all, in every program."""
 Arguments = dict[str, Tensor | int | float | None]
-TYPES: Final = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
-                torch.int8: "i8", torch.int32: "i32"}  # fmt: skip
+TYPES: Final = {**DTYPES, torch.int8: "i8", torch.int32: "i32"}
 
 
 class Linear(NamedTuple):

@@ -23,16 +23,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import (
-    Norm,
-    Stream,
-    add_norm,
-    check_stream,
-    normalised,
-    require_tensor,
-    stream_tile,
-)
+from pengi_rt.kernels.add_norm import Norm, Stream, add_norm, check_stream, normalised, stream_tile
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import require_tensor
 from pengi_rt.kernels.vocab_tiles import (
     EMPTY,
     TILE,

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import DTYPES
 from pengi_rt.kernels.log_mel_tables import BANDS, BINS, SAMPLES, TAPS, LogMelTables
 
-DTYPES: Final = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 INTEGERS: Final = (
     "samples", "hop", "frames", "bins", "bands", "image_frames", "step", "spec_size"
 )  # fmt: skip

@@ -26,8 +26,8 @@ import triton.language as tl
 from torch import Tensor
 
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import DTYPES
 
-DTYPES: Final = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 NAMES: Final = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
 TILES: Final = {2: ((128, 128, 64, 8, 3), (128, 64, 64, 8, 3), (64, 32, 64, 4, 4)),
                 4: ((64, 64, 32, 8, 3), (64, 32, 32, 4, 3))}  # fmt: skip

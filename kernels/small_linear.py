@@ -19,17 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pengi_rt.kernels.add_norm import (
-    Norm,
-    Stream,
-    add_norm,
-    check_stream,
-    normalised,
-    require_tensor,
-)
+from pengi_rt.kernels.add_norm import Norm, Stream, add_norm, check_stream, normalised
+from pengi_rt.kernels.launch import DTYPES, require_tensor
 from pengi_rt.kernels.linear_call import Cache, Linear, chunk_of, fuses, linear_call, splits
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def norm_qkv(
@@ -226,7 +218,7 @@ def _check_layer(layer: Linear, depth: int, dtype: torch.dtype) -> None:
         raise ValueError(f"weight must be [K, N], got {list(layer.weight.shape)}")
     columns = layer.weight.shape[1]
     quantised = layer.scale is not None
-    if dtype not in FLOATS or (quantised and dtype == torch.float32):
+    if dtype not in DTYPES or (quantised and dtype == torch.float32):
         wanted = "float16 or bfloat16" if quantised else "float32, float16 or bfloat16"
         raise ValueError(f"the compute dtype must be {wanted}, got {dtype}")
     require_tensor("weight", layer.weight, (depth, columns), torch.int8 if quantised else dtype)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from pengi_rt.kernels.add_norm import require_tensor
+from pengi_rt.kernels.launch import require_tensor
 
 TILE: Final = 128
 """Tokens that are reduced together."""

@@ -26,11 +26,11 @@ import triton.language as tl
 from torch import Tensor
 
 from pengi_rt.kernels.build import Build
+from pengi_rt.kernels.launch import DTYPES
 
 MASKED: Final = -100.0  # not -inf, as released
 MAX_WINDOW: Final = 8
 PROGRAMS: Final = 1024  # some eight for every multiprocessor of the largest GPUs
-DTYPES: Final = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @triton.jit(do_not_specialize=["R", "H", "B", "clips"])

@@ -70,17 +70,14 @@ def make_demo(workers: int, *, variants: bool) -> None:
     if Path.cwd() != HERE.parent:
         raise UsageError(f"run this in {HERE.parent}: the recipes' paths begin there")
     make_data(workers)
-    checkpoints = [run_recipe(name) for name in STAGES]
+    *_, demo = [run_recipe(name) for name in STAGES]
+    columns = compare([make_plan(demo)], HELD_OUT, silence=True)
+    ship(demo)
     if variants:
-        checkpoints += [run_recipe(f"variants/{name}") for name in VARIANTS]
-    plans = [make_plan(checkpoint) for checkpoint in checkpoints[len(STAGES) - 1 :]]
-    columns = compare(plans[:1], HELD_OUT, silence=True)
-    if variants:
-        few = compare(plans[1:], VARIANTS_HELD_OUT)
-        columns |= {name: scores for name, scores in few.items() if name != "chance"}
+        others = [make_plan(run_recipe(f"variants/{name}")) for name in VARIANTS]
+        columns |= compare(others, VARIANTS_HELD_OUT) | {"chance": columns["chance"]}
     (RUNS / "scores.json").write_text(json.dumps(columns, indent=1))
     print(table(columns))
-    ship(checkpoints[len(STAGES) - 1])
 
 
 def make_data(workers: int) -> None:

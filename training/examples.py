@@ -88,6 +88,8 @@ class RowEncoder:
         self._decoder = DecoderTokenizer(tokenizers["decoder"], config)
         self.prompt_ids = lru_cache(REMEMBERED)(self._prompt_ids)
         self.target_ids = lru_cache(REMEMBERED)(self._target_ids)
+        self.plain_ids = lru_cache(REMEMBERED)(self._plain_ids)
+        self.transcript_ids = lru_cache(REMEMBERED)(self._transcript_ids)
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
         """Made again where it arrives: what is remembered stays (workers may be spawned)."""
@@ -101,11 +103,11 @@ class RowEncoder:
         self.cut += len(ids) > self.max_target_tokens
         return tuple(ids[: self.max_target_tokens])
 
-    def plain_ids(self, text: str) -> list[int]:
+    def _plain_ids(self, text: str) -> tuple[int, ...]:
         """Ids of ``text`` as the decoder reads it, nothing added."""
-        return self._decoder.encode(text)
+        return tuple(self._decoder.encode(text))
 
-    def transcript_ids(self, transcript: str) -> list[list[int]]:
+    def _transcript_ids(self, transcript: str) -> tuple[tuple[int, ...], ...]:
         """The ids of every slot; each token has its own unless bars (``|``) say what goes together.
 
         There are as many slots as the audio prefix has rows: cut, or filled with ``pad_id``.
@@ -116,7 +118,7 @@ class RowEncoder:
         else:
             slots = [[token] for token in self._decoder.encode(f" {transcript}")]
         slots += [[self.config.pad_id]] * (length - len(slots))
-        return slots[:length]
+        return tuple(map(tuple, slots[:length]))
 
     def rows(
         self,
@@ -138,7 +140,7 @@ class RowEncoder:
         in_decoder = prompts_as_tokens or self.config.text.kind == "decoder"
         targets = [self.target_ids(row.target) for row in rows]
         prompts = [
-            tuple(self.plain_ids(row.prompt)) if prompts_as_tokens else self.prompt_ids(row.prompt)
+            self.plain_ids(row.prompt) if prompts_as_tokens else self.prompt_ids(row.prompt)
             for row in rows
         ]
         before = prompts if in_decoder else [()] * len(rows)

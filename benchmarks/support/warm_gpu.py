@@ -16,9 +16,9 @@ def warm(kind: tuple[str, int]) -> str:
     """Capture the graphs of one precision and batch; what that took."""
     import torch
 
-    from pengi_rt.backends.protocol import SearchOptions
     from pengi_rt.backends.triton import TritonBackend
     from pengi_rt.config import ModelConfig
+    from pengi_rt.decoding.options import DecodeOptions
     from pengi_rt.models.pengi import Pengi
 
     torch.set_num_threads(1)
@@ -26,7 +26,9 @@ def warm(kind: tuple[str, int]) -> str:
     model = Pengi(ModelConfig.preset("base")).eval()
     started = perf_counter()
     backend = TritonBackend(model, device="cuda", precision=precision)
-    options = SearchOptions(BEAMS, TOKENS, divisor=1.0, stop_id=-1, pad_id=0)
+    options = DecodeOptions(
+        beam_size=BEAMS, max_new_tokens=TOKENS, temperature=1.0, stop_id=-1, pad_id=0
+    )
     backend.warm_up(model.config.prefix_length, batch, options)
     return f"{precision}, batch {batch}: {perf_counter() - started:.1f} s"
 

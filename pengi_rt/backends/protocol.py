@@ -72,15 +72,28 @@ class Backend(Protocol):
         """Give the memory back. The backend is not used again."""
 
 
-class SearchOptions(NamedTuple):
-    """What a search needs to know; see :class:`pengi_rt.decoding.options.DecodeOptions`."""
+class SearchOptions(Protocol):
+    """What a search needs of :class:`pengi_rt.decoding.options.DecodeOptions`."""
 
-    beam_size: int
-    max_new_tokens: int
-    divisor: float
-    """Of the logits: the temperature."""
-    stop_id: int
-    pad_id: int
+    @property
+    def beam_size(self) -> int:
+        """Hypotheses kept."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer."""
+
+    @property
+    def divisor(self) -> float:
+        """Of the logits: the temperature."""
+
+    @property
+    def stop_id(self) -> int:
+        """The token that ends a hypothesis."""
+
+    @property
+    def pad_id(self) -> int:
+        """The token that a finished one goes on with."""
 
 
 class Searched(NamedTuple):

@@ -37,8 +37,8 @@ def open_backend(
             Nothing else is taken in its place.
     """
     _check("backend", backend, BACKENDS, HERE)
-    _check("device", device, DEVICES, DEVICES)
-    _check("precision", precision, PRECISIONS, PRECISIONS)
+    _check("device", device, DEVICES)
+    _check("precision", precision, PRECISIONS)
     if plan.manifest.precision not in STORED:
         raise BackendError(
             f"{plan.path}: its weights are stored as {plan.manifest.precision}, this version of "
@@ -88,10 +88,12 @@ def _triton(plan: Plan, device: str, precision: str, threads: int | None) -> Bac
     return TritonBackend.from_plan(plan, device=require_cuda(), precision=precision)
 
 
-def _check(what: str, value: str, known: tuple[str, ...], here: tuple[str, ...]) -> None:
+def _check(
+    what: str, value: str, known: tuple[str, ...], here: tuple[str, ...] | None = None
+) -> None:
     if value not in known:
         raise BackendError(f"there is no {what} {value!r}; choose from {', '.join(known)}")
-    if value not in here:
+    if here and value not in here:
         raise BackendError(
             f"{what} {value!r} is not in this version of pengi-rt; it has {', '.join(here)}"
         )

@@ -16,7 +16,6 @@ from pengi_rt.backends.protocol import (
     Backend,
     Searched,
     SearchingBackend,
-    SearchOptions,
 )
 from pengi_rt.config import DecoderConfig
 from pengi_rt.decoding.hypotheses import Hypotheses, hypotheses
@@ -34,7 +33,8 @@ def search(
 ) -> list[Hypotheses]:
     """Answer every prefix: Pengi's beam search, ranked by the mean log-probability per token.
 
-    Clips do not influence each other. One whose beams are all finished idles until the last one is.
+    Clips do not influence each other. One whose beams are all finished has its answer; its rows
+    idle along until the last clip is done.
 
     Args:
         backend: runs the decoder.
@@ -53,10 +53,21 @@ def search(
     check_fits(int(lengths.max()), options, backend.config.decoder)
     padded = _pad(prefixes, lengths)
     if on_step is None and isinstance(backend, SearchingBackend):
-        return _answers(backend.search(padded, lengths, search_options(options)), options)
-    steps, answers = _steps(backend, padded, lengths, options), dict[int, Hypotheses]()
+        return _answers(backend.search(padded, lengths, options), options)
+    return _searched_by_steps(backend, padded, lengths, options, on_step)
+
+
+def _searched_by_steps(
+    backend: Backend,
+    prefix: F32,
+    lengths: I64,
+    options: DecodeOptions,
+    on_step: Callable[[int], None] | None,
+) -> list[Hypotheses]:
+    steps = _steps(backend, prefix, lengths, options)
     history: list[BeamStep] = []
-    while len(answers) < len(prefixes):
+    answers: dict[int, Hypotheses] = {}
+    while len(answers) < len(prefix):
         history.append(next(steps))
         if on_step is not None:
             on_step(len(history))
@@ -64,7 +75,7 @@ def search(
         for clip in np.flatnonzero(done).tolist():
             if clip not in answers:
                 answers[clip] = _answer(history, clip)
-    return [answers[clip] for clip in range(len(prefixes))]
+    return [answers[clip] for clip in range(len(prefix))]
 
 
 def _steps(
@@ -113,13 +124,6 @@ def _pad(prefixes: Sequence[F32], lengths: I64) -> F32:
     for row, prefix in zip(padded, prefixes, strict=True):
         row[: len(prefix)] = prefix
     return padded
-
-
-def search_options(options: DecodeOptions) -> SearchOptions:
-    """What a backend needs to know of the options."""
-    return SearchOptions(
-        options.beam_size, options.max_new_tokens, options.divisor, options.stop_id, options.pad_id
-    )
 
 
 def _answers(found: Searched, options: DecodeOptions) -> list[Hypotheses]:

@@ -7,23 +7,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from golden import PAIRS, Golden, api, meta, pair
-from numpy.typing import NDArray
+from golden import PAIRS, api, meta, pair
+from golden_beam import assert_golden, decode_options, goldens_of, prefix_of
 
-from pengi_rt.backends.protocol import F32, Backend
+from pengi_rt.backends.protocol import Backend
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 
 pytestmark = pytest.mark.slow
-
-# Scores are means of float32 log-probabilities over logits of some tens; the released code's own
-# differ from float64 by up to 1e-5 (meta.max_abs_diff_float32_vs_float64.beam_avg).
-SCORE_TOLERANCE = 5e-5
 
 
 @pytest.fixture(scope="module", params=["base", "base_no_text_enc"])
@@ -40,67 +34,30 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     runner.close()
 
 
-def goldens_of(backend: Backend) -> list[Golden]:
-    goldens = [pair(name) for name in PAIRS if name.startswith("base") == is_base(backend)]
-    assert goldens
-    return goldens
-
-
-def is_base(backend: Backend) -> bool:
-    return backend.config.name == "base"
-
-
-def prefix_of(golden: Golden) -> F32:
-    parts = [golden["m1_out"], golden["m2_out"], golden["prefix_tail"].reshape(-1, 768)]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def options(golden: Golden, beam_size: int) -> DecodeOptions:
-    run = meta(golden)
-    return DecodeOptions(
-        beam_size=beam_size,
-        max_new_tokens=run["max_len"],
-        temperature=run.get("temperature", 1.0),
-        stop_id=220,
-        pad_id=0,
-    )
-
-
-def assert_golden(
-    answer: Hypotheses, ids: NDArray[Any], scores: NDArray[Any], steps: NDArray[Any] | None = None
-) -> None:
-    expected = [tuple(row[row >= 0].tolist()) for row in np.atleast_2d(ids)]
-    assert [beam.tokens for beam in answer.beams] == expected
-    np.testing.assert_allclose(
-        [beam.score for beam in answer.beams], np.atleast_1d(scores), rtol=0, atol=SCORE_TOLERANCE
-    )
-    assert steps is None or answer.steps == int(steps)
-
-
 def test_pairs_together(backend: Backend) -> None:
     """All runs of the same options in one batch, prefixes of 80, 81 and 83 rows among them."""
-    usual = options(pair(PAIRS[0]), 5)
-    goldens = [each for each in goldens_of(backend) if options(each, 5) == usual]
+    usual = decode_options(pair(PAIRS[0]), 5)
+    goldens = [each for each in goldens_of(backend.config.name) if decode_options(each, 5) == usual]
     answers = search(backend, [prefix_of(each) for each in goldens], usual)
     for golden, answer in zip(goldens, answers, strict=True):
         assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"], golden["beam5_steps"])
 
 
 def test_pairs_alone(backend: Backend) -> None:
-    for golden in goldens_of(backend):
-        (answer,) = search(backend, [prefix_of(golden)], options(golden, 5))
+    for golden in goldens_of(backend.config.name):
+        (answer,) = search(backend, [prefix_of(golden)], decode_options(golden, 5))
         assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"], golden["beam5_steps"])
 
 
 def test_greedy(backend: Backend) -> None:
-    for golden in goldens_of(backend):
-        (answer,) = search(backend, [prefix_of(golden)], options(golden, 1))
+    for golden in goldens_of(backend.config.name):
+        (answer,) = search(backend, [prefix_of(golden)], decode_options(golden, 1))
         assert_golden(answer, golden["greedy_ids"], golden["greedy_score"])
 
 
 def test_other_options(backend: Backend) -> None:
     """Beam sizes, lengths, temperatures and stop tokens of the public calls' goldens."""
-    if not is_base(backend):
+    if backend.config.name != "base":
         pytest.skip("the public calls' goldens are of base")
     prefix = prefix_of(pair("base_s0_p00"))
     golden = api()

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 from triton_interpreter import DEVICE
 
@@ -16,19 +15,19 @@ from triton_interpreter import DEVICE
 import numpy as np
 import pytest
 import torch
-from golden import PAIRS, Golden, meta, pair, waveform
+from golden import PAIRS, meta, pair, waveform
+from golden_beam import assert_golden, decode_options, goldens_of, prefix_of
 from numpy.typing import NDArray
 from torch import Tensor
 
 import pengi_rt
-from pengi_rt.backends.protocol import F32, SearchOptions
+from pengi_rt.backends.protocol import F32
 from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.triton import STEPS, TritonBackend, _put_prefix
 from pengi_rt.backends.triton_audio import AudioEncoding
 from pengi_rt.backends.triton_decoder import Decoding
 from pengi_rt.builtin import builtin_plan
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.models.gpt2 import GPT2
@@ -44,9 +43,7 @@ LEAST_EQUAL_CAPTIONS = 0.95
 LEAST_EQUAL_TOKENS = 0.98
 FACTOR = 2
 """Times PyTorch's own error in float16: sums in another order are neither better nor worse."""
-SCORE_TOLERANCE = 5e-5
-"""As tests/decoding/test_golden_beam.py."""
-FREE = SearchOptions(beam_size=3, max_new_tokens=9, divisor=0.7, stop_id=-1, pad_id=0)
+FREE = DecodeOptions(beam_size=3, max_new_tokens=9, temperature=0.7, stop_id=-1, pad_id=0)
 """For the tiny model; nothing stops, and graphs end where the buffers do."""
 
 
@@ -66,51 +63,22 @@ def exact(model: Pengi) -> Iterator[TritonBackend]:
     backend.close()
 
 
-def goldens_of(model: Pengi) -> list[Golden]:
-    goldens = [pair(name) for name in PAIRS if meta(pair(name))["config"] == model.config.name]
-    assert goldens
-    return goldens
-
-
-def prefix_of(golden: Golden) -> F32:
-    """The released code's own."""
-    parts = [golden["m1_out"], golden["m2_out"], golden["prefix_tail"]]
-    width = golden["m1_out"].shape[-1]
-    return np.concatenate([part.reshape(-1, width) for part in parts]).astype(np.float32)
-
-
-def options(golden: Golden, beams: int) -> DecodeOptions:
-    run = meta(golden)
-    return DecodeOptions(
-        beam_size=beams,
-        max_new_tokens=run["max_len"],
-        temperature=run.get("temperature", 1.0),
-        stop_id=220,
-        pad_id=0,
-    )
-
-
-def assert_golden(answer: Hypotheses, ids: NDArray[Any], scores: NDArray[Any]) -> None:
-    expected = [tuple(row[row >= 0].tolist()) for row in np.atleast_2d(ids)]
-    assert [beam.tokens for beam in answer.beams] == expected
-    found = [beam.score for beam in answer.beams]
-    np.testing.assert_allclose(found, np.atleast_1d(scores), rtol=0, atol=SCORE_TOLERANCE)
-
-
 def test_golden_beams(model: Pengi, exact: TritonBackend) -> None:
     """Token for token in float32, from the released code's prefixes."""
-    for golden in goldens_of(model):
+    for golden in goldens_of(model.config.name):
         prefix = [prefix_of(golden)]
-        (answer,) = search(exact, prefix, options(golden, 5))
+        (answer,) = search(exact, prefix, decode_options(golden, 5))
         assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"])
-        (answer,) = search(exact, prefix, options(golden, 1))
+        (answer,) = search(exact, prefix, decode_options(golden, 1))
         assert_golden(answer, golden["greedy_ids"], golden["greedy_score"])
 
 
 def test_golden_beams_together(model: Pengi, exact: TritonBackend) -> None:
     """All runs of the same options in one batch, prefixes of several lengths among them."""
-    usual = options(pair(PAIRS[0]), 5)
-    goldens = [golden for golden in goldens_of(model) if options(golden, 5) == usual]
+    usual = decode_options(pair(PAIRS[0]), 5)
+    goldens = [
+        golden for golden in goldens_of(model.config.name) if decode_options(golden, 5) == usual
+    ]
     answers = search(exact, [prefix_of(golden) for golden in goldens], usual)
     for golden, answer in zip(goldens, answers, strict=True):
         assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"])
@@ -119,14 +87,14 @@ def test_golden_beams_together(model: Pengi, exact: TritonBackend) -> None:
 def test_golden_recordings(model: Pengi, exact: TritonBackend) -> None:
     """From the recording on: the prefix within ten times what the released code loses, its beams
     token for token."""
-    for golden in goldens_of(model):
+    for golden in goldens_of(model.config.name):
         run = meta(golden)
         (audio,) = exact.encode_audio(waveform(run["audio"])[None]).prefix
         lost = run["max_abs_diff_float32_vs_float64"]["m1_out"]
         tolerance = max(10 * lost, 1e-6 * float(np.abs(golden["m1_out"]).max()))
         np.testing.assert_allclose(audio, golden["m1_out"], rtol=0, atol=tolerance)
         prefix = np.concatenate([audio, prefix_of(golden)[len(audio) :]])
-        (answer,) = search(exact, [prefix], options(golden, 5))
+        (answer,) = search(exact, [prefix], decode_options(golden, 5))
         assert_golden(answer, golden["beam5_ids"], golden["beam5_scores"])
 
 
@@ -141,7 +109,7 @@ def test_float16_on_the_goldens(model: Pengi) -> None:
     ours: list[Tensor] = []
     truths: list[Tensor] = []
     natives: list[Tensor] = []
-    for golden in goldens_of(model):
+    for golden in goldens_of(model.config.name):
         prefix, best = prefix_of(golden), golden["beam5_ids"][0]
         tokens = best[best >= 0].astype(np.int64)
         ours.append(forced(half, prefix, tokens))

@@ -47,7 +47,10 @@ def kernel_modules() -> list[str]:
 def first_builds(module: str) -> list[Any]:
     """The first build that a file lists of each of its kernels: seconds, where all are minutes."""
     builds = importlib.import_module(module).builds()
-    return [*{build.kernel: build for build in reversed(builds)}.values()][::-1]
+    first: dict[str, Any] = {}
+    for build in builds:
+        first.setdefault(build.kernel, build)
+    return [*first.values()]
 
 
 def compile_kernels(

@@ -32,7 +32,7 @@ class LanguageModel(nn.Module):
         counts = torch.stack([_counted(rows).sum() for rows in groups])
         answer = torch.stack(sums).sum() / counts.sum()
         encoded = [loss for loss in named if loss is not None]
-        if not encoded or self.naming == 0.0:
+        if not encoded:
             return {"loss": answer}
         naming = torch.stack(encoded).mean()
         losses = {"answer": answer.detach(), "naming": naming.detach()}
@@ -44,8 +44,10 @@ class LanguageModel(nn.Module):
             return decoder_loss(self.model, (), rows).sum(), None
         read = slot_embeddings(self.model, rows.transcripts)
         text = text_prefix(self.model, rows)
-        naming = naming_loss(self.model, text[0], rows.words) if rows.words is not None else None
-        return decoder_loss(self.model, (read, *text), rows).sum(), naming
+        answer = decoder_loss(self.model, (read, *text), rows).sum()
+        if self.naming == 0.0 or rows.words is None:
+            return answer, None
+        return answer, naming_loss(self.model, text[0], rows.words)
 
 
 def naming_loss(model: Pengi, prefix: Tensor, words: Tensor) -> Tensor:
