@@ -18,7 +18,7 @@ from pengi_rt.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 DEVIATION = 0.02
-"""Standard deviation of fresh weights: GPT-2's, and HTSAT's."""
+"""Standard deviation of fresh embeddings and of GPT-2's fresh weights, as GPT-2 has it."""
 
 
 def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
@@ -55,15 +55,18 @@ def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
 
 
 def fresh_weights(model: Pengi) -> None:
-    """Normal weights of standard deviation 0.02, no biases; GPT-2's residuals the less the deeper.
+    """Weights as wide as keeps a signal's size, 1 / sqrt(inputs) (LeCun et al., 1998), no biases.
 
-    CLIP's tower keeps its own library's initialisation.
+    A constant 0.02, as Swin's, suits wide layers: in narrow ones signals fade (docs/training.md).
+    GPT-2 keeps its own, its residuals the less the deeper, and CLIP's tower its own library's.
     """
     for name, module in model.named_modules():
         if ".clip." in name:
             continue
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding | Conv1D):
-            nn.init.trunc_normal_(module.weight, std=DEVIATION, a=-2 * DEVIATION, b=2 * DEVIATION)
+            known = isinstance(module, nn.Linear | nn.Conv2d)  # its inputs: all but the first axis
+            std = module.weight[0].numel() ** -0.5 if known else DEVIATION
+            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
             bias = getattr(module, "bias", None)
             if isinstance(bias, Tensor):
                 nn.init.zeros_(bias)
