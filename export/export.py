@@ -1,37 +1,41 @@
-"""Checkpoint to plan: read, export the three graphs, write, and test what was written."""
+"""Checkpoint to plan: read, round, export the graphs, write, and test what was written."""
 
+import copy
 import logging
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
+from torch import Tensor
+
 import pengi_rt
 from pengi_rt.backends.onnx import OnnxBackend
+from pengi_rt.backends.protocol import Backend
+from pengi_rt.backends.select import PRECISIONS, PrecisionName, open_backend
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.errors import CheckpointError, ExportError, UsageError
+from pengi_rt.export.arrays import array_of
 from pengi_rt.export.checkpoint import load_model
-from pengi_rt.export.decoder_graph import decoder_graph
-from pengi_rt.export.encoder_graphs import audio_graph, text_graph
 from pengi_rt.export.self_test import Check, report, run_self_test
 from pengi_rt.export.tokenizers import find_tokenizers
-from pengi_rt.export.transform import compute_transform
-from pengi_rt.export.weights import WeightTable, bind
-from pengi_rt.models.half import rounded
+from pengi_rt.models.at_rest import stored, widened
+from pengi_rt.models.checkpoint import without_transform
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
-from pengi_rt.plan_format import Source
+from pengi_rt.plan_format import Source, tokenizer_entry
 from pengi_rt.plan_writer import PlanWriter
 from pengi_rt.text import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-StoredPrecision = Literal["fp32", "fp16"]
+BackendName = Literal["onnx", "torch", "triton"]
 
-STEPS = 5
-"""How often ``progress`` is called."""
+BACKENDS: tuple[str, ...] = get_args(BackendName)
+USUAL: tuple[BackendName, ...] = ("onnx", "torch")
 
 LICENCE_NOTE = """\
 The weights in this plan were exported from {file} (sha256 {sha256}).
@@ -45,21 +49,23 @@ def export_plan(
     output: Path,
     *,
     tokenizers: Path | None = None,
-    precision: StoredPrecision = "fp32",
+    precision: PrecisionName = "fp32",
+    backends: Sequence[BackendName] = USUAL,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
     """Write ``output`` from ``checkpoint`` and return the self-test's checks.
 
-    ``precision`` says how the plan stores its weights: with ``fp16`` they are rounded
-    (:mod:`pengi_rt.models.half`), and what the plan computes, in float32, is compared with the
-    rounded model.
+    ``precision`` says how the plan stores its weights: but for ``fp32`` they are rounded
+    (:mod:`pengi_rt.models.at_rest`), and what the plan computes, in float32, is compared with the
+    rounded model. The plan is for ``backends``: without ``onnx`` among them it has no graphs, only
+    the weights that the others read.
 
     Raises:
-        CheckpointError: the checkpoint is refused, or float16 does not hold its weights.
+        CheckpointError: the checkpoint is refused, or ``precision`` does not hold its weights.
         TokenizerError: its tokenizers are not to be had.
         PlanError: the plan cannot be written.
-        UsageError: there is no such ``precision``.
+        UsageError: there is no such ``precision``, or no plan is for such ``backends``.
         ExportError: the written plan does not compute what the model computes; no plan is left.
     """
     progress("reading the checkpoint")
@@ -71,8 +77,9 @@ def export_plan(
     files = find_tokenizers(read.config, tokenizers, read.tokenizers)
     source = Source(file=checkpoint.name, sha256=read.sha256)
     return write_plan(
-        model, files, source, output, precision=precision, threads=threads, progress=progress
-    )
+        model, files, source, output,
+        precision=precision, backends=backends, threads=threads, progress=progress,
+    )  # fmt: skip
 
 
 def write_plan(
@@ -81,62 +88,84 @@ def write_plan(
     source: Source,
     output: Path,
     *,
-    precision: StoredPrecision = "fp32",
+    precision: PrecisionName = "fp32",
+    backends: Sequence[BackendName] = USUAL,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
     """Write ``output`` from a model in memory. Returns and raises as :func:`export_plan`."""
-    if precision not in get_args(StoredPrecision):
-        known = " or ".join(get_args(StoredPrecision))
-        raise UsageError(f"a plan stores its weights as {known}, not as {precision!r}")
-    if precision == "fp16":
-        model = _rounded(model, source)
+    _check_choices(precision, backends)
+    weights = _stored(model, source, precision)
+    if precision != "fp32":
+        model = copy.deepcopy(model)
+        model.load_state_dict(widened(weights))
+    graphs = "onnx" in backends
     with PlanWriter(
         output,
         model.config,
         source=source,
-        tools=_tools(),
-        backends=("onnx", "torch"),
+        tools=_tools(graphs=graphs),
+        backends=BACKENDS if graphs else tuple(name for name in BACKENDS if name != "onnx"),
         precision=precision,
     ) as writer:
-        _write(writer, model, progress)
+        _write(writer, model, weights, progress, graphs=graphs)
         for name, text in tokenizers.items():
-            writer.add(f"tokenizers/{name}.json", text)
+            writer.add(tokenizer_entry(name), text)
         note = LICENCE_NOTE.format(file=source.file, sha256=source.sha256)
         writer.add("licences/weights.txt", note.encode())
         progress("self-test")
-        checks = _test(writer.seal(), model, threads)
+        checks = _test(writer.seal(), model, threads, on_gpu="triton" in backends)
         _refuse_failed(checks)
         writer.seal(self_test=report(checks))
         writer.commit()
     return checks
 
 
-def _rounded(model: Pengi, source: Source) -> Pengi:
+def steps(backends: Sequence[str]) -> int:
+    """How often ``progress`` is called for a plan for ``backends``."""
+    return 5 if "onnx" in backends else 3
+
+
+def _check_choices(precision: str, backends: Sequence[str]) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"a plan stores its weights as {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not "
+            f"as {precision!r}"
+        )
+    unknown = [name for name in backends if name not in BACKENDS]
+    if unknown or not backends:
+        raise UsageError(
+            f"a plan is for {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, not for "
+            f"{unknown[0] if unknown else 'nothing'!r}"
+        )
+
+
+def _stored(model: Pengi, source: Source, precision: str) -> dict[str, Tensor]:
     try:
-        return rounded(model)
+        return stored(model.state_dict(), precision)
     except CheckpointError as error:
-        raise CheckpointError(f"{source.file}: cannot become an fp16 plan: {error}") from None
+        raise CheckpointError(
+            f"{source.file}: cannot become an {precision} plan: {error}"
+        ) from None
 
 
-def _write(writer: PlanWriter, model: Pengi, progress: Progress) -> None:
-    """The three graphs, and the tensors of all of them once."""
-    state = model.state_dict()
-    table = WeightTable({name: tensor.contiguous().numpy() for name, tensor in state.items()})
-    graphs = {}
-    for name, build in (("audio", audio_graph), ("text", text_graph)):
-        progress(f"exporting the {name} graph")
-        graphs[name] = build(model)
-        table.absorb(graphs[name], name)
-    graphs["decoder"] = decoder_graph(model.config.decoder)
+def _write(
+    writer: PlanWriter,
+    model: Pengi,
+    weights: Mapping[str, Tensor],
+    progress: Progress,
+    *,
+    graphs: bool,
+) -> None:
+    """``weights``, and the graphs of ``model`` with what only they have."""
+    if graphs:
+        from pengi_rt.export.graphs import add_graphs
+
+        add_graphs(writer, model, {name: array_of(t) for name, t in weights.items()}, progress)
+        return
     progress("writing the weights")
-    if writer.precision == "fp16":
-        compute_transform(graphs["audio"], table, model.config.mel.n_fft)
-        table.halve()
-    records = writer.add_tensors(table.tensors)
-    offsets = {name: record.offset for name, record in records.items()}
-    for name, graph in graphs.items():
-        writer.add(f"graphs/{name}.onnx", bind(graph, offsets, table.tensors))
+    kept = without_transform(weights, model.config)
+    writer.add_tensors({name: array_of(tensor) for name, tensor in kept.items()})
 
 
 def _refuse_failed(checks: Sequence[Check]) -> None:
@@ -144,28 +173,43 @@ def _refuse_failed(checks: Sequence[Check]) -> None:
     if failed:
         worst = max(failed, key=lambda check: check.strain)
         raise ExportError(
-            f"the plan failed its self-test, nothing was written: {worst.stage} (batch "
-            f"{worst.batch}) differs by {worst.difference:.2g}, allowed {worst.tolerance:.2g}; "
-            f"{len(failed)} of {len(checks)} checks failed"
+            f"the plan failed its self-test, nothing was written: {worst.backend}'s "
+            f"{worst.stage} (batch {worst.batch}) differs by {worst.difference:.2g}, allowed "
+            f"{worst.tolerance:.2g}; {len(failed)} of {len(checks)} checks failed"
         )
 
 
-def _test(path: Path, model: Pengi, threads: int | None) -> tuple[Check, ...]:
+def _test(path: Path, model: Pengi, threads: int | None, *, on_gpu: bool) -> tuple[Check, ...]:
+    checks: list[Check] = []
     with Plan.open(path) as plan:
-        backend = OnnxBackend(plan, threads=threads)
         tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        try:
-            checks = run_self_test(backend, TorchBackend(model), tokenizer)
-        except ValueError as error:
-            raise ExportError(
-                f"the model cannot be searched, nothing was written: {error}; "
-                "its weights are broken"
-            ) from None
-        backend.close()
-    return checks
+        for backend in _runners(plan, threads, on_gpu=on_gpu):
+            try:
+                checks += run_self_test(backend, TorchBackend(model), tokenizer)
+            except ValueError as error:
+                raise ExportError(
+                    f"the model cannot be searched, nothing was written: {error}; "
+                    "its weights are broken"
+                ) from None
+            backend.close()
+    return tuple(checks)
 
 
-def _tools() -> dict[str, str]:
-    packages = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+def _runners(plan: Plan, threads: int | None, *, on_gpu: bool) -> Iterator[Backend]:
+    """The backends of ``plan`` that can be tested here."""
+    if plan.manifest.graphs:
+        yield OnnxBackend(plan, threads=threads)
+    else:
+        yield TorchBackend.from_plan(plan, threads=threads)
+    if on_gpu and torch.cuda.is_available():
+        yield open_backend(plan, backend="triton", device="cuda", precision="fp32")
+    elif on_gpu:
+        logger.warning("no CUDA GPU here: the triton backend itself was not tested with this plan")
+
+
+def _tools(*, graphs: bool) -> dict[str, str]:
+    packages = ["torch", "transformers", "numpy"]
+    if graphs:
+        packages += ["onnx", "onnxscript", "onnxruntime"]
     versions = {package: version(package) for package in packages}
     return {"pengi-rt": pengi_rt.__version__, "python": platform.python_version(), **versions}

@@ -26,8 +26,9 @@ PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One stage compared: the largest difference, and how large it may be."""
+    """One stage of a backend compared: the largest difference, and how large it may be."""
 
+    backend: str
     stage: str
     batch: int
     difference: float
@@ -101,8 +102,8 @@ def _checks(plan: Backend, reference: Backend, waves: F32, ids: I64) -> Iterator
     prefixes: list[F32] = []
     for stage, run in _encoders(waves, ids):
         ours, theirs = run(plan), run(reference)
-        yield _compare(f"{stage} embedding", batch, ours.embedding, theirs.embedding)
-        yield _compare(f"{stage} prefix", batch, ours.prefix, theirs.prefix)
+        yield _compare(plan, f"{stage} embedding", batch, ours.embedding, theirs.embedding)
+        yield _compare(plan, f"{stage} prefix", batch, ours.prefix, theirs.prefix)
         prefixes.append(theirs.prefix)
     # Both decoders start from the same prefix, so that a difference names its stage.
     joined = np.concatenate(prefixes, axis=1)
@@ -111,7 +112,7 @@ def _checks(plan: Backend, reference: Backend, waves: F32, ids: I64) -> Iterator
         _log_softmax(runner.prefill(joined, lengths, width=1, max_new_tokens=1)[1])
         for runner in (plan, reference)
     ]
-    yield _compare("first log-probabilities", batch, *first)
+    yield _compare(plan, "first log-probabilities", batch, *first)
     yield from _compare_search(plan, reference, list(joined), batch)
 
 
@@ -138,14 +139,15 @@ def _compare_search(
         for mine, other in zip(hypotheses.beams, expected.beams, strict=True)
     ]
     wrong = sum(tuple(mine.tokens) != tuple(other.tokens) for mine, other in pairs)
-    yield Check("beams with other tokens", batch, float(wrong), 0.0)
+    yield Check(plan.name, "beams with other tokens", batch, float(wrong), 0.0)
     scores = np.array([(mine.score, other.score) for mine, other in pairs])
-    yield _compare("beam scores", batch, scores[:, 0], scores[:, 1])
+    yield _compare(plan, "beam scores", batch, scores[:, 0], scores[:, 1])
 
 
-def _compare(stage: str, batch: int, ours: F32, theirs: F32) -> Check:
+def _compare(plan: Backend, stage: str, batch: int, ours: F32, theirs: F32) -> Check:
     difference = float(np.abs(ours.astype(np.float64) - theirs).max())
-    return Check(stage, batch, difference, RELATIVE_TOLERANCE * float(np.abs(theirs).max()))
+    tolerance = RELATIVE_TOLERANCE * float(np.abs(theirs).max())
+    return Check(plan.name, stage, batch, difference, tolerance)
 
 
 def _log_softmax(logits: F32) -> F32:

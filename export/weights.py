@@ -2,18 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pengi_rt.errors import ExportError
-from pengi_rt.plan_format import WEIGHTS
+from pengi_rt.export.arrays import Array
+from pengi_rt.plan_format import WEIGHTS, scale_name
 
 INLINE_BYTES = 1024  # smaller constants (shapes, scalars) stay inside their graph
-
-Array = NDArray[np.generic]
 
 
 class WeightTable:
@@ -50,8 +49,8 @@ class WeightTable:
         graph.initializer.extend(kept)
         prepend(graph, transposes)
 
-    def halve(self) -> None:
-        """Keep as float16 every matrix that loses nothing by it, once all graphs are absorbed.
+    def narrow(self, dtype: np.dtype[Any]) -> None:
+        """Keep as ``dtype`` every matrix that loses nothing by it, once all graphs are absorbed.
 
         Nothing is rounded here: the model was, before its graphs were made. What only a graph has
         (gathered position biases) is then exact too, or stays as it is (the stretch).
@@ -59,9 +58,9 @@ class WeightTable:
         for name, array in self.tensors.items():
             if array.dtype == np.float32 and array.ndim >= 2:
                 with np.errstate(over="ignore"):
-                    half = array.astype(np.float16)
-                if np.array_equal(half, array):
-                    self.tensors[name] = half
+                    narrow = array.astype(dtype)
+                if np.array_equal(narrow.astype(np.float32), array):
+                    self.tensors[name] = narrow
 
     def _claim(self, array: Array, name: str) -> tuple[str, bool]:
         """The table's name for ``array`` and whether it is stored transposed."""
@@ -80,35 +79,46 @@ class WeightTable:
 def bind(model: onnx.ModelProto, offsets: Mapping[str, int], tensors: Mapping[str, Array]) -> bytes:
     """``model`` with the inputs that name tensors turned into initialisers in ``weights.bin``.
 
-    A tensor kept as float16 is widened by a ``Cast``, which ONNX Runtime does once, when it makes
-    the session.
+    A tensor kept in another type is widened by a ``Cast``, of int8 by a ``DequantizeLinear``, which
+    ONNX Runtime does once, when it makes the session.
 
     Raises:
         ExportError: a weight's shape is not the one the graph was built for.
     """
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
-    casts: list[onnx.NodeProto] = []
+    wideners: list[onnx.NodeProto] = []
     inputs = [value for value in bound.graph.input if value.name not in tensors]
     for value in bound.graph.input:
         if value.name not in tensors:
             continue
-        array = tensors[value.name]
-        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        array, scale = tensors[value.name], tensors.get(scale_name(value.name))
+        kind = value.type.tensor_type
+        shape = tuple(dim.dim_value for dim in kind.shape.dim)
         if shape != array.shape:
             raise ExportError(
                 f"{value.name}: the graph wants {shape}, the weights are {array.shape}"
             )
         name = value.name
-        if array.dtype == np.float16:
-            name = f"{value.name}.float16"
-            casts.append(helper.make_node("Cast", [name], [value.name], to=TensorProto.FLOAT))
+        if kind.elem_type != helper.np_dtype_to_tensor_dtype(array.dtype):
+            name = f"{value.name}.{array.dtype.name}"
+            wideners.append(_widener(value.name, name, scale))
         bound.graph.initializer.append(_external(name, array, offsets[value.name]))
-    prepend(bound.graph, casts)
+        if scale is not None:
+            name = scale_name(value.name)
+            bound.graph.initializer.append(_external(name, scale.reshape(-1), offsets[name]))
+    prepend(bound.graph, wideners)
     del bound.graph.input[:]
     bound.graph.input.extend(inputs)
     serialized: bytes = bound.SerializeToString()
     return serialized
+
+
+def _widener(name: str, stored: str, scale: Array | None) -> onnx.NodeProto:
+    if scale is None:
+        return helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT)
+    axis = scale.shape.index(scale.size)
+    return helper.make_node("DequantizeLinear", [stored, scale_name(name)], [name], axis=axis)
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

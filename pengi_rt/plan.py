@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PlanError
+from pengi_rt.plan_check import check_complete, check_layout
 from pengi_rt.plan_format import (
     MANIFEST,
     WEIGHTS,
     Manifest,
-    check_complete,
-    check_layout,
     graph_entry,
     is_entry_name,
     tokenizer_entry,
@@ -111,6 +110,9 @@ class Plan:
     def tensor(self, name: str) -> "NDArray[Any]":
         """The tensor ``name``, read-only, mapped.
 
+        NumPy has no bfloat16: of such a tensor these are the bits, as uint16.
+        :class:`pengi_rt.plan_weights.Widened` gives floats whatever is stored.
+
         Raises:
             PlanError: there is none.
         """
@@ -119,7 +121,8 @@ class Plan:
         if name not in self.manifest.tensors:
             raise PlanError(f"{self.path}: the plan has no tensor {name!r}")
         record = self.manifest.tensors[name]
-        dtype = np.dtype(record.dtype).newbyteorder("<")
+        kind = "uint16" if record.dtype == "bfloat16" else record.dtype
+        dtype = np.dtype(kind).newbyteorder("<")
         # np.ndarray(buffer=...) would hold the mmap, not an export of it: close would unmap it.
         flat = np.frombuffer(self.weights, dtype, math.prod(record.shape), record.offset)
         return flat.reshape(record.shape)

@@ -1,14 +1,14 @@
 """What stands in a plan: the names of its entries, and ``plan.json`` as dataclasses.
 
 The container is in :mod:`pengi_rt.plan_zip`, the reader in :mod:`pengi_rt.plan`, the writer in
-:mod:`pengi_rt.plan_writer`.
+:mod:`pengi_rt.plan_writer`; what has to fit together is checked in :mod:`pengi_rt.plan_check`.
 """
 
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from reprlib import repr as shown
 from typing import Any, Self
@@ -27,22 +27,18 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ITEM_SIZES = {  # bytes
     "float32": 4,
     "float16": 2,
+    "bfloat16": 2,
     "int64": 8,
     "int32": 4,
     "int8": 1,
     "uint8": 1,
     "bool": 1,
 }
-"""The element types of tensors, by NumPy's names; stored little-endian."""
-
-TABLE_TYPES = {"fp32": "float32", "fp16": "float16"}
-"""The element type of the embedding tables, by the plan's precision; the backend gathers from
-them."""
+"""The element types of tensors, by NumPy's and ml_dtypes' names; stored little-endian."""
 
 MAX_RANK = 32  # NumPy 1.26's limit
 MAX_COUNT = 2**63 - 1
 
-_EXPORT_AGAIN = "export the checkpoint again"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LICENCE = re.compile(r"licences/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -58,6 +54,11 @@ def tokenizer_entry(name: str) -> str:
 
 
 _FIXED = {MANIFEST, WEIGHTS, *map(graph_entry, GRAPHS), *map(tokenizer_entry, TOKENIZERS)}
+
+
+def scale_name(name: str) -> str:
+    """The float32 tensor that the int8 tensor ``name`` is multiplied by."""
+    return f"{name}.scale"
 
 
 def is_entry_name(name: str) -> bool:
@@ -191,52 +192,6 @@ class Manifest:
             },
             source=None if source is None else Source.from_json(source, "source"),
         )
-
-
-def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
-    """Check that ``tensors`` fill ``size`` bytes in order, each aligned, none across another.
-
-    Raises:
-        PlanError: they do not.
-    """
-    spans: dict[int, int] = {}
-    for tensor in tensors:
-        if spans.setdefault(tensor.offset, tensor.nbytes) != tensor.nbytes:
-            raise PlanError(f"tensors of different sizes share offset {tensor.offset} of {WEIGHTS}")
-    end = 0
-    for offset in sorted(spans):
-        if offset != aligned(end):
-            raise PlanError(f"a tensor at {offset} of {WEIGHTS} should start at {aligned(end)}")
-        end = offset + spans[offset]
-    if end != size:
-        raise PlanError(f"{WEIGHTS} has {size} bytes, its tensors need {end}")
-
-
-def check_complete(manifest: Manifest) -> None:
-    """Check that a plan holds what its config needs: graphs, tokenizers, embedding tables.
-
-    Raises:
-        PlanError: something is missing, or a table has another shape or type.
-    """
-    for entry in (*map(graph_entry, GRAPHS), *map(tokenizer_entry, TOKENIZERS)):
-        if entry not in manifest.entries:
-            raise PlanError(f"entry {entry} is missing, which every plan has: {_EXPORT_AGAIN}")
-    decoder = manifest.config.decoder
-    rows = {"decoder.wte.weight": decoder.vocab_size, "decoder.wpe.weight": decoder.n_positions}
-    for name, count in rows.items():
-        if name not in manifest.tensors:
-            raise PlanError(f"tensor {name} is missing, which every plan has: {_EXPORT_AGAIN}")
-        _check_table(name, manifest.tensors[name], (count, decoder.n_embd), manifest.precision)
-
-
-def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], precision: str) -> None:
-    if table.shape != shape:
-        raise PlanError(
-            f"tensor {name} has shape {shown(list(table.shape))}, the config needs {list(shape)}: "
-            f"{_EXPORT_AGAIN}"
-        )
-    if table.dtype != TABLE_TYPES.get(precision, table.dtype):
-        raise PlanError(f"tensor {name} of an {precision} plan is {table.dtype}: {_EXPORT_AGAIN}")
 
 
 def _parse(text: str | bytes) -> object:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PlanError
+from pengi_rt.plan_check import check_complete
 from pengi_rt.plan_format import (
     GRAPHS,
     ITEM_SIZES,
@@ -29,7 +30,6 @@ from pengi_rt.plan_format import (
     Source,
     TensorRecord,
     aligned,
-    check_complete,
     graph_entry,
     is_entry_name,
 )

@@ -8,7 +8,6 @@ from gpu_case import Case, Rival, Setting, Work, in_float64, size
 from torch import Tensor
 from torch.nn import functional as F
 
-from pengi_rt.backends.triton_weights import quantised
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.beam_history import BeamHistory
@@ -19,6 +18,7 @@ from pengi_rt.kernels.linear_call import Cache, Linear, splits
 from pengi_rt.kernels.lm_head import Head, lm_head
 from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, norm_qkv
 from pengi_rt.kernels.vocab_tiles import VocabTiles, vocab_tiles_reference
+from pengi_rt.models.int8 import quantised
 
 NO_STOP = -1
 

@@ -16,8 +16,6 @@ BACKENDS: tuple[str, ...] = get_args(BackendName)
 DEVICES: tuple[str, ...] = get_args(DeviceName)
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
 HERE = ("auto", "onnx", "torch", "triton")
-STORED = ("fp32", "fp16")
-"""What weights may be stored as; ``precision`` is that of the arithmetic."""
 
 
 def open_backend(
@@ -28,9 +26,10 @@ def open_backend(
     precision: str = "fp32",
     threads: int | None = None,
 ) -> Backend:
-    """The backend that runs ``plan``.
+    """The backend that runs ``plan``, whatever its weights are stored as.
 
-    ``auto`` is ONNX Runtime on the CPU, or our Triton kernels where ``device`` is ``cuda``.
+    ``precision`` is that of the arithmetic. ``auto`` is ONNX Runtime on the CPU, or our Triton
+    kernels where ``device`` is ``cuda``.
 
     Raises:
         BackendError: this version, or this machine, cannot run that backend, device or precision.
@@ -39,11 +38,6 @@ def open_backend(
     _check("backend", backend, BACKENDS, HERE)
     _check("device", device, DEVICES)
     _check("precision", precision, PRECISIONS)
-    if plan.manifest.precision not in STORED:
-        raise BackendError(
-            f"{plan.path}: its weights are stored as {plan.manifest.precision}, this version of "
-            f"pengi-rt runs {' and '.join(STORED)}: export the checkpoint again"
-        )
     chosen = ("triton" if device == "cuda" else "onnx") if backend == "auto" else backend
     if chosen == "triton":
         return _triton(plan, device, precision, threads)
@@ -56,6 +50,11 @@ def open_backend(
         )
     if chosen == "torch":
         return _torch(plan, threads)
+    if not plan.manifest.graphs:
+        raise BackendError(
+            f"{plan.path}: holds weights for {' and '.join(plan.manifest.backends)} and no graphs "
+            "for onnx: ask for one of those backends, or export the checkpoint with --backend onnx"
+        )
     from pengi_rt.backends.onnx import OnnxBackend
 
     return OnnxBackend(plan, threads=threads)

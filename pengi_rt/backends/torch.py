@@ -15,6 +15,7 @@ from pengi_rt.models.gpt2 import KeyValue
 from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
+from pengi_rt.plan_weights import Widened
 from pengi_rt.threads import checked_threads
 
 
@@ -155,15 +156,23 @@ def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
     """The plan's tensors by the model's names; of a transform left out, the model's own."""
     state = {}
     for name, own in model.state_dict().items():
-        left_out = name in TRANSFORM and name not in plan.tensors
-        tensor = own if left_out else torch.from_numpy(plan.tensor(name).copy())
-        if tensor.dtype != own.dtype and (tensor.dtype, own.dtype) != (torch.half, torch.float):
-            raise PlanError(
-                f"{plan.path}: tensor {name} is {tensor.dtype}, its config wants {own.dtype}; "
-                "export it again"
-            )
-        state[name] = tensor
+        if name in TRANSFORM and name not in plan.tensors:
+            state[name] = own
+        elif own.dtype == torch.float32:
+            state[name] = _tensor(Widened(plan, name)[...])
+        else:
+            state[name] = _integers(plan, name, own.dtype)
     return state
+
+
+def _integers(plan: Plan, name: str, dtype: torch.dtype) -> Tensor:
+    tensor = _tensor(plan.tensor(name))
+    if tensor.dtype != dtype:
+        raise PlanError(
+            f"{plan.path}: tensor {name} is {tensor.dtype}, its config wants {dtype}; "
+            "export it again"
+        )
+    return tensor
 
 
 def _tensor(array: F32 | I64) -> Tensor:

@@ -9,8 +9,7 @@ from pengi_rt.kernels.add_norm import Norm
 from pengi_rt.kernels.linear_call import Linear
 from pengi_rt.kernels.lm_head import Head
 from pengi_rt.models.gpt2 import GPT2, Block, Conv1D
-
-INT8_MAX = 127
+from pengi_rt.models.int8 import quantised
 
 
 class Layer(NamedTuple):
@@ -65,22 +64,6 @@ def decoder_weights(
         heads=decoder.config.n_head,
         dtype=dtype,
     )
-
-
-def quantised(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Symmetric int8: ``weight`` is near ``values * scale``, a scale for all that ``dim`` holds.
-
-    Args:
-        weight: a float matrix.
-        dim: the dimension that shares a scale.
-
-    Returns:
-        int8 values like ``weight``, and float32 scales without ``dim``.
-    """
-    scale = weight.float().abs().amax(dim) / INT8_MAX
-    scale = torch.where(scale > 0, scale, 1.0)
-    values = (weight.float() / scale.unsqueeze(dim)).round().to(torch.int8)
-    return values, scale
 
 
 def dense(layer: Linear, dtype: torch.dtype) -> Tensor:

@@ -20,8 +20,6 @@ class Choice(NamedTuple):
 BACKENDS = Choice(("auto", "onnx", "torch", "triton"), ("tensorrt",))
 DEVICES = Choice(("auto", "cpu", "cuda"), ())
 PRECISIONS = Choice(("fp32", "fp16", "bf16", "int8"), ())
-STORED = ("fp32", "fp16")
-"""What export can store weights as; the others are of the arithmetic."""
 
 
 def add_choice(parser: "argparse._ActionsContainer", option: str, choice: Choice) -> None:

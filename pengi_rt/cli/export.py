@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.arguments import STORED, add_threads, check_threads
+from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
 from pengi_rt.cli.output import emit, is_folder, refuse_overwriting
 from pengi_rt.errors import BackendError, CheckpointError, UsageError
 
@@ -41,10 +41,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--precision",
-        default=STORED[0],
-        choices=STORED,
-        help="how the weights are stored: fp16 halves the file and rounds them; arithmetic on the "
-        "CPU is float32 with both (default: %(default)s)",
+        default=PRECISIONS.here[0],
+        choices=PRECISIONS.here,
+        help="how the weights are stored: fp16 and bf16 halve the file and round them, int8 rounds "
+        "the decoder's matrices once more; arithmetic on the CPU is float32 with all (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--backend",
+        action="append",
+        choices=[name for name in BACKENDS.here if name != "auto"],
+        help="what the plan is for, as often as needed; without onnx it holds no graphs, only the "
+        "weights that torch and triton read (default: onnx and torch)",
     )
     add_threads(parser, "for the self-test ")
     parser.set_defaults(run=run)
@@ -56,16 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint: Path = arguments.checkpoint
     output = _output(checkpoint, arguments.output, arguments.tokenizers)
     try:
-        from pengi_rt.export.export import STEPS, export_plan
+        from pengi_rt.export.export import USUAL, export_plan, steps
     except ModuleNotFoundError as error:
         raise BackendError(
             f"export needs {error.name}, which the runtime does not: pip install 'pengi-rt[export]'"
         ) from None
     from tqdm import tqdm
 
+    backends = arguments.backend or USUAL
     quiet = arguments.quiet or not sys.stderr.isatty()
     with tqdm(
-        total=STEPS, disable=quiet, bar_format="{desc:<28} {bar} {n}/{total} {elapsed}"
+        total=steps(backends), disable=quiet, bar_format="{desc:<28} {bar} {n}/{total} {elapsed}"
     ) as bar:
 
         def progress(step: str) -> None:
@@ -78,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             output,
             tokenizers=arguments.tokenizers,
             precision=arguments.precision,
+            backends=backends,
             threads=arguments.threads,
             progress=progress,
         )
@@ -105,10 +115,10 @@ def _output(checkpoint: Path, named: Path | None, tokenizers: Path | None) -> Pa
 
 def table(checks: "Sequence[Check]") -> str:
     """The self-test as lines of text."""
-    lines = [f"{'stage':<26} {'batch':>5} {'difference':>11} {'allowed':>9}"]
+    lines = [f"{'backend':<7} {'stage':<26} {'batch':>5} {'difference':>11} {'allowed':>9}"]
     lines += [
-        f"{check.stage:<26} {check.batch:>5} {check.difference:>11.2g} {check.tolerance:>9.2g}"
-        f"  {'ok' if check.passed else 'FAILED'}"
+        f"{check.backend:<7} {check.stage:<26} {check.batch:>5} {check.difference:>11.2g} "
+        f"{check.tolerance:>9.2g}  {'ok' if check.passed else 'FAILED'}"
         for check in checks
     ]
     return "\n".join(lines)

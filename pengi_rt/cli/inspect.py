@@ -97,8 +97,11 @@ def _lines(plan: "Plan") -> Iterator[str]:
 
 
 def _precision(stored: str) -> str:
-    """What the weights are stored as; computed is in float32 whatever that is."""
-    return stored if stored == "fp32" else f"weights stored as {stored}, computed in float32"
+    """What the weights are stored as; the CPU computes in float32 whatever that is."""
+    if stored == "fp32":
+        return stored
+    kinds = "int8 (the decoder's matrices) and fp16" if stored == "int8" else stored
+    return f"weights stored as {kinds}, computed in float32 on the CPU"
 
 
 def _model(config: "ModelConfig") -> str:

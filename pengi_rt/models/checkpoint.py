@@ -55,9 +55,7 @@ def _stored(model: Pengi, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     if dtype not in (torch.float32, torch.float16):
         raise ValueError(f"a checkpoint is stored in float32 or float16, not {dtype}")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for name, kernel in transform(model.config).items():
-        if torch.equal(state[name], kernel):
-            del state[name]
+    state = without_transform(state, model.config)
     try:
         return halved(state) if dtype == torch.float16 else state
     except CheckpointError as error:
@@ -70,6 +68,13 @@ def transform(config: ModelConfig) -> dict[str, Tensor]:
     They are the larger part of a small model, and follow from ``config.mel.n_fft``.
     """
     return dict(zip(TRANSFORM, dft_kernels(config.mel.n_fft), strict=True))
+
+
+def without_transform(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """``state`` without the kernels that are those of ``config``, bit for bit."""
+    own = transform(config)
+    return {name: tensor for name, tensor in state.items()
+            if name not in own or not torch.equal(tensor, own[name])}  # fmt: skip
 
 
 def _write(path: Path, data: bytes) -> None:

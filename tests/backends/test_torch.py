@@ -12,7 +12,7 @@ import torch
 from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.errors import PlanError
-from pengi_rt.models.half import rounded
+from pengi_rt.models.at_rest import rounded
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
 

@@ -1,4 +1,4 @@
-"""Float16 at rest: what is rounded, by how much, and which models are refused."""
+"""16 bits at rest: what is rounded, by how much, and which models are refused."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pengi_rt.errors import CheckpointError
-from pengi_rt.models.half import FRONT_END, halved, rounded
+from pengi_rt.models.at_rest import rounded
+from pengi_rt.models.half import FRONT_END, halved
 from pengi_rt.models.pengi import Pengi
 
 NAME = "decoder.h.0.attn.c_attn.weight"
@@ -37,6 +38,28 @@ def test_rounding_twice_changes_nothing(tiny_model: Pengi) -> None:
         assert tensor.dtype == original[name].dtype
         assert twice.state_dict()[name].equal(tensor), name
     assert not once.decoder.wte.weight.equal(tiny_model.decoder.wte.weight)
+
+
+def test_bfloat16_rounds_to_nearest_even() -> None:
+    """Between 1 and 1 + 2**-7 the middle goes down, between that and 1 + 2**-6 up."""
+    between = torch.tensor([[1 + 2**-8, 1 + 3 * 2**-8, 3e38, -1e-38]])
+    stored = halved({NAME: between}, torch.bfloat16)[NAME]
+    assert stored.dtype == torch.bfloat16
+    assert stored[0, :2].tolist() == [1, 1 + 2**-6]
+    assert bool(((stored.float() - between).abs() <= between.abs() * 2**-8).all())
+
+
+def test_what_float16_does_not_hold_bfloat16_does() -> None:
+    for scale in (1e-12, 1e6, 1e-37):
+        values = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * scale
+        refusal({NAME: values})
+        halved({NAME: values}, torch.bfloat16)
+
+
+def test_beyond_bfloat16() -> None:
+    """The last float32 numbers are nearer to where its next number would be."""
+    with pytest.raises(CheckpointError, match=r"up to 3\.4e\+38, bfloat16 ends at 3\.3895e\+38: "):
+        halved({NAME: torch.tensor([[3.4e38]])}, torch.bfloat16)
 
 
 @pytest.mark.parametrize("value", [65_519.0, -65_504.0])
