@@ -144,9 +144,7 @@ def _stored(model: Pengi, source: Source, precision: str) -> dict[str, Tensor]:
     try:
         return stored(model.state_dict(), precision)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{source.file}: cannot become an {precision} plan: {error}"
-        ) from None
+        raise CheckpointError(f"{source.file}: cannot be stored as {precision}: {error}") from None
 
 
 def _write(

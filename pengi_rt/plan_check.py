@@ -91,7 +91,9 @@ def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], precisi
             f"{_EXPORT_AGAIN}"
         )
     if table.dtype != TABLES[name][precision]:
-        raise PlanError(f"tensor {name} of an {precision} plan is {table.dtype}: {_EXPORT_AGAIN}")
+        raise PlanError(
+            f"tensor {name} is {table.dtype} in a plan stored as {precision}: {_EXPORT_AGAIN}"
+        )
 
 
 def _check_scale(name: str, tensors: Mapping[str, TensorRecord], *, needed: bool) -> None:

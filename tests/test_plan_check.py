@@ -90,7 +90,7 @@ def test_embedding_tables_are_those_of_the_config(data: dict[str, Any], name: st
         wrong = data | {"tensors": others | {name: table | {"shape": shape}}}
         assert incompleteness(wrong).startswith(f"tensor {name} has shape [")
     half = data | {"tensors": others | {name: table | {"dtype": "float16"}}}
-    assert incompleteness(half).startswith(f"tensor {name} of an fp32 plan is float16")
+    assert incompleteness(half).startswith(f"tensor {name} is float16 in a plan stored as fp32")
 
 
 TABLES = {"fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
@@ -106,7 +106,7 @@ def test_embedding_tables_are_of_the_plans_precision(data: dict[str, Any], preci
         for kinds in ((tokens, dtype), (dtype, positions)):
             if kinds != (tokens, positions):
                 message = incompleteness(stored_as(data, precision, *kinds))
-                assert f"of an {precision} plan is {dtype}: export" in message
+                assert f"is {dtype} in a plan stored as {precision}: export" in message
 
 
 def stored_as(

@@ -3,7 +3,9 @@
 Tolerance: float32 sums in another order, 5e-5 on logits of order one to ten.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from pengi_rt.errors import PlanError
 from pengi_rt.models.at_rest import rounded
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
+from pengi_rt.plan_format import TensorRecord
 
 ATOL = 5e-5
 
@@ -119,12 +122,25 @@ def test_an_fp16_plan_gives_the_rounded_model(half_plan: Path, tiny_model: Pengi
         assert tensor.equal(expected[name]), name
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [
+        ("decoder.ln_f.bias", "uint8", r"is uint8, its config wants float32; export"),
+        ("decoder.ln_f.bias", "int8", r"is int8, its config wants float32; export"),
+        (
+            "audio_encoder.mel.bn.num_batches_tracked",
+            "float32",
+            r"is torch\.float32, its config wants torch\.int64; export",
+        ),
+    ],
+)
 def test_a_tensor_of_another_type_is_refused(
-    tiny_plan: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_plan: Path, name: str, dtype: str, message: str
 ) -> None:
     with Plan.open(tiny_plan) as plan:
-        monkeypatch.setattr(plan, "tensor", lambda _name: np.zeros(3, np.int8))
-        with pytest.raises(PlanError, match=r"is torch\.int8, its config wants torch\.float32"):
+        tensors = cast("dict[str, TensorRecord]", plan.manifest.tensors)
+        tensors[name] = replace(tensors[name], dtype=dtype)
+        with pytest.raises(PlanError, match=message):
             TorchBackend.from_plan(plan)
 
 

@@ -7,9 +7,10 @@ import pytest
 from pengi_rt.audio import LongAudio
 from pengi_rt.backends import select
 from pengi_rt.cli import generate
-from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, STORED, Choice
+from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, Choice
 from pengi_rt.cli.main import build_parser, main
-from pengi_rt.export.export import StoredPrecision
+from pengi_rt.export import export
+from pengi_rt.plan_format import PRECISIONS as STORED
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,9 @@ def test_backends_here_are_those_of_the_engine() -> None:
     assert BACKENDS.here == select.HERE
 
 
-def test_stored_precisions_are_those_that_run() -> None:
-    assert STORED == select.STORED == get_args(StoredPrecision)
+def test_plans_are_stored_as_what_runs() -> None:
+    assert PRECISIONS.here == STORED
+    assert ("auto", *export.BACKENDS) == BACKENDS.here
 
 
 @pytest.mark.parametrize("way", get_args(LongAudio))

@@ -74,9 +74,21 @@ def test_exports_beside_the_checkpoint(
         assert plan.config.name == "tiny"
 
 
-@pytest.mark.parametrize(("options", "expected"), [([], "fp32"), (["--precision", "fp16"], "fp16")])
+@pytest.mark.parametrize(
+    ("options", "precision", "backends"),
+    [
+        ([], "fp32", ["onnx", "torch"]),
+        (["--precision", "fp16"], "fp16", ["onnx", "torch"]),
+        (["--precision", "int8", "--backend", "triton"], "int8", ["triton"]),
+        (["--backend", "triton", "--backend", "onnx"], "fp32", ["triton", "onnx"]),
+    ],
+)
 def test_stores_weights_as_asked(
-    options: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str],
+    precision: str,
+    backends: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: dict[str, Any] = {}
 
@@ -88,11 +100,22 @@ def test_stores_weights_as_asked(
     monkeypatch.setattr("pengi_rt.export.export.export_plan", export_plan)
     checkpoint = tmp_path / "mine.safetensors"
     assert main(["export", str(checkpoint), *options]) == 0
-    assert asked["precision"] == expected
+    assert asked["precision"] == precision
+    assert list(asked["backends"]) == backends
 
 
-def test_refuses_to_store_what_it_cannot(checkpoint: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "possible"),
+    [("--precision", "int4", ("fp32", "fp16", "bf16", "int8")),
+     ("--backend", "tensorrt", ("onnx", "torch", "triton")),
+     ("--backend", "auto", ("onnx", "torch", "triton"))],
+)  # fmt: skip
+def test_refuses_what_no_plan_is(
+    option: str, value: str, possible: tuple[str, ...], checkpoint: Path, capsys: Capture
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["export", str(checkpoint), "--precision", "int8"])
+        main(["export", str(checkpoint), option, value])
     assert caught.value.code == 2
-    assert "choose from" in capsys.readouterr().err
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"argument {option}: invalid choice: '{value}' (choose from " in line
+    assert all(choice in line for choice in possible)

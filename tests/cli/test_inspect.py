@@ -131,6 +131,14 @@ def test_plan_with_nothing_recorded(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_what_fp16_means(half_plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(half_plan)) == 0
-    assert "precision  weights stored as fp16, computed in float32\n" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "precision  weights stored as fp16, computed in float32 on the CPU\n" in shown
     assert run(str(half_plan), "--format", "json") == 0
     assert json.loads(capsys.readouterr().out)["precision"] == "fp16"
+
+
+def test_a_plan_without_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(toy_plan.write(tmp_path / "bare.plan", graphs=False))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "backends   torch, triton" in lines
+    assert "graphs     none" in lines

@@ -49,11 +49,13 @@ def test_a_perturbed_weight_fails_the_export(
     """The plan gets one matrix 1 % off; the model it is tested against does not."""
     write = export._write
 
-    def perturbed(writer: PlanWriter, model: Pengi, progress: export.Progress) -> None:
+    def perturbed(
+        writer: PlanWriter, model: Pengi, _: object, progress: export.Progress, *, graphs: bool
+    ) -> None:
         copy, _ = load_model(tiny_checkpoint)
         with torch.no_grad():
             copy.get_parameter(name).mul_(1.01)
-        write(writer, copy, progress)
+        write(writer, copy, copy.state_dict(), progress, graphs=graphs)
 
     monkeypatch.setattr(export, "_write", perturbed)
     output = tmp_path / "pengi.plan"
@@ -65,9 +67,13 @@ def test_a_perturbed_weight_fails_the_export(
 
 
 def test_progress_is_reported_as_often_as_announced(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    steps: list[str] = []
-    export_plan(tiny_checkpoint, tmp_path / "p.plan", threads=1, progress=steps.append)
-    assert len(steps) == export.STEPS
+    for backends in (export.USUAL, ("torch",)):
+        said: list[str] = []
+        export_plan(
+            tiny_checkpoint, tmp_path / "p.plan",
+            backends=backends, threads=1, progress=said.append,
+        )  # fmt: skip
+        assert len(said) == export.steps(backends)
 
 
 def test_weights_that_give_no_numbers_fail_the_export(

@@ -1,5 +1,6 @@
 """The weight table: one copy of every tensor, whatever exporters do to names and orientation."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -37,6 +38,7 @@ def run(model: onnx.ModelProto, table: WeightTable, x: np.ndarray) -> np.ndarray
         offsets[name] = len(blob)
         blob += np.ascontiguousarray(array).tobytes()
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_external_initializers_from_files_in_memory(["weights.bin"], [blob], [len(blob)])
     session = ort.InferenceSession(
         bind(model, offsets, table.tensors), options, providers=["CPUExecutionProvider"]
@@ -75,7 +77,7 @@ def test_only_what_loses_nothing_is_kept_as_float16() -> None:
     table = WeightTable({"linear.weight": exact, "bias": np.ones(9, np.float32),
                          "big": np.full((2, 2), 1e6, np.float32)})  # fmt: skip
     table.absorb(model, "audio")
-    table.halve()
+    table.narrow(np.dtype(np.float16))
     types = {name: array.dtype.name for name, array in table.tensors.items()}
     assert types == {
         "linear.weight": "float16", "bias": "float32", "big": "float32", "audio.val_3": "float32",
@@ -83,6 +85,23 @@ def test_only_what_loses_nothing_is_kept_as_float16() -> None:
     x = RANDOM.normal(size=(3, 40)).astype(np.float32)
     expected = x @ exact @ exact.T @ EXTRA
     np.testing.assert_allclose(run(model, table, x), expected, rtol=2e-5, atol=1e-3)
+
+
+def test_every_type_is_widened_in_the_graph() -> None:
+    """Products of small whole numbers: exact in every type, and whatever the order of sums."""
+    first, second, third = (RANDOM.integers(-9, 10, (40, 40)).astype(np.float32) for _ in "123")
+    rows, columns = np.full((40, 1), 0.5, np.float32), np.full((1, 40), 2, np.float32)
+    rows[3], columns[0, 5] = 4, 0.25
+    model = graph_of(("a", first), ("b", second * rows), ("c", third * columns), ("d", third.T))
+    table = WeightTable({"first": first, "second": second * rows, "third": third * columns})
+    table.absorb(model, "g")
+    table.narrow(np.dtype(ml_dtypes.bfloat16))
+    assert {array.dtype.name for array in table.tensors.values()} == {"bfloat16"}
+    table.tensors |= {"second": second.astype(np.int8), "second.scale": rows,
+                      "third": third.astype(np.int8), "third.scale": columns}  # fmt: skip
+    x = RANDOM.integers(-9, 10, (3, 40)).astype(np.float32)
+    expected = x.astype(np.float64) @ first @ (second * rows) @ (third * columns) @ third.T
+    np.testing.assert_allclose(run(model, table, x), expected, rtol=1e-5, atol=1e-6 * 1e9)
 
 
 def test_a_weight_of_another_shape_is_refused() -> None:

@@ -42,7 +42,7 @@ def test_rounding_twice_changes_nothing(tiny_model: Pengi) -> None:
 
 def test_bfloat16_rounds_to_nearest_even() -> None:
     """Between 1 and 1 + 2**-7 the middle goes down, between that and 1 + 2**-6 up."""
-    between = torch.tensor([[1 + 2**-8, 1 + 3 * 2**-8, 3e38, -1e-38]])
+    between = torch.tensor([[1 + 2**-8, 1 + 3 * 2**-8, 3e38, -2e-38]])
     stored = halved({NAME: between}, torch.bfloat16)[NAME]
     assert stored.dtype == torch.bfloat16
     assert stored[0, :2].tolist() == [1, 1 + 2**-6]

@@ -59,30 +59,31 @@ def tensors() -> dict[str, NDArray[Any]]:
     }
 
 
-def write(path: Path) -> Path:
+def write(path: Path, *, graphs: bool = True) -> Path:
     """A plan with all kinds of entries, about 100 kB."""
     with PlanWriter(
         path,
         CONFIG,
         source=Source(file="tiny.pth", sha256="0123456789abcdef" * 4),
         tools={"pengi-rt": "0.1.0", "torch": "2.13.0"},
-        backends=("onnx", "torch"),
+        backends=("onnx", "torch") if graphs else ("torch", "triton"),
     ) as writer:
-        fill(writer)
+        fill(writer, graphs=graphs)
         writer.seal(self_test=SELF_TEST)
         return writer.commit()
 
 
-def fill(writer: PlanWriter) -> None:
+def fill(writer: PlanWriter, *, graphs: bool = True) -> None:
     """Add every tensor and every entry: enough for a plan to be sealed."""
     writer.add_tensors(tensors())
-    add_entries(writer)
+    add_entries(writer, graphs=graphs)
 
 
-def add_entries(writer: PlanWriter) -> None:
+def add_entries(writer: PlanWriter, *, graphs: bool = True) -> None:
     """Add every entry but the tensors."""
     for name, data in ENTRIES.items():
-        writer.add(name, data)
+        if graphs or not name.startswith("graphs/"):
+            writer.add(name, data)
 
 
 def contents(path: Path) -> dict[str, bytes]:
