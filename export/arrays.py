@@ -8,8 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[Any]
-
 NARROW: dict[str, np.dtype[Any]] = {
     "fp16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
@@ -18,7 +16,7 @@ NARROW: dict[str, np.dtype[Any]] = {
 """What a plan of rounded weights stores matrices as, but for those that become int8."""
 
 
-def array_of(tensor: Tensor) -> Array:
+def array_of(tensor: Tensor) -> NDArray[Any]:
     """``tensor`` as a contiguous array, in its memory where that is contiguous."""
     tensor = tensor.contiguous()
     if tensor.dtype == torch.bfloat16:

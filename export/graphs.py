@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pengi_rt.export.arrays import NARROW, Array, array_of
+from pengi_rt.export.arrays import NARROW, array_of
 from pengi_rt.export.decoder_graph import decoder_graph
 from pengi_rt.export.encoder_graphs import audio_graph, text_graph
 from pengi_rt.export.transform import compute_transform
-from pengi_rt.export.weights import WeightTable, bind
+from pengi_rt.export.weights import Array, WeightTable, bind
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan_format import graph_entry, scale_name
 from pengi_rt.plan_writer import PlanWriter

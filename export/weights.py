@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pengi_rt.errors import ExportError
-from pengi_rt.export.arrays import Array
 from pengi_rt.plan_format import WEIGHTS, scale_name
 
 INLINE_BYTES = 1024  # smaller constants (shapes, scalars) stay inside their graph
+
+Array = NDArray[Any]
 
 
 class WeightTable:
