@@ -5,6 +5,7 @@ and the logarithm of the front end 2e-4 of values of order one.
 """
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from triton_interpreter import DEVICE
 
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton import TritonBackend
 from pengi_rt.decoding.beam import search
@@ -21,9 +23,11 @@ from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError
+from pengi_rt.export.export import export_plan
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.int8 import quantised
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.plan import Plan
 
 ATOL = 5e-5
 AUDIO_ATOL = 2e-4
@@ -173,6 +177,27 @@ def rounded_to_int8(decoder: GPT2) -> GPT2:
                 values, scale = quantised(weight, dim)
                 weight.copy_(values * scale.unsqueeze(dim))
     return twin
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_plans_for_it_alone(
+    precision: PrecisionName, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Weights as stored give the reference's tokens; int8 is computed with as it stands."""
+    path = tmp_path / "gpu.plan"
+    export_plan(tiny_checkpoint, path, precision=precision, backends=("triton",), threads=1)
+    clips = prefixes(4, 6)
+    with Plan.open(path) as plan:
+        ours = TritonBackend.from_plan(plan, device=DEVICE, precision="fp32")
+        expected = search(TorchBackend.from_plan(plan), clips, options(2, 3))
+        same(search(ours, clips, options(2, 3)), expected)
+        head = TritonBackend.from_plan(plan, device=DEVICE, precision="int8")._weights.head
+        table = plan.tensor("decoder.wte.weight")
+        if precision == "int8":
+            assert head.scale is not None
+            np.testing.assert_array_equal(head.weight.cpu().numpy(), table)
+            scale = plan.tensor("decoder.wte.weight.scale")[:, 0]
+            np.testing.assert_allclose(head.scale.cpu().numpy(), scale, rtol=2**-23)
 
 
 def test_too_many_beams(backend: TritonBackend) -> None:

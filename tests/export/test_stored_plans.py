@@ -16,11 +16,11 @@ from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.torch import TorchBackend, model_of
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.export import BackendName, export_plan
+from pengi_rt.export.export import BackendName, export_plan, write_plan
 from pengi_rt.models.at_rest import rounded
-from pengi_rt.models.checkpoint import save_checkpoint
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
+from pengi_rt.plan_format import Source
 
 RATE = 16_000
 NEW: tuple[PrecisionName, ...] = ("bf16", "int8")
@@ -179,13 +179,12 @@ def test_broken_weights_are_no_int8_plan(
         broken.get_parameter("decoder.h.1.mlp.c_fc.weight")[3, 3] = value
     with Plan.open(tiny_plan) as plan:
         tokenizers = {name: plan.tokenizer(name) for name in ("text", "decoder")}
-    checkpoint, output = tmp_path / "broken.safetensors", tmp_path / "broken.plan"
-    save_checkpoint(broken, checkpoint, tokenizers)
+    output, source = tmp_path / "broken.plan", Source(file="broken.pth", sha256="0" * 64)
     with pytest.raises(CheckpointError) as caught:
-        export_plan(checkpoint, output, precision="int8", threads=1)
+        write_plan(broken, tokenizers, source, output, precision="int8", threads=1)
     assert str(caught.value) == (
-        "broken.safetensors: cannot be stored as int8: decoder.h.1.mlp.c_fc.weight holds infinity "
-        "or NaN, which int8 does not: it is broken"
+        "broken.pth: cannot be stored as int8: decoder.h.1.mlp.c_fc.weight holds infinity or NaN, "
+        "which int8 does not: it is broken"
     )
     assert not output.exists()
 
