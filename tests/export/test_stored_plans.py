@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,41 +12,61 @@ import torch
 from import_graph import imports, source_files
 
 import pengi_rt
-from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.torch import TorchBackend, model_of
+from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.export import BackendName, export_plan, write_plan
+from pengi_rt.export.export import USUAL, BackendName, write_plan
 from pengi_rt.models.at_rest import rounded
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.plan import Plan
 from pengi_rt.plan_format import Source
+from pengi_rt.presets import PRESETS
 
 RATE = 16_000
 NEW: tuple[PrecisionName, ...] = ("bf16", "int8")
+SOURCE = Source(file="small.pth", sha256="0" * 64)
+TINY = PRESETS["tiny"]
+MLP = {"kind": "mlp", "prefix_length": 8}
+# An export takes seconds: a smaller model than tiny, whose text graph has the token table as well.
+CONFIG = ModelConfig.from_dict(
+    TINY | {"htsat": TINY["htsat"] | {"depths": [1, 1]}, "audio_mapper": MLP}
+    | {"text": {"kind": "decoder", "max_length": 12}}
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def plans(
-    tiny_plan: Path,
-    half_plan: Path,
-    tiny_checkpoint: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Path]:
-    """The tiny model's plan by precision."""
+def model() -> Pengi:
+    return random_model(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def plans(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Plans with graphs, by precision."""
     folder = tmp_path_factory.mktemp("stored")
     for precision in NEW:
-        export_plan(tiny_checkpoint, folder / precision, precision=precision, threads=1)
-    return {"fp32": tiny_plan, "fp16": half_plan} | {kind: folder / kind for kind in NEW}
+        write(model, folder / precision, precision)
+    return {precision: folder / precision for precision in NEW}
 
 
 @pytest.fixture(scope="module")
-def bare(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's int8 plan without graphs."""
-    path = tmp_path_factory.mktemp("bare") / "bare.plan"
-    export_plan(tiny_checkpoint, path, precision="int8", backends=("triton",), threads=1)
-    return path
+def bare(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Plans without graphs, by precision: all there are."""
+    folder = tmp_path_factory.mktemp("bare")
+    for precision in get_args(PrecisionName):
+        write(model, folder / precision, precision, ["triton"])
+    return {precision: folder / precision for precision in get_args(PrecisionName)}
+
+
+def write(
+    model: Pengi, path: Path, precision: PrecisionName, backends: Sequence[BackendName] = USUAL
+) -> None:
+    write_plan(
+        model, make_tokenizers(CONFIG), SOURCE, path,
+        precision=precision, backends=backends, threads=1,
+    )  # fmt: skip
 
 
 def recording(seed: int) -> tuple[F32, int]:
@@ -55,27 +76,27 @@ def recording(seed: int) -> tuple[F32, int]:
     return (0.4 * tone + 0.1 * generator.normal(size=time.size)).astype(np.float32), RATE
 
 
-def test_smaller_types_make_smaller_plans(plans: dict[str, Path], bare: Path) -> None:
+def test_smaller_types_make_smaller_plans(bare: dict[str, Path], plans: dict[str, Path]) -> None:
     sizes = {}
-    for precision, path in plans.items():
+    for precision, path in bare.items():
         with Plan.open(path) as plan:
             assert plan.manifest.precision == precision
-            assert plan.manifest.backends
             sizes[precision] = len(plan.weights)
     assert sizes["int8"] < sizes["fp16"] == sizes["bf16"] < sizes["fp32"]
-    assert bare.stat().st_size < plans["int8"].stat().st_size < plans["fp16"].stat().st_size
+    for precision, path in plans.items():
+        assert bare[precision].stat().st_size < path.stat().st_size
 
 
 @pytest.mark.parametrize("precision", NEW)
 def test_the_plan_holds_the_rounded_model(
-    precision: str, plans: dict[str, Path], tiny_model: Pengi
+    precision: str, plans: dict[str, Path], model: Pengi
 ) -> None:
     """Bit for bit, whatever the backend computes with."""
     with Plan.open(plans[precision]) as plan:
         assert plan.manifest.self_test is not None
         assert plan.manifest.self_test["passed"] is True
         found = model_of(plan).state_dict()
-    for name, tensor in rounded(tiny_model, precision).state_dict().items():
+    for name, tensor in rounded(model, precision).state_dict().items():
         assert found[name].dtype == tensor.dtype
         assert found[name].equal(tensor), name
 
@@ -103,30 +124,31 @@ def logits(backend: Backend, prefix: F32) -> F32:
     return np.concatenate([first, *steps])
 
 
-def test_what_rounding_costs(plans: dict[str, Path], tiny_model: Pengi) -> None:
+def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:
     """Logits (RMS, relative) before and after.
 
     A step of int8 is 1/127 of a channel's largest weight, which is about 3 deviations: rounding
     moves weights by 3 / 127 / sqrt(12), 0.7 % of them (RMS), bfloat16 by 0.2 %, float16 by 0.02 %.
-    Through the two layers, with four matrices each, and the table that comes first and last, such
-    errors add up as squares do, to some three times that. Allowed are ten times.
+    Through two layers with four matrices each, and the table that comes first and last, such errors
+    add up as squares do, to some three times that. Allowed are ten times.
     """
     prefix = np.random.default_rng(1).normal(size=(1, 6, 64)).astype(np.float32)
-    exact = logits(TorchBackend(tiny_model), prefix)
+    exact = logits(TorchBackend(model), prefix)
     errors = {}
-    for precision in ("fp16", *NEW):
-        with Plan.open(plans[precision]) as plan:
-            backend = OnnxBackend(plan, threads=1)
-            found = logits(backend, prefix)
-            backend.close()
+    for precision, path in bare.items():
+        with Plan.open(path) as plan:
+            found = logits(TorchBackend.from_plan(plan), prefix)
         errors[precision] = float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
-    assert errors["fp16"] < errors["bf16"] < errors["int8"]
+    assert errors["fp32"] == 0 < errors["fp16"] < errors["bf16"] < errors["int8"]
     for precision, rounding in (("fp16", 0.0002), ("bf16", 0.002), ("int8", 0.007)):
         assert errors[precision] < 10 * rounding, errors
 
 
-def test_a_plan_without_graphs(bare: Path, plans: dict[str, Path]) -> None:
-    with Plan.open(bare) as plan, Plan.open(plans["int8"]) as whole:
+@pytest.mark.parametrize("precision", NEW)
+def test_a_plan_without_graphs(
+    precision: str, bare: dict[str, Path], plans: dict[str, Path]
+) -> None:
+    with Plan.open(bare[precision]) as plan, Plan.open(plans[precision]) as whole:
         assert plan.manifest.graphs == ()
         assert plan.manifest.backends == ("torch", "triton")
         assert whole.manifest.backends == ("onnx", "torch", "triton")
@@ -142,15 +164,16 @@ def test_a_plan_without_graphs(bare: Path, plans: dict[str, Path]) -> None:
 
 
 def test_what_was_not_tested_is_said(
-    tiny_checkpoint: Path,
+    model: Pengi,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for backends in (("torch",), ("torch", "triton")):
+    asked: list[list[BackendName]] = [["torch"], ["torch", "triton"]]
+    for backends in asked:
         with caplog.at_level(logging.WARNING, "pengi_rt"):
-            export_plan(tiny_checkpoint, tmp_path / "p.plan", backends=backends, threads=1)
+            write(model, tmp_path / "p.plan", "fp32", backends)
     assert [record.getMessage() for record in caplog.records] == [
         "no CUDA GPU here: the triton backend itself was not tested with this plan"
     ]
@@ -171,19 +194,15 @@ def test_onnx_is_not_needed_without_graphs() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_broken_weights_are_no_int8_plan(
-    value: float, tiny_model: Pengi, tiny_plan: Path, tmp_path: Path
-) -> None:
-    broken = copy.deepcopy(tiny_model)
+def test_broken_weights_are_no_int8_plan(value: float, model: Pengi, tmp_path: Path) -> None:
+    broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.get_parameter("decoder.h.1.mlp.c_fc.weight")[3, 3] = value
-    with Plan.open(tiny_plan) as plan:
-        tokenizers = {name: plan.tokenizer(name) for name in ("text", "decoder")}
-    output, source = tmp_path / "broken.plan", Source(file="broken.pth", sha256="0" * 64)
+    output = tmp_path / "broken.plan"
     with pytest.raises(CheckpointError) as caught:
-        write_plan(broken, tokenizers, source, output, precision="int8", threads=1)
+        write(broken, output, "int8")
     assert str(caught.value) == (
-        "broken.pth: cannot be stored as int8: decoder.h.1.mlp.c_fc.weight holds infinity or NaN, "
+        "small.pth: cannot be stored as int8: decoder.h.1.mlp.c_fc.weight holds infinity or NaN, "
         "which int8 does not: it is broken"
     )
     assert not output.exists()
@@ -202,9 +221,9 @@ def test_there_are_no_others(
     precision: PrecisionName,
     backends: Sequence[BackendName],
     message: str,
-    tiny_checkpoint: Path,
+    model: Pengi,
     tmp_path: Path,
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        export_plan(tiny_checkpoint, tmp_path / "p", precision=precision, backends=backends)
+        write(model, tmp_path / "p.plan", precision, backends)
     assert not list(tmp_path.iterdir())
