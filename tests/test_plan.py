@@ -266,7 +266,7 @@ def test_plan_that_never_had_it_is_refused(path: Path, name: str) -> None:
     entries = toy_plan.contents(toy_plan.edit_manifest(path, forget))
     del entries[name]
     toy_plan.pack(path, entries.items())
-    assert refusal(path).startswith(f"entry {name} is missing, which every plan has")
+    assert refusal(path).startswith(f"entry {name} is missing, which every plan ")
 
 
 def test_tables_must_be_those_of_the_config(path: Path) -> None:

@@ -29,7 +29,7 @@ RATE = 16_000
 NEW: tuple[PrecisionName, ...] = ("bf16", "int8")
 SOURCE = Source(file="small.pth", sha256="0" * 64)
 TINY = PRESETS["tiny"]
-MLP = {"kind": "mlp", "prefix_length": 8}
+MLP = TINY["audio_mapper"] | {"kind": "mlp"}
 # An export takes seconds: a smaller model than tiny, whose text graph has the token table as well.
 CONFIG = ModelConfig.from_dict(
     TINY | {"htsat": TINY["htsat"] | {"depths": [1, 1]}, "audio_mapper": MLP}
