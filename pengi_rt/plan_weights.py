@@ -35,9 +35,11 @@ class Widened:
     def __getitem__(self, index: Any) -> F32:
         """What NumPy's indexing gives, in float32; of a float32 tensor perhaps a view."""
         part = self._stored[index]
+        wide: F32
         if self._scale is not None:
-            product: F32 = part * self._scale[index]
-            return product
-        if self._bits:  # a bfloat16 is the upper half of a float32
-            return (part.astype(np.uint32) << 16).view(np.float32)
-        return np.asarray(part, np.float32)
+            wide = part * self._scale[index]
+        elif self._bits:  # a bfloat16 is the upper half of a float32
+            wide = (part.astype(np.uint32) << 16).view(np.float32)
+        else:
+            wide = np.asarray(part, np.float32)
+        return wide
