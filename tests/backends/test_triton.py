@@ -79,9 +79,7 @@ def test_clips_that_end_early(backend: TritonBackend, reference: TorchBackend) -
     """The stop token is one that ends all beams of a clip before the search is over."""
     clips = prefixes(4, 11)
     free = search(reference, clips, options(2, 6))
-    for stop in sorted(
-        {token for found in free for beam in found.beams for token in beam.tokens}
-    ):
+    for stop in sorted({token for found in free for beam in found.beams for token in beam.tokens}):
         expected = search(reference, clips, options(2, 6, stop_id=stop))
         if any(answer.steps < 6 for answer in expected):
             break
