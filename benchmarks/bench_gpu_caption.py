@@ -24,7 +24,7 @@ from gpu import Times, captured, device_for, launched, machine, roofs
 
 from pengi_rt.backends.protocol import F32
 from pengi_rt.backends.triton import STEPS, TritonBackend
-from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.beam import answer
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.models.pengi import Pengi
 
@@ -101,9 +101,8 @@ class Bench:
         text = backend.encode_text(self.ids.numpy()).prefix[0]
 
         def call() -> Tokens:
-            prefixes = [np.concatenate([rows, text]) for rows in backend.encode_audio(waves).prefix]
-            found = search(backend, prefixes, self.options)
-            return [[beam.tokens for beam in answer.beams] for answer in found]
+            found = answer(backend, waves, text, self.options)
+            return [[beam.tokens for beam in each.beams] for each in found]
 
         return call
 

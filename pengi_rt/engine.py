@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from threading import RLock
 from time import perf_counter
 from types import TracebackType
-from typing import NamedTuple, Self, Unpack, cast, overload
+from typing import NamedTuple, Self, TypeVar, Unpack, cast, overload
 
 import numpy as np
 
 from pengi_rt.audio import AudioLike, Recording, load_windows
-from pengi_rt.backends.protocol import F32, Backend
+from pengi_rt.backends.protocol import F32, Backend, SearchingBackend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
 from pengi_rt.builtin import named_or_builtin
 from pengi_rt.config import ModelConfig
-from pengi_rt.decoding.beam import check_fits, search
+from pengi_rt.decoding.beam import answer, check_fits, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.errors import BackendError, UsageError
@@ -26,6 +26,8 @@ from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 
 REMEMBERED_PROMPTS = 256
+
+Many = TypeVar("Many", F32, list[F32])
 
 
 def load(
@@ -212,11 +214,14 @@ class Engine:
     def _answer_group(
         self, group: "Sequence[_Read]", question: "_Question", encoding: float
     ) -> list[Result]:
-        started = perf_counter()
+        started = encoded = perf_counter()
         windows = np.concatenate([read.recording.samples for read in group])
-        prefixes = self._prefixes(windows, question)
-        encoded = perf_counter()
-        answers = self._search(prefixes, question)
+        if isinstance(self.backend, SearchingBackend):
+            answers = self._answered(self.backend, windows, question)
+        else:
+            prefixes = self._prefixes(windows, question)
+            encoded = perf_counter()
+            answers = self._searched(prefixes, question)
         found = [
             tuple(
                 self._window(next(answers), start, end)
@@ -248,25 +253,35 @@ class Engine:
 
     def _prefixes(self, windows: F32, question: "_Question") -> list[F32]:
         """Every window's whole prefix: its own audio rows, then the question's."""
-        size = question.batch_size
         return [
             np.concatenate([row, question.rows])
-            for start in range(0, len(windows), size)
-            for row in self.backend.encode_audio(windows[start : start + size]).prefix
+            for batch in _batches(windows, question.batch_size)
+            for row in self.backend.encode_audio(batch).prefix
         ]
 
-    def _search(self, prefixes: list[F32], question: "_Question") -> Iterator[Hypotheses]:
-        size = question.batch_size
-        for start in range(0, len(prefixes), size):
-            try:
-                yield from search(self.backend, prefixes[start : start + size], question.decode)
-            except UsageError:
-                raise
-            except ValueError as error:
-                raise BackendError(
-                    f"{self.plan.path}: what its decoder gave cannot be searched: {error}; "
-                    "export it again"
-                ) from None
+    def _searched(self, prefixes: list[F32], question: "_Question") -> Iterator[Hypotheses]:
+        batches = _batches(prefixes, question.batch_size)
+        return self._one_by_one(search(self.backend, batch, question.decode) for batch in batches)
+
+    def _answered(
+        self, backend: SearchingBackend, windows: F32, question: "_Question"
+    ) -> Iterator[Hypotheses]:
+        batches = _batches(windows, question.batch_size)
+        return self._one_by_one(
+            answer(backend, batch, question.rows, question.decode) for batch in batches
+        )
+
+    def _one_by_one(self, answers: Iterable[list[Hypotheses]]) -> Iterator[Hypotheses]:
+        try:
+            for batch in answers:
+                yield from batch
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise BackendError(
+                f"{self.plan.path}: what its decoder gave cannot be searched: {error}; "
+                "export it again"
+            ) from None
 
     def _window(self, hypotheses: Hypotheses, start: float, end: float) -> Window:
         beams = tuple(
@@ -313,6 +328,10 @@ def _is_batch(audio: object) -> bool:
     return isinstance(audio, Sequence) and not isinstance(
         audio, str | bytes | bytearray | memoryview
     )
+
+
+def _batches(items: Many, size: int) -> Iterator[Many]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _groups(reads: Iterable[_Read], batch_size: int) -> Iterator[list[_Read]]:

@@ -39,7 +39,7 @@ class Timings:
 
     read: float  # decoding, resampling, cutting
     encode: float  # audio prefixes and, with a call's first group, the prompt's
-    decode: float  # prefill and beam search
+    decode: float  # prefill and beam search; on a GPU the audio prefixes too, in one go with them
     windows: int  # of the whole group
 
 

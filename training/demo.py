@@ -1,4 +1,4 @@
-"""The demo model from nothing: its sounds, its tokenizers, its four runs, its plan, its scores.
+"""The demo model from nothing: its sounds, its tokenizers, its five runs, its plan, its scores.
 
 ``python -m pengi_rt.training.demo`` does, in ``runs/demo``, whatever is not done there yet, and
 puts the checkpoint and the plan where they ship. An interrupted stage goes on where it was.
@@ -37,7 +37,7 @@ RECIPES = HERE / "recipes" / "demo"
 SHIPPED = HERE / "checkpoints" / "demo.safetensors"
 RUNS = Path("runs/demo")
 
-STAGES = ("contrastive", "reading", "language_model", "captioning")
+STAGES = ("contrastive", "reading", "language_model", "notes", "captioning")
 VARIANTS = ("short", "frozen", "exp_a", "exp_b", "shuffled")
 
 TRAIN_SEED, VALIDATION_SEED, TEXT_SEED = 1, 2, 3
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.demo",
-        description="Make the demo model: sounds, tokenizers, four runs, plan, scores.",
+        description="Make the demo model: sounds, tokenizers, five runs, plan, scores.",
     )
     parser.add_argument("--variants", action="store_true", help="the paper's variants too")
     parser.add_argument("--workers", type=int, default=2, help="processes that make sounds")

@@ -112,8 +112,14 @@ class Searched(NamedTuple):
 
 
 @runtime_checkable
-class SearchingBackend(Protocol):
+class SearchingBackend(Backend, Protocol):
     """A backend that searches by itself, without the host between its steps."""
+
+    def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
+        """Search behind the audio prefix of each of ``[B, clip_samples]``, then ``[n, n_embd]``.
+
+        As :meth:`search`, but no prefix passes through the host.
+        """
 
     def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
         """Search behind the padded ``[B, P, n_embd]``, as :mod:`pengi_rt.decoding.beam` does.

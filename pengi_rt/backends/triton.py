@@ -135,6 +135,21 @@ class TritonBackend:
         return _array(logits)
 
     @torch.inference_mode()
+    def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
+        """See :class:`pengi_rt.backends.protocol.SearchingBackend`. Raises as :meth:`search`."""
+        encoding, replay = _remembered(self._audio, len(wave), self._new_audio)
+        heard = encoding.prefix.shape[1]
+        run = self._search_of(len(wave), heard + len(rows), options)
+        encoding.wave.copy_(torch.from_numpy(wave.copy()))
+        replay()
+        prefix, lengths = run.decoding.prefix, run.decoding.prefix_lengths
+        prefix[:, :heard].copy_(encoding.prefix)
+        prefix[:, heard : heard + len(rows)].copy_(torch.from_numpy(rows.copy()))
+        prefix[:, heard + len(rows) :].zero_()  # a NaN times a weight of 0 is one
+        lengths.fill_(heard + len(rows))
+        return self._run(run, options)
+
+    @torch.inference_mode()
     def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
         """See :class:`pengi_rt.backends.protocol.SearchingBackend`.
 
@@ -142,16 +157,22 @@ class TritonBackend:
             BackendError: there are more beams than the kernels keep.
             ValueError: logits hold NaN.
         """
+        run = self._search_of(prefix.shape[0], prefix.shape[1], options)
+        _put_prefix(run.decoding, prefix, lengths)
+        return self._run(run, options)
+
+    def _search_of(self, clips: int, prefix: int, options: SearchOptions) -> _Search:
         if options.beam_size > MAX_BEAM_SIZE:
             raise BackendError(
                 f"the triton backend searches with at most {MAX_BEAM_SIZE} beams, "
                 f"got {options.beam_size}"
             )
-        clips, rows, _ = prefix.shape
-        shape = self._shape(clips, rows, options)
-        run = _remembered(self._searches, shape, self._new_search)
+        shape = self._shape(clips, prefix, options)
+        return _remembered(self._searches, shape, self._new_search)
+
+    def _run(self, run: _Search, options: SearchOptions) -> Searched:
+        """Behind the prefix that is there."""
         decoding = run.decoding
-        _put_prefix(decoding, prefix, lengths)
         decoding.temperature.fill_(options.divisor)
         decoding.ends.copy_(torch.tensor([options.stop_id, options.pad_id], dtype=torch.int32))
         run.start()
@@ -165,8 +186,7 @@ class TritonBackend:
     def warm_up(self, prefix: int, clips: int, options: SearchOptions) -> dict[str, Replayed]:
         """Compile and capture what answers to so many clips and prefix rows will need."""
         _, audio = _remembered(self._audio, clips, self._new_audio)
-        shape = self._shape(clips, prefix, options)
-        run = _remembered(self._searches, shape, self._new_search)
+        run = self._search_of(clips, prefix, options)
         return {"audio": audio, "prefill": run.start, f"{STEPS} steps": run.more}
 
     def close(self) -> None:

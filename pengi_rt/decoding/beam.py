@@ -57,6 +57,25 @@ def search(
     return _searched_by_steps(backend, padded, lengths, options, on_step)
 
 
+def answer(
+    backend: SearchingBackend, wave: F32, rows: F32, options: DecodeOptions
+) -> list[Hypotheses]:
+    """As :func:`search` behind every clip's audio prefix and then ``rows``, all by the backend.
+
+    Args:
+        backend: runs the audio side and searches.
+        wave: ``[B, clip_samples]``.
+        rows: ``[n, n_embd]``, behind the audio prefix of every clip.
+        options: see :class:`DecodeOptions`.
+
+    Raises:
+        UsageError, ValueError: as :func:`search`.
+    """
+    config = backend.config
+    check_fits(config.audio_mapper.prefix_length + len(rows), options, config.decoder)
+    return _answers(backend.answer(wave, rows, options), options)
+
+
 def _searched_by_steps(
     backend: Backend,
     prefix: F32,

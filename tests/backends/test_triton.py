@@ -18,15 +18,16 @@ from pengi_rt.backends.protocol import F32, SearchingBackend
 from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton import TritonBackend
-from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.beam import answer, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.engine import Engine
-from pengi_rt.errors import BackendError
+from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.int8 import quantised
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.options import DEFAULTS, Options
 from pengi_rt.plan import Plan
 
 ATOL = 5e-5
@@ -82,9 +83,7 @@ def test_clips_that_end_early(backend: TritonBackend, reference: TorchBackend) -
     """The stop token is one that ends all beams of a clip before the search is over."""
     clips = prefixes(4, 11)
     free = search(reference, clips, options(2, 6))
-    for stop in sorted(
-        {token for answer in free for beam in answer.beams for token in beam.tokens}
-    ):
+    for stop in sorted({token for found in free for beam in found.beams for token in beam.tokens}):
         expected = search(reference, clips, options(2, 6, stop_id=stop))
         if any(answer.steps < 6 for answer in expected):
             break
@@ -98,6 +97,21 @@ def test_buffers_are_used_again(backend: TritonBackend, reference: TorchBackend)
     for seed in (6, 8):
         clips = [prefixes(seed)[0][:6]]
         same(search(backend, clips, options(2, 3)), search(reference, clips, options(2, 3)))
+
+
+def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: TorchBackend) -> None:
+    """One after the other in the same buffers, and less behind the audio than the time before."""
+    waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
+    for rows in (prefixes(7)[0], prefixes(5)[0]):
+        clips = [np.concatenate([heard, rows]) for heard in reference.encode_audio(waves).prefix]
+        expected = search(reference, clips, options(2, 3))
+        same(answer(backend, waves, rows, options(2, 3)), expected)
+
+
+def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
+    wave = np.zeros((1, 32_000), np.float32)
+    with pytest.raises(UsageError, match="pass the decoder's"):
+        answer(backend, wave, prefixes(5)[0], options(2, 10_000))
 
 
 def test_steps_with_parents_from_outside(backend: TritonBackend, reference: TorchBackend) -> None:
@@ -126,7 +140,7 @@ def test_text_and_tokens(backend: TritonBackend, reference: TorchBackend) -> Non
 
 
 def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> None:
-    """From the waveform on: the engine's own way, on both backends."""
+    """From the waveform on, piece by piece."""
     assert isinstance(engine.backend, OnnxBackend)
     wave = np.random.default_rng(3).normal(scale=0.1, size=(1, 32_000)).astype(np.float32)
     expected, found = engine.backend.encode_audio(wave), backend.encode_audio(wave)
@@ -135,6 +149,17 @@ def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> No
     ids = engine.prompt_tokenizer.encode("generate audio caption").ids[None]
     clip = np.concatenate([expected.prefix[0], engine.backend.encode_text(ids).prefix[0]])
     same(search(backend, [clip], options(3, 4)), search(engine.backend, [clip], options(3, 4)))
+
+
+def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBackend) -> None:
+    ours = Engine(engine.plan, backend)
+    wave = np.random.default_rng(4).normal(scale=0.1, size=70_000).astype(np.float32)
+    asked: Options = {**DEFAULTS, "beam_size": 2, "max_new_tokens": 3, "text": "two"}
+    results = [each.generate((wave, 16_000), "a", **asked) for each in (ours, engine)]
+    windows, expected = (result.windows for result in results)
+    assert len(windows) > 1
+    for one, other in zip(windows, expected, strict=True):
+        assert (one.start, one.end, one.tokens) == (other.start, other.end, other.tokens)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
