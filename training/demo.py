@@ -9,7 +9,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from pengi_rt.training.config import read_config
 from pengi_rt.training.loop import train
 from pengi_rt.training.manifest import read_manifest
 from pengi_rt.training.run_folder import CHECKPOINT, CONFIG, STATES
-from pengi_rt.training.scenes.evaluate import compare, table
+from pengi_rt.training.scenes.evaluate import Scores, compare, table
 from pengi_rt.training.scenes.write import write_clips, write_text
 from pengi_rt.training.state import has_states
 from pengi_rt.training.vocabulary import write_vocabulary
@@ -72,12 +72,17 @@ def make_demo(workers: int, *, variants: bool) -> None:
     make_data(workers)
     *_, demo = [run_recipe(name) for name in STAGES]
     columns = compare([make_plan(demo)], HELD_OUT, silence=True)
+    _keep(columns)
     ship(demo)
     if variants:
         others = [make_plan(run_recipe(f"variants/{name}")) for name in VARIANTS]
         columns |= compare(others, VARIANTS_HELD_OUT) | {"chance": columns["chance"]}
-    (RUNS / "scores.json").write_text(json.dumps(columns, indent=1))
+        _keep(columns)
     print(table(columns))
+
+
+def _keep(columns: Mapping[str, Scores]) -> None:
+    (RUNS / "scores.json").write_text(json.dumps(columns, indent=1))
 
 
 def make_data(workers: int) -> None:
