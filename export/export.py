@@ -1,6 +1,5 @@
 """Checkpoint to plan: read, round, export the graphs, write, and test what was written."""
 
-import copy
 import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pengi_rt.export.arrays import array_of
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.self_test import Check, report, run_self_test
 from pengi_rt.export.tokenizers import find_tokenizers
-from pengi_rt.models.at_rest import stored, widened
+from pengi_rt.models.at_rest import restored, stored
 from pengi_rt.models.checkpoint import without_transform
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
@@ -97,8 +96,7 @@ def write_plan(
     _check_choices(precision, backends)
     weights = _stored(model, source, precision)
     if precision != "fp32":
-        model = copy.deepcopy(model)
-        model.load_state_dict(widened(weights))
+        model = restored(model, weights)
     graphs = "onnx" in backends
     with PlanWriter(
         output,

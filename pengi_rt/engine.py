@@ -22,6 +22,7 @@ from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.options import DEFAULTS, Options
 from pengi_rt.plan import Plan
+from pengi_rt.remembered import remembered
 from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 
@@ -294,13 +295,12 @@ class Engine:
     def _text_prefix(self, prompt: str, *, strict: bool) -> "_TextPrefix":
         """The prompt's prefix, remembered: users ask the same few prompts about many recordings."""
         tokens = self.prompt_tokenizer.encode(prompt, strict=strict)
-        if prompt not in self._text_prefixes:
+
+        def encoded(_: str) -> _TextPrefix:
             rows = self.backend.encode_text(tokens.ids[None]).prefix[0]
-            self._text_prefixes[prompt] = _TextPrefix(rows, tokens.truncated)
-            if len(self._text_prefixes) > REMEMBERED_PROMPTS:
-                self._text_prefixes.popitem(last=False)
-        self._text_prefixes.move_to_end(prompt)
-        return self._text_prefixes[prompt]
+            return _TextPrefix(rows, tokens.truncated)
+
+        return remembered(self._text_prefixes, prompt, encoded, REMEMBERED_PROMPTS)
 
 
 class _TextPrefix(NamedTuple):

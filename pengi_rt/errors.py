@@ -4,7 +4,10 @@ Every message is one line that says what was wrong, where, and what to do about 
 prints it and exits; nobody sees a traceback for a mistake that is not ours.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C, as a shell has it."""
 
 
 class PengiError(Exception):

@@ -3,9 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from pengi_rt.errors import PengiError
-
-INTERRUPTED = 130  # as the shell has it
+from pengi_rt.errors import INTERRUPTED, PengiError
 
 
 def exit_code(work: Callable[[], object]) -> int:

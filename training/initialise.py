@@ -55,7 +55,7 @@ def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
 
 
 def fresh_weights(model: Pengi) -> None:
-    """Weights as wide as keeps a signal's size, 1 / sqrt(inputs) (LeCun et al., 1998), no biases.
+    """Layers of deviation 1 / sqrt(inputs), which keeps signals (LeCun et al., 1998), no biases.
 
     A constant 0.02, as Swin's, suits wide layers: in narrow ones signals fade (docs/training.md).
     GPT-2 keeps its own, its residuals the less the deeper, and CLIP's tower its own library's.
@@ -64,8 +64,8 @@ def fresh_weights(model: Pengi) -> None:
         if ".clip." in name:
             continue
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding | Conv1D):
-            known = isinstance(module, nn.Linear | nn.Conv2d)  # its inputs: all but the first axis
-            std = module.weight[0].numel() ** -0.5 if known else DEVIATION
+            layer = isinstance(module, nn.Linear | nn.Conv2d)  # GPT-2's are Conv1D
+            std = module.weight[0].numel() ** -0.5 if layer else DEVIATION
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
             bias = getattr(module, "bias", None)
             if isinstance(bias, Tensor):

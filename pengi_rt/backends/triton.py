@@ -6,8 +6,7 @@ are done. In Triton's interpreter the same code runs on the CPU, for tests.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from pengi_rt.kernels.beam_history import BeamHistory
 from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
+from pengi_rt.remembered import remembered
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
           "int8": torch.float16}  # fmt: skip
@@ -36,9 +36,6 @@ REMEMBERED = 8
 
 PREFIX_ROWS = 16
 """Buffers are made for a multiple of it, so that texts of about one length share theirs."""
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class _Search(NamedTuple):
@@ -88,10 +85,8 @@ class TritonBackend:
     @torch.inference_mode()
     def encode_audio(self, wave: F32) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        encoding, replay = _remembered(self._audio, len(wave), self._new_audio)
-        encoding.wave.copy_(torch.from_numpy(wave.copy()))
-        replay()
-        return _encoded(encoding.embedding, encoding.prefix)
+        heard = self._heard(wave)
+        return _encoded(heard.embedding, heard.prefix)
 
     @torch.inference_mode()
     def encode_text(self, ids: I64) -> Encoded:
@@ -137,16 +132,14 @@ class TritonBackend:
     @torch.inference_mode()
     def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
         """See :class:`pengi_rt.backends.protocol.SearchingBackend`. Raises as :meth:`search`."""
-        encoding, replay = _remembered(self._audio, len(wave), self._new_audio)
-        heard = encoding.prefix.shape[1]
-        run = self._search_of(len(wave), heard + len(rows), options)
-        encoding.wave.copy_(torch.from_numpy(wave.copy()))
-        replay()
-        prefix, lengths = run.decoding.prefix, run.decoding.prefix_lengths
-        prefix[:, :heard].copy_(encoding.prefix)
-        prefix[:, heard : heard + len(rows)].copy_(torch.from_numpy(rows.copy()))
-        prefix[:, heard + len(rows) :].zero_()  # a NaN times a weight of 0 is one
-        lengths.fill_(heard + len(rows))
+        heard = self.config.audio_mapper.prefix_length
+        length = heard + len(rows)
+        run = self._search_of(len(wave), length, options)
+        prefix = run.decoding.prefix
+        prefix[:, :heard].copy_(self._heard(wave).prefix)
+        prefix[:, heard:length].copy_(torch.from_numpy(rows.copy()))
+        prefix[:, length:].zero_()  # a NaN times a weight of 0 is one
+        run.decoding.prefix_lengths.fill_(length)
         return self._run(run, options)
 
     @torch.inference_mode()
@@ -161,6 +154,13 @@ class TritonBackend:
         _put_prefix(run.decoding, prefix, lengths)
         return self._run(run, options)
 
+    def _heard(self, wave: F32) -> AudioEncoding:
+        """The waves encoded, in buffers that the next as many will use again."""
+        encoding, replay = remembered(self._audio, len(wave), self._new_audio, REMEMBERED)
+        encoding.wave.copy_(torch.from_numpy(wave.copy()))
+        replay()
+        return encoding
+
     def _search_of(self, clips: int, prefix: int, options: SearchOptions) -> _Search:
         if options.beam_size > MAX_BEAM_SIZE:
             raise BackendError(
@@ -168,7 +168,7 @@ class TritonBackend:
                 f"got {options.beam_size}"
             )
         shape = self._shape(clips, prefix, options)
-        return _remembered(self._searches, shape, self._new_search)
+        return remembered(self._searches, shape, self._new_search, REMEMBERED)
 
     def _run(self, run: _Search, options: SearchOptions) -> Searched:
         """Behind the prefix that is there."""
@@ -185,7 +185,7 @@ class TritonBackend:
     @torch.inference_mode()
     def warm_up(self, prefix: int, clips: int, options: SearchOptions) -> dict[str, Replayed]:
         """Compile and capture what answers to so many clips and prefix rows will need."""
-        _, audio = _remembered(self._audio, clips, self._new_audio)
+        _, audio = remembered(self._audio, clips, self._new_audio, REMEMBERED)
         run = self._search_of(clips, prefix, options)
         return {"audio": audio, "prefill": run.start, f"{STEPS} steps": run.more}
 
@@ -278,16 +278,6 @@ def _searched(history: BeamHistory) -> Searched:
         raise ValueError(f"logits with NaN or without a finite maximum: clip {broken.argmax()}")
     kept = (history.tokens, history.sources, history.lengths, history.averages, history.done)
     return Searched(*(tensor.cpu().numpy() for tensor in kept))
-
-
-def _remembered(known: OrderedDict[K, V], key: K, make: Callable[[K], V]) -> V:
-    """The value of ``key``, made if it is not there; the ones used longest ago are forgotten."""
-    if key not in known:
-        known[key] = make(key)
-        if len(known) > REMEMBERED:
-            known.popitem(last=False)
-    known.move_to_end(key)
-    return known[key]
 
 
 def _without_decoder(model: Pengi) -> Pengi:

@@ -9,10 +9,9 @@ from importlib import import_module
 import pengi_rt
 from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
-from pengi_rt.errors import PengiError, UsageError
+from pengi_rt.errors import INTERRUPTED, PengiError, UsageError
 
 VERBS = ("generate", "export", "pull", "inspect", "doctor", "warmup", "train", "data")
-INTERRUPTED = 130
 
 DESCRIPTION = "Answers audio and a text prompt with text (Pengi), on a CPU, from one engine file."
 EPILOG = """\

@@ -35,14 +35,10 @@ def widened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def rounded(model: Pengi, precision: str = "fp16") -> Pengi:
-    """A float32 copy of ``model`` with the weights that storing it in ``precision`` would leave.
-
-    Raises:
-        CheckpointError: as :func:`stored`.
-    """
+def restored(model: Pengi, weights: Mapping[str, Tensor]) -> Pengi:
+    """A float32 copy of ``model`` with what its ``weights``, as :func:`stored`, leave of it."""
     twin = copy.deepcopy(model)
-    twin.load_state_dict(widened(stored(model.state_dict(), precision)))
+    twin.load_state_dict(widened(weights))
     return twin
 
 

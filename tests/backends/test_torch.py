@@ -10,11 +10,11 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from rounding import rounded
 
 from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.errors import PlanError
-from pengi_rt.models.at_rest import rounded
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
 from pengi_rt.plan_format import TensorRecord

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from import_graph import imports, source_files
+from rounding import rounded
 
 import pengi_rt
 from pengi_rt.backends.protocol import F32, Backend
@@ -18,7 +19,6 @@ from pengi_rt.backends.torch import TorchBackend, model_of
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.export import USUAL, BackendName, write_plan
-from pengi_rt.models.at_rest import rounded
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.plan import Plan

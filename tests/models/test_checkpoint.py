@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rounding import rounded
 from safetensors.torch import load_file
 
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export.checkpoint import load_model
-from pengi_rt.models.at_rest import rounded
 from pengi_rt.models.checkpoint import save_checkpoint, transform
 from pengi_rt.models.pengi import Pengi
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from rounding import rounded
 from torch import Tensor
 
 from pengi_rt.errors import CheckpointError
-from pengi_rt.models.at_rest import rounded
 from pengi_rt.models.half import FRONT_END, halved
 from pengi_rt.models.pengi import Pengi
 

@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
+from rounding import rounded
 
 from pengi_rt.errors import CheckpointError
-from pengi_rt.models.at_rest import rounded, stored, widened
+from pengi_rt.models.at_rest import stored, widened
 from pengi_rt.models.half import halved
 from pengi_rt.models.int8 import as_int8, quantised
 from pengi_rt.models.pengi import Pengi
