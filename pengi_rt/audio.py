@@ -5,6 +5,7 @@ model's clip cut into windows that cover all of it, a shorter one tiled as the m
 ``compat`` is the released wrapper's way, sample for sample.
 """
 
+import math
 import os
 import random
 import sys
@@ -38,16 +39,23 @@ LongAudio = Literal["windows", "first", "center", "random", "compat"]
 ``center`` and ``random`` one clip of it; ``compat`` one at the released wrapper's random place.
 """
 
+MAX_WINDOWS = 100_000  # of one recording: an hour with a hop of 36 ms
+
 _FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """A recording, ready for the model.
+    """A recording, ready for the model; its length is its number of windows.
+
+    Windows that overlap share their samples until they are asked for, by :meth:`windows`.
 
     Attributes:
         name: what to call it.
-        samples: float32 ``[windows, clip_samples]``, C-contiguous, at the model's rate.
+        wave: float32 ``[frames]`` at the model's rate: what the windows are cut from. A recording
+            shorter than a window is repeated and cut to one, as the model was trained.
+        clip_samples: the length of a window.
+        offsets: where in ``wave`` each window begins, in samples.
         starts: where each window begins, in seconds.
         ends: where each window ends; for a recording shorter than a window, its own end.
         seconds: length of the whole recording (``compat``: of its channels end to end).
@@ -55,11 +63,34 @@ class Recording:
     """
 
     name: str
-    samples: F32
+    wave: F32
+    clip_samples: int
+    offsets: tuple[int, ...]
     starts: tuple[float, ...]
     ends: tuple[float, ...]
     seconds: float
     truncated: bool
+
+    def __len__(self) -> int:
+        """How many windows there are, at least one."""
+        return len(self.offsets)
+
+    def windows(self, first: int = 0, last: int | None = None) -> F32:
+        """Copies of the windows ``first`` up to ``last``, as a slice counts them.
+
+        Returns:
+            Float32 ``[windows, clip_samples]``, C-contiguous; no window where the slice is empty.
+        """
+        offsets = self.offsets[first:last]
+        windows = np.empty((len(offsets), self.clip_samples), np.float32)
+        for window, offset in zip(windows, offsets, strict=True):
+            window[:] = self.wave[offset : offset + self.clip_samples]
+        return windows
+
+    @property
+    def samples(self) -> F32:
+        """All windows, as :meth:`windows` copies them: with a small hop, far more than ``wave``."""
+        return self.windows()
 
 
 def load_windows(
@@ -67,6 +98,7 @@ def load_windows(
     config: ModelConfig,
     *,
     long_audio: LongAudio = "windows",
+    hop: float | None = None,
     rng: random.Random | None = None,
     resample: bool = True,
     name: str | None = None,
@@ -76,27 +108,35 @@ def load_windows(
     Args:
         source: the recording.
         config: gives the rate and the length of a window.
-        long_audio: which windows of a longer recording. Only ``windows`` reads all of it, one
-            after the other, the last one moved back to end with the recording.
+        long_audio: which windows of a longer recording. Only ``windows`` reads all of it; its last
+            window is moved back to end with the recording.
+        hop: seconds from one window's start to the next one's, rounded to samples; a window's
+            length if None. Less lets windows overlap; only for ``windows``.
         rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
             one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
         name: what results and messages call it, if not its path.
 
     Raises:
-        AudioError: it cannot be read, is damaged, holds nothing, or is beyond a limit.
+        AudioError: it cannot be read, is damaged, holds nothing, or is beyond a limit; or ``hop``
+            makes more than ``MAX_WINDOWS`` windows of it.
         UsageError: the options contradict each other.
     """
     compat = _check_options(long_audio, resample=resample)
+    step = _hop_samples(hop, config, long_audio)
     name = _name_of(source) if name is None else name
     shown = name if name and name.isprintable() else ascii(name)
     rate, clip = config.mel.sample_rate, config.clip_samples
     sound = _read(source, shown, mono=not compat)
     wave = _at_rate(sound, rate, shown, resample=resample, compat=compat)
-    starts = _window_starts(wave.size, clip, long_audio, rng)
+    if hop is not None:
+        _check_count(wave.size - clip, step, rate, shown)
+    starts = _window_starts(wave.size, clip, step, long_audio, rng)
     return Recording(
         name=name,
-        samples=np.stack([np.resize(wave[start : start + clip], clip) for start in starts]),
+        wave=_covered(wave, starts, clip),
+        clip_samples=clip,
+        offsets=tuple(start - starts[0] for start in starts),
         starts=tuple(start / rate for start in starts),
         ends=tuple(min(start + clip, wave.size) / rate for start in starts),
         seconds=wave.size / rate,
@@ -112,6 +152,32 @@ def _check_options(long_audio: str, *, resample: bool) -> bool:
     if long_audio != "compat" and not resample:
         raise UsageError(f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}")
     return long_audio == "compat"
+
+
+def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str) -> int:
+    """Samples between the starts of windows; raises UsageError where they would not cover all."""
+    if hop is None:
+        return config.clip_samples
+    if long_audio != "windows":
+        raise UsageError(f"hop is only for long_audio='windows', not {long_audio!r}")
+    seconds = config.clip_seconds
+    if not 0 < hop <= seconds:
+        raise UsageError(
+            f"hop must be above 0 and at most a window's length ({seconds:g} s), so that all of a "
+            f"recording is in some window; got {hop:g}"
+        )
+    return max(1, round(hop * config.mel.sample_rate))
+
+
+def _check_count(spare: int, step: int, rate: int, name: str) -> None:
+    """Refuse a hop so small that a long recording would never be answered."""
+    windows = 1 - -max(spare, 0) // step
+    if windows > MAX_WINDOWS:
+        least = math.floor(1000 * spare / (MAX_WINDOWS - 1) / rate) / 1000
+        raise AudioError(
+            f"{name}: a hop of {step / rate:g} s makes {windows} windows of it, and {MAX_WINDOWS} "
+            f"are the most; take a hop of at least {least:g} s"
+        )
 
 
 def _name_of(source: AudioLike) -> str:
@@ -196,16 +262,27 @@ def _at_rate(sound: Sound, rate: int, name: str, *, resample: bool, compat: bool
 
 
 def _window_starts(
-    frames: int, clip: int, long_audio: LongAudio, rng: random.Random | None
+    frames: int, clip: int, step: int, long_audio: LongAudio, rng: random.Random | None
 ) -> list[int]:
-    """First samples of the windows of ``clip`` samples."""
+    """First samples of the windows of ``clip`` samples, ``step`` apart where all are read."""
     spare = frames - clip
     if spare <= 0 or long_audio == "first":
         return [0]
     if long_audio == "center":
         return [spare // 2]
     if long_audio == "windows":
-        return [*range(0, spare, clip), spare]
+        return [*range(0, spare, step), spare]
     rng = rng or random.Random(0)  # noqa: S311 - a crop is no secret
     # The released wrapper never draws the very last start.
     return [rng.randrange(spare if long_audio == "compat" else spare + 1)]
+
+
+def _covered(wave: F32, starts: list[int], clip: int) -> F32:
+    """What windows of ``clip`` samples at ``starts`` are cut from, at least one window long.
+
+    A part is copied: one window must not keep the rest of an hour in memory.
+    """
+    part = wave[starts[0] : starts[-1] + clip]
+    if part.size < clip:
+        return np.resize(part, clip)
+    return part if part.size == wave.size else part.copy()

@@ -1,34 +1,35 @@
 """The engine: recordings and prompts in, answers out, over whichever backend runs the plan."""
 
 import os
-import random
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from threading import RLock
-from time import perf_counter
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar, Unpack, cast, overload
+from typing import Self, TypeVar, Unpack, cast, overload
 
-import numpy as np
-
-from pengi_rt.audio import AudioLike, Recording, load_windows
-from pengi_rt.backends.protocol import F32, Backend, SearchingBackend
+from pengi_rt.audio import AudioLike, Recording
+from pengi_rt.backends.protocol import Backend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
 from pengi_rt.builtin import named_or_builtin
+from pengi_rt.classification.classify import CLASSIFY_DEFAULTS, ClassifyOptions, classify
+from pengi_rt.classification.labels import Labels
+from pengi_rt.classification.results import Classification
 from pengi_rt.config import ModelConfig
-from pengi_rt.decoding.beam import answer, check_fits, search
-from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
-from pengi_rt.errors import BackendError, UsageError
-from pengi_rt.options import DEFAULTS, Options
+from pengi_rt.describe import Description, describe
+from pengi_rt.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
+from pengi_rt.errors import UsageError
+from pengi_rt.explain import Explanation, explain
+from pengi_rt.generate import answers, prompts_of, request, search_options
+from pengi_rt.options import DEFAULTS, READ_DEFAULTS, Options, ReadOptions, completed
 from pengi_rt.plan import Plan
-from pengi_rt.remembered import remembered
-from pengi_rt.results import Beam, Result, Timings, Window
+from pengi_rt.reading import is_batch, read_groups
+from pengi_rt.results import Result
+from pengi_rt.session import Session
+from pengi_rt.stream import stream
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 
-REMEMBERED_PROMPTS = 256
-
-Many = TypeVar("Many", F32, list[F32])
+Prompts = str | Sequence[str] | None
+Source = AudioLike | Recording
+Item = TypeVar("Item")
 
 
 def load(
@@ -59,44 +60,76 @@ def load(
 
 
 class Engine:
-    """Answers prompts about recordings. Calls from several threads are served one by one."""
+    """Answers prompts about recordings.
+
+    Any thread may call it at any time. Calls are served one group of recordings at a time, so that
+    those of several threads take turns; a stream takes its turn at every token. What is returned
+    belongs to the caller. After :meth:`close` every call, and every iterator that is still
+    running, raises :class:`~pengi_rt.errors.BackendError`.
+    """
 
     def __init__(self, plan: Plan, backend: Backend) -> None:
         """Over an open plan and the backend that runs it; :func:`load` makes both."""
-        self.plan = plan
-        self.backend = backend
-        self.config: ModelConfig = plan.config
-        self.prompt_tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
-        self._text_prefixes: OrderedDict[str, _TextPrefix] = OrderedDict()
-        self._lock = RLock()
-        self._closed = False
+        self.session = Session(plan, backend)
 
-    @overload  # a str is a path, not a sequence of them
+    @property
+    def plan(self) -> Plan:
+        """The open plan."""
+        return self.session.plan
+
+    @property
+    def backend(self) -> Backend:
+        """What runs it."""
+        return self.session.backend
+
+    @property
+    def config(self) -> ModelConfig:
+        """The plan's model."""
+        return self.session.config
+
+    @property
+    def prompt_tokenizer(self) -> PromptTokenizer:
+        """Prompts to ids."""
+        return self.session.prompt_tokenizer
+
+    @property
+    def tokenizer(self) -> DecoderTokenizer:
+        """Ids to answers."""
+        return self.session.tokenizer
+
+    @overload  # a str is a path or a prompt, not a sequence of them
     def generate(  # type: ignore[overload-overlap]
-        self, audio: AudioLike | Recording, prompt: str | None = None, **options: Unpack[Options]
+        self, audio: Source, prompt: str | None = None, **options: Unpack[Options]
     ) -> Result: ...
 
     @overload
-    def generate(
-        self,
-        audio: Sequence[AudioLike | Recording],
-        prompt: str | None = None,
-        **options: Unpack[Options],
+    def generate(  # type: ignore[overload-overlap]
+        self, audio: Source, prompt: Sequence[str], **options: Unpack[Options]
     ) -> list[Result]: ...
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, audio: Sequence[Source], prompt: str | None = None, **options: Unpack[Options]
+    ) -> list[Result]: ...
+
+    @overload
     def generate(
-        self,
-        audio: AudioLike | Recording | Sequence[AudioLike | Recording],
-        prompt: str | None = None,
-        **options: Unpack[Options],
-    ) -> Result | list[Result]:
-        """Answer ``prompt`` about one recording, or about each of a list of them.
+        self, audio: Sequence[Source], prompt: Sequence[str], **options: Unpack[Options]
+    ) -> list[list[Result]]: ...
+
+    def generate(
+        self, audio: Source | Sequence[Source], prompt: Prompts = None, **options: Unpack[Options]
+    ) -> Result | list[Result] | list[list[Result]]:
+        """Answer a prompt, or each of several, about one recording, or about each of several.
+
+        Several prompts hear a recording once. The result has the shape of what was given: a list of
+        recordings makes a list, and in it a list of prompts one of its own.
 
         Args:
             audio: a path, ``"-"`` (standard input), bytes, a binary file, ``(samples, rate)``, a
                 :class:`~pengi_rt.audio.Recording`, or a list of these.
-            prompt: what is asked; by default the plan's own (``config.generation.prompt``).
+            prompt: what is asked, or a list of it; by default the plan's own
+                (``config.generation.prompt``).
             **options: see :class:`pengi_rt.options.Options`.
 
         Raises:
@@ -104,37 +137,172 @@ class Engine:
             PromptError: the prompt cannot be read, or does not fit (``strict``).
             UsageError: an option is out of range, or all together pass the decoder's positions.
         """
-        if _is_batch(audio):
-            return list(self.answer(cast("Sequence[AudioLike]", audio), prompt, **options))
-        return next(self.answer([cast("AudioLike", audio)], prompt, **options))
+        several = not (prompt is None or isinstance(prompt, str))
+        results = list(self.answer(_several(audio), prompt, **options))
+        if not several:
+            return results if is_batch(audio) else results[0]
+        asked = len(cast("Sequence[str]", prompt))
+        rows = [results[first : first + asked] for first in range(0, len(results), asked)]
+        return rows if is_batch(audio) else rows[0]
 
     def answer(
-        self,
-        recordings: Iterable[AudioLike | Recording],
-        prompt: str | None = None,
-        **options: Unpack[Options],
+        self, recordings: Iterable[Source], prompt: Prompts = None, **options: Unpack[Options]
     ) -> Iterator[Result]:
         """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
 
-        What can be refused without them (options, prompt, engine closed) is refused by the call.
+        Results come recording by recording, and for each prompt by prompt. What can be refused
+        without the recordings (options, prompts, engine closed) is refused by the call.
         """
-        unknown = set(options) - set(DEFAULTS)
-        if unknown:
-            raise TypeError(f"generate has no option {', '.join(sorted(unknown))}")
-        chosen = Options(**{**DEFAULTS, **options})
-        started = perf_counter()
-        with self._lock:
-            question = self._question(prompt, chosen)
-        groups = _groups(self._read(recordings, chosen), question.batch_size)
-        return self._answers(groups, question, perf_counter() - started)
+        chosen = completed(options, DEFAULTS, "generate")
+        groups = read_groups(recordings, self.config, chosen)
+        prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
+        return answers(self.session, groups, request(self.session, prompts, chosen))
+
+    def stream(
+        self, audio: Source, prompt: str | None = None, **options: Unpack[Options]
+    ) -> Iterator[str]:
+        """The answer as it is written, piece by piece; joined it is ``generate(...).text``.
+
+        Only of one hypothesis: without ``samples`` it is greedy (``beam_size`` 1).
+
+        Raises:
+            UsageError: more than one beam or sample is asked for; and as :meth:`generate`.
+        """
+        chosen = completed(options, DEFAULTS, "stream")
+        return stream(self.session, audio, prompt, chosen)
+
+    @overload
+    def describe(self, audio: Source, **options: Unpack[Options]) -> Description: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def describe(
+        self, audio: Sequence[Source], **options: Unpack[Options]
+    ) -> list[Description]: ...
+
+    def describe(
+        self, audio: Source | Sequence[Source], **options: Unpack[Options]
+    ) -> Description | list[Description]:
+        """Caption, metadata and sound events of one recording or several, as one text.
+
+        The prompts are the released wrapper's. Options and errors: :meth:`generate`'s.
+
+        Raises:
+            UsageError: a task or question is given.
+        """
+        chosen = completed(options, DEFAULTS, "describe")
+        groups = read_groups(_several(audio), self.config, chosen)
+        return _as_given(audio, list(describe(self.session, groups, chosen)))
+
+    @overload
+    def classify(  # type: ignore[overload-overlap]
+        self,
+        audio: Source,
+        labels: Labels,
+        prompt: str | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> Classification: ...
+
+    @overload
+    def classify(
+        self,
+        audio: Sequence[Source],
+        labels: Labels,
+        prompt: str | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        audio: Source | Sequence[Source],
+        labels: Labels,
+        prompt: str | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> Classification | list[Classification]:
+        """Choose among ``labels`` for one recording, or for each of several.
+
+        Args:
+            audio: as :meth:`generate`'s.
+            labels: a list of them, or a mapping of labels to the texts that stand for them.
+            prompt: what is asked; by default that of the task ``events``, "this is a sound of".
+            **options: see :class:`pengi_rt.classification.classify.ClassifyOptions`.
+
+        Raises:
+            UsageError: the labels or options cannot be, or contradict each other; text matching is
+                asked of a plan without a text encoder.
+            AudioError, PromptError: as :meth:`generate`.
+        """
+        return _as_given(
+            audio, list(self.classifications(_several(audio), labels, prompt, **options))
+        )
+
+    def classifications(
+        self,
+        recordings: Iterable[Source],
+        labels: Labels,
+        prompt: str | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> Iterator[Classification]:
+        """As :meth:`classify`, one by one, as :meth:`answer` does."""
+        chosen = completed(options, CLASSIFY_DEFAULTS, "classify")
+        groups = read_groups(recordings, self.config, chosen)
+        return classify(self.session, groups, labels, prompt, chosen)
+
+    def embed_audio(
+        self, recordings: Iterable[Source], **options: Unpack[ReadOptions]
+    ) -> Iterator[AudioEmbedding]:
+        """Embeddings and prefixes of every recording in turn.
+
+        Raises:
+            AudioError: as :meth:`generate`.
+        """
+        chosen = completed(options, READ_DEFAULTS, "embed_audio")
+        groups = read_groups(recordings, self.config, chosen)
+        return embed_recordings(self.session, groups, chosen["batch_size"])
+
+    def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
+        """Embeddings and prefixes of texts; ``strict`` refuses one over the encoder's limit.
+
+        Raises:
+            UsageError: the plan has no text encoder, or one string was given for a list.
+            PromptError: a text cannot be read, or is too long (``strict``).
+        """
+        if isinstance(texts, str):
+            raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
+        return embed_texts(self.session, texts, strict=strict)
+
+    def explain(
+        self,
+        recordings: Iterable[Source],
+        prompt: str | None = None,
+        *,
+        k: int = 5,
+        **options: Unpack[Options],
+    ) -> Iterator[Explanation]:
+        """The ``k`` vocabulary tokens nearest to each prefix vector of every recording in turn.
+
+        Raises:
+            UsageError, AudioError, PromptError: as :meth:`generate`.
+        """
+        chosen = completed(options, DEFAULTS, "explain")
+        groups = read_groups(recordings, self.config, chosen)
+        prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
+        (question,) = request(self.session, prompts, chosen).questions
+        return explain(self.session, groups, question, k=k, batch_size=chosen["batch_size"])
+
+    def search_options(
+        self, beam_size: int | None = None, max_new_tokens: int | None = None
+    ) -> DecodeOptions:
+        """A beam search of this size, the rest as the plan has it.
+
+        Raises:
+            UsageError: a number is out of range.
+        """
+        chosen = Options(**{**DEFAULTS, "beam_size": beam_size, "max_new_tokens": max_new_tokens})
+        return search_options(self.session, chosen)
 
     def close(self) -> None:
         """Give back the sessions and the mapped plan. The engine is not used again."""
-        with self._lock:
-            self._closed = True
-            self._text_prefixes.clear()
-            self.backend.close()
-            self.plan.close()
+        self.session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -147,202 +315,10 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _question(self, prompt: str | None, options: Options) -> "_Question":
-        """Everything about a call but its recordings, checked."""
-        batch_size = options["batch_size"]
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        decode = self.decode_options(options)
-        prompt = self.config.generation.prompt if prompt is None else prompt
-        self._refuse_closed()
-        prefix = self._text_prefix(prompt, strict=options["strict"])
-        rows = prefix.rows
-        if options["text"]:
-            ids = np.asarray(self.tokenizer.encode(options["text"]), np.int64)
-            rows = np.concatenate([rows, self.backend.embed_tokens(ids)])
-        longest = self.config.audio_mapper.prefix_length + len(rows)
-        check_fits(longest, decode, self.config.decoder)
-        return _Question(prompt, rows, prefix.truncated, decode, batch_size)
 
-    def decode_options(self, options: Options) -> DecodeOptions:
-        """The search that ``options`` ask for, with the plan's own defaults.
-
-        Raises:
-            UsageError: an option is out of range.
-        """
-        default = self.config.generation
-        beam_size, tokens = options["beam_size"], options["max_new_tokens"]
-        temperature, stop = options["temperature"], options["stop"]
-        return DecodeOptions(
-            beam_size=default.beam_size if beam_size is None else beam_size,
-            max_new_tokens=default.max_new_tokens if tokens is None else tokens,
-            temperature=default.temperature if temperature is None else temperature,
-            stop_id=self.config.stop_id if stop is None else self.tokenizer.stop_id(stop),
-            pad_id=self.config.pad_id,
-        )
-
-    def _read(
-        self, sources: Iterable[AudioLike | Recording], options: Options
-    ) -> "Iterator[_Read]":
-        """The sources read and cut, one after the other; one generator draws all random crops."""
-        generator = random.Random(options["seed"])  # noqa: S311 - the released crop, reproducible
-        for source in sources:
-            started = perf_counter()
-            recording = (
-                source
-                if isinstance(source, Recording)
-                else load_windows(
-                    source,
-                    self.config,
-                    long_audio=options["long_audio"],
-                    rng=generator,
-                    resample=options["resample"],
-                )
-            )
-            yield _Read(recording, perf_counter() - started)
-
-    def _answers(
-        self, groups: "Iterable[list[_Read]]", question: "_Question", encoding: float
-    ) -> Iterator[Result]:
-        """``encoding``: seconds already spent on the prompt, counted with the first group's."""
-        for group in groups:
-            with self._lock:
-                self._refuse_closed()
-                results = self._answer_group(group, question, encoding)
-            encoding = 0.0
-            yield from results
-
-    def _answer_group(
-        self, group: "Sequence[_Read]", question: "_Question", encoding: float
-    ) -> list[Result]:
-        started = encoded = perf_counter()
-        windows = np.concatenate([read.recording.samples for read in group])
-        if isinstance(self.backend, SearchingBackend):
-            answers = self._answered(self.backend, windows, question)
-        else:
-            prefixes = self._prefixes(windows, question)
-            encoded = perf_counter()
-            answers = self._searched(prefixes, question)
-        found = [
-            tuple(
-                self._window(next(answers), start, end)
-                for start, end in zip(read.recording.starts, read.recording.ends, strict=True)
-            )
-            for read in group
-        ]
-        timings = Timings(
-            read=sum(read.seconds for read in group),
-            encode=encoding + encoded - started,
-            decode=perf_counter() - encoded,
-            windows=len(windows),
-        )
-        return [
-            Result(
-                audio=read.recording.name,
-                prompt=question.prompt,
-                windows=answered,
-                prompt_truncated=question.truncated,
-                audio_truncated=read.recording.truncated,
-                timings=timings,
-            )
-            for read, answered in zip(group, found, strict=True)
-        ]
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
-
-    def _prefixes(self, windows: F32, question: "_Question") -> list[F32]:
-        """Every window's whole prefix: its own audio rows, then the question's."""
-        return [
-            np.concatenate([row, question.rows])
-            for batch in _batches(windows, question.batch_size)
-            for row in self.backend.encode_audio(batch).prefix
-        ]
-
-    def _searched(self, prefixes: list[F32], question: "_Question") -> Iterator[Hypotheses]:
-        batches = _batches(prefixes, question.batch_size)
-        return self._one_by_one(search(self.backend, batch, question.decode) for batch in batches)
-
-    def _answered(
-        self, backend: SearchingBackend, windows: F32, question: "_Question"
-    ) -> Iterator[Hypotheses]:
-        batches = _batches(windows, question.batch_size)
-        return self._one_by_one(
-            answer(backend, batch, question.rows, question.decode) for batch in batches
-        )
-
-    def _one_by_one(self, answers: Iterable[list[Hypotheses]]) -> Iterator[Hypotheses]:
-        try:
-            for batch in answers:
-                yield from batch
-        except UsageError:
-            raise
-        except ValueError as error:
-            raise BackendError(
-                f"{self.plan.path}: what its decoder gave cannot be searched: {error}; "
-                "export it again"
-            ) from None
-
-    def _window(self, hypotheses: Hypotheses, start: float, end: float) -> Window:
-        beams = tuple(
-            Beam(self.tokenizer.decode(beam.tokens), tuple(beam.tokens), beam.score)
-            for beam in hypotheses.beams
-        )
-        best = beams[0]
-        return Window(start, end, best.text.strip(), best.text, best.tokens, best.score, beams)
-
-    def _text_prefix(self, prompt: str, *, strict: bool) -> "_TextPrefix":
-        """The prompt's prefix, remembered: users ask the same few prompts about many recordings."""
-        tokens = self.prompt_tokenizer.encode(prompt, strict=strict)
-
-        def encoded(_: str) -> _TextPrefix:
-            rows = self.backend.encode_text(tokens.ids[None]).prefix[0]
-            return _TextPrefix(rows, tokens.truncated)
-
-        return remembered(self._text_prefixes, prompt, encoded, REMEMBERED_PROMPTS)
+def _several(audio: Source | Sequence[Source]) -> Sequence[Source]:
+    return cast("Sequence[Source]", audio if is_batch(audio) else [audio])
 
 
-class _TextPrefix(NamedTuple):
-    rows: F32  # [prefix_length, n_embd]
-    truncated: bool
-
-
-class _Question(NamedTuple):
-    prompt: str
-    rows: F32  # what stands behind the audio: the prompt's prefix and the additional text
-    truncated: bool
-    decode: DecodeOptions
-    batch_size: int
-
-
-class _Read(NamedTuple):
-    recording: Recording
-    seconds: float
-
-
-def _is_batch(audio: object) -> bool:
-    """Whether ``audio`` is several recordings. ``(samples, rate)`` is one, and so are bytes."""
-    if isinstance(audio, tuple):
-        return not (len(audio) == 2 and isinstance(audio[0], np.ndarray))
-    return isinstance(audio, Sequence) and not isinstance(
-        audio, str | bytes | bytearray | memoryview
-    )
-
-
-def _batches(items: Many, size: int) -> Iterator[Many]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _groups(reads: Iterable[_Read], batch_size: int) -> Iterator[list[_Read]]:
-    """Consecutive recordings whose windows fill a batch."""
-    group: list[_Read] = []
-    windows = 0
-    for read in reads:
-        group.append(read)
-        windows += len(read.recording.samples)
-        if windows >= batch_size:
-            yield group
-            group, windows = [], 0
-    if group:
-        yield group
+def _as_given(audio: object, results: list[Item]) -> Item | list[Item]:
+    return results if is_batch(audio) else results[0]

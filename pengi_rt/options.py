@@ -1,13 +1,35 @@
-"""What ``Engine.generate`` can be told besides the recording and the prompt."""
+"""What the engine's tasks can be told besides the recording and the prompt."""
 
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, TypeVar, cast
 
 from pengi_rt.audio import LongAudio
 
+AnyOptions = TypeVar("AnyOptions", bound="ReadOptions")
 
-class Options(TypedDict, total=False):
+
+class ReadOptions(TypedDict, total=False):
+    """How recordings are read; the same for every task."""
+
+    long_audio: LongAudio
+    """What to do with a recording longer than the model's clip."""
+    hop: float | None
+    """Seconds between the starts of windows (``long_audio`` "windows"); by default a clip's."""
+    seed: int
+    """Of the random crop (``long_audio`` "random" and "compat"), and of sampling."""
+    resample: bool
+    """False takes the samples as they are, whatever the file's rate (``long_audio`` "compat")."""
+    batch_size: int
+    """Windows answered together."""
+
+
+class Options(ReadOptions, total=False):
     """What ``generate`` can be told; ``None`` stands for the plan's own default."""
 
+    task: str | None
+    """A task of table 1 (``pengi_rt/tasks.toml``) instead of a prompt."""
+    question: str | None
+    """What is asked; by itself, of the task ``qa``."""
     text: str
     """Additional text behind the prefix, which the answer continues (paper, appendix A)."""
     beam_size: int | None
@@ -15,30 +37,46 @@ class Options(TypedDict, total=False):
     max_new_tokens: int | None
     """The longest answer, in tokens."""
     temperature: float | None
-    """Divides the logits; 0 or less counts as 1, as released."""
+    """Divides the logits; 0 or less counts as 1, as released (not where answers are drawn)."""
     stop: str | None
     """The text whose first token ends an answer."""
-    long_audio: LongAudio
-    """What to do with a recording longer than the model's clip."""
-    seed: int
-    """Of the random crop (``long_audio`` "random" and "compat")."""
-    resample: bool
-    """False takes the samples as they are, whatever the file's rate (``long_audio`` "compat")."""
+    stop_strings: Sequence[str]
+    """Texts that end an answer wherever they appear in it, and are cut off it."""
+    samples: int | None
+    """Answers drawn at random instead of a beam search."""
+    top_k: int | None
+    """Draw from the likeliest tokens alone (with ``samples``)."""
+    top_p: float | None
+    """Draw from the likeliest that together have this probability (with ``samples``)."""
     strict: bool
     """Refuse a prompt over the encoder's limit instead of cutting it."""
-    batch_size: int
-    """Windows answered together."""
 
+
+READ_DEFAULTS = ReadOptions(long_audio="windows", hop=None, seed=0, resample=True, batch_size=8)
 
 DEFAULTS = Options(
+    **READ_DEFAULTS,
+    task=None,
+    question=None,
     text="",
     beam_size=None,
     max_new_tokens=None,
     temperature=None,
     stop=None,
-    long_audio="windows",
-    seed=0,
-    resample=True,
+    stop_strings=(),
+    samples=None,
+    top_k=None,
+    top_p=None,
     strict=False,
-    batch_size=8,
 )
+
+
+def completed(options: Mapping[str, Any], defaults: AnyOptions, verb: str) -> AnyOptions:
+    """``options`` over ``defaults``.
+
+    Raises:
+        TypeError: there is one that ``defaults`` lacks.
+    """
+    if unknown := set(options) - set(defaults):
+        raise TypeError(f"{verb} has no option {', '.join(sorted(unknown))}")
+    return cast("AnyOptions", {**defaults, **options})

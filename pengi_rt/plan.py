@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, KeysView, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from mmap import ACCESS_READ, MADV_DONTNEED, PAGESIZE, mmap
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +96,12 @@ class Plan:
     def config(self) -> ModelConfig:
         """The model, its generation defaults included."""
         return self.manifest.config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of ``plan.json``, which has every other entry's: equal plans, equal answers."""
+        entry = self._entries[MANIFEST]
+        return _sha256(self._mapped, entry.data, entry.size)
 
     @property
     def weights(self) -> memoryview:

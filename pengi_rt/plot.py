@@ -25,13 +25,17 @@ _WINDOW, _HOP = 0.04, 0.01  # seconds; bins are 25 Hz apart
 _FRAMES = 2000  # more are wider than the picture: the hop grows
 _TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz
 
+_STEPS = (10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600)  # seconds between ticks
+
+ACCENT = "#1f5fa8"
 # "$" is a dollar, not the start of a formula.
-_FONT: dict[str, Any] = {"family": "monospace", "size": 9.0, "parse_math": False}
-_CHARACTER, _LINE = 0.0753, 0.19  # inches: 0.602 em wide; what a line takes of the height
-_MARGIN, _AXIS, _HEAD = 0.75, 0.55, 0.4  # inches: left, below the spectrogram, above it
+FONT: dict[str, Any] = {"family": "monospace", "size": 9.0, "parse_math": False}
+CHARACTER, LINE = 0.0753, 0.19  # inches: 0.602 em wide; what a line takes of the height
+MARGIN, RIGHT = 0.75, 0.2  # inches: left of a spectrogram, right of every picture
+AXIS, HEAD = 0.55, 0.4  # inches: below a time axis, above every picture
 _SPECTROGRAM = 2.9  # inches
 _PROMPT = 40  # characters of the left column
-_ANSWER = int((WIDTH - _MARGIN - 0.2) / _CHARACTER) - _PROMPT - 2
+_ANSWER = int((WIDTH - MARGIN - RIGHT) / CHARACTER) - _PROMPT - 2
 
 
 def answer_picture(
@@ -56,24 +60,40 @@ def answer_picture(
         BackendError: matplotlib is not installed.
         InputError: ``path`` cannot be written.
     """
+    require_recording(samples, rate)
+    lines = _lines(answers)
+    height = HEAD + _SPECTROGRAM + AXIS + LINE * len(lines) + 0.1
+    figure = new_figure(WIDTH, height)
+    axes = add_panel(figure, MARGIN, HEAD, _SPECTROGRAM)
+    draw_spectrogram(axes, samples, rate)
+    draw_time(axes, samples.size / rate)
+    draw_title(axes, title)
+    for number, (prompt, answer) in enumerate(lines):
+        place = 1 - (HEAD + _SPECTROGRAM + AXIS + LINE * (number + 0.5)) / height
+        left = MARGIN / WIDTH
+        figure.text(left, place, prompt, color=ACCENT, va="center", **FONT)
+        left += (_PROMPT + 2) * CHARACTER / WIDTH
+        figure.text(left, place, answer, color="black", va="center", **FONT)
+    save_picture(figure, path)
+
+
+def require_recording(samples: NDArray[np.float32], rate: int) -> None:
+    """Refuse what has no spectrogram.
+
+    Raises:
+        UsageError: there are no samples, or not one row of them.
+    """
     if samples.ndim != 1 or not samples.size or rate < 1:
         raise UsageError(f"a picture needs samples [frames] at a rate, got {samples.shape}, {rate}")
-    lines = _lines(answers)
-    height = _HEAD + _SPECTROGRAM + _AXIS + _LINE * len(lines) + 0.1
-    figure = new_figure(WIDTH, height)
-    bottom = 1 - (_HEAD + _SPECTROGRAM) / height
-    width = 1 - (_MARGIN + 0.2) / WIDTH
-    axes = figure.add_axes((_MARGIN / WIDTH, bottom, width, _SPECTROGRAM / height))
-    _draw_spectrogram(axes, samples, rate)
-    heading = " ".join(title.split())[: _PROMPT + _ANSWER]
-    axes.set_title(heading, fontsize=10, loc="left", parse_math=False)
-    for number, (prompt, answer) in enumerate(lines):
-        place = bottom - (_AXIS + _LINE * (number + 0.5)) / height
-        left = _MARGIN / WIDTH
-        figure.text(left, place, prompt, color="#1f5fa8", va="center", **_FONT)
-        left += (_PROMPT + 2) * _CHARACTER / WIDTH
-        figure.text(left, place, answer, color="black", va="center", **_FONT)
-    save_picture(figure, path)
+
+
+def one_line(text: str, most: int) -> str:
+    """``text`` in one line of at most ``most`` characters, the cut marked by an ellipsis.
+
+    Bytes of a file name that are not UTF-8 (lone surrogates) are drawn as U+FFFD.
+    """
+    line = " ".join(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split())
+    return line if len(line) <= most else line[: most - 1].rstrip() + "\u2026"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -89,6 +109,15 @@ def new_figure(width: float, height: float) -> "Figure":
             f"pictures need {error.name}, which the runtime does not: pip install 'pengi-rt[plot]'"
         ) from None
     return Figure(figsize=(width, height), dpi=DPI)
+
+
+def add_panel(figure: "Figure", left: float, top: float, height: float) -> Any:
+    """New axes in a figure that is :data:`WIDTH` wide, placed in inches from its left and top."""
+    whole = figure.get_figheight()
+    width = WIDTH - left - RIGHT
+    return figure.add_axes(
+        (left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole)
+    )
 
 
 def save_picture(figure: "Figure", path: Path) -> None:
@@ -150,16 +179,39 @@ def _hertz(mel: Any) -> Any:
     return 700 * (10 ** (np.asarray(mel) / 2595) - 1)
 
 
-def _draw_spectrogram(axes: Any, samples: NDArray[np.float32], rate: int) -> None:
+def draw_title(axes: Any, title: str) -> None:
+    """Put one line above ``axes``, cut where they end."""
+    size = 10.0
+    most = int(axes.get_position().width * WIDTH / (CHARACTER * size / FONT["size"]))
+    axes.set_title(one_line(title, most), loc="left", **(FONT | {"size": size}))
+
+
+def draw_spectrogram(axes: Any, samples: NDArray[np.float32], rate: int) -> None:
+    """Fill ``axes`` with a recording's log-mel spectrogram, over seconds; time has no label yet."""
     image = mel_spectrogram(samples, rate)
     top = float(_mel(rate / 2))
     extent = (0, samples.size / rate, 0, top)
     axes.imshow(image, origin="lower", aspect="auto", extent=extent, vmin=FLOOR, vmax=0)
     ticks = [hertz for hertz in _TICKS if hertz <= rate / 2]
     axes.set_yticks(_mel(ticks), [f"{hertz / 1000:g}" for hertz in ticks])
-    axes.set_xlabel("time (s)", fontsize=8)
     axes.set_ylabel("frequency (kHz)", fontsize=8)
     axes.tick_params(labelsize=8)
+
+
+def draw_time(axes: Any, seconds: float) -> None:
+    """Label the time axis of a recording: in seconds, from two minutes on as on a clock."""
+    axes.set_xlim(0, seconds)
+    axes.tick_params(labelsize=8)
+    unit = "s"
+    if seconds >= 120:
+        hours = -(-seconds // 3600)
+        step = next((step for step in _STEPS if seconds <= 10 * step), 3600 * -(-hours // 10))
+        ticks = [int(tick) for tick in np.arange(0, seconds + 1e-3, step)]
+        # From an hour on, ticks are whole minutes.
+        part, unit = (60, "min:s") if seconds < 3600 else (3600, "h:min")
+        labels = [f"{tick // part}:{tick % part * 60 // part:02}" for tick in ticks]
+        axes.set_xticks(ticks, labels)
+    axes.set_xlabel(f"time ({unit})", fontsize=8)
 
 
 def _lines(answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

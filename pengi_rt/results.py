@@ -1,19 +1,24 @@
 """What ``generate`` gives back: plain frozen dataclasses, ready for JSON."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from pengi_rt.segments import Pooled, Segment, pooled, segments
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """One hypothesis of the beam search.
+    """One hypothesis of the beam search, or one drawn answer.
 
     ``score`` is the mean log-probability per token, the stop token counted (the released code's
-    ranking).
+    ranking); ``logprobs`` are the tokens' own, at the temperature that was asked for. ``text`` is
+    as :attr:`Window.raw_text`.
     """
 
     text: str
     tokens: tuple[int, ...]
     score: float
+    logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,14 @@ class Result:
     def beams(self) -> tuple[Beam, ...]:
         """The only window's hypotheses, best first."""
         return self._only.beams
+
+    def segments(self) -> Iterator[Segment]:
+        """The windows over time, neighbours that agree merged."""
+        return segments(self.windows)
+
+    def pooled(self) -> Pooled:
+        """One answer for the whole recording: the windows' commonest."""
+        return pooled(self.windows)
 
     @property
     def _only(self) -> Window:

@@ -114,6 +114,23 @@ def load_tasks(*extra: Path) -> dict[str, Task]:
     return {task.name: task for path in (BUILT_IN, *extra) for task in _read(path)}
 
 
+def task_prompt(name: str, question: str | None = None) -> str:
+    """The prompt of a built-in task, with the question that it may need.
+
+    Raises:
+        UsageError: there is no such task, or it has no question, or needs one.
+    """
+    tasks = load_tasks()
+    if name not in tasks:
+        raise UsageError(f"there is no task {name!r}; known: {', '.join(tasks)}")
+    task = tasks[name]
+    if question is None:
+        return task.prompt_for({})
+    if "{question}" not in task.prompt:
+        raise UsageError(f"the task {name!r} asks no question; its prompt is {task.prompt!r}")
+    return task.prompt_for({"question": question})
+
+
 def _read(path: Path) -> Iterator[Task]:
     try:
         data = tomllib.loads(path.read_text("utf-8"))

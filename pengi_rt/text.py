@@ -131,6 +131,11 @@ class DecoderTokenizer:
             text = text.replace(spaced, closed)
         return text
 
+    def piece(self, token: int) -> str:
+        """One token's text, spaces and all; bytes that are no character by themselves as U+FFFD."""
+        text: str = self._tokenizer.decode([token], skip_special_tokens=False)
+        return text
+
     def stop_id(self, stop: str) -> int:
         """The id that ends a beam: the first of ``stop``'s, as released.
 

@@ -5,6 +5,8 @@ import io
 import random
 import subprocess
 import sys
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +16,7 @@ import pytest
 from encoded import F32, encode, noise
 
 from pengi_rt import audio_file
-from pengi_rt.audio import AudioLike, LongAudio, Recording, load_windows
+from pengi_rt.audio import MAX_WINDOWS, AudioLike, LongAudio, Recording, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.presets import PRESETS
@@ -124,6 +126,108 @@ def test_windows_cover_all_of_the_audio(frames: int) -> None:
     assert starts[:-1] == list(range(0, frames - CLIP, CLIP))
     for window, start, end in zip(got.samples, starts, ends, strict=True):
         np.testing.assert_array_equal(window, np.resize(_ramp(frames)[start:end], CLIP))
+
+
+@pytest.mark.parametrize("hop", [2, 1.5, 0.7, 0.037, 1 / RATE])
+@pytest.mark.parametrize(
+    "frames", [1, CLIP - 1, CLIP, CLIP + 1, CLIP + 700, 2 * CLIP, 3 * CLIP + 5]
+)
+def test_hop_lets_windows_overlap_and_covers_all(hop: float, frames: int) -> None:
+    if hop * RATE < 2:  # a start at every sample: a shorter recording says as much
+        frames = min(frames, CLIP + 700)
+    wave = _ramp(frames)
+    got = load_windows((wave, RATE), TINY, hop=hop)
+    starts = [round(start * RATE) for start in got.starts]
+    ends = [round(end * RATE) for end in got.ends]
+    step = round(hop * RATE)
+    assert starts[:-1] == list(range(0, frames - CLIP, step))
+    assert (starts[-1], ends[-1]) == (max(0, frames - CLIP), frames)
+    assert all(0 < later - start <= step for start, later in pairwise(starts))
+    assert got.seconds == frames / RATE
+    assert not got.truncated
+    assert len(got) == len(starts) == len(got.ends)
+    for place in {0, len(got) // 2, len(got) - 1}:
+        want = np.resize(wave[starts[place] : ends[place]], CLIP)
+        np.testing.assert_array_equal(got.windows(place, place + 1), want[None])
+
+
+def test_without_a_hop_windows_lie_end_to_end() -> None:
+    source = (noise(5 * CLIP // 2), RATE)
+    plain, hopping = load_windows(source, TINY), load_windows(source, TINY, hop=CLIP / RATE)
+    assert plain.starts == hopping.starts
+    np.testing.assert_array_equal(plain.samples, hopping.samples)
+
+
+def test_windows_are_cut_as_a_slice_says() -> None:
+    got = load_windows((noise(4 * CLIP), RATE), TINY, hop=CLIP / RATE / 3)
+    samples = got.samples
+    assert samples.shape == (len(got), CLIP) == (10, CLIP)
+    for first, last in [(0, None), (0, 4), (4, 8), (8, 12), (3, 3), (12, 20), (-1, None)]:
+        some = got.windows(first, last)
+        np.testing.assert_array_equal(some, samples[first:last])
+        assert some.shape[1] == CLIP
+        assert some.flags.c_contiguous
+        assert some.dtype == np.float32
+
+
+def test_windows_are_copies() -> None:
+    got = load_windows((noise(2 * CLIP), RATE), TINY, hop=0.5)
+    before = got.samples
+    got.windows(0, 2)[:] = 0
+    got.samples[:] = 0
+    np.testing.assert_array_equal(got.samples, before)
+
+
+def test_small_hops_cost_no_memory_until_they_are_read() -> None:
+    wave = noise(20 * RATE)
+    tracemalloc.start()
+    got = load_windows((wave, RATE), TINY, hop=0.001)
+    got.windows(0, 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All windows together: 18 thousand of 128 kB each.
+    assert len(got) * CLIP * 4 > 2e9
+    assert peak < 20e6
+
+
+@pytest.mark.parametrize("policy", ["first", "center", "random", "compat"])
+def test_one_window_keeps_nothing_else_in_memory(policy: LongAudio) -> None:
+    got = load_windows((noise(9 * CLIP), RATE), TINY, long_audio=policy)
+    whole = got.wave if got.wave.base is None else got.wave.base
+    assert whole.size == got.wave.size == CLIP
+
+
+@pytest.mark.parametrize("hop", [0, -1, -0.0, 2.001, 7, float("nan"), float("inf"), -float("inf")])
+def test_hop_out_of_range(hop: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_windows((_ramp(5), RATE), TINY, hop=hop)
+    assert str(caught.value) == (
+        f"hop must be above 0 and at most a window's length ({TINY.clip_seconds:g} s), so that all "
+        f"of a recording is in some window; got {hop:g}"
+    )
+
+
+@pytest.mark.parametrize("policy", ["first", "center", "random", "compat"])
+def test_hop_is_only_for_windows(policy: LongAudio) -> None:
+    message = f"^hop is only for long_audio='windows', not '{policy}'$"
+    with pytest.raises(UsageError, match=message):
+        load_windows((_ramp(5), RATE), TINY, hop=1.0, long_audio=policy)
+
+
+def test_hop_that_never_ends() -> None:
+    source = (_ramp(CLIP + MAX_WINDOWS), RATE)
+    with pytest.raises(AudioError) as caught:
+        load_windows(source, TINY, hop=1e-9)
+    assert str(caught.value) == (
+        "<array>: a hop of 6.25e-05 s makes 100001 windows of it, and 100000 are the most; "
+        "take a hop of at least 0.001 s"
+    )
+    assert len(load_windows((_ramp(CLIP + MAX_WINDOWS - 1), RATE), TINY, hop=1e-9)) == MAX_WINDOWS
+    long = (np.zeros(20 * 60 * RATE, np.float32), RATE)
+    with pytest.raises(AudioError, match=r"take a hop of at least ") as caught:
+        load_windows(long, TINY, hop=0.001)
+    named = float(str(caught.value).split()[-2])
+    assert 0.95 * MAX_WINDOWS < len(load_windows(long, TINY, hop=named)) <= MAX_WINDOWS
 
 
 def test_short_clip_is_repeated_and_cut() -> None:

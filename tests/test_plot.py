@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from pengi_rt import plot
 from pengi_rt.errors import BackendError, InputError, UsageError
-from pengi_rt.plot import FLOOR, N_MELS, answer_picture, mel_spectrogram
+from pengi_rt.plot import (
+    FLOOR,
+    N_MELS,
+    answer_picture,
+    draw_time,
+    mel_spectrogram,
+    new_figure,
+    one_line,
+)
 
 RATE = 16_000
 
@@ -129,6 +137,51 @@ def test_texts_are_whole_inside_and_apart(tmp_path: Path, monkeypatch: pytest.Mo
     for column in (left, right):
         for above, below in pairwise(column):
             assert below[4] <= above[2] + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "label", "ticks"),
+    [
+        (119.9, "time (s)", None),
+        (120, "time (min:s)", [f"{s // 60}:{s % 60:02}" for s in range(0, 121, 15)]),
+        (3599.9, "time (min:s)", [f"{minute}:00" for minute in range(0, 60, 10)]),
+        (3600, "time (h:min)", [f"0:{minute}0" for minute in range(6)] + ["1:00"]),
+        (
+            5000,
+            "time (h:min)",
+            ["0:00", "0:10", "0:20", "0:30", "0:40", "0:50", "1:00", "1:10", "1:20"],
+        ),
+        (86_400, "time (h:min)", [f"{hour}:00" for hour in range(0, 25, 3)]),
+    ],
+)
+def test_time_from_two_minutes_on_is_a_clock(
+    seconds: float, label: str, ticks: list[str] | None
+) -> None:
+    axes = new_figure(9, 3).add_subplot()
+    draw_time(axes, seconds)
+    assert axes.get_xlabel() == label
+    assert axes.get_xlim() == (0, seconds)
+    if ticks is not None:
+        assert [text.get_text() for text in axes.get_xticklabels()] == ticks
+        clock = [60 * float(tick.split(":")[0]) + float(tick.split(":")[1]) for tick in ticks]
+        unit = 1 if seconds < 3600 else 60
+        assert [unit * place for place in clock] == axes.get_xticks().tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", ""),
+        ("exactly 10", "exactly 10"),
+        ("eleven long", "eleven lo\u2026"),
+        ("word  in\nit", "word in it"),
+        ("spaces go  here", "spaces go\u2026"),
+        ("ends in a blank", "ends in a\u2026"),
+        ("\udcff\U0001f415", "\ufffd\U0001f415"),
+    ],
+)
+def test_one_line(text: str, line: str) -> None:
+    assert one_line(text, 10) == line
 
 
 def test_characters_without_a_shape_are_no_warning(tmp_path: Path) -> None:

@@ -1,48 +1,20 @@
-"""How results are printed: text for people; JSON, JSON Lines, CSV for programs; a row a window."""
+"""How rows are printed: text for people, JSON, JSON Lines and CSV for programs, and subtitles."""
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self
+from types import SimpleNamespace, TracebackType
+from typing import Any, Final, Self
 
 from pengi_rt.cli.output import Output
 from pengi_rt.errors import InputError
-from pengi_rt.results import Result
 
-FORMATS = ("text", "json", "jsonl", "csv")
-COLUMNS = (
-    "audio",
-    "prompt",
-    "text",
-    "score",
-    "start",
-    "end",
-    "prompt_truncated",
-    "audio_truncated",
-)
+Row = dict[str, Any]
+"""JSON-ready. One with ``error`` stands for a recording that could not be read."""
 
-
-def rows(result: Result) -> Iterator[dict[str, Any]]:
-    """One JSON-ready row for every window of ``result``."""
-    for window in result.windows:
-        yield {
-            "audio": result.audio,
-            "prompt": result.prompt,
-            "text": window.text,
-            "raw_text": window.raw_text,
-            "tokens": list(window.tokens),
-            "score": window.score,
-            "beams": [
-                {"text": beam.text, "tokens": list(beam.tokens), "score": beam.score}
-                for beam in window.beams
-            ],
-            "start": window.start,
-            "end": window.end,
-            "prompt_truncated": result.prompt_truncated,
-            "audio_truncated": result.audio_truncated,
-        }
+FORMATS: Final = ("text", "json", "jsonl", "csv")
+SUBTITLES: Final = ("srt", "vtt")
 
 
 class Writer:
@@ -51,14 +23,31 @@ class Writer:
     Before the first row nothing is printed. A block that raises before it leaves nothing behind.
     """
 
-    def __init__(self, output: Output, form: str, *, several: bool) -> None:
-        """To ``output`` in format ``form``; ``several`` recordings make text name each line's."""
+    def __init__(
+        self,
+        output: Output,
+        form: str,
+        *,
+        columns: Sequence[str],
+        line: Callable[[Row], str],
+    ) -> None:
+        """To ``output`` in format ``form``.
+
+        Args:
+            output: where to.
+            form: one of :data:`FORMATS` or :data:`SUBTITLES`.
+            columns: of a CSV file, ``error`` behind them.
+            line: a row as text, without its newline. Errors are no text: they are on stderr.
+        """
         self._output = output
         self._form = form
-        self._several = several
+        self._line = line
         self._ascii = not output.unicode
         self._written = 0
-        self._csv = csv.DictWriter(output, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        self._cues: list[SimpleNamespace] = []
+        self._csv = csv.DictWriter(
+            output, (*columns, "error"), extrasaction="ignore", lineterminator="\n"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -75,16 +64,15 @@ class Writer:
             with suppress(InputError, OSError):  # the first error is the one to tell
                 self._finish()
 
-    def write(self, result: Result) -> None:
-        """Print all rows of one result.
+    def write(self, rows: Iterable[Row]) -> None:
+        """Print some rows.
 
         Raises:
             InputError: they cannot be written.
             BrokenPipeError: nobody reads them any more.
         """
-        windows = len(result.windows)
-        for row in rows(result):
-            self._write_row(row, windows)
+        for row in rows:
+            self._write_row(row)
         self._output.flush()
 
     def _finish(self) -> None:
@@ -92,9 +80,11 @@ class Writer:
             self._output.write("\n]\n" if self._written else "[]\n")
         elif self._form == "csv" and not self._written:
             self._csv.writeheader()
+        elif self._form in SUBTITLES:
+            self._write_subtitles()
         self._output.flush()
 
-    def _write_row(self, row: dict[str, Any], windows: int) -> None:
+    def _write_row(self, row: Row) -> None:
         if self._form == "csv":
             if not self._written:
                 self._csv.writeheader()
@@ -103,15 +93,18 @@ class Writer:
             self._output.write(self._json(row) + "\n")
         elif self._form == "json":
             self._output.write((",\n" if self._written else "[\n") + self._json(row, indent=1))
+        elif "error" in row:
+            return
+        elif self._form in SUBTITLES:
+            self._cues.append(SimpleNamespace(**row))
         else:
-            self._output.write(self._label(row, windows) + row["text"] + "\n")
+            self._output.write(self._line(row) + "\n")
         self._written += 1
 
-    def _json(self, row: dict[str, Any], indent: int | None = None) -> str:
-        return json.dumps(row, ensure_ascii=self._ascii, indent=indent)
+    def _write_subtitles(self) -> None:
+        from pengi_rt.subtitles import srt, vtt
 
-    def _label(self, row: dict[str, Any], windows: int) -> str:
-        place = f"{row['start']:.1f}-{row['end']:.1f} s" if windows > 1 else ""
-        name = row["audio"] if self._several else ""
-        label = " ".join(part for part in (name, place) if part)
-        return f"{label}: " if label else ""
+        self._output.write({"srt": srt, "vtt": vtt}[self._form](self._cues))
+
+    def _json(self, row: Row, indent: int | None = None) -> str:
+        return json.dumps(row, ensure_ascii=self._ascii, indent=indent)

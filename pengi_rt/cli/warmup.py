@@ -53,12 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _warmed(engine: "Engine", clips: int, arguments: argparse.Namespace) -> Iterator[str]:
     backend: TritonBackend = engine.backend  # type: ignore[assignment]
-    from pengi_rt.options import DEFAULTS, Options
-
-    chosen = Options(
-        **{**DEFAULTS, "beam_size": arguments.beam_size, "max_new_tokens": arguments.max_new_tokens}
-    )
-    options = engine.decode_options(chosen)
+    options = engine.search_options(arguments.beam_size, arguments.max_new_tokens)
     parts = backend.warm_up(engine.config.prefix_length, clips, options)
     for name, replayed in parts.items():
         what = f"{name}, batch {clips}: first run, compilation included"

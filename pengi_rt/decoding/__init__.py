@@ -1,1 +1,1 @@
-"""Beam search over any backend."""
+"""Beam search, sampling and streaming over any backend."""

@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import WIDTH, FakeBackend, ScriptedModel, ToyModel
+from toy_paths import log_probs, prefixes
 
-from pengi_rt.backends.protocol import F32, I64, Cache
+from pengi_rt.backends.protocol import (
+    F32,
+    I64,
+    Cache,
+    Searched,
+    SearchingBackend,
+    SearchOptions,
+)
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.hypotheses import Hypotheses, Hypothesis
 from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.decoding.steps import Ended
 from pengi_rt.errors import UsageError
 
 MODEL = ToyModel()
 OPTIONS = DecodeOptions(
     beam_size=5, max_new_tokens=12, temperature=1.0, stop_id=MODEL.stop_id, pad_id=0
 )
-
-
-def prefixes(count: int, seed: int = 0) -> list[F32]:
-    """Of different lengths."""
-    generator = np.random.default_rng(seed)
-    return [
-        generator.normal(size=(length, WIDTH)).astype(np.float32)
-        for length in generator.integers(1, 9, count)
-    ]
 
 
 def released_search(
@@ -81,6 +81,15 @@ def assert_released(
             [score for _, score in beams], rel=1e-12
         )
         assert answer.steps == steps
+        for beam in answer.beams:
+            assert_log_probs(beam, prefix, options)
+
+
+def assert_log_probs(beam: Hypothesis, prefix: F32, options: DecodeOptions) -> None:
+    """One a token, the model's own. Differences of sums of up to 100 leave float64 13 decimals."""
+    own = log_probs(MODEL, prefix, beam.tokens, options.divisor)
+    assert beam.logprobs == pytest.approx(own, abs=1e-12, rel=0)
+    assert sum(beam.logprobs) / len(beam.tokens) == pytest.approx(beam.score, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -179,8 +188,9 @@ def test_everything_ends_after_one_token() -> None:
     prefix = np.zeros((1, WIDTH), np.float32)
     options = replace(OPTIONS, beam_size=1, stop_id=1)
     (answer,) = search(backend, [prefix], options)
-    assert answer == Hypotheses((Hypothesis((1,), answer.beams[0].score),), steps=1)
-    assert answer.beams[0].score == pytest.approx(np.log(0.7), rel=1e-6)
+    score = answer.beams[0].score
+    assert answer == Hypotheses((Hypothesis((1,), score, (score,)),), steps=1)
+    assert score == pytest.approx(np.log(0.7), rel=1e-6)
     assert backend.forwards == 1
 
 
@@ -248,3 +258,83 @@ def test_on_step_counts_and_cancels() -> None:
     with pytest.raises(KeyboardInterrupt):
         search(backend, clips, OPTIONS, on_step=cancel)
     assert backend.forwards == 3
+
+
+def test_a_beam_of_probability_zero_is_minus_infinity() -> None:
+    """Three beams of which only two can be: the third's tokens have no probability, and no NaN."""
+    model = ScriptedModel({(): [0.5, 0.5, 0, 0], (0,): [1, 0, 0, 0], (1,): [0, 1, 0, 0]})
+    options = replace(OPTIONS, beam_size=3, max_new_tokens=3, stop_id=-1)
+    with np.errstate(divide="ignore"):  # the script's own zeros
+        (answer,) = search(FakeBackend(model), [np.zeros((1, WIDTH), np.float32)], options)
+    assert not np.isnan([beam.logprobs for beam in answer.beams]).any()
+    assert [beam.logprobs[0] for beam in answer.beams[:2]] == pytest.approx([np.log(0.5)] * 2)
+    impossible = [beam for beam in answer.beams if -np.inf in beam.logprobs]
+    assert impossible
+    assert {sum(beam.logprobs) for beam in impossible} == {beam.score for beam in impossible}
+
+
+def ends_with(*suffixes: tuple[int, ...]) -> Ended:
+    return lambda tokens: any(tuple(tokens[-len(suffix) :]) == suffix for suffix in suffixes)
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 5])
+def test_ended_by_one_token_is_a_stop_token(beam_size: int) -> None:
+    """Whatever the model's own stop token would do is done by the hook."""
+    clips = prefixes(6, seed=3)
+    unstopped = replace(OPTIONS, beam_size=beam_size, stop_id=-1)
+    ended = ends_with((MODEL.stop_id,))
+    answers = search(FakeBackend(MODEL), clips, unstopped, ended=ended)
+    assert answers == search_all(clips, beam_size=beam_size)
+    assert answers != search(FakeBackend(MODEL), clips, unstopped)
+
+
+def test_ended_by_two_tokens() -> None:
+    """A suffix that the first clip's best answer goes through ends it right there."""
+    clips = prefixes(4)
+    options = replace(OPTIONS, beam_size=1)
+    (long, *_) = search(FakeBackend(MODEL), clips, options)
+    ended = ends_with(long.beams[0].tokens[1:3])
+    (short, *_) = search(FakeBackend(MODEL), clips, options, ended=ended)
+    assert short.beams[0].tokens == long.beams[0].tokens[:3]
+    assert short.beams[0].logprobs == long.beams[0].logprobs[:3]
+    assert short.beams[0].score == pytest.approx(sum(long.beams[0].logprobs[:3]) / 3)
+    assert (short.steps, long.steps > 3) == (3, True)
+
+
+def test_ended_sees_every_unfinished_beam_once() -> None:
+    """Whole histories in their reordered beams, none that has ended before."""
+    seen: list[tuple[int, ...]] = []
+
+    def ended(tokens: Sequence[int]) -> bool:
+        seen.append(tuple(tokens))
+        return len(tokens) == 4 and tokens[-1] % 2 == 0
+
+    clips = prefixes(1, seed=5)
+    (answer,) = search(FakeBackend(MODEL), clips, OPTIONS, ended=ended)
+    assert len(set(seen)) == len(seen)
+    assert all(MODEL.stop_id not in tokens for tokens in seen)
+    assert not any(
+        tokens[:4] == even for even in seen if ended(even) for tokens in seen if tokens != even
+    )
+    for beam in answer.beams:
+        assert_log_probs(beam, clips[0], OPTIONS)
+        if beam.tokens[-1] != MODEL.stop_id:
+            assert beam.tokens in seen
+
+
+def test_the_host_steps_where_it_is_asked_something() -> None:
+    """A backend that searches by itself cannot call back in between."""
+
+    class Searching(FakeBackend):
+        def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
+            raise InterruptedError
+
+        answer = search
+
+    clips = prefixes(2)
+    assert isinstance(Searching(MODEL), SearchingBackend)
+    with pytest.raises(InterruptedError):
+        search(Searching(MODEL), clips, OPTIONS)
+    usual = search_all(clips)
+    assert search(Searching(MODEL), clips, OPTIONS, ended=lambda _: False) == usual
+    assert search(Searching(MODEL), clips, OPTIONS, on_step=lambda _: None) == usual

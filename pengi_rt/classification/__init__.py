@@ -1,0 +1,1 @@
+"""Recordings classified by the answers of a language model, in either of the paper's two ways."""

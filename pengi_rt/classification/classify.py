@@ -1,0 +1,210 @@
+"""Recordings to labels: what is asked is checked, and every window scored by either method."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from pengi_rt.backends.protocol import F32, F64
+from pengi_rt.classification.labels import FIELD, Labels, check_labels
+from pengi_rt.classification.likelihood import Normalize, Scorer
+from pengi_rt.classification.matching import Matcher
+from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore, Method
+from pengi_rt.errors import UsageError
+from pengi_rt.generate import Question, Request, answers, prompts_of, request
+from pengi_rt.options import DEFAULTS, Options
+from pengi_rt.reading import Group, waves
+from pengi_rt.session import Session, prefixes
+from pengi_rt.tasks import task_prompt
+
+Calibrate = Literal["none", "silence"]
+"""Whether the same labels' scores for silence are taken off, so that none is likely by itself."""
+
+TASK: Final = "events"
+"""What is asked where nothing else is."""
+
+WRITES: Final = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings", "samples",
+                 "top_k", "top_p")  # fmt: skip
+"""Options that shape an answer; a log-likelihood writes none."""
+
+
+class ClassifyOptions(Options, total=False):
+    """What ``classify`` can be told; without a prompt or a task it asks the task ``events``."""
+
+    method: Method
+    """Match the answer's text (the default), or take the likeliest label."""
+    template: str
+    """The text that stands for a label: ``{label}`` in it is the label."""
+    multi_label: bool
+    """Choose every label that fits."""
+    normalize: Normalize | None
+    """Of log-likelihoods: their sum (the default), or per token or character."""
+    calibrate: Calibrate | None
+    """Of log-likelihoods: as they are (the default), or over those for silence."""
+
+
+CLASSIFY_DEFAULTS = ClassifyOptions(
+    **DEFAULTS,
+    method="text-matching",
+    template=FIELD,
+    multi_label=False,
+    normalize=None,
+    calibrate=None,
+)
+
+
+class Scores(NamedTuple):
+    """Of ``n`` windows: every label's score, the places of the chosen, and the answers if any."""
+
+    labels: F64  # [n, labels]
+    chosen: Sequence[Sequence[int]]
+    texts: Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Everything about a call but its recordings, checked."""
+
+    session: Session
+    names: tuple[str, ...]
+    asked: Request
+    options: ClassifyOptions
+
+    @property
+    def question(self) -> Question:
+        return self.asked.questions[0]
+
+
+def classify(
+    session: Session,
+    groups: Iterable[Group],
+    labels: Labels,
+    prompt: str | None,
+    options: ClassifyOptions,
+) -> Iterator[Classification]:
+    """Classify every recording in turn. What can be refused without them is, by the call.
+
+    Raises:
+        UsageError: the labels or options cannot be, or contradict each other or the plan.
+        PromptError: the prompt or a label cannot be read.
+        BackendError: the session is closed.
+    """
+    _check(options)
+    texts = check_labels(labels, options["template"])
+    default = task_prompt(TASK)
+    asked = request(session, prompts_of(prompt, options, default), options)
+    task = _Task(session, tuple(texts), asked, options)
+    if options["method"] == "text-matching":
+        return _matched(task, groups, Matcher(session, texts, strict=options["strict"]))
+    scorer = Scorer(session, texts, continues=bool(options["text"]))
+    return _scored(task, groups, scorer)
+
+
+def _matched(task: _Task, groups: Iterable[Group], matcher: Matcher) -> Iterator[Classification]:
+    for group in groups:
+        for result, read in zip(answers(task.session, [group], task.asked), group, strict=True):
+            texts = [window.text for window in result.windows]
+            if task.options["multi_label"]:
+                scores, chosen = matcher.lists(texts)
+            else:
+                scores = matcher.scores(texts)
+                chosen = [[int(row.argmax())] if text else []
+                          for row, text in zip(scores, texts, strict=True)]  # fmt: skip
+            yield _classification(task, read.recording, Scores(scores, chosen, texts))
+
+
+def _scored(task: _Task, groups: Iterable[Group], scorer: Scorer) -> Iterator[Classification]:
+    normalize = task.options["normalize"] or "sum"
+    silent = 0.0
+    if task.options["calibrate"] == "silence":
+        silence = np.zeros((1, task.session.config.clip_samples), np.float32)
+        silent = scorer.scores(_prefixes(task, silence), normalize)
+    for group in groups:
+        scores, chosen = [], []
+        for wave in waves(group, task.options["batch_size"]):
+            if task.options["multi_label"]:
+                found, lists = scorer.lists(_prefixes(task, wave))
+            else:
+                found = scorer.scores(_prefixes(task, wave), normalize) - silent
+                lists = found.argmax(axis=1)[:, None].tolist()
+            scores.append(found)
+            chosen += lists
+        table = np.concatenate(scores)
+        first = 0
+        for recording in (read.recording for read in group):
+            own = slice(first, first := first + len(recording))
+            texts = [None] * len(recording)
+            yield _classification(task, recording, Scores(table[own], chosen[own], texts))
+
+
+def _prefixes(task: _Task, wave: F32) -> Sequence[F32]:
+    with task.session.in_use():
+        audio = task.session.backend.encode_audio(wave).prefix
+    return prefixes(audio, task.question.rows)
+
+
+def _classification(task: _Task, recording: Any, scores: Scores) -> Classification:
+    rows = zip(recording.starts, recording.ends, scores.labels, scores.chosen, scores.texts,
+               strict=True)  # fmt: skip
+    windows = tuple(
+        ClassifiedWindow(start, end, _ranked(task, row), _named(task, chosen), text)
+        for start, end, row, chosen, text in rows
+    )
+    labels = _ranked(task, scores.labels.mean(axis=0))
+    found = {place for chosen in scores.chosen for place in chosen}
+    whole = [each.label for each in labels if each.label in _named(task, found)]
+    return Classification(
+        audio=recording.name,
+        prompt=task.question.prompt,
+        method=task.options["method"],
+        windows=windows,
+        labels=labels,
+        chosen=tuple(whole if task.options["multi_label"] else whole[:1]),
+        prompt_truncated=task.question.truncated,
+        audio_truncated=recording.truncated,
+    )
+
+
+def _ranked(task: _Task, scores: F64) -> tuple[LabelScore, ...]:
+    """Best first, equal ones as they were given."""
+    shares: list[float | None] = [None] * len(scores)
+    if task.options["method"] == "log-likelihood":
+        powers = np.exp(scores - scores.max())
+        shares = (powers / powers.sum()).tolist()
+    return tuple(
+        LabelScore(task.names[place], float(scores[place]), shares[place])
+        for place in np.argsort(-scores, kind="stable").tolist()
+    )
+
+
+def _named(task: _Task, places: Iterable[int]) -> tuple[str, ...]:
+    return tuple(task.names[place] for place in places)
+
+
+def _check(options: ClassifyOptions) -> None:
+    """Refuse what the method does not do."""
+    given: Mapping[str, Any] = options
+    _check_known("method", options["method"], get_args(Method))
+    if options["method"] == "text-matching":
+        if name := next((n for n in ("normalize", "calibrate") if given[n] is not None), None):
+            raise UsageError(f"{name} is for log-likelihoods: give method log-likelihood too")
+        return
+    _check_known("normalize", options["normalize"] or "sum", get_args(Normalize))
+    _check_known("calibrate", options["calibrate"] or "none", get_args(Calibrate))
+    if name := next((n for n in WRITES if given[n] != given_default(n)), None):
+        raise UsageError(f"{name} shapes an answer, and log-likelihoods are taken without one")
+    plain = options["normalize"] in (None, "sum") and options["calibrate"] in (None, "none")
+    if options["multi_label"] and not plain:
+        raise UsageError("several labels are chosen by plain sums: leave normalize and calibrate")
+
+
+def given_default(name: str) -> object:
+    """What an option is where nobody gave it."""
+    defaults: Mapping[str, object] = CLASSIFY_DEFAULTS
+    return defaults[name]
+
+
+def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{name} must be one of {', '.join(known)}; got {value!r}")

@@ -1,0 +1,155 @@
+"""What verbs that hear recordings share: their options, and the engine that these ask for."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from pengi_rt.builtin import builtin_plan
+from pengi_rt.cli.arguments import (
+    BACKENDS,
+    DEVICES,
+    PRECISIONS,
+    add_choice,
+    add_threads,
+    check_threads,
+)
+from pengi_rt.cli.output import STDIO, refuse_overwriting
+
+if TYPE_CHECKING:
+    from pengi_rt.engine import Engine
+
+Container = argparse._ActionsContainer  # noqa: SLF001 - parsers and their groups have no other name
+
+OUTPUT_HELP = (
+    "write results here (default, and -: stdout). They grow in FILE.part; when all are there it "
+    "becomes FILE. If the run ends early, FILE stays as it was and FILE.part holds what was "
+    "answered"
+)
+
+
+def add_recordings(parser: Container) -> None:
+    """Add the recordings themselves."""
+    parser.add_argument(
+        "audio",
+        nargs="+",
+        metavar="AUDIO",
+        help='WAV, FLAC, OGG or MP3 files, folders of them, quoted patterns ("s/**/*.wav"), '
+        "@LIST files with a name a line; - is standard input",
+    )
+
+
+def add_prompt(parser: Container, *, several: bool = False, default: str) -> None:
+    """Add what is asked; the verb's own prompt is ``default``."""
+    group = parser.add_argument_group("what is asked")
+    more = "; again for several" if several else ""
+    group.add_argument(
+        "--prompt",
+        action="append" if several else "store",
+        metavar="TEXT",
+        help=f"({default}{more})",
+    )
+    group.add_argument("--task", metavar="NAME", help="a task's prompt instead: caption, qa, "
+                       "events, scene, emotion, sentiment, music, note, metadata")  # fmt: skip
+    group.add_argument("--question", metavar="TEXT", help="what the task qa asks")
+    group.add_argument("--text", default="", help="additional text, which the answer continues")
+    group.add_argument(
+        "--strict", action="store_true", help="refuse a prompt over the encoder's limit"
+    )
+
+
+def add_search(parser: Container) -> None:
+    """Add how answers are found."""
+    group = parser.add_argument_group(
+        "beam search (defaults: the plan's own, as released 5, 67, 1), or answers drawn at random"
+    )
+    group.add_argument("--beam-size", type=int, metavar="N", help="hypotheses kept; 1 is greedy")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer")
+    group.add_argument("--temperature", type=float, metavar="T", help="divides the logits")
+    group.add_argument("--stop", metavar="TEXT", help="end answers at TEXT's first token")
+    group.add_argument(
+        "--stop-string", action="append", default=[], metavar="TEXT", dest="stop_strings",
+        help="end answers where TEXT appears, and cut it off; again for several",
+    )  # fmt: skip
+    group.add_argument("--samples", type=int, metavar="N", help="draw N answers (--seed)")
+    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    group.add_argument("--top-p", type=float, metavar="P",
+                       help="draw from the likeliest that have probability P together")  # fmt: skip
+
+
+def add_reading(parser: Container) -> None:
+    """Add how recordings are read."""
+    group = parser.add_argument_group("long recordings")
+    group.add_argument(
+        "--long-audio",
+        choices=["windows", "first", "center", "random", "compat"],
+        default="windows",
+        help="recordings longer than a clip: all windows, one of them, or exactly what the "
+        "released wrapper does (default: %(default)s)",
+    )
+    group.add_argument("--hop", type=float, metavar="SECONDS",
+                       help="between the starts of windows (default: a clip's length)")  # fmt: skip
+    group.add_argument(
+        "--no-resample",
+        action="store_true",
+        help="take the samples as they are, whatever the file's rate (with --long-audio compat)",
+    )
+    group.add_argument("--seed", type=int, default=0,
+                       help="of random crops and drawn answers (default: %(default)s)")  # fmt: skip
+
+
+def add_engine(parser: Container) -> None:
+    """Add what runs it all."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        metavar="PLAN",
+        help="file made by pengi-rt export (default: the built-in demo model)",
+    )
+    add_choice(group, "--backend", BACKENDS)
+    add_choice(group, "--device", DEVICES)
+    add_choice(group, "--precision", PRECISIONS)
+    add_threads(group)
+    group.add_argument("--batch-size", type=int, default=8, metavar="N",
+                       help="windows answered together (default: %(default)s)")  # fmt: skip
+
+
+def prompt_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_prompt` asks for, but for the prompt itself, as the engine's options."""
+    names = ("task", "question", "text", "strict")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_search` asks for, as the engine's options."""
+    names = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings", "samples",
+             "top_k", "top_p", "seed")  # fmt: skip
+    return {name: getattr(arguments, name) for name in names}
+
+
+def open_engine(arguments: argparse.Namespace) -> "Engine":
+    """The engine that the options name.
+
+    Raises:
+        PlanError, BackendError: it is not to be had.
+        UsageError: ``--threads`` is below 1.
+    """
+    check_threads(arguments)
+    from pengi_rt.engine import load
+
+    return load(
+        arguments.engine,
+        backend=arguments.backend,
+        device=arguments.device,
+        precision=arguments.precision,
+        threads=arguments.threads,
+    )
+
+
+def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
+    """Check that ``--output`` is neither the plan nor one of the recordings ``names``.
+
+    Raises:
+        UsageError: it is.
+    """
+    if arguments.output not in (None, STDIO):
+        engine_file = builtin_plan() if arguments.engine is None else arguments.engine
+        refuse_overwriting(arguments.output, [engine_file, *names])

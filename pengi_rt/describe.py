@@ -1,0 +1,55 @@
+"""Everything about a recording in one text: the released wrapper's ``describe``."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pengi_rt.errors import UsageError
+from pengi_rt.generate import answers, request
+from pengi_rt.options import Options
+from pengi_rt.reading import Group
+from pengi_rt.results import Result
+from pengi_rt.session import Session
+
+PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
+"""``PengiWrapper.describe``'s, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The answers to the three prompts about one recording."""
+
+    caption: Result
+    metadata: Result
+    events: Result
+
+    @property
+    def audio(self) -> str:
+        """The recording's name."""
+        return self.caption.audio
+
+    @property
+    def text(self) -> str:
+        """All three joined as the released wrapper does; for several windows, one line each.
+
+        The wrapper takes the last letter off the third where it did not end by itself, and lets the
+        first two run into what follows; here every answer is whole and parted by a space.
+        """
+        windows = zip(self.caption.windows, self.metadata.windows, self.events.windows, strict=True)
+        return "\n".join(
+            f"{caption.text} {metadata.text} this audio contains sound events: {events.text}."
+            for caption, metadata, events in windows
+        )
+
+
+def describe(session: Session, groups: Iterable[Group], options: Options) -> Iterator[Description]:
+    """The description of every recording in turn.
+
+    Raises:
+        UsageError: a task or question is given, as the prompts are fixed; and as
+            :func:`pengi_rt.generate.request`.
+    """
+    if options["task"] is not None or options["question"] is not None:
+        raise UsageError("describe has its own prompts; ask tasks and questions with generate")
+    results = answers(session, groups, request(session, PROMPTS, options))
+    return (Description(*three) for three in zip(results, results, results, strict=True))

@@ -1,0 +1,139 @@
+"""What the decoder is told: the tokens nearest to each vector of its prefix, by cosine.
+
+Source: paper, appendix B.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pengi_rt.backends.protocol import F32, F64, I64
+from pengi_rt.embed import heard, unit
+from pengi_rt.errors import UsageError
+from pengi_rt.generate import Question
+from pengi_rt.reading import Group
+from pengi_rt.session import Session
+
+Part = Literal["audio", "prompt", "text"]
+
+_TOKENS = 4096  # embeddings compared at once: 12 MB of GPT-2's
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A token of the decoder's vocabulary near a vector."""
+
+    token: int
+    text: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixVector:
+    """One vector of the prefix, and its neighbours, nearest first."""
+
+    part: Part
+    position: int  # within its part
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedWindow:
+    """The vectors that stand for a window and its prompt, in the decoder's order."""
+
+    start: float  # seconds into the recording
+    end: float  # seconds
+    vectors: tuple[PrefixVector, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The prefixes of a recording, window by window, behind which ``prompt`` is answered."""
+
+    audio: str
+    prompt: str
+    windows: tuple[ExplainedWindow, ...]
+    prompt_truncated: bool
+    audio_truncated: bool
+
+
+def explain(
+    session: Session, groups: Iterable[Group], question: Question, *, k: int, batch_size: int
+) -> Iterator[Explanation]:
+    """Explain every recording in turn, with the ``k`` nearest tokens of each vector.
+
+    Raises:
+        UsageError: ``k`` is below 1 or above the vocabulary.
+        BackendError: the session is closed.
+    """
+    vocab = session.config.decoder.vocab_size
+    if not isinstance(k, int) or not 1 <= k <= vocab:
+        raise UsageError(f"k must be a whole number in [1, {vocab}], got {k!r}")
+    explainer = _Explainer(session, question, k)
+    return (each for group in groups for each in explainer.explained(group, batch_size))
+
+
+class _Explainer:
+    """A question, and the neighbours of the vectors that it puts behind every recording's."""
+
+    def __init__(self, session: Session, question: Question, k: int) -> None:
+        self._session = session
+        self._question = question
+        self._k = k
+        self._parts = _parts(session, question)
+        self._shared = _neighbours(session, question.rows, k)
+
+    def explained(self, group: Group, batch_size: int) -> Iterator[Explanation]:
+        _, prefixes = heard(self._session, group, batch_size)
+        rows, length, size = prefixes.shape
+        found = _neighbours(self._session, prefixes.reshape(rows * length, size), self._k)
+        rest = iter([found[at : at + length] for at in range(0, len(found), length)])
+        for recording in (read.recording for read in group):
+            spans = zip(recording.starts, recording.ends, strict=True)
+            yield Explanation(
+                audio=recording.name,
+                prompt=self._question.prompt,
+                windows=tuple(
+                    ExplainedWindow(start, end, self._vectors(next(rest))) for start, end in spans
+                ),
+                prompt_truncated=self._question.truncated,
+                audio_truncated=recording.truncated,
+            )
+
+    def _vectors(self, heard: list[tuple[Neighbour, ...]]) -> tuple[PrefixVector, ...]:
+        found = zip(self._parts, heard + self._shared, strict=True)
+        return tuple(PrefixVector(*part, neighbours) for part, neighbours in found)
+
+
+def _parts(session: Session, question: Question) -> list[tuple[Part, int]]:
+    """What every vector of a whole prefix stands for."""
+    audio = session.config.audio_mapper.prefix_length
+    prompt = len(session.text(question.prompt).rows)
+    text = len(question.rows) - prompt
+    lengths: list[tuple[Part, int]] = [("audio", audio), ("prompt", prompt), ("text", text)]
+    return [(part, position) for part, length in lengths for position in range(length)]
+
+
+def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour, ...]]:
+    """Of each of ``vectors`` ``[n, n_embd]``; equally near tokens in the order of their ids."""
+    vectors = unit(vectors)
+    vocab = session.config.decoder.vocab_size
+    cosines: F64 = np.empty((len(vectors), 0))
+    tokens: I64 = np.empty((len(vectors), 0), np.int64)
+    for start in range(0, vocab, _TOKENS):
+        ids = np.arange(start, min(start + _TOKENS, vocab))
+        with session.in_use():
+            table = unit(session.backend.embed_tokens(ids))
+        cosines = np.concatenate([cosines, vectors.astype(np.float64) @ table.T], axis=1)
+        tokens = np.concatenate([tokens, np.broadcast_to(ids, (len(vectors), len(ids)))], axis=1)
+        best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        cosines, tokens = (np.take_along_axis(each, best, axis=1) for each in (cosines, tokens))
+    return [
+        tuple(
+            Neighbour(token, session.tokenizer.piece(token), cosine)
+            for token, cosine in zip(*row, strict=True)
+        )
+        for row in zip(tokens.tolist(), cosines.tolist(), strict=True)
+    ]

@@ -1,0 +1,275 @@
+"""Prompts about recordings, answered: beam search or sampling behind each window's prefix."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypedDict
+
+from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.decoding.beam import answer, search
+from pengi_rt.decoding.hypotheses import Hypotheses
+from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
+from pengi_rt.decoding.sampling import sample
+from pengi_rt.errors import BackendError, PromptError, UsageError
+from pengi_rt.options import Options
+from pengi_rt.reading import Group, waves
+from pengi_rt.results import Beam, Result, Timings, Window
+from pengi_rt.session import Session, prefixes
+from pengi_rt.tasks import task_prompt
+from pengi_rt.text import DecoderTokenizer
+
+Ended = Callable[[Sequence[int]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and what stands for it behind the audio."""
+
+    prompt: str
+    rows: F32  # [n, n_embd]: the prompt's prefix and the additional text
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything about a call but its recordings, checked."""
+
+    questions: tuple[Question, ...]
+    decode: DecodeOptions | SampleOptions
+    stops: tuple[str, ...]
+    batch_size: int
+    seconds: float  # what the prompts took
+
+
+def prompts_of(
+    prompt: str | Sequence[str] | None, options: Options, default: str
+) -> tuple[str, ...]:
+    """What is asked: ``prompt``, or the task's, or ``default``.
+
+    Raises:
+        UsageError: both are given, or no prompt at all, or the task does not fit.
+    """
+    task, question = options["task"], options["question"]
+    if task is None and question is not None:
+        task = "qa"
+    if task is None:
+        given = (default if prompt is None else prompt,) if _is_one(prompt) else tuple(prompt or ())
+        if not given:
+            raise UsageError("there is no prompt in the list: give at least one")
+        return given
+    if prompt is not None:
+        raise UsageError(f"a prompt and the task {task!r} contradict each other; give one of them")
+    return (task_prompt(task, question),)
+
+
+def request(session: Session, prompts: Sequence[str], options: Options) -> Request:
+    """Check everything about a call but its recordings, and encode its prompts.
+
+    Raises:
+        BackendError: the session is closed.
+        PromptError: a prompt cannot be read, or does not fit (``strict``).
+        UsageError: an option is out of range, or all together pass the decoder's positions.
+    """
+    started = perf_counter()
+    samples = options["samples"]
+    decode = (
+        search_options(session, options)
+        if samples is None
+        else sample_options(session, samples, options)
+    )
+    stops = _stop_strings(options["stop_strings"])
+    questions = []
+    for prompt in prompts:
+        encoded = session.text(prompt, strict=options["strict"])
+        rows = session.rows_behind_audio(encoded, options["text"])
+        questions.append(Question(prompt, rows, encoded.truncated))
+    config = session.config
+    longest = config.audio_mapper.prefix_length + max(len(asked.rows) for asked in questions)
+    check_fits(longest, decode, config.decoder)
+    seconds = perf_counter() - started
+    return Request(tuple(questions), decode, stops, options["batch_size"], seconds)
+
+
+def search_options(session: Session, options: Options) -> DecodeOptions:
+    """The beam search that ``options`` ask for, with the plan's own defaults.
+
+    Raises:
+        UsageError: an option is out of range, or for drawn answers alone.
+    """
+    if options["top_k"] is not None or options["top_p"] is not None:
+        raise UsageError("top_k and top_p are for drawn answers: give samples too")
+    beam_size = options["beam_size"]
+    return DecodeOptions(
+        beam_size=session.config.generation.beam_size if beam_size is None else beam_size,
+        **_common(session, options),
+    )
+
+
+def sample_options(session: Session, samples: int, options: Options) -> SampleOptions:
+    """The draw of ``samples`` that ``options`` ask for, with the plan's own defaults.
+
+    Raises:
+        UsageError: an option is out of range, or for a search alone.
+    """
+    if options["beam_size"] is not None:
+        raise UsageError("beam_size and samples contradict each other; give one of them")
+    return SampleOptions(
+        samples=samples,
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        seed=options["seed"],
+        **_common(session, options),
+    )
+
+
+class _Common(TypedDict):
+    max_new_tokens: int
+    temperature: float
+    stop_id: int
+    pad_id: int
+
+
+def _common(session: Session, options: Options) -> _Common:
+    """What a search and a draw both have."""
+    default = session.config.generation
+    tokens, temperature, stop = options["max_new_tokens"], options["temperature"], options["stop"]
+    return _Common(
+        max_new_tokens=default.max_new_tokens if tokens is None else tokens,
+        temperature=default.temperature if temperature is None else temperature,
+        stop_id=session.config.stop_id if stop is None else session.tokenizer.stop_id(stop),
+        pad_id=session.config.pad_id,
+    )
+
+
+def answers(session: Session, groups: Iterable[Group], asked: Request) -> Iterator[Result]:
+    """The results of every recording in turn, one for every question.
+
+    Raises:
+        BackendError: the session is closed meanwhile, or the decoder's output is no numbers.
+    """
+    seconds = asked.seconds
+    for group in groups:
+        with session.in_use():
+            results = _answer_group(session, group, asked, seconds)
+        seconds = 0.0  # the prompts count with the first group
+        yield from results
+
+
+def _answer_group(session: Session, group: Group, asked: Request, seconds: float) -> list[Result]:
+    started = perf_counter()
+    encode = seconds
+    found: list[list[Hypotheses]] = [[] for _ in asked.questions]
+    for wave in waves(group, asked.batch_size):
+        encode += _answer_waves(session, wave, asked, found)
+    timings = Timings(
+        read=sum(read.seconds for read in group),
+        encode=encode,
+        decode=perf_counter() - started - encode + seconds,
+        windows=len(found[0]),
+    )
+    return list(_results(session.tokenizer, group, asked, found, timings))
+
+
+def _answer_waves(
+    session: Session, wave: F32, asked: Request, found: Sequence[list[Hypotheses]]
+) -> float:
+    """Add every window's answers to each question's; the seconds that the audio side took."""
+    backend, decode = session.backend, asked.decode
+    ended = stopping(session.tokenizer, asked.stops)
+    try:
+        if (
+            isinstance(backend, SearchingBackend)
+            and isinstance(decode, DecodeOptions)
+            and ended is None
+            and len(found) == 1
+        ):
+            found[0] += answer(backend, wave, asked.questions[0].rows, decode)
+            return 0.0
+        started = perf_counter()
+        audio = backend.encode_audio(wave).prefix
+        seconds = perf_counter() - started
+        for question, answered in zip(asked.questions, found, strict=True):
+            whole = prefixes(audio, question.rows)
+            if isinstance(decode, DecodeOptions):
+                answered.extend(search(backend, whole, decode, ended=ended))
+            else:
+                answered.extend(sample(backend, whole, decode, ended=ended))
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise BackendError(
+            f"{session.plan.path}: what its decoder gave cannot be searched: {error}; "
+            "export it again"
+        ) from None
+    return seconds
+
+
+def _results(
+    tokenizer: DecoderTokenizer,
+    group: Group,
+    asked: Request,
+    found: Sequence[list[Hypotheses]],
+    timings: Timings,
+) -> Iterator[Result]:
+    """Recording by recording, question by question."""
+    first = 0
+    for recording in (read.recording for read in group):
+        spans = list(zip(recording.starts, recording.ends, strict=True))
+        for question, answered in zip(asked.questions, found, strict=True):
+            own = zip(spans, answered[first : first + len(spans)], strict=True)
+            yield Result(
+                audio=recording.name,
+                prompt=question.prompt,
+                windows=tuple(_window(tokenizer, best, span, asked.stops) for span, best in own),
+                prompt_truncated=question.truncated,
+                audio_truncated=recording.truncated,
+                timings=timings,
+            )
+        first += len(spans)
+
+
+def _window(
+    tokenizer: DecoderTokenizer,
+    hypotheses: Hypotheses,
+    span: tuple[float, float],
+    stops: Sequence[str],
+) -> Window:
+    beams = tuple(
+        Beam(tokenizer.decode(beam.tokens), beam.tokens, beam.score, beam.logprobs)
+        for beam in hypotheses.beams
+    )
+    best = beams[0]
+    text = before_stop(best.text, stops).strip()
+    return Window(*span, text, best.text, best.tokens, best.score, beams)
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """``text`` up to where the first of ``stops`` begins."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def stopping(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> Ended | None:
+    """Whether tokens spell one of ``stops``; nothing if there are none."""
+    if not stops:
+        return None
+
+    def ended(tokens: Sequence[int]) -> bool:
+        text = tokenizer.decode(tokens)
+        return any(stop in text for stop in stops)
+
+    return ended
+
+
+def _stop_strings(stops: Sequence[str]) -> tuple[str, ...]:
+    given = (stops,) if isinstance(stops, str) else tuple(stops)
+    for stop in given:
+        if not isinstance(stop, str):
+            raise PromptError(f"a stop string must be a string, got {type(stop).__name__}")
+        if not stop:
+            raise UsageError("a stop string must hold at least one character")
+    return given
+
+
+def _is_one(prompt: str | Sequence[str] | None) -> bool:
+    return prompt is None or isinstance(prompt, str) or not isinstance(prompt, Sequence)

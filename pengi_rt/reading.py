@@ -1,0 +1,102 @@
+"""Recordings read one after the other, in groups whose windows fill a batch."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from pengi_rt.audio import AudioLike, Recording, load_windows
+from pengi_rt.backends.protocol import F32
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import UsageError
+from pengi_rt.options import ReadOptions
+
+Recordings = Iterable[AudioLike | Recording]
+
+
+class Read(NamedTuple):
+    """A recording, and the seconds that it took to read."""
+
+    recording: Recording
+    seconds: float
+
+
+Group = Sequence[Read]
+
+
+def read_groups(
+    sources: Recordings, config: ModelConfig, options: ReadOptions
+) -> Iterator[list[Read]]:
+    """The sources read and cut, in groups of ``options["batch_size"]`` windows or a few more.
+
+    They are drawn only as they are needed; one generator draws all random crops. The call itself
+    reads nothing.
+
+    Raises:
+        UsageError: the batch size is below 1.
+        AudioError: a recording cannot be read, when its turn comes.
+    """
+    batch_size = options["batch_size"]
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    return _groups(_read(sources, config, options), batch_size)
+
+
+def is_batch(audio: object) -> bool:
+    """Whether ``audio`` is several recordings. ``(samples, rate)`` is one, and so are bytes."""
+    if isinstance(audio, tuple):
+        return not (len(audio) == 2 and isinstance(audio[0], np.ndarray))
+    return isinstance(audio, Sequence) and not isinstance(
+        audio, str | bytes | bytearray | memoryview
+    )
+
+
+def waves(group: Group, size: int) -> Iterator[F32]:
+    """All windows of a group, ``[n, clip_samples]`` with ``n`` at most ``size``."""
+    pieces: list[F32] = []
+    room = size
+    for read in group:
+        first = 0
+        while first < len(read.recording):
+            pieces.append(read.recording.windows(first, first + room))
+            first += room
+            room -= len(pieces[-1])
+            if not room:
+                yield np.concatenate(pieces)
+                pieces, room = [], size
+    if pieces:
+        yield np.concatenate(pieces)
+
+
+def _read(sources: Recordings, config: ModelConfig, options: ReadOptions) -> Iterator[Read]:
+    generator = random.Random(options["seed"])  # noqa: S311 - the released crop, reproducible
+    for source in sources:
+        started = perf_counter()
+        recording = (
+            source
+            if isinstance(source, Recording)
+            else load_windows(
+                source,
+                config,
+                long_audio=options["long_audio"],
+                hop=options["hop"],
+                rng=generator,
+                resample=options["resample"],
+            )
+        )
+        yield Read(recording, perf_counter() - started)
+
+
+def _groups(reads: Iterable[Read], batch_size: int) -> Iterator[list[Read]]:
+    group: list[Read] = []
+    windows = 0
+    for read in reads:
+        group.append(read)
+        windows += len(read.recording)
+        if windows >= batch_size:
+            yield group
+            group, windows = [], 0
+    if group:
+        yield group

@@ -1,0 +1,156 @@
+"""The folder of an index: whose it is, who writes to it, which generation is current."""
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pengi_rt.atomic import replacing
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
+
+CURRENT = "current"
+LOCK = "lock"
+PARTIAL = "partial"
+APPROXIMATE = ".ivf"  # beside a matrix, in the place of .npy
+
+_GENERATION = re.compile(r"g([0-9]{6})")
+_LEFTOVER = re.compile(rf"\.{CURRENT}\.[0-9]+")  # of pengi_rt.atomic
+_NAMES = {CURRENT, LOCK, PARTIAL}
+_STEMS = "|".join(Path(name).stem for name in (CAPTIONS, AUDIO))
+_PART = re.compile(
+    rf"{re.escape(MANIFEST)}|{re.escape(ROWS)}|({_STEMS})\.npy|\.?({_STEMS})\{APPROXIMATE}(\.[0-9]+)?"
+)
+"""Every file that a generation may hold."""
+
+
+def current_generation(folder: Path) -> str | None:
+    """The generation that ``current`` names; none where there is no such file.
+
+    Raises:
+        InputError: it cannot be read, or names no generation.
+    """
+    try:
+        with (folder / CURRENT).open("rb") as file:
+            text = file.read(64)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
+    name = text.decode("ascii", "replace").removesuffix("\n")
+    if _GENERATION.fullmatch(name) is None:
+        raise InputError(
+            f"{folder}: is damaged ({CURRENT} names no generation): index the collection "
+            "again with --rebuild"
+        )
+    return name
+
+
+def make_current(folder: Path, generation: str) -> None:
+    """Make that generation the index, atomically; it must be on the disk already."""
+    sync(folder)
+    with replacing(folder / CURRENT) as file:
+        file.write(f"{generation}\n".encode())
+    sync(folder)
+
+
+def next_generation(folder: Path) -> str:
+    """A name behind all that are taken."""
+    taken = [
+        int(found[1]) for path in folder.iterdir() if (found := _GENERATION.fullmatch(path.name))
+    ]
+    return f"g{max(taken, default=0) + 1:06d}"
+
+
+def sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, keep: str) -> None:
+    """Delete every generation but ``keep``, and what crashed writers left of ``current``.
+
+    Only files that an index has by name are deleted; a folder with others in it stays.
+    """
+    for path in sorted(folder.iterdir()):
+        with suppress(OSError):
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink()
+            elif _GENERATION.fullmatch(path.name) and path.name != keep and not path.is_symlink():
+                _delete_generation(path)
+
+
+def _delete_generation(path: Path) -> None:
+    for part in path.iterdir():
+        if _PART.fullmatch(part.name):
+            part.unlink()
+    path.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only process that writes to this index; the folder is made if there is none.
+
+    Raises:
+        UsageError: another process writes, or the folder holds something else than an index.
+        OSError: it cannot be made or locked.
+    """
+    _claim(folder)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(folder / LOCK, flags, 0o666)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise UsageError(
+            f"{folder}: is being written by another process: wait until it has ended"
+        ) from None
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder, or make sure that it is an index, if only a begun one."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, not an index: name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    others = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
+    with suppress(InputError):
+        if current_generation(folder) is not None:
+            return
+    if others:
+        raise UsageError(
+            f"{folder}: holds other files ({min(others)!r}) and no index: name a new or an "
+            "empty folder"
+        )
+
+
+def _is_ours(name: str) -> bool:
+    patterns = (_GENERATION, _LEFTOVER)
+    return name in _NAMES or any(pattern.fullmatch(name) for pattern in patterns)
+
+
+@contextmanager
+def reporting(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written: {error.strerror or error}; what was indexed before is "
+            "kept: mend it and run the command again"
+        ) from None

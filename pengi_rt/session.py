@@ -1,0 +1,100 @@
+"""An open plan on a backend, and what every task needs of the two."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import NamedTuple
+
+import numpy as np
+
+from pengi_rt.backends.protocol import F32, Backend
+from pengi_rt.config import ModelConfig
+from pengi_rt.errors import BackendError
+from pengi_rt.plan import Plan
+from pengi_rt.remembered import remembered
+from pengi_rt.text import DecoderTokenizer, PromptTokenizer
+
+REMEMBERED_PROMPTS = 256
+
+
+class EncodedText(NamedTuple):
+    """A prompt through the text side."""
+
+    embedding: F32
+    """``[d_proj]``; without a text encoder ``[T, n_embd]``."""
+    rows: F32
+    """``[prefix_length, n_embd]``."""
+    truncated: bool
+    """Its end did not fit."""
+
+
+class Session:
+    """A plan, the backend that runs it and its tokenizers; one thread uses them at a time."""
+
+    def __init__(self, plan: Plan, backend: Backend) -> None:
+        self.plan = plan
+        self.backend = backend
+        self.config: ModelConfig = plan.config
+        self.prompt_tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
+        self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
+        self._texts: OrderedDict[str, EncodedText] = OrderedDict()
+        self._lock = RLock()
+        self._closed = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other threads out while the backend works.
+
+        Raises:
+            BackendError: the session is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
+            yield
+
+    def text(self, prompt: str, *, strict: bool = False) -> EncodedText:
+        """A prompt encoded; remembered, as the same few are asked about many recordings.
+
+        Raises:
+            BackendError: the session is closed.
+            PromptError: the prompt is no text, or too long (``strict``).
+        """
+        with self.in_use():
+            tokens = self.prompt_tokenizer.encode(prompt, strict=strict)
+
+            def encoded(_: str) -> EncodedText:
+                embedding, rows = self.backend.encode_text(tokens.ids[None])
+                return EncodedText(embedding[0], rows[0], tokens.truncated)
+
+            return remembered(self._texts, prompt, encoded, REMEMBERED_PROMPTS)
+
+    def rows_behind_audio(self, prompt: EncodedText, text: str) -> F32:
+        """``[n, n_embd]``: the prompt's prefix, and behind it additional text's tokens, if any.
+
+        Source: paper, appendix A.
+        """
+        if not text:
+            return prompt.rows
+        with self.in_use():
+            ids = np.asarray(self.tokenizer.encode(text), np.int64)
+            return np.concatenate([prompt.rows, self.backend.embed_tokens(ids)])
+
+    @property
+    def joint_embeddings(self) -> bool:
+        """Whether texts have one vector, comparable with others by its cosine."""
+        return self.config.text.kind == "clip"
+
+    def close(self) -> None:
+        """Give back the backend's memory and the mapped plan. Not used again."""
+        with self._lock:
+            self._closed = True
+            self._texts.clear()
+            self.backend.close()
+            self.plan.close()
+
+
+def prefixes(audio: F32, rows: F32) -> Sequence[F32]:
+    """The whole prefix of every window: its own audio rows ``[B, a, n_embd]``, then ``rows``."""
+    return [np.concatenate([heard, rows]) for heard in audio]
