@@ -132,16 +132,7 @@ def load_windows(
     if hop is not None:
         _check_count(wave.size - clip, step, rate, shown)
     starts = _window_starts(wave.size, clip, step, long_audio, rng)
-    return Recording(
-        name=name,
-        wave=_covered(wave, starts, clip),
-        clip_samples=clip,
-        offsets=tuple(start - starts[0] for start in starts),
-        starts=tuple(start / rate for start in starts),
-        ends=tuple(min(start + clip, wave.size) / rate for start in starts),
-        seconds=wave.size / rate,
-        truncated=wave.size > clip and long_audio != "windows",
-    )
+    return _recording(name, wave, starts, config)
 
 
 def _check_options(long_audio: str, *, resample: bool) -> bool:
@@ -173,7 +164,7 @@ def _check_count(spare: int, step: int, rate: int, name: str) -> None:
     """Refuse a hop so small that a long recording would never be answered."""
     windows = 1 - -max(spare, 0) // step
     if windows > MAX_WINDOWS:
-        least = math.floor(1000 * spare / (MAX_WINDOWS - 1) / rate) / 1000
+        least = math.ceil(1000 * spare / (MAX_WINDOWS - 1) / rate) / 1000
         raise AudioError(
             f"{name}: a hop of {step / rate:g} s makes {windows} windows of it, and {MAX_WINDOWS} "
             f"are the most; take a hop of at least {least:g} s"
@@ -277,12 +268,24 @@ def _window_starts(
     return [rng.randrange(spare if long_audio == "compat" else spare + 1)]
 
 
-def _covered(wave: F32, starts: list[int], clip: int) -> F32:
-    """What windows of ``clip`` samples at ``starts`` are cut from, at least one window long.
+def _recording(name: str, wave: F32, starts: list[int], config: ModelConfig) -> Recording:
+    """The windows at ``starts`` of a whole recording ``wave``.
 
-    A part is copied: one window must not keep the rest of an hour in memory.
+    What is in none of them is not kept: one window must not hold an hour in memory.
     """
+    rate, clip = config.mel.sample_rate, config.clip_samples
     part = wave[starts[0] : starts[-1] + clip]
     if part.size < clip:
-        return np.resize(part, clip)
-    return part if part.size == wave.size else part.copy()
+        part = np.resize(part, clip)
+    elif part.size < wave.size:
+        part = part.copy()
+    return Recording(
+        name=name,
+        wave=part,
+        clip_samples=clip,
+        offsets=tuple(start - starts[0] for start in starts),
+        starts=tuple(start / rate for start in starts),
+        ends=tuple(min(start + clip, wave.size) / rate for start in starts),
+        seconds=wave.size / rate,
+        truncated=starts[0] > 0 or starts[-1] + clip < wave.size,
+    )

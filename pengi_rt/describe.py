@@ -29,17 +29,22 @@ class Description:
         return self.caption.audio
 
     @property
-    def text(self) -> str:
-        """All three joined as the released wrapper does; for several windows, one line each.
+    def texts(self) -> tuple[str, ...]:
+        """Of every window all three, joined as the released wrapper does.
 
         The wrapper takes the last letter off the third where it did not end by itself, and lets the
         first two run into what follows; here every answer is whole and parted by a space.
         """
         windows = zip(self.caption.windows, self.metadata.windows, self.events.windows, strict=True)
-        return "\n".join(
+        return tuple(
             f"{caption.text} {metadata.text} this audio contains sound events: {events.text}."
             for caption, metadata, events in windows
         )
+
+    @property
+    def text(self) -> str:
+        """All three joined; for several windows, one line each."""
+        return "\n".join(self.texts)
 
 
 def describe(session: Session, groups: Iterable[Group], options: Options) -> Iterator[Description]:

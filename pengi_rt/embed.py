@@ -51,8 +51,15 @@ def embed_recordings(
     """Every recording's vectors in turn.
 
     Raises:
-        BackendError: the session is closed.
+        BackendError: the session is closed, now or meanwhile.
     """
+    with session.in_use():
+        return _embedded(session, groups, batch_size)
+
+
+def _embedded(
+    session: Session, groups: Iterable[Group], batch_size: int
+) -> Iterator[AudioEmbedding]:
     for group in groups:
         embedding, prefix = heard(session, group, batch_size)
         first = 0

@@ -19,6 +19,7 @@ from pengi_rt.session import Session
 Part = Literal["audio", "prompt", "text"]
 
 _TOKENS = 4096  # embeddings compared at once: 12 MB of GPT-2's
+_VECTORS = 512  # compared with them at once: 17 MB of cosines, however long a recording is
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,12 @@ def _parts(session: Session, question: Question) -> list[tuple[Part, int]]:
 
 def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour, ...]]:
     """Of each of ``vectors`` ``[n, n_embd]``; equally near tokens in the order of their ids."""
-    vectors = unit(vectors)
+    parts = (vectors[start : start + _VECTORS] for start in range(0, len(vectors), _VECTORS))
+    return [found for part in parts for found in _nearest(session, unit(part), k)]
+
+
+def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour, ...]]:
+    """As :func:`_neighbours`, of some vectors of length 1."""
     vocab = session.config.decoder.vocab_size
     cosines: F64 = np.empty((len(vectors), 0))
     tokens: I64 = np.empty((len(vectors), 0), np.int64)
@@ -130,10 +136,8 @@ def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour,
         tokens = np.concatenate([tokens, np.broadcast_to(ids, (len(vectors), len(ids)))], axis=1)
         best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         cosines, tokens = (np.take_along_axis(each, best, axis=1) for each in (cosines, tokens))
-    return [
-        tuple(
+    for row in zip(tokens.tolist(), cosines.tolist(), strict=True):
+        yield tuple(
             Neighbour(token, session.tokenizer.piece(token), cosine)
             for token, cosine in zip(*row, strict=True)
         )
-        for row in zip(tokens.tolist(), cosines.tolist(), strict=True)
-    ]

@@ -1,6 +1,6 @@
 """Prompts about recordings, answered: beam search or sampling behind each window's prefix."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypedDict
@@ -10,15 +10,14 @@ from pengi_rt.decoding.beam import answer, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
 from pengi_rt.decoding.sampling import sample
-from pengi_rt.errors import BackendError, PromptError, UsageError
+from pengi_rt.decoding.steps import Ended
+from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.options import Options
 from pengi_rt.reading import Group, waves
 from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.session import Session, prefixes
 from pengi_rt.tasks import task_prompt
 from pengi_rt.text import DecoderTokenizer
-
-Ended = Callable[[Sequence[int]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ def answers(session: Session, groups: Iterable[Group], asked: Request) -> Iterat
     """
     seconds = asked.seconds
     for group in groups:
-        with session.in_use():
+        with session.decoding():
             results = _answer_group(session, group, asked, seconds)
         seconds = 0.0  # the prompts count with the first group
         yield from results
@@ -176,31 +175,23 @@ def _answer_waves(
     """Add every window's answers to each question's; the seconds that the audio side took."""
     backend, decode = session.backend, asked.decode
     ended = stopping(session.tokenizer, asked.stops)
-    try:
-        if (
-            isinstance(backend, SearchingBackend)
-            and isinstance(decode, DecodeOptions)
-            and ended is None
-            and len(found) == 1
-        ):
-            found[0] += answer(backend, wave, asked.questions[0].rows, decode)
-            return 0.0
-        started = perf_counter()
-        audio = backend.encode_audio(wave).prefix
-        seconds = perf_counter() - started
-        for question, answered in zip(asked.questions, found, strict=True):
-            whole = prefixes(audio, question.rows)
-            if isinstance(decode, DecodeOptions):
-                answered.extend(search(backend, whole, decode, ended=ended))
-            else:
-                answered.extend(sample(backend, whole, decode, ended=ended))
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise BackendError(
-            f"{session.plan.path}: what its decoder gave cannot be searched: {error}; "
-            "export it again"
-        ) from None
+    if (
+        isinstance(backend, SearchingBackend)
+        and isinstance(decode, DecodeOptions)
+        and ended is None
+        and len(found) == 1
+    ):
+        found[0] += answer(backend, wave, asked.questions[0].rows, decode)
+        return 0.0
+    started = perf_counter()
+    audio = backend.encode_audio(wave).prefix
+    seconds = perf_counter() - started
+    for question, answered in zip(asked.questions, found, strict=True):
+        whole = prefixes(audio, question.rows)
+        if isinstance(decode, DecodeOptions):
+            answered.extend(search(backend, whole, decode, ended=ended))
+        else:
+            answered.extend(sample(backend, whole, decode, ended=ended))
     return seconds
 
 

@@ -26,7 +26,7 @@ Pattern = tuple[str, ...]
 
 _MAGIC = re.compile(r"[*?\[]")
 _ANY_DEPTH = "**"
-_ALL_BELOW = (_ANY_DEPTH, "*")
+_ALL_BELOW = ("*",)  # of a folder that fits the last part, all is taken
 
 
 def find_recordings(names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import BackendError
+from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan import Plan
 from pengi_rt.remembered import remembered
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
@@ -53,6 +53,24 @@ class Session:
             if self._closed:
                 raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
             yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """As :meth:`in_use`, for the decoder.
+
+        Raises:
+            BackendError: the session is closed, or the decoder gives NaN.
+        """
+        with self.in_use():
+            try:
+                yield
+            except UsageError:
+                raise
+            except ValueError as error:
+                raise BackendError(
+                    f"{self.plan.path}: what its decoder gave cannot be used: {error}; "
+                    "export it again"
+                ) from None
 
     def text(self, prompt: str, *, strict: bool = False) -> EncodedText:
         """A prompt encoded; remembered, as the same few are asked about many recordings.

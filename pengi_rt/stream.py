@@ -65,7 +65,7 @@ def _tokens(session: Session, prefix: F32, asked: Request) -> Iterator[Token]:
     ended = stopping(session.tokenizer, asked.stops)
     tokens = stream_tokens(session.backend, prefix, asked.decode, ended=ended)
     while True:
-        with session.in_use():
+        with session.decoding():
             token = next(tokens, None)
         if token is None:
             return

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from encoded import F32, encode, noise
 
-from pengi_rt import audio_file
+from pengi_rt import audio, audio_file
 from pengi_rt.audio import MAX_WINDOWS, AudioLike, LongAudio, Recording, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
@@ -230,6 +230,15 @@ def test_hop_that_never_ends() -> None:
     assert 0.95 * MAX_WINDOWS < len(load_windows(long, TINY, hop=named)) <= MAX_WINDOWS
 
 
+def test_only_a_hop_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "MAX_WINDOWS", 4)
+    source = (_ramp(5 * CLIP), RATE)
+    assert len(load_windows(source, TINY)) == 5
+    assert len(load_windows(source, TINY, long_audio="first")) == 1
+    with pytest.raises(AudioError, match=r" makes 5 windows of it, and 4 are the most"):
+        load_windows(source, TINY, hop=CLIP / RATE)
+
+
 def test_short_clip_is_repeated_and_cut() -> None:
     got = load_windows((_ramp(3), RATE), TINY).samples[0]
     assert got[:7].tolist() == [0, 1, 2, 0, 1, 2, 0]
@@ -251,7 +260,9 @@ def test_one_window_of_a_long_recording(policy: LongAudio, start: int | None) ->
 def test_random_window_follows_the_seed_and_reaches_both_ends() -> None:
     def start(seed: int) -> float:
         source = (_ramp(CLIP + 2), RATE)
-        return load_windows(source, TINY, long_audio="random", rng=random.Random(seed)).starts[0]
+        got = load_windows(source, TINY, long_audio="random", rng=random.Random(seed))
+        assert got.truncated
+        return got.starts[0]
 
     starts = [start(seed) for seed in range(40)]
     assert {round(begin * RATE) for begin in starts} == {0, 1, 2}

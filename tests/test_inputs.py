@@ -186,6 +186,19 @@ def test_pattern(pattern: str, want: list[str]) -> None:
     assert find_recordings([str(Path(pattern).absolute())]) == absolute
 
 
+def test_pattern_that_fits_a_folder_and_what_is_in_it() -> None:
+    _make("d/x/e.flac/y.wav", "d/x/e.flac/x/z.flac", "d/x/e.flac/x/deep/er/w.mp3", "d/y.wav")
+    below = ["d/x/e.flac/x/deep/er/w.mp3", "d/x/e.flac/x/z.flac", "d/x/e.flac/y.wav"]
+    assert find_recordings(["**/x/*.flac"]) == below
+    assert find_recordings(["*/x/e*"]) == below
+
+
+def test_folder_is_read_again_for_another_rest_of_the_pattern() -> None:
+    _make("b/y.wav", "a/z.wav")
+    Path("a/c.flac").symlink_to("../b")
+    assert find_recordings(["*/*.flac"]) == ["a/c.flac/y.wav"]
+
+
 def test_random_patterns_are_as_the_library_reads_them() -> None:
     draw = random.Random(0)
     for _ in range(60):

@@ -26,7 +26,7 @@ TASK: Final = "events"
 
 WRITES: Final = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings", "samples",
                  "top_k", "top_p")  # fmt: skip
-"""Options that shape an answer; a log-likelihood writes none."""
+"""Options that shape an answer, nothing by default; a log-likelihood writes none."""
 
 
 class ClassifyOptions(Options, total=False):
@@ -92,12 +92,17 @@ def classify(
     """
     _check(options)
     texts = check_labels(labels, options["template"])
-    default = task_prompt(TASK)
-    asked = request(session, prompts_of(prompt, options, default), options)
-    task = _Task(session, tuple(texts), asked, options)
-    if options["method"] == "text-matching":
+    matches = options["method"] == "text-matching"
+    # A log-likelihood has no answer that would need room behind the prefix.
+    asks = options if matches else ClassifyOptions(**{**options, "max_new_tokens": 1})
+    prompts = prompts_of(prompt, options, task_prompt(TASK))
+    if len(prompts) > 1:
+        raise UsageError(f"classify asks one prompt, got {len(prompts)}: call it once for each")
+    task = _Task(session, tuple(texts), request(session, prompts, asks), options)
+    if matches:
         return _matched(task, groups, Matcher(session, texts, strict=options["strict"]))
     scorer = Scorer(session, texts, continues=bool(options["text"]))
+    scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question.rows))
     return _scored(task, groups, scorer)
 
 
@@ -152,15 +157,17 @@ def _classification(task: _Task, recording: Any, scores: Scores) -> Classificati
         for start, end, row, chosen, text in rows
     )
     labels = _ranked(task, scores.labels.mean(axis=0))
-    found = {place for chosen in scores.chosen for place in chosen}
-    whole = [each.label for each in labels if each.label in _named(task, found)]
+    found = set(_named(task, (place for chosen in scores.chosen for place in chosen)))
+    whole = [each.label for each in labels if each.label in found]
+    if found and not task.options["multi_label"]:
+        whole = [labels[0].label]
     return Classification(
         audio=recording.name,
         prompt=task.question.prompt,
         method=task.options["method"],
         windows=windows,
         labels=labels,
-        chosen=tuple(whole if task.options["multi_label"] else whole[:1]),
+        chosen=tuple(whole),
         prompt_truncated=task.question.truncated,
         audio_truncated=recording.truncated,
     )
@@ -192,17 +199,11 @@ def _check(options: ClassifyOptions) -> None:
         return
     _check_known("normalize", options["normalize"] or "sum", get_args(Normalize))
     _check_known("calibrate", options["calibrate"] or "none", get_args(Calibrate))
-    if name := next((n for n in WRITES if given[n] != given_default(n)), None):
+    if name := next((n for n in WRITES if given[n] not in (None, (), [])), None):
         raise UsageError(f"{name} shapes an answer, and log-likelihoods are taken without one")
     plain = options["normalize"] in (None, "sum") and options["calibrate"] in (None, "none")
     if options["multi_label"] and not plain:
         raise UsageError("several labels are chosen by plain sums: leave normalize and calibrate")
-
-
-def given_default(name: str) -> object:
-    """What an option is where nobody gave it."""
-    defaults: Mapping[str, object] = CLASSIFY_DEFAULTS
-    return defaults[name]
 
 
 def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -16,14 +16,15 @@ def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
     """Every label, stripped, with the text that stands for it: its own, put into ``template``.
 
     Raises:
-        UsageError: there are no labels; one is empty or no string; two are the same or have the
-            same text; the template has no ``{label}``.
+        UsageError: there are no labels; one is empty; two are the same or have the same text; the
+            template has no ``{label}``.
+        PromptError: a label is no string.
     """
     if isinstance(labels, str):
         raise UsageError(f"labels must be a list of them, got one string: {labels[:40]!r}")
     if FIELD not in template:
         raise UsageError(f"the template must hold {FIELD}, got {template!r}")
-    pairs = labels.items() if isinstance(labels, Mapping) else zip(labels, labels, strict=True)
+    pairs = labels.items() if isinstance(labels, Mapping) else ((each, each) for each in labels)
     checked: dict[str, str] = {}
     by_text: dict[str, str] = {}
     for number, pair in enumerate(pairs, 1):

@@ -11,7 +11,7 @@ import numpy as np
 from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.classification.matching import SEPARATOR
 from pengi_rt.decoding.likelihood import Likelihoods, likelihoods
-from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.errors import UsageError
 from pengi_rt.session import Session
 
 Normalize = Literal["sum", "mean", "chars"]
@@ -38,6 +38,7 @@ class Scorer:
         self._session = session
         space = " " if continues else ""
         texts = list(labels.values())
+        self._names = tuple(labels)
         self._candidates = [session.tokenizer.encode(space + text) for text in texts]
         self._characters = np.array([len(text) for text in texts])
         known: dict[tuple[int, ...], str] = {}
@@ -49,12 +50,26 @@ class Scorer:
                 raise UsageError(f"labels {other!r} and {label!r} have the same tokens")
         self._inner = [session.tokenizer.encode(" " + text) for text in texts]
 
-    def scores(self, prefixes: Sequence[F32], normalize: Normalize) -> F64:
-        """``[n, labels]``, behind each prefix ``[P, n_embd]``.
+    def check_fits(self, rows: int) -> None:
+        """Check that every label fits behind a prefix of so many rows.
 
         Raises:
-            UsageError: prefix and label pass the decoder's positions.
-            BackendError: the decoder's output is no numbers.
+            UsageError: prefix, label and stop token pass the decoder's positions.
+        """
+        label, longest = max(zip(self._names, map(len, self._candidates), strict=True),
+                             key=lambda pair: pair[1])  # fmt: skip
+        positions = self._session.config.decoder.n_positions
+        if rows + longest + 1 > positions:
+            raise UsageError(
+                f"a prefix of {rows} rows and the {longest + 1} tokens of the label {label[:40]!r} "
+                f"pass the decoder's {positions} positions: shorten the text or the label"
+            )
+
+    def scores(self, prefixes: Sequence[F32], normalize: Normalize) -> F64:
+        """``[n, labels]``, behind each prefix ``[P, n_embd]`` (:meth:`check_fits`).
+
+        Raises:
+            BackendError: the session is closed, or the decoder's output is no numbers.
         """
         stop = self._session.config.stop_id
         found = self._likelihoods(prefixes, self._candidates, stop)
@@ -66,11 +81,12 @@ class Scorer:
         """Several labels: those of the list that the decoder writes, one likeliest after another.
 
         After a label come the stop token or a comma, whichever is likelier, and after the comma the
-        likeliest of the labels that are not there yet. A label's score is the sum of its
-        log-probabilities, followed by either, in the round where it is highest.
+        likeliest of the labels that are not there yet. A list ends, too, where not every label
+        would fit behind it any more. A label's score is the sum of its log-probabilities, followed
+        by either, in the round where it is highest of those in which it may be chosen.
 
         Raises:
-            UsageError, BackendError: as :meth:`scores`.
+            BackendError: as :meth:`scores`.
         """
         scores = np.full((len(prefixes), len(self._candidates)), -np.inf)
         chosen: list[list[int]] = [[] for _ in prefixes]
@@ -80,17 +96,24 @@ class Scorer:
         while going:
             over, more = self._round([written[clip] for clip in going], candidates)
             fits = np.logaddexp(over, more)
-            scores[going] = np.maximum(scores[going], fits)
             still = []
             for row, clip in enumerate(going):
                 fits[row, chosen[clip]] = -np.inf
                 best = int(fits[row].argmax())
                 chosen[clip].append(best)
-                if more[row, best] > over[row, best] and len(chosen[clip]) < len(candidates):
+                rows = len(written[clip]) + len(candidates[best]) + 1
+                goes_on = more[row, best] > over[row, best] and self._fits(rows)
+                if goes_on and len(chosen[clip]) < len(candidates):
                     written[clip] = self._written(written[clip], candidates[best])
                     still.append(clip)
+            scores[going] = np.maximum(scores[going], fits)
             going, candidates = still, self._inner
         return scores, chosen
+
+    def _fits(self, rows: int) -> bool:
+        """Whether any further label does behind so many rows, and its stop token or comma."""
+        longest = max(map(len, self._inner)) + 1
+        return rows + longest <= self._session.config.decoder.n_positions
 
     def _round(self, prefixes: Sequence[F32], labels: Sequence[Sequence[int]]) -> tuple[F64, F64]:
         """``[n, labels]`` each: of every label with the stop token behind it, and with a comma."""
@@ -111,14 +134,5 @@ class Scorer:
     def _likelihoods(
         self, prefixes: Sequence[F32], candidates: Sequence[Sequence[int]], end: int | None
     ) -> Likelihoods:
-        session = self._session
-        try:
-            with session.in_use():
-                return likelihoods(session.backend, prefixes, candidates, end=end)
-        except UsageError:
-            raise
-        except ValueError as error:
-            raise BackendError(
-                f"{session.plan.path}: what its decoder gave cannot be scored: {error}; "
-                "export it again"
-            ) from None
+        with self._session.decoding():
+            return likelihoods(self._session.backend, prefixes, candidates, end=end)

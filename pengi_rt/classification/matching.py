@@ -3,6 +3,7 @@
 Source: paper, figure 3; the text encoder is the model's own, and nearness is the cosine.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -13,18 +14,23 @@ from pengi_rt.embed import embed_texts, unit
 from pengi_rt.errors import UsageError
 from pengi_rt.session import Session
 
+logger = logging.getLogger(__name__)
+
 SEPARATOR: Final = ","
 """Between the sounds of an answer that names several, as in table 1's target of sound events."""
 
 
 class Matcher:
-    """Labels with their embeddings."""
+    """Labels with their embeddings.
+
+    Answers are cut where the text encoder's limit is; so are labels, with a warning.
+    """
 
     def __init__(self, session: Session, labels: Mapping[str, str], *, strict: bool) -> None:
         """Embed the texts of ``labels``.
 
         Raises:
-            UsageError: the plan has no text encoder.
+            UsageError: the plan has no text encoder, or one that reads two labels alike.
             PromptError: a label cannot be read, or is too long (``strict``).
         """
         if not session.joint_embeddings:
@@ -35,6 +41,14 @@ class Matcher:
         self._session = session
         found = embed_texts(session, list(labels.values()), strict=strict)
         self._labels: F32 = unit(np.stack([each.embedding for each in found]))
+        known: dict[bytes, str] = {}
+        for label, text in zip(labels, found, strict=True):
+            if text.truncated:
+                logger.warning("the label %.40r ... is longer than the text encoder reads", label)
+            tokens = session.prompt_tokenizer.encode(text.text).ids.tobytes()
+            other = known.setdefault(tokens, label)
+            if other != label:
+                raise UsageError(f"labels {other!r} and {label!r} are one to the text encoder")
 
     def scores(self, answers: Sequence[str]) -> F64:
         """``[n, labels]``: the cosine of every answer and every label; of no answer, 0."""

@@ -39,7 +39,8 @@ class Classification:
     """A recording's labels, window by window and for the whole.
 
     ``labels`` are best first by the mean of the windows' scores; ``chosen`` is the best of them or,
-    where several labels were allowed, every label that a window has.
+    where several labels were allowed, every label that a window has. It is empty where the model
+    answered nothing about any window (text matching).
     """
 
     audio: str

@@ -1,7 +1,9 @@
 """What verbs that hear recordings share: their options, and the engine that these ask for."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pengi_rt.builtin import builtin_plan
 from pengi_rt.cli.arguments import (
@@ -17,7 +19,24 @@ from pengi_rt.cli.output import STDIO, refuse_overwriting
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
 
+logger = logging.getLogger(__name__)
+
 Container = argparse._ActionsContainer  # noqa: SLF001 - parsers and their groups have no other name
+
+
+class Asked(Protocol):
+    """A result, which knows the prompt that it is about."""
+
+    @property
+    def prompt(self) -> str:
+        """What was asked."""
+
+    @property
+    def prompt_truncated(self) -> bool:
+        """Its end did not fit."""
+
+
+AnyAsked = TypeVar("AnyAsked", bound=Asked)
 
 OUTPUT_HELP = (
     "write results here (default, and -: stdout). They grow in FILE.part; when all are there it "
@@ -26,11 +45,11 @@ OUTPUT_HELP = (
 )
 
 
-def add_recordings(parser: Container) -> None:
-    """Add the recordings themselves."""
+def add_recordings(parser: Container, *, required: bool = True) -> None:
+    """Add the recordings themselves; a verb may also do without (``required``)."""
     parser.add_argument(
         "audio",
-        nargs="+",
+        nargs="+" if required else "*",
         metavar="AUDIO",
         help='WAV, FLAC, OGG or MP3 files, folders of them, quoted patterns ("s/**/*.wav"), '
         "@LIST files with a name a line; - is standard input",
@@ -50,17 +69,21 @@ def add_prompt(parser: Container, *, several: bool = False, default: str) -> Non
     group.add_argument("--task", metavar="NAME", help="a task's prompt instead: caption, qa, "
                        "events, scene, emotion, sentiment, music, note, metadata")  # fmt: skip
     group.add_argument("--question", metavar="TEXT", help="what the task qa asks")
-    group.add_argument("--text", default="", help="additional text, which the answer continues")
+    add_text(group)
     group.add_argument(
         "--strict", action="store_true", help="refuse a prompt over the encoder's limit"
     )
 
 
-def add_search(parser: Container) -> None:
-    """Add how answers are found."""
-    group = parser.add_argument_group(
-        "beam search (defaults: the plan's own, as released 5, 67, 1), or answers drawn at random"
-    )
+def add_text(parser: Container) -> None:
+    """Add what stands behind the prompt."""
+    parser.add_argument("--text", default="", help="additional text, which the answer continues")
+
+
+def add_search(parser: Container, *, drawn: bool = True) -> None:
+    """Add how answers are found; ``drawn``: the options of answers drawn at random as well."""
+    title = "beam search (defaults: the plan's own, as released 5, 67, 1)"
+    group = parser.add_argument_group(f"{title}, or answers drawn at random" if drawn else title)
     group.add_argument("--beam-size", type=int, metavar="N", help="hypotheses kept; 1 is greedy")
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer")
     group.add_argument("--temperature", type=float, metavar="T", help="divides the logits")
@@ -69,6 +92,11 @@ def add_search(parser: Container) -> None:
         "--stop-string", action="append", default=[], metavar="TEXT", dest="stop_strings",
         help="end answers where TEXT appears, and cut it off; again for several",
     )  # fmt: skip
+    if drawn:
+        _add_draw(group)
+
+
+def _add_draw(group: Container) -> None:
     group.add_argument("--samples", type=int, metavar="N", help="draw N answers (--seed)")
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     group.add_argument("--top-p", type=float, metavar="P",
@@ -122,7 +150,7 @@ def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What :func:`add_search` asks for, as the engine's options."""
     names = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings", "samples",
              "top_k", "top_p", "seed")  # fmt: skip
-    return {name: getattr(arguments, name) for name in names}
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
 def open_engine(arguments: argparse.Namespace) -> "Engine":
@@ -153,3 +181,18 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
     if arguments.output not in (None, STDIO):
         engine_file = builtin_plan() if arguments.engine is None else arguments.engine
         refuse_overwriting(arguments.output, [engine_file, *names])
+
+
+def warned(results: Iterable[AnyAsked], engine: "Engine") -> Iterator[AnyAsked]:
+    """The results; the first about each prompt that was cut is a warning."""
+    told = set()
+    for result in results:
+        if result.prompt_truncated and result.prompt not in told:
+            told.add(result.prompt)
+            logger.warning(
+                "the prompt is longer than the text encoder reads (%d tokens) and was cut as "
+                "released; --strict refuses instead: %.40r ...",
+                engine.config.text.max_length,
+                result.prompt,
+            )
+        yield result

@@ -88,7 +88,7 @@ def sweep(folder: Path, keep: str) -> None:
 
 
 def _delete_generation(path: Path) -> None:
-    for part in path.iterdir():
+    for part in list(path.iterdir()):
         if _PART.fullmatch(part.name):
             part.unlink()
     path.rmdir()

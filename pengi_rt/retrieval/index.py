@@ -195,7 +195,9 @@ def _check_files(generation: Path, manifest: Manifest, *, verify: bool | None) -
 
 def _matrix(path: Path, shape: tuple[int, int]) -> F32:
     """The float32 matrix of that shape in that file, in mapped memory."""
-    matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    matrix = np.lib.format.open_memmap(
+        path, mode="r"
+    )  # never a pickle or an archive, unlike np.load
     if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
         raise ValueError(
             f"{path.name} is {matrix.dtype} {list(matrix.shape)}, not float32 {list(shape)}"

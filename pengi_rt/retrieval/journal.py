@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class _Head:
 class Journal:
     """The open journal of one run; only the process that holds the lock has one."""
 
-    def __init__(self, path: Path, identity: Identity, file: BinaryIO) -> None:
+    def __init__(self, path: Path, identity: Identity, file: FileIO) -> None:
         self.path = path
         self.recordings: dict[str, Held] = {}  # what was appended last for each
         self._widths = tuple(identity.matrices.values())
@@ -72,7 +73,8 @@ class Journal:
             OSError: it cannot be read or written.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
+        # Unbuffered: what could not be written is not tried again later, behind what follows.
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
         try:
             journal = cls(path, identity, file)
             journal._resume(base, identity, rebuild=rebuild)
@@ -133,9 +135,10 @@ class Journal:
         """Append a record; returns where it starts. All of it or nothing remains."""
         start = self._file.seek(0, os.SEEK_END)
         body = struct.pack("<II", len(text), rows) + text + vectors
+        left = memoryview(struct.pack("<I", zlib.crc32(body)) + body)
         try:
-            self._file.write(struct.pack("<I", zlib.crc32(body)) + body)
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
         except OSError:
             self._file.truncate(start)
             raise

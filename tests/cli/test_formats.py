@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pengi_rt.cli.formats import COLUMNS, FORMATS, Writer
+from pengi_rt.cli.answers import ANSWER_COLUMNS, Lines, answer_rows
+from pengi_rt.cli.formats import FORMATS, Row, Writer
 from pengi_rt.cli.output import Output
 from pengi_rt.errors import InputError
 from pengi_rt.results import Beam, Result, Timings, Window
@@ -26,9 +27,22 @@ class Full(io.BytesIO):
 
 
 def result(text: str = AWKWARD) -> Result:
-    beam = Beam(text, (1, 2), -0.5)
+    beam = Beam(text, (1, 2), -0.5, (-0.25, -0.75))
     window = Window(0.0, 2.0, text, text, (1, 2), -0.5, (beam,))
     return Result("a\udcff.wav", "what?", (window,), False, False, Timings(0.0, 0.0, 0.0, 1))
+
+
+def writer(output: Output, form: str) -> Writer:
+    lines = Lines(recordings=True, prompts=False)
+    return Writer(output, form, columns=ANSWER_COLUMNS, line=lines)
+
+
+def rows_document(form: str, *rows: Row) -> str:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, "utf-8", newline="")
+    with writer(Output(stream, "it"), form) as opened:
+        opened.write(rows)
+    return raw.getvalue().decode()
 
 
 def document(
@@ -37,9 +51,9 @@ def document(
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding, errors="backslashreplace", newline="")
     expected: Any = pytest.raises(type(error)) if error else nullcontext()
-    with expected, Writer(Output(stream, "it"), form, several=True) as writer:
+    with expected, writer(Output(stream, "it"), form) as opened:
         for each in results:
-            writer.write(each)
+            opened.write(answer_rows(each, "each"))
         if error:
             raise error
     return raw.getvalue().decode(encoding)
@@ -72,7 +86,7 @@ def test_a_run_cut_short_leaves_a_whole_document(error: BaseException) -> None:
 def test_documents_without_rows() -> None:
     assert json.loads(document("json")) == []
     assert document("jsonl") == document("text") == ""
-    assert document("csv") == ",".join(COLUMNS) + "\n"
+    assert document("csv") == ",".join((*ANSWER_COLUMNS, "error")) + "\n"
 
 
 def test_a_full_disk_is_one_line_and_the_rest_is_swallowed() -> None:
@@ -80,9 +94,43 @@ def test_a_full_disk_is_one_line_and_the_rest_is_swallowed() -> None:
     output = Output(full, "it")
     with (
         pytest.raises(InputError, match=r"^cannot write it: No space left on device$"),
-        Writer(output, "json", several=False) as writer,
+        writer(output, "json") as opened,
     ):
-        writer.write(result())
+        opened.write(answer_rows(result(), "each"))
     assert output.write("swallowed") == 9
     output.flush()
     full.detach()
+
+
+def test_errors_are_rows_but_no_text() -> None:
+    rows: list[Row] = [
+        {"audio": "a.wav", "start": 0.0, "end": 2.0, "text": "a dog", "windows": 1},
+        {"audio": "b.wav", "error": "b.wav: is empty"},
+    ]
+    assert [json.loads(line) for line in rows_document("jsonl", *rows).splitlines()] == rows
+    assert json.loads(rows_document("json", *rows)) == rows
+    good, bad = csv.DictReader(io.StringIO(rows_document("csv", *rows)))
+    assert (good["text"], good["error"]) == ("a dog", "")
+    assert (bad["text"], bad["error"]) == ("", "b.wav: is empty")
+    assert rows_document("text", *rows) == "a.wav: a dog\n"
+    assert rows_document("vtt", *rows) == "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\na dog\n"
+
+
+def test_rows_over_time() -> None:
+    texts = ["rain", "rain", "a dog", "rain"]
+    windows = tuple(
+        Window(2.0 * i, 2.0 * i + 2, text, text, (1,), score, ())
+        for i, (text, score) in enumerate(zip(texts, (-1, -2, -0.5, -3), strict=True))
+    )
+    long = Result("a.wav", "what?", windows, True, False, Timings(0.0, 0.0, 0.0, 4))
+    merged = [(row["start"], row["end"], row["text"]) for row in answer_rows(long, "merged")]
+    assert merged == [(0, 4, "rain"), (4, 6, "a dog"), (6, 8, "rain")]
+    (pooled,) = answer_rows(long, "pooled")
+    assert pooled["prompt_truncated"]
+    assert {key: pooled[key] for key in ("text", "score", "votes", "windows", "start", "end")} == {
+        "text": "rain", "score": -2, "votes": 3, "windows": 4, "start": 0, "end": 8,
+    }  # fmt: skip
+    line = Lines(recordings=True, prompts=True)
+    assert line(pooled) == "a.wav what?: rain"
+    assert [line(row) for row in answer_rows(long, "each")][2] == "a.wav 4.0-6.0 s what?: a dog"
+    assert Lines(recordings=False, prompts=False)(pooled) == "rain"

@@ -88,9 +88,11 @@ def test_a_bad_recording_is_one_line_and_the_others_are_answered(
         capsys, "generate", "--engine", tiny_plan, noise, bad, noise, "--format", "jsonl"
     )
     assert code == 4
-    assert len(out.splitlines()) == 2
-    assert err.count("\n") == 1
-    assert str(bad) in err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["audio"] for row in rows] == [str(noise), str(bad), str(noise)]
+    assert rows[0] == rows[2]
+    assert rows[1] == {"audio": str(bad), "error": f"{bad}: there is no such file"}
+    assert err == f"pengi-rt: {rows[1]['error']}\n"
 
 
 def _html(path: Path) -> None:
@@ -204,7 +206,7 @@ def test_the_plans_own_prompt_is_named_when_it_is_cut(
     def load(*arguments: Any, **options: Any) -> Engine:
         engine = loaded(*arguments, **options)
         generation = replace(engine.config.generation, prompt="a noise " * 60)
-        engine.config = replace(engine.config, generation=generation)
+        engine.session.config = replace(engine.config, generation=generation)
         return engine
 
     loaded = engine_module.load
@@ -289,24 +291,39 @@ def test_the_engine_and_the_recordings_are_not_overwritten(
     assert (plan.read_bytes(), noise.read_bytes()) == before
 
 
-def test_a_folder_says_to_name_the_files(tiny_plan: Path, tmp_path: Path, capsys: Capture) -> None:
-    code, _, err = run(capsys, "generate", "--engine", tiny_plan, tmp_path)
-    assert code == 3
-    assert err == f"pengi-rt: {tmp_path}: this is a folder; name the audio files in it\n"
+def test_a_folder_stands_for_the_recordings_in_it(
+    tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    code, out, err = run(capsys, "generate", "--engine", tiny_plan, tmp_path, "--format", "csv")
+    assert (code, err) == (0, "")
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert row["audio"] == str(noise)
+
+
+def test_a_folder_without_recordings_is_refused(
+    tiny_plan: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    code, out, err = run(capsys, "generate", "--engine", tiny_plan, tmp_path)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"pengi-rt: {tmp_path}: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "jsonl", "text"])
-def test_no_readable_recording_is_a_document_without_rows(
+def test_no_readable_recording_is_a_document_of_errors(
     form: str, tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     missing = [tmp_path / "a.wav", tmp_path / "b.wav"]
     code, out, err = run(capsys, "generate", "--engine", tiny_plan, *missing, "--format", form)
     assert code == 3
     assert err.count("\n") == 2
-    if form == "json":
-        assert json.loads(out) == []
-    else:
-        assert len(out.splitlines()) == (form == "csv")
+    found = {
+        "text": list,
+        "json": lambda: [row["audio"] for row in json.loads(out)],
+        "jsonl": lambda: [json.loads(line)["audio"] for line in out.splitlines()],
+        "csv": lambda: [row["audio"] for row in csv.DictReader(io.StringIO(out))],
+    }[form]()
+    assert found == ([] if form == "text" else [str(path) for path in missing])
 
 
 def test_two_recordings_of_one_name_are_two_rows(

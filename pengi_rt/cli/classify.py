@@ -1,0 +1,208 @@
+"""``pengi-rt classify``: which of given labels fit recordings, by either of the paper's methods."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pengi_rt.cli.asking import (
+    OUTPUT_HELP,
+    add_engine,
+    add_prompt,
+    add_reading,
+    add_recordings,
+    add_search,
+    open_engine,
+    prompt_options,
+    protect_inputs,
+    search_options,
+    warned,
+)
+from pengi_rt.cli.formats import FORMATS, Writer
+from pengi_rt.cli.labelled import LABEL_COLUMNS, Labelled
+from pengi_rt.cli.output import is_folder, open_output
+from pengi_rt.cli.recordings import Recordings
+from pengi_rt.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from pengi_rt.audio import Recording
+    from pengi_rt.classification.results import Classification
+    from pengi_rt.engine import Engine
+
+PNG = ".png"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "classify",
+        help="choose among labels for recordings",
+        description="Choose among given labels for each recording. A recording longer than the "
+        "model's clip is classified window by window, and as a whole by the mean of its windows' "
+        "scores.",
+    )
+    add_recordings(parser)
+    _add_labels(parser)
+    add_prompt(parser, default='default: that of the task events, "this is a sound of"')
+    add_search(parser, drawn=False)
+    add_reading(parser)
+    add_engine(parser)
+    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG",
+        help="draw one recording's scores as bars, a long one's over time (needs the extra [plot])",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
+    parser.set_defaults(run=run)
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("labels")
+    group.add_argument(
+        "--labels", metavar="A,B,C", help="what to choose from; a label with a comma needs a file"
+    )
+    group.add_argument(
+        "--labels-file", type=Path, metavar="FILE",
+        help="UTF-8, one label a line; behind a tab the text that stands for it, if that differs",
+    )  # fmt: skip
+    group.add_argument(
+        "--method", choices=("text-matching", "log-likelihood"), default="text-matching",
+        help="the label nearest to the answer, by the cosine of their text embeddings, or the one "
+        "that the decoder would likeliest write (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--normalize", choices=("sum", "mean", "chars"),
+        help="log-likelihoods: a label's sum, or per token or character (default: sum)",
+    )  # fmt: skip
+    group.add_argument(
+        "--calibrate", choices=("none", "silence"),
+        help="log-likelihoods: take off what silence scores (default: none)",
+    )  # fmt: skip
+    group.add_argument("--multi-label", action="store_true", help="choose every label that fits")
+    group.add_argument("--template", default="{label}", metavar="TEXT",
+                       help="what stands for a label (default: %(default)s)")  # fmt: skip
+    group.add_argument("--top-k", type=int, dest="best", metavar="K",
+                       help="show the K best labels (default: all)")  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Classify every recording; a bad one is reported and passed over."""
+    from pengi_rt.inputs import find_recordings
+
+    labels = _labels(arguments)
+    if arguments.best is not None and arguments.best < 1:
+        raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
+    names = find_recordings(arguments.audio)
+    protect_inputs(arguments, names)
+    if arguments.plot is not None:
+        _check_plot(arguments.plot, names)
+    with open_engine(arguments) as engine:
+        return _classify(engine, labels, names, arguments)
+
+
+def _classify(
+    engine: "Engine", labels: "list[str] | dict[str, str]", names: list[str],
+    arguments: argparse.Namespace,
+) -> int:  # fmt: skip
+    recordings = Recordings(arguments, names, engine.config)
+    picture = _Picture(arguments.plot, engine.config.mel.sample_rate)
+    # Options, labels and prompts are refused here, before the output is opened.
+    results = engine.classifications(
+        picture.heard(recordings), labels, arguments.prompt, **_options(arguments)
+    )
+    rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
+    with (
+        open_output(arguments.output) as output,
+        Writer(output, arguments.format, columns=LABEL_COLUMNS, line=rows.line) as writer,
+    ):
+        code = recordings.write(writer, picture.seen(warned(results, engine)), rows)
+    picture.draw()
+    return code
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("method", "normalize", "calibrate", "multi_label", "template", "batch_size")
+    own = {name: getattr(arguments, name) for name in names}
+    return {**own, **prompt_options(arguments), **search_options(arguments)}
+
+
+def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":
+    if (arguments.labels is None) == (arguments.labels_file is None):
+        given = "neither" if arguments.labels is None else "both"
+        raise UsageError(f"give --labels or --labels-file, one of them; got {given}")
+    if arguments.labels is not None:
+        texts: str = arguments.labels
+        return texts.split(",")
+    from pengi_rt.classification.labels import read_labels
+
+    return read_labels(arguments.labels_file)
+
+
+def _check_plot(path: Path, names: list[str]) -> None:
+    """Refuse at once a picture that could not be drawn in the end.
+
+    Raises:
+        UsageError: it is about several recordings, or is called as no picture is.
+        InputError: there is no place for it.
+        BackendError: matplotlib is not installed.
+    """
+    from pengi_rt.plot import new_figure
+
+    if len(names) > 1:
+        raise UsageError(f"--plot draws one recording, got {len(names)}: run it once for each")
+    if path.suffix.lower() != PNG or is_folder(path):
+        raise UsageError(f"--plot {path}: name a file that ends in {PNG}")
+    if not is_folder(path.parent):
+        raise InputError(f"--plot {path}: there is no folder {path.parent}")
+    new_figure(1, 1)
+
+
+class _Picture:
+    """The picture of one recording: keeps what it needs of it while it is classified."""
+
+    def __init__(self, path: Path | None, rate: int) -> None:
+        self._path = path
+        self._rate = rate
+        self._recording: Recording | None = None
+        self._result: Classification | None = None
+
+    def heard(self, recordings: "Iterator[Recording] | Recordings") -> "Iterator[Recording]":
+        """The recordings; remembers one if it is to be drawn."""
+        for recording in recordings:
+            if self._path is not None:
+                self._recording = recording
+            yield recording
+
+    def seen(self, results: "Iterator[Classification]") -> "Iterator[Classification]":
+        """The results; remembers one."""
+        for result in results:
+            self._result = result
+            yield result
+
+    def draw(self) -> None:
+        """Draw it, if that was asked for and the recording could be read."""
+        if self._path is None or self._recording is None or self._result is None:
+            return
+        import numpy as np
+
+        from pengi_rt.plot_scores import Timeline, bar_picture, timeline_picture
+
+        result = self._result
+        matched = result.method == "text-matching"
+        axis = "cosine" if matched else "probability"
+        title = f"{result.audio}: {result.prompt}"
+        shown = [
+            {each.label: each.score if each.probability is None else each.probability
+             for each in scored.labels} for scored in (result, *result.windows)
+        ]  # fmt: skip
+        if len(result.windows) == 1:
+            bar_picture(list(shown[0].items()), self._path, title=title, axis=axis)
+            return
+        timeline = Timeline(
+            spans=[(window.start, window.end) for window in result.windows],
+            labels=list(shown[0]),
+            scores=np.array([[scores[label] for label in shown[0]] for scores in shown[1:]]),
+        )
+        timeline_picture(
+            self._recording.wave, self._rate, timeline, self._path, title=title, axis=axis
+        )

@@ -1,0 +1,103 @@
+"""``pengi-rt describe``: everything about recordings, as the released wrapper puts it together."""
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from pengi_rt.cli.answers import Lines
+from pengi_rt.cli.asking import (
+    OUTPUT_HELP,
+    add_engine,
+    add_reading,
+    add_recordings,
+    add_search,
+    add_text,
+    open_engine,
+    protect_inputs,
+    search_options,
+)
+from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.output import open_output
+from pengi_rt.cli.recordings import Recordings
+
+if TYPE_CHECKING:
+    from pengi_rt.describe import Description
+    from pengi_rt.engine import Engine
+
+COLUMNS: Final = (
+    "audio",
+    "text",
+    "caption",
+    "metadata",
+    "events",
+    "start",
+    "end",
+    "audio_truncated",
+)
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "describe",
+        help="caption, metadata and sound events of recordings, as one text",
+        description="Answer the released wrapper's three prompts about each recording and join the "
+        "answers: its caption, its metadata and its sound events. A recording longer than the "
+        "model's clip is described window by window.",
+    )
+    add_recordings(parser)
+    add_text(parser.add_argument_group("what is asked"))
+    add_search(parser)
+    add_reading(parser)
+    add_engine(parser)
+    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
+    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Describe every recording; a bad one is reported and passed over."""
+    from pengi_rt.inputs import find_recordings
+
+    names = find_recordings(arguments.audio)
+    protect_inputs(arguments, names)
+    with open_engine(arguments) as engine:
+        recordings = Recordings(arguments, names, engine.config)
+        # Options are refused here, before the output is opened.
+        results = _descriptions(engine, recordings, arguments)
+        lines = Lines(recordings=len(names) > 1, prompts=False)
+        with (
+            open_output(arguments.output) as output,
+            Writer(output, arguments.format, columns=COLUMNS, line=lines) as writer,
+        ):
+            return recordings.write(writer, results, _rows)
+
+
+def _descriptions(
+    engine: "Engine", recordings: Recordings, arguments: argparse.Namespace
+) -> "Iterator[Description]":
+    from pengi_rt.describe import describe
+    from pengi_rt.options import DEFAULTS, completed
+    from pengi_rt.reading import read_groups
+
+    given = {"text": arguments.text, "batch_size": arguments.batch_size}
+    options = completed({**given, **search_options(arguments)}, DEFAULTS, "describe")
+    return describe(engine.session, read_groups(recordings, engine.config, options), options)
+
+
+def _rows(description: "Description") -> Iterator[Row]:
+    """A row a window."""
+    answers = (description.caption, description.metadata, description.events)
+    windows = zip(*(answer.windows for answer in answers), strict=True)
+    for text, (caption, metadata, events) in zip(description.texts, windows, strict=True):
+        yield {
+            "audio": description.audio,
+            "text": text,
+            "caption": caption.text,
+            "metadata": metadata.text,
+            "events": events.text,
+            "start": caption.start,
+            "end": caption.end,
+            "windows": len(description.texts),
+            "audio_truncated": description.caption.audio_truncated,
+        }

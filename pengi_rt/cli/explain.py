@@ -1,0 +1,151 @@
+"""``pengi-rt explain``: what the decoder is told about recordings, as the nearest words it knows."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from pengi_rt.cli.answers import span
+from pengi_rt.cli.asking import (
+    OUTPUT_HELP,
+    add_engine,
+    add_prompt,
+    add_reading,
+    add_recordings,
+    open_engine,
+    prompt_options,
+    protect_inputs,
+    warned,
+)
+from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.output import open_output
+from pengi_rt.cli.recordings import Recordings
+
+if TYPE_CHECKING:
+    from pengi_rt.explain import Explanation
+
+COLUMNS: Final = (
+    "audio",
+    "start",
+    "end",
+    "part",
+    "position",
+    "rank",
+    "token",
+    "text",
+    "cosine",
+)
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "explain",
+        help="the words nearest to each vector of a recording's prefix",
+        description="Show what the decoder reads in front of its answer: for each vector that "
+        "stands for a recording, the prompt or the additional text, the nearest tokens of its "
+        "vocabulary, by cosine (paper, appendix B).",
+    )
+    add_recordings(parser)
+    add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
+    parser.add_argument(
+        "-k",
+        "--neighbours",
+        type=int,
+        default=5,
+        metavar="K",
+        help="tokens for each vector (default: %(default)s)",
+    )
+    add_reading(parser)
+    add_engine(parser)
+    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
+    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain every recording; a bad one is reported and passed over."""
+    from pengi_rt.inputs import find_recordings
+
+    names = find_recordings(arguments.audio)
+    protect_inputs(arguments, names)
+    rows = {"text": _Texts(headed=len(names) > 1), "csv": _flat}.get(arguments.format, _rows)
+    with open_engine(arguments) as engine:
+        recordings = Recordings(arguments, names, engine.config)
+        # Options and prompts are refused here, before the output is opened.
+        results = engine.explain(
+            recordings,
+            arguments.prompt,
+            k=arguments.neighbours,
+            batch_size=arguments.batch_size,
+            **prompt_options(arguments),
+        )
+        with (
+            open_output(arguments.output) as output,
+            Writer(output, arguments.format, columns=COLUMNS, line=lambda row: row["block"]) as out,
+        ):
+            return recordings.write(out, warned(results, engine), rows)
+
+
+def _rows(explanation: "Explanation") -> Iterator[Row]:
+    """A row a window."""
+    for window in explanation.windows:
+        yield {
+            "audio": explanation.audio,
+            "prompt": explanation.prompt,
+            "start": window.start,
+            "end": window.end,
+            "vectors": [
+                {
+                    "part": vector.part,
+                    "position": vector.position,
+                    "tokens": [
+                        {"token": near.token, "text": near.text, "cosine": near.cosine}
+                        for near in vector.neighbours
+                    ],
+                }
+                for vector in window.vectors
+            ],
+            "windows": len(explanation.windows),
+            "prompt_truncated": explanation.prompt_truncated,
+            "audio_truncated": explanation.audio_truncated,
+        }
+
+
+def _flat(explanation: "Explanation") -> Iterator[Row]:
+    """A row a token."""
+    for row in _rows(explanation):
+        for vector in row["vectors"]:
+            for rank, token in enumerate(vector["tokens"], 1):
+                yield {**row, **vector, "rank": rank, **token}
+
+
+class _Texts:
+    """A recording as one block of text; ``headed``: with its name above."""
+
+    def __init__(self, *, headed: bool) -> None:
+        self._headed = headed
+
+    def __call__(self, explanation: "Explanation") -> Iterator[Row]:
+        lines = [f"{explanation.audio}:"] if self._headed else []
+        for row in _rows(explanation):
+            lines += [f"{span(row)}:"] if row["windows"] > 1 else []
+            lines += _table(row["vectors"])
+        yield {"block": "\n".join(lines)}
+
+
+def _table(vectors: list[Row]) -> list[str]:
+    """A line a vector. Tokens are quoted, as many begin with a space, and columns are aligned."""
+    cells = [
+        [f"{vector['part']} {vector['position']}", *map(_token, vector["tokens"])]
+        for vector in vectors
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def _token(token: Row) -> str:
+    return f"{json.dumps(token['text'], ensure_ascii=False)} {token['cosine']:.2f}"

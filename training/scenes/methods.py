@@ -1,0 +1,166 @@
+"""Both ways to classify side by side, and retrieval: the built-in model on held-out scenes.
+
+``python -m pengi_rt.training.scenes.methods`` puts every closed task to a plan, by text matching
+and by log-likelihood, then searches 1 000 scenes for each of them, and prints two tables in per
+cent. Chance (the best constant answer) and silence (zeros instead of sound) stand beside them.
+``--against torch`` also compares the choices with another backend's.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from tqdm import tqdm
+
+from pengi_rt.backends.select import BackendName, open_backend
+from pengi_rt.builtin import builtin_plan
+from pengi_rt.classification.classify import ClassifyOptions
+from pengi_rt.engine import Engine
+from pengi_rt.errors import BackendError
+from pengi_rt.plan import Plan
+from pengi_rt.tasks import load_tasks
+from pengi_rt.training.command import exit_code
+from pengi_rt.training.scenes.closed import (
+    ClosedTask,
+    Scores,
+    chance,
+    choose,
+    differences,
+    note_tasks,
+    scene_tasks,
+    scores,
+)
+from pengi_rt.training.scenes.evaluate import table
+from pengi_rt.training.scenes.heard_once import HeardOnce
+from pengi_rt.training.scenes.held_out import SEED, Clip, held_out
+from pengi_rt.training.scenes.retrieve import Recall, retrieval
+
+MATCHING, LIKELIHOOD = "text matching", "log-likelihood"
+
+METHODS: Mapping[str, ClassifyOptions] = {
+    MATCHING: {"method": "text-matching"},
+    LIKELIHOOD: {"method": "log-likelihood"},
+}
+VARIANTS: Mapping[str, ClassifyOptions] = {
+    "… per token": {"method": "log-likelihood", "normalize": "mean"},
+    "… per character": {"method": "log-likelihood", "normalize": "chars"},
+    "… over silence": {"method": "log-likelihood", "calibrate": "silence"},
+}
+"""Of log-likelihood. Several labels are chosen by plain sums alone."""
+
+Asked = tuple[Sequence[Clip], Sequence[ClosedTask]]
+"""Clips, and what is asked about them."""
+
+
+def questions(count: int, seed: int = SEED) -> list[Asked]:
+    """``count`` scenes and ``count`` notes with all that can be chosen about them."""
+    tasks = load_tasks()
+    scenes, notes = (
+        list(held_out(count, notes=notes, tasks=tasks, seed=seed)) for notes in (False, True)
+    )
+    return [(scenes, scene_tasks(scenes)), (notes, note_tasks(notes))]
+
+
+def compare(engine: Engine, asked: Sequence[Asked]) -> dict[str, Scores]:
+    """A column of scores for each method, behind one of chance; the methods' silence comes last."""
+    names = ["chance", *METHODS, *VARIANTS, *(f"{name}, silence" for name in METHODS)]
+    columns: dict[str, Scores] = {name: {} for name in names}
+    for clips, tasks in asked:
+        for task in tqdm(tasks, unit="task", disable=None):
+            columns["chance"] |= chance(task)
+            for name, options in METHODS.items():
+                columns[name] |= scores(task, choose(engine, task, clips, options))
+                deaf = choose(engine, task, clips, options, silence=True)
+                columns[f"{name}, silence"] |= scores(task, deaf)
+            for name, options in ({} if task.multi_label else VARIANTS).items():
+                columns[name] |= scores(task, choose(engine, task, clips, options))
+    return columns
+
+
+def agree(one: Engine, other: Engine, asked: Sequence[Asked]) -> dict[str, tuple[int, int, float]]:
+    """By method: choices, how many of them differ, and the largest difference of a score."""
+    found: dict[str, tuple[int, int, float]] = {}
+    for name, options in METHODS.items():
+        apart = [
+            pair
+            for clips, tasks in asked
+            for task in tasks
+            for pair in differences(
+                choose(one, task, clips, options), choose(other, task, clips, options)
+            )
+        ]
+        labels, by = zip(*apart, strict=True)
+        found[name] = len(apart), sum(labels), float(np.max(by))
+    return found
+
+
+def recall_table(found: Mapping[str, Recall]) -> str:
+    """Recall in per cent as Markdown, a line for each row of ``found``."""
+    ks = next(iter(found.values()))
+    return table({k: {row: recall[k] for row, recall in found.items()} for k in ks})
+
+
+@contextmanager
+def opened(path: Path, backend: BackendName) -> Iterator[Engine]:
+    """An engine that hears every clip once."""
+    plan = Plan.open(path)
+    with Engine(plan, HeardOnce(open_backend(plan, backend=backend))) as engine:
+        yield engine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns its exit code, not 0 if backends that were compared differ."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pengi_rt.training.scenes.methods",
+        description="Score both ways to classify, and retrieval, on held-out scenes and notes.",
+    )
+    parser.add_argument("plan", type=Path, nargs="?", help="default: the built-in one")
+    parser.add_argument(
+        "--scenes", type=int, default=1000, help="scenes, and notes (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="of the set (%(default)s: held out)")
+    backends = get_args(BackendName)
+    parser.add_argument("--backend", choices=backends, default="auto")
+    parser.add_argument("--against", choices=backends, help="compare choices with this backend's")
+    parser.add_argument("--json", type=Path, help="write the scores here too")
+    options = parser.parse_args(argv)
+    return exit_code(lambda: _score(options))
+
+
+def _score(options: argparse.Namespace) -> None:
+    path = options.plan or builtin_plan()
+    asked = questions(options.scenes, options.seed)
+    with opened(path, options.backend) as engine:
+        if options.against:
+            with opened(path, options.against) as other:
+                _report_agreement(agree(engine, other, asked), engine, other)
+            return
+        columns = compare(engine, asked)
+        print(table(columns), end="\n\n")
+        found, distinct = retrieval(engine, asked[0][0], options.seed)
+    print(recall_table(found), end="\n\n")
+    shares = " and ".join(f"{share:.1%} of {kind}" for kind, share in distinct.items())
+    print(f"{shares} captions are distinct.")
+    if options.json:
+        facts = {"plan": path.name, "scenes": options.scenes, "seed": options.seed}
+        told = {**facts, "closed": columns, "retrieval": found, "distinct captions": distinct}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _report_agreement(
+    found: Mapping[str, tuple[int, int, float]], one: Engine, other: Engine
+) -> None:
+    names = f"{one.backend.name} and {other.backend.name}"
+    for method, (count, differ, apart) in found.items():
+        print(f"{method}: {count} choices of {names}: {differ} differ; scores by up to {apart:.1e}")
+    if any(differ for _, differ, _ in found.values()):
+        raise BackendError(f"{one.plan.path}: {names} do not agree")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
