@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack, cast, overload
 
@@ -23,9 +24,11 @@ from pengi_rt.options import DEFAULTS, READ_DEFAULTS, Options, ReadOptions, comp
 from pengi_rt.plan import Plan
 from pengi_rt.reading import is_batch, read_groups
 from pengi_rt.results import Result
+from pengi_rt.retrieval.index import Index
+from pengi_rt.retrieval.indexing import Indexed, index_folder
+from pengi_rt.retrieval.searching import By, Hit, Query, search_index
 from pengi_rt.session import Session
 from pengi_rt.stream import stream
-from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 
 Prompts = str | Sequence[str] | None
 Source = AudioLike | Recording
@@ -71,31 +74,11 @@ class Engine:
     def __init__(self, plan: Plan, backend: Backend) -> None:
         """Over an open plan and the backend that runs it; :func:`load` makes both."""
         self.session = Session(plan, backend)
-
-    @property
-    def plan(self) -> Plan:
-        """The open plan."""
-        return self.session.plan
-
-    @property
-    def backend(self) -> Backend:
-        """What runs it."""
-        return self.session.backend
-
-    @property
-    def config(self) -> ModelConfig:
-        """The plan's model."""
-        return self.session.config
-
-    @property
-    def prompt_tokenizer(self) -> PromptTokenizer:
-        """Prompts to ids."""
-        return self.session.prompt_tokenizer
-
-    @property
-    def tokenizer(self) -> DecoderTokenizer:
-        """Ids to answers."""
-        return self.session.tokenizer
+        self.plan = plan
+        self.backend = backend
+        self.config: ModelConfig = plan.config
+        self.prompt_tokenizer = self.session.prompt_tokenizer
+        self.tokenizer = self.session.tokenizer
 
     @overload  # a str is a path or a prompt, not a sequence of them
     def generate(  # type: ignore[overload-overlap]
@@ -288,6 +271,42 @@ class Engine:
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
         (question,) = request(self.session, prompts, chosen).questions
         return explain(self.session, groups, question, k=k, batch_size=chosen["batch_size"])
+
+    def index(
+        self,
+        folder: str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        *,
+        rebuild: bool = False,
+        **options: Unpack[Options],
+    ) -> Indexed:
+        """Caption a folder's recordings into the index at ``path``; only what is new is captioned.
+
+        Raises:
+            UsageError, InputError, AudioError: as :mod:`pengi_rt.retrieval.indexing`.
+        """
+        chosen = completed(options, DEFAULTS, "index")
+        return index_folder(self.session, Path(folder), Path(path), chosen, rebuild=rebuild)
+
+    def search(
+        self,
+        index: str | os.PathLike[str] | Index,
+        text: str | None = None,
+        *,
+        like: Source | None = None,
+        k: int = 10,
+        by: By | None = None,
+    ) -> list[Hit]:
+        """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
+
+        ``by`` says what is compared: "captions" (a text's default) or "audio" (a recording's).
+
+        Raises:
+            UsageError: not exactly one of text and ``like`` is given, or the index is another
+                plan's; and as :mod:`pengi_rt.retrieval.searching`.
+        """
+        opened = index if isinstance(index, Index) else Index.open(Path(index))
+        return search_index(self.session, opened, Query(text, like), k, by=by)
 
     def search_options(
         self, beam_size: int | None = None, max_new_tokens: int | None = None

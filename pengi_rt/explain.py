@@ -135,7 +135,8 @@ def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour
         cosines = np.concatenate([cosines, vectors.astype(np.float64) @ table.T], axis=1)
         tokens = np.concatenate([tokens, np.broadcast_to(ids, (len(vectors), len(ids)))], axis=1)
         best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-        cosines, tokens = (np.take_along_axis(each, best, axis=1) for each in (cosines, tokens))
+        cosines = np.take_along_axis(cosines, best, axis=1)
+        tokens = np.take_along_axis(tokens, best, axis=1)
     for row in zip(tokens.tolist(), cosines.tolist(), strict=True):
         yield tuple(
             Neighbour(token, session.tokenizer.piece(token), cosine)

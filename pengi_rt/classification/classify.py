@@ -121,7 +121,7 @@ def _matched(task: _Task, groups: Iterable[Group], matcher: Matcher) -> Iterator
 
 def _scored(task: _Task, groups: Iterable[Group], scorer: Scorer) -> Iterator[Classification]:
     normalize = task.options["normalize"] or "sum"
-    silent = 0.0
+    silent: F64 | float = 0.0
     if task.options["calibrate"] == "silence":
         silence = np.zeros((1, task.session.config.clip_samples), np.float32)
         silent = scorer.scores(_prefixes(task, silence), normalize)

@@ -1,7 +1,7 @@
 """``pengi-rt classify``: which of given labels fit recordings, by either of the paper's methods."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from pengi_rt.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from pengi_rt.audio import Recording
-    from pengi_rt.classification.results import Classification
+    from pengi_rt.classification.results import Classification, LabelScore
     from pengi_rt.engine import Engine
 
 PNG = ".png"
@@ -166,14 +166,14 @@ class _Picture:
         self._recording: Recording | None = None
         self._result: Classification | None = None
 
-    def heard(self, recordings: "Iterator[Recording] | Recordings") -> "Iterator[Recording]":
+    def heard(self, recordings: "Iterable[Recording]") -> "Iterator[Recording]":
         """The recordings; remembers one if it is to be drawn."""
         for recording in recordings:
             if self._path is not None:
                 self._recording = recording
             yield recording
 
-    def seen(self, results: "Iterator[Classification]") -> "Iterator[Classification]":
+    def seen(self, results: "Iterable[Classification]") -> "Iterator[Classification]":
         """The results; remembers one."""
         for result in results:
             self._result = result
@@ -188,21 +188,25 @@ class _Picture:
         from pengi_rt.plot_scores import Timeline, bar_picture, timeline_picture
 
         result = self._result
-        matched = result.method == "text-matching"
-        axis = "cosine" if matched else "probability"
+        axis = "cosine" if result.method == "text-matching" else "probability"
         title = f"{result.audio}: {result.prompt}"
-        shown = [
-            {each.label: each.score if each.probability is None else each.probability
-             for each in scored.labels} for scored in (result, *result.windows)
-        ]  # fmt: skip
+        whole = _scores(result.labels)
         if len(result.windows) == 1:
-            bar_picture(list(shown[0].items()), self._path, title=title, axis=axis)
+            bar_picture(list(whole.items()), self._path, title=title, axis=axis)
             return
+        windows = [_scores(window.labels) for window in result.windows]
         timeline = Timeline(
             spans=[(window.start, window.end) for window in result.windows],
-            labels=list(shown[0]),
-            scores=np.array([[scores[label] for label in shown[0]] for scores in shown[1:]]),
+            labels=list(whole),
+            scores=np.array([[scores[label] for label in whole] for scores in windows]),
         )
         timeline_picture(
             self._recording.wave, self._rate, timeline, self._path, title=title, axis=axis
         )
+
+
+def _scores(labels: "Sequence[LabelScore]") -> dict[str, float]:
+    """Probabilities where there are any."""
+    return {
+        each.label: each.score if each.probability is None else each.probability for each in labels
+    }

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -111,6 +112,7 @@ class _Found:
         self._apart = arguments.output.endswith(SAFETENSORS)
         self._kinds = KINDS if self._apart else (arguments.what or KINDS[0],)
         self._arrays: dict[str, list[F32]] = {}
+        self._rows: Counter[str] = Counter()
 
     def check_shapes(self, *, recordings: bool, texts: bool) -> None:
         """Refuse what makes no one array.
@@ -160,11 +162,13 @@ class _Found:
     def _keep(self, source: str, vectors: "dict[str, F32]") -> int:
         """The number of the first row, in its own array if there are several."""
         names = {kind: f"{source}.{kind}" if self._apart else kind for kind in self._kinds}
-        before = sum(map(len, self._arrays.get(names[self._kinds[0]], [])))
         for kind, name in names.items():
             # A copy: a view would keep all vectors that were made with these.
             self._arrays.setdefault(name, []).append(vectors[kind].copy())
-        return before
+        array = names[self._kinds[0]]
+        first = self._rows[array]
+        self._rows[array] += len(vectors["embedding"])
+        return first
 
 
 def _texts(arguments: argparse.Namespace) -> list[str]:

@@ -1,8 +1,8 @@
-"""``pengi-rt explain``: what the decoder is told about recordings, as the nearest words it knows."""
+"""``pengi-rt explain``: what the decoder is told about recordings, in words that it knows."""
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import span
@@ -69,7 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = find_recordings(arguments.audio)
     protect_inputs(arguments, names)
-    rows = {"text": _Texts(headed=len(names) > 1), "csv": _flat}.get(arguments.format, _rows)
+    ways: dict[str, Callable[[Explanation], Iterator[Row]]] = {
+        "text": _Texts(headed=len(names) > 1),
+        "csv": _flat,
+    }
     with open_engine(arguments) as engine:
         recordings = Recordings(arguments, names, engine.config)
         # Options and prompts are refused here, before the output is opened.
@@ -84,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             open_output(arguments.output) as output,
             Writer(output, arguments.format, columns=COLUMNS, line=lambda row: row["block"]) as out,
         ):
-            return recordings.write(out, warned(results, engine), rows)
+            return recordings.write(out, warned(results, engine), ways.get(arguments.format, _rows))
 
 
 def _rows(explanation: "Explanation") -> Iterator[Row]:

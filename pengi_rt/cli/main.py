@@ -11,7 +11,20 @@ from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.errors import INTERRUPTED, PengiError, UsageError
 
-VERBS = ("generate", "export", "pull", "inspect", "doctor", "warmup", "train", "data")
+VERBS = (
+    "generate",
+    "describe",
+    "classify",
+    "embed",
+    "explain",
+    "export",
+    "pull",
+    "inspect",
+    "doctor",
+    "warmup",
+    "train",
+    "data",
+)
 
 DESCRIPTION = "Answers audio and a text prompt with text (Pengi), on a CPU, from one engine file."
 EPILOG = """\

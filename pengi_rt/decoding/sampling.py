@@ -60,13 +60,12 @@ def drawn(options: SampleOptions) -> Choice:
 def _draw(logits: F32, state: BeamState, *, options: SampleOptions, uniforms: F64) -> BeamStep:
     """Continue every row by itself: the one with ``n`` tokens at its ``n``-th uniform number."""
     clips, rows, _ = logits.shape
-    sources = np.tile(np.arange(options.samples) % rows, (clips, 1))
-    scores = np.take_along_axis(state.scores, sources, axis=1)
-    finished = np.take_along_axis(state.finished, sources, axis=1)
-    lengths = np.take_along_axis(state.lengths, sources, axis=1)
-    tokens = np.full(sources.shape, options.pad_id, np.int64)
+    source = np.arange(options.samples) % rows
+    scores, finished = state.scores[:, source], state.finished[:, source]
+    lengths = state.lengths[:, source]
+    tokens = np.full(scores.shape, options.pad_id, np.int64)
     for clip, row in np.argwhere(~finished).tolist():
-        of_row = logits[clip, sources[clip, row]]
+        of_row = logits[clip, source[row]]
         if not np.isfinite(of_row.max()):
             raise ValueError(
                 f"logits with NaN or without a finite maximum: clip {clip}, sample {row}"
@@ -76,6 +75,7 @@ def _draw(logits: F32, state: BeamState, *, options: SampleOptions, uniforms: F6
         scores[clip, row] += log_prob
     lengths += ~finished
     over = finished | (tokens == options.stop_id)
+    sources = np.tile(source, (clips, 1))
     return BeamStep(sources, tokens, scores / lengths, BeamState(scores, lengths, over))
 
 

@@ -58,9 +58,13 @@ class Builder:
             self._old = None if base is None or rebuild else self._old_index()
             self._journal = Journal.open(self.path / PARTIAL, identity, base, rebuild=rebuild)
             stack.callback(self._journal.close)
+            self._known = self._parts_known()
             self._open = stack.pop_all()
+
+    def _parts_known(self) -> "dict[str, _Part]":
+        """Every recording that has rows; of one name, those in the journal are newer."""
         sources: list[_Source] = [*filter(None, [self._old]), self._journal]
-        self._known = {  # of one name, what is in the journal is newer
+        return {
             name: _Part(held.recording, source, held)
             for source in sources
             for name, held in source.recordings.items()

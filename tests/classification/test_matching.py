@@ -1,0 +1,72 @@
+"""Text matching against cosines of texts that were encoded one by one."""
+
+import logging
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pengi_rt.classification.matching import Matcher
+from pengi_rt.engine import Engine
+from pengi_rt.errors import PromptError, UsageError
+
+LABELS = {"dog": "a dog barks loudly", "rain": "the rain", "bell": "a bell rings twice in a room"}
+
+
+def vector(engine: Engine, text: str) -> NDArray[np.float64]:
+    """Of length 1, by itself."""
+    ids = engine.prompt_tokenizer.encode(text).ids[None]
+    embedding = engine.backend.encode_text(ids).embedding[0].astype(np.float64)
+    return embedding / np.sqrt((embedding**2).sum())
+
+
+def cosine(engine: Engine, one: str, other: str) -> float:
+    return float(vector(engine, one) @ vector(engine, other))
+
+
+def test_scores_are_cosines(engine: Engine) -> None:
+    """Tolerance: batches are padded, so that sums are added in another order."""
+    answers = ["a cat", "the rain", "a very long answer about a church organ near the sea", "x"]
+    found = Matcher(engine.session, LABELS, strict=False).scores(answers)
+    expected = [[cosine(engine, answer, text) for text in LABELS.values()] for answer in answers]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found[1, 1] == pytest.approx(1, abs=1e-5)
+    assert np.ptp(found) > 0.1
+
+
+def test_no_answer_is_near_to_nothing(engine: Engine) -> None:
+    matcher = Matcher(engine.session, LABELS, strict=False)
+    found = matcher.scores(["", "the rain", ""])
+    assert not found[[0, 2]].any()
+    np.testing.assert_allclose(found[1], matcher.scores(["the rain"])[0], atol=1e-5)
+    assert matcher.scores([]).shape == (0, 3)
+
+
+def test_an_answer_that_names_several(engine: Engine) -> None:
+    matcher = Matcher(engine.session, LABELS, strict=False)
+    parts = [["the rain", "a dog barks loudly"], [], ["a dog barks loudly"] * 2]
+    answers = ["the rain, a dog barks loudly", " ,, ", "a dog barks loudly ,a dog barks loudly,"]
+    scores, chosen = matcher.lists(answers)
+    assert chosen == [[1, 0], [], [0]]
+    for row, each in zip(scores, parts, strict=True):
+        cosines = [[cosine(engine, part, text) for text in LABELS.values()] for part in each]
+        expected = np.max(cosines, axis=0) if each else np.zeros(3)
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_labels_that_read_alike_are_refused(engine: Engine) -> None:
+    long = "a dog " * 60
+    with pytest.raises(UsageError, match="'one' and 'other' are one to the text encoder"):
+        Matcher(engine.session, {"one": long, "other": long + "barks"}, strict=False)
+
+
+def test_a_label_that_is_cut_is_said_or_refused(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = {"short": "a dog", "long": "a dog " * 60}
+    with caplog.at_level(logging.WARNING):
+        Matcher(engine.session, labels, strict=False)
+    (record,) = caplog.records
+    assert "the label 'long'" in record.getMessage()
+    with pytest.raises(PromptError, match="the text encoder reads 38"):
+        Matcher(engine.session, labels, strict=True)
