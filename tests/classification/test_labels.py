@@ -54,7 +54,9 @@ def test_refused(labels: Any, template: str, error: type[PengiError], message: s
 
 def test_a_file_of_labels(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
-    path.write_bytes("\ufeffdog\r\n\r\n# a comment\r\n rain, heavy \nchien\ta dog\nalso\t\n".encode())
+    path.write_bytes(
+        "\ufeffdog\r\n\r\n# a comment\r\n rain, heavy \nchien\ta dog\nalso\t\n".encode()
+    )
     assert read_labels(path) == {
         "dog": "dog",
         "rain, heavy": "rain, heavy",

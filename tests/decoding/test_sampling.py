@@ -194,6 +194,15 @@ def test_top_k_of_equal_tokens_takes_the_lower_ids(top_k: int) -> None:
     assert set(draw(logits, top_k=top_k, temperature=3.0)) == set([1, 2, 3, 0][:top_k])
 
 
+@pytest.mark.parametrize("restriction", [{"top_k": 320}, {"top_p": 0.3125}], ids=str)
+def test_many_equal_tokens(restriction: dict[str, Any]) -> None:
+    """Every fourth of 1024 is a little likelier: these, and the 64 lowest ids of the others."""
+    logits = (np.arange(1024) % 4 == 3).astype(np.float32) * 1e-6
+    found = {token for seed in range(80) for token in draw(logits, seed=seed, **restriction)}
+    ids = np.arange(1024)
+    assert found == {*ids[3::4], *ids[ids % 4 != 3][:64]}
+
+
 def test_top_p_is_of_what_top_k_left() -> None:
     """Of 0.4, 0.3, 0.2, 0.1, two tokens are 4/7 and 3/7: the first alone reaches 0.55."""
     logits = np.log([0.3, 0.4, 0.1, 0.2]).astype(np.float32)

@@ -115,19 +115,20 @@ def choose(
     for place, item in enumerate(task.items):
         by_prompt[item.prompt].append(place)
     found: dict[int, Classification] = {}
-    told: ClassifyOptions = {"template": task.template, "multi_label": task.multi_label, **options}
+    told: ClassifyOptions = {
+        "batch_size": BATCH,
+        "template": task.template,
+        "multi_label": task.multi_label,
+        **options,
+    }
     if options["method"] == "text-matching":
         told["stop_strings"] = task.ends
     for prompt, places in by_prompt.items():
         asked = (clips[task.items[place].clip].samples for place in places)
         heard = [np.zeros_like(next(asked))] if silence else asked
-        results = engine.classifications(
-            ((samples, SAMPLE_RATE) for samples in heard),
-            task.labels,
-            prompt,
-            **{"batch_size": BATCH, **told},
-        )
-        chosen = list(results) * (len(places) if silence else 1)
+        recordings = ((samples, SAMPLE_RATE) for samples in heard)
+        results = list(engine.classifications(recordings, task.labels, prompt, **told))
+        chosen = results * (len(places) if silence else 1)
         found.update(zip(places, chosen, strict=True))
     return [found[place] for place in range(len(task.items))]
 
@@ -183,7 +184,8 @@ def average_precision(truth: NDArray[np.bool_], table: F64) -> float:
     what is true: no order among them is a lucky one.
     """
     order = np.argsort(-table, kind="stable")
-    last = np.flatnonzero(np.diff(table[order], append=-np.inf))
+    ranked = table[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     right = np.cumsum(truth[order])[last]
     gained = np.diff(right, prepend=0) / truth.sum()
     return float(np.sum(right / (last + 1) * gained))

@@ -22,7 +22,7 @@ class HeardOnce:
 
     def encode_audio(self, wave: F32) -> Encoded:
         """``[B, clip_samples]`` to embedding and prefix; only what is new is encoded."""
-        keys = [blake2b(np.ascontiguousarray(row)).digest() for row in wave]
+        keys = [blake2b(row.tobytes()).digest() for row in wave]
         new = {key: place for place, key in enumerate(keys) if key not in self._heard}
         if new:
             found = self._backend.encode_audio(wave[list(new.values())])

@@ -21,7 +21,7 @@ from pengi_rt.backends.select import BackendName, open_backend
 from pengi_rt.builtin import builtin_plan
 from pengi_rt.classification.classify import ClassifyOptions
 from pengi_rt.engine import Engine
-from pengi_rt.errors import BackendError
+from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan import Plan
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training.command import exit_code
@@ -133,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(options: argparse.Namespace) -> None:
+    if options.scenes < 1:
+        raise UsageError(f"--scenes must be at least 1, got {options.scenes}")
     path = options.plan or builtin_plan()
     asked = questions(options.scenes, options.seed)
     with opened(path, options.backend) as engine:

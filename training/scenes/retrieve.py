@@ -1,7 +1,9 @@
 """Retrieval among made scenes: how often the scene that a query is about is among the first.
 
 Source: paper, section 5.4: clips are captioned, and captions and queries compared in the space of
-the text encoder. Beside it, what the joint space of the contrastive stage finds without words.
+the text encoder. Beside it, what audio embeddings find. They and texts shared a space in the
+contrastive stage; the demo's text encoder has learned on since (``training/recipes/demo``), so that
+between the two nothing is found any more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +33,8 @@ def retrieval(
 ) -> tuple[dict[str, Recall], dict[str, float]]:
     """Recall by what is searched with what, and the shares of captions that are distinct.
 
-    A query is a scene's true caption, or the same facts made to sound anew; what is right is that
-    one scene alone, though others may have the same caption.
+    A query is a scene's true caption, or the same facts made to sound anew; right is that one scene
+    alone, though others may have the same caption.
     """
     queries = [caption(clip.facts) for clip in clips]
     sounds = [clip.samples for clip in clips]

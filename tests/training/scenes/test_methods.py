@@ -43,9 +43,7 @@ SCENES = 12
 
 
 def items(*truths: str) -> tuple[Item, ...]:
-    return tuple(
-        Item(place, "?", frozenset(truth.split())) for place, truth in enumerate(truths)
-    )
+    return tuple(Item(place, "?", frozenset(truth.split())) for place, truth in enumerate(truths))
 
 
 def choice(*chosen: str, **by_label: float) -> Classification:
@@ -249,9 +247,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert set(told["retrieval"]["chance"]) == {"R@1", "R@5", "R@10"}
 
 
-def test_a_plan_that_is_none_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["none.plan", "--scenes", "1"], "none.plan"), (["--scenes", "0"], "--scenes must be")],
+)
+def test_what_cannot_be_is_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / "none.plan"), "--scenes", "1"]) != 0
+    assert main(arguments) != 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert "none.plan" in line
+    assert said in line
