@@ -276,8 +276,10 @@ class Engine:
         self,
         folder: str | os.PathLike[str],
         path: str | os.PathLike[str],
+        prompt: str | None = None,
         *,
         rebuild: bool = False,
+        approximate: bool = False,
         **options: Unpack[Options],
     ) -> Indexed:
         """Caption a folder's recordings into the index at ``path``; only what is new is captioned.
@@ -286,7 +288,8 @@ class Engine:
             UsageError, InputError, AudioError: as :mod:`pengi_rt.retrieval.indexing`.
         """
         chosen = completed(options, DEFAULTS, "index")
-        return index_folder(self.session, Path(folder), Path(path), chosen, rebuild=rebuild)
+        where, how = (Path(folder), Path(path)), {"rebuild": rebuild, "approximate": approximate}
+        return index_folder(self.session, *where, prompt, chosen, **how)
 
     def search(
         self,
@@ -296,6 +299,7 @@ class Engine:
         like: Source | None = None,
         k: int = 10,
         by: By | None = None,
+        approximate: bool = False,
     ) -> list[Hit]:
         """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
 
@@ -306,7 +310,8 @@ class Engine:
                 plan's; and as :mod:`pengi_rt.retrieval.searching`.
         """
         opened = index if isinstance(index, Index) else Index.open(Path(index))
-        return search_index(self.session, opened, Query(text, like), k, by=by)
+        query = Query(text, like)
+        return search_index(self.session, opened, query, k, by=by, approximate=approximate)
 
     def search_options(
         self, beam_size: int | None = None, max_new_tokens: int | None = None

@@ -23,8 +23,8 @@ def test_finished_answers_are_joined_as_released(engine: Engine) -> None:
         description = engine.describe(clip(seed), beam_size=2)
         answers = engine.generate(clip(seed), list(PROMPTS), beam_size=2)
         raw = [answer.raw_text for answer in answers]
-        assert [each.tokens for each in (description.caption, description.metadata,
-                                         description.events)] == [a.tokens for a in answers]  # fmt: skip
+        parts = (description.caption, description.metadata, description.events)
+        assert [part.tokens for part in parts] == [answer.tokens for answer in answers]
         if all(text == text.strip() + " " for text in raw):
             assert description.text == released_join(*raw)
             joined += 1

@@ -29,6 +29,7 @@ class CachedDecoder(nn.Module):
     finished: Tensor
     chosen: Tensor
     sources: Tensor
+    averages: Tensor
     only_pad: Tensor
 
     def __init__(self, decoder: GPT2, clips: int, prefix: int, options: DecodeOptions) -> None:
@@ -52,6 +53,7 @@ class CachedDecoder(nn.Module):
         self.register_buffer("finished", integers.new_zeros(self.shape, dtype=torch.bool))
         self.register_buffer("chosen", history)
         self.register_buffer("sources", history.clone())
+        self.register_buffer("averages", history.float())
         only_pad = torch.full((config.vocab_size,), -torch.inf, device=weight.device)
         only_pad[options.pad_id] = 0
         self.register_buffer("only_pad", only_pad)
@@ -109,6 +111,7 @@ class CachedDecoder(nn.Module):
         self.finished.copy_(over | (token == self.options.stop_id))
         self.chosen.index_copy_(0, self.position, token[None])
         self.sources.index_copy_(0, self.position, source[None])
+        self.averages.index_copy_(0, self.position, best[None])
         self.tokens.copy_(token.flatten())
         first = torch.arange(clips, device=source.device)[:, None] * wanted
         self.rows.copy_((source + first).flatten())
@@ -122,9 +125,9 @@ class CachedDecoder(nn.Module):
         tokens, sources, lengths = (
             buffer.cpu().numpy() for buffer in (self.chosen, self.sources, self.lengths)
         )
-        averages = (self.scores / self.lengths).cpu().double().numpy()
+        averages = self.averages.cpu().double().numpy()
         return [
-            hypotheses(tokens[:, clip], sources[:, clip], lengths[clip], averages[clip])
+            hypotheses(tokens[:, clip], sources[:, clip], lengths[clip], averages[:, clip])
             for clip in range(self.shape[0])
         ]
 

@@ -45,7 +45,7 @@ def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
         BackendError: faiss is missing.
         InputError: it cannot be written.
     """
-    faiss = _faiss()
+    faiss = load_faiss()
     vectors = _vectors(index, matrix)
     N, D = vectors.shape
     require(N > 0, f"{index.path}: is empty: there is nothing to search in")
@@ -62,6 +62,16 @@ def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
         with replacing(path) as file:
             file.write(faiss.serialize_index(found))
     return path
+
+
+def complete_approximate(index: Index) -> None:
+    """Write the inverted files that are missing or damaged. Raises as :func:`build_approximate`."""
+    matrices: list[Matrix] = ["captions"] if index.audio is None else ["captions", "audio"]
+    for matrix in matrices:
+        try:
+            _read(_file(index, matrix), _vectors(index, matrix).shape)
+        except (UsageError, InputError):
+            build_approximate(index, matrix)
 
 
 def nearest_approximate(
@@ -119,7 +129,7 @@ def _file(index: Index, matrix: Matrix) -> Path:
 
 def _read(path: Path, shape: tuple[int, ...]) -> Any:
     """The inverted file, in mapped memory."""
-    faiss = _faiss()
+    faiss = load_faiss()
     if not path.exists():
         raise UsageError(f"{path}: there is no such file: build it, or search exactly")
     try:
@@ -131,7 +141,8 @@ def _read(path: Path, shape: tuple[int, ...]) -> Any:
     return found
 
 
-def _faiss() -> Any:
+def load_faiss() -> Any:
+    """The faiss module. Raises BackendError if it is missing."""
     try:
         return import_module("faiss")
     except ModuleNotFoundError:

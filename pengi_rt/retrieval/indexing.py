@@ -5,29 +5,30 @@ is what the audio mapping network reads.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pengi_rt.audio import Recording, load_windows
 from pengi_rt.backends.protocol import F32
-from pengi_rt.config import ModelConfig
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
-from pengi_rt.embed import embed_texts, heard, unit
+from pengi_rt.embed import embed_texts, unit
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.generate import Request, before_stop, prompts_of, request, stopping
 from pengi_rt.inputs import find_recordings
 from pengi_rt.options import Options
-from pengi_rt.reading import Group, read_groups
+from pengi_rt.reading import Group, read_groups, waves
+from pengi_rt.retrieval.approximate import complete_approximate, load_faiss
 from pengi_rt.retrieval.builder import Builder
 from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.manifest import Identity
+from pengi_rt.retrieval.rows import Block, Row
 from pengi_rt.retrieval.rows import Recording as Entry
-from pengi_rt.retrieval.rows import Row
 from pengi_rt.retrieval.update import Found, Update
 from pengi_rt.session import Session, prefixes
 
@@ -37,94 +38,106 @@ class Indexed:
     """What an index was brought up to date with."""
 
     update: Update
-    failed: tuple[tuple[str, str], ...]
+    prompt: str
+    prompt_truncated: bool
+    """Its end did not fit."""
+    failed: tuple[tuple[str, str], ...] = ()
     """Recordings that could not be read, and why; they are tried again next time."""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Recordings that are new, changed, moved, deleted and kept, without those that failed."""
+        update, failed = self.update, {file for file, _ in self.failed}
+        return {
+            "new": sum(found.file not in failed for found in update.new),
+            "changed": sum(found.file not in failed for found in update.changed),
+            "moved": len(update.moved),
+            "deleted": len(update.deleted),
+            "kept": len(update.kept),
+        }
 
-@dataclass
-class _Progress:
-    """What is told while recordings are indexed."""
+    @property
+    def recordings(self) -> int:
+        """How many the index has now."""
+        return sum(count for name, count in self.counts.items() if name != "deleted")
 
-    on_plan: Callable[[Update], None]
-    on_done: Callable[[str], None]
-    on_error: Callable[[AudioError], None]
-    failed: list[tuple[str, str]] = field(default_factory=list)
 
-    def fail(self, file: str, error: AudioError) -> None:
-        self.failed.append((file, str(error)))
-        self.on_error(error)
+class Listener:
+    """Is told how the work goes on; this one does not care."""
+
+    def planned(self, planned: Indexed) -> None:
+        """What is going to be done, should nothing fail."""
+
+    def done(self, file: str) -> None:
+        """That recording is captioned."""
+
+    def failed(self, file: str, error: AudioError) -> None:
+        """That recording cannot be read."""
+
+
+_DEAF = Listener()
 
 
 def index_folder(
     session: Session,
     folder: Path,
     index: Path,
+    prompt: str | None,
     options: Options,
     *,
     rebuild: bool = False,
-    on_plan: Callable[[Update], None] = lambda _: None,
-    on_done: Callable[[str], None] = lambda _: None,
-    on_error: Callable[[AudioError], None] = lambda _: None,
+    approximate: bool = False,
+    listener: Listener = _DEAF,
 ) -> Indexed:
     """Make the index of ``folder``, or bring it up to date: only what is new is captioned.
 
-    A run that is interrupted is gone on with by the next.
+    A run that is interrupted is gone on with by the next. What it writes of a recording is the same
+    in every run, up to rounding: a batch of one is computed in another order than others.
 
     Args:
         session: the plan, which has a text encoder.
         folder: looked through at any depth for recordings.
         index: the index's own folder; made if it is not there.
-        options: what is asked, and how it is searched; every recording is read window by window.
+        prompt: what is asked; by default the plan's own.
+        options: how it is searched; every recording is read window by window.
         rebuild: use nothing of the index that is there.
-        on_plan: called with what is to be done.
-        on_done: called with the name of each recording that is.
-        on_error: called with why a recording cannot be read.
+        approximate: write what approximate search needs as well.
+        listener: is told how the work goes on.
 
     Raises:
-        UsageError: an option cannot be; the plan has no text encoder; the index is of another plan
-            or other options, or another process writes it.
-        InputError: the index is damaged, or cannot be written.
-        AudioError: the folder has no recordings.
+        UsageError: an option cannot be; the plan has no text encoder; the index is of another
+            plan, other options or another folder, or another process writes it.
+        PromptError: the prompt cannot be read, or does not fit (``strict``).
+        InputError: there is no such folder; the index is damaged, or cannot be written.
+        AudioError: the folder has no recordings (an index that is there stays as it was).
+        BackendError: ``approximate`` without faiss.
     """
-    asked = _request(session, options)
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder: name the one that holds the recordings")
-    files = _found(folder)
-    progress = _Progress(on_plan, on_done, on_error)
-    identity = _identity(session, asked, options)
+    if approximate:
+        load_faiss()
+    run = _Run(session, Path(folder), _request(session, prompt, options), options, listener)
+    files = run.files()
     if not rebuild:
-        _check_collection(index, folder)
-    with Builder(index, identity, collection=str(folder.resolve()), rebuild=rebuild) as builder:
-        update = builder.plan(files, lambda file: _digest_if_readable(folder / file))
-        progress.on_plan(update)
-        named = {str(folder / found.file): found for found in update.todo}
-        recordings = _readable(folder, update.todo, session.config, options, progress)
-        for group in read_groups(recordings, session.config, options):
-            for rows, captions, sounds in _blocks(session, group, asked, named, folder):
-                builder.add(rows, captions, sounds)
-                progress.on_done(rows[0].file)
+        _check_collection(index, run.folder)
+    identity = _identity(session, run.asked, options)
+    collection = str(run.folder.resolve())
+    with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
+        update = builder.plan(files, lambda file: _digest(run.folder / file))
+        (question,) = run.asked.questions
+        outcome = Indexed(update, question.prompt, question.truncated)
+        listener.planned(outcome)
+        for group in read_groups(run.recordings(update.todo), session.config, options):
+            for block in run.blocks(group):
+                builder.add(*block)
+                listener.done(block.rows[0].file)
         builder.commit(update)
-    return Indexed(update, tuple(progress.failed))
+    outcome = replace(outcome, failed=tuple(run.failed))
+    if approximate and outcome.recordings:
+        complete_approximate(Index.open(index))
+    return outcome
 
 
-def _check_collection(index: Path, folder: Path) -> None:
-    """Refuse to replace an index by another folder's; one that was moved is the same."""
-    if not Path(index).is_dir() or not any(Path(index).iterdir()):
-        return
-    try:
-        known = Path(Index.open(index).collection)
-    except InputError:  # not finished, or the builder says what is wrong
-        return
-    if known != folder.resolve() and known.is_dir():
-        raise UsageError(
-            f"{index}: is of {known}, and {folder} would take its place: name another index, or "
-            "give --rebuild"
-        )
-
-
-def _request(session: Session, options: Options) -> Request:
-    """What every recording is asked. Raises UsageError."""
+def _request(session: Session, prompt: str | None, options: Options) -> Request:
+    """What every recording is asked. Raises UsageError, PromptError."""
     if not session.joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so captions have no embedding to search in; "
@@ -134,12 +147,28 @@ def _request(session: Session, options: Options) -> Request:
         raise UsageError("an index holds what a search finds, not drawn answers: leave samples")
     if options["long_audio"] != "windows":
         raise UsageError("an index holds all of a recording: leave long_audio")
-    prompts = prompts_of(None, options, session.config.generation.prompt)
+    # What no recording could be read with is refused here, before anything is written.
+    click = np.ones(1, np.float32), session.config.mel.sample_rate
+    list(read_groups([click], session.config, options))
+    prompts = prompts_of(prompt, options, session.config.generation.prompt)
     return request(session, prompts, options)
 
 
+def _check_collection(index: Path, folder: Path) -> None:
+    """Refuse to replace an index by another folder's; one that was moved is the same."""
+    try:
+        known = Index.open(index, verify=False).collection
+    except InputError:  # not finished, or the builder says what is wrong
+        return
+    if known != str(folder.resolve()) and os.path.isdir(known):  # noqa: PTH112 - never raises
+        raise UsageError(
+            f"{index}: is the index of {known}, and {folder} would take its place: name another "
+            "index, or give --rebuild"
+        )
+
+
 def _identity(session: Session, asked: Request, options: Options) -> Identity:
-    decode = asked.decode
+    decode, config = asked.decode, session.config
     assert isinstance(decode, DecodeOptions)
     return Identity(
         plan=session.plan.fingerprint,
@@ -148,84 +177,98 @@ def _identity(session: Session, asked: Request, options: Options) -> Identity:
             "text": options["text"],
             "beam_size": decode.beam_size,
             "max_new_tokens": decode.max_new_tokens,
-            "temperature": decode.divisor,
+            "temperature": float(decode.divisor),
             "stop_id": decode.stop_id,
             "stop_strings": list(asked.stops),
-            "hop": session.config.clip_seconds if options["hop"] is None else options["hop"],
+            "hop": float(config.clip_seconds if options["hop"] is None else options["hop"]),
         },
-        dimension=session.config.d_proj,
-        audio_dimension=session.config.d_proj,
+        dimension=config.d_proj,
+        audio_dimension=config.d_proj,
     )
 
 
-def _found(folder: Path) -> list[Found]:
-    """The recordings of a folder, with names relative to it."""
-    found = []
-    for name in find_recordings([str(folder)]):
-        status = Path(name).stat()
-        file = Path(name).relative_to(folder).as_posix()
-        found.append(Found(file, status.st_size, status.st_mtime_ns))
-    return found
+@dataclass(frozen=True)
+class _Run:
+    """The recordings of a folder, and what is written about them."""
 
+    session: Session
+    folder: Path
+    asked: Request
+    options: Options
+    listener: Listener
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    _entries: dict[str, Entry] = field(default_factory=dict)  # read and not yet captioned
 
-def _readable(
-    folder: Path, files: Iterable[Found], config: ModelConfig, options: Options, progress: _Progress
-) -> Iterator[Recording]:
-    """The recordings that can be read."""
-    for found in files:
+    def files(self) -> list[Found]:
+        """All recordings, with names relative to the folder. Raises InputError, AudioError."""
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is no folder: name the one that holds the recordings")
+        # The slash makes a folder of whatever name no list (@...), and none standard input (-).
+        names = find_recordings([f"{self.folder}{os.sep}"])
+        return [self._found(Path(name)) for name in names]
+
+    def _found(self, path: Path) -> Found:
+        file = path.relative_to(self.folder).as_posix()
         try:
-            yield load_windows(folder / found.file, config, hop=options["hop"])
-        except AudioError as error:
-            progress.fail(found.file, error)
+            status = path.stat()
+        except OSError:  # a broken link: whoever reads it says so
+            return Found(file, 0, 0)
+        return Found(file, status.st_size, status.st_mtime_ns)
+
+    def recordings(self, files: Iterable[Found]) -> Iterator[Recording]:
+        """Those of the files that can be read."""
+        for found in files:
+            path = self.folder / found.file
+            # Before it is read: if it is replaced in between, the next run sees another content.
+            sha256 = _digest(path)
+            try:
+                recording = load_windows(path, self.session.config, hop=self.options["hop"])
+                if sha256 is None:
+                    raise AudioError(f"{path}: could not be read a moment ago: run it again")
+            except AudioError as error:
+                self.failed.append((found.file, str(error)))
+                self.listener.failed(found.file, error)
+                continue
+            self._entries[recording.name] = Entry(*found, sha256)
+            yield recording
+
+    def blocks(self, group: Group) -> list[Block]:
+        """Rows and vectors of every recording of a group."""
+        answers, sounds = self._hear(group)
+        decode, stops = self.session.tokenizer.decode, self.asked.stops
+        captions = [before_stop(decode(each.beams[0].tokens), stops).strip() for each in answers]
+        scores = [each.beams[0].score for each in answers]
+        vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
+        blocks = []
+        first = 0
+        for recording in (read.recording for read in group):
+            own = slice(first, first := first + len(recording))
+            entry = self._entries.pop(recording.name)
+            windows = zip(recording.starts, recording.ends, captions[own], scores[own], strict=True)
+            rows = [Row(entry, *window) for window in windows]
+            blocks.append(Block(rows, vectors[own], sounds[own]))
+        return blocks
+
+    def _hear(self, group: Group) -> tuple[list[Hypotheses], F32]:
+        """What is written of each window of a group, and the sounds' unit vectors ``[n, d]``."""
+        decode, (question,) = self.asked.decode, self.asked.questions
+        assert isinstance(decode, DecodeOptions)
+        ended = stopping(self.session.tokenizer, self.asked.stops)
+        answers: list[Hypotheses] = []
+        sounds = []
+        for wave in waves(group, self.asked.batch_size):
+            with self.session.decoding():
+                heard = self.session.backend.encode_audio(wave)
+                rows = prefixes(heard.prefix, question.rows)
+                answers += search(self.session.backend, rows, decode, ended=ended)
+            sounds.append(heard.embedding)
+        return answers, unit(np.concatenate(sounds))
 
 
-def _blocks(
-    session: Session, group: Group, asked: Request, named: Mapping[str, Found], folder: Path
-) -> Iterator[tuple[list[Row], F32, F32]]:
-    """Rows, captions and sounds of every recording of a group."""
-    sounds, audio = heard(session, group, asked.batch_size)
-    answers = _answers(session, audio, asked)
-    captions = [before_stop(session.tokenizer.decode(each.beams[0].tokens), asked.stops).strip()
-                for each in answers]  # fmt: skip
-    vectors = unit(np.stack([each.embedding for each in embed_texts(session, captions)]))
-    first = 0
-    for recording in (read.recording for read in group):
-        own = slice(first, first := first + len(recording))
-        file = named[recording.name]
-        entry = Entry(*file, _digest(folder / file.file))
-        spans = zip(recording.starts, recording.ends, captions[own], answers[own], strict=True)
-        rows = [Row(entry, start, end, caption, each.beams[0].score)
-                for start, end, caption, each in spans]  # fmt: skip
-        yield rows, vectors[own], unit(sounds[own])
-
-
-def _answers(session: Session, audio: F32, asked: Request) -> list[Hypotheses]:
-    """What is written behind each window's audio rows ``[n, a, n_embd]``."""
-    assert isinstance(asked.decode, DecodeOptions)
-    found: list[Hypotheses] = []
-    ended = stopping(session.tokenizer, asked.stops)
-    for start in range(0, len(audio), asked.batch_size):
-        rows = prefixes(audio[start : start + asked.batch_size], asked.questions[0].rows)
-        with session.decoding():
-            found += search(session.backend, rows, asked.decode, ended=ended)
-    return found
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file's content.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file's content; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _digest_if_readable(path: Path) -> str | None:
-    try:
-        return _digest(path)
-    except InputError:
+    except OSError:
         return None

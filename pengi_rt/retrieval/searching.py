@@ -1,26 +1,37 @@
 """Queries to an index: a text, or a recording as an example, to the recordings nearest to it."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from pengi_rt.audio import AudioLike, Recording
-from pengi_rt.backends.protocol import F32
-from pengi_rt.embed import embed_recordings, embed_texts, unit
-from pengi_rt.errors import UsageError
-from pengi_rt.generate import answers, request
+from pengi_rt.backends.protocol import F32, I64
+from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.embed import embed_recordings, embed_texts
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.generate import Request, answers, request
 from pengi_rt.options import DEFAULTS, Options
 from pengi_rt.reading import read_groups
+from pengi_rt.retrieval.approximate import nearest_approximate
 from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.nearest import nearest
 from pengi_rt.session import Session
+
+logger = logging.getLogger(__name__)
 
 By = Literal["captions", "audio"]
 """What of the index a query is compared with: the captions (paper, section 5.4), or the sounds
 themselves. Text is near to sound only where a model was trained so (CLAP, the demo model).
 """
+
+_SETTINGS = {
+    "prompt": str, "text": str, "beam_size": int, "max_new_tokens": int, "temperature": float,
+    "stop_id": int, "stop_strings": list, "hop": float,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +43,31 @@ class Hit:
     end: float  # seconds
     caption: str
     score: float  # cosine
+    path: Path  # where it was when it was indexed
+    row: int  # of the index
 
 
 class Query(NamedTuple):
     """What to look for: exactly one of the two."""
 
-    text: str | None
-    like: AudioLike | Recording | None
+    text: str | None = None
+    like: AudioLike | Recording | None = None
 
 
 def search_index(
-    session: Session, index: Index, query: Query, k: int, *, by: By | None = None
+    session: Session,
+    index: Index,
+    query: Query,
+    k: int,
+    *,
+    by: By | None = None,
+    approximate: bool = False,
+    batch_size: int = DEFAULTS["batch_size"],
 ) -> list[Hit]:
     """The ``k`` recordings nearest to a query, best first; fewer if the index has no more.
 
-    A recording is as near as its nearest window, to the nearest window of an example.
+    A recording is as near as its nearest window, to the nearest window of an example. An example
+    is read, and for its captions asked, as the index's recordings were.
 
     Args:
         session: the plan that the index was made by.
@@ -54,39 +75,31 @@ def search_index(
         query: a text, or a recording as an example.
         k: how many.
         by: what is compared; by default captions with a text, sounds with an example.
+        approximate: find candidates with faiss; a recording may be missed.
+        batch_size: windows of an example heard together.
 
     Raises:
-        UsageError: the query is not one of the two; the index is another plan's; ``k`` is below 1;
-            ``by`` is unknown.
+        UsageError: the query is not one of the two; the index is another plan's, or lacks what
+            ``approximate`` needs; ``k`` is below 1; ``by`` is unknown.
         PromptError, AudioError: the query cannot be read.
         InputError: the index is damaged.
+        BackendError: ``approximate`` without faiss.
     """
     if (query.text is None) == (query.like is None):
         raise UsageError("search for a text or for an example recording, one of them")
     by = by or ("audio" if query.text is None else "captions")
     matrix = _matrix(session, index, by)
     if query.text is not None:
-        vectors = _embedded(session, [query.text])
+        vectors = _described(session, query.text)
     else:
-        vectors = _example(session, index, query.like, by)
-    return _hits(index, matrix, vectors, k)
+        vectors = _example(session, index, query.like, by, batch_size)
 
+    def find(rows: int) -> tuple[F32, I64]:
+        if approximate:
+            return nearest_approximate(index, vectors, rows, matrix=by)
+        return nearest(matrix, vectors, rows)
 
-def _example(session: Session, index: Index, like: Any, by: By) -> F32:
-    """``[windows, d_proj]``: of an example's sound, or of what is written of it."""
-    hop = float(index.settings["hop"])
-    options = Options(**{**DEFAULTS, "hop": hop, "text": str(index.settings["text"])})
-    groups = read_groups([like], session.config, options)
-    if by == "audio":
-        (heard,) = embed_recordings(session, groups, options["batch_size"])
-        return heard.embedding
-    asked = request(session, [str(index.settings["prompt"])], options)
-    (written,) = answers(session, groups, asked)
-    return _embedded(session, [window.text for window in written.windows])
-
-
-def _embedded(session: Session, texts: list[str]) -> F32:
-    return np.stack([each.embedding for each in embed_texts(session, texts)])
+    return _hits(index, find, k)
 
 
 def _matrix(session: Session, index: Index, by: By) -> F32:
@@ -104,22 +117,75 @@ def _matrix(session: Session, index: Index, by: By) -> F32:
     return matrix
 
 
-def _hits(index: Index, matrix: F32, queries: F32, k: int) -> list[Hit]:
-    """The best ``k`` recordings over all queries, each by its nearest window."""
-    wanted = k
+def _described(session: Session, text: str) -> F32:
+    """``[1, d_proj]``: of a text; a warning is logged if its end did not fit."""
+    (embedded,) = embed_texts(session, [text])
+    if embedded.truncated:
+        logger.warning(
+            "the query is longer than the text encoder reads (%d tokens) and was cut: %.40r ...",
+            session.config.text.max_length,
+            text,
+        )
+    return embedded.embedding[None]
+
+
+def _example(session: Session, index: Index, like: Any, by: By, batch_size: int) -> F32:
+    """``[windows, d_proj]``: of an example's sound, or of what is written of it."""
+    settings = index.settings
+    if any(type(settings.get(name)) is not kind for name, kind in _SETTINGS.items()):
+        raise InputError(
+            f"{index.path}: its settings are not those of this version: index the collection "
+            "again with --rebuild"
+        )
+    names = ("text", "beam_size", "max_new_tokens", "temperature", "stop_strings", "hop")
+    same = {name: settings[name] for name in names}
+    options = Options(**{**DEFAULTS, **same, "batch_size": batch_size})  # type: ignore[typeddict-item]
+    groups = read_groups([like], session.config, options)
+    if by == "audio":
+        (heard,) = embed_recordings(session, groups, batch_size)
+        return heard.embedding
+    (written,) = answers(session, groups, _asked(session, settings, options))
+    captions = embed_texts(session, [window.text for window in written.windows])
+    return np.stack([each.embedding for each in captions])
+
+
+def _asked(session: Session, settings: Any, options: Options) -> Request:
+    """What the index's recordings were asked."""
+    asked = request(session, [settings["prompt"]], options)
+    assert isinstance(asked.decode, DecodeOptions)
+    return replace(asked, decode=replace(asked.decode, stop_id=settings["stop_id"]))
+
+
+def _hits(index: Index, find: Callable[[int], tuple[F32, I64]], k: int) -> list[Hit]:
+    """The best ``k`` recordings over all queries, each by its nearest window.
+
+    ``find`` gives the best rows for every query, and their scores: [Q, rows].
+    """
+    rows = k
     while True:
-        scores, numbers = nearest(matrix, unit(queries), wanted)
-        best: dict[str, Hit] = {}
-        order = np.lexsort((numbers.ravel(), -scores.ravel()))
-        for place in order.tolist():
-            row = index.rows[int(numbers.ravel()[place])]
-            score = float(scores.ravel()[place])
-            best.setdefault(row.file, Hit(row.file, row.start, row.end, row.caption, score))
-        if len(best) >= k or wanted >= len(matrix):
-            return list(best.values())[:k]
-        wanted *= 4  # long recordings take several places
+        scores, numbers = find(rows)
+        hits = _recordings(index, scores, numbers, k)
+        exhausted = rows >= len(index.rows) or bool((numbers[:, -1] < 0).all())
+        if len(hits) >= k or exhausted:
+            return hits
+        rows *= 4  # long recordings take several places
 
 
-def recording_path(index: Index, hit: Hit) -> Path:
-    """Where the recording of a hit was when it was indexed."""
-    return Path(index.collection) / hit.file
+def _recordings(index: Index, scores: F32, numbers: I64, k: int) -> list[Hit]:
+    """Up to ``k`` recordings, as far down as no row that was not found can belong among them.
+
+    That is to the first of the places at which the queries' lists end.
+    """
+    if not scores.size:
+        return []
+    end = min(zip(-scores[:, -1], numbers[:, -1], strict=True))
+    best: dict[str, Hit] = {}
+    for place in np.lexsort((numbers.ravel(), -scores.ravel())).tolist():
+        number, score = int(numbers.flat[place]), float(scores.flat[place])
+        if number < 0 or (-score, number) > end or len(best) == k:
+            break
+        row = index.rows[number]
+        path = Path(index.collection, row.file)
+        hit = Hit(row.file, row.start, row.end, row.caption, score, path, number)
+        best.setdefault(row.file, hit)
+    return list(best.values())

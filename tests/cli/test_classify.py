@@ -180,7 +180,7 @@ BAD = {
     "best": (["--labels", "a", "--top-k", "0"], 2, "--top-k must be at least 1, got 0"),
     "picture": (["--labels", "a", "--plot", "{folder}/x.jpg"], 2, "ends in .png"),
     "folder": (["--labels", "a", "--plot", "{folder}/no/x.png"], 3, "there is no folder"),
-    "pictures": (["{noise}", "--labels", "a", "--plot", "{folder}/x.png"], 2,
+    "pictures": (["--labels", "a", "--plot", "{folder}/x.png", "{noise}"], 2,
                  "--plot draws one recording, got 2"),
 }  # fmt: skip
 
@@ -197,7 +197,7 @@ def test_refused_in_one_line(
     places = {"{folder}": str(tmp_path), "{noise}": str(noise)}
     for place, path in places.items():
         options = [option.replace(place, path) for option in options]
-    command: list[Argument] = ["classify", "--engine", tiny_plan, noise, "-o", output, *options]
+    command: list[Argument] = ["classify", "--engine", tiny_plan, "-o", output, *options, noise]
     assert_refused(capsys, command, code, message)
     assert output.read_text() == "old"
     assert not list(tmp_path.glob("*.png"))

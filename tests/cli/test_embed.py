@@ -104,9 +104,7 @@ def test_nothing_but_bad_recordings(tiny_plan: Path, tmp_path: Path, capsys: Cap
     assert np.load(output).shape == (1, 48)
 
 
-def test_prefixes_of_two_lengths(
-    noise: Path, tmp_path: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_prefixes_of_two_lengths(noise: Path, tmp_path: Path, capsys: Capture) -> None:
     """The built-in demo model's audio prefix has 8 vectors, its text prefix 4."""
     command: list[Argument] = ["embed", noise, "--texts", "a dog", "-o"]
     refused = [*command, tmp_path / "out.npy", "--what", "prefix"]
