@@ -288,8 +288,9 @@ class Engine:
             UsageError, InputError, AudioError: as :mod:`pengi_rt.retrieval.indexing`.
         """
         chosen = completed(options, DEFAULTS, "index")
-        where, how = (Path(folder), Path(path)), {"rebuild": rebuild, "approximate": approximate}
-        return index_folder(self.session, *where, prompt, chosen, **how)
+        return index_folder(
+            self.session, folder, path, prompt, chosen, rebuild=rebuild, approximate=approximate
+        )
 
     def search(
         self,

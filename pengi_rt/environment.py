@@ -31,8 +31,9 @@ EXTRAS = {
     "onnx": "1.21",
     "triton": "3.6",
     "tensorrt": "10.0",
+    "faiss-cpu": "1.9",
 }
-"""What exporting and other backends need."""
+"""What exporting, other backends and approximate search need."""
 
 CPU_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",

@@ -1,10 +1,10 @@
 """An open plan on a backend, and what every task needs of the two."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pengi_rt.remembered import remembered
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 
 REMEMBERED_PROMPTS = 256
+REMEMBERED = 8
+
+Made = TypeVar("Made")
 
 
 class EncodedText(NamedTuple):
@@ -39,6 +42,7 @@ class Session:
         self.prompt_tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
         self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
+        self._made: OrderedDict[Hashable, object] = OrderedDict()
         self._lock = RLock()
         self._closed = False
 
@@ -88,6 +92,15 @@ class Session:
 
             return remembered(self._texts, prompt, encoded, REMEMBERED_PROMPTS)
 
+    def remember(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What ``make`` gives; of the few keys that were asked for last, what it gave before.
+
+        Raises:
+            BackendError: the session is closed; and what ``make`` raises.
+        """
+        with self.in_use():
+            return cast("Made", remembered(self._made, key, lambda _: make(), REMEMBERED))
+
     def rows_behind_audio(self, prompt: EncodedText, text: str) -> F32:
         """``[n, n_embd]``: the prompt's prefix, and behind it additional text's tokens, if any.
 
@@ -109,6 +122,7 @@ class Session:
         with self._lock:
             self._closed = True
             self._texts.clear()
+            self._made.clear()
             self.backend.close()
             self.plan.close()
 

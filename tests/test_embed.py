@@ -104,7 +104,7 @@ def test_unit() -> None:
     vectors = np.array([[3, 4], [0, 0], [-1e-20, 0]], np.float64)
     found = unit(vectors)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0], [-1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(found, np.array([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]]), rtol=1e-6)
 
 
 def test_threads_get_their_own(engine: Engine) -> None:

@@ -16,6 +16,8 @@ from pengi_rt.session import Session
 
 logger = logging.getLogger(__name__)
 
+DIGITS: Final = 6
+
 SEPARATOR: Final = ","
 """Between the sounds of an answer that names several, as in table 1's target of sound events."""
 
@@ -39,25 +41,28 @@ class Matcher:
                 "log-likelihood instead (--method log-likelihood)"
             )
         self._session = session
-        found = embed_texts(session, list(labels.values()), strict=strict)
-        self._labels: F32 = unit(np.stack([each.embedding for each in found]))
         known: dict[bytes, str] = {}
-        for label, text in zip(labels, found, strict=True):
-            if text.truncated:
+        for label, text in labels.items():
+            tokens = session.prompt_tokenizer.encode(text, strict=strict)
+            if tokens.truncated:
                 logger.warning("the label %.40r ... is longer than the text encoder reads", label)
-            tokens = session.prompt_tokenizer.encode(text.text).ids.tobytes()
-            other = known.setdefault(tokens, label)
+            other = known.setdefault(tokens.ids.tobytes(), label)
             if other != label:
                 raise UsageError(f"labels {other!r} and {label!r} are one to the text encoder")
+        texts = tuple(labels.values())
+        self._labels = session.remember(("labels", texts), lambda: self._units(texts))
 
     def scores(self, answers: Sequence[str]) -> F64:
-        """``[n, labels]``: the cosine of every answer and every label; of no answer, 0."""
+        """``[n, labels]``: the cosine of every answer and every label; of no answer, 0.
+
+        Rounded to what float32 embeddings can tell: an answer that is a label has the cosine 1 on
+        every backend.
+        """
         cosines = np.zeros((len(answers), len(self._labels)))
         places = [place for place, text in enumerate(answers) if text]
         if places:
-            found = embed_texts(self._session, [answers[place] for place in places])
-            texts = unit(np.stack([each.embedding for each in found])).astype(np.float64)
-            cosines[places] = texts @ self._labels.T.astype(np.float64)
+            found = self._units([answers[place] for place in places]).astype(np.float64)
+            cosines[places] = (found @ self._labels.T.astype(np.float64)).round(DIGITS)
         return cosines
 
     def lists(self, answers: Sequence[str]) -> tuple[F64, list[list[int]]]:
@@ -79,3 +84,7 @@ class Matcher:
                 row[:] = own.max(axis=0)
             chosen.append(list(dict.fromkeys(own.argmax(axis=1).tolist())))
         return scores, chosen
+
+    def _units(self, texts: Sequence[str]) -> F32:
+        """``[n, d_proj]``: embeddings at length 1."""
+        return unit(np.stack([each.embedding for each in embed_texts(self._session, texts)]))

@@ -16,6 +16,7 @@ from pengi_rt.cli.asking import (
     prompt_options,
     protect_inputs,
     search_options,
+    warned,
 )
 from pengi_rt.cli.formats import FORMATS, SUBTITLES, Writer
 from pengi_rt.cli.output import STDIO, open_output
@@ -24,10 +25,7 @@ from pengi_rt.cli.resume import Done, check_resumable, settings_hash
 from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pengi_rt.engine import Engine
-    from pengi_rt.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
         Writer(output, arguments.format, columns=ANSWER_COLUMNS, line=lines) as writer,
     ):
         code = recordings.write(
-            writer, _warned(results, engine), lambda result: answer_rows(result, arguments.windows)
+            writer, warned(results, engine), lambda result: answer_rows(result, arguments.windows)
         )
     if done is not None:
         done.forget()
@@ -145,18 +143,3 @@ def _done(engine: "Engine", arguments: argparse.Namespace, asked: dict[str, Any]
     if done.count:
         logger.warning("%d recordings are in %s already", done.count, arguments.output)
     return done
-
-
-def _warned(results: "Iterator[Result]", engine: "Engine") -> "Iterator[Result]":
-    """The results; the first about each prompt that was cut is a warning."""
-    told = set()
-    for result in results:
-        if result.prompt_truncated and result.prompt not in told:
-            told.add(result.prompt)
-            logger.warning(
-                "the prompt is longer than the text encoder reads (%d tokens) and was cut as "
-                "released; --strict refuses instead: %.40r ...",
-                engine.config.text.max_length,
-                result.prompt,
-            )
-        yield result

@@ -17,6 +17,8 @@ VERBS = (
     "classify",
     "embed",
     "explain",
+    "index",
+    "search",
     "export",
     "pull",
     "inspect",

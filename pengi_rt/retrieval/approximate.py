@@ -51,6 +51,7 @@ def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
     require(N > 0, f"{index.path}: is empty: there is nothing to search in")
     lists = max(1, min(round(4 * math.sqrt(N)), N // _LEAST))
     found = faiss.index_factory(D, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    found.cp.min_points_per_centroid = 1  # or it prints a warning about a small index
     sample = np.random.default_rng(0).permutation(N)[: _TRAINED * lists]
     found.train(np.ascontiguousarray(vectors[np.sort(sample)]))
     for start in range(0, N, BLOCK_ROWS):

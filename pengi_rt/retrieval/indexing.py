@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -62,26 +63,36 @@ class Indexed:
         return sum(count for name, count in self.counts.items() if name != "deleted")
 
 
-class Listener:
-    """Is told how the work goes on; this one does not care."""
+class Listener(Protocol):
+    """Is told how the work goes on."""
 
-    def planned(self, planned: Indexed) -> None:
+    def planned(self, planned: Indexed, /) -> None:
         """What is going to be done, should nothing fail."""
 
-    def done(self, file: str) -> None:
+    def done(self, file: str, /) -> None:
         """That recording is captioned."""
 
-    def failed(self, file: str, error: AudioError) -> None:
+    def failed(self, file: str, error: AudioError, /) -> None:
         """That recording cannot be read."""
 
 
-_DEAF = Listener()
+class _Deaf:
+    """A listener that does not care."""
+
+    def planned(self, _planned: Indexed, /) -> None: ...
+
+    def done(self, _file: str, /) -> None: ...
+
+    def failed(self, _file: str, _error: AudioError, /) -> None: ...
+
+
+_DEAF = _Deaf()
 
 
 def index_folder(
     session: Session,
-    folder: Path,
-    index: Path,
+    folder: str | os.PathLike[str],
+    index: str | os.PathLike[str],
     prompt: str | None,
     options: Options,
     *,
@@ -105,34 +116,18 @@ def index_folder(
         listener: is told how the work goes on.
 
     Raises:
-        UsageError: an option cannot be; the plan has no text encoder; the index is of another
-            plan, other options or another folder, or another process writes it.
-        PromptError: the prompt cannot be read, or does not fit (``strict``).
-        InputError: there is no such folder; the index is damaged, or cannot be written.
-        AudioError: the folder has no recordings (an index that is there stays as it was).
+        UsageError: an option cannot be; the index is of another plan, other options or another
+            folder, or another process writes it.
+        InputError: the folder, its recordings (of which there must be some) or the prompt cannot be
+            read; the index is damaged, or cannot be written.
         BackendError: ``approximate`` without faiss.
     """
     if approximate:
         load_faiss()
     run = _Run(session, Path(folder), _request(session, prompt, options), options, listener)
-    files = run.files()
-    if not rebuild:
-        _check_collection(index, run.folder)
-    identity = _identity(session, run.asked, options)
-    collection = str(run.folder.resolve())
-    with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
-        update = builder.plan(files, lambda file: _digest(run.folder / file))
-        (question,) = run.asked.questions
-        outcome = Indexed(update, question.prompt, question.truncated)
-        listener.planned(outcome)
-        for group in read_groups(run.recordings(update.todo), session.config, options):
-            for block in run.blocks(group):
-                builder.add(*block)
-                listener.done(block.rows[0].file)
-        builder.commit(update)
-    outcome = replace(outcome, failed=tuple(run.failed))
+    outcome = run.bring_up_to_date(Path(index), rebuild=rebuild)
     if approximate and outcome.recordings:
-        complete_approximate(Index.open(index))
+        complete_approximate(Index.open(Path(index)))
     return outcome
 
 
@@ -199,6 +194,26 @@ class _Run:
     failed: list[tuple[str, str]] = field(default_factory=list)
     _entries: dict[str, Entry] = field(default_factory=dict)  # read and not yet captioned
 
+    def bring_up_to_date(self, index: Path, *, rebuild: bool) -> Indexed:
+        """Caption what is new."""
+        files = self.files()
+        if not rebuild:
+            _check_collection(index, self.folder)
+        identity = _identity(self.session, self.asked, self.options)
+        collection = str(self.folder.resolve())
+        with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
+            update = builder.plan(files, lambda file: _digest(self.folder / file))
+            (question,) = self.asked.questions
+            outcome = Indexed(update, question.prompt, question.truncated)
+            self.listener.planned(outcome)
+            recordings = self.recordings(update.todo)
+            for group in read_groups(recordings, self.session.config, self.options):
+                for block in self.blocks(group):
+                    builder.add(*block)
+                    self.listener.done(block.rows[0].file)
+            builder.commit(update)
+        return replace(outcome, failed=tuple(self.failed))
+
     def files(self) -> list[Found]:
         """All recordings, with names relative to the folder. Raises InputError, AudioError."""
         if not self.folder.is_dir():
@@ -218,19 +233,23 @@ class _Run:
     def recordings(self, files: Iterable[Found]) -> Iterator[Recording]:
         """Those of the files that can be read."""
         for found in files:
-            path = self.folder / found.file
-            # Before it is read: if it is replaced in between, the next run sees another content.
-            sha256 = _digest(path)
             try:
-                recording = load_windows(path, self.session.config, hop=self.options["hop"])
-                if sha256 is None:
-                    raise AudioError(f"{path}: could not be read a moment ago: run it again")
+                entry, recording = self._read(found)
             except AudioError as error:
                 self.failed.append((found.file, str(error)))
                 self.listener.failed(found.file, error)
-                continue
-            self._entries[recording.name] = Entry(*found, sha256)
-            yield recording
+            else:
+                self._entries[recording.name] = entry
+                yield recording
+
+    def _read(self, found: Found) -> tuple[Entry, Recording]:
+        path = self.folder / found.file
+        # Hashed before it is read: if it is replaced in between, the next run sees another content.
+        sha256 = _digest(path)
+        recording = load_windows(path, self.session.config, hop=self.options["hop"])
+        if sha256 is None:
+            raise AudioError(f"{path}: could not be read a moment ago: run the command again")
+        return Entry(*found, sha256), recording
 
     def blocks(self, group: Group) -> list[Block]:
         """Rows and vectors of every recording of a group."""

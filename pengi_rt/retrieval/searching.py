@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -89,17 +90,10 @@ def search_index(
         raise UsageError("search for a text or for an example recording, one of them")
     by = by or ("audio" if query.text is None else "captions")
     matrix = _matrix(session, index, by)
-    if query.text is not None:
-        vectors = _described(session, query.text)
-    else:
-        vectors = _example(session, index, query.like, by, batch_size)
-
-    def find(rows: int) -> tuple[F32, I64]:
-        if approximate:
-            return nearest_approximate(index, vectors, rows, matrix=by)
-        return nearest(matrix, vectors, rows)
-
-    return _hits(index, find, k)
+    vectors = _vectors(session, index, query, by, batch_size)
+    if approximate:
+        return _hits(index, partial(nearest_approximate, index, vectors, matrix=by), k)
+    return _hits(index, partial(nearest, matrix, vectors), k)
 
 
 def _matrix(session: Session, index: Index, by: By) -> F32:
@@ -115,6 +109,13 @@ def _matrix(session: Session, index: Index, by: By) -> F32:
     if matrix is None:
         raise UsageError(f"{index.path}: holds no sounds to search in: take by='captions'")
     return matrix
+
+
+def _vectors(session: Session, index: Index, query: Query, by: By, batch_size: int) -> F32:
+    """``[n, d_proj]``: one of a text, of an example one a window."""
+    if query.text is None:
+        return _example(session, index, query.like, by, batch_size)
+    return _described(session, query.text)
 
 
 def _described(session: Session, text: str) -> F32:

@@ -66,10 +66,11 @@ def test_probabilities_are_shares_among_the_labels(engine: Engine) -> None:
 def test_silence_taken_off(engine: Engine) -> None:
     samples, rate = clip(1)
     quiet = np.zeros(int(CLIP * RATE), np.float32)
-    for normalize, kind in (("sum", "sums"), ("mean", "means")):
+    kinds: tuple[tuple[Any, str], ...] = (("sum", "sums"), ("mean", "means"))
+    for normalize, kind in kinds:
         found = engine.classify(
             (samples, rate), LABELS, method="log-likelihood", calibrate="silence",
-            normalize=normalize,  # type: ignore[arg-type]
+            normalize=normalize,
         )  # fmt: skip
         heard, silent = (getattr(sums(engine, each), kind)[0] for each in (samples, quiet))
         np.testing.assert_allclose(scores(found.labels), heard - silent, atol=1e-4)
@@ -136,9 +137,10 @@ def test_several_labels(engine: Engine, method: Any) -> None:
 
 def test_labels_with_texts_of_their_own(engine: Engine) -> None:
     texts = {str(number): label for number, label in enumerate(LABELS)}
-    for method in ("text-matching", "log-likelihood"):
-        named = engine.classify(clip(3), texts, method=method)  # type: ignore[call-overload]
-        plain = engine.classify(clip(3), LABELS, method=method)  # type: ignore[call-overload]
+    methods: tuple[Any, ...] = ("text-matching", "log-likelihood")
+    for method in methods:
+        named = engine.classify(clip(3), texts, method=method)
+        plain = engine.classify(clip(3), LABELS, method=method)
         assert [texts[each.label] for each in named.labels] == [e.label for e in plain.labels]
         assert [each.score for each in named.labels] == [each.score for each in plain.labels]
 

@@ -1,11 +1,12 @@
 """Log-likelihoods of labels against the sums of ``decoding.likelihood``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pengi_rt.backends.protocol import F32, F64
+from pengi_rt.backends.protocol import F32, F64, Cache
 from pengi_rt.classification.likelihood import Scorer
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.engine import Engine
@@ -93,13 +94,32 @@ def test_lists_are_what_the_decoder_would_write(engine: Engine) -> None:
     assert len({len(labels) for labels in chosen}) > 1, "all lists are equally long"
 
 
-def test_a_list_ends_where_the_positions_do(engine: Engine) -> None:
-    rows = engine.config.decoder.n_positions - 9
+def test_a_list_ends_where_the_positions_do(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a decoder that would always go on."""
+    comma = engine.tokenizer.encode(",")[0]
+    prefill, step = engine.backend.prefill, engine.backend.step
+
+    def eager(logits: F32) -> F32:
+        raised = logits.copy()
+        raised[:, comma] += 30
+        return raised
+
+    def begun(*arguments: Any, **options: Any) -> tuple[Cache, F32]:
+        cache, logits = prefill(*arguments, **options)
+        return cache, eager(logits)
+
+    monkeypatch.setattr(engine.backend, "prefill", begun)
+    monkeypatch.setattr(engine.backend, "step", lambda *arguments: eager(step(*arguments)))
     scorer = Scorer(engine.session, LABELS, continues=False)
+    _, everything = scorer.lists(prefixes(engine, count=4))
+    assert {len(labels) for labels in everything} == {len(LABELS)}
+    rows = engine.config.decoder.n_positions - 9
     scorer.check_fits(rows)
     scores, chosen = scorer.lists(prefixes(engine, count=4, rows=rows))
     assert np.isfinite(scores).all()
-    assert all(len(labels) == 1 for labels in chosen)
+    assert all(1 <= len(labels) < len(LABELS) for labels in chosen)
 
 
 def test_a_label_that_does_not_fit_is_named(engine: Engine) -> None:

@@ -17,7 +17,8 @@ def vector(engine: Engine, text: str) -> NDArray[np.float64]:
     """Of length 1, by itself."""
     ids = engine.prompt_tokenizer.encode(text).ids[None]
     embedding = engine.backend.encode_text(ids).embedding[0].astype(np.float64)
-    return embedding / np.sqrt((embedding**2).sum())
+    normalised: NDArray[np.float64] = embedding / np.sqrt((embedding**2).sum())
+    return normalised
 
 
 def cosine(engine: Engine, one: str, other: str) -> float:
@@ -70,3 +71,25 @@ def test_a_label_that_is_cut_is_said_or_refused(
     assert "the label 'long'" in record.getMessage()
     with pytest.raises(PromptError, match="the text encoder reads 38"):
         Matcher(engine.session, labels, strict=True)
+
+
+def test_equal_cosines_are_equal_whatever_the_backend(engine: Engine) -> None:
+    """An answer of two labels: neither is nearer to itself than the other."""
+    matcher = Matcher(engine.session, LABELS, strict=False)
+    scores, chosen = matcher.lists(["a bell rings twice in a room, the rain"])
+    assert scores[0, 1] == scores[0, 2] == 1.0
+    assert chosen == [[2, 1]]
+
+
+def test_labels_are_embedded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    encode = engine.backend.encode_text
+    monkeypatch.setattr(
+        engine.backend, "encode_text", lambda ids: (batches.append(len(ids)), encode(ids))[1]
+    )
+    own = {**LABELS, "siren": "a siren of this test alone"}
+    for _ in range(3):
+        Matcher(engine.session, own, strict=False)
+    assert batches == [4]
+    Matcher(engine.session, {**own, "horn": "a horn"}, strict=False)
+    assert batches == [4, 5]

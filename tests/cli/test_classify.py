@@ -86,7 +86,7 @@ def test_rows(engine: Engine, tiny_plan: Path, noise: Path, long: Path, capsys: 
         (str(long), "recording", 0.0, 3.0),
     ]
     results = engine.classify([noise, long], LABELS, method="log-likelihood")
-    scored = [results[0], *results[1].windows, results[1]]
+    scored: list[Any] = [results[0], *results[1].windows, results[1]]
     for row, found in zip(rows, scored, strict=True):
         assert row["chosen"] == list(found.chosen)
         assert [(e["label"], e["score"], e["probability"]) for e in row["labels"]] == [
