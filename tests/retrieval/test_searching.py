@@ -164,8 +164,10 @@ def test_approximate_search_finds_the_same(engine: Engine, made: Path, folder: P
 def test_few_candidates_end_the_search(tmp_path: Path) -> None:
     """Approximate search may find fewer rows than were asked for: -inf, row -1."""
     index = crowded(tmp_path / "i", 0)
+    asked = []
 
     def find(rows: int) -> Any:
+        asked.append(rows)
         scores, numbers = nearest(index.captions, unit(0, (2, 2)), rows)
         scores[0, 4:], numbers[0, 4:] = -np.inf, -1
         scores[1, 3:], numbers[1, 3:] = -np.inf, -1
@@ -173,6 +175,8 @@ def test_few_candidates_end_the_search(tmp_path: Path) -> None:
 
     hits = _hits(index, find, 12)
     assert 0 < len(hits) <= 7
+    assert asked == [12]
+    assert len(index.rows) > 48
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
