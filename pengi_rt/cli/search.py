@@ -41,9 +41,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("-k", type=int, default=10, metavar="K",
                         help="recordings to find (default: %(default)s)")  # fmt: skip
     parser.add_argument(
-        "--by", choices=("captions", "audio"),
-        help="what is compared: what was written of the recordings, or their sound (default: "
-        "captions with TEXT, audio with --like)",
+        "--by", choices=("captions", "words", "audio"),
+        help="what is compared: what was written of the recordings, by meaning (embeddings) or by "
+        "its words, or their sound (default: captions with TEXT, audio with --like)",
     )  # fmt: skip
     parser.add_argument(
         "--approximate", action="store_true",

@@ -15,6 +15,7 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.retrieval.folder import PARTIAL, current_generation
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS, Identity, Manifest
 from pengi_rt.retrieval.rows import F32, Block, Held, Row
+from pengi_rt.retrieval.words import Words
 
 VERIFIED = 2**28
 """Bytes of vectors up to which opening hashes them; 256 MiB take 0.2 s, 4 GiB take 3 s."""
@@ -117,6 +118,15 @@ class Index:
                 found[row.file] = Held(row.recording, 1, number)
             last = row.file
         return found
+
+    @cached_property
+    def words(self) -> Words:
+        """The captions' words; made when they are first searched.
+
+        Raises:
+            BackendError: this Python's SQLite has no full-text index.
+        """
+        return Words(row.caption for row in self.rows)
 
     def read(self, held: Held) -> Block:
         """Rows and vectors of one of the :attr:`recordings`."""

@@ -24,9 +24,9 @@ from pengi_rt.session import Session
 
 logger = logging.getLogger(__name__)
 
-By = Literal["captions", "audio"]
-"""What of the index a query is compared with: the captions (paper, section 5.4), or the sounds
-themselves. Text is near to sound only where a model was trained so (CLAP, the demo model).
+By = Literal["captions", "words", "audio"]
+"""What of the index a query is compared with: the captions by their embeddings (paper, section 5.4)
+or by their words (BM25), or the sounds themselves.
 """
 
 _SETTINGS = {
@@ -43,7 +43,7 @@ class Hit:
     start: float  # seconds into the recording
     end: float  # seconds
     caption: str
-    score: float  # cosine
+    score: float  # cosine; BM25 by words
     path: Path  # where it was when it was indexed
     row: int  # of the index
 
@@ -75,7 +75,8 @@ def search_index(
         index: open.
         query: a text, or a recording as an example.
         k: how many.
-        by: what is compared; by default captions with a text, sounds with an example.
+        by: what is compared; by default captions with a text, sounds with an example. A text has no
+            place among sounds: the two share no space once a Pengi is trained.
         approximate: find candidates with faiss; a recording may be missed.
         batch_size: windows of an example heard together.
 
@@ -89,15 +90,24 @@ def search_index(
     if (query.text is None) == (query.like is None):
         raise UsageError("search for a text or for an example recording, one of them")
     by = by or ("audio" if query.text is None else "captions")
-    matrix = _matrix(session, index, by)
-    vectors = _vectors(session, index, query, by, batch_size)
+    _check(session, index, query, by, approximate=approximate)
+    example = _Example(session, index, query.like, batch_size)
+    if by == "words":
+        text = " ".join(example.captions()) if query.text is None else query.text
+        return _hits(index, partial(_worded, index, text), k)
+    if query.text is not None:
+        vectors = _described(session, query.text)
+    else:
+        vectors = example.sounds() if by == "audio" else example.vectors()
     if approximate:
         return _hits(index, partial(nearest_approximate, index, vectors, matrix=by), k)
+    matrix = index.captions if by == "captions" else index.audio
+    assert matrix is not None
     return _hits(index, partial(nearest, matrix, vectors), k)
 
 
-def _matrix(session: Session, index: Index, by: By) -> F32:
-    """What to search in. Raises UsageError."""
+def _check(session: Session, index: Index, query: Query, by: By, *, approximate: bool) -> None:
+    """Refuse what cannot be compared. Raises UsageError."""
     if index.plan != session.plan.fingerprint:
         raise UsageError(
             f"{index.path}: was made by another plan than {session.plan.path}: search with that "
@@ -105,17 +115,21 @@ def _matrix(session: Session, index: Index, by: By) -> F32:
         )
     if by not in get_args(By):
         raise UsageError(f"by must be one of {', '.join(get_args(By))}; got {by!r}")
-    matrix = index.captions if by == "captions" else index.audio
-    if matrix is None:
-        raise UsageError(f"{index.path}: holds no sounds to search in: take by='captions'")
-    return matrix
+    if by == "audio" and query.text is not None:
+        raise UsageError("a text is compared with captions or their words; sounds need an example")
+    if by == "audio" and index.audio is None:
+        raise UsageError(f"{index.path}: holds no sounds to search in: take captions")
+    if by == "words" and approximate:
+        raise UsageError("words are looked up exactly: leave approximate")
 
 
-def _vectors(session: Session, index: Index, query: Query, by: By, batch_size: int) -> F32:
-    """``[n, d_proj]``: one of a text, of an example one a window."""
-    if query.text is None:
-        return _example(session, index, query.like, by, batch_size)
-    return _described(session, query.text)
+def _worded(index: Index, text: str, rows: int) -> tuple[F32, I64]:
+    """The rows that have words of ``text``, ``[1, rows]``; -1 where there are no more."""
+    found, places = index.words.nearest(text, rows)
+    scores = np.full((1, min(rows, len(index.rows))), -np.inf, np.float32)
+    numbers = np.full(scores.shape, -1, np.int64)
+    scores[0, : len(found)], numbers[0, : len(found)] = found, places
+    return scores, numbers
 
 
 def _described(session: Session, text: str) -> F32:
@@ -130,24 +144,46 @@ def _described(session: Session, text: str) -> F32:
     return embedded.embedding[None]
 
 
-def _example(session: Session, index: Index, like: Any, by: By, batch_size: int) -> F32:
-    """``[windows, d_proj]``: of an example's sound, or of what is written of it."""
-    settings = index.settings
-    if any(type(settings.get(name)) is not kind for name, kind in _SETTINGS.items()):
-        raise InputError(
-            f"{index.path}: its settings are not those of this version: index the collection "
-            "again with --rebuild"
-        )
-    names = ("text", "beam_size", "max_new_tokens", "temperature", "stop_strings", "hop")
-    same = {name: settings[name] for name in names}
-    options = Options(**{**DEFAULTS, **same, "batch_size": batch_size})  # type: ignore[typeddict-item]
-    groups = read_groups([like], session.config, options)
-    if by == "audio":
-        (heard,) = embed_recordings(session, groups, batch_size)
+@dataclass(frozen=True)
+class _Example:
+    """A recording that is read, and for its captions asked, as the index's were."""
+
+    session: Session
+    index: Index
+    like: Any
+    batch_size: int
+
+    def sounds(self) -> F32:
+        """``[windows, d_proj]``: of its sound."""
+        options = self._options()
+        groups = read_groups([self.like], self.session.config, options)
+        (heard,) = embed_recordings(self.session, groups, self.batch_size)
         return heard.embedding
-    (written,) = answers(session, groups, _asked(session, settings, options))
-    captions = embed_texts(session, [window.text for window in written.windows])
-    return np.stack([each.embedding for each in captions])
+
+    def captions(self) -> list[str]:
+        """What is written of its windows."""
+        options = self._options()
+        groups = read_groups([self.like], self.session.config, options)
+        asked = _asked(self.session, self.index.settings, options)
+        (written,) = answers(self.session, groups, asked)
+        return [window.text for window in written.windows]
+
+    def vectors(self) -> F32:
+        """``[windows, d_proj]``: of what is written of it."""
+        captions = embed_texts(self.session, self.captions())
+        return np.stack([each.embedding for each in captions])
+
+    def _options(self) -> Options:
+        """Raises InputError."""
+        settings = self.index.settings
+        if any(type(settings.get(name)) is not kind for name, kind in _SETTINGS.items()):
+            raise InputError(
+                f"{self.index.path}: its settings are not those of this version: index the "
+                "collection again with --rebuild"
+            )
+        names = ("text", "beam_size", "max_new_tokens", "temperature", "stop_strings", "hop")
+        same = {name: settings[name] for name in names}
+        return Options(**{**DEFAULTS, **same, "batch_size": self.batch_size})  # type: ignore[typeddict-item]
 
 
 def _asked(session: Session, settings: Any, options: Options) -> Request:

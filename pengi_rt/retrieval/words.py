@@ -10,10 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.checked import require
 from pengi_rt.errors import BackendError, PromptError
-from pengi_rt.retrieval.nearest import I64
-from pengi_rt.retrieval.rows import F32
 
 _WORD = re.compile(r"\w+")
 

@@ -118,6 +118,12 @@ def test_several_queries_are_told_apart(index: Path, capsys: Capture) -> None:
     assert [row["query"] for row in rows(capsys, index, "a", "b", "-k", "2")] == [*"aabb"]
 
 
+def test_words(index: Path, capsys: Capture) -> None:
+    caption = rows(capsys, index, "a dog", "-k", "1")[0]["caption"]
+    found = rows(capsys, index, caption, "--by", "words", "-k", "1")
+    assert [(row["caption"], row["rank"]) for row in found] == [(caption, 1)]
+
+
 @pytest.mark.parametrize("by", [(), ("--by", "audio"), ("--by", "captions")])
 def test_examples(index: Path, folder: Path, capsys: Capture, by: tuple[str, ...]) -> None:
     likes = ("--like", folder / LONG, "--like", folder / "a.wav")

@@ -61,20 +61,12 @@ def check(hits: list[Hit], expected: list[tuple[str, float]]) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 6, 7, 1000])
-@pytest.mark.parametrize("by", ["captions", "audio"])
-def test_text(engine: Engine, made: Path, k: int, by: Any) -> None:
+def test_text(engine: Engine, made: Path, k: int) -> None:
     index = Index.open(made)
     (query,) = engine.embed_text(["rain on a tin roof"])
-    matrix = index.captions if by == "captions" else index.audio
-    assert matrix is not None
-    hits = engine.search(made, "rain on a tin roof", k=k, by=by)
-    check(hits, brute_force(index, matrix, query.embedding[None])[:k])
-    assert engine.search(index, "rain on a tin roof", k=k, by=by) == hits
-
-
-def test_captions_are_compared_with_texts_by_default(engine: Engine, made: Path) -> None:
-    assert engine.search(made, "a dog") == engine.search(made, "a dog", by="captions")
-    assert engine.search(made, "a dog") != engine.search(made, "a dog", by="audio")
+    hits = engine.search(made, "rain on a tin roof", k=k)
+    check(hits, brute_force(index, index.captions, query.embedding[None])[:k])
+    assert engine.search(index, "rain on a tin roof", k=k, by="captions") == hits
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
@@ -151,6 +143,47 @@ def test_no_recording_hides_behind_another_ones_windows(tmp_path: Path, seed: in
         check(hits, expected[:k])
 
 
+def described(path: Path, plan: str) -> Index:
+    """Recordings of one to three windows with captions; their vectors mean nothing."""
+    captions = [["a dog barks"], ["rain falls", "rain falls", "a dog in the rain"], ["a cat"]]
+    identity = dataclasses.replace(IDENTITY, plan=plan, audio_dimension=None)
+    with Builder(path, identity, collection="/sounds") as builder:
+        for number, windows in enumerate(captions):
+            recording = Recording(f"{number}.wav", 1, number, f"{number:064x}")
+            rows = [
+                Row(recording, float(at), at + 1.0, text, 0.0) for at, text in enumerate(windows)
+            ]
+            builder.add(rows, unit(number, (len(rows), IDENTITY.dimension)))
+        builder.commit(builder.plan([], lambda _: None))
+    return Index.open(path)
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "expected"),
+    [
+        ("dogs barking", 9, [("0.wav", 0), ("1.wav", 3)]),
+        ("falling rain", 9, [("1.wav", 1)]),
+        ("rain", 1, [("1.wav", 1)]),
+        ("A CAT!", 1, [("2.wav", 4)]),
+        ("whale", 9, []),
+    ],
+)
+def test_words(
+    engine: Engine, tmp_path: Path, query: str, k: int, expected: list[tuple[str, int]]
+) -> None:
+    index = described(tmp_path / "i", engine.plan.fingerprint)
+    hits = engine.search(index, query, k=k, by="words")
+    assert [(hit.file, hit.row) for hit in hits] == expected
+    assert all(hit.caption == index.rows[hit.row].caption for hit in hits)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_an_example_by_the_words_of_its_captions(engine: Engine, made: Path, folder: Path) -> None:
+    captions = {row.caption for row in Index.open(made).rows if row.file == LONG}
+    hits = engine.search(made, like=folder / LONG, by="words", k=1)
+    assert hits[0].caption in captions
+
+
 def test_approximate_search_finds_the_same(engine: Engine, made: Path, folder: Path) -> None:
     """So few rows are one list, and every list is looked into."""
     pytest.importorskip("faiss")
@@ -186,7 +219,10 @@ def test_few_candidates_end_the_search(tmp_path: Path) -> None:
         ({}, UsageError, "a text or for an example"),
         ({"text": "a", "like": b""}, UsageError, "a text or for an example"),
         ({"text": "a", "k": 0}, UsageError, "k must be at least 1, got 0"),
-        ({"text": "a", "by": "names"}, UsageError, "by must be one of captions, audio; got 'names"),
+        ({"text": "a", "by": "names"}, UsageError, "by must be one of captions, words, aud"),
+        ({"text": "a", "by": "audio"}, UsageError, "sounds need an example"),
+        ({"text": "a", "by": "words", "approximate": True}, UsageError, "looked up exactly"),
+        ({"text": " - ", "by": "words"}, PromptError, "no word to look for in ' - '"),
         ({"text": "\udcff"}, PromptError, "is not valid UTF-8"),
         ({"text": 3}, PromptError, "must be a string, got int"),
         ({"like": b"no sound"}, AudioError, "<bytes>: not WAV"),
