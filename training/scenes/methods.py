@@ -38,7 +38,7 @@ from pengi_rt.training.scenes.closed import (
 from pengi_rt.training.scenes.evaluate import table
 from pengi_rt.training.scenes.heard_once import HeardOnce
 from pengi_rt.training.scenes.held_out import SEED, Clip, held_out
-from pengi_rt.training.scenes.retrieve import Recall, retrieval
+from pengi_rt.training.scenes.retrieve import NAMED, Recall, retrieval
 
 MATCHING, LIKELIHOOD = "text matching", "log-likelihood"
 
@@ -144,13 +144,19 @@ def _score(options: argparse.Namespace) -> None:
             return
         columns = compare(engine, asked)
         print(table(columns), end="\n\n")
-        found, distinct = retrieval(engine, asked[0][0], options.seed)
-    print(recall_table(found), end="\n\n")
-    shares = " and ".join(f"{share:.1%} of {kind}" for kind, share in distinct.items())
+        found = retrieval(engine, asked[0][0], options.seed)
+    print(recall_table(found.recalls), end="\n\n")
+    print(table({f"P@{NAMED}": found.named}), end="\n\n")
+    shares = " and ".join(f"{share:.1%} of {kind}" for kind, share in found.distinct.items())
     print(f"{shares} captions are distinct.")
     if options.json:
+        retrieved = {
+            "retrieval": found.recalls,
+            "names": found.named,
+            "distinct captions": found.distinct,
+        }
         facts = {"plan": path.name, "scenes": options.scenes, "seed": options.seed}
-        told = {**facts, "closed": columns, "retrieval": found, "distinct captions": distinct}
+        told = {**facts, "closed": columns, **retrieved}
         options.json.write_text(json.dumps(told, indent=1) + "\n")
 
 

@@ -7,13 +7,15 @@ between the two nothing is found any more.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.embed import unit
 from pengi_rt.engine import Engine
-from pengi_rt.training.scenes.facts import SAMPLE_RATE
+from pengi_rt.retrieval.words import Words
+from pengi_rt.training.scenes.facts import EVENTS, SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import SCENE, Clip
 from pengi_rt.training.scenes.mix import mix
 from pengi_rt.training.scenes.words import caption
@@ -22,19 +24,31 @@ EXAMPLE, SHUFFLED = 3, 4
 """What a generator is for, behind :data:`pengi_rt.training.scenes.held_out.WORDS`."""
 
 FIRST = (1, 5, 10)
+NAMED = 10
 BATCH = 32
 
 Recall = dict[str, float]
 """Shares of 1 by ``R@k``."""
 
 
-def retrieval(
-    engine: Engine, clips: Sequence[Clip], seed: int
-) -> tuple[dict[str, Recall], dict[str, float]]:
-    """Recall by what is searched with what, and the shares of captions that are distinct.
+class Retrieved(NamedTuple):
+    """What is found among scenes."""
+
+    recalls: dict[str, Recall]
+    """By what is searched with what."""
+    named: dict[str, float]
+    """By what is searched: of the first :data:`NAMED` scenes for an event's name, the share that
+    have it.
+    """
+    distinct: dict[str, float]
+    """The shares of captions, true and written, that are distinct."""
+
+
+def retrieval(engine: Engine, clips: Sequence[Clip], seed: int) -> Retrieved:
+    """Search for every scene among all.
 
     A query is a scene's true caption, or the same facts made to sound anew; right is that one scene
-    alone, though others may have the same caption.
+    alone, though others may have the same caption. Of an event's name, right are all that have it.
     """
     queries = [caption(clip.facts) for clip in clips]
     sounds = [clip.samples for clip in clips]
@@ -60,9 +74,30 @@ def retrieval(
         "audio to audio": (again, heard),
     }
     found = {name: recall(ranks(query, items)) for name, (query, items) in pairs.items()}
+    words = Words(written)
+    found["text to captions, by words"] = recall(word_ranks(queries, words, len(clips)))
     chance = {f"R@{k}": min(k / len(clips), 1.0) for k in FIRST}
     distinct = {"true": share(queries), "written": share(written)}
-    return {"chance": chance, **found}, distinct
+    return Retrieved({"chance": chance, **found}, named(engine, clips, index, words), distinct)
+
+
+def named(engine: Engine, clips: Sequence[Clip], index: F32, words: Words) -> dict[str, float]:
+    """Precision of searching for each event by its name, in captions' embeddings and words."""
+    names = list(EVENTS)
+    has = np.array(
+        [[name in {e.name for e in clip.facts.events} for name in names] for clip in clips]
+    )
+    texts = embedded(engine, names)
+    cosines = np.stack([texts[name] for name in names]) @ index.T
+    near = np.argsort(-cosines, axis=1, kind="stable")[:, :NAMED]
+    by_words = [words.nearest(name, NAMED)[1] for name in names]
+    return {
+        "chance": float(has.mean()),
+        "name to captions": float(np.mean([has[rows, at] for at, rows in enumerate(near)])),
+        "name to captions, by words": float(
+            np.mean([has[rows, at].sum() / NAMED for at, rows in enumerate(by_words)])
+        ),
+    }
 
 
 def captions(engine: Engine, sounds: Sequence[F32]) -> list[str]:
@@ -98,6 +133,17 @@ def ranks(queries: F32, items: F32) -> I64:
     # Equal rows of a matrix product may differ by rounding, where they are summed in other orders.
     own = np.diagonal(cosines)[:, None] - 1e-12
     found: I64 = np.count_nonzero(cosines >= own, axis=1)
+    return found
+
+
+def word_ranks(queries: Sequence[str], words: Words, count: int) -> I64:
+    """As :func:`ranks`, by words: an item without a word of its query comes last."""
+    found = np.full(len(queries), count)
+    for item, query in enumerate(queries):
+        scores, numbers = words.nearest(query, count)
+        own = scores[numbers == item]
+        if len(own):
+            found[item] = np.count_nonzero(scores >= own)
     return found
 
 

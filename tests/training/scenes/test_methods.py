@@ -11,6 +11,7 @@ from pengi_rt.backends.protocol import F32, Encoded
 from pengi_rt.builtin import LOCATION
 from pengi_rt.classification.results import Classification, LabelScore
 from pengi_rt.engine import Engine
+from pengi_rt.retrieval.words import Words
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training.scenes.closed import (
     ClosedTask,
@@ -23,6 +24,7 @@ from pengi_rt.training.scenes.closed import (
     scene_tasks,
     scores,
 )
+from pengi_rt.training.scenes.facts import EVENTS
 from pengi_rt.training.scenes.heard_once import HeardOnce
 from pengi_rt.training.scenes.held_out import held_out
 from pengi_rt.training.scenes.methods import (
@@ -36,7 +38,7 @@ from pengi_rt.training.scenes.methods import (
     opened,
     questions,
 )
-from pengi_rt.training.scenes.retrieve import ranks, recall, retrieval
+from pengi_rt.training.scenes.retrieve import ranks, recall, retrieval, word_ranks
 
 SEED = 77  # not the set that the table is about
 SCENES = 12
@@ -212,14 +214,24 @@ def test_silence_is_asked_once_a_prompt_and_answers_for_all(hearing: Engine) -> 
 @shipped
 def test_scenes_are_found(hearing: Engine) -> None:
     ((scenes, _), _) = questions(24, SEED)
-    found, distinct = retrieval(hearing, scenes, SEED)
+    found, named, distinct = retrieval(hearing, scenes, SEED)
     assert found["chance"] == {"R@1": 1 / 24, "R@5": 5 / 24, "R@10": 10 / 24}
     assert found["text to captions"]["R@1"] >= 0.5
     assert found["audio, captioned, to captions"]["R@1"] >= 0.5
     assert found["audio to audio"]["R@1"] >= 0.75
     assert found["text to captions of silence"]["R@10"] == 0.0
     assert found["text to captions, index shuffled"]["R@1"] <= 0.25
+    assert found["text to captions, by words"]["R@10"] >= 0.9
     assert all(0.5 < share <= 1 for share in distinct.values())
+    has = np.mean([len({e.name for e in clip.facts.events}) / len(EVENTS) for clip in scenes])
+    assert named["chance"] == pytest.approx(has)
+    # Ten places, of which no name fills more than the scenes that have it.
+    assert named["name to captions"] <= named["name to captions, by words"] <= 10 * has
+
+
+def test_ranks_by_words() -> None:
+    words = Words(["a dog", "a cat", "a dog", ""])
+    assert word_ranks(["dog", "cat", "whale", "a"], words, 4).tolist() == [2, 1, 4, 4]
 
 
 @shipped
