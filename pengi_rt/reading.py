@@ -1,7 +1,9 @@
 """Recordings read one after the other, in groups whose windows fill a batch."""
 
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from reprlib import repr as shown
 from time import perf_counter
 from typing import NamedTuple
 
@@ -35,12 +37,14 @@ def read_groups(
     reads nothing.
 
     Raises:
-        UsageError: the batch size is below 1.
+        UsageError: the batch size is below 1, or one recording was given for several.
         AudioError: a recording cannot be read, when its turn comes.
     """
     batch_size = options["batch_size"]
     if not isinstance(batch_size, int) or batch_size < 1:
         raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    if _is_one(sources):
+        raise UsageError(f"recordings must be a list or an iterator of them, got {shown(sources)}")
     return _groups(_read(sources, config, options), batch_size)
 
 
@@ -50,6 +54,15 @@ def is_batch(audio: object) -> bool:
         return not (len(audio) == 2 and isinstance(audio[0], np.ndarray))
     return isinstance(audio, Sequence) and not isinstance(
         audio, str | bytes | bytearray | memoryview
+    )
+
+
+def _is_one(sources: object) -> bool:
+    """Whether it is a recording rather than several; many of them could be iterated over."""
+    if isinstance(sources, tuple):
+        return not is_batch(sources)
+    return hasattr(sources, "read") or isinstance(
+        sources, str | bytes | bytearray | memoryview | os.PathLike | Recording
     )
 
 

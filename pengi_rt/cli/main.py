@@ -41,9 +41,30 @@ interrupted
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Takes a verb's names before, between and behind its options.
+
+    By itself argparse takes all of them in one place, and calls the others unrecognised.
+    """
+
+    _mixing = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As the base class, which calls it for a verb's own arguments."""
+        if self._mixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+
+
+def build_parser() -> Parser:
     """The parser, every verb's included."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pengi-rt",
         description=DESCRIPTION,
         epilog=EPILOG,
