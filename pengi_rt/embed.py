@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32
 from pengi_rt.errors import UsageError
-from pengi_rt.reading import Group, waves
+from pengi_rt.reading import Group, parted, waves
 from pengi_rt.session import Session
 
 TEXT_BATCH = 64
@@ -62,9 +62,7 @@ def _embedded(
 ) -> Iterator[AudioEmbedding]:
     for group in groups:
         embedding, prefix = heard(session, group, batch_size)
-        first = 0
-        for recording in (read.recording for read in group):
-            own = slice(first, first + len(recording))
+        for recording, own in parted(group):
             yield AudioEmbedding(
                 audio=recording.name,
                 starts=recording.starts,
@@ -73,13 +71,14 @@ def _embedded(
                 prefix=prefix[own],
                 audio_truncated=recording.truncated,
             )
-            first = own.stop
 
 
 def heard(session: Session, group: Group, batch_size: int) -> tuple[F32, F32]:
     """Embeddings ``[n, d_proj]`` and prefixes ``[n, a, n_embd]`` of all windows of a group."""
-    with session.in_use():
-        encoded = [session.backend.encode_audio(wave) for wave in waves(group, batch_size)]
+    encoded = []
+    for wave in waves(group, batch_size):
+        with session.in_use():
+            encoded.append(session.backend.encode_audio(wave))
     embeddings, rows = zip(*encoded, strict=True)
     return np.concatenate(embeddings), np.concatenate(rows)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack, cast, overload
@@ -14,13 +15,20 @@ from pengi_rt.classification.classify import CLASSIFY_DEFAULTS, ClassifyOptions,
 from pengi_rt.classification.labels import Labels
 from pengi_rt.classification.results import Classification
 from pengi_rt.config import ModelConfig
-from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.describe import Description, describe
 from pengi_rt.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
 from pengi_rt.errors import UsageError
 from pengi_rt.explain import Explanation, explain
-from pengi_rt.generate import answers, prompts_of, request, search_options
-from pengi_rt.options import DEFAULTS, READ_DEFAULTS, Options, ReadOptions, completed
+from pengi_rt.generate import answers, encoded, one_prompt, prompts_of, request
+from pengi_rt.options import (
+    DEFAULTS,
+    PROMPT_DEFAULTS,
+    READ_DEFAULTS,
+    Options,
+    PromptOptions,
+    ReadOptions,
+    completed,
+)
 from pengi_rt.plan import Plan
 from pengi_rt.reading import is_batch, read_groups
 from pengi_rt.results import Result
@@ -52,21 +60,22 @@ def load(
         BackendError: the backend, device or precision is not to be had here.
     """
     plan = Plan.open(named_or_builtin(path))
-    try:
+    with ExitStack() as stack:
+        stack.callback(plan.close)
         runner = open_backend(
             plan, backend=backend, device=device, precision=precision, threads=threads
         )
-    except BaseException:
-        plan.close()
-        raise
-    return Engine(plan, runner)
+        stack.callback(runner.close)
+        engine = Engine(plan, runner)
+        stack.pop_all()
+    return engine
 
 
 class Engine:
     """Answers prompts about recordings.
 
-    Any thread may call it at any time. Calls are served one group of recordings at a time, so that
-    those of several threads take turns; a stream takes its turn at every token. What is returned
+    Any thread may call it at any time. Calls of several threads take turns, a batch of windows at
+    a time; a stream takes its turn at every token. What is returned
     belongs to the caller. After :meth:`close` every call, and every iterator that is still
     running, raises :class:`~pengi_rt.errors.BackendError`.
     """
@@ -133,8 +142,8 @@ class Engine:
     ) -> Iterator[Result]:
         """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
 
-        Results come recording by recording, and for each prompt by prompt. What can be refused
-        without the recordings (options, prompts, engine closed) is refused by the call.
+        Results come recording by recording, prompt by prompt. What can be refused without the
+        recordings (options, prompts, engine closed) is refused by the call.
         """
         chosen = completed(options, DEFAULTS, "generate")
         groups = read_groups(recordings, self.config, chosen)
@@ -146,7 +155,7 @@ class Engine:
     ) -> Iterator[str]:
         """The answer as it is written, piece by piece; joined it is ``generate(...).text``.
 
-        Only of one hypothesis: without ``samples`` it is greedy (``beam_size`` 1).
+        Of one hypothesis: greedy (``beam_size`` 1), or drawn (``samples`` 1).
 
         Raises:
             UsageError: more than one beam or sample is asked for; and as :meth:`generate`.
@@ -167,14 +176,17 @@ class Engine:
     ) -> Description | list[Description]:
         """Caption, metadata and sound events of one recording or several, as one text.
 
-        The prompts are the released wrapper's. Options and errors: :meth:`generate`'s.
-
-        Raises:
-            UsageError: a task or question is given.
+        The prompts are the released wrapper's: a task or a question is a UsageError.
         """
+        return _as_given(audio, list(self.descriptions(_several(audio), **options)))
+
+    def descriptions(
+        self, recordings: Iterable[Source], **options: Unpack[Options]
+    ) -> Iterator[Description]:
+        """As :meth:`describe`, one by one, as :meth:`answer` does."""
         chosen = completed(options, DEFAULTS, "describe")
-        groups = read_groups(_several(audio), self.config, chosen)
-        return _as_given(audio, list(describe(self.session, groups, chosen)))
+        groups = read_groups(recordings, self.config, chosen)
+        return describe(self.session, groups, chosen)
 
     @overload
     def classify(  # type: ignore[overload-overlap]
@@ -259,17 +271,17 @@ class Engine:
         prompt: str | None = None,
         *,
         k: int = 5,
-        **options: Unpack[Options],
+        **options: Unpack[PromptOptions],
     ) -> Iterator[Explanation]:
         """The ``k`` vocabulary tokens nearest to each prefix vector of every recording in turn.
 
         Raises:
             UsageError, AudioError, PromptError: as :meth:`generate`.
         """
-        chosen = completed(options, DEFAULTS, "explain")
+        chosen = completed(options, PROMPT_DEFAULTS, "explain")
         groups = read_groups(recordings, self.config, chosen)
-        prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
-        (question,) = request(self.session, prompts, chosen).questions
+        asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
+        question = encoded(self.session, asked, chosen)
         return explain(self.session, groups, question, k=k, batch_size=chosen["batch_size"])
 
     def index(
@@ -313,17 +325,6 @@ class Engine:
         opened = index if isinstance(index, Index) else Index.open(Path(index))
         query = Query(text, like)
         return search_index(self.session, opened, query, k, by=by, approximate=approximate)
-
-    def search_options(
-        self, beam_size: int | None = None, max_new_tokens: int | None = None
-    ) -> DecodeOptions:
-        """A beam search of this size, the rest as the plan has it.
-
-        Raises:
-            UsageError: a number is out of range.
-        """
-        chosen = Options(**{**DEFAULTS, "beam_size": beam_size, "max_new_tokens": max_new_tokens})
-        return search_options(self.session, chosen)
 
     def close(self) -> None:
         """Give back the sessions and the mapped plan. The engine is not used again."""

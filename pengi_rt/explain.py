@@ -13,7 +13,7 @@ from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.embed import heard, unit
 from pengi_rt.errors import UsageError
 from pengi_rt.generate import Question
-from pengi_rt.reading import Group
+from pengi_rt.reading import Group, parted
 from pengi_rt.session import Session
 
 Part = Literal["audio", "prompt", "text"]
@@ -90,14 +90,14 @@ class _Explainer:
         _, prefixes = heard(self._session, group, batch_size)
         rows, length, size = prefixes.shape
         found = _neighbours(self._session, prefixes.reshape(rows * length, size), self._k)
-        rest = iter([found[at : at + length] for at in range(0, len(found), length)])
-        for recording in (read.recording for read in group):
-            spans = zip(recording.starts, recording.ends, strict=True)
+        near = [found[at : at + length] for at in range(0, len(found), length)]
+        for recording, own in parted(group):
+            windows = zip(recording.starts, recording.ends, near[own], strict=True)
             yield Explanation(
                 audio=recording.name,
                 prompt=self._question.prompt,
                 windows=tuple(
-                    ExplainedWindow(start, end, self._vectors(next(rest))) for start, end in spans
+                    ExplainedWindow(start, end, self._vectors(each)) for start, end, each in windows
                 ),
                 prompt_truncated=self._question.truncated,
                 audio_truncated=recording.truncated,

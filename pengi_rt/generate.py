@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from pengi_rt.backends.protocol import F32, SearchingBackend
 from pengi_rt.decoding.beam import answer, search
@@ -12,8 +12,8 @@ from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.decoding.steps import Ended
 from pengi_rt.errors import PromptError, UsageError
-from pengi_rt.options import Options
-from pengi_rt.reading import Group, waves
+from pengi_rt.options import Options, PromptOptions
+from pengi_rt.reading import Group, parted, waves
 from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.session import Session, prefixes
 from pengi_rt.tasks import task_prompt
@@ -41,7 +41,7 @@ class Request:
 
 
 def prompts_of(
-    prompt: str | Sequence[str] | None, options: Options, default: str
+    prompt: str | Sequence[str] | None, options: PromptOptions, default: str
 ) -> tuple[str, ...]:
     """What is asked: ``prompt``, or the task's, or ``default``.
 
@@ -52,13 +52,41 @@ def prompts_of(
     if task is None and question is not None:
         task = "qa"
     if task is None:
-        given = (default if prompt is None else prompt,) if _is_one(prompt) else tuple(prompt or ())
-        if not given:
+        given = default if prompt is None else prompt
+        # Whatever is no list is one prompt; the tokenizer says if it is none at all.
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        prompts = tuple(given) if several else (cast("str", given),)
+        if not prompts:
             raise UsageError("there is no prompt in the list: give at least one")
-        return given
+        return prompts
     if prompt is not None:
         raise UsageError(f"a prompt and the task {task!r} contradict each other; give one of them")
     return (task_prompt(task, question),)
+
+
+def one_prompt(
+    prompt: str | Sequence[str] | None, options: PromptOptions, default: str, verb: str
+) -> str:
+    """As :func:`prompts_of`, where ``verb`` asks one alone.
+
+    Raises:
+        UsageError: there are several; and as :func:`prompts_of`.
+    """
+    prompts = prompts_of(prompt, options, default)
+    if len(prompts) > 1:
+        raise UsageError(f"{verb} asks one prompt, got {len(prompts)}: call it once for each")
+    return prompts[0]
+
+
+def encoded(session: Session, prompt: str, options: PromptOptions) -> Question:
+    """A prompt, and additional text, as what stands for them behind the audio.
+
+    Raises:
+        BackendError: the session is closed.
+        PromptError: the prompt cannot be read, or does not fit (``strict``).
+    """
+    found = session.text(prompt, strict=options["strict"])
+    return Question(prompt, session.rows_behind_audio(found, options["text"]), found.truncated)
 
 
 def request(session: Session, prompts: Sequence[str], options: Options) -> Request:
@@ -77,11 +105,7 @@ def request(session: Session, prompts: Sequence[str], options: Options) -> Reque
         else sample_options(session, samples, options)
     )
     stops = _stop_strings(options["stop_strings"])
-    questions = []
-    for prompt in prompts:
-        encoded = session.text(prompt, strict=options["strict"])
-        rows = session.rows_behind_audio(encoded, options["text"])
-        questions.append(Question(prompt, rows, encoded.truncated))
+    questions = [encoded(session, prompt, options) for prompt in prompts]
     config = session.config
     longest = config.audio_mapper.prefix_length + max(len(asked.rows) for asked in questions)
     check_fits(longest, decode, config.decoder)
@@ -148,10 +172,8 @@ def answers(session: Session, groups: Iterable[Group], asked: Request) -> Iterat
     """
     seconds = asked.seconds
     for group in groups:
-        with session.decoding():
-            results = _answer_group(session, group, asked, seconds)
+        yield from _answer_group(session, group, asked, seconds)
         seconds = 0.0  # the prompts count with the first group
-        yield from results
 
 
 def _answer_group(session: Session, group: Group, asked: Request, seconds: float) -> list[Result]:
@@ -175,23 +197,24 @@ def _answer_waves(
     """Add every window's answers to each question's; the seconds that the audio side took."""
     backend, decode = session.backend, asked.decode
     ended = stopping(session.tokenizer, asked.stops)
-    if (
-        isinstance(backend, SearchingBackend)
-        and isinstance(decode, DecodeOptions)
-        and ended is None
-        and len(found) == 1
-    ):
-        found[0] += answer(backend, wave, asked.questions[0].rows, decode)
-        return 0.0
-    started = perf_counter()
-    audio = backend.encode_audio(wave).prefix
-    seconds = perf_counter() - started
-    for question, answered in zip(asked.questions, found, strict=True):
-        whole = prefixes(audio, question.rows)
-        if isinstance(decode, DecodeOptions):
-            answered.extend(search(backend, whole, decode, ended=ended))
-        else:
-            answered.extend(sample(backend, whole, decode, ended=ended))
+    with session.decoding():
+        if (
+            isinstance(backend, SearchingBackend)
+            and isinstance(decode, DecodeOptions)
+            and ended is None
+            and len(found) == 1
+        ):
+            found[0] += answer(backend, wave, asked.questions[0].rows, decode)
+            return 0.0
+        started = perf_counter()
+        audio = backend.encode_audio(wave).prefix
+        seconds = perf_counter() - started
+        for question, answered in zip(asked.questions, found, strict=True):
+            whole = prefixes(audio, question.rows)
+            if isinstance(decode, DecodeOptions):
+                answered.extend(search(backend, whole, decode, ended=ended))
+            else:
+                answered.extend(sample(backend, whole, decode, ended=ended))
     return seconds
 
 
@@ -203,26 +226,24 @@ def _results(
     timings: Timings,
 ) -> Iterator[Result]:
     """Recording by recording, question by question."""
-    first = 0
-    for recording in (read.recording for read in group):
+    for recording, own in parted(group):
         spans = list(zip(recording.starts, recording.ends, strict=True))
         for question, answered in zip(asked.questions, found, strict=True):
-            own = zip(spans, answered[first : first + len(spans)], strict=True)
+            windows = zip(spans, answered[own], strict=True)
             yield Result(
                 audio=recording.name,
                 prompt=question.prompt,
-                windows=tuple(_window(tokenizer, best, span, asked.stops) for span, best in own),
+                windows=tuple(_window(tokenizer, *each, asked.stops) for each in windows),
                 prompt_truncated=question.truncated,
                 audio_truncated=recording.truncated,
                 timings=timings,
             )
-        first += len(spans)
 
 
 def _window(
     tokenizer: DecoderTokenizer,
-    hypotheses: Hypotheses,
     span: tuple[float, float],
+    hypotheses: Hypotheses,
     stops: Sequence[str],
 ) -> Window:
     beams = tuple(
@@ -260,7 +281,3 @@ def _stop_strings(stops: Sequence[str]) -> tuple[str, ...]:
         if not stop:
             raise UsageError("a stop string must hold at least one character")
     return given
-
-
-def _is_one(prompt: str | Sequence[str] | None) -> bool:
-    return prompt is None or isinstance(prompt, str) or not isinstance(prompt, Sequence)

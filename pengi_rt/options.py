@@ -23,8 +23,8 @@ class ReadOptions(TypedDict, total=False):
     """Windows answered together."""
 
 
-class Options(ReadOptions, total=False):
-    """What ``generate`` can be told; ``None`` stands for the plan's own default."""
+class PromptOptions(ReadOptions, total=False):
+    """What is asked, but for the prompt itself; the same for every task that asks something."""
 
     task: str | None
     """A task of table 1 (``pengi_rt/tasks.toml``) instead of a prompt."""
@@ -32,6 +32,13 @@ class Options(ReadOptions, total=False):
     """What is asked; by itself, of the task ``qa``."""
     text: str
     """Additional text behind the prefix, which the answer continues (paper, appendix A)."""
+    strict: bool
+    """Refuse a prompt over the encoder's limit instead of cutting it."""
+
+
+class Options(PromptOptions, total=False):
+    """What ``generate`` can be told; ``None`` stands for the plan's own default."""
+
     beam_size: int | None
     """Hypotheses kept; 1 is greedy."""
     max_new_tokens: int | None
@@ -48,17 +55,20 @@ class Options(ReadOptions, total=False):
     """Draw from the likeliest tokens alone (with ``samples``)."""
     top_p: float | None
     """Draw from the likeliest that together have this probability (with ``samples``)."""
-    strict: bool
-    """Refuse a prompt over the encoder's limit instead of cutting it."""
 
 
 READ_DEFAULTS = ReadOptions(long_audio="windows", hop=None, seed=0, resample=True, batch_size=8)
 
-DEFAULTS = Options(
+PROMPT_DEFAULTS = PromptOptions(
     **READ_DEFAULTS,
     task=None,
     question=None,
     text="",
+    strict=False,
+)
+
+DEFAULTS = Options(
+    **PROMPT_DEFAULTS,
     beam_size=None,
     max_new_tokens=None,
     temperature=None,
@@ -67,7 +77,6 @@ DEFAULTS = Options(
     samples=None,
     top_k=None,
     top_p=None,
-    strict=False,
 )
 
 

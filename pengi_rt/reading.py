@@ -36,8 +36,11 @@ def read_groups(
     They are drawn only as they are needed; one generator draws all random crops. The call itself
     reads nothing.
 
+    A :class:`~pengi_rt.audio.Recording` is cut already: it stays as it is.
+
     Raises:
-        UsageError: the batch size is below 1, or one recording was given for several.
+        UsageError: the batch size is below 1, or one recording was given for several; when its turn
+            comes, a Recording was cut for another plan.
         AudioError: a recording cannot be read, when its turn comes.
     """
     batch_size = options["batch_size"]
@@ -83,29 +86,52 @@ def waves(group: Group, size: int) -> Iterator[F32]:
         yield np.concatenate(pieces)
 
 
+def parted(group: Group) -> Iterator[tuple[Recording, slice]]:
+    """Every recording of a group, and where its windows are among all of them."""
+    first = 0
+    for recording in (read.recording for read in group):
+        yield recording, slice(first, first := first + len(recording))
+
+
 def _read(sources: Recordings, config: ModelConfig, options: ReadOptions) -> Iterator[Read]:
     generator = random.Random(options["seed"])  # noqa: S311 - the released crop, reproducible
     for source in sources:
         started = perf_counter()
-        recording = (
-            source
-            if isinstance(source, Recording)
-            else load_windows(
-                source,
-                config,
-                long_audio=options["long_audio"],
-                hop=options["hop"],
-                rng=generator,
-                resample=options["resample"],
-            )
+        if isinstance(source, Recording):
+            _check_windows(source, config)
+            yield Read(source, 0.0)
+            continue
+        recording = load_windows(
+            source,
+            config,
+            long_audio=options["long_audio"],
+            hop=options["hop"],
+            rng=generator,
+            resample=options["resample"],
         )
         yield Read(recording, perf_counter() - started)
 
 
-def _groups(reads: Iterable[Read], batch_size: int) -> Iterator[list[Read]]:
+def _check_windows(recording: Recording, config: ModelConfig) -> None:
+    if recording.clip_samples != config.clip_samples:
+        raise UsageError(
+            f"{recording.name}: was cut into windows of {recording.clip_samples} samples for "
+            f"another plan, this one reads {config.clip_samples}: load it again with its config"
+        )
+
+
+def _groups(reads: Iterator[Read], batch_size: int) -> Iterator[list[Read]]:
     group: list[Read] = []
     windows = 0
-    for read in reads:
+    while True:
+        try:
+            read = next(reads, None)
+        except Exception:
+            if group:  # what was read before it is answered first
+                yield group
+            raise
+        if read is None:
+            break
         group.append(read)
         windows += len(read.recording)
         if windows >= batch_size:

@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import RLock
 from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan import Plan
 from pengi_rt.remembered import remembered
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
+from pengi_rt.turns import Turns
 
 REMEMBERED_PROMPTS = 256
 REMEMBERED = 8
@@ -43,7 +43,7 @@ class Session:
         self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
         self._made: OrderedDict[Hashable, object] = OrderedDict()
-        self._lock = RLock()
+        self._turns = Turns()
         self._closed = False
 
     @contextmanager
@@ -53,7 +53,7 @@ class Session:
         Raises:
             BackendError: the session is closed.
         """
-        with self._lock:
+        with self._turns:
             if self._closed:
                 raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
             yield
@@ -119,7 +119,7 @@ class Session:
 
     def close(self) -> None:
         """Give back the backend's memory and the mapped plan. Not used again."""
-        with self._lock:
+        with self._turns:
             self._closed = True
             self._texts.clear()
             self._made.clear()

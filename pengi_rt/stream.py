@@ -1,18 +1,21 @@
 """An answer as it is written, piece by piece."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from pengi_rt.audio import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
-from pengi_rt.errors import UsageError
-from pengi_rt.generate import Request, before_stop, prompts_of, request, stopping
+from pengi_rt.generate import Request, before_stop, one_prompt, request, stopping
 from pengi_rt.options import Options
 from pengi_rt.reading import Group, read_groups, waves
 from pengi_rt.session import Session, prefixes
 from pengi_rt.text import DecoderTokenizer
 
+logger = logging.getLogger(__name__)
+
+_SETTLED: Final = ",;:"  # no space behind these is ever taken away
 _UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"  # bytes of a character whose rest is to come
 
 
@@ -26,21 +29,23 @@ def stream(
             itself; also if more than one beam, sample or prompt is asked for.
         AudioError: the recording cannot be read, with the first piece.
     """
-    if not (prompt is None or isinstance(prompt, str)):
-        raise UsageError("one prompt is streamed at a time; ask several with generate")
     if options["samples"] is None and options["beam_size"] is None:
         options = Options(**{**options, "beam_size": 1})
     groups = read_groups([audio], session.config, options)
-    prompts = prompts_of(prompt, options, session.config.generation.prompt)
-    asked = request(session, prompts, options)
+    one = one_prompt(prompt, options, session.config.generation.prompt, "stream")
+    asked = request(session, [one], options)
     check_single(asked.decode)
+    if asked.questions[0].truncated:
+        logger.warning("the prompt is longer than the text encoder reads and was cut: %.40r", one)
     return _pieces(session, groups, asked)
 
 
-def _pieces(session: Session, groups: Iterator[list[Group]], asked: Request) -> Iterator[str]:
+def _pieces(session: Session, groups: Iterable[Group], asked: Request) -> Iterator[str]:
     """Window by window, a line each."""
     first = True
     for group in groups:
+        for name in (read.recording.name for read in group if read.recording.truncated):
+            logger.warning("%s: only one window is answered", name)
         for wave in waves(group, asked.batch_size):
             with session.in_use():
                 audio = session.backend.encode_audio(wave).prefix
@@ -76,8 +81,8 @@ class Written:
     """Tokens so far, and how much of their text can no longer change.
 
     What may still change is held back: a character of which bytes are missing, the beginning of a
-    stop string, and spaces, which decoding takes away before punctuation (so text comes in whole
-    words).
+    stop string, and spaces, which decoding takes away before punctuation. So text comes in whole
+    words.
     """
 
     def __init__(self, tokenizer: DecoderTokenizer, stops: Sequence[str]) -> None:
@@ -115,6 +120,6 @@ def _certain(text: str, stops: Sequence[str]) -> str:
                 end = min(end, len(text) - size)
     # Clean-up joins what begins with a space to the word before it.
     end = text.rfind(" ", 0, end)
-    while end > 0 and not text[end - 1].isalnum():
+    while end > 0 and not (text[end - 1].isalnum() or text[end - 1] in _SETTLED):
         end = text.rfind(" ", 0, end)
     return text[: max(end, 0)]

@@ -121,6 +121,8 @@ def task_prompt(name: str, question: str | None = None) -> str:
         UsageError: there is no such task, or it has no question, or needs one.
     """
     tasks = load_tasks()
+    if not isinstance(question, str | None):
+        raise UsageError(f"the question must be one string, got {type(question).__name__}")
     if name not in tasks:
         raise UsageError(f"there is no task {name!r}; known: {', '.join(tasks)}")
     task = tasks[name]

@@ -1,7 +1,7 @@
 """The engine: equal answers however they are asked for, and nothing dropped silently."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -184,6 +184,30 @@ def test_a_closed_engine_says_so(tiny_plan: Path, backend: Literal["onnx", "torc
         engine.generate(clip(0), text="a dog")
     with pytest.raises(BackendError, match="closed"):
         next(running)
+
+
+def test_other_threads_get_their_turn_between_batches(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour's recording is one group: the others do not wait for all of it."""
+    encode = engine.backend.encode_audio
+    others: list[Future[object]] = []
+
+    def encoded(wave: np.ndarray) -> Encoded:
+        found = encode(wave)
+        if not others:
+            others.append(pool.submit(lambda: engine.embed_text(["meanwhile"])))
+        elif len(others) == 1:
+            others[0].result(timeout=60)
+            others.append(others[0])
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(engine.backend, "encode_audio", encoded)
+        # Batches of one: the second may not begin before the other thread had its turn.
+        results = engine.answer([clip(0, seconds=16.0)], batch_size=1, max_new_tokens=1)
+        assert len(next(results).windows) == 8
+    assert len(others) == 2
 
 
 def test_a_plan_closed_too_early_takes_nothing_down(tiny_plan: Path) -> None:

@@ -115,3 +115,17 @@ def test_a_closed_engine_says_so(tiny_plan: Path) -> None:
         next(running)
     with pytest.raises(BackendError, match="closed"):
         engine.explain([clip(0)])
+
+
+def test_only_what_matters_can_be_told(engine: Engine) -> None:
+    with pytest.raises(TypeError, match="explain has no option beam_size"):
+        engine.explain([clip(0)], beam_size=2)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="explain asks one prompt, got 2: call it once for each"):
+        engine.explain([clip(0)], ["a", "b"])  # type: ignore[arg-type]
+
+
+def test_no_room_for_an_answer_is_needed(engine: Engine) -> None:
+    positions = engine.config.decoder.n_positions
+    text = "a" * (positions - engine.config.prefix_length)
+    (found,) = engine.explain([clip(0)], text=text, k=1)
+    assert len(found.windows[0].vectors) <= positions

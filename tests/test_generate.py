@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pengi_rt
+from pengi_rt.backends.protocol import Encoded
 from pengi_rt.engine import Engine
 from pengi_rt.errors import PromptError, UsageError
 
@@ -38,11 +39,14 @@ def test_results_have_the_shape_of_what_was_asked(engine: Engine) -> None:
 def test_several_prompts_hear_a_recording_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = []
+    heard: list[int] = []
     encode = engine.backend.encode_audio
-    monkeypatch.setattr(
-        engine.backend, "encode_audio", lambda wave: (heard.append(len(wave)), encode(wave))[1]
-    )
+
+    def counted(wave: np.ndarray) -> Encoded:
+        heard.append(len(wave))
+        return encode(wave)
+
+    monkeypatch.setattr(engine.backend, "encode_audio", counted)
     engine.generate([clip(0), clip(1, seconds=5.0)], PROMPTS, max_new_tokens=3, batch_size=2)
     assert heard == [2, 2]  # four windows
 
@@ -71,6 +75,7 @@ def test_tasks_are_their_prompts(engine: Engine) -> None:
         (None, {"task": "qa"}, r"task 'qa' needs the field 'question'; it is missing"),
         (None, {"task": "qa", "question": " "}, r"needs the field 'question'; it is empty"),
         (None, {"task": "scene", "question": "where?"}, r"'scene' asks no question"),
+        (None, {"question": ["a", "b"]}, r"the question must be one string, got list"),
         ("what?", {"task": "scene"}, r"a prompt and the task 'scene' contradict"),
         ("what?", {"question": "where?"}, r"a prompt and the task 'qa' contradict"),
         ("what?", {"top_k": 3}, r"top_k and top_p are for drawn answers: give samples too"),
@@ -105,7 +110,7 @@ def test_additional_text_is_continued_not_repeated(engine: Engine) -> None:
             engine.backend.embed_tokens(np.array(engine.tokenizer.encode(text))),
         ]
     )
-    tokens = []
+    tokens: list[int] = []
     cache, logits = engine.backend.prefill(
         prefix[None], np.array([len(prefix)]), width=1, max_new_tokens=6
     )
@@ -117,7 +122,7 @@ def test_additional_text_is_continued_not_repeated(engine: Engine) -> None:
 
 def test_tokens_have_their_log_probabilities(engine: Engine) -> None:
     for options in ({"beam_size": 3}, {"samples": 3, "temperature": 1.5}):
-        found = engine.generate(clip(3), max_new_tokens=7, **options)  # type: ignore[call-overload]
+        found = engine.generate(clip(3), max_new_tokens=7, **options)
         for beam in found.beams:
             assert len(beam.logprobs) == len(beam.tokens)
             assert max(beam.logprobs) <= 0
@@ -176,7 +181,7 @@ def test_pytorch_gives_the_same(engine: Engine, tiny_plan: Path) -> None:
             {"stop_strings": ["ro", "e"]},
         ):
             ours, theirs = (
-                each.generate(clip(5), PROMPTS, max_new_tokens=8, **options)  # type: ignore[call-overload]
+                each.generate(clip(5), PROMPTS, max_new_tokens=8, **options)
                 for each in (engine, reference)
             )
             assert [[b.tokens for b in r.beams] for r in ours] == [

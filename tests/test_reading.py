@@ -1,5 +1,6 @@
 """Recordings in groups, and their windows in batches: nothing lost, nothing read too early."""
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pengi_rt.audio import load_windows
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import UsageError
+from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.options import READ_DEFAULTS, ReadOptions
-from pengi_rt.reading import is_batch, read_groups, waves
+from pengi_rt.reading import is_batch, parted, read_groups, waves
 
 CONFIG = ModelConfig.preset("tiny")
 RATE, CLIP = CONFIG.mel.sample_rate, CONFIG.clip_samples
@@ -59,6 +61,15 @@ def test_recordings_are_drawn_as_they_are_needed() -> None:
     assert drawn == [0, 1]
 
 
+def test_what_was_read_before_an_error_is_a_group() -> None:
+    groups = read_groups([SOUNDS[0], SOUNDS[2], b"no sound", SOUNDS[3]], CONFIG, options())
+    assert len(next(groups)) == 2
+    with pytest.raises(AudioError, match="<bytes>"):
+        next(groups)
+    with pytest.raises(AudioError):
+        next(read_groups([b"no sound"], CONFIG, options()))
+
+
 def test_one_seed_draws_all_crops() -> None:
     def crops(*sounds: int) -> list[float]:
         chosen = [SOUNDS[number] for number in sounds]
@@ -83,6 +94,21 @@ def test_one_recording_is_not_several(one: Any) -> None:
     """A path has letters and a file has lines: none of them are recordings."""
     with pytest.raises(UsageError, match="must be a list or an iterator of them, got"):
         read_groups(one, CONFIG, options())
+
+
+def test_windows_of_another_plan_are_refused() -> None:
+    other = dataclasses.replace(CONFIG, clip_seconds=CONFIG.clip_seconds / 2)
+    recording = load_windows(SOUNDS[0], other)
+    with pytest.raises(UsageError, match=f"windows of {CLIP // 2} samples for another plan"):
+        list(read_groups([recording], CONFIG, options()))
+    ((read,),) = read_groups([load_windows(SOUNDS[0], CONFIG)], CONFIG, options())
+    assert read.seconds == 0
+
+
+def test_windows_are_parted_by_recording() -> None:
+    (group,) = read_groups(SOUNDS, CONFIG, options(batch_size=100))
+    found = [(len(recording), own.start, own.stop) for recording, own in parted(group)]
+    assert found == [(1, 0, 1), (3, 1, 4), (1, 4, 5), (1, 5, 6), (7, 6, 13), (2, 13, 15)]
 
 
 def test_what_is_a_batch() -> None:

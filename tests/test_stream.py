@@ -4,11 +4,13 @@ import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pengi_rt
+from pengi_rt.backends.protocol import F32
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, UsageError
 from pengi_rt.stream import Written
@@ -57,9 +59,14 @@ def test_a_token_is_computed_when_it_is_asked_for(
         for seed in range(50)
         if re.search(r"\w \w.* \w", text := engine.generate(clip(0), seed=seed, **options).text)  # type: ignore[call-overload]
     )
-    steps = []
+    steps: list[object] = []
     step = engine.backend.step
-    monkeypatch.setattr(engine.backend, "step", lambda *rows: (steps.append(rows), step(*rows))[1])
+
+    def counted(*rows: Any) -> F32:
+        steps.append(rows)
+        return step(*rows)
+
+    monkeypatch.setattr(engine.backend, "step", counted)
     pieces = engine.stream(clip(0), seed=seed, **options)  # type: ignore[arg-type]
     assert not steps
     first = next(pieces)
@@ -84,13 +91,20 @@ def test_streams_may_run_side_by_side(engine: Engine) -> None:
     [
         ({"beam_size": 2}, "beams are ranked only when all are finished"),
         ({"samples": 2}, "beams are ranked only when all are finished"),
-        ({"prompt": ["a", "b"]}, "one prompt is streamed at a time"),
+        ({"prompt": ["a", "b"]}, "stream asks one prompt, got 2"),
         ({"max_new_tokens": 1000}, "128"),
     ],
 )
 def test_refused_by_the_call(engine: Engine, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         engine.stream(clip(0), **options)  # type: ignore[arg-type]
+
+
+def test_what_is_cut_is_said(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """Pieces of text cannot say it themselves."""
+    list(engine.stream(clip(0, seconds=5.0), "a noise " * 60, long_audio="first", max_new_tokens=2))
+    assert "the prompt is longer than the text encoder reads and was cut: 'a noise" in caplog.text
+    assert "<array>: only one window is answered" in caplog.text
 
 
 def test_a_bad_recording_and_a_closed_engine(tiny_plan: Path) -> None:
@@ -134,3 +148,5 @@ def test_decodings_corrections_are_waited_for(engine: Engine, text: str) -> None
 def test_text_comes_word_by_word(engine: Engine) -> None:
     pieces = [piece for piece in written(engine.tokenizer, "one two three four five") if piece]
     assert pieces == ["one", " two", " three", " four", " five"]
+    pieces = [piece for piece in written(engine.tokenizer, "dog, cat, a bell") if piece]
+    assert pieces == ["dog,", " cat,", " a", " bell"]

@@ -12,9 +12,9 @@ from pengi_rt.classification.likelihood import Normalize, Scorer
 from pengi_rt.classification.matching import Matcher
 from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore, Method
 from pengi_rt.errors import UsageError
-from pengi_rt.generate import Question, Request, answers, prompts_of, request
+from pengi_rt.generate import Question, Request, answers, one_prompt, request
 from pengi_rt.options import DEFAULTS, Options
-from pengi_rt.reading import Group, waves
+from pengi_rt.reading import Group, parted, waves
 from pengi_rt.session import Session, prefixes
 from pengi_rt.tasks import task_prompt
 
@@ -95,10 +95,8 @@ def classify(
     matches = options["method"] == "text-matching"
     # A log-likelihood has no answer that would need room behind the prefix.
     asks = options if matches else ClassifyOptions(**{**options, "max_new_tokens": 1})
-    prompts = prompts_of(prompt, options, task_prompt(TASK))
-    if len(prompts) > 1:
-        raise UsageError(f"classify asks one prompt, got {len(prompts)}: call it once for each")
-    task = _Task(session, tuple(texts), request(session, prompts, asks), options)
+    asked = one_prompt(prompt, options, task_prompt(TASK), "classify")
+    task = _Task(session, tuple(texts), request(session, [asked], asks), options)
     if matches:
         return _matched(task, groups, Matcher(session, texts, strict=options["strict"]))
     scorer = Scorer(session, texts, continues=bool(options["text"]))
@@ -136,9 +134,7 @@ def _scored(task: _Task, groups: Iterable[Group], scorer: Scorer) -> Iterator[Cl
             scores.append(found)
             chosen += lists
         table = np.concatenate(scores)
-        first = 0
-        for recording in (read.recording for read in group):
-            own = slice(first, first := first + len(recording))
+        for recording, own in parted(group):
             texts = [None] * len(recording)
             yield _classification(task, recording, Scores(table[own], chosen[own], texts))
 

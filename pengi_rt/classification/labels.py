@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pengi_rt.errors import InputError, PromptError, UsageError
+from pengi_rt.errors import PromptError, UsageError
+from pengi_rt.text_file import text_lines
 
 FIELD: Final = "{label}"
 
@@ -49,14 +50,8 @@ def read_labels(path: Path) -> dict[str, str]:
         InputError: it cannot be read, or is no UTF-8.
         UsageError: a label is there twice, or there are none; the message names file and line.
     """
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
     labels: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text_lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
         label, _, text = (each.strip() for each in line.partition("\t"))

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64
-from pengi_rt.embed import embed_texts, unit
+from pengi_rt.embed import TextEmbedding, embed_texts, unit
 from pengi_rt.errors import UsageError
 from pengi_rt.session import Session
 
@@ -25,7 +25,9 @@ SEPARATOR: Final = ","
 class Matcher:
     """Labels with their embeddings.
 
-    Answers are cut where the text encoder's limit is; so are labels, with a warning.
+    What is longer than the text encoder reads is matched without its end, and a warning says so: of
+    every such label, and of the first such answer. ``strict`` refuses labels alone, as nobody chose
+    what the model would answer.
     """
 
     def __init__(self, session: Session, labels: Mapping[str, str], *, strict: bool) -> None:
@@ -41,16 +43,19 @@ class Matcher:
                 "log-likelihood instead (--method log-likelihood)"
             )
         self._session = session
+        self._told = False
         known: dict[bytes, str] = {}
         for label, text in labels.items():
             tokens = session.prompt_tokenizer.encode(text, strict=strict)
             if tokens.truncated:
-                logger.warning("the label %.40r ... is longer than the text encoder reads", label)
+                self._warn("the label", label)
             other = known.setdefault(tokens.ids.tobytes(), label)
             if other != label:
                 raise UsageError(f"labels {other!r} and {label!r} are one to the text encoder")
         texts = tuple(labels.values())
-        self._labels = session.remember(("labels", texts), lambda: self._units(texts))
+        self._labels = session.remember(
+            ("labels", texts), lambda: _units(embed_texts(session, texts))
+        )
 
     def scores(self, answers: Sequence[str]) -> F64:
         """``[n, labels]``: the cosine of every answer and every label; of no answer, 0.
@@ -61,8 +66,10 @@ class Matcher:
         cosines = np.zeros((len(answers), len(self._labels)))
         places = [place for place, text in enumerate(answers) if text]
         if places:
-            found = self._units([answers[place] for place in places]).astype(np.float64)
-            cosines[places] = (found @ self._labels.T.astype(np.float64)).round(DIGITS)
+            found = embed_texts(self._session, [answers[place] for place in places])
+            self._check_whole(found)
+            units = _units(found).astype(np.float64)
+            cosines[places] = (units @ self._labels.T.astype(np.float64)).round(DIGITS)
         return cosines
 
     def lists(self, answers: Sequence[str]) -> tuple[F64, list[list[int]]]:
@@ -85,6 +92,23 @@ class Matcher:
             chosen.append(list(dict.fromkeys(own.argmax(axis=1).tolist())))
         return scores, chosen
 
-    def _units(self, texts: Sequence[str]) -> F32:
-        """``[n, d_proj]``: embeddings at length 1."""
-        return unit(np.stack([each.embedding for each in embed_texts(self._session, texts)]))
+    def _check_whole(self, answers: Sequence[TextEmbedding]) -> None:
+        """Say once that an answer was cut."""
+        cut = next((answer.text for answer in answers if answer.truncated), None)
+        if cut is not None and not self._told:
+            self._told = True
+            self._warn("an answer", cut)
+
+    def _warn(self, what: str, text: str) -> None:
+        logger.warning(
+            "%s is longer than the text encoder reads (%d tokens) and is matched without its "
+            "end: %.40r ...",
+            what,
+            self._session.config.text.max_length,
+            text,
+        )
+
+
+def _units(found: Sequence[TextEmbedding]) -> F32:
+    """``[n, d_proj]``: embeddings at length 1."""
+    return unit(np.stack([each.embedding for each in found]))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pengi_rt.cli.asking import (
-    OUTPUT_HELP,
     add_engine,
     add_prompt,
     add_reading,
@@ -18,11 +17,11 @@ from pengi_rt.cli.asking import (
     search_options,
     warned,
 )
-from pengi_rt.cli.formats import FORMATS, Writer
+from pengi_rt.cli.formats import Writer, add_output
 from pengi_rt.cli.labelled import LABEL_COLUMNS, Labelled
-from pengi_rt.cli.output import is_folder, open_output
+from pengi_rt.cli.output import check_place, open_output
 from pengi_rt.cli.recordings import Recordings
-from pengi_rt.errors import InputError, UsageError
+from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
     from pengi_rt.audio import Recording
@@ -47,12 +46,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_search(parser, drawn=False)
     add_reading(parser)
     add_engine(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
+    add_output(parser)
     parser.add_argument(
         "--plot", type=Path, metavar="PNG",
         help="draw one recording's scores as bars, a long one's over time (needs the extra [plot])",
     )  # fmt: skip
-    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
     parser.set_defaults(run=run)
 
 
@@ -150,10 +148,7 @@ def _check_plot(path: Path, names: list[str]) -> None:
 
     if len(names) > 1:
         raise UsageError(f"--plot draws one recording, got {len(names)}: run it once for each")
-    if path.suffix.lower() != PNG or is_folder(path):
-        raise UsageError(f"--plot {path}: name a file that ends in {PNG}")
-    if not is_folder(path.parent):
-        raise InputError(f"--plot {path}: there is no folder {path.parent}")
+    check_place("--plot", path, [PNG])
     new_figure(1, 1)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import Lines
 from pengi_rt.cli.asking import (
-    OUTPUT_HELP,
     add_engine,
     add_reading,
     add_recordings,
@@ -16,13 +15,12 @@ from pengi_rt.cli.asking import (
     protect_inputs,
     search_options,
 )
-from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.formats import Row, Writer, add_output
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
 
 if TYPE_CHECKING:
     from pengi_rt.describe import Description
-    from pengi_rt.engine import Engine
 
 COLUMNS: Final = (
     "audio",
@@ -50,8 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_search(parser)
     add_reading(parser)
     add_engine(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
-    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
+    add_output(parser)
     parser.set_defaults(run=run)
 
 
@@ -64,25 +61,18 @@ def run(arguments: argparse.Namespace) -> int:
     with open_engine(arguments) as engine:
         recordings = Recordings(arguments, names, engine.config)
         # Options are refused here, before the output is opened.
-        results = _descriptions(engine, recordings, arguments)
+        results = engine.descriptions(
+            recordings,
+            text=arguments.text,
+            batch_size=arguments.batch_size,
+            **search_options(arguments),
+        )
         lines = Lines(recordings=len(names) > 1, prompts=False)
         with (
             open_output(arguments.output) as output,
             Writer(output, arguments.format, columns=COLUMNS, line=lines) as writer,
         ):
             return recordings.write(writer, results, _rows)
-
-
-def _descriptions(
-    engine: "Engine", recordings: Recordings, arguments: argparse.Namespace
-) -> "Iterator[Description]":
-    from pengi_rt.describe import describe
-    from pengi_rt.options import DEFAULTS, completed
-    from pengi_rt.reading import read_groups
-
-    given = {"text": arguments.text, "batch_size": arguments.batch_size}
-    options = completed({**given, **search_options(arguments)}, DEFAULTS, "describe")
-    return describe(engine.session, read_groups(recordings, engine.config, options), options)
 
 
 def _rows(description: "Description") -> Iterator[Row]:

@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +16,12 @@ from pengi_rt.cli.asking import (
     protect_inputs,
 )
 from pengi_rt.cli.formats import FORMATS, Row, Writer
-from pengi_rt.cli.output import is_folder, open_output
+from pengi_rt.cli.output import PART, check_place, open_output
 from pengi_rt.cli.recordings import SOME_FAILED, Recordings
-from pengi_rt.cli.vectors import save_npy, save_safetensors
+from pengi_rt.cli.vectors import Stored, save_npy, save_safetensors
 from pengi_rt.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from pengi_rt.backends.protocol import F32
     from pengi_rt.embed import AudioEmbedding, TextEmbedding
     from pengi_rt.engine import Engine
 
@@ -64,7 +63,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "-o", "--output", metavar="FILE", required=True,
         help=f"FILE{NPY}, one array, or FILE{SAFETENSORS}: audio.embedding, audio.prefix, "
         "text.embedding, text.prefix (rows are counted in each), and in its metadata the rows' "
-        "table as JSON",
+        "table as JSON. Until all is there it takes its room again, unnamed, in the same folder. "
+        f"If the run ends early, FILE stays as it was and FILE{PART} holds what was embedded",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -86,33 +86,73 @@ def run(arguments: argparse.Namespace) -> int:
 def _embed(
     engine: "Engine", names: list[str], texts: list[str], arguments: argparse.Namespace
 ) -> int:
-    found = _Found(engine, arguments)
     recordings = Recordings(arguments, names, engine.config)
-    # Texts and options are refused here, before anything is heard.
-    read = engine.embed_text(texts, strict=arguments.strict) if texts else []
-    found.check_shapes(recordings=bool(names), texts=bool(read))
-    results = engine.embed_audio(recordings, batch_size=arguments.batch_size)
-    with (
-        open_output(None) as output,
-        Writer(output, arguments.format, columns=COLUMNS, line=_line) as writer,
-    ):
-        code = recordings.write(writer, results, found.audio_rows)
-        writer.write([found.text_row(text) for text in read])
-    if found.table:
-        found.save(Path(arguments.output))
-    return SOME_FAILED if code and read else code
+    with ExitStack() as files:
+        found = _Found(engine, arguments, files)
+        found.check_shapes(recordings=bool(names), texts=bool(texts))
+        # Texts and options are refused here, before anything is heard.
+        results = engine.embed_audio(recordings, batch_size=arguments.batch_size)
+        for text in _embedded(engine, texts, strict=arguments.strict):
+            found.keep_text(text)
+        with _rescuing(found, Path(arguments.output)):
+            with (
+                open_output(None) as output,
+                Writer(output, arguments.format, columns=COLUMNS, line=_line) as writer,
+            ):
+                code = recordings.write(writer, results, found.keep_audio)
+                writer.write(found.text_rows())
+            if texts or found.audio_rows:
+                found.save(Path(arguments.output))
+    return SOME_FAILED if code and texts else code
+
+
+def _embedded(engine: "Engine", texts: list[str], *, strict: bool) -> "Iterator[TextEmbedding]":
+    """Vectors of texts, those of a batch at a time in memory."""
+    from pengi_rt.embed import TEXT_BATCH
+
+    for first in range(0, len(texts), TEXT_BATCH):
+        yield from engine.embed_text(texts[first : first + TEXT_BATCH], strict=strict)
+
+
+@contextmanager
+def _rescuing(found: "_Found", output: Path) -> Iterator[None]:
+    """Save what there is beside ``output`` if the block raises, and say so.
+
+    Raises:
+        InputError: nobody reads the rows' table any more, without which vectors say little.
+    """
+    try:
+        try:
+            yield
+        except BrokenPipeError:
+            raise InputError(
+                "cannot write the rows' table: nobody reads standard output any more; send it to "
+                "a file"
+            ) from None
+    except BaseException as error:
+        part = output.with_name(output.name + PART)
+        if found.audio_rows:
+            with suppress(InputError):  # the first error is the one to tell
+                found.save(part)
+                error.add_note(f"what was embedded is in {part}")
+        raise
 
 
 class _Found:
-    """The vectors so far, of recordings and of texts, and the table of their rows."""
+    """The vectors so far, of recordings and of texts, and what their rows are."""
 
-    def __init__(self, engine: "Engine", arguments: argparse.Namespace) -> None:
-        self.table: list[Row] = []
+    def __init__(self, engine: "Engine", arguments: argparse.Namespace, files: ExitStack) -> None:
+        """No vectors yet; their files are let go with ``files``."""
+        self.audio_rows: list[Row] = []
+        self._texts: list[Row] = []
         self._engine = engine
-        self._apart = arguments.output.endswith(SAFETENSORS)
+        self._apart = Path(arguments.output).suffix.lower() == SAFETENSORS
         self._kinds = KINDS if self._apart else (arguments.what or KINDS[0],)
-        self._arrays: dict[str, list[F32]] = {}
-        self._rows: Counter[str] = Counter()
+
+        def stored() -> Stored:
+            return files.enter_context(closing(Stored(Path(arguments.output))))
+
+        self._audio, self._text = ({kind: stored() for kind in self._kinds} for _ in range(2))
 
     def check_shapes(self, *, recordings: bool, texts: bool) -> None:
         """Refuse what makes no one array.
@@ -129,20 +169,29 @@ class _Found:
                 f"which make no one array: write a {SAFETENSORS} file, or run it once for each"
             )
 
-    def audio_rows(self, found: "AudioEmbedding") -> Iterator[Row]:
+    def keep_audio(self, found: "AudioEmbedding") -> list[Row]:
         """Keep a recording's vectors; the rows that they are."""
-        first = self._keep("audio", {"embedding": found.embedding, "prefix": found.prefix})
-        for row, (start, end) in enumerate(zip(found.starts, found.ends, strict=True), first):
-            about = {"row": row, "audio": found.audio, "start": start, "end": end}
-            self.table.append({**about, "audio_truncated": found.audio_truncated})
-            yield self.table[-1]
+        for kind, stored in self._audio.items():
+            stored.append(getattr(found, kind))
+        spans = zip(found.starts, found.ends, strict=True)
+        rows = [
+            {"row": row, "audio": found.audio, "start": start, "end": end,
+             "audio_truncated": found.audio_truncated}
+            for row, (start, end) in enumerate(spans, len(self.audio_rows))
+        ]  # fmt: skip
+        self.audio_rows += rows
+        return rows
 
-    def text_row(self, found: "TextEmbedding") -> Row:
-        """Keep a text's vectors; the row that they are."""
-        arrays = {"embedding": found.embedding[None], "prefix": found.prefix[None]}
-        row = self._keep("text", arrays)
-        self.table.append({"row": row, "text": found.text, "text_truncated": found.truncated})
-        return self.table[-1]
+    def keep_text(self, found: "TextEmbedding") -> None:
+        """Keep a text's vectors."""
+        for kind, stored in self._text.items():
+            stored.append(getattr(found, kind)[None])
+        self._texts.append({"text": found.text, "text_truncated": found.truncated})
+
+    def text_rows(self) -> list[Row]:
+        """The rows of texts: in their own arrays, or behind the recordings' so far."""
+        first = 0 if self._apart else len(self.audio_rows)
+        return [{"row": row, **text} for row, text in enumerate(self._texts, first)]
 
     def save(self, path: Path) -> None:
         """Write the file.
@@ -150,25 +199,17 @@ class _Found:
         Raises:
             InputError: it cannot be written.
         """
-        import numpy as np
-
-        arrays = {name: np.concatenate(parts) for name, parts in self._arrays.items()}
+        sources = {"audio": (self._audio, self.audio_rows), "text": (self._text, self._texts)}
+        arrays: dict[str, Stored] = {}
+        for source, (by_kind, rows) in sources.items():
+            for kind, stored in by_kind.items() if rows else ():
+                stored.cut(len(rows))  # one array may have more, if this is a rescue
+                arrays[f"{source}.{kind}"] = stored
         if not self._apart:
-            save_npy(path, arrays[self._kinds[0]])
+            save_npy(path, list(arrays.values()))
             return
-        about = {"plan": self._engine.plan.fingerprint, "rows": json.dumps(self.table)}
-        save_safetensors(path, arrays, about)
-
-    def _keep(self, source: str, vectors: "dict[str, F32]") -> int:
-        """The number of the first row, in its own array if there are several."""
-        names = {kind: f"{source}.{kind}" if self._apart else kind for kind in self._kinds}
-        for kind, name in names.items():
-            # A copy: a view would keep all vectors that were made with these.
-            self._arrays.setdefault(name, []).append(vectors[kind].copy())
-        array = names[self._kinds[0]]
-        first = self._rows[array]
-        self._rows[array] += len(vectors["embedding"])
-        return first
+        table = json.dumps([*self.audio_rows, *self.text_rows()])
+        save_safetensors(path, arrays, {"plan": self._engine.plan.fingerprint, "rows": table})
 
 
 def _texts(arguments: argparse.Namespace) -> list[str]:
@@ -176,13 +217,9 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
     path: Path | None = arguments.texts_file
     if path is None:
         return texts
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-    found = [line.strip() for line in lines if line.strip()]
+    from pengi_rt.text_file import text_lines
+
+    found = [line.strip() for line in text_lines(path) if line.strip()]
     if not found:
         raise InputError(f"{path}: there are no texts in it: write one a line")
     return [*texts, *found]
@@ -196,12 +233,9 @@ def _check_output(arguments: argparse.Namespace) -> None:
         InputError: there is no place for it.
     """
     output = Path(arguments.output)
-    if output.suffix not in (NPY, SAFETENSORS) or is_folder(output):
-        raise UsageError(f"--output {output}: name a file that ends in {NPY} or {SAFETENSORS}")
-    if output.suffix == SAFETENSORS and arguments.what is not None:
+    check_place("--output", output, [NPY, SAFETENSORS])
+    if output.suffix.lower() == SAFETENSORS and arguments.what is not None:
         raise UsageError(f"--what {arguments.what}: a {SAFETENSORS} file holds both; leave --what")
-    if not is_folder(output.parent):
-        raise InputError(f"--output {output}: there is no folder {output.parent}")
 
 
 def _line(row: Row) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import span
 from pengi_rt.cli.asking import (
-    OUTPUT_HELP,
     add_engine,
     add_prompt,
     add_reading,
@@ -17,7 +16,7 @@ from pengi_rt.cli.asking import (
     protect_inputs,
     warned,
 )
-from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.formats import Row, Writer, add_output
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
 
@@ -58,8 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_reading(parser)
     add_engine(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
-    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
+    add_output(parser)
     parser.set_defaults(run=run)
 
 

@@ -1,5 +1,6 @@
 """How rows are printed: text for people, JSON, JSON Lines and CSV for programs, and subtitles."""
 
+import argparse
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,18 @@ Row = dict[str, Any]
 
 FORMATS: Final = ("text", "json", "jsonl", "csv")
 SUBTITLES: Final = ("srt", "vtt")
+
+_OUTPUT_HELP: Final = (
+    "write results here (default, and -: stdout). They grow in FILE.part; when all are there it "
+    "becomes FILE. If the run ends early, FILE stays as it was and FILE.part holds what was "
+    "answered"
+)
+
+
+def add_output(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS) -> None:
+    """Add how rows are printed, and where to."""
+    parser.add_argument("--format", choices=formats, default="text", help="(default: %(default)s)")
+    parser.add_argument("-o", "--output", metavar="FILE", help=_OUTPUT_HELP)
 
 
 class Writer:

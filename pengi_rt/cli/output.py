@@ -124,6 +124,19 @@ def is_folder(path: str | Path) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
+def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
+    """Refuse at once a file that could not be written in the end.
+
+    Raises:
+        UsageError: it is a folder, or its name ends in none of ``suffixes`` (in capitals or not).
+        InputError: it is in no folder that is there.
+    """
+    if path.suffix.lower() not in suffixes or is_folder(path):
+        raise UsageError(f"{option} {path}: name a file that ends in {' or '.join(suffixes)}")
+    if not is_folder(path.parent):
+        raise InputError(f"{option} {path}: there is no folder {path.parent}")
+
+
 def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None:
     """Check that writing ``--output`` destroys none of ``inputs`` (``-`` is standard input).
 

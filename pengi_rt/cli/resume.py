@@ -1,30 +1,35 @@
 """``--resume``: what an earlier run has answered stays, and only the rest is asked.
 
-A row of JSON Lines says of what it is made: ``sha256`` is the recording's content, ``settings``
-hashes the plan and everything that was asked, ``rows`` counts the recording's. Where all that still
-holds, and all rows are there, they are kept.
+Where a recording's content, the plan and everything that was asked are the same, and all its rows
+are there, they are kept. Rows about recordings that are not named now stay too, in front.
 
-Until a run ends well its rows are in ``FILE.part``. A run that resumes first gathers the rows of
-all earlier ones in ``FILE.done``, whole, and then writes ``FILE.part`` anew, in the order of the
-recordings: whenever it is killed, every row is in one of the two.
+Until a run ends well its rows are in ``FILE.part``, which the next run begins anew. So one that
+resumes first saves in ``FILE.part.done`` what is in ``FILE.part`` alone: whenever it is killed, the
+rows of every recording that was answered are whole in one of the three.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from pengi_rt.atomic import replacing
 from pengi_rt.cli.formats import Row
 from pengi_rt.cli.output import PART, STDIO
+from pengi_rt.cli.row_file import Group, Kept, RowFile, recording_key
 from pengi_rt.errors import AudioError, InputError, UsageError
 
-DONE = ".done"
-"""Behind the name of an output file: rows of earlier runs."""
-
 BLOCK = 2**20
+
+
+def saved_rows(output: str) -> Path:
+    """Beside an output file: recordings that runs which were cut short have answered."""
+    return Path(os.path.realpath(output) + PART + ".done")
 
 
 def settings_hash(plan: str, settings: Mapping[str, Any]) -> str:
@@ -34,19 +39,53 @@ def settings_hash(plan: str, settings: Mapping[str, Any]) -> str:
 
 
 class Done:
-    """Rows of earlier runs, by recording; and the marks by which new ones are known again."""
+    """The rows that stay, and the marks by which new ones are known again.
 
-    def __init__(self, output: str | None, settings: str, *, resume: bool) -> None:
-        """Gather what ``output`` and its companions hold, if it is to be resumed.
+    As a context it is wrapped around the output's: rows are looked for and locked when it begins,
+    before ``FILE.part`` is begun anew, and are there until it ends.
+    """
+
+    def __init__(
+        self, output: str, names: Collection[str], settings: str, *, resume: bool
+    ) -> None:
+        """For rows in the file ``output`` about the recordings ``names``."""
+        self.incomplete = 0
+        """Recordings in the files of which rows are missing."""
+        self._settings = settings
+        self._output = Path(os.path.realpath(output))
+        self._saved_rows = saved_rows(output)
+        self._names = set(names)
+        self._resume = resume
+        self._known: set[bytes] = set()
+        self._kept: dict[bytes, Kept] = {}
+        self._others: list[Kept] = []
+        self._used: set[bytes] = set()
+        self._files = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Look what there is, if the output is to be resumed.
 
         Raises:
-            InputError: they cannot be read or written.
+            InputError: it cannot be read or saved, or another run is writing it.
         """
-        self._settings = settings
-        self._rows: dict[tuple[str, str], list[Row]] = {}
-        self._file = None if output is None else Path(os.path.realpath(output) + DONE)
-        if resume and self._file is not None:
-            self._gather(Path(os.path.realpath(str(output))))
+        if self._resume:
+            with ExitStack() as files, _reporting(self._output):
+                self._gather(files)
+                self._files = files.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove what was saved, if the output is whole and has it all."""
+        with self._files:
+            if error is None:
+                self._saved_rows.unlink(missing_ok=True)
+            elif self._resume and self._saved_rows.exists():
+                error.add_note(f"what runs before it answered is in {self._saved_rows}")
 
     def mark(self, name: str) -> Row:
         """What rows of the recording ``name`` carry: its content and the settings.
@@ -56,74 +95,34 @@ class Done:
         """
         try:
             # A pipe can be read once only, and standard input is no file of that name.
-            digest = _sha256(name) if Path(name).is_file() else None
+            digest = _sha256(name) if name != STDIO and Path(name).is_file() else None
         except OSError as error:
             raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
         return {"sha256": digest, "settings": self._settings}
 
-    def rows(self, name: str, mark: Row) -> list[Row]:
-        """All rows that an earlier run made of the same recording; none if one is missing."""
-        rows = self._rows.get((name, mark["sha256"]), [])
-        return rows if all(row.get("rows") == len(rows) for row in rows) else []
+    def rows(self, name: str, mark: Row) -> Kept | None:
+        """The rows that an earlier run made of the same recording, if all are there."""
+        if mark["sha256"] is None:
+            return None
+        key = recording_key(name, mark["sha256"], mark["settings"])
+        if key in self._kept:
+            self._used.add(key)
+        return self._kept.get(key)
 
     @property
-    def count(self) -> int:
-        """How many recordings are done, at least in part."""
-        return len(self._rows)
+    def others(self) -> Iterator[Row]:
+        """The rows about recordings that are not named now."""
+        return chain.from_iterable(self._others)
 
-    def forget(self) -> None:
-        """Remove the gathered rows, once the output is whole."""
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
-
-    def _gather(self, output: Path) -> None:
-        assert self._file is not None
-        try:
-            for path in (output, self._file, output.with_name(output.name + PART)):
-                found: dict[tuple[str, str], list[Row]] = {}
-                for row in _whole_rows(path):
-                    if row.get("settings") == self._settings and isinstance(row.get("sha256"), str):
-                        found.setdefault((str(row.get("audio")), row["sha256"]), []).append(row)
-                self._rows.update(found)
-            with replacing(self._file) as file:
-                for rows in self._rows.values():
-                    file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-        except OSError as error:
-            raise InputError(f"cannot resume {output}: {error.strerror or error}") from None
-
-
-def check_resumable(arguments: Any) -> None:
-    """Refuse what cannot be resumed.
-
-    Raises:
-        UsageError: the output is no file of JSON Lines, or crops are drawn at random.
-    """
-    if arguments.format != "jsonl" or arguments.output in (None, STDIO):
-        raise UsageError("--resume goes on with a file of rows: give --format jsonl and -o FILE")
-    if arguments.long_audio in ("random", "compat"):
-        raise UsageError(
-            f"--long-audio {arguments.long_audio} draws crops in turn, which --resume would upset; "
-            "take windows, first or center"
+    def __str__(self) -> str:
+        """What becomes of the rows that were there, once all recordings had their turn."""
+        replaced = len(self._known) - len(self._others) - len(self._used)
+        counts = {
+            "kept": len(self._used),
+            "not named now and kept in front": len(self._others),
+            "replaced": replaced,
+            "incomplete and left out": self.incomplete,
+        }
+        return "of the recordings in it " + ", ".join(
+            f"{count} {what}" for what, count in counts.items() if count
         )
-
-
-def _whole_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file; a last line that is not whole, or no object, is none."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and line.endswith(b"\n"):
-                yield row
-
-
-def _sha256(name: str) -> str:
-    digest = hashlib.sha256()
-    with Path(name).open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import span
-from pengi_rt.cli.asking import OUTPUT_HELP, add_engine, open_engine, protect_inputs
-from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.asking import add_engine, open_engine, protect_inputs
+from pengi_rt.cli.formats import Row, Writer, add_output
 from pengi_rt.cli.output import open_output, say
 from pengi_rt.cli.recordings import SOME_FAILED
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
@@ -51,8 +51,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--approximate)",
     )  # fmt: skip
     add_engine(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
-    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
+    add_output(parser)
     parser.set_defaults(run=run)
 
 

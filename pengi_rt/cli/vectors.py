@@ -1,8 +1,15 @@
-"""Vectors as files that other programs read, each whole or not there at all."""
+"""Vectors as files that other programs read, each whole or not there at all.
+
+Until all are there they wait on the disk: of the published model, those of a hundred thousand
+windows are 12 GB.
+"""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO
 
 from pengi_rt.atomic import replacing
@@ -12,24 +19,79 @@ if TYPE_CHECKING:
     from pengi_rt.backends.protocol import F32
 
 _ALIGNMENT = 8  # bytes: where the numbers begin
+_ITEM = 4  # bytes: a float32
+_BLOCK = 2**20  # bytes copied at a time
 
 
-def save_npy(path: Path, array: "F32") -> None:
-    """Write one array as NumPy's ``.npy``, without pickle.
+class Stored:
+    """A float32 array that grows at its end, in a file without a name."""
+
+    def __init__(self, path: Path) -> None:
+        """No rows yet. The file is in the folder of ``path``, which the array is to be saved as.
+
+        Raises:
+            InputError: there can be none.
+        """
+        self.shape: tuple[int, ...] = (0,)
+        self._path = path
+        with _reporting(path):
+            self._file: BinaryIO = TemporaryFile(dir=path.parent)  # noqa: SIM115 - see close
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return _ITEM * prod(self.shape)
+
+    def append(self, rows: "F32") -> None:
+        """Add ``[n, ...]``; a call that is interrupted adds none.
+
+        Raises:
+            InputError: the disk does not take them.
+        """
+        import numpy as np
+
+        with _reporting(self._path):
+            self._file.seek(self.size)
+            self._file.write(np.ascontiguousarray(rows, "<f4").data)
+        self.shape = (self.shape[0] + len(rows), *rows.shape[1:])
+
+    def cut(self, count: int) -> None:
+        """Keep the first ``count`` rows."""
+        self.shape = (count, *self.shape[1:])
+
+    def copy_to(self, file: BinaryIO) -> None:
+        """Write the rows, little-endian.
+
+        Raises:
+            OSError: that fails.
+        """
+        self._file.seek(0)
+        starts = range(0, self.size, _BLOCK)
+        file.writelines(self._file.read(min(_BLOCK, self.size - start)) for start in starts)
+
+    def close(self) -> None:
+        """Let the file go, and with it the rows."""
+        self._file.close()
+
+
+def save_npy(path: Path, arrays: Sequence[Stored]) -> None:
+    """Write arrays, one behind the other, as NumPy's ``.npy``, without pickle.
 
     Raises:
         InputError: ``path`` cannot be written.
     """
-    import numpy as np
+    from numpy.lib import format as npy
 
-    def write(file: BinaryIO) -> None:
-        np.save(file, array, allow_pickle=False)
+    shape = (sum(array.shape[0] for array in arrays), *arrays[0].shape[1:])
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with _reporting(path), replacing(path) as file:
+        npy.write_array_header_1_0(file, header)
+        for array in arrays:
+            array.copy_to(file)
 
-    _save(path, write)
 
-
-def save_safetensors(path: Path, arrays: Mapping[str, "F32"], metadata: Mapping[str, str]) -> None:
-    """Write float32 arrays by name, and texts about them, as ``.safetensors``.
+def save_safetensors(path: Path, arrays: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
+    """Write arrays by name, and texts about them, as ``.safetensors``.
 
     Of the format's documentation (huggingface/safetensors): the length of a JSON header as a
     little-endian 64-bit number, the header, and the numbers end to end.
@@ -37,27 +99,22 @@ def save_safetensors(path: Path, arrays: Mapping[str, "F32"], metadata: Mapping[
     Raises:
         InputError: ``path`` cannot be written.
     """
-    import numpy as np
-
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, array in arrays.items():
-        start, end = end, end + array.nbytes
+        start, end = end, end + array.size
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (start, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-
-    def write(file: BinaryIO) -> None:
+    with _reporting(path), replacing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
-            file.write(np.ascontiguousarray(array, "<f4").data)
-
-    _save(path, write)
+            array.copy_to(file)
 
 
-def _save(path: Path, write: Callable[[BinaryIO], object]) -> None:
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
     try:
-        with replacing(path) as file:
-            write(file)
+        yield
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -53,7 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _warmed(engine: "Engine", clips: int, arguments: argparse.Namespace) -> Iterator[str]:
     backend: TritonBackend = engine.backend  # type: ignore[assignment]
-    options = engine.search_options(arguments.beam_size, arguments.max_new_tokens)
+    from pengi_rt.generate import search_options
+    from pengi_rt.options import DEFAULTS, Options
+
+    given = {"beam_size": arguments.beam_size, "max_new_tokens": arguments.max_new_tokens}
+    options = search_options(engine.session, Options(**{**DEFAULTS, **given}))  # type: ignore[typeddict-item]
     parts = backend.warm_up(engine.config.prefix_length, clips, options)
     for name, replayed in parts.items():
         what = f"{name}, batch {clips}: first run, compilation included"

@@ -23,7 +23,7 @@ from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.generate import Request, before_stop, prompts_of, request, stopping
 from pengi_rt.inputs import find_recordings
 from pengi_rt.options import Options
-from pengi_rt.reading import Group, read_groups, waves
+from pengi_rt.reading import Group, parted, read_groups, waves
 from pengi_rt.retrieval.approximate import complete_approximate, load_faiss
 from pengi_rt.retrieval.builder import Builder
 from pengi_rt.retrieval.index import Index
@@ -259,9 +259,7 @@ class _Run:
         scores = [each.beams[0].score for each in answers]
         vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
         blocks = []
-        first = 0
-        for recording in (read.recording for read in group):
-            own = slice(first, first := first + len(recording))
+        for recording, own in parted(group):
             entry = self._entries.pop(recording.name)
             windows = zip(recording.starts, recording.ends, captions[own], scores[own], strict=True)
             rows = [Row(entry, *window) for window in windows]

@@ -68,9 +68,30 @@ def test_a_label_that_is_cut_is_said_or_refused(
     with caplog.at_level(logging.WARNING):
         Matcher(engine.session, labels, strict=False)
     (record,) = caplog.records
-    assert "the label 'long'" in record.getMessage()
+    message = record.getMessage()
+    assert message.startswith("the label is longer than the text encoder reads (40 tokens)")
+    assert "'long'" in message
     with pytest.raises(PromptError, match="the text encoder reads 38"):
         Matcher(engine.session, labels, strict=True)
+
+
+def test_answers_that_are_cut_are_said_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the number of windows and batches; the next call says it again."""
+    long = ["a bell " * 60, "a dog " * 60]
+    for _ in range(2):
+        matcher = Matcher(engine.session, LABELS, strict=True)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            matcher.scores(["the rain"])
+            assert not caplog.records
+            matcher.scores(["the rain", *long])
+            matcher.lists([", ".join(long)])
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert message.startswith("an answer is longer than the text encoder reads (40 tokens)")
+        assert repr("a bell " * 60)[:40] in message
 
 
 def test_equal_cosines_are_equal_whatever_the_backend(engine: Engine) -> None:

@@ -73,9 +73,9 @@ def note_tasks(clips: Sequence[Clip]) -> list[ClosedTask]:
     """What can be chosen about notes: the instrument, told by the task's own words or asked for."""
     items = _items(clips, lambda _, question: question.kind == "which instrument")
     told = tuple(
-        Item(place, question.prompt, item.truth)
-        for place, item in enumerate(items)
-        for question in clips[place].questions
+        Item(item.clip, question.prompt, item.truth)
+        for item in items
+        for question in clips[item.clip].questions
         if question.task == "note"
     )
     return [

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -82,9 +82,18 @@ def compare(engine: Engine, asked: Sequence[Asked]) -> dict[str, Scores]:
     return columns
 
 
-def agree(one: Engine, other: Engine, asked: Sequence[Asked]) -> dict[str, tuple[int, int, float]]:
-    """By method: choices, how many of them differ, and the largest difference of a score."""
-    found: dict[str, tuple[int, int, float]] = {}
+class Agreement(NamedTuple):
+    """Of two backends."""
+
+    choices: int
+    differ: int
+    scores_apart: float
+    """At most."""
+
+
+def agree(one: Engine, other: Engine, asked: Sequence[Asked]) -> dict[str, Agreement]:
+    """By method."""
+    found: dict[str, Agreement] = {}
     for name, options in METHODS.items():
         apart = [
             pair
@@ -95,7 +104,7 @@ def agree(one: Engine, other: Engine, asked: Sequence[Asked]) -> dict[str, tuple
             )
         ]
         labels, by = zip(*apart, strict=True)
-        found[name] = len(apart), sum(labels), float(np.max(by))
+        found[name] = Agreement(len(apart), sum(labels), float(np.max(by)))
     return found
 
 
@@ -108,8 +117,10 @@ def recall_table(found: Mapping[str, Recall]) -> str:
 @contextmanager
 def opened(path: Path, backend: BackendName) -> Iterator[Engine]:
     """An engine that hears every clip once."""
-    plan = Plan.open(path)
-    with Engine(plan, HeardOnce(open_backend(plan, backend=backend))) as engine:
+    with (
+        Plan.open(path) as plan,
+        Engine(plan, HeardOnce(open_backend(plan, backend=backend))) as engine,
+    ):
         yield engine
 
 
@@ -127,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backends = get_args(BackendName)
     parser.add_argument("--backend", choices=backends, default="auto")
     parser.add_argument("--against", choices=backends, help="compare choices with this backend's")
-    parser.add_argument("--json", type=Path, help="write the scores here too")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args(argv)
     return exit_code(lambda: _score(options))
 
@@ -140,7 +151,7 @@ def _score(options: argparse.Namespace) -> None:
     with opened(path, options.backend) as engine:
         if options.against:
             with opened(path, options.against) as other:
-                _report_agreement(agree(engine, other, asked), engine, other)
+                _compare_backends(engine, other, asked, options)
             return
         columns = compare(engine, asked)
         print(table(columns), end="\n\n")
@@ -149,25 +160,33 @@ def _score(options: argparse.Namespace) -> None:
     print(table({f"P@{NAMED}": found.named}), end="\n\n")
     shares = " and ".join(f"{share:.1%} of {kind}" for kind, share in found.distinct.items())
     print(f"{shares} captions are distinct.")
-    if options.json:
-        retrieved = {
-            "retrieval": found.recalls,
-            "names": found.named,
-            "distinct captions": found.distinct,
-        }
-        facts = {"plan": path.name, "scenes": options.scenes, "seed": options.seed}
-        told = {**facts, "closed": columns, **retrieved}
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    retrieved = {
+        "retrieval": found.recalls,
+        "names": found.named,
+        "distinct captions": found.distinct,
+    }
+    _write(options, path, {"closed": columns, **retrieved})
 
 
-def _report_agreement(
-    found: Mapping[str, tuple[int, int, float]], one: Engine, other: Engine
+def _compare_backends(
+    one: Engine, other: Engine, asked: Sequence[Asked], options: argparse.Namespace
 ) -> None:
-    names = f"{one.backend.name} and {other.backend.name}"
+    found = agree(one, other, asked)
+    backends = one.backend.name, other.backend.name
+    names = " and ".join(backends)
     for method, (count, differ, apart) in found.items():
         print(f"{method}: {count} choices of {names}: {differ} differ; scores by up to {apart:.1e}")
-    if any(differ for _, differ, _ in found.values()):
+    told = {method: agreement._asdict() for method, agreement in found.items()}
+    _write(options, one.plan.path, {"backends": backends, "agreement": told})
+    if any(agreement.differ for agreement in found.values()):
         raise BackendError(f"{one.plan.path}: {names} do not agree")
+
+
+def _write(options: argparse.Namespace, plan: Path, figures: Mapping[str, object]) -> None:
+    """Write ``--json``, if that is asked."""
+    if options.json:
+        facts = {"plan": plan.name, "scenes": options.scenes, "seed": options.seed}
+        options.json.write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
