@@ -66,10 +66,17 @@ def explain(
     """Explain every recording in turn, with the ``k`` nearest tokens of each vector.
 
     Raises:
-        UsageError: ``k`` is below 1 or above the vocabulary.
+        UsageError: ``k`` is below 1 or above the vocabulary; the prefix passes the decoder's
+            positions.
         BackendError: the session is closed.
     """
-    vocab = session.config.decoder.vocab_size
+    config = session.config
+    vocab, positions = config.decoder.vocab_size, config.decoder.n_positions
+    rows = config.audio_mapper.prefix_length + len(question.rows)
+    if rows > positions:
+        raise UsageError(
+            f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
+        )
     if not isinstance(k, int) or not 1 <= k <= vocab:
         raise UsageError(f"k must be a whole number in [1, {vocab}], got {k!r}")
     explainer = _Explainer(session, question, k)

@@ -126,6 +126,11 @@ def test_only_what_matters_can_be_told(engine: Engine) -> None:
 
 def test_no_room_for_an_answer_is_needed(engine: Engine) -> None:
     positions = engine.config.decoder.n_positions
-    text = "a" * (positions - engine.config.prefix_length)
-    (found,) = engine.explain([clip(0)], text=text, k=1)
-    assert len(found.windows[0].vectors) <= positions
+    room = positions - engine.config.prefix_length
+    text = "a b" * positions
+    fits = engine.tokenizer.decode(engine.tokenizer.encode(text)[:room])
+    assert len(engine.tokenizer.encode(fits)) == room
+    (found,) = engine.explain([clip(0)], text=fits, k=1)
+    assert len(found.windows[0].vectors) == positions
+    with pytest.raises(UsageError, match=f"passes the decoder's {positions} positions"):
+        engine.explain([clip(0)], text=text, k=1)

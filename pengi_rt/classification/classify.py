@@ -173,12 +173,17 @@ def _ranked(task: _Task, scores: F64) -> tuple[LabelScore, ...]:
     """Best first, equal ones as they were given."""
     shares: list[float | None] = [None] * len(scores)
     if task.options["method"] == "log-likelihood":
-        powers = np.exp(scores - scores.max())
-        shares = (powers / powers.sum()).tolist()
+        shares = _probabilities(scores, several=task.options["multi_label"]).tolist()
     return tuple(
         LabelScore(task.names[place], float(scores[place]), shares[place])
         for place in np.argsort(-scores, kind="stable").tolist()
     )
+
+
+def _probabilities(scores: F64, *, several: bool) -> F64:
+    """Of log-likelihoods: each by itself, or their shares if one label is chosen of all."""
+    powers: F64 = np.exp(scores if several else scores - scores.max())
+    return powers if several else powers / powers.sum()
 
 
 def _named(task: _Task, places: Iterable[int]) -> tuple[str, ...]:

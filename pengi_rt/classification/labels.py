@@ -54,12 +54,14 @@ def read_labels(path: Path) -> dict[str, str]:
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        label, _, text = (each.strip() for each in line.partition("\t"))
+        label, *texts = (each.strip() for each in line.split("\t"))
         if not label:
             raise UsageError(f"{path}: line {number}: there is no label before the tab")
+        if len(texts) > 1 or texts == [""]:
+            raise UsageError(f"{path}: line {number}: write one text behind one tab, or no tab")
         if label in labels:
             raise UsageError(f"{path}: line {number}: the label {label!r} is there twice")
-        labels[label] = text or label
+        labels[label] = texts[0] if texts else label
     if not labels:
         raise UsageError(f"{path}: there are no labels in it: write one a line")
     return labels

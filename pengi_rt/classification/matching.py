@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 DIGITS: Final = 6
 
+Run = tuple[int, int]
+"""The first part of some in a row, and the one behind the last."""
+
 SEPARATOR: Final = ","
 """Between the sounds of an answer that names several, as in table 1's target of sound events."""
 
@@ -53,6 +56,7 @@ class Matcher:
             if other != label:
                 raise UsageError(f"labels {other!r} and {label!r} are one to the text encoder")
         texts = tuple(labels.values())
+        self._most = 1 + max(text.count(SEPARATOR) for text in texts)
         self._labels = session.remember(
             ("labels", texts), lambda: _units(embed_texts(session, texts))
         )
@@ -75,22 +79,32 @@ class Matcher:
     def lists(self, answers: Sequence[str]) -> tuple[F64, list[list[int]]]:
         """As :meth:`scores` where an answer may name several sounds, and the labels of each.
 
-        An answer is parted at its commas. A label's score is its best with any part, and every part
-        chooses the label nearest to it.
+        An answer is parted at its commas; where labels have commas themselves, parts may belong
+        together. The answer is taken apart so that, each part weighing the same, it is nearest to
+        labels; of what it comes to, each chooses the label nearest to it. A label's score is its
+        best with any part, or parts in a row.
         """
         parts = [[part.strip() for part in text.split(SEPARATOR)] for text in answers]
-        parts = [[part for part in each if part] for each in parts]
-        flat = self.scores([part for each in parts for part in each])
+        runs = [self._runs([part for part in each if part]) for each in parts]
+        texts = [f"{SEPARATOR} ".join(run) for each in runs for run in each.values()]
+        flat = iter(self.scores(texts))
         scores = np.zeros((len(answers), len(self._labels)))
         chosen: list[list[int]] = []
-        first = 0
-        for row, each in zip(scores, parts, strict=True):
-            own = flat[first : first + len(each)]
-            first += len(each)
-            if len(each):
-                row[:] = own.max(axis=0)
-            chosen.append(list(dict.fromkeys(own.argmax(axis=1).tolist())))
+        for row, each in zip(scores, runs, strict=True):
+            found = {run: next(flat) for run in each}
+            if found:
+                row[:] = np.max(list(found.values()), axis=0)
+            best = _segmented({run: float(cosines.max()) for run, cosines in found.items()})
+            chosen.append(list(dict.fromkeys(int(found[run].argmax()) for run in best)))
         return scores, chosen
+
+    def _runs(self, parts: Sequence[str]) -> dict[Run, Sequence[str]]:
+        """Parts in a row, as many as a label may have, by where they begin and end."""
+        return {
+            (first, last): parts[first:last]
+            for first in range(len(parts))
+            for last in range(first + 1, min(first + self._most, len(parts)) + 1)
+        }
 
     def _check_whole(self, answers: Sequence[TextEmbedding]) -> None:
         """Say once that an answer was cut."""
@@ -112,3 +126,17 @@ class Matcher:
 def _units(found: Sequence[TextEmbedding]) -> F32:
     """``[n, d_proj]``: embeddings at length 1."""
     return unit(np.stack([each.embedding for each in found]))
+
+
+def _segmented(weights: Mapping[Run, float]) -> list[Run]:
+    """The runs, end to end, whose weights times lengths come to most; longer ones at a tie."""
+    ends = sorted({last for _, last in weights})
+    best: dict[int, tuple[float, list[Run]]] = {0: (0.0, [])}
+    for end in ends:
+        ways = [
+            (best[first][0] + weight * (last - first), [*best[first][1], (first, last)])
+            for (first, last), weight in sorted(weights.items())
+            if last == end
+        ]
+        best[end] = max(ways, key=lambda way: way[0])
+    return best[ends[-1]][1] if ends else []

@@ -12,7 +12,9 @@ class LabelScore:
 
     Text matching: the cosine of the answer and the label. Log-likelihood: the label's
     log-probability, normalised and calibrated as asked; ``probability`` is then its share among
-    the labels (their softmax), else None.
+    the labels (their softmax), else None. Where several labels are allowed, log-likelihoods are
+    those of coming next in the list that the model would write, each in its best place, and
+    ``probability`` is that, no share.
     """
 
     label: str

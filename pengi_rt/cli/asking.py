@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from pengi_rt.cli.arguments import (
     check_threads,
 )
 from pengi_rt.cli.output import STDIO, refuse_overwriting
+from pengi_rt.cli.resume import saved_rows
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
@@ -37,12 +39,6 @@ class Asked(Protocol):
 
 
 AnyAsked = TypeVar("AnyAsked", bound=Asked)
-
-OUTPUT_HELP = (
-    "write results here (default, and -: stdout). They grow in FILE.part; when all are there it "
-    "becomes FILE. If the run ends early, FILE stays as it was and FILE.part holds what was "
-    "answered"
-)
 
 
 def add_recordings(parser: Container, *, required: bool = True) -> None:
@@ -146,8 +142,8 @@ def prompt_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names}
 
 
-def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What :func:`add_search` asks for, as the engine's options."""
+def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_search` asks for, and the seed of draws, as the engine's options."""
     names = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings", "samples",
              "top_k", "top_p", "seed")  # fmt: skip
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
@@ -173,14 +169,27 @@ def open_engine(arguments: argparse.Namespace) -> "Engine":
 
 
 def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
-    """Check that ``--output`` is neither the plan nor one of the recordings ``names``.
+    """Check that ``--output`` is no file that is read here, and that no companion of it is one.
+
+    Those are the plan, the recordings ``names``, the lists that these stand in, and files of labels
+    or texts.
 
     Raises:
         UsageError: it is.
     """
-    if arguments.output not in (None, STDIO):
-        engine_file = builtin_plan() if arguments.engine is None else arguments.engine
-        refuse_overwriting(arguments.output, [engine_file, *names])
+    if arguments.output in (None, STDIO):
+        return
+    engine_file = builtin_plan() if arguments.engine is None else arguments.engine
+    given = (getattr(arguments, name, None) for name in ("labels_file", "texts_file"))
+    lists = (
+        name.removeprefix("@")
+        for name in getattr(arguments, "audio", ())
+        if name.startswith("@") and not os.path.lexists(name)
+    )
+    inputs = [engine_file, *names, *lists, *filter(None, given)]
+    refuse_overwriting(arguments.output, inputs)
+    if hasattr(arguments, "resume"):
+        refuse_overwriting(saved_rows(arguments.output), inputs)
 
 
 def warned(results: Iterable[AnyAsked], engine: "Engine") -> Iterator[AnyAsked]:

@@ -11,10 +11,10 @@ from pengi_rt.cli.asking import (
     add_reading,
     add_recordings,
     add_search,
+    decode_options,
     open_engine,
     prompt_options,
     protect_inputs,
-    search_options,
     warned,
 )
 from pengi_rt.cli.formats import Writer, add_output
@@ -121,7 +121,7 @@ def _classify(
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("method", "normalize", "calibrate", "multi_label", "template", "batch_size")
     own = {name: getattr(arguments, name) for name in names}
-    return {**own, **prompt_options(arguments), **search_options(arguments)}
+    return {**own, **prompt_options(arguments), **decode_options(arguments)}
 
 
 def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":

@@ -11,9 +11,9 @@ from pengi_rt.cli.asking import (
     add_recordings,
     add_search,
     add_text,
+    decode_options,
     open_engine,
     protect_inputs,
-    search_options,
 )
 from pengi_rt.cli.formats import Row, Writer, add_output
 from pengi_rt.cli.output import open_output
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             recordings,
             text=arguments.text,
             batch_size=arguments.batch_size,
-            **search_options(arguments),
+            **decode_options(arguments),
         )
         lines = Lines(recordings=len(names) > 1, prompts=False)
         with (

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -87,14 +88,15 @@ def _embed(
     engine: "Engine", names: list[str], texts: list[str], arguments: argparse.Namespace
 ) -> int:
     recordings = Recordings(arguments, names, engine.config)
+    target = Path(os.path.realpath(arguments.output))  # a link stays a link
     with ExitStack() as files:
-        found = _Found(engine, arguments, files)
+        found = _Found(engine, _kinds(arguments), target, files)
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
         results = engine.embed_audio(recordings, batch_size=arguments.batch_size)
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)
-        with _rescuing(found, Path(arguments.output)):
+        with _rescuing(found, target):
             with (
                 open_output(None) as output,
                 Writer(output, arguments.format, columns=COLUMNS, line=_line) as writer,
@@ -102,7 +104,7 @@ def _embed(
                 code = recordings.write(writer, results, found.keep_audio)
                 writer.write(found.text_rows())
             if texts or found.audio_rows:
-                found.save(Path(arguments.output))
+                found.save(target)
     return SOME_FAILED if code and texts else code
 
 
@@ -141,18 +143,24 @@ def _rescuing(found: "_Found", output: Path) -> Iterator[None]:
 class _Found:
     """The vectors so far, of recordings and of texts, and what their rows are."""
 
-    def __init__(self, engine: "Engine", arguments: argparse.Namespace, files: ExitStack) -> None:
-        """No vectors yet; their files are let go with ``files``."""
+    def __init__(
+        self, engine: "Engine", kinds: tuple[str, ...], target: Path, files: ExitStack
+    ) -> None:
+        """None yet, of ``kinds``, in files beside ``target`` that go with ``files``.
+
+        Raises:
+            InputError: there can be no files there.
+        """
         self.audio_rows: list[Row] = []
         self._texts: list[Row] = []
         self._engine = engine
-        self._apart = Path(arguments.output).suffix.lower() == SAFETENSORS
-        self._kinds = KINDS if self._apart else (arguments.what or KINDS[0],)
+        self._kinds = kinds
+        self._apart = kinds == KINDS
 
         def stored() -> Stored:
-            return files.enter_context(closing(Stored(Path(arguments.output))))
+            return files.enter_context(closing(Stored(target)))
 
-        self._audio, self._text = ({kind: stored() for kind in self._kinds} for _ in range(2))
+        self._audio, self._text = ({kind: stored() for kind in kinds} for _ in range(2))
 
     def check_shapes(self, *, recordings: bool, texts: bool) -> None:
         """Refuse what makes no one array.
@@ -236,6 +244,13 @@ def _check_output(arguments: argparse.Namespace) -> None:
     check_place("--output", output, [NPY, SAFETENSORS])
     if output.suffix.lower() == SAFETENSORS and arguments.what is not None:
         raise UsageError(f"--what {arguments.what}: a {SAFETENSORS} file holds both; leave --what")
+
+
+def _kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The vectors that the file is to hold: all of them stand apart, one kind in one array."""
+    if Path(arguments.output).suffix.lower() == SAFETENSORS:
+        return KINDS
+    return (arguments.what or KINDS[0],)
 
 
 def _line(row: Row) -> str:

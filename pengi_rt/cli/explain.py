@@ -23,17 +23,7 @@ from pengi_rt.cli.recordings import Recordings
 if TYPE_CHECKING:
     from pengi_rt.explain import Explanation
 
-COLUMNS: Final = (
-    "audio",
-    "start",
-    "end",
-    "part",
-    "position",
-    "rank",
-    "token",
-    "text",
-    "cosine",
-)
+COLUMNS: Final = ("audio", "start", "end", "part", "position", "rank", "token", "text", "cosine")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

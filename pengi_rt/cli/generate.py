@@ -1,33 +1,30 @@
 """``pengi-rt generate``: recordings and prompts in, text out."""
 
 import argparse
-import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pengi_rt.cli.answers import ANSWER_COLUMNS, WINDOWS, Lines, answer_rows
 from pengi_rt.cli.asking import (
-    OUTPUT_HELP,
     add_engine,
     add_prompt,
     add_reading,
     add_recordings,
     add_search,
+    decode_options,
     open_engine,
     prompt_options,
     protect_inputs,
-    search_options,
     warned,
 )
-from pengi_rt.cli.formats import FORMATS, SUBTITLES, Writer
-from pengi_rt.cli.output import STDIO, open_output
+from pengi_rt.cli.formats import FORMATS, SUBTITLES, Writer, add_output
+from pengi_rt.cli.output import STDIO, open_output, say
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import Done, check_resumable, settings_hash
 from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
-
-logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,15 +45,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "the commonest (default: %(default)s; srt and vtt are merged)",
     )  # fmt: skip
     add_engine(parser)
-    parser.add_argument(
-        "--format", choices=(*FORMATS, *SUBTITLES), default="text", help="(default: %(default)s)"
-    )
+    add_output(parser, (*FORMATS, *SUBTITLES))
     parser.add_argument("--stream", action="store_true",
                         help="print one recording's answer as it is written")  # fmt: skip
     parser.add_argument(
-        "--resume", action="store_true", help="keep what FILE (jsonl) has, and ask the rest"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help=OUTPUT_HELP)
+        "--resume", action="store_true",
+        help="keep what FILE (jsonl) has, and ask the rest: rows about recordings that are named "
+        "now are replaced if content, plan or settings differ, all others stay in front",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -70,41 +66,43 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments, names)
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
-        return _stream(engine, arguments) if arguments.stream else _answer(engine, names, arguments)
+        if arguments.stream:
+            return _stream(engine, names[0], arguments)
+        return _answer(engine, names, arguments)
 
 
 def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -> int:
-    asked = {**prompt_options(arguments), **search_options(arguments)}
+    asked = {**prompt_options(arguments), **decode_options(arguments)}
     prompts = arguments.prompt
-    one = prompts is None or len(prompts) == 1
-    done = _done(engine, arguments, asked)
-    each = 1 if one else len(prompts)
+    each = 1 if prompts is None else len(prompts)
+    done = _done(engine, names, arguments, asked)
     recordings = Recordings(arguments, names, engine.config, each=each, done=done)
     # Options and prompts are refused here, before the output is opened.
     results = engine.answer(recordings, prompts, batch_size=arguments.batch_size, **asked)
-    lines = Lines(recordings=len(names) > 1, prompts=not one)
+    lines = Lines(recordings=len(names) > 1, prompts=each > 1)
     with (
+        done or nullcontext(),
         open_output(arguments.output) as output,
         Writer(output, arguments.format, columns=ANSWER_COLUMNS, line=lines) as writer,
     ):
         code = recordings.write(
             writer, warned(results, engine), lambda result: answer_rows(result, arguments.windows)
         )
-    if done is not None:
-        done.forget()
+    if done is not None and done.summary and not arguments.quiet:
+        say(f"{arguments.output}: {done.summary}")
     return code
 
 
-def _stream(engine: "Engine", arguments: argparse.Namespace) -> int:
+def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt[0] if arguments.prompt else None
     pieces = engine.stream(
-        arguments.audio[0],
+        name,
         prompt,
         long_audio=arguments.long_audio,
         hop=arguments.hop,
         resample=not arguments.no_resample,
         **prompt_options(arguments),
-        **search_options(arguments),
+        **decode_options(arguments),
     )
     with open_output(arguments.output) as output:
         for piece in pieces:
@@ -132,14 +130,13 @@ def _check(arguments: argparse.Namespace, names: list[str]) -> None:
         raise UsageError("--stream prints windows one after the other: leave --windows")
 
 
-def _done(engine: "Engine", arguments: argparse.Namespace, asked: dict[str, Any]) -> Done | None:
-    """Marks for a file of JSON Lines, and the rows of an earlier run if they are to stay."""
+def _done(
+    engine: "Engine", names: list[str], arguments: argparse.Namespace, asked: dict[str, Any]
+) -> Done | None:
+    """Marks for a file of JSON Lines, and the rows of earlier runs if they are to stay."""
     if arguments.format != "jsonl" or arguments.output in (None, STDIO):
         return None
     read = ("prompt", "long_audio", "hop", "windows", "precision", "no_resample")
     settings = {**asked, **{name: getattr(arguments, name) for name in read}}
     digest = settings_hash(engine.plan.fingerprint, settings)
-    done = Done(arguments.output, digest, resume=arguments.resume)
-    if done.count:
-        logger.warning("%d recordings are in %s already", done.count, arguments.output)
-    return done
+    return Done(arguments.output, names, digest, resume=arguments.resume)

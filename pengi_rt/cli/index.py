@@ -11,9 +11,9 @@ from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
     add_search,
+    decode_options,
     open_engine,
     prompt_options,
-    search_options,
     warned,
 )
 from pengi_rt.cli.output import say
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pengi_rt.retrieval.indexing import index_folder
 
     path = _index(arguments)
-    given = {**prompt_options(arguments), **search_options(arguments), "hop": arguments.hop}
+    given = {**prompt_options(arguments), **decode_options(arguments), "hop": arguments.hop}
     options: Options = completed({**given, "batch_size": arguments.batch_size}, DEFAULTS, "index")
     with open_engine(arguments) as engine, _Progress(arguments, engine, path) as progress:
         indexed = index_folder(

@@ -26,16 +26,19 @@ Found = TypeVar("Found")
 
 @dataclass
 class _Entry:
-    """The rows of one recording; ``missing`` results are still to come."""
+    """A recording whose rows are not written yet; ``missing`` results are still to come."""
 
     missing: int
-    rows: list[Row] = field(default_factory=list)
     mark: Row = field(default_factory=dict)
+    kept: Iterable[Row] = ()
+    made: list[Row] = field(default_factory=list)
 
-    def sign(self) -> None:
-        """Let every row say of what it is made, where that is asked."""
-        if self.mark:
-            self.rows = [{**row, **self.mark, "rows": len(self.rows)} for row in self.rows]
+    def rows(self) -> Iterator[Row]:
+        """What an earlier run made, or this one; new rows say of what, where that is asked."""
+        yield from self.kept
+        signed = {**self.mark, "rows": len(self.made)} if self.mark else {}
+        for row in self.made:
+            yield {**row, **signed}
 
 
 class Recordings:
@@ -53,7 +56,7 @@ class Recordings:
         each: int = 1,
         done: "Done | None" = None,
     ) -> None:
-        """``each``: results of a recording. ``done``: rows of an earlier run, which stay."""
+        """``each``: results of a recording. ``done``: rows of earlier runs, which stay."""
         self.answered = 0
         self.failed = 0
         self._arguments = arguments
@@ -62,6 +65,7 @@ class Recordings:
         self._each = each
         self._done = done
         self._entries: deque[_Entry] = deque()
+        self._writer: Writer | None = None
         self._bar: Any = None
 
     def __iter__(self) -> "Iterator[Recording]":
@@ -69,16 +73,17 @@ class Recordings:
         for name in self._names:
             try:
                 mark = {} if self._done is None else self._done.mark(name)
-                if self._done is not None and (rows := self._done.rows(name, mark)):
-                    self._entries.append(_Entry(0, rows))
-                    self.answered += 1
-                    continue
-                recording = self._read(name, generator)
+                kept = None if self._done is None else self._done.rows(name, mark)
+                recording = self._read(name, generator) if kept is None else None
             except AudioError as error:
                 self._fail(name, error)
                 continue
-            self._entries.append(_Entry(self._each, mark=mark))
-            yield recording
+            if recording is None:
+                self.answered += 1
+                self._add(_Entry(0, kept=kept or ()))
+            else:
+                self._add(_Entry(self._each, mark))
+                yield recording
 
     def write(
         self,
@@ -87,24 +92,29 @@ class Recordings:
         rows: Callable[[Found], Iterable[Row]],
     ) -> int:
         """Write the rows of ``results``, which the engine makes of this; the exit code."""
+        self._writer = writer
+        if self._done is not None:
+            writer.write(self._done.others)
         with self._progress_bar() as self._bar:
             for result in results:
                 entry = next(entry for entry in self._entries if entry.missing)
-                entry.rows += rows(result)
+                entry.made += rows(result)
                 entry.missing -= 1
-                if not entry.missing:
-                    self.answered += 1
-                    entry.sign()
-                self._write_ready(writer)
-            self._write_ready(writer)
+                self.answered += not entry.missing
+                self._write_ready()
+            self._write_ready()
         if not self.failed:
             return 0
         return SOME_FAILED if self.answered else AudioError.exit_code
 
-    def _write_ready(self, writer: Writer) -> None:
+    def _add(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self._write_ready()
+
+    def _write_ready(self) -> None:
         """Rows of all recordings before the first that is still being answered."""
-        while self._entries and not self._entries[0].missing:
-            writer.write(self._entries.popleft().rows)
+        while self._writer and self._entries and not self._entries[0].missing:
+            self._writer.write(self._entries.popleft().rows())
             self._bar.update()
 
     def _read(self, name: str, generator: random.Random) -> "Recording":
@@ -127,7 +137,7 @@ class Recordings:
     def _fail(self, name: str, error: AudioError) -> None:
         say(error)
         self.failed += 1
-        self._entries.append(_Entry(0, [{"audio": name, "error": str(error)}]))
+        self._add(_Entry(0, made=[{"audio": name, "error": str(error)}]))
 
     def _progress_bar(self) -> Any:
         import sys

@@ -11,9 +11,8 @@ rows of every recording that was answered are whole in one of the three.
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,9 @@ from pengi_rt.cli.formats import Row
 from pengi_rt.cli.output import PART, STDIO
 from pengi_rt.cli.row_file import Group, Kept, RowFile, recording_key
 from pengi_rt.errors import AudioError, InputError, UsageError
+
+STDIN = "<stdin>"
+"""What rows call the recording that was read from there."""
 
 BLOCK = 2**20
 
@@ -41,36 +43,38 @@ def settings_hash(plan: str, settings: Mapping[str, Any]) -> str:
 class Done:
     """The rows that stay, and the marks by which new ones are known again.
 
-    As a context it is wrapped around the output's: rows are looked for and locked when it begins,
-    before ``FILE.part`` is begun anew, and are there until it ends.
+    As a context it is wrapped around the output's: it looks for rows, and keeps other runs off,
+    before ``FILE.part`` is begun anew, and holds the files until it ends.
     """
 
-    def __init__(
-        self, output: str, names: Collection[str], settings: str, *, resume: bool
-    ) -> None:
+    def __init__(self, output: str, names: Collection[str], settings: str, *, resume: bool) -> None:
         """For rows in the file ``output`` about the recordings ``names``."""
-        self.incomplete = 0
-        """Recordings in the files of which rows are missing."""
-        self._settings = settings
         self._output = Path(os.path.realpath(output))
-        self._saved_rows = saved_rows(output)
-        self._names = set(names)
+        self._saved = saved_rows(output)
+        self._names = {*names, *([STDIN] if STDIO in names else [])}
+        self._settings = settings
         self._resume = resume
+        self._files = ExitStack()
         self._known: set[bytes] = set()
         self._kept: dict[bytes, Kept] = {}
-        self._others: list[Kept] = []
         self._used: set[bytes] = set()
-        self._files = ExitStack()
+        self._others: list[Kept] = []
+        self._incomplete = 0
 
     def __enter__(self) -> Self:
-        """Look what there is, if the output is to be resumed.
+        """See what there is, if the output is to be resumed.
 
         Raises:
-            InputError: it cannot be read or saved, or another run is writing it.
+            InputError: it cannot be read or saved, or another run is at it.
         """
         if self._resume:
-            with ExitStack() as files, _reporting(self._output):
-                self._gather(files)
+            with ExitStack() as files:
+                try:
+                    self._gather(files)
+                except OSError as error:
+                    where = error.filename or self._output
+                    why = error.strerror or error
+                    raise InputError(f"cannot resume {self._output}: {where}: {why}") from None
                 self._files = files.pop_all()
         return self
 
@@ -81,11 +85,9 @@ class Done:
         traceback: TracebackType | None,
     ) -> None:
         """Remove what was saved, if the output is whole and has it all."""
-        with self._files:
-            if error is None:
-                self._saved_rows.unlink(missing_ok=True)
-            elif self._resume and self._saved_rows.exists():
-                error.add_note(f"what runs before it answered is in {self._saved_rows}")
+        self._files.__exit__(kind, error, traceback)
+        if error is None:
+            self._saved.unlink(missing_ok=True)
 
     def mark(self, name: str) -> Row:
         """What rows of the recording ``name`` carry: its content and the settings.
@@ -104,7 +106,7 @@ class Done:
         """The rows that an earlier run made of the same recording, if all are there."""
         if mark["sha256"] is None:
             return None
-        key = recording_key(name, mark["sha256"], mark["settings"])
+        key = recording_key(name, mark["sha256"], self._settings)
         if key in self._kept:
             self._used.add(key)
         return self._kept.get(key)
@@ -114,15 +116,89 @@ class Done:
         """The rows about recordings that are not named now."""
         return chain.from_iterable(self._others)
 
-    def __str__(self) -> str:
-        """What becomes of the rows that were there, once all recordings had their turn."""
-        replaced = len(self._known) - len(self._others) - len(self._used)
+    @property
+    def summary(self) -> str:
+        """What became of the recordings that were there, once all had their turn; else empty."""
         counts = {
             "kept": len(self._used),
             "not named now and kept in front": len(self._others),
-            "replaced": replaced,
-            "incomplete and left out": self.incomplete,
+            "replaced": len(self._known) - len(self._others) - len(self._used),
+            "incomplete and left out": self._incomplete,
         }
-        return "of the recordings in it " + ", ".join(
-            f"{count} {what}" for what, count in counts.items() if count
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    def _gather(self, files: ExitStack) -> None:
+        saved = files.enter_context(_saving(self._saved))
+        output = files.enter_context(RowFile(self._output)) if self._output.exists() else None
+        for source in filter(None, (output, saved)):
+            for group in source.groups():
+                if group.key not in self._known:
+                    self._add(group, group.kept)
+            self._incomplete += source.incomplete
+        part = self._output.with_name(self._output.name + PART)
+        if part.exists():
+            self._save(part, saved)
+
+    def _save(self, part: Path, saved: RowFile) -> None:
+        """Save what is in ``part`` alone: the recordings before it is begun anew."""
+        before = saved.end
+        try:
+            with RowFile(part) as source:
+                source.lock()
+                for group in source.groups():
+                    if group.key not in self._known:
+                        self._add(group, saved.append(group.kept))
+                self._incomplete += source.incomplete
+            os.fsync(saved.fileno())
+        except BaseException:
+            saved.truncate(before)
+            raise
+
+    def _add(self, group: Group, kept: Kept) -> None:
+        self._known.add(group.key)
+        if group.audio not in self._names:
+            self._others.append(kept)
+        elif group.settings == self._settings:
+            self._kept[group.key] = kept
+
+
+def check_resumable(arguments: Any) -> None:
+    """Refuse what cannot be resumed.
+
+    Raises:
+        UsageError: the output is no file of JSON Lines, or crops are drawn at random.
+    """
+    output = arguments.output
+    if arguments.format != "jsonl" or output in (None, STDIO):
+        raise UsageError("--resume goes on with a file of rows: give --format jsonl and -o FILE")
+    if Path(output).exists() and not Path(output).is_file():
+        raise UsageError(f"--resume goes on with a file of rows: --output {output} is none")
+    if arguments.long_audio in ("random", "compat"):
+        raise UsageError(
+            f"--long-audio {arguments.long_audio} draws crops in turn, which --resume would upset; "
+            "take windows, first or center"
         )
+
+
+@contextmanager
+def _saving(path: Path) -> Iterator[RowFile]:
+    """The file of saved rows, ours alone. After an error it stays, unless nothing is in it."""
+    with RowFile(path, "a+b") as file:
+        file.lock()
+        try:
+            yield file
+        except BaseException as error:
+            if os.fstat(file.fileno()).st_size:
+                error.add_note(f"what runs before it answered is in {path}")
+            else:
+                path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+
+
+def _sha256(name: str) -> str:
+    digest = hashlib.sha256()
+    with Path(name).open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

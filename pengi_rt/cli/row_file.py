@@ -1,15 +1,17 @@
 """Files of rows, as ``generate`` writes them: which recordings are in one, whole, and where.
 
 A row of JSON Lines says of what it is made: ``sha256`` is its recording's content, ``settings``
-hashes the plan and everything that was asked, ``rows`` counts the recording's, which stand together.
-A row without these, as errors are, stands for itself.
+hashes the plan and everything that was asked, ``rows`` counts the recording's, which stand
+together. A row without these, as errors are, stands for itself.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -82,16 +84,19 @@ class RowFile(FileIO):
         """Keep other runs off until the file is closed.
 
         Raises:
-            InputError: another run is at it, or the name now stands for another file.
+            BlockingIOError: another run is at it, or the name now stands for another file.
         """
         try:
             fcntl.flock(self, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another pengi-rt is writing {self.path}: let it end") from None
+            raise BlockingIOError(
+                errno.EWOULDBLOCK, "another pengi-rt is writing it", str(self.path)
+            ) from None
         except OSError:
             pass  # a file system without locks
-        if not os.path.samestat(os.fstat(self.fileno()), self.path.lstat()):
-            raise InputError(f"{self.path}: is a link, or was just moved: try again")
+        if not self._has_its_name():
+            why = "this is a link, or was just moved; try again"
+            raise BlockingIOError(errno.EWOULDBLOCK, why, str(self.path))
 
     def groups(self) -> Iterator[Group]:
         """The recordings of which all rows are there, in their order.
@@ -103,7 +108,7 @@ class RowFile(FileIO):
         """
         run: _Run | None = None
         offset = 0
-        with open(self.fileno(), "rb", closefd=False) as lines:  # noqa: PTH123 - a descriptor
+        with open(self.fileno(), "rb", closefd=False) as lines:
             lines.seek(0)
             for number, line in enumerate(lines, 1):
                 start, offset = offset, offset + len(line)
@@ -132,6 +137,11 @@ class RowFile(FileIO):
         self.end = self.tell()
         return Kept(self, start, self.end - start)
 
+    def _has_its_name(self) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self.fileno()), self.path.lstat())
+        return False
+
     def _row(self, line: bytes, number: int) -> Row | None:
         if line.isspace():
             return None
@@ -152,7 +162,7 @@ class RowFile(FileIO):
 
 def recording_key(audio: str, sha256: str, settings: str) -> bytes:
     """What is the same for the rows of one recording alone."""
-    return _digest("\0".join((audio, sha256, settings)))
+    return _digest(f"{audio}\0{sha256}\0{settings}")
 
 
 def _key(row: Row) -> tuple[bytes, int]:

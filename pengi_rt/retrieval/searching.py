@@ -29,6 +29,9 @@ By = Literal["captions", "words", "audio"]
 or by their words (BM25), or the sounds themselves.
 """
 
+Finder = Callable[[int], tuple[F32, I64]]
+"""The best so many rows for every query, and their scores: [Q, rows]."""
+
 _SETTINGS = {
     "prompt": str, "text": str, "beam_size": int, "max_new_tokens": int, "temperature": float,
     "stop_id": int, "stop_strings": list, "hop": float,
@@ -92,18 +95,24 @@ def search_index(
     by = by or ("audio" if query.text is None else "captions")
     _check(session, index, query, by, approximate=approximate)
     example = _Example(session, index, query.like, batch_size)
+    return _hits(index, _finder(query, example, by, approximate=approximate), k)
+
+
+def _finder(query: Query, example: "_Example", by: By, *, approximate: bool) -> Finder:
+    """What finds rows for the query."""
+    session, index = example.session, example.index
     if by == "words":
         text = " ".join(example.captions()) if query.text is None else query.text
-        return _hits(index, partial(_worded, index, text), k)
+        return partial(_worded, index, text)
     if query.text is not None:
         vectors = _described(session, query.text)
     else:
         vectors = example.sounds() if by == "audio" else example.vectors()
     if approximate:
-        return _hits(index, partial(nearest_approximate, index, vectors, matrix=by), k)
+        return partial(nearest_approximate, index, vectors, matrix=by)
     matrix = index.captions if by == "captions" else index.audio
     assert matrix is not None
-    return _hits(index, partial(nearest, matrix, vectors), k)
+    return partial(nearest, matrix, vectors)
 
 
 def _check(session: Session, index: Index, query: Query, by: By, *, approximate: bool) -> None:
@@ -193,11 +202,8 @@ def _asked(session: Session, settings: Any, options: Options) -> Request:
     return replace(asked, decode=replace(asked.decode, stop_id=settings["stop_id"]))
 
 
-def _hits(index: Index, find: Callable[[int], tuple[F32, I64]], k: int) -> list[Hit]:
-    """The best ``k`` recordings over all queries, each by its nearest window.
-
-    ``find`` gives the best rows for every query, and their scores: [Q, rows].
-    """
+def _hits(index: Index, find: Finder, k: int) -> list[Hit]:
+    """The best ``k`` recordings over all queries, each by its nearest window."""
     rows = k
     while True:
         scores, numbers = find(rows)

@@ -63,6 +63,12 @@ def test_probabilities_are_shares_among_the_labels(engine: Engine) -> None:
     assert window.chosen == result.chosen == (result.label,)
 
 
+def test_probabilities_of_lists_are_no_shares(engine: Engine) -> None:
+    result = engine.classify(clip(0), LABELS, method="log-likelihood", multi_label=True)
+    for each in result.labels:
+        assert each.probability == pytest.approx(np.exp(each.score), rel=1e-12)
+
+
 def test_silence_taken_off(engine: Engine) -> None:
     samples, rate = clip(1)
     quiet = np.zeros(int(CLIP * RATE), np.float32)

@@ -54,14 +54,11 @@ def test_refused(labels: Any, template: str, error: type[PengiError], message: s
 
 def test_a_file_of_labels(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
-    path.write_bytes(
-        "\ufeffdog\r\n\r\n# a comment\r\n rain, heavy \nchien\ta dog\nalso\t\n".encode()
-    )
+    path.write_bytes("\ufeffdog\r\n\r\n# a comment\r\n rain, heavy \nchien\ta dog\n".encode())
     assert read_labels(path) == {
         "dog": "dog",
         "rain, heavy": "rain, heavy",
         "chien": "a dog",
-        "also": "also",
     }
 
 
@@ -73,6 +70,8 @@ def test_a_file_of_labels(tmp_path: Path) -> None:
         (b"", UsageError, "labels.txt: there are no labels in it"),
         (b"# dog\n\n", UsageError, "labels.txt: there are no labels in it"),
         (b"dog\ncat\ndog\n", UsageError, "labels.txt: line 3: the label 'dog' is there twice"),
+        (b"dog\nalso\t\n", UsageError, "labels.txt: line 2: write one text behind one tab"),
+        (b"a\tb\tc\n", UsageError, "labels.txt: line 1: write one text behind one tab"),
         (b"\ta dog\n", UsageError, "labels.txt: line 1: there is no label before the tab"),
     ],
 )
@@ -85,6 +84,12 @@ def test_a_file_that_is_refused(
     with pytest.raises(error, match=message) as caught:
         read_labels(path)
     assert one_line(str(caught.value))
+
+
+def test_a_label_may_hold_what_ends_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes("dog\u2028barks\ncat\x0cmews\nrain\x85falls\n".encode())
+    assert list(read_labels(path)) == ["dog\u2028barks", "cat\x0cmews", "rain\x85falls"]
 
 
 def test_a_folder_is_no_file_of_labels(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pengi_rt.backends.protocol import I64, Encoded
 from pengi_rt.classification.matching import Matcher
 from pengi_rt.engine import Engine
 from pengi_rt.errors import PromptError, UsageError
@@ -105,12 +106,35 @@ def test_equal_cosines_are_equal_whatever_the_backend(engine: Engine) -> None:
 def test_labels_are_embedded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     encode = engine.backend.encode_text
-    monkeypatch.setattr(
-        engine.backend, "encode_text", lambda ids: (batches.append(len(ids)), encode(ids))[1]
-    )
+
+    def counted(ids: I64) -> Encoded:
+        batches.append(len(ids))
+        return encode(ids)
+
+    monkeypatch.setattr(engine.backend, "encode_text", counted)
     own = {**LABELS, "siren": "a siren of this test alone"}
     for _ in range(3):
         Matcher(engine.session, own, strict=False)
     assert batches == [4]
     Matcher(engine.session, {**own, "horn": "a horn"}, strict=False)
     assert batches == [4, 5]
+
+
+COMMAS = {"a pair": "a dog, a cat", "dog": "a dog", "three": "rain, wind, sea", "rain": "rain"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("a dog, a cat", [0]),
+        ("a dog", [1]),
+        ("rain, wind, sea", [2]),
+        ("rain, a dog, a cat", [3, 0]),
+        ("a dog, rain", [1, 3]),
+        ("rain, wind, sea, a dog", [2, 1]),
+    ],
+)
+def test_labels_with_commas(engine: Engine, answer: str, expected: list[int]) -> None:
+    scores, (chosen,) = Matcher(engine.session, COMMAS, strict=False).lists([answer])
+    assert chosen == expected
+    assert (scores[0, expected] == 1).all()

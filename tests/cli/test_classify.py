@@ -19,16 +19,6 @@ GIVEN = ",".join(LABELS)
 LIKELY = ["--method", "log-likelihood"]
 
 
-@pytest.fixture
-def noise(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "noise.wav", 0)
-
-
-@pytest.fixture
-def long(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "long.wav", 1, seconds=3.0)
-
-
 def test_a_table_of_one_recording(
     engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture
 ) -> None:

@@ -1,30 +1,28 @@
 """``pengi-rt embed``: what its files hold, read by other programs' readers."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
-from clips import plan_without_text_encoder, write_clip
+from clips import plan_without_text_encoder
 from command_line import Argument, Capture, assert_refused, run
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from pengi_rt.cli.vectors import Stored
+from pengi_rt.embed import TEXT_BATCH, AudioEmbedding
 from pengi_rt.engine import Engine
+from pengi_rt.errors import BackendError
 
 
-@pytest.fixture
-def noise(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "noise.wav", 0)
-
-
-@pytest.fixture
-def long(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "long.wav", 1, seconds=3.0)
-
-
-def expected(engine: Engine, paths: list[Path], texts: list[str], kind: str) -> NDArray[np.float32]:
-    audio = [getattr(each, kind) for each in engine.embed_audio(paths)]
+def expected(
+    engine: Engine, paths: list[Path], texts: list[str], kind: str, *, batch_size: int = 8
+) -> NDArray[np.float32]:
+    audio = [getattr(each, kind) for each in engine.embed_audio(paths, batch_size=batch_size)]
     text = [getattr(each, kind)[None] for each in engine.embed_text(texts)]
     return np.concatenate([*audio, *text])
 
@@ -123,6 +121,105 @@ def test_a_plan_without_text_encoder(noise: Path, tmp_path: Path, capsys: Captur
     assert run(capsys, *command)[0] == 0
 
 
+def test_many_texts_are_embedded_as_together(
+    engine: Engine, tiny_plan: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """More than a batch of them; the last batch is one text alone."""
+    texts = [f"{'a dog ' * (number % 5)}{number}" for number in range(2 * TEXT_BATCH + 1)]
+    lines = tmp_path / "texts.txt"
+    lines.write_text("\n".join(texts), "utf-8")
+    command: list[Argument] = ["embed", "--engine", tiny_plan, "--texts-file", lines]
+    code, out, _ = run(capsys, *command, "-o", tmp_path / "OUT.NPY", "--format", "jsonl")
+    assert code == 0
+    found = np.load(tmp_path / "OUT.NPY")
+    np.testing.assert_array_equal(found, expected(engine, [], texts, "embedding"))
+    assert [json.loads(line)["text"] for line in out.splitlines()] == texts
+
+
+def test_vectors_are_let_go_as_they_come(
+    tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand windows would not fit into memory."""
+    alive: list[int] = []
+    known: list[ref[NDArray[np.float32]]] = []
+    embed_audio = Engine.embed_audio
+
+    def watched(*given: Any, **options: Any) -> Iterator[AudioEmbedding]:
+        for found in embed_audio(*given, **options):
+            known.append(ref(found.prefix))
+            yield found
+            alive.append(sum(each() is not None for each in known))
+
+    monkeypatch.setattr(Engine, "embed_audio", watched)
+    command: list[Argument] = ["embed", "--engine", tiny_plan, *[noise] * 6, "--batch-size", 1]
+    assert run(capsys, *command, "-o", tmp_path / "out.safetensors")[0] == 0
+    assert len(known) == 6
+    assert max(alive) <= 2  # its own variable holds one, the verb's loop another
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (BrokenPipeError(), 3, "cannot write the rows' table: nobody reads standard output"),
+        (BackendError("is closed"), 5, "is closed"),
+    ],
+)
+def test_what_was_embedded_is_kept_beside_the_old_file(
+    suffix: str, error: BaseException, code: int, message: str, engine: Engine, tiny_plan: Path,
+    noise: Path, long: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The third recording's embedding is there, its prefix is not: neither is kept."""
+    append, calls = Stored.append, 0
+
+    def failing(stored: Stored, rows: NDArray[np.float32]) -> None:
+        nonlocal calls
+        calls += 1
+        kinds = 1 + (suffix == ".safetensors")
+        if calls == 4 * kinds:  # a text, two recordings, and the last array of the third
+            raise error
+        append(stored, rows)
+
+    monkeypatch.setattr(Stored, "append", failing)
+    output = tmp_path / f"out{suffix}"
+    output.write_text("old")
+    command: list[Argument] = ["embed", "--engine", tiny_plan, noise, long, noise]
+    command += ["--texts", "the rain", "--batch-size", 1, "-o", output]
+    found, _, err = run(capsys, *command)
+    part = tmp_path / f"out{suffix}.part"
+    assert found == code
+    assert err.startswith(f"pengi-rt: {message}")
+    assert err.endswith(f"; what was embedded is in {part}\n")
+    assert output.read_text() == "old"
+    whole = expected(engine, [noise, long], ["the rain"], "embedding", batch_size=1)
+    if suffix == ".npy":
+        np.testing.assert_array_equal(np.load(part), whole)
+        return
+    with safe_open(part, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        rows = json.loads(file.metadata()["rows"])
+    np.testing.assert_array_equal(arrays["audio.embedding"], whole[:3])
+    assert len(arrays["audio.prefix"]) == 3
+    assert [(row["row"], row.get("text")) for row in rows] == [
+        (0, None), (1, None), (2, None), (0, "the rain")
+    ]  # fmt: skip
+
+
+def test_before_anything_is_heard_nothing_is_kept(
+    tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stored, "append", interrupted)
+    before = sorted(tmp_path.iterdir())
+    command: list[Argument] = ["embed", "--engine", tiny_plan, noise, "-o", tmp_path / "out.npy"]
+    code, _, err = run(capsys, *command)
+    assert (code, err) == (130, "pengi-rt: interrupted\n")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 BAD = {
     "nothing": ([], 2, "nothing to embed"),
     "no file": (["{noise}", "-o", "{folder}"], 2, "ends in .npy or .safetensors"),
@@ -158,3 +255,13 @@ def test_a_recording_is_not_overwritten(tiny_plan: Path, noise: Path, capsys: Ca
     link.symlink_to(noise)
     command: list[Argument] = ["embed", "--engine", tiny_plan, noise, "-o", link]
     assert_refused(capsys, command, 2, "would overwrite")
+
+
+def test_a_link_stays_a_link(tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link.npy"
+    link.symlink_to("real/data")
+    assert run(capsys, "embed", "--engine", tiny_plan, noise, "-o", link)[0] == 0
+    assert link.is_symlink()
+    assert np.load(tmp_path / "real" / "data").shape == (1, 48)
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["data"]

@@ -6,20 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from clips import write_clip
 from command_line import Argument, Capture, assert_refused, run
 
 from pengi_rt.engine import Engine
-
-
-@pytest.fixture
-def noise(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "noise.wav", 0)
-
-
-@pytest.fixture
-def long(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "long.wav", 1, seconds=3.0)
 
 
 def test_a_line_a_vector(engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture) -> None:

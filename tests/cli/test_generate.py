@@ -300,6 +300,19 @@ def test_a_folder_stands_for_the_recordings_in_it(
     assert row["audio"] == str(noise)
 
 
+def test_a_stream_finds_its_recording(
+    tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text(f"{noise}\n")
+    options: list[str | Path] = ["--engine", tiny_plan, "--stream", "--beam-size", "1"]
+    ways: list[str | Path] = [noise, tmp_path, tmp_path / "*.wav", f"@{names}"]
+    streamed = {run(capsys, "generate", name, *options) for name in ways}
+    ((code, out, err),) = streamed
+    assert (code, err) == (0, "")
+    assert out.endswith("\n")
+
+
 def test_a_folder_without_recordings_is_refused(
     tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -1,15 +1,19 @@
 """``generate --resume``: whatever ended the run before, the next one asks only what is missing."""
 
+import io
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,10 +21,14 @@ import soundfile
 
 from pengi_rt.audio import Recording
 from pengi_rt.cli.main import main
+from pengi_rt.cli.output import open_output
+from pengi_rt.cli.recordings import Recordings
+from pengi_rt.cli.resume import Done
 from pengi_rt.engine import Engine
 
 Capture = pytest.CaptureFixture[str]
 Run = Callable[..., int]
+Ask = Callable[..., list[str]]
 
 
 @pytest.fixture
@@ -94,8 +102,8 @@ def test_what_changed_is_asked_again(run: Run, folder: Path, asked: list[str]) -
     assert asked == ["0a.wav", "3b.wav", "5.wav"]
     found = rows(folder)
     names = [Path(row["audio"]).stem for row in found]
-    assert names == ["0", "0a", "1", "2", "2", "3", "3b", "5", "6"]
-    assert found[0] == before[0]
+    assert names == ["4", "0", "0a", "1", "2", "2", "3", "3b", "5", "6"]
+    assert found[1] == before[0]
     assert found[names.index("3b")]["text"] == found[names.index("1")]["text"]
 
 
@@ -162,6 +170,260 @@ def test_killed_at_any_moment(tiny_plan: Path, folder: Path, run: Run) -> None:
         process.wait()
     assert run("--resume") == 4
     assert output.read_bytes() == whole
+
+
+@pytest.fixture
+def ask(tiny_plan: Path, folder: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Resumes ``out.jsonl`` over the sounds that are named; the exit code and who was asked."""
+    monkeypatch.chdir(folder)
+
+    def generate(*names: str, beams: int = 1, code: int = 0) -> list[str]:
+        asked.clear()
+        command = ["generate", "--engine", tiny_plan, *names, "--format", "jsonl", "--resume"]
+        options = ["-o", "../out.jsonl", "--max-new-tokens", "3", "--batch-size", "2"]
+        more = ["--threads", "1", "--beam-size", beams]
+        assert main([str(each) for each in (*command, *options, *more)]) == code
+        return list(asked)
+
+    return generate
+
+
+def heard(folder: Path) -> list[str]:
+    return [row["audio"] for row in rows(folder)]
+
+
+def test_what_is_not_named_stays_in_front(ask: Ask, folder: Path, capsys: Capture) -> None:
+    ask("1.wav", "2.wav", "3b.wav", code=4)
+    before = rows(folder)
+    assert capsys.readouterr().err.count("\n") == 1  # of 3b.wav alone: nothing was there
+    assert ask("0.wav", "1.wav", beams=2) == ["0.wav", "1.wav"]
+    assert heard(folder) == ["2.wav", "2.wav", "3b.wav", "0.wav", "1.wav"]
+    assert rows(folder)[:3] == before[1:]
+    assert capsys.readouterr().err == (
+        "pengi-rt: ../out.jsonl: 2 not named now and kept in front, 1 replaced\n"
+    )
+
+
+def test_a_list_of_two_prompts_stays_whole(ask: Ask, folder: Path) -> None:
+    """Rows of one recording that others have put together: of other settings, or of no mark."""
+    ask("1.wav", beams=2)
+    two = (folder.parent / "out.jsonl").read_bytes()
+    (folder.parent / "out.jsonl").unlink()
+    ask("1.wav")
+    marked = (folder.parent / "out.jsonl").read_bytes() + two
+    bare = b'{"audio": "9.wav", "text": "a"}\n{"audio": "9.wav", "text": "b"}\n'
+    (folder.parent / "out.jsonl").write_bytes(marked + bare)
+    before = rows(folder)
+    ask("0.wav")
+    assert rows(folder)[:-1] == before
+    assert ask("0.wav") == []
+    assert rows(folder)[:-1] == before
+
+
+def test_half_a_recording_does_not_hide_the_whole(ask: Ask, folder: Path) -> None:
+    ask("2.wav", "3.wav")
+    output = folder.parent / "out.jsonl"
+    whole = output.read_bytes()
+    (folder.parent / "out.jsonl.part").write_bytes(whole.splitlines(keepends=True)[0])
+    assert ask("2.wav", "3.wav") == []
+    assert output.read_bytes() == whole
+
+
+def test_a_recording_named_twice_is_known_again(ask: Ask, folder: Path) -> None:
+    names = ["2.wav", "2.wav", "1.wav", "2.wav"]
+    assert ask(*names) == names
+    before = heard(folder)
+    assert before == ["2.wav"] * 4 + ["1.wav"] + ["2.wav"] * 2
+    assert ask(*names) == []
+    assert heard(folder) == before
+    assert ask("3.wav") == ["3.wav"]
+    assert heard(folder) == ["2.wav", "2.wav", "1.wav", "3.wav"]
+
+
+def test_settings_given_by_mistake_cost_nothing(
+    ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Two runs are cut short, the second with other settings: the third goes on from the first."""
+    ask("1.wav", "2.wav")
+    output = folder.parent / "out.jsonl"
+    whole = output.read_bytes()
+    output.rename(f"{output}.part")
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Recordings, "_read", Mock(side_effect=KeyboardInterrupt))
+        ask("1.wav", "2.wav", beams=2, code=130)
+    saved = folder.parent / "out.jsonl.part.done"
+    assert saved.read_bytes() == whole
+    note = f"interrupted; what runs before it answered is in {saved}"
+    assert capsys.readouterr().err == f"pengi-rt: {note}\n"
+    assert ask("1.wav", "2.wav") == []
+    assert output.read_bytes() == whole
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["out.jsonl", "sounds"]
+
+
+def test_standard_input_is_no_file_of_that_name(
+    ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "-").write_bytes((folder / "1.wav").read_bytes())
+    for sound in ("5.wav", "6.wav"):
+        with (folder / sound).open("rb") as stream:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
+            assert ask("-") == ["<stdin>"]
+    (row,) = rows(folder)
+    assert row["sha256"] is None
+
+
+def test_rows_as_other_programs_write_them(ask: Ask, folder: Path) -> None:
+    """Ends of lines, a byte order mark, empty lines, numbers that are none, no last newline."""
+    ask("1.wav", "2.wav")
+    lines = [{**row, "score": float("nan")} for row in rows(folder)]
+    text = "\r\n\r\n".join(json.dumps(row, separators=(",", ":")) for row in lines)
+    (folder.parent / "out.jsonl").write_text("\ufeff" + text, newline="")
+    assert ask("1.wav", "2.wav") == []
+    assert [json.dumps(row) for row in rows(folder)] == [json.dumps(row) for row in lines]
+    (folder.parent / "out.jsonl").rename(folder.parent / "out.jsonl.part")
+    assert ask("3.wav", "2.wav", "1.wav") == ["3.wav"]
+
+
+def test_names_that_are_no_unicode(ask: Ask, folder: Path) -> None:
+    name = os.fsdecode(b"bad\xff.wav")
+    (folder / "1.wav").rename(folder / name)
+    assert ask(name) == [name]
+    assert ask(name) == []
+    assert ask("2.wav") == ["2.wav"]
+    assert heard(folder) == [name, "2.wav", "2.wav"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.part", "out.jsonl.part.done"])
+@pytest.mark.parametrize("line", ["no JSON", "[1]", '{"text": "a"}', "[" * 100_000])
+def test_other_files_are_refused(
+    ask: Ask, folder: Path, name: str, line: str, capsys: Capture
+) -> None:
+    ask("1.wav")
+    path = folder.parent / "out.jsonl"
+    text = path.read_text() + line + "\n"
+    path.unlink()
+    (folder.parent / name).write_text(text)
+    capsys.readouterr()
+    ask("1.wav", "2.wav", code=3)
+    err = capsys.readouterr().err
+    assert err.startswith(f"pengi-rt: {folder.parent / name}:2: is no row of pengi-rt generate: ")
+    assert err.count("\n") == 1
+    assert [path.name for path in folder.parent.glob("out*")] == [name]
+    assert (folder.parent / name).read_text() == text
+
+
+def test_a_second_run_is_refused_before_it_changes_anything(
+    ask: Ask, folder: Path, capsys: Capture
+) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.parent.glob("out*")}
+
+    ask("1.wav")
+    output = folder.parent / "out.jsonl"
+    (folder.parent / "out.jsonl.part").write_bytes(output.read_bytes().replace(b"1.wav", b"9.wav"))
+    with Done(str(output), ["1.wav"], "settings", resume=True) as done:
+        before = files()
+        assert len(before) == 3
+        capsys.readouterr()
+        ask("1.wav", "2.wav", code=3)
+        assert files() == before
+        with open_output(str(output)) as written:
+            written.write("".join(json.dumps(row) + "\n" for row in done.others))
+            written.flush()
+            before = files()
+            ask("1.wav", "2.wav", code=3)
+            assert files() == before
+    errors = capsys.readouterr().err.splitlines()
+    assert all("another pengi-rt is writing it" in error for error in errors)
+    assert len(errors) == 2
+    assert list(files()) == ["out.jsonl"]
+    with open_output(str(output)) as written:  # a run that does not resume
+        written.write("some")
+        written.flush()
+        before = files()
+        ask("2.wav", code=3)
+        assert files() == before
+
+
+def test_a_full_disk_changes_nothing(ask: Ask, folder: Path, capsys: Capture) -> None:
+    ask("1.wav")
+    output, part = folder.parent / "out.jsonl", folder.parent / "out.jsonl.part"
+    text = output.read_bytes()
+    output.unlink()
+    part.write_bytes(b"".join(text.replace(b"1.wav", b"%d.wav" % name) for name in range(9)))
+    before = part.read_bytes()
+    capsys.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        ask("1.wav", code=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    err = capsys.readouterr().err
+    assert err == f"pengi-rt: cannot resume {output}: {output}: File too large\n"
+    assert part.read_bytes() == before
+    assert [path.name for path in folder.parent.glob("out*")] == [part.name]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_cannot_be_read(ask: Ask, folder: Path, capsys: Capture) -> None:
+    output = folder.parent / "out.jsonl"
+    output.touch(0o200)
+    ask("1.wav", code=3)
+    assert capsys.readouterr().err.endswith(f"{output}: Permission denied\n")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_refused(ask: Ask, folder: Path, kind: str, capsys: Capture) -> None:
+    output = folder.parent / "out.jsonl"
+    output.mkdir() if kind == "folder" else os.mkfifo(output)
+    ask("1.wav", code=2)
+    err = capsys.readouterr().err
+    assert err.startswith("pengi-rt: --resume goes on with a file of rows: --output ../out.jsonl")
+    assert list(folder.parent.glob("out*")) == [output]
+
+
+def test_rows_are_written_as_soon_as_none_is_missing_before_them(
+    ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask("0.wav", "2.wav", "5.wav")
+    read = Recordings._read
+    written = []
+
+    def spied(*arguments: Any) -> Any:
+        part = folder.parent / "out.jsonl.part"
+        written.append([json.loads(line)["audio"] for line in part.read_text().splitlines()])
+        return read(*arguments)
+
+    monkeypatch.setattr(Recordings, "_read", spied)
+    assert ask("0.wav", "2.wav", "1.wav", "5.wav", "3.wav") == ["1.wav", "3.wav"]
+    front = ["0.wav", "2.wav", "2.wav"]
+    assert written == [front, front]  # a batch is two windows
+    assert heard(folder) == [*front, "1.wav", "5.wav", "3.wav"]
+
+
+def test_rows_stay_in_their_file(tmp_path: Path) -> None:
+    """Of 32 MB not even one is held, neither when they are found nor as they are written."""
+    size = 10**5
+    mark = {"sha256": "0", "settings": "s", "rows": 1}
+    output = tmp_path / "out.jsonl"
+    with output.open("w") as file:
+        for number in range(320):
+            row = {"audio": f"{number}.wav", "text": "x" * size, **mark}
+            file.write(json.dumps(row) + "\n")
+    names = [f"{number}.wav" for number in range(160)]
+    tracemalloc.start()
+    try:
+        with Done(str(output), names, "s", resume=True) as done:
+            kept = [done.rows(name, mark) for name in names]
+            others = sum(len(row["text"]) for row in done.others)
+            found = sum(len(row["text"]) for rows in kept for row in rows or ())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (others, found) == (160 * size, 160 * size)
+    assert peak < 10 * size
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ from pengi_rt.backends.protocol import F32, Encoded
 from pengi_rt.builtin import LOCATION
 from pengi_rt.classification.results import Classification, LabelScore
 from pengi_rt.engine import Engine
+from pengi_rt.errors import BackendError, PlanError
+from pengi_rt.plan import Plan
 from pengi_rt.retrieval.words import Words
 from pengi_rt.tasks import load_tasks
+from pengi_rt.training.scenes import methods
 from pengi_rt.training.scenes.closed import (
     ClosedTask,
     Item,
@@ -32,6 +37,7 @@ from pengi_rt.training.scenes.methods import (
     MATCHING,
     METHODS,
     VARIANTS,
+    Agreement,
     agree,
     compare,
     main,
@@ -150,6 +156,15 @@ def test_what_is_asked() -> None:
         assert all(item.truth <= set(task.labels) for item in task.items)
 
 
+def test_a_note_without_its_question_shifts_no_other() -> None:
+    notes = list(held_out(4, notes=True, tasks=load_tasks()))
+    whole = note_tasks(notes)
+    kept = tuple(each for each in notes[1].questions if each.kind != "which instrument")
+    notes[1] = replace(notes[1], questions=kept)
+    for task, before in zip(note_tasks(notes), whole, strict=True):
+        assert task.items == tuple(item for item in before.items if item.clip != 1)
+
+
 class Counting:
     """A backend that only hears, and counts what."""
 
@@ -243,6 +258,45 @@ def test_both_backends_choose_the_same(hearing: Engine) -> None:
         assert count > 15
         assert differ == 0
         assert 0 < apart < tolerance
+
+
+@shipped
+def test_agreement_is_written_before_backends_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "agreement.json"
+    command = ["--scenes", "1", "--backend", "onnx", "--against", "torch", "--json", str(out)]
+    found = {MATCHING: Agreement(7, 0, 1e-7), LIKELIHOOD: Agreement(7, 1, 0.5)}
+    monkeypatch.setattr(methods, "agree", lambda *_: found)
+    assert main(command) == 5
+    captured = capsys.readouterr()
+    assert "7 choices of onnx and torch: 1 differ; scores by up to 5.0e-01" in captured.out
+    assert "onnx and torch do not agree" in captured.err
+    assert json.loads(out.read_text("utf-8")) == {
+        "plan": "demo.plan",
+        "scenes": 1,
+        "seed": 900_000_001,
+        "backends": ["onnx", "torch"],
+        "agreement": {
+            MATCHING: {"choices": 7, "differ": 0, "scores_apart": 1e-7},
+            LIKELIHOOD: {"choices": 7, "differ": 1, "scores_apart": 0.5},
+        },
+    }
+
+
+@shipped
+def test_a_plan_that_no_backend_opens_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Plan] = []
+
+    def refused(plan: Plan, **_: object) -> NoReturn:
+        plans.append(plan)
+        raise BackendError("not here")
+
+    monkeypatch.setattr(methods, "open_backend", refused)
+    with pytest.raises(BackendError, match="not here"), opened(LOCATION, "onnx"):
+        pass
+    with pytest.raises(PlanError, match="the plan is closed"):
+        plans[0].tokenizer("text")
 
 
 @shipped

@@ -1,0 +1,18 @@
+"""Recordings for the verbs that hear some."""
+
+from pathlib import Path
+
+import pytest
+from clips import write_clip
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """As long as a clip."""
+    return write_clip(tmp_path / "noise.wav", 0)
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """Of two windows: 0 to 2 s and 1 to 3 s."""
+    return write_clip(tmp_path / "long.wav", 1, seconds=3.0)
