@@ -5,7 +5,7 @@ test compares.
 """
 
 import argparse
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pengi_rt.errors import UsageError
 
@@ -20,6 +20,28 @@ class Choice(NamedTuple):
 BACKENDS = Choice(("auto", "onnx", "torch", "triton"), ("tensorrt",))
 DEVICES = Choice(("auto", "cpu", "cuda"), ())
 PRECISIONS = Choice(("fp32", "fp16", "bf16", "int8"), ())
+
+
+class Once(argparse.Action):
+    """Stores a value; a second one is refused, where argparse would forget the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - argparse's own signature
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Store ``values``.
+
+        Raises:
+            ArgumentError: there is a value already.
+        """
+        given: set[str] = vars(namespace).setdefault("given_once", set())
+        if self.dest in given:
+            raise argparse.ArgumentError(self, "is given twice: run the command once for each")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
 
 
 def add_choice(parser: "argparse._ActionsContainer", option: str, choice: Choice) -> None:

@@ -11,6 +11,7 @@ from pengi_rt.cli.arguments import (
     BACKENDS,
     DEVICES,
     PRECISIONS,
+    Once,
     add_choice,
     add_threads,
     check_threads,
@@ -48,7 +49,7 @@ def add_recordings(parser: Container, *, required: bool = True) -> None:
         nargs="+" if required else "*",
         metavar="AUDIO",
         help='WAV, FLAC, OGG or MP3 files, folders of them, quoted patterns ("s/**/*.wav"), '
-        "@LIST files with a name a line; - is standard input",
+        "@LIST files with a name a line (# begins a remark); - is standard input",
     )
 
 
@@ -58,13 +59,16 @@ def add_prompt(parser: Container, *, several: bool = False, default: str) -> Non
     more = "; again for several" if several else ""
     group.add_argument(
         "--prompt",
-        action="append" if several else "store",
+        action="append" if several else Once,
         metavar="TEXT",
         help=f"({default}{more})",
     )
-    group.add_argument("--task", metavar="NAME", help="a task's prompt instead: caption, qa, "
-                       "events, scene, emotion, sentiment, music, note, metadata")  # fmt: skip
-    group.add_argument("--question", metavar="TEXT", help="what the task qa asks")
+    group.add_argument(
+        "--task", action=Once, metavar="NAME",
+        help="a task's prompt instead: caption, qa, events, scene, emotion, sentiment, music, "
+        "note, metadata",
+    )  # fmt: skip
+    group.add_argument("--question", action=Once, metavar="TEXT", help="what the task qa asks")
     add_text(group)
     group.add_argument(
         "--strict", action="store_true", help="refuse a prompt over the encoder's limit"
@@ -73,7 +77,10 @@ def add_prompt(parser: Container, *, several: bool = False, default: str) -> Non
 
 def add_text(parser: Container) -> None:
     """Add what stands behind the prompt."""
-    parser.add_argument("--text", default="", help="additional text, which the answer continues")
+    parser.add_argument(
+        "--text", action=Once, default="",
+        help="additional text, which the answer continues; without a space at its end",
+    )  # fmt: skip
 
 
 def add_search(parser: Container, *, drawn: bool = True) -> None:
@@ -82,8 +89,10 @@ def add_search(parser: Container, *, drawn: bool = True) -> None:
     group = parser.add_argument_group(f"{title}, or answers drawn at random" if drawn else title)
     group.add_argument("--beam-size", type=int, metavar="N", help="hypotheses kept; 1 is greedy")
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer")
-    group.add_argument("--temperature", type=float, metavar="T", help="divides the logits")
-    group.add_argument("--stop", metavar="TEXT", help="end answers at TEXT's first token")
+    group.add_argument("--temperature", type=float, metavar="T",
+                       help="divides the logits; 0 or less counts as 1, as released")  # fmt: skip
+    group.add_argument("--stop", metavar="TEXT",
+                       help="end answers at TEXT's first token instead of the plan's")  # fmt: skip
     group.add_argument(
         "--stop-string", action="append", default=[], metavar="TEXT", dest="stop_strings",
         help="end answers where TEXT appears, and cut it off; again for several",
@@ -93,7 +102,12 @@ def add_search(parser: Container, *, drawn: bool = True) -> None:
 
 
 def _add_draw(group: Container) -> None:
-    group.add_argument("--samples", type=int, metavar="N", help="draw N answers (--seed)")
+    group.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="draw N answers (--seed); text and CSV show the best, JSON all",
+    )
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     group.add_argument("--top-p", type=float, metavar="P",
                        help="draw from the likeliest that have probability P together")  # fmt: skip

@@ -40,9 +40,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_search(parser)
     add_reading(parser)
     parser.add_argument(
-        "--windows", choices=WINDOWS, default=WINDOWS[0],
+        "--windows", choices=WINDOWS,
         help="of a long recording: each by itself, neighbours that agree merged, or one answer, "
-        "the commonest (default: %(default)s; srt and vtt are merged)",
+        "the commonest (default: each; merged for srt and vtt)",
     )  # fmt: skip
     add_engine(parser)
     add_output(parser, (*FORMATS, *SUBTITLES))
@@ -114,19 +114,18 @@ def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace, names: list[str]) -> None:
     """Refuse options that contradict each other, as a command line has them."""
-    if arguments.format in SUBTITLES:
-        if len(names) > 1 or len(arguments.prompt or [""]) > 1:
-            raise UsageError(
-                f"--format {arguments.format} is about one recording and one prompt; "
-                "run it once for each"
-            )
-        if arguments.windows == WINDOWS[0]:
-            arguments.windows = "merged"
+    if arguments.format in SUBTITLES and (len(names) > 1 or len(arguments.prompt or [""]) > 1):
+        raise UsageError(
+            f"--format {arguments.format} is about one recording and one prompt; "
+            "run it once for each"
+        )
     if arguments.stream and (
         len(names) > 1 or len(arguments.prompt or [""]) > 1 or arguments.format != "text"
     ):
         raise UsageError("--stream prints one recording's answer to one prompt as text")
-    if arguments.stream and arguments.windows != WINDOWS[0]:
+    if arguments.windows is None:
+        arguments.windows = "merged" if arguments.format in SUBTITLES else "each"
+    if arguments.stream and arguments.windows != "each":
         raise UsageError("--stream prints windows one after the other: leave --windows")
 
 

@@ -57,3 +57,23 @@ def test_threads_below_one(
 ) -> None:
     assert main([*command, "--threads", threads]) == 2
     assert capsys.readouterr().err == f"pengi-rt: --threads must be at least 1, got {threads}\n"
+
+
+@pytest.mark.parametrize("option", ["--task", "--question", "--text"])
+@pytest.mark.parametrize("verb", ["generate", "explain"])
+def test_nothing_is_forgotten(verb: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [verb, "a.wav", option, "one"]
+    assert build_parser().parse_args(command)
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args([*command, "b.wav", option, "two"])
+    assert caught.value.code == 2
+    assert f"argument {option}: is given twice" in capsys.readouterr().err
+
+
+def test_one_prompt_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ["a.wav", "--prompt", "one", "--prompt", "two"]
+    assert build_parser().parse_args(["generate", *twice]).prompt == ["one", "two"]
+    for verb in ("classify", "explain"):
+        with pytest.raises(SystemExit):
+            build_parser().parse_args([verb, *twice])
+        assert "argument --prompt: is given twice" in capsys.readouterr().err

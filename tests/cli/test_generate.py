@@ -330,13 +330,13 @@ def test_no_readable_recording_is_a_document_of_errors(
     code, out, err = run(capsys, "generate", "--engine", tiny_plan, *missing, "--format", form)
     assert code == 3
     assert err.count("\n") == 2
-    found = {
+    readers: dict[str, Callable[[], list[str]]] = {
         "text": list,
         "json": lambda: [row["audio"] for row in json.loads(out)],
         "jsonl": lambda: [json.loads(line)["audio"] for line in out.splitlines()],
         "csv": lambda: [row["audio"] for row in csv.DictReader(io.StringIO(out))],
-    }[form]()
-    assert found == ([] if form == "text" else [str(path) for path in missing])
+    }
+    assert readers[form]() == ([] if form == "text" else [str(path) for path in missing])
 
 
 def test_two_recordings_of_one_name_are_two_rows(
@@ -369,3 +369,21 @@ def test_formats_and_rates_of_one_recording_agree(
         run(capsys, "generate", "--engine", tiny_plan, path)[1] for path in tmp_path.iterdir()
     }
     assert len(answers) == 1
+
+
+def test_subtitles_are_merged_unless_each_window_is_asked_for(
+    tiny_plan: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The tiny model says the same about both halves of one sound."""
+    path = tmp_path / "twice.wav"
+    half = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    soundfile.write(path, np.concatenate([half, half]), 16_000)
+    command = ["generate", "--engine", tiny_plan, path, "--max-new-tokens", "3", "--format", "vtt"]
+    _, merged, _ = run(capsys, *command)
+    _, each, _ = run(capsys, *command, "--windows", "each")
+    assert merged.count("-->") == 1
+    assert "00:00:00.000 --> 00:00:04.000" in merged
+    assert each.count("-->") == 2
+    code, out, err = run(capsys, *command, path)
+    assert (code, out) == (2, "")
+    assert "--format vtt is about one recording and one prompt" in err

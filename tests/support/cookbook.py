@@ -1,6 +1,6 @@
-"""A document's snippets, run in order, and what they print compared with what it says they do.
+"""A document's snippets, run in order, and what they print compared with what it says.
 
-A ``python`` block runs in one namespace with all before it; a ``text`` block right behind it is what
+A ``python`` block runs in one namespace with all before it; a ``text`` block behind it is what
 it prints, else it prints nothing. In a ``console`` block, lines that begin with ``$`` are commands
 and the others what they print; ``...`` in a line stands for anything.
 """
@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from glob import glob
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pengi_rt.cli.main import main
@@ -84,8 +84,7 @@ def _run_command(command: str) -> None:
         [sys.executable, "-P", *arguments[1:]], capture_output=True, text=True, check=True
     )
     if redirect:
-        with open(file.strip(), "w") as stream:
-            stream.write(process.stdout)
+        Path(file.strip()).write_text(process.stdout, "utf-8")
     else:
         print(process.stdout, end="")
 
@@ -93,4 +92,4 @@ def _run_command(command: str) -> None:
 def _expanded(word: str, command: str) -> list[str]:
     """As a shell expands it, where it is not quoted."""
     bare = "*" in word and f'"{word}"' not in command
-    return sorted(glob(word)) if bare else [word]
+    return sorted(map(str, Path().glob(word))) if bare else [word]
