@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pengi_rt.cli.formats import Writer, add_output
 from pengi_rt.cli.labelled import LABEL_COLUMNS, Labelled
 from pengi_rt.cli.output import check_place, open_output
 from pengi_rt.cli.recordings import Recordings
+from pengi_rt.cli.resume import add_resume, check_resumable, marks, tell
 from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_reading(parser)
     add_engine(parser)
     add_output(parser)
+    add_resume(parser)
     parser.add_argument(
         "--plot", type=Path, metavar="PNG",
         help="draw one recording's scores as bars, a long one's over time (needs the extra [plot])",
@@ -87,6 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Classify every recording; a bad one is reported and passed over."""
     from pengi_rt.inputs import find_recordings
 
+    check_resumable(arguments)
+    if arguments.resume and arguments.plot is not None:
+        raise UsageError("--plot draws what is asked now, and --resume may ask nothing: leave one")
     labels = _labels(arguments)
     if arguments.best is not None and arguments.best < 1:
         raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
@@ -102,24 +108,31 @@ def _classify(
     engine: "Engine", labels: "list[str] | dict[str, str]", names: list[str],
     arguments: argparse.Namespace,
 ) -> int:  # fmt: skip
-    recordings = Recordings(arguments, names, engine.config)
+    asked = _options(arguments)
+    about = {"verb": "classify", "labels": labels, "prompt": arguments.prompt,
+             "best": arguments.best, **asked}  # fmt: skip
+    done = marks(engine, names, arguments, about)
+    recordings = Recordings(arguments, names, engine.config, done=done)
     picture = _Picture(arguments.plot, engine.config.mel.sample_rate)
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.classifications(
-        picture.heard(recordings), labels, arguments.prompt, **_options(arguments)
-    )
+        picture.heard(recordings), labels, arguments.prompt,
+        batch_size=arguments.batch_size, **asked,
+    )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
     with (
+        done or nullcontext(),
         open_output(arguments.output) as output,
         Writer(output, arguments.format, columns=LABEL_COLUMNS, line=rows.line) as writer,
     ):
         code = recordings.write(writer, picture.seen(warned(results, engine)), rows)
+    tell(done, arguments)
     picture.draw()
     return code
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("method", "normalize", "calibrate", "multi_label", "template", "batch_size")
+    names = ("method", "normalize", "calibrate", "multi_label", "template")
     own = {name: getattr(arguments, name) for name in names}
     return {**own, **prompt_options(arguments), **decode_options(arguments)}
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import Lines
@@ -18,6 +19,7 @@ from pengi_rt.cli.asking import (
 from pengi_rt.cli.formats import Row, Writer, add_output
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
+from pengi_rt.cli.resume import add_resume, check_resumable, marks, tell
 
 if TYPE_CHECKING:
     from pengi_rt.describe import Description
@@ -49,6 +51,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_reading(parser)
     add_engine(parser)
     add_output(parser)
+    add_resume(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,23 +59,24 @@ def run(arguments: argparse.Namespace) -> int:
     """Describe every recording; a bad one is reported and passed over."""
     from pengi_rt.inputs import find_recordings
 
+    check_resumable(arguments)
     names = find_recordings(arguments.audio)
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
-        recordings = Recordings(arguments, names, engine.config)
+        asked = {"text": arguments.text, **decode_options(arguments)}
+        done = marks(engine, names, arguments, {"verb": "describe", **asked})
+        recordings = Recordings(arguments, names, engine.config, done=done)
         # Options are refused here, before the output is opened.
-        results = engine.descriptions(
-            recordings,
-            text=arguments.text,
-            batch_size=arguments.batch_size,
-            **decode_options(arguments),
-        )
+        results = engine.descriptions(recordings, batch_size=arguments.batch_size, **asked)
         lines = Lines(recordings=len(names) > 1, prompts=False)
         with (
+            done or nullcontext(),
             open_output(arguments.output) as output,
             Writer(output, arguments.format, columns=COLUMNS, line=lines) as writer,
         ):
-            return recordings.write(writer, results, _rows)
+            code = recordings.write(writer, results, _rows)
+    tell(done, arguments)
+    return code
 
 
 def _rows(description: "Description") -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 import argparse
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pengi_rt.cli.answers import ANSWER_COLUMNS, WINDOWS, Lines, answer_rows
 from pengi_rt.cli.asking import (
@@ -18,9 +18,9 @@ from pengi_rt.cli.asking import (
     warned,
 )
 from pengi_rt.cli.formats import FORMATS, SUBTITLES, Writer, add_output
-from pengi_rt.cli.output import STDIO, open_output, say
+from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
-from pengi_rt.cli.resume import Done, check_resumable, settings_hash
+from pengi_rt.cli.resume import add_resume, check_resumable, marks, tell
 from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,11 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_output(parser, (*FORMATS, *SUBTITLES))
     parser.add_argument("--stream", action="store_true",
                         help="print one recording's answer as it is written")  # fmt: skip
-    parser.add_argument(
-        "--resume", action="store_true",
-        help="keep what FILE (jsonl) has, and ask the rest: rows about recordings that are named "
-        "now are replaced if content, plan or settings differ, all others stay in front",
-    )  # fmt: skip
+    add_resume(parser)
     parser.set_defaults(run=run)
 
 
@@ -60,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer every recording; a bad one is reported and passed over."""
     from pengi_rt.inputs import find_recordings
 
-    if arguments.resume:
-        check_resumable(arguments)
+    check_resumable(arguments)
     names = find_recordings(arguments.audio)
     _check(arguments, names)
     protect_inputs(arguments, names)
@@ -75,7 +70,8 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     asked = {**prompt_options(arguments), **decode_options(arguments)}
     prompts = arguments.prompt
     each = 1 if prompts is None else len(prompts)
-    done = _done(engine, names, arguments, asked)
+    about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows, **asked}
+    done = marks(engine, names, arguments, about)
     recordings = Recordings(arguments, names, engine.config, each=each, done=done)
     # Options and prompts are refused here, before the output is opened.
     results = engine.answer(recordings, prompts, batch_size=arguments.batch_size, **asked)
@@ -88,8 +84,7 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
         code = recordings.write(
             writer, warned(results, engine), lambda result: answer_rows(result, arguments.windows)
         )
-    if done is not None and done.summary and not arguments.quiet:
-        say(f"{arguments.output}: {done.summary}")
+    tell(done, arguments)
     return code
 
 
@@ -127,15 +122,3 @@ def _check(arguments: argparse.Namespace, names: list[str]) -> None:
         arguments.windows = "merged" if arguments.format in SUBTITLES else "each"
     if arguments.stream and arguments.windows != "each":
         raise UsageError("--stream prints windows one after the other: leave --windows")
-
-
-def _done(
-    engine: "Engine", names: list[str], arguments: argparse.Namespace, asked: dict[str, Any]
-) -> Done | None:
-    """Marks for a file of JSON Lines, and the rows of earlier runs if they are to stay."""
-    if arguments.format != "jsonl" or arguments.output in (None, STDIO):
-        return None
-    read = ("prompt", "long_audio", "hop", "windows", "precision", "no_resample")
-    settings = {**asked, **{name: getattr(arguments, name) for name in read}}
-    digest = settings_hash(engine.plan.fingerprint, settings)
-    return Done(arguments.output, names, digest, resume=arguments.resume)

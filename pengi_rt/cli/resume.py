@@ -8,6 +8,7 @@ resumes first saves in ``FILE.part.done`` what is in ``FILE.part`` alone: whenev
 rows of every recording that was answered are whole in one of the three.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -16,12 +17,15 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pengi_rt.cli.formats import Row
-from pengi_rt.cli.output import PART, STDIO
+from pengi_rt.cli.output import PART, STDIO, say
 from pengi_rt.cli.row_file import Group, Kept, RowFile, recording_key
 from pengi_rt.errors import AudioError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from pengi_rt.engine import Engine
 
 STDIN = "<stdin>"
 """What rows call the recording that was read from there."""
@@ -162,13 +166,49 @@ class Done:
             self._kept[group.key] = kept
 
 
-def check_resumable(arguments: Any) -> None:
-    """Refuse what cannot be resumed.
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume``, to be checked by :func:`check_resumable`."""
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="keep what FILE (jsonl) has, and ask the rest: rows about recordings that are named "
+        "now are replaced if content, plan or settings differ, all others stay in front",
+    )  # fmt: skip
+
+
+def marks(
+    engine: "Engine", names: list[str], arguments: argparse.Namespace, asked: Mapping[str, Any]
+) -> Done | None:
+    """Of a file of JSON Lines about the recordings ``names``; other outputs have none.
+
+    Args:
+        engine: what is asked.
+        names: of all recordings.
+        arguments: the command line's, with :func:`add_resume`'s.
+        asked: everything that shapes an answer, but how recordings are read.
+    """
+    if arguments.format != "jsonl" or arguments.output in (None, STDIO):
+        return None
+    read = ("long_audio", "hop", "precision", "no_resample")
+    settings = {**asked, **{name: getattr(arguments, name) for name in read}}
+    digest = settings_hash(engine.plan.fingerprint, settings)
+    return Done(arguments.output, names, digest, resume=arguments.resume)
+
+
+def tell(done: Done | None, arguments: argparse.Namespace) -> None:
+    """Say what became of the rows of earlier runs."""
+    if done is not None and done.summary and not arguments.quiet:
+        say(f"{arguments.output}: {done.summary}")
+
+
+def check_resumable(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be resumed, if it is to be.
 
     Raises:
         UsageError: the output is no file of JSON Lines, or crops are drawn at random.
     """
     output = arguments.output
+    if not arguments.resume:
+        return
     if arguments.format != "jsonl" or output in (None, STDIO):
         raise UsageError("--resume goes on with a file of rows: give --format jsonl and -o FILE")
     if Path(output).exists() and not Path(output).is_file():
