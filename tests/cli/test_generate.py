@@ -378,7 +378,8 @@ def test_subtitles_are_merged_unless_each_window_is_asked_for(
     path = tmp_path / "twice.wav"
     half = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
     soundfile.write(path, np.concatenate([half, half]), 16_000)
-    command = ["generate", "--engine", tiny_plan, path, "--max-new-tokens", "3", "--format", "vtt"]
+    asked: list[str | Path] = ["generate", "--engine", tiny_plan, "--max-new-tokens", "3"]
+    command = [*asked, path, "--format", "vtt"]
     _, merged, _ = run(capsys, *command)
     _, each, _ = run(capsys, *command, "--windows", "each")
     assert merged.count("-->") == 1
