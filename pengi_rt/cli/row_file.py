@@ -1,4 +1,4 @@
-"""Files of rows, as ``generate`` writes them: which recordings are in one, whole, and where.
+"""Files of rows about recordings, in JSON Lines: which of these are whole in one, and where.
 
 A row of JSON Lines says of what it is made: ``sha256`` is its recording's content, ``settings``
 hashes the plan and everything that was asked, ``rows`` counts the recording's, which stand
@@ -154,7 +154,7 @@ class RowFile(FileIO):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("audio"), str):
             raise InputError(
-                f"{self.path}:{number}: is no row of pengi-rt generate: name another file, or move "
+                f"{self.path}:{number}: is no row about a recording: name another file, or move "
                 "this one away"
             )
         return row

@@ -20,7 +20,10 @@ from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton import TritonBackend
 from pengi_rt.decoding.beam import answer, search
 from pengi_rt.decoding.hypotheses import Hypotheses
-from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.decoding.likelihood import likelihoods
+from pengi_rt.decoding.options import DecodeOptions, SampleOptions
+from pengi_rt.decoding.sampling import sample
+from pengi_rt.decoding.streaming import stream_tokens
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.export.export import export_plan
@@ -160,6 +163,33 @@ def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBac
     assert len(windows) > 1
     for one, other in zip(windows, expected, strict=True):
         assert (one.start, one.end, one.tokens) == (other.start, other.end, other.tokens)
+
+
+def test_labels_are_as_likely(backend: TritonBackend, reference: TorchBackend) -> None:
+    """More rows than a search has beams, of clips of two lengths."""
+    generator = np.random.default_rng(7)
+    labels = [[int(first), 5] for first in generator.permutation(500)[:20]] + [[5]]
+    found, expected = (
+        likelihoods(each, prefixes(4, 6), labels, end=220) for each in (backend, reference)
+    )
+    np.testing.assert_allclose(found.sums, expected.sums, atol=3 * ATOL)
+
+
+def test_what_the_host_decides(backend: TritonBackend, reference: TorchBackend) -> None:
+    """Draws, stop strings and streams go step by step, and over the same cache."""
+    clips = prefixes(4, 6)
+    drawing = SampleOptions(samples=2, max_new_tokens=3, temperature=1.5, top_k=None, top_p=0.9,
+                            seed=1, stop_id=220, pad_id=0)  # fmt: skip
+    same(sample(backend, clips, drawing), sample(reference, clips, drawing))
+    (best, *_) = search(reference, clips[:1], options(1, 4))
+    end = best.beams[0].tokens[1]
+    cut = [
+        search(each, clips, options(2, 4), ended=lambda tokens: end in tokens)
+        for each in (backend, reference)
+    ]
+    same(*cut)
+    streamed = [token.id for token in stream_tokens(backend, clips[0], options(1, 4))]
+    assert tuple(streamed) == best.beams[0].tokens
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])

@@ -307,7 +307,7 @@ def test_other_files_are_refused(
     capsys.readouterr()
     ask("1.wav", "2.wav", code=3)
     err = capsys.readouterr().err
-    assert err.startswith(f"pengi-rt: {folder.parent / name}:2: is no row of pengi-rt generate: ")
+    assert err.startswith(f"pengi-rt: {folder.parent / name}:2: is no row about a recording: ")
     assert err.count("\n") == 1
     assert [path.name for path in folder.parent.glob("out*")] == [name]
     assert (folder.parent / name).read_text() == text
