@@ -55,12 +55,17 @@ class Output:
             if not self._broken:
                 self._stream.flush()
 
-    def close(self) -> None:
-        """Bring a file to the disk and close it. Raises as :meth:`write`."""
+    def sync(self) -> None:
+        """Bring a file to the disk. Raises as :meth:`write`."""
         self.flush()
         with self._reporting():
             if stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
                 os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Bring a file to the disk and close it. Raises as :meth:`write`."""
+        self.sync()
+        with self._reporting():
             self._stream.close()
 
     @contextmanager
@@ -207,8 +212,10 @@ def _replacing(target: Path, name: str) -> Iterator[Output]:
     try:
         output = Output(stream, name)
         yield output
-        output.close()
+        output.sync()
+        # Closing gives up the lock: another run would begin the part anew before it is in place.
         _replace(target, part, name)
+        output.close()
     except BaseException as error:
         with suppress(OSError):
             stream.close()

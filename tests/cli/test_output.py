@@ -152,3 +152,26 @@ def test_other_files_and_devices_may_be_written(tmp_path: Path) -> None:
     refuse_overwriting(tmp_path / "a", [tmp_path / "b", tmp_path / "missing", "-"])
     refuse_overwriting(tmp_path / "missing", [tmp_path / "missing"])
     refuse_overwriting("/dev/null", ["/dev/null"])
+
+
+def test_the_lock_is_held_until_the_file_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another run would empty the part that is about to take the file's place."""
+    target = tmp_path / "rows.jsonl"
+    replace = Path.replace
+    others: list[Path] = []
+
+    def replaced(part: Path, place: Path) -> Path:
+        busy = pytest.raises(InputError, match="another pengi-rt is writing it")
+        with busy, open_output(str(target)) as other:
+            other.write("theirs")
+        others.append(part)
+        return replace(part, place)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with open_output(str(target)) as output:
+        output.write("ours")
+    assert target.read_text() == "ours"
+    assert others == [tmp_path / "rows.jsonl.part"]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
