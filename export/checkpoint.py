@@ -6,7 +6,6 @@ JSON in its metadata and ``tokenizers/`` beside it. Whatever is missing, unexpec
 shape is refused.
 """
 
-import hashlib
 import os
 import re
 import warnings
@@ -21,6 +20,7 @@ from torch import Tensor
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.sniff import is_zip, refuse_other_files
+from pengi_rt.file_hash import file_sha256
 from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS, transform
 from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
@@ -102,7 +102,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         path=path,
         config=config,
         state={name: plain(tensor) for name, tensor in state.items()},
-        sha256=_sha256(path),
+        sha256=file_sha256(path),
         tokenizers=tokenizers if own and tokenizers.is_dir() else None,
         converted=converted,
         left_out=left_out,
@@ -260,8 +260,3 @@ def plain(tensor: Tensor) -> Tensor:
 def _listed(names: list[str]) -> str:
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + rest
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -316,7 +316,7 @@ class Engine:
     ) -> list[Hit]:
         """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
 
-        ``by`` says what is compared: "captions" (a text's default) or "audio" (a recording's).
+        ``by``: "captions" (a text's default), their "words", or "audio" (a recording's default).
 
         Raises:
             UsageError: not exactly one of text and ``like`` is given, or the index is another

@@ -196,12 +196,11 @@ def _answer_waves(
 ) -> float:
     """Add every window's answers to each question's; the seconds that the audio side took."""
     backend, decode = session.backend, asked.decode
-    ended = stopping(session.tokenizer, asked.stops)
     with session.decoding():
         if (
             isinstance(backend, SearchingBackend)
             and isinstance(decode, DecodeOptions)
-            and ended is None
+            and not asked.stops
             and len(found) == 1
         ):
             found[0] += answer(backend, wave, asked.questions[0].rows, decode)
@@ -210,12 +209,18 @@ def _answer_waves(
         audio = backend.encode_audio(wave).prefix
         seconds = perf_counter() - started
         for question, answered in zip(asked.questions, found, strict=True):
-            whole = prefixes(audio, question.rows)
-            if isinstance(decode, DecodeOptions):
-                answered.extend(search(backend, whole, decode, ended=ended))
-            else:
-                answered.extend(sample(backend, whole, decode, ended=ended))
+            answered.extend(written(session, audio, question, asked))
     return seconds
+
+
+def written(session: Session, audio: F32, question: Question, asked: Request) -> list[Hypotheses]:
+    """What is written behind every window's audio rows ``[n, a, n_embd]`` and a question's."""
+    whole, decode = prefixes(audio, question.rows), asked.decode
+    ended = stopping(session.tokenizer, asked.stops)
+    with session.decoding():
+        if isinstance(decode, DecodeOptions):
+            return search(session.backend, whole, decode, ended=ended)
+        return sample(session.backend, whole, decode, ended=ended)
 
 
 def _results(
@@ -251,8 +256,13 @@ def _window(
         for beam in hypotheses.beams
     )
     best = beams[0]
-    text = before_stop(best.text, stops).strip()
+    text = tidy(best.text, stops)
     return Window(*span, text, best.text, best.tokens, best.score, beams)
+
+
+def tidy(raw: str, stops: Sequence[str]) -> str:
+    """An answer without the first of ``stops`` and what follows it, nor space at its ends."""
+    return before_stop(raw, stops).strip()
 
 
 def before_stop(text: str, stops: Sequence[str]) -> str:

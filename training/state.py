@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from pengi_rt.file_hash import file_sha256
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.errors import TrainingError
 
@@ -143,7 +144,7 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
 def _seal(folder: Path, step: int, config: TrainConfig, sums: Mapping[str, float]) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
-        files[path.name] = _sha256(path)
+        files[path.name] = file_sha256(path)
         _sync(path)
     record = {
         "step": step,
@@ -163,7 +164,7 @@ def _verified(folder: Path) -> State:
     if record.pop("record") != _digest(record):
         raise ValueError(f"{RECORD} is not what was written")
     for name, digest in record["files"].items():
-        if Path(name).name != name or _sha256(folder / name) != digest:
+        if Path(name).name != name or file_sha256(folder / name) != digest:
             raise ValueError(f"{name} is not what was written")
     return State(
         folder=folder,
@@ -207,11 +208,6 @@ def _older(root: Path) -> str:
     if state is None:
         return "no state was written before it; free space and start again"
     return f"{state.folder.name} is whole: free space and go on with --resume"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -23,14 +23,13 @@ from pengi_rt.cli.formats import Row
 from pengi_rt.cli.output import PART, STDIO, say
 from pengi_rt.cli.row_file import Group, Kept, RowFile, recording_key
 from pengi_rt.errors import AudioError, InputError, UsageError
+from pengi_rt.file_hash import file_sha256
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
 
 STDIN = "<stdin>"
 """What rows call the recording that was read from there."""
-
-BLOCK = 2**20
 
 
 def saved_rows(output: str) -> Path:
@@ -101,7 +100,7 @@ class Done:
         """
         try:
             # A pipe can be read once only, and standard input is no file of that name.
-            digest = _sha256(name) if name != STDIO and Path(name).is_file() else None
+            digest = file_sha256(Path(name)) if name != STDIO and Path(name).is_file() else None
         except OSError as error:
             raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
         return {"sha256": digest, "settings": self._settings}
@@ -234,11 +233,3 @@ def _saving(path: Path) -> Iterator[RowFile]:
                 path.unlink(missing_ok=True)
             raise
         path.unlink(missing_ok=True)
-
-
-def _sha256(name: str) -> str:
-    digest = hashlib.sha256()
-    with Path(name).open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

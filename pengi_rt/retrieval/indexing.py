@@ -4,7 +4,6 @@ Source: paper, section 5.4. The caption's embedding is the model's own text enco
 is what the audio mapping network reads.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,12 @@ import numpy as np
 
 from pengi_rt.audio import Recording, load_windows
 from pengi_rt.backends.protocol import F32
-from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.embed import embed_texts, unit
 from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.generate import Request, before_stop, prompts_of, request, stopping
+from pengi_rt.file_hash import file_sha256
+from pengi_rt.generate import Request, prompts_of, request, tidy, written
 from pengi_rt.inputs import find_recordings
 from pengi_rt.options import Options
 from pengi_rt.reading import Group, parted, read_groups, waves
@@ -31,7 +30,7 @@ from pengi_rt.retrieval.manifest import Identity
 from pengi_rt.retrieval.rows import Block, Row
 from pengi_rt.retrieval.rows import Recording as Entry
 from pengi_rt.retrieval.update import Found, Update
-from pengi_rt.session import Session, prefixes
+from pengi_rt.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +254,7 @@ class _Run:
         """Rows and vectors of every recording of a group."""
         answers, sounds = self._hear(group)
         decode, stops = self.session.tokenizer.decode, self.asked.stops
-        captions = [before_stop(decode(each.beams[0].tokens), stops).strip() for each in answers]
+        captions = [tidy(decode(each.beams[0].tokens), stops) for each in answers]
         scores = [each.beams[0].score for each in answers]
         vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
         blocks = []
@@ -268,16 +267,13 @@ class _Run:
 
     def _hear(self, group: Group) -> tuple[list[Hypotheses], F32]:
         """What is written of each window of a group, and the sounds' unit vectors ``[n, d]``."""
-        decode, (question,) = self.asked.decode, self.asked.questions
-        assert isinstance(decode, DecodeOptions)
-        ended = stopping(self.session.tokenizer, self.asked.stops)
+        (question,) = self.asked.questions
         answers: list[Hypotheses] = []
         sounds = []
         for wave in waves(group, self.asked.batch_size):
             with self.session.decoding():
                 heard = self.session.backend.encode_audio(wave)
-                rows = prefixes(heard.prefix, question.rows)
-                answers += search(self.session.backend, rows, decode, ended=ended)
+                answers += written(self.session, heard.prefix, question, self.asked)
             sounds.append(heard.embedding)
         return answers, unit(np.concatenate(sounds))
 
@@ -285,7 +281,6 @@ class _Run:
 def _digest(path: Path) -> str | None:
     """SHA-256 of a file's content; none if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return None

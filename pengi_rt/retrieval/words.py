@@ -5,7 +5,6 @@ captions for each open index: a second for 100 000.
 """
 
 import re
-import sqlite3
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,6 +25,8 @@ class Words:
         Raises:
             BackendError: this Python's SQLite has no full-text index.
         """
+        import sqlite3  # of no use to those who do not search by words
+
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         try:
             self._database.execute(
