@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,11 @@ from pengi_rt.cli.asking import (
     protect_inputs,
     warned,
 )
-from pengi_rt.cli.formats import Writer, add_output
+from pengi_rt.cli.formats import add_output
 from pengi_rt.cli.labelled import LABEL_COLUMNS, Labelled
-from pengi_rt.cli.output import check_place, open_output
+from pengi_rt.cli.output import check_place
 from pengi_rt.cli.recordings import Recordings
-from pengi_rt.cli.resume import add_resume, check_resumable, marks, tell
+from pengi_rt.cli.resume import add_resume, check_resumable, marks
 from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -120,13 +119,9 @@ def _classify(
         batch_size=arguments.batch_size, **asked,
     )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
-    with (
-        done or nullcontext(),
-        open_output(arguments.output) as output,
-        Writer(output, arguments.format, columns=LABEL_COLUMNS, line=rows.line) as writer,
-    ):
-        code = recordings.write(writer, picture.seen(warned(results, engine)), rows)
-    tell(done, arguments)
+    code = recordings.write_output(
+        picture.seen(warned(results, engine)), rows, columns=LABEL_COLUMNS, line=rows.line
+    )
     picture.draw()
     return code
 

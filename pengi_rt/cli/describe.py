@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import Lines
@@ -16,10 +15,9 @@ from pengi_rt.cli.asking import (
     open_engine,
     protect_inputs,
 )
-from pengi_rt.cli.formats import Row, Writer, add_output
-from pengi_rt.cli.output import open_output
+from pengi_rt.cli.formats import Row, add_output
 from pengi_rt.cli.recordings import Recordings
-from pengi_rt.cli.resume import add_resume, check_resumable, marks, tell
+from pengi_rt.cli.resume import add_resume, check_resumable, marks
 
 if TYPE_CHECKING:
     from pengi_rt.describe import Description
@@ -69,14 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Options are refused here, before the output is opened.
         results = engine.descriptions(recordings, batch_size=arguments.batch_size, **asked)
         lines = Lines(recordings=len(names) > 1, prompts=False)
-        with (
-            done or nullcontext(),
-            open_output(arguments.output) as output,
-            Writer(output, arguments.format, columns=COLUMNS, line=lines) as writer,
-        ):
-            code = recordings.write(writer, results, _rows)
-    tell(done, arguments)
-    return code
+        return recordings.write_output(results, _rows, columns=COLUMNS, line=lines)
 
 
 def _rows(description: "Description") -> Iterator[Row]:

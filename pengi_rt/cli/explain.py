@@ -16,8 +16,7 @@ from pengi_rt.cli.asking import (
     protect_inputs,
     warned,
 )
-from pengi_rt.cli.formats import Row, Writer, add_output
-from pengi_rt.cli.output import open_output
+from pengi_rt.cli.formats import Row, add_output
 from pengi_rt.cli.recordings import Recordings
 
 if TYPE_CHECKING:
@@ -71,11 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             **prompt_options(arguments),
         )
-        with (
-            open_output(arguments.output) as output,
-            Writer(output, arguments.format, columns=COLUMNS, line=lambda row: row["block"]) as out,
-        ):
-            return recordings.write(out, warned(results, engine), ways.get(arguments.format, _rows))
+        return recordings.write_output(
+            warned(results, engine),
+            ways.get(arguments.format, _rows),
+            columns=COLUMNS,
+            line=lambda row: row["block"],
+        )
 
 
 def _rows(explanation: "Explanation") -> Iterator[Row]:

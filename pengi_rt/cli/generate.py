@@ -1,7 +1,6 @@
 """``pengi-rt generate``: recordings and prompts in, text out."""
 
 import argparse
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from pengi_rt.cli.answers import ANSWER_COLUMNS, WINDOWS, Lines, answer_rows
@@ -17,10 +16,10 @@ from pengi_rt.cli.asking import (
     protect_inputs,
     warned,
 )
-from pengi_rt.cli.formats import FORMATS, SUBTITLES, Writer, add_output
+from pengi_rt.cli.formats import FORMATS, SUBTITLES, add_output
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
-from pengi_rt.cli.resume import add_resume, check_resumable, marks, tell
+from pengi_rt.cli.resume import add_resume, check_resumable, marks
 from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,16 +75,12 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     # Options and prompts are refused here, before the output is opened.
     results = engine.answer(recordings, prompts, batch_size=arguments.batch_size, **asked)
     lines = Lines(recordings=len(names) > 1, prompts=each > 1)
-    with (
-        done or nullcontext(),
-        open_output(arguments.output) as output,
-        Writer(output, arguments.format, columns=ANSWER_COLUMNS, line=lines) as writer,
-    ):
-        code = recordings.write(
-            writer, warned(results, engine), lambda result: answer_rows(result, arguments.windows)
-        )
-    tell(done, arguments)
-    return code
+    return recordings.write_output(
+        warned(results, engine),
+        lambda result: answer_rows(result, arguments.windows),
+        columns=ANSWER_COLUMNS,
+        line=lines,
+    )
 
 
 def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:

@@ -4,12 +4,13 @@ import argparse
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pengi_rt.cli.formats import Row, Writer
-from pengi_rt.cli.output import say
+from pengi_rt.cli.output import open_output, say
 from pengi_rt.errors import AudioError
 
 if TYPE_CHECKING:
@@ -84,6 +85,33 @@ class Recordings:
             else:
                 self._add(_Entry(self._each, mark))
                 yield recording
+
+    def write_output(
+        self,
+        results: Iterable[Found],
+        rows: Callable[[Found], Iterable[Row]],
+        *,
+        columns: Sequence[str],
+        line: Callable[[Row], str],
+    ) -> int:
+        """As :meth:`write`, to ``--output`` in ``--format``, behind the rows of earlier runs.
+
+        Args:
+            results: what the engine makes of this.
+            rows: of a result.
+            columns: see :class:`~pengi_rt.cli.formats.Writer`.
+            line: see there.
+        """
+        arguments, done = self._arguments, self._done
+        with (
+            done or nullcontext(),
+            open_output(arguments.output) as output,
+            Writer(output, arguments.format, columns=columns, line=line) as writer,
+        ):
+            code = self.write(writer, results, rows)
+        if done is not None and done.summary and not arguments.quiet:
+            say(f"{arguments.output}: {done.summary}")
+        return code
 
     def write(
         self,

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pengi_rt.cli.formats import Row
-from pengi_rt.cli.output import PART, STDIO, say
+from pengi_rt.cli.output import PART, STDIO
 from pengi_rt.cli.row_file import Group, Kept, RowFile, recording_key
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.file_hash import file_sha256
@@ -191,12 +191,6 @@ def marks(
     settings = {**asked, **{name: getattr(arguments, name) for name in read}}
     digest = settings_hash(engine.plan.fingerprint, settings)
     return Done(arguments.output, names, digest, resume=arguments.resume)
-
-
-def tell(done: Done | None, arguments: argparse.Namespace) -> None:
-    """Say what became of the rows of earlier runs."""
-    if done is not None and done.summary and not arguments.quiet:
-        say(f"{arguments.output}: {done.summary}")
 
 
 def check_resumable(arguments: argparse.Namespace) -> None:
