@@ -12,7 +12,7 @@ from pengi_rt.classification.likelihood import Normalize, Scorer
 from pengi_rt.classification.matching import Matcher
 from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore, Method
 from pengi_rt.errors import UsageError
-from pengi_rt.generate import Question, Request, answers, one_prompt, request
+from pengi_rt.generate import Question, Request, answers, encoded, one_prompt, request
 from pengi_rt.options import DEFAULTS, Options
 from pengi_rt.reading import Group, parted, waves
 from pengi_rt.session import Session, prefixes
@@ -68,12 +68,8 @@ class _Task:
 
     session: Session
     names: tuple[str, ...]
-    asked: Request
+    question: Question
     options: ClassifyOptions
-
-    @property
-    def question(self) -> Question:
-        return self.asked.questions[0]
 
 
 def classify(
@@ -92,21 +88,23 @@ def classify(
     """
     _check(options)
     texts = check_labels(labels, options["template"])
-    matches = options["method"] == "text-matching"
-    # A log-likelihood has no answer that would need room behind the prefix.
-    asks = options if matches else ClassifyOptions(**{**options, "max_new_tokens": 1})
     asked = one_prompt(prompt, options, task_prompt(TASK), "classify")
-    task = _Task(session, tuple(texts), request(session, [asked], asks), options)
-    if matches:
-        return _matched(task, groups, Matcher(session, texts, strict=options["strict"]))
+    if options["method"] == "text-matching":
+        answering = request(session, [asked], options)
+        task = _Task(session, tuple(texts), answering.questions[0], options)
+        matcher = Matcher(session, texts, strict=options["strict"])
+        return _matched(task, groups, answering, matcher)
+    task = _Task(session, tuple(texts), encoded(session, asked, options), options)
     scorer = Scorer(session, texts, continues=bool(options["text"]))
     scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question.rows))
     return _scored(task, groups, scorer)
 
 
-def _matched(task: _Task, groups: Iterable[Group], matcher: Matcher) -> Iterator[Classification]:
+def _matched(
+    task: _Task, groups: Iterable[Group], answering: Request, matcher: Matcher
+) -> Iterator[Classification]:
     for group in groups:
-        for result, read in zip(answers(task.session, [group], task.asked), group, strict=True):
+        for result, read in zip(answers(task.session, [group], answering), group, strict=True):
             texts = [window.text for window in result.windows]
             if task.options["multi_label"]:
                 scores, chosen = matcher.lists(texts)

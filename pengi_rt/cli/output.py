@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 from pengi_rt.errors import InputError, UsageError
 
@@ -240,7 +240,7 @@ def _open_part(part: Path, target: Path) -> TextIO:
         raise PermissionError(errno.EACCES, "the file there is write-protected")
     stream = part.open("a", encoding="utf-8", errors="backslashreplace", newline="")
     try:
-        _lock(stream, part)
+        lock(stream, part)
         stream.truncate(0)
         if target.exists():
             os.fchmod(stream.fileno(), stat.S_IMODE(target.stat().st_mode))
@@ -250,16 +250,24 @@ def _open_part(part: Path, target: Path) -> TextIO:
     return stream
 
 
-def _lock(stream: TextIO, part: Path) -> None:
-    """Refuse a part that another run is writing, or has just put in its place."""
+def lock(file: IO[Any], path: Path) -> None:
+    """Keep other runs off ``file``, which was opened as ``path``, until it is closed.
+
+    Raises:
+        BlockingIOError: another run is writing it, or the name now stands for another file.
+    """
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BlockingIOError(errno.EWOULDBLOCK, "another pengi-rt is writing it") from None
+        why = "another pengi-rt is writing it"
+        raise BlockingIOError(errno.EWOULDBLOCK, why, str(path)) from None
     except OSError:
         pass  # a file system without locks
-    if not os.path.samestat(os.fstat(stream.fileno()), part.lstat()):
-        raise BlockingIOError(errno.EWOULDBLOCK, "this is a link, or was just moved; try again")
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+            return
+    why = "this is a link, or was just moved; try again"
+    raise BlockingIOError(errno.EWOULDBLOCK, why, str(path))
 
 
 def _is_stdout(path: str) -> bool:

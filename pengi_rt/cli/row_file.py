@@ -5,19 +5,17 @@ hashes the plan and everything that was asked, ``rows`` counts the recording's, 
 together. A row without these, as errors are, stands for itself.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 from pengi_rt.cli.formats import Row
+from pengi_rt.cli.output import lock
 from pengi_rt.errors import InputError
 
 
@@ -86,17 +84,7 @@ class RowFile(FileIO):
         Raises:
             BlockingIOError: another run is at it, or the name now stands for another file.
         """
-        try:
-            fcntl.flock(self, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                errno.EWOULDBLOCK, "another pengi-rt is writing it", str(self.path)
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        if not self._has_its_name():
-            why = "this is a link, or was just moved; try again"
-            raise BlockingIOError(errno.EWOULDBLOCK, why, str(self.path))
+        lock(self, self.path)
 
     def groups(self) -> Iterator[Group]:
         """The recordings of which all rows are there, in their order.
@@ -136,11 +124,6 @@ class RowFile(FileIO):
             text = text[self.write(text) :]
         self.end = self.tell()
         return Kept(self, start, self.end - start)
-
-    def _has_its_name(self) -> bool:
-        with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self.fileno()), self.path.lstat())
-        return False
 
     def _row(self, line: bytes, number: int) -> Row | None:
         if line.isspace():
