@@ -81,11 +81,13 @@ class Recording:
         Returns:
             Float32 ``[windows, clip_samples]``, C-contiguous; no window where the slice is empty.
         """
-        offsets = self.offsets[first:last]
-        windows = np.empty((len(offsets), self.clip_samples), np.float32)
-        for window, offset in zip(windows, offsets, strict=True):
-            window[:] = self.wave[offset : offset + self.clip_samples]
-        return windows
+        views = self.views(first, last)
+        return np.stack(views) if views else np.empty((0, self.clip_samples), np.float32)
+
+    def views(self, first: int = 0, last: int | None = None) -> list[F32]:
+        """The same windows, ``[clip_samples]`` each, as parts of ``wave``: not to be written to."""
+        clip = self.clip_samples
+        return [self.wave[offset : offset + clip] for offset in self.offsets[first:last]]
 
     @property
     def samples(self) -> F32:

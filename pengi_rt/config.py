@@ -308,16 +308,14 @@ class ModelConfig(Checked):
         """Steps in time that the audio mapper reads: 1 (the mean), or a column of each strip."""
         return 1 if self.htsat.pooling == "mean" else self.strips * self.htsat.side
 
-    @property
-    def text_rows(self) -> int:
-        """Rows of the prompt's prefix; at most so many where they are the prompt's own tokens."""
-        decoder = self.text.kind == "decoder"
-        return self.text.max_length if decoder else self.text_mapper.prefix_length
+    def prompt_rows(self, tokens: int) -> int:
+        """Rows of the prefix of a prompt of so many tokens: these themselves, or the mapper's."""
+        return tokens if self.text.kind == "decoder" else self.text_mapper.prefix_length
 
     @property
     def prefix_length(self) -> int:
-        """Rows of the whole prefix: audio first, then text (:attr:`text_rows`)."""
-        return self.audio_mapper.prefix_length + self.text_rows
+        """Rows of the whole prefix, audio first, then the longest prompt's."""
+        return self.audio_mapper.prefix_length + self.prompt_rows(self.text.max_length)
 
     def to_json(self) -> str:
         """JSON text; :meth:`from_json` gives an equal config back."""

@@ -19,7 +19,7 @@ from pengi_rt.describe import Description, describe
 from pengi_rt.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
 from pengi_rt.errors import UsageError
 from pengi_rt.explain import Explanation, explain
-from pengi_rt.generate import answers, encoded, one_prompt, prompts_of, request
+from pengi_rt.generate import Question, answers, one_prompt, prompts_of, request
 from pengi_rt.options import (
     DEFAULTS,
     PROMPT_DEFAULTS,
@@ -281,7 +281,7 @@ class Engine:
         chosen = completed(options, PROMPT_DEFAULTS, "explain")
         groups = read_groups(recordings, self.config, chosen)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
-        question = encoded(self.session, asked, chosen)
+        question = Question(self.session, asked, chosen)
         return explain(self.session, groups, question, k=k, batch_size=chosen["batch_size"])
 
     def index(

@@ -72,7 +72,7 @@ def explain(
     """
     config = session.config
     vocab, positions = config.decoder.vocab_size, config.decoder.n_positions
-    rows = config.audio_mapper.prefix_length + len(question.rows)
+    rows = config.audio_mapper.prefix_length + len(question)
     if rows > positions:
         raise UsageError(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
@@ -118,8 +118,8 @@ class _Explainer:
 def _parts(session: Session, question: Question) -> list[tuple[Part, int]]:
     """What every vector of a whole prefix stands for."""
     audio = session.config.audio_mapper.prefix_length
-    prompt = len(session.text(question.prompt).rows)
-    text = len(question.rows) - prompt
+    text = len(question.behind)
+    prompt = len(question) - text
     lengths: list[tuple[Part, int]] = [("audio", audio), ("prompt", prompt), ("text", text)]
     return [(part, position) for part, length in lengths for position in range(length)]
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TypedDict, cast
 
+import numpy as np
+
 from pengi_rt.backends.protocol import F32, SearchingBackend
-from pengi_rt.decoding.beam import answer, search
+from pengi_rt.decoding.beam import answer, ask, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
 from pengi_rt.decoding.sampling import sample
@@ -15,18 +17,54 @@ from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.options import Options, PromptOptions
 from pengi_rt.reading import Group, parted, waves
 from pengi_rt.results import Beam, Result, Timings, Window
-from pengi_rt.session import Session, prefixes
+from pengi_rt.session import EncodedText, Session, prefixes
 from pengi_rt.tasks import task_prompt
 from pengi_rt.text import DecoderTokenizer
 
 
-@dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt and what stands for it behind the audio."""
+    """A prompt, and what will stand for it behind the audio; encoded when that is asked for.
 
-    prompt: str
-    rows: F32  # [n, n_embd]: the prompt's prefix and the additional text
-    truncated: bool
+    Attributes:
+        prompt: as it was given.
+        ids: int64 ``[T]``, its tokens.
+        truncated: its end did not fit.
+        behind: float32 ``[n, n_embd]``, additional text's embeddings.
+    """
+
+    def __init__(self, session: Session, prompt: str, options: PromptOptions) -> None:
+        """Read the prompt and the additional text.
+
+        Raises:
+            BackendError: the session is closed.
+            PromptError: one cannot be read, or the prompt does not fit (``strict``).
+        """
+        self._session = session
+        self.prompt = prompt
+        self.ids, self.truncated = session.prompt_tokenizer.encode(prompt, strict=options["strict"])
+        self.behind = session.embedded(options["text"])
+
+    def __len__(self) -> int:
+        """Rows behind the audio."""
+        return self._session.config.prompt_rows(len(self.ids)) + len(self.behind)
+
+    @property
+    def rows(self) -> F32:
+        """``[n, n_embd]``: the prompt's prefix, then the additional text (paper, appendix A)."""
+        found = self._session.text(self.prompt).rows
+        return np.concatenate([found, self.behind]) if len(self.behind) else found
+
+    def answered(self, wave: F32, options: DecodeOptions) -> list[Hypotheses]:
+        """Searched behind ``wave`` ``[B, clip_samples]`` by a backend that does it all.
+
+        It encodes a prompt that is new beside the audio.
+        """
+        session, backend = self._session, cast("SearchingBackend", self._session.backend)
+        if session.knows(self.prompt):
+            return answer(backend, wave, self.rows, options)
+        text, found = ask(backend, wave, self.ids[None], self.behind, options)
+        session.learn(self.prompt, EncodedText(text.embedding[0], text.prefix[0], self.truncated))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +75,6 @@ class Request:
     decode: DecodeOptions | SampleOptions
     stops: tuple[str, ...]
     batch_size: int
-    seconds: float  # what the prompts took
 
 
 def prompts_of(
@@ -78,26 +115,14 @@ def one_prompt(
     return prompts[0]
 
 
-def encoded(session: Session, prompt: str, options: PromptOptions) -> Question:
-    """A prompt, and additional text, as what stands for them behind the audio.
-
-    Raises:
-        BackendError: the session is closed.
-        PromptError: the prompt cannot be read, or does not fit (``strict``).
-    """
-    found = session.text(prompt, strict=options["strict"])
-    return Question(prompt, session.rows_behind_audio(found, options["text"]), found.truncated)
-
-
 def request(session: Session, prompts: Sequence[str], options: Options) -> Request:
-    """Check everything about a call but its recordings, and encode its prompts.
+    """Check everything about a call but its recordings, and read its prompts.
 
     Raises:
         BackendError: the session is closed.
         PromptError: a prompt cannot be read, or does not fit (``strict``).
         UsageError: an option is out of range, or all together pass the decoder's positions.
     """
-    started = perf_counter()
     samples = options["samples"]
     decode = (
         search_options(session, options)
@@ -105,12 +130,11 @@ def request(session: Session, prompts: Sequence[str], options: Options) -> Reque
         else sample_options(session, samples, options)
     )
     stops = _stop_strings(options["stop_strings"])
-    questions = [encoded(session, prompt, options) for prompt in prompts]
+    questions = [Question(session, prompt, options) for prompt in prompts]
     config = session.config
-    longest = config.audio_mapper.prefix_length + max(len(asked.rows) for asked in questions)
+    longest = config.audio_mapper.prefix_length + max(map(len, questions))
     check_fits(longest, decode, config.decoder)
-    seconds = perf_counter() - started
-    return Request(tuple(questions), decode, stops, options["batch_size"], seconds)
+    return Request(tuple(questions), decode, stops, options["batch_size"])
 
 
 def search_options(session: Session, options: Options) -> DecodeOptions:
@@ -170,22 +194,20 @@ def answers(session: Session, groups: Iterable[Group], asked: Request) -> Iterat
     Raises:
         BackendError: the session is closed meanwhile, or the decoder's output is no numbers.
     """
-    seconds = asked.seconds
     for group in groups:
-        yield from _answer_group(session, group, asked, seconds)
-        seconds = 0.0  # the prompts count with the first group
+        yield from _answer_group(session, group, asked)
 
 
-def _answer_group(session: Session, group: Group, asked: Request, seconds: float) -> list[Result]:
+def _answer_group(session: Session, group: Group, asked: Request) -> list[Result]:
     started = perf_counter()
-    encode = seconds
+    encode = 0.0
     found: list[list[Hypotheses]] = [[] for _ in asked.questions]
     for wave in waves(group, asked.batch_size):
         encode += _answer_waves(session, wave, asked, found)
     timings = Timings(
         read=sum(read.seconds for read in group),
         encode=encode,
-        decode=perf_counter() - started - encode + seconds,
+        decode=perf_counter() - started - encode,
         windows=len(found[0]),
     )
     return list(_results(session.tokenizer, group, asked, found, timings))
@@ -194,7 +216,7 @@ def _answer_group(session: Session, group: Group, asked: Request, seconds: float
 def _answer_waves(
     session: Session, wave: F32, asked: Request, found: Sequence[list[Hypotheses]]
 ) -> float:
-    """Add every window's answers to each question's; the seconds that the audio side took."""
+    """Add every window's answers to each question's; the seconds until all was encoded."""
     backend, decode = session.backend, asked.decode
     with session.decoding():
         if (
@@ -203,19 +225,20 @@ def _answer_waves(
             and not asked.stops
             and len(found) == 1
         ):
-            found[0] += answer(backend, wave, asked.questions[0].rows, decode)
+            found[0] += asked.questions[0].answered(wave, decode)
             return 0.0
         started = perf_counter()
         audio = backend.encode_audio(wave).prefix
+        rows = [question.rows for question in asked.questions]
         seconds = perf_counter() - started
-        for question, answered in zip(asked.questions, found, strict=True):
-            answered.extend(written(session, audio, question, asked))
+        for behind, answered in zip(rows, found, strict=True):
+            answered.extend(written(session, audio, behind, asked))
     return seconds
 
 
-def written(session: Session, audio: F32, question: Question, asked: Request) -> list[Hypotheses]:
-    """What is written behind every window's audio rows ``[n, a, n_embd]`` and a question's."""
-    whole, decode = prefixes(audio, question.rows), asked.decode
+def written(session: Session, audio: F32, rows: F32, asked: Request) -> list[Hypotheses]:
+    """What is written behind every window's audio rows ``[B, a, n_embd]``, then ``rows``."""
+    whole, decode = prefixes(audio, rows), asked.decode
     ended = stopping(session.tokenizer, asked.stops)
     with session.decoding():
         if isinstance(decode, DecodeOptions):

@@ -70,20 +70,26 @@ def _is_one(sources: object) -> bool:
 
 
 def waves(group: Group, size: int) -> Iterator[F32]:
-    """All windows of a group, ``[n, clip_samples]`` with ``n`` at most ``size``."""
-    pieces: list[F32] = []
-    room = size
+    """All windows of a group, ``[n, clip_samples]`` with ``n`` at most ``size``; only to be read.
+
+    One alone is a part of its recording: it is not copied.
+    """
+    views: list[F32] = []
     for read in group:
         first = 0
         while first < len(read.recording):
-            pieces.append(read.recording.windows(first, first + room))
-            first += room
-            room -= len(pieces[-1])
-            if not room:
-                yield np.concatenate(pieces)
-                pieces, room = [], size
-    if pieces:
-        yield np.concatenate(pieces)
+            last = first + size - len(views)
+            views += read.recording.views(first, last)
+            first = last
+            if len(views) == size:
+                yield _together(views)
+                views = []
+    if views:
+        yield _together(views)
+
+
+def _together(windows: Sequence[F32]) -> F32:
+    return windows[0][None] if len(windows) == 1 else np.stack(windows)
 
 
 def parted(group: Group) -> Iterator[tuple[Recording, slice]]:

@@ -92,6 +92,15 @@ class Session:
 
             return remembered(self._texts, prompt, encoded, REMEMBERED_PROMPTS)
 
+    def knows(self, prompt: str) -> bool:
+        """Whether :meth:`text` remembers the prompt."""
+        return prompt in self._texts
+
+    def learn(self, prompt: str, found: EncodedText) -> None:
+        """Let :meth:`text` remember a prompt that was encoded elsewhere."""
+        with self.in_use():
+            remembered(self._texts, prompt, lambda _: found, REMEMBERED_PROMPTS)
+
     def remember(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What ``make`` gives; of the few keys that were asked for last, what it gave before.
 
@@ -101,16 +110,17 @@ class Session:
         with self.in_use():
             return cast("Made", remembered(self._made, key, lambda _: make(), REMEMBERED))
 
-    def rows_behind_audio(self, prompt: EncodedText, text: str) -> F32:
-        """``[n, n_embd]``: the prompt's prefix, and behind it additional text's tokens, if any.
+    def embedded(self, text: str) -> F32:
+        """The decoder's embeddings of a text's tokens, ``[n, n_embd]``; of no text, none.
 
-        Source: paper, appendix A.
+        Raises:
+            BackendError: the session is closed.
+            PromptError: it is no valid text.
         """
-        if not text:
-            return prompt.rows
         with self.in_use():
-            ids = np.asarray(self.tokenizer.encode(text), np.int64)
-            return np.concatenate([prompt.rows, self.backend.embed_tokens(ids)])
+            if not text:
+                return np.empty((0, self.config.decoder.n_embd), np.float32)
+            return self.backend.embed_tokens(np.asarray(self.tokenizer.encode(text), np.int64))
 
     @property
     def joint_embeddings(self) -> bool:

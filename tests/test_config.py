@@ -209,8 +209,8 @@ def test_a_prompt_of_the_decoders_own_tokens_has_no_mapper() -> None:
     bare = ModelConfig.from_dict(
         {"text": {"kind": "decoder", "max_length": 30}, "text_mapper": {"kind": "transformer_seq"}}
     )
-    assert (bare.text_rows, bare.prefix_length) == (30, 70)
-    assert ModelConfig().text_rows == 40
+    assert (bare.prompt_rows(7), bare.prefix_length) == (7, 70)
+    assert ModelConfig().prompt_rows(7) == 40
     with pytest.raises(UsageError, match=r"^decoder\.n_positions must hold the prefix \(1064\)"):
         dataclasses.replace(bare, text=dataclasses.replace(bare.text, max_length=1024))
 

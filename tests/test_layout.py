@@ -20,8 +20,9 @@ IMPORTS = {name: imports(path.read_text("utf-8")) for name, path in MODULES.item
 # Rooms that may need the [export], [train] or [gpu] extra; the rest is the runtime.
 EXTRAS = (
     *("pengi_rt.models", "pengi_rt.export", "pengi_rt.training"),
-    *(f"pengi_rt.backends.{name}" for name in ("torch", "triton", "triton_audio", "triton_decoder",
-                                               "triton_weights", "device_graph", "cuda_device")),
+    *(f"pengi_rt.backends.{name}" for name in ("torch", "triton", "triton_audio", "triton_cache",
+                                               "triton_decoder", "triton_text", "triton_weights",
+                                               "device_graph", "cuda_device")),
 )  # fmt: skip
 WHEEL_BYTES = 20 * 10**6
 

@@ -8,12 +8,14 @@ compiles it and replays it from CUDA graphs.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from contenders import PyTorch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.decoding.hypotheses import Hypotheses, hypotheses
+from pengi_rt.backends.protocol import Searched
+from pengi_rt.decoding.hypotheses import Hypotheses, all_hypotheses
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.models.gpt2 import GPT2, Block
 
@@ -126,10 +128,10 @@ class CachedDecoder(nn.Module):
             buffer.cpu().numpy() for buffer in (self.chosen, self.sources, self.lengths)
         )
         averages = self.averages.cpu().double().numpy()
-        return [
-            hypotheses(tokens[:, clip], sources[:, clip], lengths[clip], averages[:, clip])
-            for clip in range(self.shape[0])
-        ]
+        lengths = np.broadcast_to(lengths, tokens.shape)
+        done = np.zeros(self.shape[0], np.int32)
+        found = Searched(tokens, sources, lengths, averages, done)
+        return all_hypotheses(found, len(tokens))
 
 
 class Compiled:

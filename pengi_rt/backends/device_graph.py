@@ -1,9 +1,38 @@
 """Work on static buffers that is replayed: a CUDA graph, or on the CPU the calls themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 import torch
+
+
+class Lane:
+    """A stream in which graphs are captured, and in which work can be put beside other work.
+
+    Libraries keep a workspace for every stream, and a graph goes on using that of the stream in
+    which it was captured: graphs of one lane follow each other, those of two may overlap. On the
+    CPU there is one way to do things, and nothing overlaps.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def forked(self) -> Iterator[None]:
+        """Put what follows into this lane, behind what the current stream holds by now."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def join(self) -> None:
+        """Make the current stream wait for this lane; the host does not."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
 
 class Replayed:
@@ -19,29 +48,28 @@ class Replayed:
         capture: seconds of the capture; 0 on the CPU.
     """
 
-    def __init__(self, work: Callable[[], None], device: torch.device) -> None:
+    def __init__(self, work: Callable[[], None], lane: Lane) -> None:
         """Make it ready; on the CPU there is nothing to do."""
         self.first_run = self.capture = 0.0
         self._run = work
-        if device.type == "cuda":
-            self._run = self._captured(work, device).replay
+        if lane.stream is not None:
+            self._run = self._captured(work, lane.stream).replay
 
     def __call__(self) -> None:
         """Put the work into the current stream."""
         self._run()
 
-    def _captured(self, work: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    def _captured(self, work: Callable[[], None], own: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         # Libraries take their workspaces in the first run, which may not be captured, and like the
         # capture it needs a stream of its own (PyTorch's notes, "CUDA semantics: CUDA Graphs").
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize(own.device)
         started = perf_counter()
-        stream = torch.cuda.Stream(device)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(own):
             work()
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize(own.device)
         ran = perf_counter()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with torch.cuda.graph(graph, stream=own):
             work()
         self.first_run, self.capture = ran - started, perf_counter() - ran
         return graph

@@ -121,6 +121,14 @@ class SearchingBackend(Backend, Protocol):
         As :meth:`search`, but no prefix passes through the host.
         """
 
+    def ask(
+        self, wave: F32, ids: I64, rows: F32, options: SearchOptions
+    ) -> tuple[Encoded, Searched]:
+        """As :meth:`answer` behind a prompt that is not encoded yet, ``[1, T]``, then ``rows``.
+
+        Returns what :meth:`encode_text` makes of the prompt, too.
+        """
+
     def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
         """Search behind the padded ``[B, P, n_embd]``, as :mod:`pengi_rt.decoding.beam` does.
 

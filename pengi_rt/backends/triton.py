@@ -11,16 +11,18 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.backends.device_graph import Replayed
+from pengi_rt.backends.device_graph import Lane, Replayed
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded, Searched, SearchOptions
 from pengi_rt.backends.torch import model_of
 from pengi_rt.backends.triton_audio import AudioEncoding, tables_of
+from pengi_rt.backends.triton_cache import RowCache
 from pengi_rt.backends.triton_decoder import Decoding, Shape
+from pengi_rt.backends.triton_text import IDS, TextEncoding, encode_texts, length_of
 from pengi_rt.backends.triton_weights import decoder_weights
 from pengi_rt.errors import BackendError
 from pengi_rt.kernels.beam_history import BeamHistory
 from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE
-from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.pengi import Pengi, Prefix
 from pengi_rt.plan import Plan
 from pengi_rt.remembered import remembered
 
@@ -68,7 +70,9 @@ class TritonBackend:
             model.decoder, self._device, self._dtype, int8=precision == "int8"
         )
         self._model = _without_decoder(model).to(self._device, self._dtype).eval()
+        self._lane, self._text_lane = Lane(self._device), Lane(self._device)
         self._audio: OrderedDict[int, tuple[AudioEncoding, Replayed]] = OrderedDict()
+        self._texts: OrderedDict[int, tuple[TextEncoding, Replayed]] = OrderedDict()
         self._searches: OrderedDict[Shape, _Search] = OrderedDict()
 
     @classmethod
@@ -90,11 +94,9 @@ class TritonBackend:
 
     @torch.inference_mode()
     def encode_text(self, ids: I64) -> Encoded:
-        """See :class:`pengi_rt.backends.protocol.Backend`.
-
-        Not replayed: prompts are few, of any length, and the engine remembers their prefixes.
-        """
-        found = self._model.encode_text(torch.from_numpy(ids.copy()).to(self._device))
+        """See :class:`pengi_rt.backends.protocol.Backend`."""
+        found = self._read(ids)
+        self._text_lane.join()
         return _encoded(found.embedding, found.prefix)
 
     @torch.inference_mode()
@@ -108,7 +110,7 @@ class TritonBackend:
     ) -> tuple[Cache, F32]:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         shape = Shape(len(prefix), width, prefix.shape[1], max_new_tokens)
-        cache = _Cache(Decoding(self._weights, shape))
+        cache = RowCache(Decoding(self._weights, shape))
         _put_prefix(cache.decoding, prefix, lengths)
         cache.decoding.history.position.zero_()
         cache.decoding.prefill()
@@ -119,7 +121,7 @@ class TritonBackend:
     @torch.inference_mode()
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        assert isinstance(cache, _Cache)
+        assert isinstance(cache, RowCache)
         cache.follow(torch.from_numpy(parents.copy()).to(self._device))
         rows = self._rows_of(torch.from_numpy(tokens.copy()).to(self._device))
         cache.decoding.residual.copy_(rows + self._weights.positions[cache.places()])
@@ -132,15 +134,19 @@ class TritonBackend:
     @torch.inference_mode()
     def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
         """See :class:`pengi_rt.backends.protocol.SearchingBackend`. Raises as :meth:`search`."""
-        heard = self.config.audio_mapper.prefix_length
-        length = heard + len(rows)
-        run = self._search_of(len(wave), length, options)
-        prefix = run.decoding.prefix
-        prefix[:, :heard].copy_(self._heard(wave).prefix)
-        prefix[:, heard:length].copy_(torch.from_numpy(rows.copy()))
-        prefix[:, length:].zero_()  # a NaN times a weight of 0 is one
-        run.decoding.prefix_lengths.fill_(length)
-        return self._run(run, options)
+        return self._answer(self._heard(wave), torch.from_numpy(rows.copy()), options)
+
+    @torch.inference_mode()
+    def ask(
+        self, wave: F32, ids: I64, rows: F32, options: SearchOptions
+    ) -> tuple[Encoded, Searched]:
+        """See :class:`pengi_rt.backends.protocol.SearchingBackend`. Raises as :meth:`search`."""
+        text = self._read(ids)
+        heard = self._heard(wave)
+        self._text_lane.join()
+        behind = torch.from_numpy(rows.copy()).to(self._device)
+        found = self._answer(heard, torch.cat([text.prefix[0].float(), behind]), options)
+        return _encoded(text.embedding, text.prefix), found
 
     @torch.inference_mode()
     def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
@@ -157,9 +163,38 @@ class TritonBackend:
     def _heard(self, wave: F32) -> AudioEncoding:
         """The waves encoded, in buffers that the next as many will use again."""
         encoding, replay = remembered(self._audio, len(wave), self._new_audio, REMEMBERED)
-        encoding.wave.copy_(torch.from_numpy(wave.copy()))
+        encoding.hear(wave)
         replay()
         return encoding
+
+    def _read(self, ids: I64) -> Prefix:
+        """Prompts encoded beside what else the device does, until their lane is joined.
+
+        One alone is replayed, and is in buffers that the next one will use again. Several at once
+        come in too many shapes; so do prompts that the decoder embeds, in a single launch.
+        """
+        text = self.config.text
+        if len(ids) > 1 or text.kind == "decoder":
+            with self._text_lane.forked():
+                return encode_texts(self._model, ids, self._device)
+        length = length_of(ids.shape[1], text)
+        encoding, replay = remembered(self._texts, length, self._new_text, REMEMBERED)
+        with self._text_lane.forked():
+            encoding.read(ids)
+            replay()
+        return encoding.found
+
+    def _answer(self, heard: AudioEncoding, rows: Tensor, options: SearchOptions) -> Searched:
+        """Behind what was heard and ``rows`` [n, n_embd], wherever they are."""
+        audio = heard.prefix.shape[1]
+        length = audio + len(rows)
+        run = self._search_of(len(heard.prefix), length, options)
+        prefix = run.decoding.prefix
+        prefix[:, :audio].copy_(heard.prefix)
+        prefix[:, audio:length].copy_(rows)
+        prefix[:, length:].zero_()  # a NaN times a weight of 0 is one
+        run.decoding.prefix_lengths.fill_(length)
+        return self._run(run, options)
 
     def _search_of(self, clips: int, prefix: int, options: SearchOptions) -> _Search:
         if options.beam_size > MAX_BEAM_SIZE:
@@ -185,20 +220,29 @@ class TritonBackend:
     @torch.inference_mode()
     def warm_up(self, prefix: int, clips: int, options: SearchOptions) -> dict[str, Replayed]:
         """Compile and capture what answers to so many clips and prefix rows will need."""
-        _, audio = remembered(self._audio, clips, self._new_audio, REMEMBERED)
+        parts = {"audio": remembered(self._audio, clips, self._new_audio, REMEMBERED)[1]}
+        text = self.config.text
+        if text.kind != "decoder":
+            length = length_of(IDS if text.kind == "clip" else text.max_length, text)
+            parts["text"] = remembered(self._texts, length, self._new_text, REMEMBERED)[1]
         run = self._search_of(clips, prefix, options)
-        return {"audio": audio, "prefill": run.start, f"{STEPS} steps": run.more}
+        return parts | {"prefill": run.start, f"{STEPS} steps": run.more}
 
     def close(self) -> None:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         self._audio.clear()
+        self._texts.clear()
         self._searches.clear()
         self.__dict__.pop("_model", None)
         self.__dict__.pop("_weights", None)
 
     def _new_audio(self, batch: int) -> tuple[AudioEncoding, Replayed]:
         encoding = AudioEncoding(self._model, self._tables, batch)
-        return encoding, Replayed(encoding.run, self._device)
+        return encoding, Replayed(encoding.run, self._lane)
+
+    def _new_text(self, length: int) -> tuple[TextEncoding, Replayed]:
+        encoding = TextEncoding(self._model, length, self._device)
+        return encoding, Replayed(encoding.run, self._text_lane)
 
     def _shape(self, clips: int, prefix: int, options: SearchOptions) -> Shape:
         rows = min(_up(prefix, PREFIX_ROWS), self.config.decoder.n_positions)
@@ -221,7 +265,7 @@ class TritonBackend:
                 decoding.choose()
             done.copy_(decoding.history.done, non_blocking=True)
 
-        return _Search(decoding, Replayed(start, self._device), Replayed(more, self._device), done)
+        return _Search(decoding, Replayed(start, self._lane), Replayed(more, self._lane), done)
 
     def _all_done(self, run: _Search) -> bool:
         if self._device.type == "cuda":
@@ -238,30 +282,6 @@ class TritonBackend:
         return rows if scale is None else rows * scale[ids, None]
 
 
-class _Cache:
-    """The protocol's view of a decoding: its rows choose their parents outside."""
-
-    def __init__(self, decoding: Decoding) -> None:
-        self.decoding = decoding
-        self.width = decoding.shape.beams
-        self.position = 0
-
-    def follow(self, parents: Tensor) -> None:
-        """Make every row's generated history its parent's."""
-        t, table = self.position, self.decoding.history.ancestry
-        if t:
-            parents = parents.view(self.decoding.shape.clips, self.width)
-            known = table[t - 1, ..., : t - 1]
-            index = parents.long()[..., None].expand(known.shape)
-            table[t, ..., : t - 1] = known.gather(1, index)
-            table[t, ..., t - 1] = parents
-
-    def places(self) -> Tensor:
-        """[B * W]: the position of every row's next token."""
-        lengths = self.decoding.prefix_lengths.long() + self.position
-        return lengths.repeat_interleave(self.width)
-
-
 def _put_prefix(decoding: Decoding, prefix: F32, lengths: I64) -> None:
     sizes = torch.from_numpy(lengths.copy())
     real = torch.arange(prefix.shape[1]) < sizes[:, None]
@@ -273,11 +293,16 @@ def _put_prefix(decoding: Decoding, prefix: F32, lengths: I64) -> None:
 
 
 def _searched(history: BeamHistory) -> Searched:
-    broken = history.broken.cpu().numpy()
+    """On the host, all together: it waits once."""
+    kept = (history.broken, history.tokens, history.sources, history.lengths, history.averages,
+            history.done)  # fmt: skip
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in kept]
+    if history.done.is_cuda:
+        torch.cuda.current_stream(history.done.device).synchronize()
+    broken, *rest = (tensor.numpy() for tensor in copies)
     if broken.any():
         raise ValueError(f"logits with NaN or without a finite maximum: clip {broken.argmax()}")
-    kept = (history.tokens, history.sources, history.lengths, history.averages, history.done)
-    return Searched(*(tensor.cpu().numpy() for tensor in kept))
+    return Searched(*rest)
 
 
 def _without_decoder(model: Pengi) -> Pengi:

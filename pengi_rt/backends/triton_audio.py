@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pengi_rt.backends.protocol import F32
 from pengi_rt.kernels.log_mel import log_mel_image
 from pengi_rt.kernels.log_mel_tables import LogMelTables, log_mel_tables
 from pengi_rt.kernels.norm_linear import linear_residual, norm_linear
@@ -15,6 +17,9 @@ from pengi_rt.kernels.window_attention import window_attention
 from pengi_rt.models.htsat import HTSAT, PatchEmbed, PatchMerging, Stage, SwinBlock, unfold
 from pengi_rt.models.mel import LogMel
 from pengi_rt.models.pengi import Pengi
+
+PIECE = 8
+"""Clips that are sent to the device together: of base 10 MB, a fifth of a millisecond."""
 
 
 class AudioEncoding:
@@ -27,10 +32,21 @@ class AudioEncoding:
         size = config.htsat.spec_size
         dtype = model.audio_encoder.htsat.norm.weight.dtype
         self.wave = torch.zeros(batch, config.clip_samples, device=device)
+        self._pinned = torch.empty_like(self.wave, device="cpu", pin_memory=device.type == "cuda")
         self._image = torch.empty(batch, 1, size, size, dtype=dtype, device=device)
         self.embedding = torch.empty(batch, config.d_proj, device=device)
         prefix = (batch, config.audio_mapper.prefix_length, config.decoder.n_embd)
         self.prefix = torch.empty(prefix, device=device)
+
+    def hear(self, wave: F32) -> None:
+        """Put ``[B, clip_samples]`` into :attr:`wave`, by way of pinned memory.
+
+        Piece by piece: one is sent while the next one is copied.
+        """
+        given = torch.from_numpy(np.require(wave, np.float32, ("C", "W")))
+        pieces = (tensor.split(PIECE) for tensor in (given, self._pinned, self.wave))
+        for piece, pinned, there in zip(*pieces, strict=True):
+            there.copy_(pinned.copy_(piece), non_blocking=True)
 
     def run(self) -> None:
         """From :attr:`wave` to :attr:`embedding` and :attr:`prefix`."""

@@ -12,7 +12,7 @@ from pengi_rt.classification.likelihood import Normalize, Scorer
 from pengi_rt.classification.matching import Matcher
 from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore, Method
 from pengi_rt.errors import UsageError
-from pengi_rt.generate import Question, Request, answers, encoded, one_prompt, request
+from pengi_rt.generate import Question, Request, answers, one_prompt, request
 from pengi_rt.options import DEFAULTS, Options
 from pengi_rt.reading import Group, parted, waves
 from pengi_rt.session import Session, prefixes
@@ -94,9 +94,9 @@ def classify(
         task = _Task(session, tuple(texts), answering.questions[0], options)
         matcher = Matcher(session, texts, strict=options["strict"])
         return _matched(task, groups, answering, matcher)
-    task = _Task(session, tuple(texts), encoded(session, asked, options), options)
+    task = _Task(session, tuple(texts), Question(session, asked, options), options)
     scorer = Scorer(session, texts, continues=bool(options["text"]))
-    scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question.rows))
+    scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question))
     return _scored(task, groups, scorer)
 
 

@@ -108,7 +108,8 @@ def _model(config: "ModelConfig") -> str:
     decoder = config.decoder
     return (
         f"{config.clip_seconds:g} s clips at {config.mel.sample_rate} Hz, prefix "
-        f"{config.audio_mapper.prefix_length} audio + {config.text_rows} text, "
+        f"{config.audio_mapper.prefix_length} audio + "
+        f"{config.prompt_rows(config.text.max_length)} text, "
         f"text {config.text.kind}, decoder {decoder.n_layer} layers of {decoder.n_embd}, "
         f"{decoder.vocab_size} tokens, {decoder.n_positions} positions"
     )

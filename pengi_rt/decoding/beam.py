@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, Backend, SearchingBackend
+from pengi_rt.backends.protocol import F32, I64, Backend, Encoded, SearchingBackend
 from pengi_rt.decoding.hypotheses import Hypotheses, all_hypotheses
 from pengi_rt.decoding.options import DecodeOptions, check_fits
 from pengi_rt.decoding.padding import pad
@@ -73,6 +73,28 @@ def answer(
     config = backend.config
     check_fits(config.audio_mapper.prefix_length + len(rows), options, config.decoder)
     return all_hypotheses(backend.answer(wave, rows, options), options.max_new_tokens)
+
+
+def ask(
+    backend: SearchingBackend, wave: F32, ids: I64, rows: F32, options: DecodeOptions
+) -> tuple[Encoded, list[Hypotheses]]:
+    """As :func:`answer` behind a prompt that is yet to be encoded, and that prompt encoded.
+
+    Args:
+        backend: runs both sides, if it can at the same time, and searches.
+        wave: ``[B, clip_samples]``.
+        ids: ``[1, T]``, of the prompt.
+        rows: ``[n, n_embd]``, behind the prompt's prefix.
+        options: see :class:`DecodeOptions`.
+
+    Raises:
+        UsageError, ValueError: as :func:`search`.
+    """
+    config = backend.config
+    length = config.audio_mapper.prefix_length + config.prompt_rows(ids.shape[1]) + len(rows)
+    check_fits(length, options, config.decoder)
+    text, found = backend.ask(wave, ids, rows, options)
+    return text, all_hypotheses(found, options.max_new_tokens)
 
 
 def best(options: DecodeOptions) -> Choice:

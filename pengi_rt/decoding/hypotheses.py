@@ -42,44 +42,47 @@ class Hypotheses:
 
 def all_hypotheses(found: Searched, max_new_tokens: int) -> list[Hypotheses]:
     """Of every clip, at the token where it was done or may not go on."""
-    answers = []
-    for clip, done in enumerate(found.done.tolist()):
-        steps = min(done or max_new_tokens, max_new_tokens)
-        tokens, sources = found.tokens[:steps, clip], found.sources[:steps, clip]
-        lengths, averages = found.lengths[steps - 1, clip], found.averages[:steps, clip]
-        answers.append(hypotheses(tokens, sources, lengths, averages))
-    return answers
+    steps = np.minimum(np.where(found.done > 0, found.done, max_new_tokens), max_new_tokens)
+    clips = np.arange(len(steps))
+    tokens, sums = _followed_back(found, steps)
+    kept = zip(
+        steps.tolist(),
+        found.lengths[steps - 1, clips].tolist(),
+        found.averages[steps - 1, clips].tolist(),
+        tokens.transpose(1, 2, 0).tolist(),
+        _differences(sums).transpose(1, 2, 0).tolist(),
+        strict=True,
+    )
+    return [Hypotheses(_beams(*each), step) for step, *each in kept]
 
 
-def hypotheses(tokens: Integers, sources: Integers, lengths: Integers, averages: F64) -> Hypotheses:
-    """Follow each beam of one clip back to its first token.
+def _followed_back(found: Searched, steps: Integers) -> tuple[Integers, F64]:
+    """Tokens of every clip's beams and the sums after them, ``[max(steps), B, W]``.
 
-    Args:
-        tokens: ``[steps, W]``: what each beam was continued with.
-        sources: ``[steps, W]``: the beam of the step before that it continues; the first row is
-            not read.
-        lengths: ``[W]``: tokens of every beam after the last step.
-        averages: ``[steps, W]``: mean log-probability per token after every step.
+    All clips at once, each from its own last step; what lies behind that means nothing.
     """
-    steps, width = tokens.shape
-    beams = np.arange(width)
-    chosen = np.empty((steps, width), np.int64)
-    sums = np.empty((steps, width))
-    for position in reversed(range(steps)):
-        chosen[position] = tokens[position, beams]
-        sums[position] = averages[position, beams] * (position + 1)
-        beams = sources[position, beams]
-    logprobs = _differences(sums)
-    return Hypotheses(
-        beams=tuple(
-            Hypothesis(
-                tuple(chosen[:length, beam].tolist()),
-                float(averages[-1, beam]),
-                tuple(logprobs[:length, beam].tolist()),
-            )
-            for beam, length in enumerate(lengths.tolist())
-        ),
-        steps=steps,
+    clips, width = found.tokens.shape[1:]
+    shape = (int(steps.max()), clips, width)
+    first = np.arange(clips)[:, None] * width
+    own = first + np.arange(width)
+    beams, tokens, sums = own, np.empty(shape, np.int64), np.empty(shape)
+    for position in reversed(range(len(tokens))):
+        tokens[position] = found.tokens[position].take(beams)
+        sums[position] = found.averages[position].take(beams)
+        beams = np.where(
+            position < steps[:, None], found.sources[position].take(beams) + first, own
+        )
+    sums *= np.arange(1, len(sums) + 1)[:, None, None]
+    return tokens, sums
+
+
+def _beams(
+    lengths: list[int], scores: list[float], tokens: list[list[int]], logprobs: list[list[float]]
+) -> tuple[Hypothesis, ...]:
+    """The beams of one clip."""
+    return tuple(
+        Hypothesis(tuple(said[:length]), score, tuple(each[:length]))
+        for length, score, said, each in zip(lengths, scores, tokens, logprobs, strict=True)
     )
 
 

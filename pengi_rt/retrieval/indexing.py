@@ -273,7 +273,7 @@ class _Run:
         for wave in waves(group, self.asked.batch_size):
             with self.session.decoding():
                 heard = self.session.backend.encode_audio(wave)
-                answers += written(self.session, heard.prefix, question, self.asked)
+                answers += written(self.session, heard.prefix, question.rows, self.asked)
             sounds.append(heard.embedding)
         return answers, unit(np.concatenate(sounds))
 

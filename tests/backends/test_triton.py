@@ -18,7 +18,8 @@ from pengi_rt.backends.protocol import F32, SearchingBackend
 from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton import TritonBackend
-from pengi_rt.decoding.beam import answer, search
+from pengi_rt.backends.triton_text import IDS
+from pengi_rt.decoding.beam import answer, ask, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.decoding.options import DecodeOptions, SampleOptions
@@ -111,10 +112,29 @@ def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: To
         same(answer(backend, waves, rows, options(2, 3)), expected)
 
 
+def test_a_new_prompt_in_the_same_go(backend: TritonBackend, reference: TorchBackend) -> None:
+    """A shorter one after a longer one, in the same buffers; with and without tokens behind."""
+    waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
+    tokens = reference.embed_tokens(np.array([3, 500]))
+    for ids, behind in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
+        prompt = np.array([ids])
+        text, expected = backend.encode_text(prompt), reference.encode_text(prompt)
+        found, answers = ask(backend, waves, prompt, behind, options(2, 3))
+        for one, again, other in zip(found, text, expected, strict=True):
+            np.testing.assert_array_equal(one, again)
+            np.testing.assert_allclose(one, other, atol=ATOL)
+        audio = reference.encode_audio(waves).prefix
+        clips = [np.concatenate([heard, expected.prefix[0], behind]) for heard in audio]
+        same(answers, search(reference, clips, options(2, 3)))
+    assert [*backend._texts] == [IDS]
+
+
 def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
     wave = np.zeros((1, 32_000), np.float32)
     with pytest.raises(UsageError, match="pass the decoder's"):
         answer(backend, wave, prefixes(5)[0], options(2, 10_000))
+    with pytest.raises(UsageError, match="pass the decoder's"):
+        ask(backend, wave, np.array([[510, 511]]), prefixes(5)[0], options(2, 10_000))
 
 
 def test_steps_with_parents_from_outside(backend: TritonBackend, reference: TorchBackend) -> None:
@@ -161,6 +181,7 @@ def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBac
     results = [each.generate((wave, 16_000), "a", **asked) for each in (ours, engine)]
     windows, expected = (result.windows for result in results)
     assert len(windows) > 1
+    assert ours.generate((wave, 16_000), "a", **asked).windows == windows  # a prompt it knows
     for one, other in zip(windows, expected, strict=True):
         assert (one.start, one.end, one.tokens) == (other.start, other.end, other.tokens)
 

@@ -31,7 +31,7 @@ def scores(labels: tuple[LabelScore, ...]) -> list[float]:
 def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> Any:
     """``[1, labels]``: from the backend's methods and ``decoding.likelihood`` alone."""
     wave = np.asarray(samples, np.float32)[None]
-    rows = engine.session.rows_behind_audio(engine.session.text(prompt), text)
+    rows = np.concatenate([engine.session.text(prompt).rows, engine.session.embedded(text)])
     space = " " if text else ""
     candidates = [engine.tokenizer.encode(space + label) for label in LABELS]
     prefix = prefixes(engine.backend.encode_audio(wave).prefix, rows)

@@ -332,7 +332,7 @@ def test_the_host_steps_where_it_is_asked_something() -> None:
         def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
             raise InterruptedError
 
-        answer = search
+        answer = ask = search
 
     clips = prefixes(2)
     assert isinstance(Searching(MODEL), SearchingBackend)

@@ -205,10 +205,29 @@ def test_a_replayed_encoder_is_the_eager_one(tiny_model: Pengi, precision: str) 
     np.testing.assert_array_equal(first.prefix, second.prefix)
     with torch.inference_mode():
         eager = AudioEncoding(backend._model, backend._tables, len(wave))
-        eager.wave.copy_(torch.from_numpy(wave))
+        eager.hear(wave)
         eager.run()
         torch.testing.assert_close(torch.from_numpy(first.prefix), eager.prefix.cpu())
         torch.testing.assert_close(torch.from_numpy(first.embedding), eager.embedding.cpu())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_prompts_beside_the_audio(tiny_model: Pengi, precision: str) -> None:
+    """Two graphs at once, time and again, leave each other's numbers alone."""
+    backend = TritonBackend(tiny_model, device=DEVICE, precision=precision)
+    generator = np.random.default_rng(6)
+    nothing = np.empty((0, tiny_model.config.decoder.n_embd), np.float32)
+    for turn in range(20):
+        ids = np.array([[510, *generator.integers(0, 500, 1 + turn % 12), 511]])
+        wave = generator.normal(scale=0.1, size=(3, 32_000)).astype(np.float32)
+        text, found = backend.ask(wave, ids, nothing, FREE)
+        alone = backend.encode_text(ids)
+        np.testing.assert_array_equal(text.prefix, alone.prefix)
+        expected = backend.answer(wave, alone.prefix[0], FREE)
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+    with torch.inference_mode():
+        eager = backend._model.encode_text(torch.from_numpy(ids).to(DEVICE))
+    torch.testing.assert_close(torch.from_numpy(alone.prefix), eager.prefix.float().cpu())
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")

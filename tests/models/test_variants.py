@@ -94,8 +94,7 @@ def test_encoded_shapes_are_the_configs(engines: tuple[Engine, Engine]) -> None:
         np.testing.assert_allclose(np.linalg.norm(audio.embedding, axis=1), 1.0, rtol=1e-5)
         ids = engine.prompt_tokenizer.encode(PROMPTS[0]).ids
         text = engine.backend.encode_text(ids[None])
-        rows = len(ids) if config.text.kind == "decoder" else config.text_rows
-        assert text.prefix.shape == (1, rows, width)
+        assert text.prefix.shape == (1, config.prompt_rows(len(ids)), width)
 
 
 def test_bare_prompts_of_any_length(engines: tuple[Engine, Engine]) -> None:

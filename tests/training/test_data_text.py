@@ -86,7 +86,7 @@ def test_geometry(rows: list[Row], encoder: RowEncoder) -> None:
         check(needed - 1)
     longest = max(len(encoder.plain_ids(row.prompt)) for row in rows)
     needed = CONFIG.audio_mapper.prefix_length + longest + tokens
-    assert longest > CONFIG.text_rows
+    assert longest > CONFIG.text_mapper.prefix_length
     check(needed, asked=True)
     with pytest.raises(UsageError, match=f"need {needed} positions, the decoder has {needed - 1}"):
         check(needed - 1, asked=True)
