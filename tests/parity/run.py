@@ -5,7 +5,6 @@ digests must be the known ones), exports them, runs every golden on every backen
 table of what was found. Ends with pytest's exit code.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
+from pengi_rt.file_hash import file_sha256
 from pengi_rt.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def main(reference: Path) -> int:
 def make_checkpoint(reference: Path, config: str, digest: str) -> None:
     """``.parity/CONFIG.pth``: made once with the known digest, its bytes checked ever after."""
     path, record = WORK / f"{config}.pth", WORK / f"{config}.sha256"
-    if path.exists() and record.exists() and record.read_text() == sha256(path):
+    if path.exists() and record.exists() and record.read_text() == file_sha256(path):
         return
     print(f"making {path.relative_to(ROOT)}", flush=True)
     temporary = path.with_suffix(".tmp")
@@ -90,7 +90,7 @@ def make_checkpoint(reference: Path, config: str, digest: str) -> None:
     if made["sha256"] != digest:
         sys.exit(f"parity: {reference} made another {config}: {made['sha256']}, not {digest}")
     temporary.replace(path)
-    record.write_text(sha256(path))
+    record.write_text(file_sha256(path))
 
 
 def make_plan(reference: Path, config: str) -> None:
@@ -155,11 +155,6 @@ def table_lines(rows: Iterable[dict[str, object]]) -> Iterable[str]:
 def weights_digest(config: str) -> str:
     with Plan.open(WORK / f"{config}.plan") as plan:
         return plan.manifest.entries["weights.bin"].sha256
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def processor() -> str:
