@@ -68,6 +68,39 @@ def stream_tile(
     return tl.where(mask, x, 0.0)
 
 
+@triton.jit
+def row_moments(
+    p_residual: tl.tensor,
+    p_bias: tl.tensor,
+    p_partials: tl.tensor,
+    p_sum: tl.tensor,
+    o_r: tl.tensor,
+    writes: tl.tensor,
+    R: tl.tensor,
+    C: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+) -> tl.tensor:
+    """Mean and variance of rows, by merging those of their chunks (Chan et al., 1979)."""
+    mean = tl.zeros((BLOCK_R,), tl.float32)
+    squares = tl.zeros((BLOCK_R,), tl.float32)
+    for c_first in range(0, C, BLOCK_M):
+        o_c = c_first + tl.arange(0, BLOCK_M)[None, :]
+        mask = (o_r[:, None] < R) & (o_c < C)
+        x = stream_tile(p_residual, p_bias, p_partials, o_r[:, None], o_c, mask, R, C, SPLITS)
+        if SPLITS > 0:
+            tl.store(p_sum + o_r[:, None] * C + o_c, x, mask=mask & writes)
+        count = tl.minimum(C - c_first, BLOCK_M).to(tl.float32)
+        chunk_mean = tl.sum(x, axis=1) / count
+        centred = tl.where(mask, x - chunk_mean[:, None], 0.0)
+        delta = chunk_mean - mean
+        share = count / (c_first + count)
+        mean += delta * share
+        squares += tl.sum(centred * centred, axis=1) + delta * delta * (c_first * share)
+    return mean, squares / C
+
+
 @triton.jit(do_not_specialize=["R", "eps"])
 def add_norm_kernel(
     p_residual: tl.tensor,

@@ -16,6 +16,7 @@ Shapes: ``B`` clips, ``W`` beams, ``H`` heads of ``D``, ``P`` prefix positions a
 ones at most; queries and result [B W, H D], prefix [B, H, P, D], cache [B, W, H, T, D].
 """
 
+from functools import cache
 from typing import Final, NamedTuple
 
 import torch
@@ -25,9 +26,17 @@ from torch import Tensor
 
 from pengi_rt.kernels.build import Build
 from pengi_rt.kernels.launch import DTYPES, require_tensor
+from pengi_rt.kernels.tuning import chosen
+from pengi_rt.kernels.tuning_file import Tile
 
 MAX_BEAMS: Final = 64
 """Whose scores fit into registers; up to 16 are one tile of a tensor core."""
+OTHERS: Final = {
+    2: ((128, 8, 1), (64, 4, 1), (32, 4, 2), (32, 2, 2)),
+    4: ((32, 8, 2), (16, 4, 2), (16, 4, 3)),
+}
+"""Keys of a tile, warps and stages that may be faster than the table's, by the bytes of an element:
+smaller tiles leave less of the last one empty, and let the next one be read ahead."""
 
 
 class Segments(NamedTuple):
@@ -165,24 +174,22 @@ def beam_attention(q: Tensor, segments: Segments, *, out: Tensor | None = None) 
     require_tensor("out", out, tuple(q.shape), q.dtype)
     clips, beams, heads, slots, width = segments.keys.shape
     prefix = segments.prefix_keys.shape[2]
-    warps, stages = _schedule(beams, q.dtype)
-    beam_attention_kernel[(heads, clips)](
-        q,
-        segments.prefix_keys,
-        segments.prefix_values,
-        segments.prefix_lengths,
-        segments.keys,
-        segments.values,
-        segments.ancestry,
-        segments.position,
-        out,
-        clips,
-        prefix,
-        slots,
-        **_constants(beams, heads, width, q.dtype),
-        num_warps=warps,
-        num_stages=stages,
-    )
+
+    def run(tile: Tile, attended: Segments) -> None:
+        keys, warps, stages = tile
+        beam_attention_kernel[(heads, clips)](
+            q, *attended, out, clips, prefix, slots, **_constants(beams, heads, width, keys),
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+
+    facts = {
+        "dtype": q.dtype, "B": clips, "W": beams, "H": heads, "D": width, "P": prefix,
+        "T": slots,
+    }  # fmt: skip
+    usual = cache(lambda: _usual(segments))
+    tile = chosen("beam_attention", facts, _tiles(beams, width, q.dtype),
+                  lambda tile: run(tile, usual()), q.device)  # fmt: skip
+    run(tile, segments)
     return out
 
 
@@ -209,21 +216,39 @@ def beam_attention_reference(q: Tensor, segments: Segments, *, out: Tensor | Non
     return y if out is None else out.copy_(y)
 
 
-def _constants(beams: int, heads: int, width: int, dtype: torch.dtype) -> dict[str, int]:
-    """One tile of 128 keys mostly holds the prefix, and another what was generated."""
+def _usual(segments: Segments) -> Segments:
+    """What there will be to read in the middle of an answer: who warms up has generated nothing."""
+    _, beams, _, slots, _ = segments.keys.shape
+    own = torch.arange(beams, dtype=torch.int32, device=segments.keys.device)[:, None]
+    return segments._replace(
+        prefix_lengths=torch.full_like(segments.prefix_lengths, segments.prefix_keys.shape[2]),
+        ancestry=own.expand_as(segments.ancestry).contiguous(),
+        position=torch.full_like(segments.position, slots // 2),
+    )
+
+
+def _constants(beams: int, heads: int, width: int, keys: int) -> dict[str, int]:
     return {
         "W": beams,
         "H": heads,
         "D": width,
         "BLOCK_W": max(16, triton.next_power_of_2(beams)),
         "BLOCK_D": max(16, triton.next_power_of_2(width)),
-        "BLOCK_J": 32 if dtype == torch.float32 or beams > 32 or width > 64 else 128,
+        "BLOCK_J": keys,
     }
 
 
-def _schedule(beams: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Warps and stages; there is nothing to stage in one tile."""
-    return 4 if beams <= 32 else 8, 2 if dtype == torch.float32 else 1
+def _tiles(beams: int, width: int, dtype: torch.dtype) -> tuple[Tile, ...]:
+    """Keys, warps and stages: the table's, and what may be faster.
+
+    One tile of 128 keys mostly holds the prefix, and another what was generated: then there is
+    nothing to stage.
+    """
+    small = dtype == torch.float32 or beams > 32 or width > 64
+    table = (32 if small else 128, 4 if beams <= 32 else 8, 2 if dtype == torch.float32 else 1)
+    # More beams or wider heads leave few registers: their tile is not for choosing.
+    others = OTHERS[dtype.itemsize] if beams <= 16 and width <= 64 else ()
+    return (table, *others)
 
 
 def _check(q: Tensor, segments: Segments) -> None:
@@ -260,7 +285,7 @@ def _build(dtype: torch.dtype, name: str) -> Build:
         **{f"p_{tensor}": "*i32" for tensor in integers},
         **dict.fromkeys(("B", "P", "T"), "i32"),
     }
-    constants = _constants(5, 12, 64, dtype)
-    warps, stages = _schedule(5, dtype)
+    keys, warps, stages = _tiles(5, 64, dtype)[0]
+    constants = _constants(5, 12, 64, keys)
     kernel = beam_attention_kernel
     return Build(f"beam_attention {name}", kernel, signature, constants, warps, stages)

@@ -1,5 +1,6 @@
 """Which of the two linear kernels a layer of a decode step takes, with which tiles."""
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -10,15 +11,13 @@ from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.build import Build
 from pengi_rt.kernels.launch import DTYPES
 from pengi_rt.kernels.linear_kernels import few_rows_kernel, many_rows_kernel
+from pengi_rt.kernels.linear_tiles import FUSED_WIDTH, Tiles, linear_tiles, tiles_for
+from pengi_rt.kernels.tuning import chosen
 
 PROCESSORS: Final = 132
 """Multiprocessors that should all read weights: an H100 or H200 has 132, an A100 108."""
-FEW_ROWS: Final = 16
-"""Rows of a tensor core's tile; up to these, warps divide K among themselves."""
 FUSED_ROWS: Final = 8
 """Up to these, every program norms the rows for itself; beyond, that reads more than weights."""
-FUSED_WIDTH: Final = 1024
-"""Of a row that a program holds in registers."""
 MAX_SPLITS: Final = 4
 """Slices of K; whoever adds them up reads them all, in every program."""
 Arguments = dict[str, Tensor | int | float | None]
@@ -45,19 +44,6 @@ class Cache(NamedTuple):
     """As ``keys``."""
     position: Tensor
     """int32 [B], on the device: the slot in T that a step writes."""
-
-
-class Tiles(NamedTuple):
-    """How a product is divided."""
-
-    rows: int
-    columns: int
-    depth: int
-    """Of K at a time, in each group."""
-    groups: int
-    """Of K that warps multiply by themselves; 0 is a product in the ordinary way."""
-    warps: int
-    stages: int
 
 
 class Call(NamedTuple):
@@ -98,7 +84,7 @@ def linear_call(
     norm: Norm | None = None,
     cache: Cache | None = None,
 ) -> Call:
-    """The launch that applies a layer.
+    """The launch that applies a layer, in the tiles that are chosen for it.
 
     Args:
         x: [R, K] in the compute dtype, or a stream to be normed (if :func:`fuses`).
@@ -111,24 +97,51 @@ def linear_call(
     rows, (depth, columns) = out.shape[-2], layer.weight.shape
     count = len(out) if epilogue == "partials" else 1
     chunk = chunk_of(depth, count)
-    tiles = tiles_for(rows, chunk, layer.weight.dtype)
+
+    def call(tiles: Sequence[int]) -> Call:
+        return _call(Tiles(*tiles), x, layer, out, epilogue, norm, cache)
+
+    facts = {
+        "weight": layer.weight.dtype, "out": out.dtype, "R": rows, "K": depth, "N": columns,
+        "epilogue": epilogue, "slices": count, "norm": norm is not None, "partials": _due(x),
+    }  # fmt: skip
+    candidates = linear_tiles(rows, chunk, layer.weight.dtype, norm=norm is not None)
+    device = layer.weight.device
+    return call(chosen("small_linear", facts, candidates, lambda t: call(t).launch(), device))
+
+
+def _call(
+    tiles: Tiles,
+    x: Tensor | Stream,
+    layer: Linear,
+    out: Tensor,
+    epilogue: str,
+    norm: Norm | None,
+    cache: Cache | None,
+) -> Call:
+    rows, (depth, columns) = out.shape[-2], layer.weight.shape
+    count = len(out) if epilogue == "partials" else 1
     arguments: Arguments = {
         "p_input": x if isinstance(x, Tensor) else None, "p_weight": layer.weight,
         "p_scale": layer.scale, "p_bias": None if epilogue == "partials" else layer.bias,
         "p_out": out, "R": rows, **_cache_arguments(cache),
     }  # fmt: skip
     constexprs: dict[str, int | bool | str] = {
-        "K": depth, "N": columns, "CHUNK": chunk, "EPILOGUE": epilogue,
+        "K": depth, "N": columns, "CHUNK": chunk_of(depth, count), "EPILOGUE": epilogue,
         "HEAD_DIM": cache.keys.shape[4] if cache else 1,
         "BLOCK_M": tiles.rows, "BLOCK_N": tiles.columns, "BLOCK_K": tiles.depth,
     }  # fmt: skip
     kernel = few_rows_kernel if tiles.groups else many_rows_kernel
     if tiles.groups:
         arguments |= _norm_arguments(x, norm)
-        splits = len(x.partials) if isinstance(x, Stream) and x.partials is not None else 0
-        constexprs |= {"GROUPS": tiles.groups, "NORM": norm is not None, "SPLITS": splits}
+        constexprs |= {"GROUPS": tiles.groups, "NORM": norm is not None, "SPLITS": _due(x)}
     grid = (triton.cdiv(columns, tiles.columns), triton.cdiv(rows, tiles.rows), count)
     return Call(kernel, grid, arguments, constexprs, tiles.warps, tiles.stages)
+
+
+def _due(x: Tensor | Stream) -> int:
+    """Partials that are still to be added to the input."""
+    return len(x.partials) if isinstance(x, Stream) and x.partials is not None else 0
 
 
 def _cache_arguments(cache: Cache | None) -> Arguments:
@@ -166,25 +179,6 @@ def chunk_of(depth: int, count: int) -> int:
     """Of K for each of ``count`` slices, the last ones perhaps shorter or empty."""
     chunk: int = triton.cdiv(triton.cdiv(depth, count), 16) * 16
     return min(depth, chunk)
-
-
-def tiles_for(rows: int, chunk: int, weight: torch.dtype) -> Tiles:
-    """What compiles without spills, and into 99 KiB, on every architecture.
-
-    One row of a tile of int8 weights is as long as a sector of memory, 32 bytes, as one of 16-bit
-    weights is.
-    """
-    if weight == torch.float32:
-        if rows <= FEW_ROWS:
-            return Tiles(16, 16, 64, 0, 4, 4)
-        return Tiles(32, 32, 32, 0, 4, 4) if rows <= 64 else Tiles(64, 64, 32, 0, 8, 3)
-    if rows <= FEW_ROWS:
-        tile = min(max(triton.next_power_of_2(chunk), 16), FUSED_WIDTH)
-        groups = min(max(tile // 32, 1), 16)
-        return Tiles(16, 32 if weight == torch.int8 else 16, tile // groups, groups, groups, 1)
-    if rows <= 32:
-        return Tiles(32, 32, 64, 0, 4, 4)
-    return Tiles(64, 32 if rows <= 64 else 64, 64, 0, 4, 4)
 
 
 def builds() -> tuple[Build, ...]:

@@ -16,6 +16,7 @@ Shapes: stream float32 [R, C], weights [V, C], maxima and sums float32 [R, N], c
 Source: Milakov & Gimelshein, *Online normalizer calculation for softmax*, 2018, sections 3 and 4.
 """
 
+from functools import cache, partial
 from typing import Final, NamedTuple
 
 import torch
@@ -23,9 +24,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import Norm, Stream, add_norm, check_stream, normalised, stream_tile
+from pengi_rt.kernels.add_norm import (
+    Norm,
+    Stream,
+    add_norm,
+    check_stream,
+    normalised,
+    row_moments,
+    stream_tile,
+)
 from pengi_rt.kernels.build import Build
 from pengi_rt.kernels.launch import require_tensor
+from pengi_rt.kernels.tuning import chosen
+from pengi_rt.kernels.tuning_file import Tile
 from pengi_rt.kernels.vocab_tiles import (
     EMPTY,
     TILE,
@@ -39,6 +50,14 @@ FUSED_ROWS: Final = 8
 """Up to these, every program norms the rows for itself; beyond, that reads more than weights."""
 CHUNK: Final = 256
 """Columns of these rows at a time, so that 16 of them fit into registers."""
+OTHERS: Final = {
+    1: ((16, 64, 8, 3), (16, 32, 4, 4), (16, 128, 4, 2), (64, 64, 8, 4), (64, 64, 4, 3)),
+    2: ((16, 64, 8, 3), (16, 32, 4, 4), (16, 128, 4, 2), (64, 64, 8, 4), (64, 64, 4, 3),
+        (128, 64, 8, 3)),
+    4: ((16, 32, 8, 3), (16, 16, 4, 4), (32, 32, 8, 4), (64, 32, 8, 3)),
+}  # fmt: skip
+"""What may be faster than the table's tile, by the bytes of a weight: more or fewer of them under
+way, or in larger pieces; more warps for the reduction; weights read less often for many rows."""
 
 
 class Head(NamedTuple):
@@ -48,39 +67,6 @@ class Head(NamedTuple):
     """[V, C] in the compute dtype, or int8."""
     scale: Tensor | None = None
     """float32 [V], with int8 weights only."""
-
-
-@triton.jit
-def _row_moments(
-    p_residual: tl.tensor,
-    p_bias: tl.tensor,
-    p_partials: tl.tensor,
-    p_sum: tl.tensor,
-    o_r: tl.tensor,
-    writes: tl.tensor,
-    R: tl.tensor,
-    C: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-) -> tl.tensor:
-    """Mean and variance of rows, by merging those of their chunks (Chan et al., 1979)."""
-    mean = tl.zeros((BLOCK_R,), tl.float32)
-    squares = tl.zeros((BLOCK_R,), tl.float32)
-    for c_first in range(0, C, BLOCK_M):
-        o_c = c_first + tl.arange(0, BLOCK_M)[None, :]
-        mask = (o_r[:, None] < R) & (o_c < C)
-        x = stream_tile(p_residual, p_bias, p_partials, o_r[:, None], o_c, mask, R, C, SPLITS)
-        if SPLITS > 0:
-            tl.store(p_sum + o_r[:, None] * C + o_c, x, mask=mask & writes)
-        count = tl.minimum(C - c_first, BLOCK_M).to(tl.float32)
-        chunk_mean = tl.sum(x, axis=1) / count
-        centred = tl.where(mask, x - chunk_mean[:, None], 0.0)
-        delta = chunk_mean - mean
-        share = count / (c_first + count)
-        mean += delta * share
-        squares += tl.sum(centred * centred, axis=1) + delta * delta * (c_first * share)
-    return mean, squares / C
 
 
 @triton.jit(do_not_specialize=["R", "eps"])
@@ -122,7 +108,7 @@ def lm_head_kernel(
     m_r = o_r < R
     m_v = o_v < V
     if NORM:
-        mean, variance = _row_moments(
+        mean, variance = row_moments(
             p_residual, p_stream_bias, p_partials, p_sum, o_r, i_tile == 0, R, C, SPLITS,
             BLOCK_R, BLOCK_M,
         )  # fmt: skip
@@ -196,18 +182,25 @@ def lm_head(
     """
     splits, beam_size = _check(stream, norm, head, temperature, hidden, out, logits)
     rows, width = hidden.shape
-    vocab = len(head.weight)
     fused = rows <= FUSED_ROWS
     if not fused:
         add_norm(stream, norm, hidden)
-    block_r, block_c, warps, stages = _tiles(rows, head.weight.dtype)
-    lm_head_kernel[(triton.cdiv(rows, block_r), triton.cdiv(vocab, TILE))](
-        stream.residual, stream.bias, stream.partials, stream.out, norm.weight, norm.bias, hidden,
-        *head, temperature, *out, logits, rows, norm.eps, C=width, V=vocab, K=beam_size,
-        NORM=fused, SPLITS=splits if fused else 0, BLOCK_R=block_r, BLOCK_V=TILE, BLOCK_C=block_c,
-        BLOCK_M=CHUNK, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    arguments = (*stream, *norm[:2], hidden, *head, temperature, *out, logits, rows, norm.eps)
+    fixed = {"C": width, "V": len(head.weight), "K": beam_size, "NORM": fused,
+             "SPLITS": splits if fused else 0}  # fmt: skip
+    facts = {"hidden": hidden.dtype, "weight": head.weight.dtype, "R": rows, **fixed,
+             "logits": logits is not None}  # fmt: skip
+    run = partial(_run, rows, arguments, fixed)
+    run(chosen("lm_head", facts, tiles(rows, head.weight.dtype), run, hidden.device))
     return out
+
+
+def _run(rows: int, arguments: tuple[object, ...], fixed: dict[str, int], tile: Tile) -> None:
+    block_r, block_c, warps, stages = tile
+    lm_head_kernel[(triton.cdiv(rows, block_r), triton.cdiv(fixed["V"], TILE))](
+        *arguments, **fixed, BLOCK_R=block_r, BLOCK_V=TILE, BLOCK_C=block_c, BLOCK_M=CHUNK,
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
 
 
 def lm_head_reference(
@@ -263,6 +256,14 @@ def _tiles(rows: int, weight: torch.dtype) -> tuple[int, int, int, int]:
     if rows <= 32 or weight == torch.float32:
         return 32, depth, 8, 3
     return 64, depth, 8, 3
+
+
+@cache
+def tiles(rows: int, weight: torch.dtype) -> tuple[Tile, ...]:
+    """The table's, and what may be faster; a block is for fused rows or for more, and not empty."""
+    table, most = _tiles(rows, weight), max(16, triton.next_power_of_2(rows))
+    fused = rows <= FUSED_ROWS
+    return (table, *(t for t in OTHERS[weight.itemsize] if t[0] <= most and (t[0] == 16) == fused))
 
 
 def builds() -> tuple[Build, ...]:

@@ -24,12 +24,20 @@ from torch.nn import functional as F
 
 from pengi_rt.kernels.build import Build
 from pengi_rt.kernels.launch import DTYPES
-from pengi_rt.kernels.log_mel_tables import BANDS, BINS, SAMPLES, TAPS, LogMelTables
+from pengi_rt.kernels.log_mel_tables import BANDS, BINS, SAMPLES, SOURCES, TAPS, LogMelTables
+from pengi_rt.kernels.tuning import chosen
+from pengi_rt.kernels.tuning_file import Tile
 
 INTEGERS: Final = (
     "samples", "hop", "frames", "bins", "bands", "image_frames", "step", "spec_size"
 )  # fmt: skip
 WAVE: Final = 128  # programs that keep a large GPU busy; its multiprocessors are 108 to 142
+SCHEDULES: Final = {
+    32: ((4, 2), (8, 2), (4, 1)),
+    64: ((4, 2), (4, 1)),  # 8 warps repeat each other along 64 rows, and spill on an L40S
+}
+"""Warps and stages by the source frames of a tile, the table's first; one stage leaves registers
+for a second program on the processor."""
 
 
 @triton.jit(do_not_specialize=INTEGERS)
@@ -119,13 +127,20 @@ def log_mel_image(
     if out is None:
         out = wave.new_empty(len(wave), 1, size, size)
     _check(wave, tables, out)
-    options = _options(source or _source(len(wave), tables), tables.bank.shape[1])
-    step, groups = tables.tiles[options["SOURCE"]]
-    log_mel_kernel[(triton.cdiv(len(tables.first), step), len(groups), len(wave))](
-        wave, tables.basis, tables.bank, tables.scale, tables.shift, tables.first, tables.taps,
-        groups, out, wave.shape[1], tables.hop_length, tables.frames, *tables.bank.shape,
-        len(tables.first), step, size, HALF=tables.basis.shape[2], PRECISION=precision, **options,
-    )  # fmt: skip
+
+    def run(tile: Tile) -> None:
+        step, groups = tables.tiles[tile[0]]
+        log_mel_kernel[(triton.cdiv(len(tables.first), step), len(groups), len(wave))](
+            wave, tables.basis, tables.bank, tables.scale, tables.shift, tables.first, tables.taps,
+            groups, out, wave.shape[1], tables.hop_length, tables.frames, *tables.bank.shape,
+            len(tables.first), step, size, HALF=tables.basis.shape[2], PRECISION=precision,
+            **_options(tile, tables.bank.shape[1]),
+        )  # fmt: skip
+
+    facts = {"out": out.dtype, "precision": precision, "B": len(wave), "frames": tables.frames,
+             "half": tables.basis.shape[2], "bands": tables.bank.shape[1], "size": size,
+             "source": source}  # fmt: skip
+    run(chosen("log_mel", facts, _tiles(len(wave), tables, source), run, wave.device))
     return out
 
 
@@ -180,16 +195,24 @@ def _source(batch: int, tables: LogMelTables) -> int:
     return 64 if programs >= WAVE else 32
 
 
-def _options(source: int, bands: int) -> dict[str, Any]:
-    """The tile, for every architecture: 4 warps, since more along 64 rows repeat each other."""
+def _tiles(batch: int, tables: LogMelTables, source: int | None) -> tuple[Tile, ...]:
+    """Source frames, warps and stages: what suits the batch, and what may be faster."""
+    first = source or _source(batch, tables)
+    sizes = (first, *(size for size in SOURCES if source is None and size != first))
+    return tuple((size, *schedule) for size in sizes for schedule in SCHEDULES[size])
+
+
+def _options(tile: Tile, bands: int) -> dict[str, Any]:
+    """What the kernel is specialised for, on every architecture."""
+    source, warps, stages = tile
     return {
         "SOURCE": source,
         "BLOCK_K": BINS,
         "BLOCK_M": min(BANDS, max(16, triton.next_power_of_2(bands))),
         "BLOCK_J": SAMPLES,
         "TAPS": TAPS,
-        "num_warps": 4,
-        "num_stages": 2,
+        "num_warps": warps,
+        "num_stages": stages,
     }
 
 
@@ -201,7 +224,7 @@ def builds() -> tuple[Build, ...]:
     found = []
     for source in (32, 64):
         for kind in DTYPES.values():
-            options = _options(source, 64)
+            options = _options((source, *SCHEDULES[source][0]), 64)
             warps, stages = options.pop("num_warps"), options.pop("num_stages")
             found.append(
                 Build(

@@ -18,6 +18,7 @@ HTSAT's (Chen et al., ICASSP 2022).
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -27,12 +28,32 @@ from torch import Tensor
 
 from pengi_rt.kernels.build import Build
 from pengi_rt.kernels.launch import DTYPES
+from pengi_rt.kernels.tuning import chosen
+from pengi_rt.kernels.tuning_file import Tile
 
 NAMES: Final = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
 TILES: Final = {2: ((128, 128, 64, 8, 3), (128, 64, 64, 8, 3), (64, 32, 64, 4, 4)),
                 4: ((64, 64, 32, 8, 3), (64, 32, 32, 4, 3))}  # fmt: skip
 """By the bytes of an element, largest first. They fit every GPU since the A100."""
 WAVE: Final = 128  # programs that keep a large GPU busy; its multiprocessors are 108 to 142
+OTHERS: Final = {
+    2: (
+        (128, 128, 64, 8, 4),  # one more stage: 128 KiB, which only the A100 and the H100 have
+        (64, 128, 64, 8, 3),  # half the rows, where 128 of them leave processors idle
+        (64, 64, 64, 4, 4),  # two warpgroups of 64 rows on one processor, of different programs
+        (32, 64, 64, 4, 4),  # more programs of the last stages, whose rows are few
+        (32, 32, 128, 4, 3),  # and half the turns of their long K
+    ),
+    4: (
+        (128, 64, 32, 8, 3),  # each weight read half as often
+        (64, 64, 32, 4, 3),  # two programs on a processor
+        (32, 64, 32, 4, 3),  # more programs, as above
+        (32, 32, 32, 4, 3),
+    ),
+}
+"""What may be faster than the table's tile, by the bytes of an element."""
+WAVES: Final = (1 / 8, 64)
+"""Of programs: with fewer or more of them a tile is not tried."""
 
 
 @triton.jit
@@ -148,28 +169,44 @@ def launch(
     Raises:
         ValueError: a shape, dtype, device or memory layout does not fit the weight's.
     """
+    N, K = _check_weights(weight, bias, norm)
+    dtype = weight.dtype if residual is None else residual.dtype
+    _check("x", x, (*x.shape[:-1], K // 4 if merge else K), x.dtype, weight)
+    _check("residual", residual, shape, dtype, weight)
+    _check("out", out, shape, dtype, weight)
+    out = x.new_empty(shape, dtype=dtype) if out is None else out
+    M, C, side = math.prod(shape[:-1]), x.shape[-1], x.shape[1] if merge else 0
+
+    def run(tile: Tile, target: Tensor) -> None:
+        row_linear_kernel[(_programs(M, N, tile),)](
+            x, *norm, weight, bias, residual, target, M, N, C, side, eps, GELU=gelu, MERGE=merge,
+            **_options(N, C, weight.dtype, tile),
+        )  # fmt: skip
+
+    facts = {"x": x.dtype, "weight": weight.dtype, "out": dtype, "M": M, "N": N, "K": K,
+             "norm": norm[0] is not None, "bias": bias is not None, "gelu": gelu, "merge": merge,
+             "residual": residual is not None}  # fmt: skip
+    # Measured on a result of its own: this one may be the residual, which would grow and grow.
+    tile = chosen("row_linear", facts, tiles(M, N, weight.dtype),
+                  lambda tile: run(tile, torch.empty_like(out)), x.device)  # fmt: skip
+    run(tile, out)
+    return out
+
+
+def _check_weights(
+    weight: Tensor, bias: Tensor | None, norm: tuple[Tensor | None, Tensor | None]
+) -> tuple[int, int]:
+    """N and K."""
     if weight.ndim != 2:
         raise ValueError(f"weight must be [N, K], {tuple(weight.shape)} given")
     N, K = weight.shape
-    dtype = weight.dtype if residual is None else residual.dtype
-    _check("x", x, (*x.shape[:-1], K // 4 if merge else K), x.dtype, weight)
     _check("weight", weight, (N, K), weight.dtype, weight)
     _check("bias", bias, (N,), weight.dtype, weight)
     _check("norm_weight", norm[0], (K,), weight.dtype, weight)
     _check("norm_bias", norm[1], (K,), weight.dtype, weight)
-    _check("residual", residual, shape, dtype, weight)
-    _check("out", out, shape, dtype, weight)
     if (norm[0] is None) != (norm[1] is None):
         raise ValueError("norm_weight and norm_bias must be given together, one is missing")
-    out = x.new_empty(shape, dtype=dtype) if out is None else out
-    M, C = math.prod(shape[:-1]), x.shape[-1]
-    options = _options(N, C, weight.dtype, tile_of(M, N, weight.dtype))
-    programs = triton.cdiv(M, options["BLOCK_M"]) * triton.cdiv(N, options["BLOCK_N"])
-    side = x.shape[1] if merge else 0
-    row_linear_kernel[(programs,)](
-        x, *norm, weight, bias, residual, out, M, N, C, side, eps, GELU=gelu, MERGE=merge, **options
-    )
-    return out
+    return N, K
 
 
 def _check(
@@ -186,16 +223,29 @@ def _check(
         raise ValueError(f"{name} must be on {weight.device} as weight is, {x.device} given")
 
 
-def tile_of(M: int, N: int, dtype: torch.dtype) -> tuple[int, ...]:
+def tile_of(M: int, N: int, dtype: torch.dtype) -> Tile:
     """The largest that makes a wave of programs and would not be half empty; else the smallest."""
     for tile in TILES[dtype.itemsize]:
-        programs = triton.cdiv(M, tile[0]) * triton.cdiv(N, tile[1])
-        if programs >= WAVE and -N % tile[1] < 64:
+        if _programs(M, N, tile) >= WAVE and -N % tile[1] < 64:
             return tile
     return TILES[dtype.itemsize][-1]
 
 
-def _options(N: int, C: int, dtype: torch.dtype, tile: tuple[int, ...]) -> dict[str, Any]:
+@cache
+def tiles(M: int, N: int, dtype: torch.dtype) -> tuple[Tile, ...]:
+    """The table's, and what may be faster."""
+    least, most = (WAVE * waves for waves in WAVES)
+    others = TILES[dtype.itemsize] + OTHERS[dtype.itemsize]
+    sensible = (tile for tile in others if least <= _programs(M, N, tile) <= most)
+    return tuple(dict.fromkeys((tile_of(M, N, dtype), *sensible)))
+
+
+def _programs(M: int, N: int, tile: Tile) -> int:
+    programs: int = triton.cdiv(M, tile[0]) * triton.cdiv(N, tile[1])
+    return programs
+
+
+def _options(N: int, C: int, dtype: torch.dtype, tile: Tile) -> dict[str, Any]:
     """What the kernel is specialised for, besides the parts it has."""
     # In three parts, TF32 is as good as float32; half precision is multiplied exactly anyway.
     precision = "tf32x3" if dtype == torch.float32 else "ieee"

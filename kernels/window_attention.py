@@ -27,10 +27,17 @@ from torch import Tensor
 
 from pengi_rt.kernels.build import Build
 from pengi_rt.kernels.launch import DTYPES
+from pengi_rt.kernels.tuning import chosen
+from pengi_rt.kernels.tuning_file import Tile
 
 MASKED: Final = -100.0  # not -inf, as released
 MAX_WINDOW: Final = 8
 PROGRAMS: Final = 1024  # some eight for every multiprocessor of the largest GPUs
+OTHERS: Final = {
+    2: ((4, 1), (2, 1), (8, 2)),  # no loads ahead, or products of half and twice the rows a warp
+    4: ((8, 2), (16, 1)),  # with 4 warps it spills
+}
+"""Warps and stages that may be faster than the table's, by the bytes of an element."""
 
 
 @triton.jit(do_not_specialize=["R", "H", "B", "clips"])
@@ -111,20 +118,19 @@ def window_attention(
         raise ValueError(f"out must be contiguous {tuple(shape)} {qkv.dtype}, {_shown(out)} given")
     batch, resolution, _, channels = shape
     programs = (resolution // window) ** 2 * heads
-    clips = clips_per_program(programs, batch)
-    warps, stages = _warps_stages(qkv.dtype)
-    window_attention_kernel[(programs * triton.cdiv(batch, clips),)](
-        qkv,
-        table,
-        out,
-        resolution,
-        heads,
-        batch,
-        clips,
-        **_constants(window, shift, channels // heads),
-        num_warps=warps,
-        num_stages=stages,
-    )
+
+    def run(tile: Tile) -> None:
+        clips, warps, stages = tile
+        window_attention_kernel[(programs * triton.cdiv(batch, clips),)](
+            qkv, table, out, resolution, heads, batch, clips,
+            **_constants(window, shift, channels // heads), num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+
+    facts = {
+        "dtype": qkv.dtype, "B": batch, "R": resolution, "H": heads,
+        "D": channels // heads, "window": window, "shift": shift,
+    }  # fmt: skip
+    run(chosen("window_attention", facts, tiles(programs, batch, qkv.dtype), run, qkv.device))
     return out
 
 
@@ -210,6 +216,17 @@ def _warps_stages(dtype: torch.dtype) -> tuple[int, int]:
     """The same for every GPU: a window is small."""
     # In three parts of TF32 float32 would spill, and be no faster on an A100.
     return (8, 1) if dtype == torch.float32 else (4, 2)
+
+
+def tiles(programs: int, batch: int, dtype: torch.dtype) -> tuple[Tile, ...]:
+    """Clips of a program, warps and stages: the table's, and what may be faster."""
+    clips, usual = clips_per_program(programs, batch), _warps_stages(dtype)
+    # Half and twice the programs: more hide each other's loads, fewer make the bias less often.
+    counts = (clips, max(1, clips // 2), min(2 * clips, batch))
+    return tuple(dict.fromkeys([
+        *((count, *usual) for count in counts),
+        *((clips, *schedule) for schedule in OTHERS[dtype.itemsize]),
+    ]))  # fmt: skip
 
 
 def builds() -> tuple[Build, ...]:

@@ -48,6 +48,15 @@ def _runs_kernels(module: Path) -> bool:
     return "from triton_interpreter import" in module.read_text("utf-8")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """On a GPU, no engine takes the tiles that the machine's user has measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        if ON_GPU:
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny random model as our own checkpoint, tokenizers beside it."""

@@ -18,6 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pengi_rt.download import cache_directory
+from pengi_rt.kernels.tuning import adopt, adopted
+
 Call = Callable[[], object]
 
 L2_BYTES = 60 * 2**20
@@ -52,11 +55,14 @@ class Roofs(NamedTuple):
 def device_for(*, timed: bool) -> torch.device:
     """The CUDA device; without one the CPU, where kernels are interpreted, if nothing is timed.
 
+    On it kernels take the tiles that ``warm_gpu.py --tune`` has measured, if it has.
     Skips the benchmark, and says why, if it would be timed and cannot be.
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if torch.cuda.is_available() and not interpreted:
-        return torch.device("cuda", torch.cuda.current_device())
+        device = torch.device("cuda", torch.cuda.current_device())
+        adopt(device, cache_directory() / "tuning")
+        return device
     if timed:
         pytest.skip(
             "TRITON_INTERPRET=1 is set: kernels would be interpreted"
@@ -183,19 +189,21 @@ def shares(
     }  # fmt: skip
 
 
-def machine() -> dict[str, str | float]:
-    """What a figure means nothing without."""
-    facts: dict[str, str | float] = {
+def machine() -> dict[str, str | float | None]:
+    """What a figure means nothing without; ``tiles`` is the file of the measured ones, if any."""
+    facts: dict[str, str | float | None] = {
         "torch": torch.__version__,
         "triton": version("triton"),
         "transformers": version("transformers"),
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tiles": None,
     }
     if not torch.cuda.is_available():
         return facts
     facts |= {"gpu": torch.cuda.get_device_name(), "driver": driver()}
-    facts |= {"cuda": str(torch.version.cuda)}
+    tiles = adopted(torch.device("cuda", torch.cuda.current_device()))
+    facts |= {"cuda": str(torch.version.cuda), "tiles": tiles.name if tiles else None}
     return facts | {f"roof_{name}": value for name, value in roofs()._asdict().items()}
 
 

@@ -1,44 +1,101 @@
 """Compile all that the GPU benchmarks of a caption need, in as many processes as it has kinds.
 
 ``python benchmarks/support/warm_gpu.py`` fills Triton's cache, so that the benchmarks themselves,
-which are one process, find compiled kernels there. It prints the seconds of every kind.
+which are one process, find compiled kernels there. It prints the seconds of every kind. With
+``--tune`` all tiles that may be chosen are compiled, and then one process measures which of them
+are fastest: what is benchmarked from then on takes those.
 """
 
+import argparse
 import multiprocessing
 import sys
+from functools import cache
+from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pengi_rt.models.pengi import Pengi
 
 BEAMS, TOKENS = 5, 20
 KINDS = [(precision, batch) for precision in ("fp16", "int8", "fp32") for batch in (1, 64, 8)]
 
 
-def warm(kind: tuple[str, int]) -> str:
-    """Capture the graphs of one precision and batch; what that took."""
+@cache
+def base() -> "Pengi":
+    """The full-size model with random weights."""
     import torch
 
-    from pengi_rt.backends.triton import TritonBackend
     from pengi_rt.config import ModelConfig
-    from pengi_rt.decoding.options import DecodeOptions
     from pengi_rt.models.pengi import Pengi
 
     torch.set_num_threads(1)
+    return Pengi(ModelConfig.preset("base")).eval()
+
+
+def warm(kind: tuple[str, int]) -> str:
+    """Capture the graphs of one precision and batch; what that took."""
+    from pengi_rt.backends.triton import TritonBackend
+    from pengi_rt.decoding.options import DecodeOptions
+
     precision, batch = kind
-    model = Pengi(ModelConfig.preset("base")).eval()
+    model = base()
     started = perf_counter()
     backend = TritonBackend(model, device="cuda", precision=precision)
     options = DecodeOptions(
         beam_size=BEAMS, max_new_tokens=TOKENS, temperature=1.0, stop_id=-1, pad_id=0
     )
     backend.warm_up(model.config.prefix_length, batch, options)
+    backend.close()
     return f"{precision}, batch {batch}: {perf_counter() - started:.1f} s"
+
+
+def compile_tiles(kind: tuple[str, int]) -> str:
+    """:func:`warm` with every tile that may be chosen; nothing is measured or kept."""
+    import torch
+
+    from pengi_rt.kernels.tuning import tuning
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    with tuning(device, None, lambda _: 1.0) as tuner:
+        line = warm(kind)
+    return f"{line}, {len(tuner.measured)} choices, {tuner.failed} tiles too large"
+
+
+def measure(folder: Path) -> None:
+    """Time the tiles, with the device for itself."""
+    import torch
+
+    from pengi_rt.kernels.tuning import adopted, tuning
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    with tuning(device, folder) as tuner:
+        for kind in KINDS:
+            say(f"measured, {warm(kind)}")
+    gains = [found.table_us - found.us for found in tuner.measured.values()]
+    say(
+        f"{len(gains)} choices in {tuner.seconds:.1f} s, {sum(gain > 0 for gain in gains)} other "
+        f"than the table's, together {sum(gains):.1f} us faster: {adopted(device)}"
+    )
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """Warm every kind, side by side."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tune", action="store_true", help="measure which tiles are fastest")
+    tune = parser.parse_args().tune
     context = multiprocessing.get_context("spawn")
     with context.Pool(len(KINDS)) as pool:
-        for line in pool.imap_unordered(warm, KINDS):
-            print(line, file=sys.stderr, flush=True)
+        for line in pool.imap_unordered(compile_tiles if tune else warm, KINDS):
+            say(line)
+    if tune:
+        from pengi_rt.download import cache_directory
+
+        measure(cache_directory() / "tuning")
 
 
 if __name__ == "__main__":

@@ -80,11 +80,17 @@ def _triton(plan: Plan, device: str, precision: str, threads: int | None) -> Bac
     try:
         from pengi_rt.backends.cuda_device import require_cuda
         from pengi_rt.backends.triton import TritonBackend
+        from pengi_rt.kernels.tuning import adopt
     except ModuleNotFoundError as error:
         raise BackendError(
             f"the triton backend needs {error.name}: pip install 'pengi-rt[gpu]'"
         ) from None
-    return TritonBackend.from_plan(plan, device=require_cuda(), precision=precision)
+    gpu = require_cuda()
+    try:
+        adopt(gpu, cache_directory() / "tuning")
+    except ValueError as error:  # of the file of measured tiles, in one line
+        raise BackendError(str(error)) from None
+    return TritonBackend.from_plan(plan, device=gpu, precision=precision)
 
 
 def _check(

@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from pengi_rt.cli.arguments import PRECISIONS, add_choice
 from pengi_rt.cli.output import emit
-from pengi_rt.errors import UsageError
+from pengi_rt.download import cache_directory
+from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.kernels.tuning_file import remove_damaged
 
 if TYPE_CHECKING:
     from pengi_rt.backends.triton import TritonBackend
@@ -30,6 +33,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )  # fmt: skip
     parser.add_argument("--beam-size", type=int, metavar="N", help="(default: the plan's)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="(default: the plan's)")
+    parser.add_argument(
+        "--tune", action="store_true",
+        help="measure which tiles the kernels are fastest with on this GPU, and keep that for "
+        "later processes: some minutes, and the last bits of results may change",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -40,18 +48,58 @@ def run(arguments: argparse.Namespace) -> int:
     started = perf_counter()
     import pengi_rt
 
+    folder = cache_directory() / "tuning"
+    if arguments.tune:
+        remove_damaged(folder)  # which loading would refuse
     with pengi_rt.load(
         arguments.engine, backend="triton", device="cuda", precision=arguments.precision
     ) as engine:
         emit(_line("packages, device, weights", perf_counter() - started))
-        for batch_size in arguments.batch_size:
-            for line in _warmed(engine, batch_size, arguments):
-                emit(line)
+        lines = _tuned(engine, arguments, folder) if arguments.tune else _untuned(engine, arguments)
+        for line in lines:
+            emit(line)
     emit(_line("ready", perf_counter() - started))
     return 0
 
 
-def _warmed(engine: "Engine", clips: int, arguments: argparse.Namespace) -> Iterator[str]:
+def _tuned(engine: "Engine", arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
+    from pengi_rt.backends.cuda_device import require_cuda
+    from pengi_rt.kernels.tuning import adopted, tuning
+
+    device = require_cuda()
+    try:
+        with tuning(device, folder) as tuner:
+            yield from _warmed(engine, arguments)
+    except OSError as error:
+        raise BackendError(
+            f"{error.filename or folder}: cannot be written, {error.strerror or error}; "
+            "make room there, or set XDG_CACHE_HOME"
+        ) from None
+    yield _line(f"of which measuring {len(tuner.measured)} choices of tiles", tuner.seconds)
+    gains = [found.table_us - found.us for found in tuner.measured.values()]
+    other = sum(gain > 0 for gain in gains)
+    yield f"tiles other than the table's: {other}, together {sum(gains):.1f} us faster"
+    yield _file_line(adopted(device))
+
+
+def _untuned(engine: "Engine", arguments: argparse.Namespace) -> Iterator[str]:
+    from pengi_rt.backends.cuda_device import require_cuda
+    from pengi_rt.kernels.tuning import adopted
+
+    yield from _warmed(engine, arguments)
+    yield _file_line(adopted(require_cuda()))
+
+
+def _file_line(path: Path | None) -> str:
+    return f"measured tiles: {path or 'none, pengi-rt warmup --tune would measure some'}"
+
+
+def _warmed(engine: "Engine", arguments: argparse.Namespace) -> Iterator[str]:
+    for clips in arguments.batch_size:
+        yield from _warmed_batch(engine, clips, arguments)
+
+
+def _warmed_batch(engine: "Engine", clips: int, arguments: argparse.Namespace) -> Iterator[str]:
     backend: TritonBackend = engine.backend  # type: ignore[assignment]
     from pengi_rt.generate import search_options
     from pengi_rt.options import DEFAULTS, Options

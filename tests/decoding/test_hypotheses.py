@@ -29,7 +29,9 @@ def searched(seed: int, steps: int, clips: int, width: int, done: list[int]) -> 
 def walked(found: Searched, clip: int, steps: int, beam: int) -> Hypothesis:
     """One beam, from its last token to its first."""
     length = int(found.lengths[steps - 1, clip, beam])
-    tokens, sums, place = [], [], beam
+    tokens: list[int] = []
+    sums: list[float] = []
+    place = beam
     for step in reversed(range(steps)):
         tokens.insert(0, int(found.tokens[step, clip, place]))
         sums.insert(0, float(found.averages[step, clip, place]) * (step + 1))
