@@ -92,10 +92,11 @@ def adopt(device: torch.device, folder: Path) -> None:
     Raises:
         ValueError: the file is damaged.
     """
-    _adopted.pop(device, None)
     path = file_for(folder, gpu_name(device))
-    if path.exists():
-        _adopted[device] = Adopted(path, read(path))
+    found = Adopted(path, read(path)) if path.exists() else None
+    _adopted.pop(device, None)
+    if found is not None:
+        _adopted[device] = found
 
 
 def adopted(device: torch.device) -> Path | None:
@@ -147,6 +148,8 @@ class Tuner:
         """Once; which compiles it."""
         try:
             launch(tile)
+        except (torch.AcceleratorError, torch.OutOfMemoryError):  # which are no fault of the tile
+            raise
         except (TritonError, RuntimeError):  # the latter where a pass of the compiler gives up
             self.failed += 1
             return False
@@ -174,7 +177,7 @@ def tuning(
         What measures.
 
     Raises:
-        OSError: the file cannot be written.
+        CannotWriteError: the file cannot be written.
     """
     path = folder and file_for(folder, gpu_name(device))
     tuner = Tuner(device, timer or ColdTimer(device), _readable(path) if path else {})

@@ -28,6 +28,10 @@ class Measured(NamedTuple):
     """Those of the launcher's table."""
 
 
+class CannotWriteError(Exception):
+    """The file of choices, and why; one line."""
+
+
 @cache
 def kernel_hash() -> str:
     """SHA-256 of what compiled kernels are made of: these files, and the version of Triton."""
@@ -75,30 +79,38 @@ def write(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
     Another process may write at the same time: nothing of either is lost.
 
     Raises:
-        OSError: it cannot be written.
+        CannotWriteError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.parent):
-        try:
-            known = read(path)
-        except ValueError:
-            known = {}
-        tiles = {name: found._asdict() for name, found in sorted({**known, **measured}.items())}
-        content = {
-            "gpu": gpu, "triton": _triton(), "kernels": kernel_hash(), "tiles": tiles
-        }  # fmt: skip
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-        part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.parent):
+            _merge(path, gpu, measured)
+    except OSError as error:
+        raise CannotWriteError(
+            f"{error.filename or path}: cannot be written, {error.strerror or error}"
+        ) from None
+
+
+def _merge(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
+    try:
+        known = read(path)
+    except ValueError:
+        known = {}
+    tiles = {name: found._asdict() for name, found in sorted({**known, **measured}.items())}
+    content = {"gpu": gpu, "triton": _triton(), "kernels": kernel_hash(), "tiles": tiles}
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    part.replace(path)
 
 
 def remove_damaged(folder: Path) -> None:
-    """Remove the files that :func:`read` refuses."""
+    """Remove the files that :func:`read` refuses for what is in them."""
     for path in folder.glob("*.json"):
         try:
             read(path)
-        except ValueError:
-            path.unlink(missing_ok=True)
+        except ValueError as error:
+            if not isinstance(error.__context__, OSError):
+                path.unlink(missing_ok=True)
 
 
 def _triton() -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
 from typing import TypedDict, cast
 
@@ -48,7 +49,7 @@ class Question:
         """Rows behind the audio."""
         return self._session.config.prompt_rows(len(self.ids)) + len(self.behind)
 
-    @property
+    @cached_property
     def rows(self) -> F32:
         """``[n, n_embd]``: the prompt's prefix, then the additional text (paper, appendix A)."""
         found = self._session.text(self.prompt).rows
@@ -60,10 +61,11 @@ class Question:
         It encodes a prompt that is new beside the audio.
         """
         session, backend = self._session, cast("SearchingBackend", self._session.backend)
-        if session.knows(self.prompt):
+        if "rows" in self.__dict__ or session.knows(self.prompt):
             return answer(backend, wave, self.rows, options)
         text, found = ask(backend, wave, self.ids[None], self.behind, options)
         session.learn(self.prompt, EncodedText(text.embedding[0], text.prefix[0], self.truncated))
+        self.rows  # noqa: B018 - kept here: the session forgets prompts, when there are many
         return found
 
 

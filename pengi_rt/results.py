@@ -43,8 +43,8 @@ class Timings:
     """Seconds spent on the group of recordings that a result was answered with."""
 
     read: float  # decoding, resampling, cutting
-    encode: float  # audio prefixes and, with a call's first group, the prompt's
-    decode: float  # prefill and beam search; on a GPU the audio prefixes too, in one go with them
+    encode: float  # prefixes of the audio, and of prompts that are new
+    decode: float  # prefill and beam search; on a GPU also what is encoded in one go with them
     windows: int  # of the whole group
 
 

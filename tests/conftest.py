@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pengi_rt
+from pengi_rt.download import cache_directory
 from pengi_rt.engine import Engine
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import export_plan
@@ -53,6 +54,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """On a GPU, no engine takes the tiles that the machine's user has measured."""
     with pytest.MonkeyPatch.context() as patch:
         if ON_GPU:
+            # Compiled kernels are nobody's choice: they stay where they are.
+            os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory() / "triton"))
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -111,6 +111,24 @@ def test_a_prompt_is_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatc
     assert len(calls) == 1
 
 
+def test_prompts_of_one_call_are_encoded_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if they are more than the engine remembers from call to call."""
+    calls = []
+    encode = engine.backend.encode_text
+
+    def counted(ids: I64) -> Encoded:
+        calls.append(ids)
+        return encode(ids)
+
+    monkeypatch.setattr(engine.backend, "encode_text", counted)
+    monkeypatch.setattr("pengi_rt.session.REMEMBERED_PROMPTS", 1)
+    prompts = [f"question {word}" for word in ("one", "two", "three")]
+    engine.generate([clip(seed) for seed in range(2)], prompts, batch_size=1, max_new_tokens=2)
+    assert len(calls) == len(prompts)
+
+
 def test_a_long_prompt_is_cut_as_released_or_refused(engine: Engine) -> None:
     prompt = "what is that noise " * 30
     assert engine.generate(clip(0), prompt).prompt_truncated

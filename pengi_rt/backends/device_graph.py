@@ -11,8 +11,8 @@ class Lane:
     """A stream in which graphs are captured, and in which work can be put beside other work.
 
     Libraries keep a workspace for every stream, and a graph goes on using that of the stream in
-    which it was captured: graphs of one lane follow each other, those of two may overlap. On the
-    CPU there is one way to do things, and nothing overlaps.
+    which it was captured: graphs of one lane follow each other, those of two may overlap (of two
+    that are made one after the other: PyTorch has 32 streams to give). On the CPU nothing overlaps.
     """
 
     def __init__(self, device: torch.device) -> None:

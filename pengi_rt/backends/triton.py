@@ -17,7 +17,7 @@ from pengi_rt.backends.torch import model_of
 from pengi_rt.backends.triton_audio import AudioEncoding, tables_of
 from pengi_rt.backends.triton_cache import RowCache
 from pengi_rt.backends.triton_decoder import Decoding, Shape
-from pengi_rt.backends.triton_text import IDS, TextEncoding, encode_texts, length_of
+from pengi_rt.backends.triton_text import TextEncoding, encode_texts, length_of, usual_lengths
 from pengi_rt.backends.triton_weights import decoder_weights
 from pengi_rt.errors import BackendError
 from pengi_rt.kernels.beam_history import BeamHistory
@@ -35,6 +35,9 @@ STEPS = 4
 
 REMEMBERED = 8
 """Shapes whose buffers and graphs are kept."""
+
+REMEMBERED_TEXTS = 32
+"""Lengths of prompts, likewise: more than CLIP has."""
 
 PREFIX_ROWS = 16
 """Buffers are made for a multiple of it, so that texts of about one length share theirs."""
@@ -134,17 +137,18 @@ class TritonBackend:
     @torch.inference_mode()
     def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
         """See :class:`pengi_rt.backends.protocol.SearchingBackend`. Raises as :meth:`search`."""
-        return self._answer(self._heard(wave), torch.from_numpy(rows.copy()), options)
+        behind = torch.from_numpy(rows.copy()).to(self._device)  # waits; the audio need not yet
+        return self._answer(self._heard(wave), behind, options)
 
     @torch.inference_mode()
     def ask(
         self, wave: F32, ids: I64, rows: F32, options: SearchOptions
     ) -> tuple[Encoded, Searched]:
         """See :class:`pengi_rt.backends.protocol.SearchingBackend`. Raises as :meth:`search`."""
+        behind = torch.from_numpy(rows.copy()).to(self._device)
         text = self._read(ids)
         heard = self._heard(wave)
         self._text_lane.join()
-        behind = torch.from_numpy(rows.copy()).to(self._device)
         found = self._answer(heard, torch.cat([text.prefix[0].float(), behind]), options)
         return _encoded(text.embedding, text.prefix), found
 
@@ -178,14 +182,14 @@ class TritonBackend:
             with self._text_lane.forked():
                 return encode_texts(self._model, ids, self._device)
         length = length_of(ids.shape[1], text)
-        encoding, replay = remembered(self._texts, length, self._new_text, REMEMBERED)
+        encoding, replay = remembered(self._texts, length, self._new_text, REMEMBERED_TEXTS)
         with self._text_lane.forked():
             encoding.read(ids)
             replay()
         return encoding.found
 
     def _answer(self, heard: AudioEncoding, rows: Tensor, options: SearchOptions) -> Searched:
-        """Behind what was heard and ``rows`` [n, n_embd], wherever they are."""
+        """Behind what was heard and ``rows`` [n, n_embd]."""
         audio = heard.prefix.shape[1]
         length = audio + len(rows)
         run = self._search_of(len(heard.prefix), length, options)
@@ -209,7 +213,8 @@ class TritonBackend:
         """Behind the prefix that is there."""
         decoding = run.decoding
         decoding.temperature.fill_(options.divisor)
-        decoding.ends.copy_(torch.tensor([options.stop_id, options.pad_id], dtype=torch.int32))
+        for end, token in zip(decoding.ends, (options.stop_id, options.pad_id), strict=True):
+            end.fill_(token)  # a copy from the host would wait for all that was put into the stream
         run.start()
         made = 1
         while made < options.max_new_tokens and not self._all_done(run):
@@ -219,12 +224,14 @@ class TritonBackend:
 
     @torch.inference_mode()
     def warm_up(self, prefix: int, clips: int, options: SearchOptions) -> dict[str, Replayed]:
-        """Compile and capture what answers to so many clips and prefix rows will need."""
+        """Compile and capture what answers to so many clips and prefix rows will need.
+
+        Of prompts the usual lengths; a longer one is captured when it is first asked.
+        """
         parts = {"audio": remembered(self._audio, clips, self._new_audio, REMEMBERED)[1]}
-        text = self.config.text
-        if text.kind != "decoder":
-            length = length_of(IDS if text.kind == "clip" else text.max_length, text)
-            parts["text"] = remembered(self._texts, length, self._new_text, REMEMBERED)[1]
+        for length in usual_lengths(self.config.text):
+            made = remembered(self._texts, length, self._new_text, REMEMBERED_TEXTS)
+            parts[f"text of {length} ids"] = made[1]
         run = self._search_of(clips, prefix, options)
         return parts | {"prefill": run.start, f"{STEPS} steps": run.more}
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from pengi_rt.backends.protocol import I64
 from pengi_rt.config import TextConfig
 from pengi_rt.models.pengi import Pengi, Prefix
+from pengi_rt.models.text_encoder import causal_mask
 
 IDS = 8
 """Buffers for CLIP are made for a multiple of it, so that prompts of about one length share."""
@@ -21,6 +22,9 @@ class TextEncoding:
         """``model`` is on the device in the compute dtype."""
         self._model = model
         self._ids = torch.full((1, length), _fill(model.config.text), device=device)
+        encoder = model.text_encoder
+        # Some versions of transformers make theirs with a copy from the host, which no graph takes.
+        self._mask = encoder and causal_mask(length, encoder.text_projection.weight)
 
     def read(self, ids: I64) -> None:
         """Take ``[1, T]``, ``T`` at most the length that this was made for."""
@@ -30,7 +34,11 @@ class TextEncoding:
 
     def run(self) -> None:
         """From the ids to :attr:`found`."""
-        self.found = self._model.encode_text(self._ids)
+        encoder = self._model.text_encoder
+        if encoder is None:
+            self.found = self._model.encode_text(self._ids)
+        else:
+            self.found = self._model.map_text(encoder(self._ids, self._mask))
 
 
 def encode_texts(model: Pengi, ids: I64, device: torch.device) -> Prefix:
@@ -47,6 +55,14 @@ def length_of(ids: int, text: TextConfig) -> int:
     if text.kind != "clip":
         return ids
     return max(ids, min(-(-ids // IDS) * IDS, text.max_length))
+
+
+def usual_lengths(text: TextConfig) -> list[int]:
+    """Of the buffers for most prompts: CLIP's of up to 14 tokens of text; of none not replayed."""
+    if text.kind == "decoder":
+        return []
+    ids = (IDS, 2 * IDS) if text.kind == "clip" else (text.max_length,)
+    return sorted({length_of(min(count, text.max_length), text) for count in ids})
 
 
 def _fill(text: TextConfig) -> int:

@@ -10,7 +10,7 @@ from pengi_rt.cli.arguments import PRECISIONS, add_choice
 from pengi_rt.cli.output import emit
 from pengi_rt.download import cache_directory
 from pengi_rt.errors import BackendError, UsageError
-from pengi_rt.kernels.tuning_file import remove_damaged
+from pengi_rt.kernels.tuning_file import CannotWriteError, remove_damaged
 
 if TYPE_CHECKING:
     from pengi_rt.backends.triton import TritonBackend
@@ -70,12 +70,11 @@ def _tuned(engine: "Engine", arguments: argparse.Namespace, folder: Path) -> Ite
     try:
         with tuning(device, folder) as tuner:
             yield from _warmed(engine, arguments)
-    except OSError as error:
-        raise BackendError(
-            f"{error.filename or folder}: cannot be written, {error.strerror or error}; "
-            "make room there, or set XDG_CACHE_HOME"
-        ) from None
+    except CannotWriteError as error:
+        raise BackendError(f"{error}; make room there, or set XDG_CACHE_HOME") from None
     yield _line(f"of which measuring {len(tuner.measured)} choices of tiles", tuner.seconds)
+    if tuner.failed:
+        yield f"tiles that this GPU cannot run: {tuner.failed}"
     gains = [found.table_us - found.us for found in tuner.measured.values()]
     other = sum(gain > 0 for gain in gains)
     yield f"tiles other than the table's: {other}, together {sum(gains):.1f} us faster"

@@ -1,5 +1,6 @@
 """CLIP's text tower (Radford et al., 2021) through transformers, and the projection behind it."""
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -34,10 +35,17 @@ class TextEncoder(nn.Module):
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
         self.projection = Projection(config.projection_dim, d_proj)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.clip(input_ids=ids).last_hidden_state
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``mask`` [1, 1, T, T] instead of transformers' own: :func:`causal_mask`'s."""
+        states: Tensor = self.clip(input_ids=ids, attention_mask=mask).last_hidden_state
         first_eos = (ids == self.eos_id).int().argmax(dim=1)
         index = first_eos[:, None, None].expand(-1, 1, states.shape[2])
         pooled = states.gather(1, index)[:, 0]
         embedding: Tensor = self.projection(self.text_projection(pooled))
         return embedding
+
+
+def causal_mask(length: int, like: Tensor) -> Tensor:
+    """[1, 1, T, T], added to attention's scores, in the dtype and on the device of ``like``."""
+    least = torch.finfo(like.dtype).min  # as transformers: a finite one
+    return like.new_full((1, 1, length, length), least).triu(1)

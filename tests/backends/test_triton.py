@@ -5,12 +5,15 @@ and the logarithm of the front end 2e-4 of values of order one.
 """
 
 import copy
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton_interpreter import DEVICE
 
 from pengi_rt.backends.onnx import OnnxBackend
@@ -18,7 +21,7 @@ from pengi_rt.backends.protocol import F32, SearchingBackend
 from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton import TritonBackend
-from pengi_rt.backends.triton_text import IDS
+from pengi_rt.backends.triton_text import IDS, TextEncoding
 from pengi_rt.decoding.beam import answer, ask, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.likelihood import likelihoods
@@ -127,6 +130,27 @@ def test_a_new_prompt_in_the_same_go(backend: TritonBackend, reference: TorchBac
         clips = [np.concatenate([heard, expected.prefix[0], behind]) for heard in audio]
         same(answers, search(reference, clips, options(2, 3)))
     assert [*backend._texts] == [IDS]
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: values that come from the host, or go there."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = str(function)
+        assert not re.search(r"aten\.(lift_fresh|_local_scalar_dense|nonzero)", name), name
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_prompt_can_be_captured(backend: TritonBackend) -> None:
+    """Also with versions of transformers whose own mask could not."""
+    with torch.inference_mode():
+        encoding = TextEncoding(backend._model, IDS, backend._device)
+        with NoHost():  # type: ignore[no-untyped-call]
+            encoding.run()
+    with pytest.raises(AssertionError, match="lift_fresh"), NoHost():  # type: ignore[no-untyped-call]
+        torch.tensor(0.0)
 
 
 def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
