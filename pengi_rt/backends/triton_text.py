@@ -22,9 +22,10 @@ class TextEncoding:
         """``model`` is on the device in the compute dtype."""
         self._model = model
         self._ids = torch.full((1, length), _fill(model.config.text), device=device)
-        encoder = model.text_encoder
-        # Some versions of transformers make theirs with a copy from the host, which no graph takes.
-        self._mask = encoder and causal_mask(length, encoder.text_projection.weight)
+        self._mask: Tensor | None = None
+        if model.text_encoder is not None:
+            # transformers 5.0 makes its own by a copy from the host, which no graph can hold.
+            self._mask = causal_mask(length, model.text_encoder.text_projection.weight)
 
     def read(self, ids: I64) -> None:
         """Take ``[1, T]``, ``T`` at most the length that this was made for."""
