@@ -32,3 +32,12 @@ def require_cuda() -> torch.device:
             f"{torch.cuda.get_device_name()} has {found}: ask for --device cpu"
         )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def make_context() -> None:
+    """Make CUDA's context on the current device, which else the first tensor there does.
+
+    Raises:
+        BackendError: as :func:`require_cuda`.
+    """
+    torch.zeros(1, device=require_cuda())

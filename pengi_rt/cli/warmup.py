@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Warm up, and print a line for every part."""
     if min(arguments.batch_size) < 1:
         raise UsageError(f"--batch-size must be at least 1, got {min(arguments.batch_size)}")
+    for line in _device():
+        emit(line)
     started = perf_counter()
     import pengi_rt
 
@@ -54,12 +56,31 @@ def run(arguments: argparse.Namespace) -> int:
     with pengi_rt.load(
         arguments.engine, backend="triton", device="cuda", precision=arguments.precision
     ) as engine:
-        emit(_line("packages, device, weights", perf_counter() - started))
+        emit(_line("packages, weights", perf_counter() - started))
         lines = _tuned(engine, arguments, folder) if arguments.tune else _untuned(engine, arguments)
         for line in lines:
             emit(line)
-    emit(_line("ready", perf_counter() - started))
+    emit(_line("ready, after PyTorch and the device", perf_counter() - started))
     return 0
+
+
+def _device() -> Iterator[str]:
+    """What any program on a GPU waits for, in seconds.
+
+    Raises:
+        BackendError: there is no PyTorch, or no GPU.
+    """
+    started = perf_counter()
+    try:
+        from pengi_rt.backends.cuda_device import make_context
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"the triton backend needs {error.name}: pip install 'pengi-rt[gpu]'"
+        ) from None
+    yield _line("import torch", perf_counter() - started)
+    started = perf_counter()
+    make_context()
+    yield _line("CUDA context", perf_counter() - started)
 
 
 def _tuned(engine: "Engine", arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
