@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from time import perf_counter
 from typing import TypedDict, cast
 
@@ -44,16 +43,23 @@ class Question:
         self.prompt = prompt
         self.ids, self.truncated = session.prompt_tokenizer.encode(prompt, strict=options["strict"])
         self.behind = session.embedded(options["text"])
+        self._rows: F32 | None = None
 
     def __len__(self) -> int:
         """Rows behind the audio."""
         return self._session.config.prompt_rows(len(self.ids)) + len(self.behind)
 
-    @cached_property
+    @property
     def rows(self) -> F32:
-        """``[n, n_embd]``: the prompt's prefix, then the additional text (paper, appendix A)."""
-        found = self._session.text(self.prompt).rows
-        return np.concatenate([found, self.behind]) if len(self.behind) else found
+        """``[n, n_embd]``: the prompt's prefix, then the additional text (paper, appendix A).
+
+        Kept, as the session forgets prompts when there are many; not by a ``cached_property``,
+        whose lock (Python 3.11) other threads' questions would share while this one waits its turn.
+        """
+        if self._rows is None:
+            found = self._session.text(self.prompt).rows
+            self._rows = np.concatenate([found, self.behind]) if len(self.behind) else found
+        return self._rows
 
     def answered(self, wave: F32, options: DecodeOptions) -> list[Hypotheses]:
         """Searched behind ``wave`` ``[B, clip_samples]`` by a backend that does it all.
@@ -61,11 +67,11 @@ class Question:
         It encodes a prompt that is new beside the audio.
         """
         session, backend = self._session, cast("SearchingBackend", self._session.backend)
-        if "rows" in self.__dict__ or session.knows(self.prompt):
+        if self._rows is not None or session.knows(self.prompt):
             return answer(backend, wave, self.rows, options)
         text, found = ask(backend, wave, self.ids[None], self.behind, options)
         session.learn(self.prompt, EncodedText(text.embedding[0], text.prefix[0], self.truncated))
-        self.rows  # noqa: B018 - kept here: the session forgets prompts, when there are many
+        assert len(self.rows) == len(self)
         return found
 
 
