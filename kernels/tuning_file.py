@@ -66,6 +66,14 @@ def read(path: Path) -> dict[str, Measured]:
         ) from None
 
 
+def read_or_nothing(path: Path) -> dict[str, Measured]:
+    """As :func:`read`; of a damaged file nothing, which whoever replaces it may lose."""
+    try:
+        return read(path)
+    except ValueError:
+        return {}
+
+
 def _measured(entry: Any) -> Measured:
     tile, us, table_us = entry["tile"], entry["us"], entry["table_us"]
     if not 0 < us <= table_us < math.inf:
@@ -92,11 +100,8 @@ def write(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
 
 
 def _merge(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
-    try:
-        known = read(path)
-    except ValueError:
-        known = {}
-    tiles = {name: found._asdict() for name, found in sorted({**known, **measured}.items())}
+    found = {**read_or_nothing(path), **measured}
+    tiles = {name: one._asdict() for name, one in sorted(found.items())}
     content = {"gpu": gpu, "triton": _triton(), "kernels": kernel_hash(), "tiles": tiles}
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")

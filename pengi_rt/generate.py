@@ -57,9 +57,11 @@ class Question:
         whose lock (Python 3.11) other threads' questions would share while this one waits its turn.
         """
         if self._rows is None:
-            found = self._session.text(self.prompt).rows
-            self._rows = np.concatenate([found, self.behind]) if len(self.behind) else found
+            self._rows = self._with_text(self._session.text(self.prompt).rows)
         return self._rows
+
+    def _with_text(self, prefix: F32) -> F32:
+        return np.concatenate([prefix, self.behind]) if len(self.behind) else prefix
 
     def answered(self, wave: F32, options: DecodeOptions) -> list[Hypotheses]:
         """Searched behind ``wave`` ``[B, clip_samples]`` by a backend that does it all.
@@ -71,7 +73,7 @@ class Question:
             return answer(backend, wave, self.rows, options)
         text, found = ask(backend, wave, self.ids[None], self.behind, options)
         session.learn(self.prompt, EncodedText(text.embedding[0], text.prefix[0], self.truncated))
-        assert len(self.rows) == len(self)
+        self._rows = self._with_text(text.prefix[0])
         return found
 
 

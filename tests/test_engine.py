@@ -97,8 +97,10 @@ def test_the_prompt_and_the_additional_text_matter(engine: Engine) -> None:
     assert engine.generate(clip(2), "one thing", text="").tokens == plain.tokens
 
 
-def test_a_prompt_is_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+@pytest.fixture
+def encoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[I64]:
+    """The ids of every call that encodes text from now on."""
+    calls: list[I64] = []
     encode = engine.backend.encode_text
 
     def counted(ids: I64) -> Encoded:
@@ -106,27 +108,23 @@ def test_a_prompt_is_encoded_once(engine: Engine, monkeypatch: pytest.MonkeyPatc
         return encode(ids)
 
     monkeypatch.setattr(engine.backend, "encode_text", counted)
+    return calls
+
+
+def test_a_prompt_is_encoded_once(engine: Engine, encoded: list[I64]) -> None:
     for seed in range(3):
         engine.generate(clip(seed), "a prompt nobody asked before")
-    assert len(calls) == 1
+    assert len(encoded) == 1
 
 
 def test_prompts_of_one_call_are_encoded_once(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, encoded: list[I64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if they are more than the engine remembers from call to call."""
-    calls = []
-    encode = engine.backend.encode_text
-
-    def counted(ids: I64) -> Encoded:
-        calls.append(ids)
-        return encode(ids)
-
-    monkeypatch.setattr(engine.backend, "encode_text", counted)
     monkeypatch.setattr("pengi_rt.session.REMEMBERED_PROMPTS", 1)
     prompts = [f"question {word}" for word in ("one", "two", "three")]
     engine.generate([clip(seed) for seed in range(2)], prompts, batch_size=1, max_new_tokens=2)
-    assert len(calls) == len(prompts)
+    assert len(encoded) == len(prompts)
 
 
 def test_a_long_prompt_is_cut_as_released_or_refused(engine: Engine) -> None:

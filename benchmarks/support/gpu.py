@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pengi_rt.download import cache_directory
+from pengi_rt.backends.select import tuning_directory
 from pengi_rt.kernels.tuning import adopt, adopted
 
 Call = Callable[[], object]
@@ -61,7 +61,7 @@ def device_for(*, timed: bool) -> torch.device:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if torch.cuda.is_available() and not interpreted:
         device = torch.device("cuda", torch.cuda.current_device())
-        adopt(device, cache_directory() / "tuning")
+        adopt(device, tuning_directory())
         return device
     if timed:
         pytest.skip(

@@ -72,7 +72,7 @@ def measure(folder: Path) -> None:
     with tuning(device, folder) as tuner:
         for kind in KINDS:
             say(f"measured, {warm(kind)}")
-    gains = [found.table_us - found.us for found in tuner.measured.values()]
+    gains = tuner.gains
     say(
         f"{len(gains)} choices in {tuner.seconds:.1f} s, {sum(gain > 0 for gain in gains)} other "
         f"than the table's, together {sum(gains):.1f} us faster: {adopted(device)}"
@@ -93,9 +93,9 @@ def main() -> None:
         for line in pool.imap_unordered(compile_tiles if tune else warm, KINDS):
             say(line)
     if tune:
-        from pengi_rt.download import cache_directory
+        from pengi_rt.backends.select import tuning_directory
 
-        measure(cache_directory() / "tuning")
+        measure(tuning_directory())
 
 
 if __name__ == "__main__":

@@ -73,3 +73,8 @@ class Replayed:
             work()
         self.first_run, self.capture = ran - started, perf_counter() - ran
         return graph
+
+
+def rounded_up(size: int, multiple: int) -> int:
+    """Of static buffers, so that work of about one size shares them."""
+    return -(-size // multiple) * multiple

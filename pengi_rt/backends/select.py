@@ -1,6 +1,7 @@
 """Which backend runs a plan: what was asked for, or one line that says why it cannot."""
 
 import os
+from pathlib import Path
 from typing import Literal, get_args
 
 from pengi_rt.backends.protocol import Backend
@@ -64,9 +65,7 @@ def _torch(plan: Plan, threads: int | None) -> Backend:
     try:
         from pengi_rt.backends.torch import TorchBackend
     except ModuleNotFoundError as error:
-        raise BackendError(
-            f"the torch backend needs {error.name}: pip install 'pengi-rt[export]'"
-        ) from None
+        raise missing_package("torch", error, extra="export") from None
     return TorchBackend.from_plan(plan, threads=threads)
 
 
@@ -82,15 +81,25 @@ def _triton(plan: Plan, device: str, precision: str, threads: int | None) -> Bac
         from pengi_rt.backends.triton import TritonBackend
         from pengi_rt.kernels.tuning import adopt
     except ModuleNotFoundError as error:
-        raise BackendError(
-            f"the triton backend needs {error.name}: pip install 'pengi-rt[gpu]'"
-        ) from None
+        raise missing_package("triton", error, extra="gpu") from None
     gpu = require_cuda()
     try:
-        adopt(gpu, cache_directory() / "tuning")
+        adopt(gpu, tuning_directory())
     except ValueError as error:  # of the file of measured tiles, in one line
         raise BackendError(str(error)) from None
     return TritonBackend.from_plan(plan, device=gpu, precision=precision)
+
+
+def missing_package(backend: str, error: ModuleNotFoundError, *, extra: str) -> BackendError:
+    """What is said where a backend's packages are not installed."""
+    return BackendError(
+        f"the {backend} backend needs {error.name}: pip install 'pengi-rt[{extra}]'"
+    )
+
+
+def tuning_directory() -> Path:
+    """Where the tiles are kept that ``pengi-rt warmup --tune`` has measured."""
+    return cache_directory() / "tuning"
 
 
 def _check(

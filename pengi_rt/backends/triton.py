@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.backends.device_graph import Lane, Replayed
+from pengi_rt.backends.device_graph import Lane, Replayed, rounded_up
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded, Searched, SearchOptions
 from pengi_rt.backends.torch import model_of
 from pengi_rt.backends.triton_audio import AudioEncoding, tables_of
@@ -252,8 +252,8 @@ class TritonBackend:
         return encoding, Replayed(encoding.run, self._text_lane)
 
     def _shape(self, clips: int, prefix: int, options: SearchOptions) -> Shape:
-        rows = min(_up(prefix, PREFIX_ROWS), self.config.decoder.n_positions)
-        steps = max(_up(options.max_new_tokens - 1, STEPS), STEPS)
+        rows = min(rounded_up(prefix, PREFIX_ROWS), self.config.decoder.n_positions)
+        steps = max(rounded_up(options.max_new_tokens - 1, STEPS), STEPS)
         return Shape(clips, options.beam_size, rows, steps)
 
     def _new_search(self, shape: Shape) -> _Search:
@@ -328,7 +328,3 @@ def _encoded(embedding: Tensor, prefix: Tensor) -> Encoded:
 def _array(tensor: Tensor) -> F32:
     array: F32 = tensor.float().cpu().numpy()
     return array
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pengi_rt.backends.device_graph import rounded_up
 from pengi_rt.backends.protocol import I64
 from pengi_rt.config import TextConfig
 from pengi_rt.models.pengi import Pengi, Prefix
@@ -55,7 +56,7 @@ def length_of(ids: int, text: TextConfig) -> int:
     """
     if text.kind != "clip":
         return ids
-    return max(ids, min(-(-ids // IDS) * IDS, text.max_length))
+    return max(ids, min(rounded_up(ids, IDS), text.max_length))
 
 
 def usual_lengths(text: TextConfig) -> list[int]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pengi_rt.cli.arguments import PRECISIONS, add_choice
 from pengi_rt.cli.output import emit
-from pengi_rt.download import cache_directory
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.kernels.tuning_file import CannotWriteError, remove_damaged
 
@@ -49,8 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
         emit(line)
     started = perf_counter()
     import pengi_rt
+    from pengi_rt.backends.select import tuning_directory
 
-    folder = cache_directory() / "tuning"
+    folder = tuning_directory()
     if arguments.tune:
         remove_damaged(folder)  # which loading would refuse
     with pengi_rt.load(
@@ -70,13 +70,13 @@ def _device() -> Iterator[str]:
     Raises:
         BackendError: there is no PyTorch, or no GPU.
     """
+    from pengi_rt.backends.select import missing_package
+
     started = perf_counter()
     try:
         from pengi_rt.backends.cuda_device import make_context
     except ModuleNotFoundError as error:
-        raise BackendError(
-            f"the triton backend needs {error.name}: pip install 'pengi-rt[gpu]'"
-        ) from None
+        raise missing_package("triton", error, extra="gpu") from None
     yield _line("import torch", perf_counter() - started)
     started = perf_counter()
     make_context()
@@ -96,9 +96,8 @@ def _tuned(engine: "Engine", arguments: argparse.Namespace, folder: Path) -> Ite
     yield _line(f"of which measuring {len(tuner.measured)} choices of tiles", tuner.seconds)
     if tuner.failed:
         yield f"tiles that this GPU cannot run: {tuner.failed}"
-    gains = [found.table_us - found.us for found in tuner.measured.values()]
-    other = sum(gain > 0 for gain in gains)
-    yield f"tiles other than the table's: {other}, together {sum(gains):.1f} us faster"
+    other = sum(gain > 0 for gain in tuner.gains)
+    yield f"tiles other than the table's: {other}, together {sum(tuner.gains):.1f} us faster"
     yield _file_line(adopted(device))
 
 
