@@ -31,7 +31,7 @@ BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard kernels/csrc/*)
 # `check || $(stop) "one line"`: say the line and fail.
 stop = sh -c 'echo "make: $$0" >&2; exit 1'
 
-.PHONY: help demo test lint types bench parity reference clean
+.PHONY: help demo test lint types bench attack parity reference clean
 
 help: ## Print this menu
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ types: .venv/.dev ## Check types with mypy, strict
 
 bench: .venv/.dev ## Time the benchmarks
 	$(BIN)/pytest benchmarks --benchmark-only
+
+attack: .venv/.dev ## Attack it with damaged and hostile files, kills, full disks: minutes
+	PENGI_RT_ATTACK=1 $(BIN)/pytest tests/reliability
 
 parity: reference .venv/.dev ## Compare with the released model, REFERENCE=DIR; write docs/parity.md
 	$(BIN)/python tests/parity/run.py "$(REFERENCE)"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pengi_rt.audio import AudioLike, Recording, load_windows
+    from pengi_rt.audio.recording import AudioLike, Recording, load_windows
     from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore
     from pengi_rt.config import ModelConfig
     from pengi_rt.describe import Description
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AudioEmbedding": "pengi_rt.embed",
     "AudioError": "pengi_rt.errors",
-    "AudioLike": "pengi_rt.audio",
+    "AudioLike": "pengi_rt.audio.recording",
     "Beam": "pengi_rt.results",
     "Classification": "pengi_rt.classification.results",
     "ClassifiedWindow": "pengi_rt.classification.results",
@@ -47,14 +47,14 @@ _HOME = {
     "PengiError": "pengi_rt.errors",
     "Plan": "pengi_rt.plan",
     "Pooled": "pengi_rt.segments",
-    "Recording": "pengi_rt.audio",
+    "Recording": "pengi_rt.audio.recording",
     "Result": "pengi_rt.results",
     "Segment": "pengi_rt.segments",
     "TextEmbedding": "pengi_rt.embed",
     "Timings": "pengi_rt.results",
     "Window": "pengi_rt.results",
     "load": "pengi_rt.engine",
-    "load_windows": "pengi_rt.audio",
+    "load_windows": "pengi_rt.audio.recording",
 }
 
 __all__ = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack, cast, overload
 
-from pengi_rt.audio import AudioLike, Recording
+from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
 from pengi_rt.builtin import named_or_builtin
@@ -119,7 +119,7 @@ class Engine:
 
         Args:
             audio: a path, ``"-"`` (standard input), bytes, a binary file, ``(samples, rate)``, a
-                :class:`~pengi_rt.audio.Recording`, or a list of these.
+                :class:`~pengi_rt.audio.recording.Recording`, or a list of these.
             prompt: what is asked, or a list of it; by default the plan's own
                 (``config.generation.prompt``).
             **options: see :class:`pengi_rt.options.Options`.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, TypeVar, cast
 
-from pengi_rt.audio import LongAudio
+from pengi_rt.audio.recording import LongAudio
 
 AnyOptions = TypeVar("AnyOptions", bound="ReadOptions")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pengi_rt.audio import AudioLike, Recording, load_windows
+from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import UsageError
@@ -36,7 +36,7 @@ def read_groups(
     They are drawn only as they are needed; one generator draws all random crops. The call itself
     reads nothing.
 
-    A :class:`~pengi_rt.audio.Recording` is cut already: it stays as it is.
+    A :class:`~pengi_rt.audio.recording.Recording` is cut already: it stays as it is.
 
     Raises:
         UsageError: the batch size is below 1, or one recording was given for several; when its turn

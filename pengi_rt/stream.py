@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from pengi_rt.audio import AudioLike, Recording
+from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
 from pengi_rt.generate import Request, before_stop, one_prompt, request, stopping

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pengi_rt.audio import load_windows
+from pengi_rt.audio.recording import load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.results import Window

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pengi_rt.audio import AudioLike, load_windows
+from pengi_rt.audio.recording import AudioLike, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.training.config import DataConfig

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import soundfile
 
-from pengi_rt.audio_container import FORMATS, check_container
-from pengi_rt.audio_file import check_shape, read_path
+from pengi_rt.audio.container import FORMATS, check_container
+from pengi_rt.audio.decode import check_shape, read_path
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags

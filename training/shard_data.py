@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pengi_rt.audio import AudioLike
+from pengi_rt.audio.recording import AudioLike
 from pengi_rt.errors import UsageError
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.data import ORDER, ClipData, Stream

@@ -25,7 +25,7 @@ from pengi_rt.cli.resume import add_resume, check_resumable, marks
 from pengi_rt.errors import UsageError
 
 if TYPE_CHECKING:
-    from pengi_rt.audio import Recording
+    from pengi_rt.audio.recording import Recording
     from pengi_rt.classification.results import Classification, LabelScore
     from pengi_rt.engine import Engine
 
@@ -87,7 +87,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Classify every recording; a bad one is reported and passed over."""
-    from pengi_rt.inputs import find_recordings
+    from pengi_rt.audio.find import find_recordings
 
     check_resumable(arguments)
     if arguments.resume and arguments.plot is not None:

@@ -55,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Describe every recording; a bad one is reported and passed over."""
-    from pengi_rt.inputs import find_recordings
+    from pengi_rt.audio.find import find_recordings
 
     check_resumable(arguments)
     names = find_recordings(arguments.audio)

@@ -72,7 +72,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed everything; a bad recording is reported and passed over."""
-    from pengi_rt.inputs import find_recordings
+    from pengi_rt.audio.find import find_recordings
 
     texts = _texts(arguments)
     if not arguments.audio and not texts:

@@ -52,7 +52,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain every recording; a bad one is reported and passed over."""
-    from pengi_rt.inputs import find_recordings
+    from pengi_rt.audio.find import find_recordings
 
     names = find_recordings(arguments.audio)
     protect_inputs(arguments, names)

@@ -14,7 +14,7 @@ from pengi_rt.cli.output import open_output, say
 from pengi_rt.errors import AudioError
 
 if TYPE_CHECKING:
-    from pengi_rt.audio import Recording
+    from pengi_rt.audio.recording import Recording
     from pengi_rt.cli.resume import Done
     from pengi_rt.config import ModelConfig
 
@@ -146,7 +146,7 @@ class Recordings:
             self._bar.update()
 
     def _read(self, name: str, generator: random.Random) -> "Recording":
-        from pengi_rt.audio import load_windows
+        from pengi_rt.audio.recording import load_windows
 
         arguments = self._arguments
         recording = load_windows(

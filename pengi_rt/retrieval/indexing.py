@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from pengi_rt.audio import Recording, load_windows
+from pengi_rt.audio.find import find_recordings
+from pengi_rt.audio.recording import Recording, load_windows
 from pengi_rt.backends.protocol import F32
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions
@@ -20,7 +21,6 @@ from pengi_rt.embed import embed_texts, unit
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.file_hash import file_sha256
 from pengi_rt.generate import Request, prompts_of, request, tidy, written
-from pengi_rt.inputs import find_recordings
 from pengi_rt.options import Options
 from pengi_rt.reading import Group, parted, read_groups, waves
 from pengi_rt.retrieval.approximate import complete_approximate, load_faiss

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from pengi_rt.audio import AudioLike, Recording
+from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.embed import embed_recordings, embed_texts

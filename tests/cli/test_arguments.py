@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from pengi_rt.audio import LongAudio
+from pengi_rt.audio.recording import LongAudio
 from pengi_rt.backends import select
 from pengi_rt.cli import generate
 from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, Choice

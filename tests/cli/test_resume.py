@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pengi_rt.audio import Recording
+from pengi_rt.audio.recording import Recording
 from pengi_rt.cli.main import main
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import Argument, Capture, run
 
-from pengi_rt.audio import Recording, load_windows
+from pengi_rt.audio.recording import Recording, load_windows
 
 VERBS = {
     "describe": ["--max-new-tokens", "2"],
@@ -23,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(name).name)
         return load_windows(name, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pengi_rt.audio.load_windows", read)
+    monkeypatch.setattr("pengi_rt.audio.recording.load_windows", read)
     return names
 
 

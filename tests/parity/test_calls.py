@@ -8,7 +8,7 @@ import pytest
 from full_size import BACKENDS, Engines, Ledger
 from golden import api, loading_case, meta, waveform
 
-from pengi_rt.audio import AudioLike, load_windows
+from pengi_rt.audio.recording import AudioLike, load_windows
 from pengi_rt.config import ModelConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", BACKENDS)]

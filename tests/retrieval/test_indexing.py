@@ -10,7 +10,7 @@ import pytest
 from recordings import LONG, Spy, check_rows, generation, write_folder, write_sound
 
 import pengi_rt
-from pengi_rt import audio
+from pengi_rt.audio import recording as audio
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, InputError, UsageError
 from pengi_rt.retrieval.approximate import nearest_approximate

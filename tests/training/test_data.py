@@ -13,7 +13,7 @@ import soundfile
 import torch
 from training_run import RATE, Workshop, variant
 
-from pengi_rt.audio import load_windows
+from pengi_rt.audio.recording import load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.tiny import make_tokenizers

@@ -18,8 +18,8 @@ from textwrap import wrap
 import soundfile
 
 import pengi_rt
-from pengi_rt.audio import load_windows
-from pengi_rt.audio_file import F32
+from pengi_rt.audio.decode import F32
+from pengi_rt.audio.recording import load_windows
 from pengi_rt.engine import Engine
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.plot import answer_picture, new_figure

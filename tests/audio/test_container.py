@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from encoded import encode, noise
 
-from pengi_rt.audio_container import Container, check_container
+from pengi_rt.audio.container import Container, check_container
 from pengi_rt.errors import AudioError
 
 RATE = 16_000

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio_container import FORMATS, Container, check_container
+from pengi_rt.audio.container import FORMATS, Container, check_container
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]

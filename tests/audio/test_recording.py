@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from encoded import F32, encode, noise
 
-from pengi_rt import audio, audio_file
-from pengi_rt.audio import MAX_WINDOWS, AudioLike, LongAudio, Recording, load_windows
+from pengi_rt.audio import decode, recording
+from pengi_rt.audio.recording import MAX_WINDOWS, AudioLike, LongAudio, Recording, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.presets import PRESETS
@@ -25,7 +25,7 @@ BASE = ModelConfig.preset("base")
 TINY = ModelConfig.preset("tiny")
 RATE = TINY.mel.sample_rate
 CLIP = TINY.clip_samples
-SOUNDS = Path(__file__).parent / "data" / "sounds"
+SOUNDS = Path(__file__).parents[1] / "data" / "sounds"
 
 
 def _ramp(frames: int) -> F32:
@@ -231,7 +231,7 @@ def test_hop_that_never_ends() -> None:
 
 
 def test_only_a_hop_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "MAX_WINDOWS", 4)
+    monkeypatch.setattr(recording, "MAX_WINDOWS", 4)
     source = (_ramp(5 * CLIP), RATE)
     assert len(load_windows(source, TINY)) == 5
     assert len(load_windows(source, TINY, long_audio="first")) == 1
@@ -447,7 +447,7 @@ def test_refusal_names_the_file_in_one_line(tmp_path: Path) -> None:
 
 
 def test_growth_by_resampling_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio_file, "MAX_SAMPLES", 40_000)
+    monkeypatch.setattr(decode, "MAX_SAMPLES", 40_000)
     for policy in ("windows", "compat"):
         load_windows((_ramp(10_000), 4_000), TINY, long_audio=policy)
         with pytest.raises(AudioError, match=r"^<array>: more than 0 million samples"):
@@ -478,7 +478,7 @@ def test_real_recordings(
     file: str, rate: int, channels: int, seconds: float, preset: str
 ) -> None:  # fmt: skip
     config = ModelConfig.preset(preset)
-    sound = audio_file.read_path(SOUNDS / file, file, mono=False)
+    sound = decode.read_path(SOUNDS / file, file, mono=False)
     assert (sound.rate, sound.samples.shape[0]) == (rate, channels)
     got = load_windows(SOUNDS / file, config)
     assert got.samples.shape == (1, config.clip_samples)
@@ -511,7 +511,7 @@ def test_every_recording_has_its_licence_beside_it() -> None:
 
 def test_importing_costs_no_heavy_library() -> None:
     code = (
-        "import sys, pengi_rt.audio, pengi_rt.text; "
+        "import sys, pengi_rt.audio.recording, pengi_rt.text; "
         "print(*{'torch', 'soundfile', 'soxr', 'tokenizers'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

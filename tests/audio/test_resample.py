@@ -8,7 +8,7 @@ import pytest
 from encoded import noise
 from numpy.typing import NDArray
 
-from pengi_rt.resample import F32, resample_soxr, resample_torchaudio
+from pengi_rt.audio.resample import F32, resample_soxr, resample_torchaudio
 
 
 def dense(samples: F32, rate: int, new_rate: int) -> F32:

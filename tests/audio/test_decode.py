@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from encoded import encode, noise
 
-from pengi_rt import audio_file
-from pengi_rt.audio_file import read_bytes, read_path, read_stream
+from pengi_rt.audio import decode
+from pengi_rt.audio.decode import read_bytes, read_path, read_stream
 from pengi_rt.errors import AudioError
 
 RATE = 16_000
@@ -157,17 +157,17 @@ def test_header_bomb_is_refused_before_decoding() -> None:
 
 
 def test_bomb_without_a_length_is_stopped_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio_file, "_BLOCK", 1000)
-    monkeypatch.setattr(audio_file, "MAX_SAMPLES", 5000)
+    monkeypatch.setattr(decode, "_BLOCK", 1000)
+    monkeypatch.setattr(decode, "MAX_SAMPLES", 5000)
     data = _flac_total(encode(noise(RATE, 2), RATE, "FLAC"), 0)
     seen: list[int] = []
-    check = audio_file.check_samples
+    check = decode.check_samples
 
     def count(*args: object, start: int, **more: object) -> None:
         seen.append(start)
         check(*args, start=start, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(audio_file, "check_samples", count)
+    monkeypatch.setattr(decode, "check_samples", count)
     assert "more than 0 million samples" in _refusal(data)
     assert seen == [0, 500, 1000, 1500, 2000, 2500]
 
@@ -206,7 +206,7 @@ def test_no_samples() -> None:
 def test_samples_that_are_no_numbers(
     value: float, shown: str, mono: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio_file, "_BLOCK", 1000)
+    monkeypatch.setattr(decode, "_BLOCK", 1000)
     samples = noise(RATE, 2)
     samples[8000] = value
     with pytest.raises(AudioError, match=rf"^x: sample 8000 \(0\.500 s\) is {shown}; samples"):
@@ -277,7 +277,7 @@ def test_named_pipe(tmp_path: Path) -> None:
 
 
 def test_endless_stream_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio_file, "MAX_ENCODED", 1 << 20)
+    monkeypatch.setattr(decode, "MAX_ENCODED", 1 << 20)
     message = r"^x: longer than 1 MiB; save it as a file$"
     with pytest.raises(AudioError, match=message):
         read_path("/dev/zero", "x", mono=True)

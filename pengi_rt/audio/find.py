@@ -16,7 +16,7 @@ from pathlib import Path
 from pengi_rt.errors import AudioError, InputError, UsageError
 
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Of the files that :mod:`pengi_rt.audio_container` lets through; in capitals too."""
+"""Of the files that :mod:`pengi_rt.audio.container` lets through; in capitals too."""
 
 STDIN = "-"
 STDIN_LIST = "@-"
@@ -46,7 +46,7 @@ def find_recordings(names: Sequence[str]) -> list[str]:
     - anything else: taken as it is, for the reader to say that there is no such file.
 
     Returns:
-        Paths, and ``-``, as :func:`pengi_rt.audio.load_windows` takes them.
+        Paths, and ``-``, as :func:`pengi_rt.audio.recording.load_windows` takes them.
 
     Raises:
         AudioError: a folder or pattern has no recording.

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from encoded import encode, noise
 
-from pengi_rt.audio import load_windows
+from pengi_rt.audio.find import SUFFIXES, find_recordings
+from pengi_rt.audio.recording import load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, InputError, PengiError, UsageError
-from pengi_rt.inputs import SUFFIXES, find_recordings
 
 
 @pytest.fixture(autouse=True)

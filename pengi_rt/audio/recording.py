@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio_file import (
+from pengi_rt.audio.decode import (
     Sound,
     check_samples,
     check_shape,
@@ -24,9 +24,9 @@ from pengi_rt.audio_file import (
     read_path,
     read_stream,
 )
+from pengi_rt.audio.resample import F32, resample_soxr, resample_torchaudio
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.resample import F32, resample_soxr, resample_torchaudio
 
 AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[NDArray[Any], int]
 """A recording: a path (``-`` is standard input), the bytes of a file, an open binary file, or

@@ -1,0 +1,1 @@
+"""A recording in any form to the windows that the model reads."""
