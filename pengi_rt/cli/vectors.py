@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO
 
-from pengi_rt.atomic import replacing
 from pengi_rt.errors import InputError
+from pengi_rt.system.files import replacing
 
 if TYPE_CHECKING:
     from pengi_rt.backends.protocol import F32

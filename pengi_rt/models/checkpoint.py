@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from pengi_rt.atomic import replacing
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError
 from pengi_rt.models.half import TRANSFORM, halved
 from pengi_rt.models.mel import dft_kernels
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.system.files import replacing
 
 METADATA_KEY = "pengi_rt"
 """Where the file's metadata holds the config as JSON."""

@@ -24,8 +24,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from pengi_rt.atomic import replacing
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.files import replacing
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import SAMPLE_RATE, draw
 from pengi_rt.training.scenes.mix import render_clip
