@@ -5,8 +5,6 @@ Printing never fails on a character and never with a traceback: what an encoding
 """
 
 import codecs
-import errno
-import fcntl
 import io
 import os
 import stat
@@ -14,9 +12,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import TextIO
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.files import lock, replaceable_mode, sync_folder
 
 STDIO = "-"
 PART = ".part"
@@ -230,44 +229,27 @@ def _replacing(target: Path, name: str) -> Iterator[Output]:
 def _replace(target: Path, part: Path, name: str) -> None:
     try:
         part.replace(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise InputError(f"cannot write {name}: {error.strerror or error}") from None
 
 
 def _open_part(part: Path, target: Path) -> TextIO:
     """``part``, empty, by us alone, readable by whoever may read ``target``."""
-    if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, "the file there is write-protected")
-    stream = part.open("a", encoding="utf-8", errors="backslashreplace", newline="")
+    mode = replaceable_mode(target)
+    # A pipe of that name would wait for a reader.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(part, flags, 0o666)
+    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace", newline="")
     try:
         lock(stream, part)
         stream.truncate(0)
-        if target.exists():
-            os.fchmod(stream.fileno(), stat.S_IMODE(target.stat().st_mode))
+        if mode is not None:
+            os.fchmod(descriptor, mode)
     except BaseException:
         stream.close()
         raise
     return stream
-
-
-def lock(file: IO[Any], path: Path) -> None:
-    """Keep other runs off ``file``, which was opened as ``path``, until it is closed.
-
-    Raises:
-        BlockingIOError: another run is writing it, or the name now stands for another file.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        why = "another pengi-rt is writing it"
-        raise BlockingIOError(errno.EWOULDBLOCK, why, str(path)) from None
-    except OSError:
-        pass  # a file system without locks
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
-            return
-    why = "this is a link, or was just moved; try again"
-    raise BlockingIOError(errno.EWOULDBLOCK, why, str(path))
 
 
 def _is_stdout(path: str) -> bool:

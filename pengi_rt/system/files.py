@@ -44,7 +44,7 @@ class Draft:
         """
         self.target = Path(os.path.realpath(path))
         self._durable = durable
-        old_mode = _replaceable_mode(self.target)
+        old_mode = replaceable_mode(self.target)
         if durable:
             sweep(self.target.parent, self.target.name)
         self.path, descriptor = _create(self.target)
@@ -91,6 +91,15 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
         draft.commit()
     finally:
         draft.discard()
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Find out, before long work, whether :func:`replacing` could write ``path`` in the end.
+
+    Raises:
+        OSError: it could not.
+    """
+    Draft(path).discard()
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
@@ -143,6 +152,25 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def replaceable_mode(target: Path) -> int | None:
+    """The permissions of the file that is to be replaced, or None if there is none.
+
+    Raises:
+        OSError: it has to stay: a folder, a pipe, a device, or a write-protected file.
+    """
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder is there", str(target))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or a device is there", str(target))
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file there is write-protected", str(target))
+    return stat.S_IMODE(status.st_mode)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk, where the file system knows how.
 
@@ -158,21 +186,6 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise
-
-
-def _replaceable_mode(target: Path) -> int | None:
-    """The permissions of the file that is there, if there is one. Raises OSError: it must stay."""
-    try:
-        status = target.stat()
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "a folder is there", str(target))
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "a pipe or a device is there", str(target))
-    if not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, "the file there is write-protected", str(target))
-    return stat.S_IMODE(status.st_mode)
 
 
 def _create(target: Path) -> tuple[Path, int]:
