@@ -4,6 +4,7 @@ Printing never fails on a character and never with a traceback: what an encoding
 ``\u....``, and a full disk is one line.
 """
 
+import argparse
 import codecs
 import io
 import os
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import TextIO
 
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.system.files import lock, replaceable_mode, sync_folder
+from pengi_rt.file_kind import precious_kind
+from pengi_rt.system.files import check_replaceable, lock, replaceable_mode, sync_folder
+from pengi_rt.system.quote import one_line
 
 STDIO = "-"
 PART = ".part"
@@ -128,21 +131,59 @@ def is_folder(path: str | Path) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``, which :func:`refuse_precious` asks for."""
+    parser.add_argument(
+        "--force", action="store_true",
+        help="let an output replace a file that reads as a recording, a plan or a checkpoint",
+    )  # fmt: skip
+
+
 def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
     """Refuse at once a file that could not be written in the end.
 
     Raises:
         UsageError: it is a folder, or its name ends in none of ``suffixes`` (in capitals or not).
-        InputError: it is in no folder that is there.
+        InputError: it is in no folder that is there, or that takes no file of that name.
     """
     if path.suffix.lower() not in suffixes or is_folder(path):
         raise UsageError(f"{option} {path}: name a file that ends in {' or '.join(suffixes)}")
     if not is_folder(path.parent):
         raise InputError(f"{option} {path}: there is no folder {path.parent}")
+    try:
+        check_replaceable(path)
+    except OSError as error:
+        raise InputError(f"cannot write {option} {path}: {error.strerror or error}") from None
 
 
-def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None:
-    """Check that writing ``--output`` destroys none of ``inputs`` (``-`` is standard input).
+def refuse_precious(
+    output: str | Path, arguments: argparse.Namespace, option: str = "--output"
+) -> None:
+    """Check that writing ``option`` replaces nothing that cannot be made again.
+
+    Raises:
+        UsageError: what is there, or in the part that grows beside it, reads as a recording, a plan
+            or a checkpoint, or cannot be read; and there is no ``--force``.
+    """
+    if arguments.force or output == STDIO:
+        return
+    for path in (output, os.path.realpath(output) + PART):
+        name = one_line(str(path))
+        try:
+            kind = precious_kind(path)
+        except OSError as error:
+            why = f"cannot be read ({error.strerror or error}), so nobody knows what is lost"
+            raise UsageError(f"{option}: {name} {why}: name another, or give --force") from None
+        if kind:
+            raise UsageError(
+                f"{option} would replace {name}, which is {kind}: name another, or give --force"
+            )
+
+
+def refuse_overwriting(
+    output: str | Path, inputs: Sequence[str | Path], option: str = "--output"
+) -> None:
+    """Check that writing ``option`` destroys none of ``inputs`` (``-`` is standard input).
 
     Raises:
         UsageError: it is one of them, by whatever name.
@@ -155,7 +196,7 @@ def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None
             other = _status(0 if name == STDIO else name)
             if other and os.path.samestat(found, other):
                 raise UsageError(
-                    f"--output {output} would overwrite {name}, which is read here; name another"
+                    f"{option} {output} would overwrite {name}, which is read here; name another"
                 )
 
 

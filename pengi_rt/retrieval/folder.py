@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.file_kind import precious_kind
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
 from pengi_rt.system import files
 
@@ -105,6 +106,9 @@ def _claim(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, not an index: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (CURRENT, PARTIAL):
+        if kind := precious_kind(folder / name):
+            raise UsageError(f"{folder}: {name} in it is {kind}, no part of an index: move it away")
     others = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
     with suppress(InputError):
         if current_generation(folder) is not None:
