@@ -8,7 +8,7 @@ import operator
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,9 +103,25 @@ def _merge(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
     found = {**read_or_nothing(path), **measured}
     tiles = {name: one._asdict() for name, one in sorted(found.items())}
     content = {"gpu": gpu, "triton": _triton(), "kernels": kernel_hash(), "tiles": tiles}
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    part.replace(path)
+    _replace(path, json.dumps(content, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """As ``pengi_rt.system.files.replacing``, which kernels may not import; for who holds the lock.
+
+    So whatever else is there was left by a process that was killed.
+    """
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def remove_damaged(folder: Path) -> None:
@@ -115,7 +131,8 @@ def remove_damaged(folder: Path) -> None:
             read(path)
         except ValueError as error:
             if not isinstance(error.__context__, OSError):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # whoever reads it next says what is wrong with it
+                    path.unlink(missing_ok=True)
 
 
 def _triton() -> str:
@@ -130,7 +147,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Among processes that write into ``folder``."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: a choice of the other may be lost
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

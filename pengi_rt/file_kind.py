@@ -37,7 +37,7 @@ _CHECKPOINT = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_PLAN_ENTRIES = re.compile(rb"PK\x03\x04.{26}(weights\.bin|graphs/|tokenizers/|licences/)", re.DOTALL)
+_PLAN = re.compile(rb"PK\x03\x04.{26}(weights\.bin|graphs/|tokenizers/|licences/)", re.DOTALL)
 
 
 def precious_kind(path: str | os.PathLike[str]) -> str | None:
@@ -62,8 +62,7 @@ def _kind(head: bytes, tail: bytes) -> str | None:
     if head.startswith(b"PK\3\4"):
         if b"data.pkl" in head or b"data.pkl" in tail:
             return "a checkpoint"
-        plan = _PLAN_ENTRIES.match(head) or b"plan.json" in tail
-        return "a plan" if plan else None
+        return "a plan" if _PLAN.match(head) or b"plan.json" in tail else None
     if re.match(rb"[fp]trt", head):
         return "a TensorRT plan"
     if _RECORDING.match(head):

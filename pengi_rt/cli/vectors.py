@@ -53,7 +53,7 @@ class Stored:
 
         with _reporting(self._path):
             self._file.seek(self.size)
-            left = memoryview(np.ascontiguousarray(rows, "<f4").reshape(-1).view(np.uint8))
+            left = memoryview(np.ascontiguousarray(rows, "<f4").reshape(-1).view(np.uint8).data)
             while left:
                 left = left[self._file.write(left) :]
         self.shape = (self.shape[0] + len(rows), *rows.shape[1:])

@@ -129,8 +129,8 @@ def lock(file: IO[Any], path: Path) -> None:
         why = "another pengi-rt is writing it"
         raise BlockingIOError(errno.EWOULDBLOCK, why, str(path)) from None
     except OSError as error:
-        name, why = one_line(str(path)), error.strerror
-        logger.warning("%s: cannot be locked (%s): run one pengi-rt at a time", name, why)
+        name = one_line(str(path))
+        logger.warning("%s: has no lock (%s): run one pengi-rt at a time", name, error.strerror)
     with suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
             return
