@@ -21,7 +21,8 @@ from pengi_rt.system.quote import one_line
 
 logger = logging.getLogger(__name__)
 
-DRAFT = r"([0-9a-f]{8}\.tmp|[0-9]+)"  # the number alone: a process id, of earlier versions
+_RANDOM = r"[0-9a-f]{8}\.tmp"
+DRAFT = rf"({_RANDOM}|[0-9]+)"  # the number alone: a process id, of earlier versions
 """What follows ``.NAME.`` in the name of a draft, as a regular expression."""
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
@@ -107,8 +108,8 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
     The living hold a lock on their drafts. Where there are no locks, nothing is removed.
     """
-    any_name = r"(.|\n)+"
-    draft = re.compile(rf"\.{any_name if name is None else re.escape(name)}\.{DRAFT}")
+    any_draft = rf"\.(.|\n)+\.{_RANDOM}"
+    draft = re.compile(any_draft if name is None else rf"\.{re.escape(name)}\.{DRAFT}")
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if draft.fullmatch(entry.name):
