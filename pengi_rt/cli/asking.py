@@ -207,6 +207,7 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
     refuse_overwriting(arguments.output, inputs)
     if hasattr(arguments, "resume"):
         refuse_overwriting(saved_rows(arguments.output), inputs)
+        refuse_precious(saved_rows(arguments.output), arguments)
     refuse_precious(arguments.output, arguments)
 
 
