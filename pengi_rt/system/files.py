@@ -191,16 +191,13 @@ def sync_folder(folder: Path) -> None:
 
 def _create(target: Path) -> tuple[Path, int]:
     """A new file beside ``target``, locked for as long as it is open."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     while True:
         path = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-        with suppress(FileExistsError):
-            descriptor = os.open(path, flags, 0o666)
+        with suppress(FileExistsError), path.open("xb") as file:
             with suppress(OSError):  # a file system without locks: then nothing is ever swept
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if path.exists():
-                return path, descriptor
-            os.close(descriptor)  # swept before it was locked
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists():  # not swept before it was locked
+                return path, os.dup(file.fileno())
 
 
 def _remove_unlocked(path: str) -> None:
