@@ -91,7 +91,9 @@ def write(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
+        with _alone(path.parent) as alone:
+            for left in path.parent.glob(f".{path.name}.*.tmp") if alone else ():
+                left.unlink(missing_ok=True)  # of a process that was killed
             _merge(path, gpu, measured)
     except OSError as error:
         raise CannotWriteError(
@@ -107,12 +109,7 @@ def _merge(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """As ``pengi_rt.system.files.replacing``, which kernels may not import; for who holds the lock.
-
-    So whatever else is there was left by a process that was killed.
-    """
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)
+    """As ``pengi_rt.system.files.replacing``, which kernels may not import."""
     part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with part.open("x", encoding="utf-8") as file:
@@ -143,12 +140,17 @@ def _triton() -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Among processes that write into ``folder``."""
+def _alone(folder: Path) -> Iterator[bool]:
+    """Among processes that write into ``folder``; False where there are no locks.
+
+    The choices of another may be lost there.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: a choice of the other may be lost
+        alone = False
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+            alone = True
+        yield alone
     finally:
         os.close(descriptor)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from pengi_rt.retrieval.index import Index
 from pengi_rt.system.files import replacing
 
 Argv = list[Argument]
+Command = Callable[[Path, Path, Path], Argv]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def names(folder: Path) -> list[str]:
     ],
 )
 def test_killed_at_any_line(
-    command: Callable[[Path, Path, Path], Argv], name: str, check: Callable[[Path], None],
+    command: Command, name: str, check: Callable[[Path], None],
     tmp_path: Path, tiny_plan: Path, collection: Path, killable: Killable, rounds: int,
     rng: random.Random,
 ) -> None:  # fmt: skip
@@ -128,7 +129,7 @@ def test_leftovers_are_in_nobodys_way(
     """Those of this version, and of those that had the process id in the name."""
     if process_id is not None:
         monkeypatch.setattr(os, "getpid", lambda: process_id)
-    outputs = {
+    outputs: dict[Command, list[str]] = {
         generate: ["rows.jsonl"],
         embed: ["e.npy", "e.safetensors"],
         plot: ["p.png"],
@@ -214,16 +215,16 @@ FULL = (generate, describe, explain, embed, plot, index)
 @pytest.mark.parametrize("disk", [small_disk, full_disk])
 @pytest.mark.parametrize("command", FULL)
 def test_a_full_disk_is_one_line(
-    command: Callable[[Path, Path, Path], Argv], disk: Callable[[Path], Iterator[None]],
+    command: Command, disk: Callable[[Path], AbstractContextManager[None]],
     tmp_path: Path, tiny_plan: Path, collection: Path, capsys: Capture,
 ) -> None:  # fmt: skip
     folder = tmp_path / "disk"
     folder.mkdir()
-    suffix = {embed: ".safetensors", plot: ".png"}.get(command, ".json")
-    with disk(folder):  # type: ignore[attr-defined]
+    suffix = ".safetensors" if command == embed else ".png" if command == plot else ".json"
+    with disk(folder):
         code, _, err = run(capsys, *command(tiny_plan, collection, folder / f"out{suffix}"))
         left = names(folder)
-    said = "File too large" if disk is small_disk else "No space left on device"
+    said = "File too large" if disk == small_disk else "No space left on device"
     assert code == 3
     assert err.count("\n") == 1
     assert "cannot " in err
@@ -231,7 +232,7 @@ def test_a_full_disk_is_one_line(
     assert set(left) <= {
         "full",
         f"out{suffix}.part",
-        *([f"out{suffix}"] if command is index else []),
+        *([f"out{suffix}"] if command == index else []),
     }
 
 

@@ -17,7 +17,7 @@ import pytest
 from sounds import Collection, InterruptedRunError, check, contents, index, some
 
 import pengi_rt.retrieval
-from pengi_rt.errors import InputError
+from pengi_rt.errors import InputError, UsageError
 from pengi_rt.retrieval.index import Index
 from pengi_rt.system import files
 
@@ -267,3 +267,24 @@ def test_full_disk_keeps_finished_recordings(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert 0 < len(index(path, sounds)[1]) < 6
     check(path, sounds)
+
+
+def test_leftovers_in_an_index(tmp_path: Path) -> None:
+    """Of this version and of earlier ones, even in one that was only begun."""
+    for name in (".current.77", ".current.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    index(tmp_path, some(3))
+    check(tmp_path, some(3))
+    assert not list(tmp_path.glob(".current.*"))
+
+
+@pytest.mark.parametrize("name", ["current", "partial"])
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_recording_by_the_name_of_a_file_of_ours(
+    tmp_path: Path, name: str, rebuild: bool
+) -> None:
+    data = b"RIFF\x24\0\0\0WAVEfmt "
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UsageError, match=f"{name} in it is a recording, no part of an index"):
+        index(tmp_path, some(3), rebuild=rebuild)
+    assert (tmp_path / name).read_bytes() == data
