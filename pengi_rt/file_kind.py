@@ -20,10 +20,12 @@ _RECORDING = re.compile(
     | caff\0 | \.snd\0 | dns\..\0  # CAF, AU and its little-endian twin
     | fLaC | OggS\0 | ID3[\2-\4]
     | \xff[\xe0-\xfd]           # MPEG audio, ADTS; UTF-16 text begins FF FE, JPEG FF D8
-    | .{4}ftyp                  # MP4: m4a, video
+    | APETAGEX                  # a tag before MPEG audio
+    | .{4}(ftyp|moov|mdat|wide) # MP4, QuickTime: m4a, video
     | \x1a\x45\xdf\xa3          # Matroska, WebM
     | \x30\x26\xb2\x75          # WMA
-    | \#!AMR | wvpk | MAC\ .\x0f | FLV\x01 | \0\0\x01[\xb3\xba]
+    | \#!AMR | wvpk | MAC\ .\x0f | MPCK | TTA1 | DSD\  | FRM8 | NIST_1A | \x0b\x77
+    | FLV\x01 | \0\0\x01[\xb3\xba]
     """,
     re.DOTALL | re.VERBOSE,
 )

@@ -35,6 +35,8 @@ def test_recordings(tmp_path: Path, kind: str) -> None:
         b"\xff\xf1\x50\x80",
         b"RIFF\0\0\0\0AVI LIST",
         b"dns.\x18\0\0\0",
+        b"\0\0\0\x08wide\0\0\0\0mdat",
+        b"DSD \x1c\0\0\0",
     ],
 )
 def test_recordings_of_other_formats(tmp_path: Path, head: bytes) -> None:

@@ -22,7 +22,7 @@ from pengi_rt.system.quote import one_line
 logger = logging.getLogger(__name__)
 
 _RANDOM = r"[0-9a-f]{8}\.tmp"
-DRAFT = rf"({_RANDOM}|[0-9]+)"  # the number alone: a process id, of earlier versions
+DRAFT = rf"({_RANDOM}|[1-9][0-9]{{0,6}})"  # the number alone: a process id, of earlier versions
 """What follows ``.NAME.`` in the name of a draft, as a regular expression."""
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
