@@ -29,6 +29,9 @@ RATE, SPEED, UNSEEN = "rate", "clips_per_second", "validation_"
 SMOOTHING = 0.02  # of the run: the time constant of the smoothed training losses
 _PANEL, _ROW = 4.2, 2.6  # inches
 
+_NO_RECORD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What reading a line that is no record raises."""
+
 F64 = NDArray[np.float64]
 
 
@@ -122,14 +125,7 @@ def _record(line: str, where: str) -> list[tuple[str, float, float]]:
         record = json.loads(line)
         step = float(record.pop("step"))
         return [(name, step, float(value)) for name, value in record.items()]
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except _NO_RECORD as error:
         raise InputError(f"{where}: is no record of a run ({type(error).__name__})") from None
 
 

@@ -105,8 +105,8 @@ def _write(
                 out.write(chunk.half().numpy().astype("<f2").tobytes())
     except OSError as error:
         raise TrainingError(
-            f"{one_line(str(file))}: cannot be written ({error.strerror or error}); free space, or leave "
-            "data.cache_log_mel out"
+            f"{one_line(str(file))}: cannot be written ({error.strerror or error}); free space, "
+            "or leave data.cache_log_mel out"
         ) from None
 
 
@@ -114,8 +114,8 @@ def _whole_clip(path: Path, config: ModelConfig) -> NDArray[np.float32]:
     recording = load_windows(recording_file(path), config, long_audio="first", name=str(path))
     if recording.truncated:
         raise UsageError(
-            f"{one_line(str(path))}: is longer than a clip ({config.clip_seconds:g} s); data.cache_log_mel keeps "
-            "whole clips: cut the recordings, or leave it out"
+            f"{one_line(str(path))}: is longer than a clip ({config.clip_seconds:g} s); "
+            "data.cache_log_mel keeps whole clips: cut the recordings, or leave it out"
         )
     samples: NDArray[np.float32] = recording.samples[0]
     return samples

@@ -142,8 +142,10 @@ HEADERS = (
     b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551615]}}',
     b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
     b'{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,4]}}',
-    b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
-    b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+    (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
     b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
     b'{"__metadata__":{"sha256":"\x1b[2J"},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
     b'{"__metadata__":{"sha256":1}}',
