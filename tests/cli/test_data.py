@@ -207,3 +207,15 @@ def test_every_action_explains_itself(action: str, capsys: pytest.CaptureFixture
         main(["data", action, "--help"])
     assert caught.value.code == 0
     assert f"usage: pengi-rt data {action}" in capsys.readouterr().out
+
+
+def test_tasks_of_strangers_are_one_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '["\\u001b[2J"]\nprompt = "a\\nb"\ntarget = "' + "c" * 9000 + '"\n'
+    extra = write(tmp_path / "t.toml", text)
+    assert main(["data", "tasks", "--tasks", str(extra)]) == 0
+    captured = capsys.readouterr().out
+    assert captured.replace("\n", "").isprintable()
+    assert len(captured.splitlines()) == len(load_tasks()) + 1
+    assert len(captured.splitlines()[-1]) < 500
