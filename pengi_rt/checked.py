@@ -3,11 +3,11 @@
 import dataclasses
 from contextlib import suppress
 from functools import cache
-from reprlib import repr as shown
 from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import one_line, shown
 
 
 class Within(NamedTuple):
@@ -99,7 +99,7 @@ def _value(hint: Any, value: object, where: str) -> object:
         return tuple(_value(get_args(hint)[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
         kind = get_args(hint)[1]
-        return {key: _value(kind, item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _value(kind, item, f"{where}.{one_line(key)}") for key, item in value.items()}
     return _plain(hint, value, where)
 
 
