@@ -108,14 +108,11 @@ def modes(
     turns, loss = 2 * f[held, None] / SAMPLE_RATE, -1 / life[held, None] / SAMPLE_RATE
     block = int(np.sqrt(count)) + 1
     row, within = np.arange(block) * block, np.arange(block)
-    angle = turns * row + start[held, None] / np.pi
-    size = a[held, None] * exp(loss * row)
-    left = np.hstack([size * cospi(angle), size * sinpi(angle)]).astype(np.float32)
-    size = exp(loss * within)
-    right = np.hstack([size * sinpi(turns * within), size * cospi(turns * within)])
-    return _sum_of_products(left.reshape(-1, block), right.astype(np.float32).reshape(-1, block))[
-        :count
-    ]
+    angle, size = turns * row + start[held, None] / np.pi, a[held, None] * exp(loss * row)
+    left = np.stack([size * cospi(angle), size * sinpi(angle)])
+    angle, size = turns * within, exp(loss * within)
+    right = np.stack([size * sinpi(angle), size * cospi(angle)])
+    return _sum_of_products(left.astype(np.float32), right.astype(np.float32))[:count]
 
 
 def plucked(rng: np.random.Generator, pitch: float, count: int, *, damping: float) -> F32:
@@ -237,13 +234,14 @@ def placed(count: int, sounds: Iterable[tuple[float, F32]]) -> F32:
 
 
 def _half_cosine(count: int) -> F32:
-    return (0.5 - 0.5 * cospi(np.linspace(0, 1, count))).astype(np.float32)
+    return np.square(sinpi(np.linspace(0, 0.5, count))).astype(np.float32)
 
 
 def _sum_of_products(left: F32, right: F32) -> F32:
-    """``left.T @ right``, flat: the sum of the outer products of their rows, in their order."""
-    whole = np.zeros((left.shape[1], right.shape[1]), np.float32)
+    """The sum of outer products, of [.., .., rows] and [.., .., B], in their order; flat."""
+    rows, block = left.shape[-1], right.shape[-1]
+    whole = np.zeros((rows, block), np.float32)
     product = np.empty_like(whole)
-    for column, row in zip(left, right, strict=True):
-        whole += np.multiply(column[:, None], row, out=product)
+    for column, row in zip(left.reshape(-1, rows, 1), right.reshape(-1, block), strict=True):
+        whole += np.multiply(column, row, out=product)
     return whole.ravel()
