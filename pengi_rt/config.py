@@ -19,7 +19,7 @@ from pengi_rt.system.strict_json import Limits, parse
 
 _MAX_FEATURES = 8192  # width of HTSAT's last stage
 _MAX_WINDOWED = 4096  # resolution times window: the shift mask holds the square of it
-_LIMITS = Limits(characters=1 << 16, values=2000)  # of its JSON; base's has 1 700 and 100
+_LIMITS = Limits(characters=1 << 20, values=2000, finite=False)  # base's has 1 300 and 70
 _MAX_FRAMES = 8192  # of the image; the stretch is a matrix of both kinds of frames
 
 

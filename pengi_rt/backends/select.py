@@ -53,6 +53,10 @@ def open_backend(
         )
     if chosen == "torch":
         return _torch(plan, threads)
+    return _onnx(plan, threads)
+
+
+def _onnx(plan: Plan, threads: int | None) -> Backend:
     if not plan.manifest.graphs:
         raise BackendError(
             f"{plan.path}: holds weights for {_listed(plan.manifest.backends)} and no graphs "

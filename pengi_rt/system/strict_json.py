@@ -20,7 +20,8 @@ class Limits(NamedTuple):
 
     characters: int
     values: int  # about: each costs some 100 bytes once it is parsed
-    string: int = 4096  # characters of one
+    string: int = 10_000  # characters of one
+    finite: bool = True  # otherwise NaN and the like come through, for a reader that names the key
 
 
 def parse(text: str | bytes, limits: Limits) -> object:
@@ -37,8 +38,8 @@ def parse(text: str | bytes, limits: Limits) -> object:
         data = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_constant=_refused,
-            parse_float=_finite,
+            parse_constant=_refused if limits.finite else float,
+            parse_float=_finite if limits.finite else float,
             parse_int=_integer,
         )
     except RecursionError:
@@ -52,7 +53,7 @@ def parse(text: str | bytes, limits: Limits) -> object:
 def _check_count(text: str, limit: int) -> None:
     """Count what separates values, in strings too: more can never be parsed than that."""
     if sum(map(text.count, ",[{")) > limit:
-        raise ValueError(f"more than {limit} values")
+        raise ValueError(f"more than {limit} values, too many")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
