@@ -235,12 +235,15 @@ def _check_contract(
     takes, gives = contract(kind, config)
     if sorted(inputs, key=_name) == sorted(takes, key=_name) and outputs == gives:
         return
-    wanted = {*takes, *gives}
-    odd = [value for value in (*inputs, *outputs) if value not in wanted]
-    missing = [value for value in (*takes, *gives) if value not in {*inputs, *outputs}]
+    found, wanted = {*inputs, *outputs}, {*takes, *gives}
+    first = [
+        f"{word} {one_line(min(map(str, values)))}"
+        for word, values in (("not", found - wanted), ("but", wanted - found))
+        if values
+    ]
     raise ValueError(
-        f"takes {_listed(inputs)} and gives {_listed(outputs)}, which is not what a {kind} graph "
-        f"does: {_first(odd, 'not')}{_first(missing, 'but')}"
+        f"takes {_listed(inputs)} and gives {_listed(outputs)}, which is not what such a graph "
+        f"does: {' '.join(first) or 'not in this order'}"
     )
 
 
@@ -250,10 +253,6 @@ def _name(value: Value) -> str:
 
 def _listed(values: list[Value]) -> str:
     return one_line(", ".join(value.name for value in values) or "nothing", 100)
-
-
-def _first(values: list[Value], word: str) -> str:
-    return f"{word} {one_line(str(values[0]))} " if values else ""
 
 
 def contract(kind: str, config: ModelConfig) -> tuple[list[Value], list[Value]]:

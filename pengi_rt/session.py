@@ -9,8 +9,9 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan import Plan
+from pengi_rt.plan_format import tokenizer_entry
 from pengi_rt.remembered import remembered
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 from pengi_rt.turns import Turns
@@ -19,6 +20,7 @@ REMEMBERED_PROMPTS = 256
 REMEMBERED = 8
 
 Made = TypeVar("Made")
+Reader = TypeVar("Reader", PromptTokenizer, DecoderTokenizer)
 
 
 class EncodedText(NamedTuple):
@@ -39,8 +41,8 @@ class Session:
         self.plan = plan
         self.backend = backend
         self.config: ModelConfig = plan.config
-        self.prompt_tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
+        self.prompt_tokenizer = _tokenizer(plan, "text", PromptTokenizer)
+        self.tokenizer = _tokenizer(plan, "decoder", DecoderTokenizer)
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
         self._made: OrderedDict[Hashable, object] = OrderedDict()
         self._turns = Turns()
@@ -51,12 +53,15 @@ class Session:
         """Keep other threads out while the backend works.
 
         Raises:
-            BackendError: the session is closed.
+            BackendError: the session is closed, or memory ran out.
         """
         with self._turns:
             if self._closed:
                 raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
-            yield
+            try:
+                yield
+            except MemoryError as error:
+                raise BackendError(f"{self.plan.path} {OUT_OF_MEMORY}") from error
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -140,3 +145,10 @@ class Session:
 def prefixes(audio: F32, rows: F32) -> Sequence[F32]:
     """The whole prefix of every window: its own audio rows ``[B, a, n_embd]``, then ``rows``."""
     return [np.concatenate([heard, rows]) for heard in audio]
+
+
+def _tokenizer(plan: Plan, name: str, reader: type[Reader]) -> Reader:
+    try:
+        return reader(plan.tokenizer(name), plan.config)
+    except TokenizerError as error:
+        raise TokenizerError(f"{plan.path}: {tokenizer_entry(name)}: {error}") from None

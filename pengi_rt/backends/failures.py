@@ -7,10 +7,10 @@ bound; PyTorch, Triton and NumPy have their own.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pengi_rt.errors import BackendError, PengiError, PlanError
+from pengi_rt.errors import OUT_OF_MEMORY, BackendError, PengiError, PlanError
 from pengi_rt.system.quote import one_line
 
-_NO_MEMORY = (
+_SAYS_NO_MEMORY = (
     "bad_alloc",
     "bad allocation",
     "failed to allocate memory",
@@ -41,10 +41,7 @@ def explained(what: str, *, its_graph: bool = False) -> Iterator[None]:
         if isinstance(error, ValueError) and not its_graph:
             raise
         if ran_out_of_memory(error):
-            raise BackendError(
-                f"{what} ran out of memory: ask less at a time (a smaller --batch-size or "
-                "batch_size, fewer beams), or free some"
-            ) from error
+            raise BackendError(f"{what} {OUT_OF_MEMORY}") from error
         reason = one_line(" ".join(str(error).split()) or type(error).__name__)
         if its_graph:
             raise PlanError(f"{what} does not run: {reason}; export it again") from error
@@ -54,4 +51,4 @@ def explained(what: str, *, its_graph: bool = False) -> Iterator[None]:
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether that is why: few libraries have a class for it."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+    return isinstance(error, MemoryError) or any(words in text for words in _SAYS_NO_MEMORY)
