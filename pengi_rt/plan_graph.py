@@ -8,11 +8,23 @@ what the config says, and points into the plan's weights alone. (ONNX: onnx/onnx
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pengi_rt.config import ModelConfig
-from pengi_rt.plan_format import WEIGHTS
-from pengi_rt.protobuf import BYTES, DOUBLE, FLOAT, INT, TEXT, Message, Table, only, read
+from pengi_rt.plan_format import ALIGNMENT, WEIGHTS
+from pengi_rt.protobuf import (
+    BYTES,
+    DOUBLES,
+    FLOAT,
+    FLOATS,
+    INT,
+    INTS,
+    TEXT,
+    Message,
+    Table,
+    only,
+    read,
+)
 from pengi_rt.system.quote import one_line, shown
 
 ENCODER_OPERATORS = frozenset([
@@ -32,6 +44,8 @@ BRANCH_OPERATORS = {
     "else_branch": frozenset({"Constant", "Reshape", "Transpose", *ATTENTION[1:]}),
 }
 """Of each layer's ``If``: a step, and a prefill."""
+ONLY = {"GatherND": {"batch_dims": 1}, "Split": {"axis": -1, "num_outputs": 3}}
+"""Integer attributes that have one value: GatherND reads outside its input by another."""
 
 _NODES_PER_LAYER = 128  # the deepest of base's has 70
 _BYTES_PER_NODE = 1024  # 250 are usual
@@ -47,13 +61,14 @@ _DIM: Table = {1: ("value", INT), 2: ("parameter", TEXT)}
 _TENSOR_TYPE: Table = {1: ("elem_type", INT), 2: ("shape", {1: ("dim", _DIM)})}
 _VALUE: Table = {1: ("name", TEXT), 2: ("type", {1: ("tensor", _TENSOR_TYPE)})}
 _TENSOR: Table = {
-    1: ("dims", INT), 2: ("data_type", INT), 4: ("float_data", FLOAT), 5: ("int32_data", INT),
-    7: ("int64_data", INT), 8: ("name", TEXT), 9: ("raw_data", BYTES), 10: ("double_data", DOUBLE),
+    1: ("dims", INTS), 2: ("data_type", INT), 4: ("float_data", FLOATS), 5: ("int32_data", INTS),
+    7: ("int64_data", INTS), 8: ("name", TEXT), 9: ("raw_data", BYTES),
+    10: ("double_data", DOUBLES),
     13: ("external_data", {1: ("key", TEXT), 2: ("value", TEXT)}), 14: ("data_location", INT),
 }  # fmt: skip
 _ATTRIBUTE: Table = {
     1: ("name", TEXT), 2: ("f", FLOAT), 3: ("i", INT), 4: ("s", BYTES), 5: ("t", _TENSOR),
-    7: ("floats", FLOAT), 8: ("ints", INT), 20: ("type", INT),
+    7: ("floats", FLOATS), 8: ("ints", INTS), 20: ("type", INT),
 }  # fmt: skip
 
 
@@ -141,11 +156,13 @@ def _check_operator(node: Message, known: Iterable[str], taken: set[str]) -> Non
         raise ValueError(f"holds the operator {shown(name)}, which no export writes")
     if not taken.isdisjoint(node.get("output", [])):
         raise ValueError(f"computes what it is given, in a {name}")
+    if name in ONLY and _integers(node) != ONLY[name]:
+        raise ValueError(f"holds a {name} with other attributes than ours")
 
 
 def _check_choice(node: Message, layer: int, config: ModelConfig, taken: set[str]) -> None:
     """A layer's attention. Its operators trust some inputs: these must be the caller's own."""
-    branches = {only(part, "name"): only(part, "g") for part in node.get("attribute", [])}
+    branches = _pairs(node.get("attribute", []), "name", "g")
     if node.get("input") != ["is_step"] or branches.keys() != BRANCH_OPERATORS.keys():
         raise ValueError("chooses by something else than is_step")
     for name, branch in branches.items():
@@ -164,9 +181,21 @@ def _check_attention(node: Message, layer: int, config: ModelConfig) -> None:
     wanted = {"num_heads": config.decoder.n_head, "past_present_share_buffer": 1}
     if node["op_type"] == ["MultiHeadAttention"]:
         more, wanted = [], {"num_heads": config.decoder.n_head, "unidirectional": 1}
-    settings = {only(part, "name"): only(part, "i") for part in node.get("attribute", [])}
-    if node.get("input", [])[3:] != more or settings != wanted:
+    inputs = node.get("input", [])
+    if len(inputs) != 3 + len(more) or inputs[3:] != more or _integers(node) != wanted:
         raise ValueError(f"has an attention in layer {layer} that no export writes")
+
+
+def _integers(node: Message) -> dict[Any, Any]:
+    return _pairs(node.get("attribute", []), "name", "i")
+
+
+def _pairs(messages: list[Message], key: str, value: str) -> dict[Any, Any]:
+    """What the messages say, each something else: readers differ in which of two counts."""
+    pairs = {only(message, key): only(message, value) for message in messages}
+    if len(pairs) != len(messages):
+        raise ValueError(f"says the same {key} twice")
+    return pairs
 
 
 def _tensors(graph: Message) -> Iterator[Message]:
@@ -207,7 +236,7 @@ def _checked_bytes(tensor: Message, weights: int) -> int:
 
 
 def _check_place(tensor: Message, name: str, size: int, weights: int) -> None:
-    place = {only(pair, "key"): only(pair, "value") for pair in tensor.get("external_data", [])}
+    place = _pairs(tensor.get("external_data", []), "key", "value")
     file = place.pop("location", None)
     if file != WEIGHTS:
         raise ValueError(f"reads {shown(file)}, a file of its own")
@@ -215,8 +244,8 @@ def _check_place(tensor: Message, name: str, size: int, weights: int) -> None:
     if place or not all(text.isascii() and text.isdecimal() and len(text) < 20 for text in numbers):
         raise ValueError(f"has a tensor {name} that stands nowhere")
     offset, length = map(int, numbers)
-    if length != size or offset + length > weights:
-        raise ValueError(f"has a tensor {name} that is not inside {WEIGHTS}")
+    if length != size or offset % ALIGNMENT or offset + length > weights:
+        raise ValueError(f"has a tensor {name} that is none of {WEIGHTS}")
 
 
 def _value(message: Message) -> Value:

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 INT: Final = "int"
+INTS: Final = "ints"
+FLOAT: Final = "float"
+FLOATS: Final = "floats"
+DOUBLES: Final = "doubles"
 TEXT: Final = "text"
 BYTES: Final = "bytes"
-FLOAT: Final = "float"
-DOUBLE: Final = "double"
+"""Kinds of fields: one number; numbers, perhaps side by side; what has a length."""
 
 Table: TypeAlias = Mapping[int, tuple[str, "str | Table"]]
 """A message's fields by number: each one's name and its kind, which is a table for a message."""
@@ -20,7 +23,8 @@ Message: TypeAlias = dict[str, list[Any]]
 """A message's fields by name, each with all its values in order; of floats there are only Nones."""
 
 _VARINT, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5  # wire types
-_PLAIN = {(INT, _VARINT): 0, (DOUBLE, _FIXED64): 8, (FLOAT, _FIXED32): 4}
+_ITEMS = {FLOAT: 4, FLOATS: 4, DOUBLES: 8}  # bytes
+_WIRES = {INT: _VARINT, INTS: _VARINT, FLOAT: _FIXED32, FLOATS: _FIXED32, DOUBLES: _FIXED64}
 
 
 def read(data: bytes, table: Table) -> Message:
@@ -58,13 +62,13 @@ def _message(data: bytes, start: int, end: int, table: Table) -> Message:
             stop = _checked_end(start + size, end)
             values += _sized(data, start, stop, kind)
             start = stop
-        elif not isinstance(kind, str) or (kind, wire) not in _PLAIN:
-            raise ValueError(f"holds {name} in another form than ours")
-        elif kind == INT:
+        elif not isinstance(kind, str) or _WIRES.get(kind) != wire:
+            raise ValueError(f"holds a number in another form than ours, {name}")
+        elif wire == _VARINT:
             value, start = _varint(data, start, end)
             values.append(_signed(value))
         else:
-            start = _checked_end(start + _PLAIN[kind, wire], end)
+            start = _checked_end(start + _ITEMS[kind], end)
             values.append(None)
     return message
 
@@ -73,7 +77,7 @@ def _sized(data: bytes, start: int, stop: int, kind: "str | Table") -> list[Any]
     """What stands in a field of its own length: a value, or numbers side by side."""
     if not isinstance(kind, str):
         return [_message(data, start, stop, kind)]
-    if kind == INT:
+    if kind == INTS:
         return list(_integers(data, start, stop))
     if kind == TEXT:
         try:
@@ -82,7 +86,9 @@ def _sized(data: bytes, start: int, stop: int, kind: "str | Table") -> list[Any]
             raise ValueError(f"holds a name that is no UTF-8: {data[start:stop][:40]!a}") from None
     if kind == BYTES:
         return [data[start:stop]]
-    return [None] * ((stop - start) // (4 if kind == FLOAT else 8))
+    if kind in (FLOATS, DOUBLES):
+        return [None] * ((stop - start) // _ITEMS[kind])
+    raise ValueError("holds a number in another form than ours")
 
 
 def _integers(data: bytes, start: int, stop: int) -> Iterator[int]:

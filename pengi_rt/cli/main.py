@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(_with_notes(str(error), error))
         return error.exit_code
     except MemoryError:
-        say(f"pengi-rt {OUT_OF_MEMORY}")
+        say(OUT_OF_MEMORY)
         return BackendError.exit_code
     except BrokenPipeError:
         # The reader of our output has gone (head, less): not an error, and nothing left to say.
