@@ -41,7 +41,7 @@ def find_tokenizers(
     """
     clip = config.text.kind == "clip"  # else the decoder's tokenizer reads the prompts
     rows = {"text": config.text.vocab_size, "decoder": config.decoder.vocab_size}
-    found = {}
+    found: dict[str, Tokenizer] = {}
     for name, family in (("decoder", "gpt2"), ("text", "clip")):
         if name == "text" and not clip:
             found[name] = found["decoder"]

@@ -60,12 +60,15 @@ def loop(model: ModelProto) -> None:
 
 
 def choice(model: ModelProto) -> NodeProto:
-    return next(node for node in model.graph.node if node.op_type == "If")
+    nodes: list[NodeProto] = [node for node in model.graph.node if node.op_type == "If"]
+    return nodes[0]
 
 
 def step(model: ModelProto) -> NodeProto:
     """The attention of the first layer's step."""
-    return next(part.g.node[0] for part in choice(model).attribute if part.name == "then_branch")
+    (branch,) = [part.g for part in choice(model).attribute if part.name == "then_branch"]
+    node: NodeProto = branch.node[0]
+    return node
 
 
 def other_history(model: ModelProto) -> None:

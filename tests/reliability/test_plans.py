@@ -20,7 +20,7 @@ from pengi_rt.errors import PlanError
 from pengi_rt.plan import Plan
 from pengi_rt.plan_format import GRAPHS, MANIFEST, TOKENIZERS, graph_entry, tokenizer_entry
 
-BATCH = 120  # plans a process
+BATCH = 80  # plans a process
 VERDICTS = (
     *("answer: ", "PlanError: ", "TokenizerError: ", "BackendError: ", "UsageError: "),
     "PromptError: ",
