@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pengi_rt.atomic import replacing
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
+from pengi_rt.system.files import replacing
 from pengi_rt.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)

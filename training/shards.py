@@ -15,7 +15,6 @@ drawn: the index says where every recording lies, and only that is read. Nothing
 import argparse
 import io
 import json
-import os
 import random
 import sys
 import tarfile
@@ -28,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.files import Draft, replacing
 from pengi_rt.tasks import Task, load_tasks
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.manifest import Row, RowParser, manifest_lines
@@ -200,21 +200,21 @@ def _read_clips(
 
 def _write_shard(path: Path, first: int, clips: Sequence[tuple[Path, list[Fields]]]) -> None:
     """Write a shard, then its index; each takes its place when it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    index = path.with_suffix(INDEX)
+    draft = Draft(path)
     try:
-        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(fileobj=draft.file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             names = [_add(tar, f"{first + n:09d}", *clip) for n, clip in enumerate(clips)]
-        with tarfile.open(part) as tar:
+        draft.file.flush()
+        with tarfile.open(draft.path) as tar:
             places = {member.name: (member.offset_data, member.size) for member in tar}
-        lines: list[Fields] = [{"bytes": part.stat().st_size, "recordings": len(clips)}]
-        for name, (_, rows) in zip(names, clips, strict=True):
-            lines.append({"audio": name, "place": places[name], "rows": rows})
-        part.replace(path)
-        part.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
-        part.replace(index)
+        lines: list[Fields] = [{"bytes": draft.path.stat().st_size, "recordings": len(clips)}]
+        draft.commit()
     finally:
-        part.unlink(missing_ok=True)
+        draft.discard()
+    for name, (_, rows) in zip(names, clips, strict=True):
+        lines.append({"audio": name, "place": places[name], "rows": rows})
+    with replacing(path.with_suffix(INDEX)) as index:
+        index.writelines(f"{json.dumps(line)}\n".encode() for line in lines)
 
 
 def _add(tar: tarfile.TarFile, key: str, audio: Path, rows: list[Fields]) -> str:

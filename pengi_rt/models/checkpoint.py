@@ -3,19 +3,19 @@
 :mod:`pengi_rt.export.checkpoint` reads them again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from pengi_rt.atomic import replacing
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError
 from pengi_rt.models.half import TRANSFORM, halved
 from pengi_rt.models.mel import dft_kernels
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.system.files import check_replaceable, replacing
 
 METADATA_KEY = "pengi_rt"
 """Where the file's metadata holds the config as JSON."""
@@ -49,6 +49,18 @@ def save_checkpoint(
         _write(path, data)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_checkpoint_place(path: Path, tokenizers: Iterable[str]) -> None:
+    """Find out, before a model is trained, whether :func:`save_checkpoint` could write it.
+
+    Raises:
+        OSError: it could not.
+    """
+    folder = path.parent / TOKENIZERS
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in (path, *(folder / f"{name}.json" for name in tokenizers)):
+        check_replaceable(each)
 
 
 def _stored(model: Pengi, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:

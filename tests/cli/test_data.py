@@ -207,3 +207,16 @@ def test_every_action_explains_itself(action: str, capsys: pytest.CaptureFixture
         main(["data", action, "--help"])
     assert caught.value.code == 0
     assert f"usage: pengi-rt data {action}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["val.csv", "./audio/../val.csv", "audio/Yaaaaaaaaaaa.wav"])
+def test_convert_overwrites_nothing_of_the_dataset(
+    audiocaps: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (audiocaps / name).read_bytes()
+    command = ["data", "convert", "audiocaps", str(audiocaps), "--split", "val"]
+    assert main([*command, "-o", str(audiocaps / name)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "would overwrite a table of the dataset" in err or "which is a recording" in err
+    assert (audiocaps / name).read_bytes() == before
