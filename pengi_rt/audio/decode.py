@@ -5,6 +5,7 @@ nothing is held or made to the length that a header announces: samples are read 
 more, and then compared with it.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
@@ -66,10 +67,8 @@ class _SndFile:
         self._name = name
         self._file = file
         self._error: type[Exception] = soundfile.LibsndfileError
-        file.seek(0)
         try:
-            # A descriptor where there is one: libsndfile then reads without asking Python.
-            self._sound = soundfile.SoundFile(_descriptor(file), closefd=False)
+            self._sound = soundfile.SoundFile(_at_start(file), closefd=False)
         except soundfile.LibsndfileError as error:
             raise self._damaged(error) from None
         # soundfile seeks after every block if it can: wasted work, inexact in MP3, and an error at
@@ -96,12 +95,15 @@ class _SndFile:
         return AudioError(f"{self._name}: damaged or cut short: {why} (supported: {FORMATS})")
 
 
-def _descriptor(file: BinaryIO) -> int | BinaryIO:
-    """The descriptor of a real file; anything else as it is."""
+def _at_start(file: BinaryIO) -> int | BinaryIO:
+    """The file from its beginning; a real one as its descriptor, which needs no Python to read."""
     try:
-        return file.fileno()
+        descriptor = file.fileno()
     except OSError:
+        file.seek(0)
         return file
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
@@ -111,7 +113,7 @@ def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
         AudioError: rate or channels are beyond a limit, samples are not finite, there are none, or
             fewer than promised.
     """
-    check_shape(name, sound.rate, sound.channels, 1 if sound.frames is None else sound.frames)
+    check_shape(name, sound.rate, sound.channels, 1)
     frames = 0
     size = max(1, _BLOCK // sound.channels)
     while len(read := sound.read(size)):
