@@ -5,9 +5,9 @@ second of two joined OGG or MP3 streams, the end of an MP3 whose length it guess
 are noticed. Only the four formats that pengi-rt supports are let through to it at all.
 """
 
+import os
 import struct
-from mmap import mmap
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pengi_rt.errors import AudioError
 
@@ -38,36 +38,48 @@ class Container(NamedTuple):
     at_least: int = 0
 
 
-def check_container(data: bytes | mmap, name: str) -> Container:
-    """Recognise the format of a whole file and check that all of it is there.
+def check_container(file: BinaryIO, name: str) -> Container:
+    """Recognise the format of a whole seekable file and check that all of it is there.
+
+    It is read, never mapped: touching a page that another process has cut off kills us.
 
     Raises:
         AudioError: another format, a codec we do not support, bytes missing, several streams.
     """
-    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        return _check_wav(data, name)
-    if data[:4] == b"OggS":
-        return _check_ogg(data, name)
-    if data[:4] == b"fLaC":
+    head = _at(file, 0, 16)
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return _check_wav(file, name)
+    if head[:4] == b"OggS":
+        return _check_ogg(file, name)
+    if head[:4] == b"fLaC":
         return Container()
-    if data[:3] == b"ID3":
-        start = _skip_id3(data, 0)
-        return Container() if data[start : start + 4] == b"fLaC" else _count_mp3(data, start)
-    if _mp3_frame(bytes(data[:4]))[0]:
-        return _count_mp3(data, 0)
-    raise AudioError(f"{name}: not {FORMATS}: it begins {bytes(data[:16])!r}; convert it to WAV")
+    if head[:3] == b"ID3":
+        start = _skip_id3(head, 0)
+        return Container() if _at(file, start, 4) == b"fLaC" else _count_mp3(file, start)
+    if _mp3_frame(head[:4])[0]:
+        return _count_mp3(file, 0)
+    raise AudioError(f"{name}: not {FORMATS}: it begins {head!r}; convert it to WAV")
 
 
-def _check_wav(data: bytes | mmap, name: str) -> Container:
+def _at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, os.SEEK_END)
+
+
+def _check_wav(file: BinaryIO, name: str) -> Container:
     """Walk the RIFF chunks up to the samples."""
-    offset = 12
-    while offset + 8 <= len(data):
-        tag, size = struct.unpack_from("<4sI", data, offset)
+    offset, length = 12, _size(file)
+    while offset + 8 <= length:
+        tag, size = struct.unpack("<4sI", _at(file, offset, 8))
         offset += 8
         if tag == b"fmt ":
-            _check_wav_codec(bytes(data[offset : offset + 26]), name)
+            _check_wav_codec(_at(file, offset, 26), name)
         if tag == b"data":
-            there = len(data) - offset
+            there = length - offset
             if there < size < _WAV_STREAMED:
                 raise AudioError(
                     f"{name}: cut short: its header says {size} bytes of samples, it has {there}"
@@ -87,39 +99,41 @@ def _check_wav_codec(form: bytes, name: str) -> None:
         raise AudioError(f"{name}: WAV with codec {codec:#06x}; supported: {known}")
 
 
-def _check_ogg(data: bytes | mmap, name: str) -> Container:
+def _check_ogg(file: BinaryIO, name: str) -> Container:
     """Look at the last page (RFC 3533): it must be whole and belong to the first one's stream.
 
     A last page without the end-of-stream mark passes: live recordings lack it.
     """
-    tail = bytes(data[-_OGG_PAGE_MAX:])
+    tail = _at(file, max(0, _size(file) - _OGG_PAGE_MAX), _OGG_PAGE_MAX)
     page = tail[tail.rfind(b"OggS") :]
     segments = page[26] if len(page) > 26 else 0
     if len(page) < 27 + segments + sum(page[27 : 27 + segments]):
         raise AudioError(f"{name}: cut short: its last OGG page is not complete")
-    if page[14:18] != data[14:18]:
+    if page[14:18] != _at(file, 14, 4):
         raise AudioError(f"{name}: several OGG streams in one file; split it into files of one")
     return Container()
 
 
-def _skip_id3(data: bytes | mmap, offset: int) -> int:
+def _skip_id3(head: bytes, offset: int) -> int:
     """Offset behind the ID3v2 tag at ``offset``, whose length has seven bits a byte."""
     size = 0
-    for byte in data[offset + 6 : offset + 10]:
+    for byte in head[6:10]:
         size = size << 7 | byte & 0x7F
     return offset + 10 + size
 
 
-def _count_mp3(data: bytes | mmap, offset: int) -> Container:
+def _count_mp3(file: BinaryIO, offset: int) -> Container:
     """Count the samples in MPEG layer III frames up to the first thing that is none."""
-    head = bytes(data[offset : offset + 64])
+    head, size = _at(file, offset, 64), _size(file)
     frames = samples = 0
     while True:
-        if data[offset : offset + 3] == b"ID3":
-            offset = _skip_id3(data, offset)
-        length, samples_here = _mp3_frame(bytes(data[offset : offset + 4]))
+        here = _at(file, offset, 10)
+        if here[:3] == b"ID3":
+            offset = _skip_id3(here, offset)
+            here = _at(file, offset, 4)
+        length, samples_here = _mp3_frame(here[:4])
         offset += length
-        if not length or offset > len(data):
+        if not length or offset > size:
             break
         frames, samples = frames + 1, samples_here
     return Container(_has_frame_count(head), max(0, frames - _MP3_SLACK) * samples)

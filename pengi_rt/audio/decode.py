@@ -6,7 +6,6 @@ every limit is checked on the header before decoding, and again while decoding b
 
 import io
 import os
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, BinaryIO, NamedTuple
@@ -54,8 +53,9 @@ def read_path(path: str | os.PathLike[str], name: str, *, mono: bool) -> Sound:
                 return read_stream(file, name, mono=mono)
             if not status.st_size:
                 raise AudioError(f"{name}: the file is empty")
-            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                container = check_container(data, name)
+            with open(file.fileno(), "rb", closefd=False) as buffered:
+                container = check_container(buffered, name)
+            file.seek(0)
             return _decode(file.fileno(), container, name, mono=mono)
     except OSError as error:
         raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
@@ -80,7 +80,7 @@ def read_bytes(data: bytes, name: str, *, mono: bool) -> Sound:
         raise AudioError(f"{name}: empty: there are no bytes")
     if len(data) > MAX_ENCODED:
         raise AudioError(f"{name}: longer than {MAX_ENCODED >> 20} MiB; save it as a file")
-    return _decode(io.BytesIO(data), check_container(data, name), name, mono=mono)
+    return _decode(io.BytesIO(data), check_container(io.BytesIO(data), name), name, mono=mono)
 
 
 def check_shape(name: str, rate: int, channels: int, frames: int) -> None:
