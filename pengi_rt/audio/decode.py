@@ -6,12 +6,14 @@ more, and then compared with it.
 """
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.container import FORMATS, Container
+from pengi_rt.audio.containers.common import Container
+from pengi_rt.audio.ffmpeg import FFmpegReader
+from pengi_rt.audio.sndfile import SndFileReader
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
@@ -21,7 +23,6 @@ MAX_CHANNELS = 32
 MAX_MAGNITUDE = 2.0**31  # louder "samples" are no audio, and overflow in the power spectrum
 
 _BLOCK = 1 << 18  # samples decoded at a time
-_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream that does not say
 
 
 class SoundReader(Protocol):
@@ -32,6 +33,9 @@ class SoundReader(Protocol):
     channels: int
     frames: int | None
     """Frames that there must be: fewer are an error. None where the file does not say."""
+
+    cut: str
+    """Why it ends before the recording does; only where that is allowed, and known at the end."""
 
     def read(self, frames: int, /) -> F32:
         """The next ``[n, channels]``, integers scaled to [-1, 1).
@@ -54,54 +58,9 @@ def open_sound(file: BinaryIO, container: Container, name: str) -> SoundReader:
     Raises:
         AudioError: it cannot be decoded.
     """
-    return _SndFile(file, container, name)
-
-
-class _SndFile:
-    """libsndfile as a :class:`SoundReader`."""
-
-    def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
-        import soundfile
-
-        self._name = name
-        self._file = file
-        self._error: type[Exception] = soundfile.LibsndfileError
-        file.seek(0)
-        try:
-            # A descriptor where there is one: libsndfile then reads without asking Python.
-            self._sound = soundfile.SoundFile(_descriptor(file), closefd=False)
-        except soundfile.LibsndfileError as error:
-            raise self._damaged(error) from None
-        # soundfile seeks after every block if it can: wasted work, inexact in MP3, and an error at
-        # the end of a FLAC of unknown length.
-        self._sound.seekable = lambda: False
-        self.rate = int(self._sound.samplerate)
-        self.channels = int(self._sound.channels)
-        known = container.exact and self._sound.frames < _UNKNOWN_LENGTH
-        self.frames = max(self._sound.frames if known else 0, container.at_least)
-
-    def read(self, frames: int, /) -> F32:
-        try:
-            block: F32 = self._sound.read(frames, dtype="float32", always_2d=True)
-        except self._error as error:
-            raise self._damaged(error) from None
-        return block
-
-    def close(self) -> None:
-        self._sound.close()
-        self._file.close()
-
-    def _damaged(self, error: Any) -> AudioError:
-        why = error.error_string.removeprefix("Error : ").rstrip(".")
-        return AudioError(f"{self._name}: damaged or cut short: {why} (supported: {FORMATS})")
-
-
-def _descriptor(file: BinaryIO) -> int | BinaryIO:
-    """The descriptor of a real file; anything else as it is."""
-    try:
-        return file.fileno()
-    except OSError:
-        return file
+    if container.demuxer:
+        return FFmpegReader(file, container, name)
+    return SndFileReader(file, container, name)
 
 
 def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
@@ -119,7 +78,7 @@ def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
         check_samples(name, block, sound.rate, start=frames)
         frames += len(read)
         yield block
-    if frames < (sound.frames or 0):
+    if frames < (sound.frames or 0) and not sound.cut:
         raise AudioError(
             f"{name}: only {frames / sound.rate:.3f} s of {(sound.frames or 0) / sound.rate:.3f} s "
             "can be read: cut short, or several files joined; convert it to WAV"
