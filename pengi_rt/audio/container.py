@@ -10,9 +10,9 @@ from typing import BinaryIO
 from pengi_rt.audio.containers.aiff import check_aiff, is_aiff
 from pengi_rt.audio.containers.au import check_au, is_au
 from pengi_rt.audio.containers.caf import check_caf, is_bare_caf, is_caf
-from pengi_rt.audio.containers.common import Container, Source, Span, checked
+from pengi_rt.audio.containers.common import Container, Source
 from pengi_rt.audio.containers.flac import check_flac, is_flac
-from pengi_rt.audio.containers.foreign import foreign_format
+from pengi_rt.audio.containers.foreign import check_foreign
 from pengi_rt.audio.containers.mp3 import check_mp3, find_mp3, tag_size
 from pengi_rt.audio.containers.ogg import check_ogg, is_ogg
 from pengi_rt.audio.containers.wav import check_wav, is_wav
@@ -51,8 +51,8 @@ def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False)
             return check(source)
     if is_caf(head) and is_bare_caf(source):
         return check_caf(source)
-    if demuxer := foreign_format(head):
-        return checked(source, [Span(0, source.size)], demuxer=demuxer)
+    if (foreign := check_foreign(source, head)) is not None:
+        return foreign
     if (found := find_mp3(source)) >= 0:
         return check_mp3(source, found)
     raise source.refuse(f"not {FORMATS}, nor what the extra 'formats' reads; convert it to WAV")

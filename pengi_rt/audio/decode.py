@@ -18,7 +18,7 @@ from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
 
-MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
+MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz: geophones, recorders for bats and dolphins
 MAX_CHANNELS = 32
 MAX_MAGNITUDE = 2.0**31  # louder "samples" are no audio, and overflow in the power spectrum
 

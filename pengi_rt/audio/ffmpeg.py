@@ -30,9 +30,6 @@ NAMES = {
     "avi": "AVI",
     "caf": "CAF with a codec",
     "ogg": "OGG with Speex or video",
-    "ac3": "AC-3",
-    "eac3": "E-AC-3",
-    "mp3": "MPEG layer I or II",
 }
 """What FFmpeg's names of the formats mean; no others are opened."""
 
@@ -46,7 +43,7 @@ CODECS = (
 """Decoders that may run."""
 
 _SCALES = {"u8": (128, 128), "s16": (0, 2**15), "s32": (0, 2**31), "flt": (0, 1), "dbl": (0, 1)}
-_GUESSED = ("aac", "mp3", "ac3", "eac3", "amr")  # by bytes and bit rate; frames without a header
+_GUESSED = ("aac", "amr")  # by bytes and bit rate; frames without a header
 _SLACK = 0.05  # seconds by which announced lengths are rounded, or a decoder's delay is left out
 
 
@@ -66,7 +63,7 @@ class FFmpegReader:
                 format=container.demuxer,
                 options={"codec_whitelist": ",".join(CODECS)},
                 metadata_errors="replace",
-                io_open=self._open_nothing,
+                io_open=_open_nothing,
             )
             self._stream = self._choose()
             self._stream.codec_context.thread_count = 1
@@ -134,9 +131,7 @@ class FFmpegReader:
         """All frames, as they are decoded."""
         try:
             for packet in self._input.demux(self._stream):
-                if packet.is_corrupt:
-                    raise ValueError("a packet is not complete")
-                for frame in packet.decode():
+                for frame in _whole(packet).decode():
                     yield self._samples(frame)
         except (self._av.FFmpegError, ValueError) as error:
             damaged = self._damaged(error)
@@ -153,13 +148,20 @@ class FFmpegReader:
         scaled: F32 = (values.astype(np.float32) - np.float32(zero)) / np.float32(scale)
         return scaled
 
-    def _open_nothing(self, url: str, flags: int, options: dict[str, str]) -> Any:
-        raise ValueError("it names another file to read")
-
     def _damaged(self, error: Exception) -> AudioError:
         why = getattr(error, "strerror", None) or str(error)
         hint = "" if self._lenient else f"; {OPT_IN}"
         return AudioError(f"{self._name}: damaged or cut short: {shown(why)[1:-1]}{hint}")
+
+
+def _whole(packet: Any) -> Any:
+    if packet.is_corrupt:
+        raise ValueError("a packet is not complete")
+    return packet
+
+
+def _open_nothing(*_: object) -> Any:
+    raise ValueError("it names another file to read")
 
 
 def _import_av(name: str, demuxer: str) -> Any:
