@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.containers.common import Container
+from pengi_rt.audio.containers.common import OPT_IN, Container
 from pengi_rt.audio.ffmpeg import FFmpegReader
 from pengi_rt.audio.sndfile import SndFileReader
 from pengi_rt.errors import AudioError
@@ -34,6 +34,8 @@ class SoundReader(Protocol):
     frames: int | None
     """Frames that there must be: fewer are an error. None where the file does not say."""
 
+    lenient: bool
+    """What can be read is enough, where the recording is cut short or damaged."""
     cut: str
     """Why it ends before the recording does; only where that is allowed, and known at the end."""
 
@@ -78,12 +80,16 @@ def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
         check_samples(name, block, sound.rate, start=frames)
         frames += len(read)
         yield block
-    if frames < (sound.frames or 0) and not sound.cut:
-        raise AudioError(
-            f"{name}: only {frames / sound.rate:.3f} s of {(sound.frames or 0) / sound.rate:.3f} s "
-            "can be read: cut short, or several files joined; convert it to WAV"
-        )
+    if frames < (sound.frames or 0):
+        sound.cut = sound.cut or _too_short(sound, frames)
+        if not sound.lenient:
+            raise AudioError(f"{name}: {sound.cut}; {OPT_IN}")
     check_shape(name, sound.rate, sound.channels, frames)
+
+
+def _too_short(sound: SoundReader, frames: int) -> str:
+    seconds, announced = frames / sound.rate, (sound.frames or 0) / sound.rate
+    return f"only {seconds:.3f} s of {announced:.3f} s can be read: cut short, or damaged"
 
 
 def check_shape(name: str, rate: int, channels: int, frames: int) -> None:

@@ -54,7 +54,7 @@ class FFmpegReader:
         self._name = name
         self._file = file
         self._container = container
-        self._lenient = container.lenient
+        self.lenient, self.cut = container.lenient, container.cut
         self._av = _import_av(name, container.demuxer)
         self._parts = Parts(file, container.parts)
         try:
@@ -73,7 +73,6 @@ class FFmpegReader:
         self.rate = int(self._stream.codec_context.sample_rate or 0)
         self.channels = int(self._stream.codec_context.channels or 0)
         self.frames = self._announced()
-        self.cut = container.cut
         self._blocks = self._decode()
         self._held: F32 = np.empty((0, max(1, self.channels)), np.float32)
 
@@ -135,7 +134,7 @@ class FFmpegReader:
                     yield self._samples(frame)
         except (self._av.FFmpegError, ValueError) as error:
             damaged = self._damaged(error)
-            if not self._lenient:
+            if not self.lenient:
                 raise damaged from None
             self.cut = self.cut or str(damaged).removeprefix(f"{self._name}: ")
 
@@ -150,7 +149,7 @@ class FFmpegReader:
 
     def _damaged(self, error: Exception) -> AudioError:
         why = getattr(error, "strerror", None) or str(error)
-        hint = "" if self._lenient else f"; {OPT_IN}"
+        hint = "" if self.lenient else f"; {OPT_IN}"
         return AudioError(f"{self._name}: damaged or cut short: {shown(why)[1:-1]}{hint}")
 
 

@@ -24,7 +24,7 @@ class SndFileReader:
 
         self._name = name
         self._file = file
-        self._container = container
+        self.lenient, self.cut = container.lenient, container.cut
         self._parts = Parts(file, container.parts)
         self._error: type[Exception] = soundfile.LibsndfileError
         try:
@@ -40,7 +40,6 @@ class SndFileReader:
         self.channels = int(self._sound.channels)
         known = self._sound.frames < _UNKNOWN_LENGTH
         self.frames = container.frames or (int(self._sound.frames) if known else None)
-        self.cut = container.cut
         self._skip = container.skip
         self._left = container.frames if container.skip else None
 
@@ -62,7 +61,7 @@ class SndFileReader:
 
     def _decode(self, frames: int) -> F32:
         blocks = [self._block(frames)]
-        if self._container.lenient:
+        if self.lenient:
             while len(blocks[-1]) == _LENIENT_BLOCK and (left := frames - _frames(blocks)):
                 blocks.append(self._block(left))
         if self._parts.error is not None:
@@ -71,12 +70,12 @@ class SndFileReader:
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def _block(self, frames: int) -> F32:
-        frames = min(frames, _LENIENT_BLOCK) if self._container.lenient else frames
+        frames = min(frames, _LENIENT_BLOCK) if self.lenient else frames
         try:
             block: F32 = self._sound.read(frames, dtype="float32", always_2d=True)
         except self._error as error:
             damaged = self._damaged(error)
-            if not self._container.lenient:
+            if not self.lenient:
                 raise damaged from None
             self.cut = self.cut or str(damaged).removeprefix(f"{self._name}: ")
             return np.empty((0, self.channels), np.float32)
@@ -84,7 +83,7 @@ class SndFileReader:
 
     def _damaged(self, error: Any) -> AudioError:
         why = error.error_string.removeprefix("Error : ").rstrip(".")
-        hint = "" if self._container.lenient else f"; {OPT_IN}"
+        hint = "" if self.lenient else f"; {OPT_IN}"
         return AudioError(f"{self._name}: damaged or cut short: {why}{hint}")
 
 

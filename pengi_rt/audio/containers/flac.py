@@ -41,7 +41,22 @@ def check_flac(source: Source) -> Container:
         source.loses(f"a second FLAC file follows the first, at byte {at}; split it")
         end = second
     head, frames = without_length(head)
-    return checked(source, (head, Span(HEAD, end - HEAD)), frames=frames)
+    if not _is_piece(source):
+        return checked(source, (head, Span(HEAD, end - HEAD)), frames=frames)
+    return checked(source, (head, Span(HEAD, end - HEAD)))
+
+
+def _is_piece(source: Source) -> bool:
+    """Whether the first frame has another number than 0: the header is that of a longer file."""
+    offset, last = len(b"fLaC"), False
+    while not last:
+        block = source.at(offset, 4)
+        if len(block) < 4:
+            return False
+        last = block[0] >= 0x80
+        offset += 4 + int.from_bytes(block[1:], "big")
+    frame = source.at(offset, 5)
+    return len(frame) == 5 and frame[0] == 0xFF and frame[1] & 0xFE == 0xF8 and frame[4] != 0
 
 
 def without_length(head: bytes) -> tuple[bytes, int | None]:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from pengi_rt.audio.containers.common import Container, Source, Span, check_rest, checked
@@ -19,7 +20,6 @@ _FLAC_FIRST = _FLAC_HEAD + 4 + 4 + 34  # bytes of that packet: fLaC and STREAMIN
 
 
 class _Page(NamedTuple):
-    granule: int  # frames up to its end, for audio; -1 if no packet ends in it
     serial: int
     number: int
     start: int
@@ -45,8 +45,7 @@ def check_ogg(source: Source) -> Container:
         raise source.refuse("cut short: its first OGG page is not complete")
     if end < source.size and not source.cut:
         check_rest(source, end, "OGG")
-    first = pages[0]
-    codec = source.at(first.payload, 8)
+    codec = source.at(pages[0].payload, 8)
     if codec.startswith(_FLAC) and not beside:
         return _native_flac(source, pages)
     if beside or not codec.startswith(_LIBSNDFILE):
@@ -58,7 +57,7 @@ def _pages(source: Source) -> tuple[list[_Page], int, bool]:
     """The pages of the first stream, the end of all pages, and whether others run beside it."""
     pages: list[_Page] = []
     numbers: dict[int, int] = {}  # of the next page of each stream
-    end, begun = 0, False  # whether something but first pages has come
+    last, end, begun = None, 0, False  # whether something but first pages has come
     for page in _walk(source):
         expected = numbers.get(page.serial)
         if expected is None and begun:
@@ -69,10 +68,35 @@ def _pages(source: Source) -> tuple[list[_Page], int, bool]:
             break
         begun = expected is not None
         numbers[page.serial] = (page.number + 1) & 0xFFFF_FFFF
-        end = page.end
+        last, end = page, page.end
         if not pages or page.serial == pages[0].serial:
             pages.append(page)
+    if last is not None and not _is_sound(source.at(last.start, last.end - last.start)):
+        source.loses("damaged: the checksum of its last OGG page is wrong")
+        end = last.start
+        pages = [page for page in pages if page.end <= end]
     return pages, end, len(numbers) > 1
+
+
+def _is_sound(page: bytes) -> bool:
+    """Whether the sum of a page is right.
+
+    Decoders leave pages out whose sum is wrong. That of the last tells them how many samples there
+    are, so all others would be missed.
+    """
+    table, crc = _crc_table(), 0
+    for byte in page[:22] + bytes(4) + page[26:]:
+        crc = (crc << 8) & 0xFFFF_FFFF ^ table[crc >> 24 ^ byte]
+    return crc == int.from_bytes(page[22:26], "little")
+
+
+@cache
+def _crc_table() -> list[int]:
+    """Of CRC-32 with the polynomial 04c11db7, highest bit first."""
+    table = [byte << 24 for byte in range(256)]
+    for _ in range(8):
+        table = [(crc << 1) & 0xFFFF_FFFF ^ (0x04C1_1DB7 if crc >> 31 else 0) for crc in table]
+    return table
 
 
 def _walk(source: Source) -> Iterator[_Page]:
@@ -88,7 +112,7 @@ def _walk(source: Source) -> Iterator[_Page]:
         if len(data) - at < _HEAD.size:
             source.loses("cut short: its last OGG page is not complete")
             return
-        _, _, _, granule, serial, number, _, segments = _HEAD.unpack_from(data, at)
+        _, _, _, _, serial, number, _, segments = _HEAD.unpack_from(data, at)
         payload = offset + _HEAD.size + segments
         end = payload + sum(data[at + _HEAD.size : at + _HEAD.size + segments])
         if end > source.size or payload > source.size:
@@ -97,7 +121,7 @@ def _walk(source: Source) -> Iterator[_Page]:
         empty += end == payload
         if empty > _MAX_EMPTY:
             raise source.refuse(f"damaged: more than {_MAX_EMPTY} empty OGG pages")
-        yield _Page(granule, serial, number, offset, payload, end)
+        yield _Page(serial, number, offset, payload, end)
         offset = end
 
 
@@ -106,11 +130,7 @@ def _native_flac(source: Source, pages: list[_Page]) -> Container:
     first = source.at(pages[0].payload + _FLAC_HEAD, HEAD)
     if pages[0].end - pages[0].payload < _FLAC_FIRST or not first.startswith(b"fLaC"):
         raise source.refuse("damaged: its first OGG page is too short for FLAC")
-    head, frames = without_length(first)
+    head, _ = without_length(first)  # a piece keeps the length of the whole
     last = pages[0].payload + _FLAC_HEAD + HEAD
     payloads = [Span(page.payload, page.end - page.payload) for page in pages[1:]]
-    return checked(
-        source,
-        (head, Span(last, pages[0].end - last), *payloads),
-        frames=frames or max(page.granule for page in pages) or None,
-    )
+    return checked(source, (head, Span(last, pages[0].end - last), *payloads))
