@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from stat import S_ISREG
 from typing import Literal, NamedTuple
@@ -157,8 +156,7 @@ def audio_seconds(path: Path) -> float:
                 raise AudioError(f"{name}: the file is empty; fetch it again")
             if file.read(len(_LFS)) == _LFS:
                 raise AudioError(f"{name}: is a Git LFS pointer, not audio; run: git lfs pull")
-            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                check_container(data, name)
+            check_container(file, name)
         return _header_seconds(path, name)
     except FileNotFoundError:
         raise AudioError(

@@ -5,24 +5,24 @@ nothing is held or made to the length that a header announces: samples are read 
 more, and then compared with it.
 """
 
-import os
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.container import FORMATS, Container
+from pengi_rt.audio.containers.common import OPT_IN, Container
+from pengi_rt.audio.ffmpeg import FFmpegReader
+from pengi_rt.audio.sndfile import SndFileReader
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
 
-MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
+MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz: geophones, recorders for bats and dolphins
 MAX_CHANNELS = 32
 MAX_MAGNITUDE = 2.0**31  # louder "samples" are no audio, and overflow in the power spectrum
 
 _BLOCK = 1 << 18  # samples decoded at a time
-_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream that does not say
 
 
 class SoundReader(Protocol):
@@ -33,6 +33,11 @@ class SoundReader(Protocol):
     channels: int
     frames: int | None
     """Frames that there must be: fewer are an error. None where the file does not say."""
+
+    lenient: bool
+    """What can be read is enough, where the recording is cut short or damaged."""
+    cut: str
+    """Why it ends before the recording does; only where that is allowed, and known at the end."""
 
     def read(self, frames: int, /) -> F32:
         """The next ``[n, channels]``, integers scaled to [-1, 1).
@@ -55,55 +60,9 @@ def open_sound(file: BinaryIO, container: Container, name: str) -> SoundReader:
     Raises:
         AudioError: it cannot be decoded.
     """
-    return _SndFile(file, container, name)
-
-
-class _SndFile:
-    """libsndfile as a :class:`SoundReader`."""
-
-    def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
-        import soundfile
-
-        self._name = name
-        self._file = file
-        self._error: type[Exception] = soundfile.LibsndfileError
-        try:
-            self._sound = soundfile.SoundFile(_at_start(file), closefd=False)
-        except soundfile.LibsndfileError as error:
-            raise self._damaged(error) from None
-        # soundfile seeks after every block if it can: wasted work, inexact in MP3, and an error at
-        # the end of a FLAC of unknown length.
-        self._sound.seekable = lambda: False
-        self.rate = int(self._sound.samplerate)
-        self.channels = int(self._sound.channels)
-        known = container.exact and self._sound.frames < _UNKNOWN_LENGTH
-        self.frames = max(self._sound.frames if known else 0, container.at_least)
-
-    def read(self, frames: int, /) -> F32:
-        try:
-            block: F32 = self._sound.read(frames, dtype="float32", always_2d=True)
-        except self._error as error:
-            raise self._damaged(error) from None
-        return block
-
-    def close(self) -> None:
-        self._sound.close()
-        self._file.close()
-
-    def _damaged(self, error: Any) -> AudioError:
-        why = error.error_string.removeprefix("Error : ").rstrip(".")
-        return AudioError(f"{self._name}: damaged or cut short: {why} (supported: {FORMATS})")
-
-
-def _at_start(file: BinaryIO) -> int | BinaryIO:
-    """The file from its beginning; a real one as its descriptor, which needs no Python to read."""
-    try:
-        descriptor = file.fileno()
-    except OSError:
-        file.seek(0)
-        return file
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    if container.demuxer:
+        return FFmpegReader(file, container, name)
+    return SndFileReader(file, container, name)
 
 
 def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
@@ -113,7 +72,7 @@ def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
         AudioError: rate or channels are beyond a limit, samples are not finite, there are none, or
             fewer than promised.
     """
-    check_shape(name, sound.rate, sound.channels, 1)
+    check_shape(name, sound.rate, sound.channels, 1 if sound.frames is None else sound.frames)
     frames = 0
     size = max(1, _BLOCK // sound.channels)
     while len(read := sound.read(size)):
@@ -122,11 +81,15 @@ def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
         frames += len(read)
         yield block
     if frames < (sound.frames or 0):
-        raise AudioError(
-            f"{name}: only {frames / sound.rate:.3f} s of {(sound.frames or 0) / sound.rate:.3f} s "
-            "can be read: cut short, or several files joined; convert it to WAV"
-        )
+        sound.cut = sound.cut or _too_short(sound, frames)
+        if not sound.lenient:
+            raise AudioError(f"{name}: {sound.cut}; {OPT_IN}")
     check_shape(name, sound.rate, sound.channels, frames)
+
+
+def _too_short(sound: SoundReader, frames: int) -> str:
+    seconds, announced = frames / sound.rate, (sound.frames or 0) / sound.rate
+    return f"only {seconds:.3f} s of {announced:.3f} s can be read: cut short, or damaged"
 
 
 def check_shape(name: str, rate: int, channels: int, frames: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+from pengi_rt.audio.container import UnknownFormatError, check_container
 from pengi_rt.errors import AudioError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def encoded_stream(file: Any, name: str) -> Encoded:
             data += part
     except OSError as error:
         raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
+    _check_beginning(bytes(data), name)
     return _spooled(data, file, name)
 
 
@@ -82,6 +84,20 @@ def encoded_bytes(data: bytes, name: str) -> Encoded:
     if not data:
         raise AudioError(f"{name}: empty: there are no bytes")
     return _InMemory(data)
+
+
+def _check_beginning(data: bytes, name: str) -> None:
+    """Refuse what is no recording before it fills the disk; the rest is checked when it is there.
+
+    Raises:
+        AudioError: it is none.
+    """
+    try:
+        check_container(io.BytesIO(data), name, allow_truncated=True)
+    except UnknownFormatError:
+        raise
+    except AudioError:
+        pass
 
 
 def _part(file: Any, name: str) -> bytes:

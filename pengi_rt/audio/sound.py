@@ -4,13 +4,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from mmap import ACCESS_READ, mmap
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.container import Container, check_container
+from pengi_rt.audio.container import check_container
+from pengi_rt.audio.containers.common import Container
 from pengi_rt.audio.decode import F32, SoundReader, check_shape, open_sound
 from pengi_rt.audio.encoded import Encoded, encoded_bytes, encoded_path, encoded_stream
 from pengi_rt.errors import AudioError
@@ -36,24 +36,33 @@ class Sound(Protocol):
         """
 
 
-def sound_of(source: AudioLike, name: str) -> Sound:
+def sound_of(source: AudioLike, name: str, *, allow_truncated: bool = False) -> Sound:
     """What holds the samples of ``source``, which messages call ``name``.
+
+    Args:
+        source: a recording.
+        name: printable.
+        allow_truncated: of a file that is cut short, what is there is enough.
 
     Raises:
         AudioError: it cannot be read, or is no recording.
     """
     if isinstance(source, tuple):
         return _Samples(source, name)
+    return _Coded(_encoded(source, name), name, allow_truncated=allow_truncated)
+
+
+def _encoded(source: Any, name: str) -> Encoded:
     if isinstance(source, bytes):
-        return _Coded(encoded_bytes(source, name), name)
+        return encoded_bytes(source, name)
     if isinstance(source, str) and source == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise AudioError(f"{name}: '-' reads audio from a pipe; this is a terminal")
-        return _Coded(encoded_stream(sys.stdin.buffer, name), name)
+        return encoded_stream(sys.stdin.buffer, name)
     if isinstance(source, str | os.PathLike):
-        return _Coded(encoded_path(source, name), name)
+        return encoded_path(source, name)
     if hasattr(source, "read"):
-        return _Coded(encoded_stream(source, name), name)
+        return encoded_stream(source, name)
     raise AudioError(
         f"{name}: this is no recording; give a path, bytes, a binary file or (samples, rate)"
     )
@@ -62,28 +71,22 @@ def sound_of(source: AudioLike, name: str) -> Sound:
 class _Coded:
     """An encoded recording; its container is checked once."""
 
-    def __init__(self, encoded: Encoded, name: str) -> None:
+    def __init__(self, encoded: Encoded, name: str, *, allow_truncated: bool) -> None:
         self._encoded = encoded
         self._name = name
+        self._allow_truncated = allow_truncated
         self._container: Container | None = None
 
     @contextmanager
     def open(self) -> Iterator[SoundReader]:
         with closing(self._encoded.open()) as file:
             if self._container is None:
-                self._container = _checked(file, self._name)
+                self._container = check_container(
+                    file, self._name, allow_truncated=self._allow_truncated
+                )
             with closing(open_sound(file, self._container, self._name)) as reader:
                 yield reader
                 self._encoded.check(file)
-
-
-def _checked(file: BinaryIO, name: str) -> Container:
-    try:
-        file.fileno()
-    except OSError:
-        return check_container(file.read(), name)
-    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        return check_container(data, name)
 
 
 class _Samples:
@@ -125,6 +128,7 @@ class _ArrayReader:
     def __init__(self, samples: NDArray[Any], rate: int) -> None:
         self.rate = rate
         self.frames, self.channels = samples.shape
+        self.lenient, self.cut = False, ""
         self._samples = samples
         self._at = 0
 
