@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from reprlib import repr as shown
 from time import perf_counter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Batch:
     """``[n, clip_samples]``, only to be read."""
     shares: tuple[Share, ...]
     read: float
-    """Seconds that reading them took: decoding, resampling, cutting."""
+    """Seconds until they were there: drawing recordings, decoding, resampling, cutting."""
 
     def __len__(self) -> int:
         """How many windows there are, at least one."""
@@ -159,6 +159,9 @@ def _is_one(sources: object) -> bool:
     )
 
 
+_NONE: Any = object()
+
+
 class _Reader:
     """Reads recordings and fills batches with their windows."""
 
@@ -173,8 +176,9 @@ class _Reader:
 
     def batches(self, sources: Recordings) -> Iterator[Batch]:
         """Full ones, and before an error and at the end what there is."""
+        drawn = iter(sources)
         try:
-            for source in sources:
+            while (source := self._timed(lambda: next(drawn, _NONE))) is not _NONE:
                 yield from self._windows_of(source)
         except Exception:
             yield from self._rest()

@@ -93,7 +93,9 @@ def _embed(
         found = _Found(engine, _kinds(arguments), target, files)
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
-        results = engine.embed_audio(recordings, batch_size=arguments.batch_size)
+        results = engine.embed_audio(
+            recordings, partly=True, on_error=recordings.broken, batch_size=arguments.batch_size
+        )
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)
         with _rescuing(found, target):
