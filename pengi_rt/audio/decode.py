@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.audio.container import FORMATS, Container, check_container
+from pengi_rt.audio.statistics import Statistics
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
@@ -34,6 +35,7 @@ class Sound(NamedTuple):
 
     samples: F32
     rate: int  # Hz
+    warnings: tuple[str, ...] = ()  # see pengi_rt.audio.statistics
 
 
 def read_path(path: str | os.PathLike[str], name: str, *, mono: bool) -> Sound:
@@ -150,9 +152,11 @@ def _read_blocks(sound: Any, container: Container, name: str, *, mono: bool) -> 
     # end of a FLAC of unknown length.
     sound.seekable = lambda: False
     blocks: list[F32] = []
+    statistics = Statistics()
     frames = 0
     size = max(1, _BLOCK // sound.channels)
     while len(read := sound.read(size, dtype="float32", always_2d=True)):
+        statistics.update(read.T)
         block = mix(read.T) if mono else np.ascontiguousarray(read.T)
         check_samples(name, block, sound.samplerate, start=frames)
         frames += len(read)
@@ -166,7 +170,7 @@ def _read_blocks(sound: Any, container: Container, name: str, *, mono: bool) -> 
             "cut short, or several files joined; convert it to WAV"
         )
     check_shape(name, rate, sound.channels, frames)
-    return Sound(np.concatenate(blocks, axis=1), rate)
+    return Sound(np.concatenate(blocks, axis=1), rate, statistics.warnings())
 
 
 def mix(samples: F32) -> F32:

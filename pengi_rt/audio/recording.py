@@ -5,6 +5,7 @@ model's clip cut into windows that cover all of it, a shorter one tiled as the m
 ``compat`` is the released wrapper's way, sample for sample.
 """
 
+import logging
 import math
 import os
 import random
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pengi_rt.audio.arrays import array_samples, as_float
 from pengi_rt.audio.decode import (
     Sound,
     check_samples,
@@ -25,8 +27,11 @@ from pengi_rt.audio.decode import (
     read_stream,
 )
 from pengi_rt.audio.resample import F32, resample_soxr, resample_torchaudio
+from pengi_rt.audio.sources import plain_source
+from pengi_rt.audio.statistics import Statistics
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.system.quote import one_line
 
 AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[NDArray[Any], int]
 """A recording: a path (``-`` is standard input), the bytes of a file, an open binary file, or
@@ -41,7 +46,8 @@ LongAudio = Literal["windows", "first", "center", "random", "compat"]
 
 MAX_WINDOWS = 100_000  # of one recording: an hour with a hop of 36 ms
 
-_FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +66,7 @@ class Recording:
         ends: where each window ends; for a recording shorter than a window, its own end.
         seconds: length of the whole recording (``compat``: of its channels end to end).
         truncated: part of the recording is in no window.
+        warnings: why it may be no sound (silence, samples of another scale), a sentence each.
     """
 
     name: str
@@ -70,6 +77,7 @@ class Recording:
     ends: tuple[float, ...]
     seconds: float
     truncated: bool
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """How many windows there are, at least one."""
@@ -103,6 +111,7 @@ def load_windows(
     hop: float | None = None,
     rng: random.Random | None = None,
     resample: bool = True,
+    strict: bool = False,
     name: str | None = None,
 ) -> Recording:
     """Read a recording and cut it into the windows that the model reads.
@@ -117,24 +126,23 @@ def load_windows(
         rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
             one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
+        strict: refuse a recording that has ``warnings``; otherwise they are logged.
         name: what results and messages call it, if not its path.
 
     Raises:
-        AudioError: it cannot be read, is damaged, holds nothing, or is beyond a limit; or ``hop``
-            makes more than ``MAX_WINDOWS`` windows of it.
+        AudioError: it cannot be read, is damaged, holds nothing, is beyond a limit, is cut into
+            more than ``MAX_WINDOWS`` windows (``hop``), or has warnings (``strict``).
         UsageError: the options contradict each other.
     """
     compat = _check_options(long_audio, resample=resample)
     step = _hop_samples(hop, config, long_audio)
-    name = _name_of(source) if name is None else name
-    shown = name if name and name.isprintable() else ascii(name)
-    rate, clip = config.mel.sample_rate, config.clip_samples
-    sound = _read(source, shown, mono=not compat)
-    wave = _at_rate(sound, rate, shown, resample=resample, compat=compat)
-    if hop is not None:
-        _check_count(wave.size - clip, step, rate, shown)
-    starts = _window_starts(wave.size, clip, step, long_audio, rng)
-    return _recording(name, wave, starts, config)
+    source, name = plain_source(source, name)
+    shown = one_line(name)
+    sound = _warned(_read(source, shown, mono=not compat), shown, strict=strict)
+    wave = _at_rate(sound, config.mel.sample_rate, shown, resample=resample, compat=compat)
+    _check_count(wave.size, None if hop is None else step, config, shown)
+    starts = _window_starts(wave.size, config.clip_samples, step, long_audio, rng)
+    return _recording(name, wave, starts, config, sound.warnings)
 
 
 def _check_options(long_audio: str, *, resample: bool) -> bool:
@@ -162,27 +170,18 @@ def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str) -> int
     return max(1, round(hop * config.mel.sample_rate))
 
 
-def _check_count(spare: int, step: int, rate: int, name: str) -> None:
+def _check_count(frames: int, step: int | None, config: ModelConfig, name: str) -> None:
     """Refuse a hop so small that a long recording would never be answered."""
-    windows = 1 - -max(spare, 0) // step
+    if step is None:
+        return
+    rate, spare = config.mel.sample_rate, max(frames - config.clip_samples, 0)
+    windows = 1 - -spare // step
     if windows > MAX_WINDOWS:
         least = math.ceil(1000 * spare / (MAX_WINDOWS - 1) / rate) / 1000
         raise AudioError(
             f"{name}: a hop of {step / rate:g} s makes {windows} windows of it, and {MAX_WINDOWS} "
             f"are the most; take a hop of at least {least:g} s"
         )
-
-
-def _name_of(source: AudioLike) -> str:
-    """The path, or what kind of thing it is."""
-    if isinstance(source, str | os.PathLike):
-        return "<stdin>" if source == "-" else os.fsdecode(source)
-    if isinstance(source, bytes):
-        return "<bytes>"
-    if isinstance(source, tuple):
-        return "<array>"
-    file_name = getattr(source, "name", None)
-    return file_name if isinstance(file_name, str) else f"<{type(source).__name__}>"
 
 
 def _read(source: AudioLike, name: str, *, mono: bool) -> Sound:
@@ -206,45 +205,27 @@ def _read(source: AudioLike, name: str, *, mono: bool) -> Sound:
 
 def _from_array(source: tuple[Any, ...], name: str, *, mono: bool) -> Sound:
     """Check and scale ``(samples, rate)``."""
-    if len(source) != 2 or not isinstance(source[0], np.ndarray):
-        kinds = ", ".join(type(item).__name__ for item in source)
-        raise AudioError(f"{name}: an array recording is (ndarray, rate); got ({kinds})")
-    samples, rate = source
-    if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
-        raise AudioError(f"{name}: the rate must be a whole number of Hz, got {rate!r}")
-    if samples.ndim not in (1, 2):
-        raise AudioError(
-            f"{name}: samples must be [frames] or [frames, channels], got {samples.shape}"
-        )
-    frames, channels = samples.shape if samples.ndim == 2 else (samples.size, 1)
-    if channels > frames > 0:
-        raise AudioError(
-            f"{name}: {frames} frames of {channels} channels; samples are [frames, channels]: "
-            "transpose them"
-        )
-    check_shape(name, int(rate), channels, frames)
-    scaled = _as_float(samples.reshape(frames, channels).T, name)
+    samples, rate = array_samples(source, name)
+    scaled = as_float(samples)
+    statistics = Statistics()
+    statistics.update(scaled)
     scaled = mix(scaled) if mono else scaled
-    check_samples(name, scaled, int(rate))
-    return Sound(scaled, int(rate))
+    check_samples(name, scaled, rate)
+    return Sound(scaled, rate, statistics.warnings())
 
 
-def _as_float(samples: NDArray[Any], name: str) -> F32:
-    """Float32 samples with full scale 1."""
-    kind = samples.dtype.name
-    if kind in ("float32", "float64"):
-        with np.errstate(over="ignore"):  # what overflows is refused by check_samples
-            return samples.astype(np.float32)
-    if kind not in _FULL_SCALE:
-        known = ", ".join(("float32", "float64", *_FULL_SCALE))
-        raise AudioError(f"{name}: samples of type {kind}; supported: {known}")
-    scale = np.float32(_FULL_SCALE[kind])
-    return samples.astype(np.float32) / scale - (kind == "uint8")
+def _warned(sound: Sound, name: str, *, strict: bool) -> Sound:
+    """The sound, its warnings logged. Raises AudioError for one that has some (``strict``)."""
+    if strict and sound.warnings:
+        raise AudioError(f"{name}: {sound.warnings[0]}")
+    for warning in sound.warnings:
+        logger.warning("%s: %s", name, warning)
+    return sound
 
 
 def _at_rate(sound: Sound, rate: int, name: str, *, resample: bool, compat: bool) -> F32:
     """One row of samples ``[frames]`` at ``rate``; ``compat`` sets its channels end to end."""
-    samples, own_rate = sound
+    samples, own_rate, _ = sound
     if not resample:
         return samples.reshape(-1)
     channels, frames = samples.shape
@@ -270,7 +251,9 @@ def _window_starts(
     return [rng.randrange(spare if long_audio == "compat" else spare + 1)]
 
 
-def _recording(name: str, wave: F32, starts: list[int], config: ModelConfig) -> Recording:
+def _recording(
+    name: str, wave: F32, starts: list[int], config: ModelConfig, warnings: tuple[str, ...]
+) -> Recording:
     """The windows at ``starts`` of a whole recording ``wave``.
 
     What is in none of them is not kept: one window must not hold an hour in memory.
@@ -290,4 +273,5 @@ def _recording(name: str, wave: F32, starts: list[int], config: ModelConfig) -> 
         ends=tuple(min(start + clip, wave.size) / rate for start in starts),
         seconds=wave.size / rate,
         truncated=starts[0] > 0 or starts[-1] + clip < wave.size,
+        warnings=warnings,
     )
