@@ -29,6 +29,7 @@ class AudioEmbedding:
     embedding: F32
     prefix: F32
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +71,7 @@ def _embedded(
                 embedding=embedding[own],
                 prefix=prefix[own],
                 audio_truncated=recording.truncated,
+                audio_warnings=recording.warnings,
             )
 
 

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast, overload
+from typing import Self, Unpack, overload
 
 from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
 from pengi_rt.builtin import named_or_builtin
+from pengi_rt.checked import argument, listed
 from pengi_rt.classification.classify import CLASSIFY_DEFAULTS, ClassifyOptions, classify
 from pengi_rt.classification.labels import Labels
 from pengi_rt.classification.results import Classification
@@ -19,7 +19,7 @@ from pengi_rt.describe import Description, describe
 from pengi_rt.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
 from pengi_rt.errors import UsageError
 from pengi_rt.explain import Explanation, explain
-from pengi_rt.generate import Question, answers, one_prompt, prompts_of, request
+from pengi_rt.generate import Question, answers, one_prompt, plain_prompts, prompts_of, request
 from pengi_rt.options import (
     DEFAULTS,
     PROMPT_DEFAULTS,
@@ -30,7 +30,7 @@ from pengi_rt.options import (
     completed,
 )
 from pengi_rt.plan import Plan
-from pengi_rt.reading import is_batch, read_groups
+from pengi_rt.reading import as_batch, as_given, is_batch, read_groups
 from pengi_rt.results import Result
 from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.indexing import Indexed, index_folder
@@ -40,7 +40,6 @@ from pengi_rt.stream import stream
 
 Prompts = str | Sequence[str] | None
 Source = AudioLike | Recording
-Item = TypeVar("Item")
 
 
 def load(
@@ -56,9 +55,11 @@ def load(
     Without a ``path`` it is the built-in demo model's, and a warning is logged.
 
     Raises:
+        UsageError: ``path`` or ``threads`` cannot be.
         PlanError: it is no plan, or not whole, or none was named and none is built in.
         BackendError: the backend, device or precision is not to be had here.
     """
+    threads = argument("threads", threads, int | None)
     plan = Plan.open(named_or_builtin(path))
     with ExitStack() as stack:
         stack.callback(plan.close)
@@ -129,11 +130,11 @@ class Engine:
             PromptError: the prompt cannot be read, or does not fit (``strict``).
             UsageError: an option is out of range, or all together pass the decoder's positions.
         """
-        several = not (prompt is None or isinstance(prompt, str))
-        results = list(self.answer(_several(audio), prompt, **options))
-        if not several:
+        given = None if prompt is None else plain_prompts(prompt)
+        results = list(self.answer(as_batch(audio), given, **options))
+        if given is None or isinstance(given, str):
             return results if is_batch(audio) else results[0]
-        asked = len(cast("Sequence[str]", prompt))
+        asked = len(given)
         rows = [results[first : first + asked] for first in range(0, len(results), asked)]
         return rows if is_batch(audio) else rows[0]
 
@@ -178,7 +179,7 @@ class Engine:
 
         The prompts are the released wrapper's: a task or a question is a UsageError.
         """
-        return _as_given(audio, list(self.descriptions(_several(audio), **options)))
+        return as_given(audio, list(self.descriptions(as_batch(audio), **options)))
 
     def descriptions(
         self, recordings: Iterable[Source], **options: Unpack[Options]
@@ -226,8 +227,8 @@ class Engine:
                 asked of a plan without a text encoder.
             AudioError, PromptError: as :meth:`generate`.
         """
-        return _as_given(
-            audio, list(self.classifications(_several(audio), labels, prompt, **options))
+        return as_given(
+            audio, list(self.classifications(as_batch(audio), labels, prompt, **options))
         )
 
     def classifications(
@@ -238,7 +239,7 @@ class Engine:
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[Classification]:
         """As :meth:`classify`, one by one, as :meth:`answer` does."""
-        chosen = completed(options, CLASSIFY_DEFAULTS, "classify")
+        chosen = completed(options, CLASSIFY_DEFAULTS, "classify", ClassifyOptions)
         groups = read_groups(recordings, self.config, chosen)
         return classify(self.session, groups, labels, prompt, chosen)
 
@@ -263,7 +264,7 @@ class Engine:
         """
         if isinstance(texts, str):
             raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
-        return embed_texts(self.session, texts, strict=strict)
+        return embed_texts(self.session, listed("texts", texts), strict=strict)
 
     def explain(
         self,
@@ -313,18 +314,22 @@ class Engine:
         k: int = 10,
         by: By | None = None,
         approximate: bool = False,
+        strict: bool = False,
     ) -> list[Hit]:
         """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
 
         ``by``: "captions" (a text's default), their "words", or "audio" (a recording's default).
+        ``strict`` refuses a text over the encoder's limit, or a recording with warnings.
 
         Raises:
             UsageError: not exactly one of text and ``like`` is given, or the index is another
                 plan's; and as :mod:`pengi_rt.retrieval.searching`.
         """
-        opened = index if isinstance(index, Index) else Index.open(Path(index))
+        opened = index if isinstance(index, Index) else Index.open(index)
         query = Query(text, like)
-        return search_index(self.session, opened, query, k, by=by, approximate=approximate)
+        return search_index(
+            self.session, opened, query, k, by=by, approximate=approximate, strict=strict
+        )
 
     def close(self) -> None:
         """Give back the sessions and the mapped plan. The engine is not used again."""
@@ -340,11 +345,3 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _several(audio: Source | Sequence[Source]) -> Sequence[Source]:
-    return cast("Sequence[Source]", audio if is_batch(audio) else [audio])
-
-
-def _as_given(audio: object, results: list[Item]) -> Item | list[Item]:
-    return results if is_batch(audio) else results[0]

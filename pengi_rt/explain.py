@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64
+from pengi_rt.checked import whole
 from pengi_rt.embed import heard, unit
 from pengi_rt.errors import UsageError
 from pengi_rt.generate import Question
@@ -58,6 +59,7 @@ class Explanation:
     windows: tuple[ExplainedWindow, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
 
 
 def explain(
@@ -77,8 +79,7 @@ def explain(
         raise UsageError(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
         )
-    if not isinstance(k, int) or not 1 <= k <= vocab:
-        raise UsageError(f"k must be a whole number in [1, {vocab}], got {k!r}")
+    k = whole("k", k, 1, vocab)
     explainer = _Explainer(session, question, k)
     return (each for group in groups for each in explainer.explained(group, batch_size))
 
@@ -108,6 +109,7 @@ class _Explainer:
                 ),
                 prompt_truncated=self._question.truncated,
                 audio_truncated=recording.truncated,
+                audio_warnings=recording.warnings,
             )
 
     def _vectors(self, heard: list[tuple[Neighbour, ...]]) -> tuple[PrefixVector, ...]:

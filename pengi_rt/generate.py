@@ -8,6 +8,7 @@ from typing import TypedDict, cast
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.checked import listed
 from pengi_rt.decoding.beam import answer, ask, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
@@ -87,6 +88,22 @@ class Request:
     batch_size: int
 
 
+def plain_prompts(prompt: object) -> str | list[str]:
+    """One prompt, or a list of what a list, an array or an iterator holds.
+
+    Raises:
+        PromptError: it is neither.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    try:
+        return listed("prompt", prompt)
+    except UsageError:
+        raise PromptError(
+            f"the prompt must be a string, or a list of them, got {type(prompt).__name__}"
+        ) from None
+
+
 def prompts_of(
     prompt: str | Sequence[str] | None, options: PromptOptions, default: str
 ) -> tuple[str, ...]:
@@ -99,10 +116,8 @@ def prompts_of(
     if task is None and question is not None:
         task = "qa"
     if task is None:
-        given = default if prompt is None else prompt
-        # Whatever is no list is one prompt; the tokenizer says if it is none at all.
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        prompts = tuple(given) if several else (cast("str", given),)
+        given = plain_prompts(default if prompt is None else prompt)
+        prompts = (given,) if isinstance(given, str) else tuple(given)
         if not prompts:
             raise UsageError("there is no prompt in the list: give at least one")
         return prompts
@@ -274,6 +289,7 @@ def _results(
                 windows=tuple(_window(tokenizer, *each, asked.stops) for each in windows),
                 prompt_truncated=question.truncated,
                 audio_truncated=recording.truncated,
+                audio_warnings=recording.warnings,
                 timings=timings,
             )
 
@@ -317,7 +333,7 @@ def stopping(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> Ended | None:
 
 
 def _stop_strings(stops: Sequence[str]) -> tuple[str, ...]:
-    given = (stops,) if isinstance(stops, str) else tuple(stops)
+    given = (stops,) if isinstance(stops, str) else tuple(listed("stop_strings", stops))
     for stop in given:
         if not isinstance(stop, str):
             raise PromptError(f"a stop string must be a string, got {type(stop).__name__}")

@@ -1,19 +1,25 @@
 """Recordings read one after the other, in groups whose windows fill a batch."""
 
-import os
+import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from reprlib import repr as shown
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
+from pengi_rt.audio.sources import is_one, is_several
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import UsageError
+from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.options import ReadOptions
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.scalars import as_int
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 Recordings = Iterable[AudioLike | Recording]
 
@@ -41,32 +47,34 @@ def read_groups(
     Raises:
         UsageError: the batch size is below 1, or one recording was given for several; when its turn
             comes, a Recording was cut for another plan.
-        AudioError: a recording cannot be read, when its turn comes.
+        AudioError: a recording cannot be read, or has warnings (``strict``), when its turn comes.
     """
     batch_size = options["batch_size"]
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if as_int(batch_size) is None or batch_size < 1:
         raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    if _is_one(sources):
+    if _is_one(sources) or not isinstance(sources, Iterable):
         raise UsageError(f"recordings must be a list or an iterator of them, got {shown(sources)}")
     return _groups(_read(sources, config, options), batch_size)
 
 
 def is_batch(audio: object) -> bool:
     """Whether ``audio`` is several recordings. ``(samples, rate)`` is one, and so are bytes."""
-    if isinstance(audio, tuple):
-        return not (len(audio) == 2 and isinstance(audio[0], np.ndarray))
-    return isinstance(audio, Sequence) and not isinstance(
-        audio, str | bytes | bytearray | memoryview
-    )
+    return is_several(audio)
+
+
+def as_batch(audio: object) -> Sequence[AudioLike | Recording]:
+    """A batch as it is, one recording as a batch of itself."""
+    return cast("Sequence[AudioLike | Recording]", audio if is_batch(audio) else [audio])
+
+
+def as_given(audio: object, results: list[Item]) -> Item | list[Item]:
+    """Results of :func:`as_batch` in the shape of what was given."""
+    return results if is_batch(audio) else results[0]
 
 
 def _is_one(sources: object) -> bool:
     """Whether it is a recording rather than several; many of them could be iterated over."""
-    if isinstance(sources, tuple):
-        return not is_batch(sources)
-    return hasattr(sources, "read") or isinstance(
-        sources, str | bytes | bytearray | memoryview | os.PathLike | Recording
-    )
+    return isinstance(sources, Recording) or is_one(sources)
 
 
 def waves(group: Group, size: int) -> Iterator[F32]:
@@ -102,11 +110,11 @@ def parted(group: Group) -> Iterator[tuple[Recording, slice]]:
 def _read(sources: Recordings, config: ModelConfig, options: ReadOptions) -> Iterator[Read]:
     generator = random.Random(options["seed"])  # noqa: S311 - the released crop, reproducible
     for source in sources:
-        started = perf_counter()
         if isinstance(source, Recording):
             _check_windows(source, config)
-            yield Read(source, 0.0)
+            yield Read(_told(source, strict=options["strict"]), 0.0)
             continue
+        started = perf_counter()
         recording = load_windows(
             source,
             config,
@@ -114,8 +122,19 @@ def _read(sources: Recordings, config: ModelConfig, options: ReadOptions) -> Ite
             hop=options["hop"],
             rng=generator,
             resample=options["resample"],
+            strict=options["strict"],
         )
-        yield Read(recording, perf_counter() - started)
+        yield Read(_told(recording), perf_counter() - started)
+
+
+def _told(recording: Recording, *, strict: bool = False) -> Recording:
+    """A recording whose warnings are logged, or refused. Raises AudioError."""
+    name = one_line(recording.name)
+    if strict and recording.warnings:
+        raise AudioError(f"{name}: {recording.warnings[0]}")
+    for warning in recording.warnings:
+        logger.warning("%s: %s", name, warning)
+    return recording
 
 
 def _check_windows(recording: Recording, config: ModelConfig) -> None:

@@ -170,7 +170,7 @@ def _read_blocks(sound: Any, container: Container, name: str, *, mono: bool) -> 
             "cut short, or several files joined; convert it to WAV"
         )
     check_shape(name, rate, sound.channels, frames)
-    return Sound(np.concatenate(blocks, axis=1), rate, statistics.warnings())
+    return Sound(np.concatenate(blocks, axis=1), rate, statistics.warnings(mixed=mono))
 
 
 def mix(samples: F32) -> F32:

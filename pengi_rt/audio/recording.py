@@ -5,16 +5,15 @@ model's clip cut into windows that cover all of it, a shorter one tiled as the m
 ``compat`` is the released wrapper's way, sample for sample.
 """
 
-import logging
 import math
 import os
 import random
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pengi_rt.audio.arrays import array_samples, as_float
 from pengi_rt.audio.decode import (
@@ -33,10 +32,13 @@ from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import one_line
 
-AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[NDArray[Any], int]
-"""A recording: a path (``-`` is standard input), the bytes of a file, an open binary file, or
-``(samples, rate)``. Samples are ``[frames]`` or ``[frames, channels]``, as soundfile gives them:
-float32 or float64 with full scale 1, or int8, int16, int32, uint8 with the full scale of the type.
+AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[Any, int] | Mapping[str, Any]
+"""A recording: a path (``-`` is standard input), the bytes of a file, an open binary file,
+``(samples, rate)``, or a dict of Hugging Face's datasets, which holds one of these.
+
+Samples are an array, a tensor or a list of floats, ``[frames]`` or ``[frames, channels]``, as
+soundfile gives them: floats with full scale 1, or int8, int16, int32, uint8 with the full scale of
+the type. What torchcodec decodes is taken too.
 """
 
 LongAudio = Literal["windows", "first", "center", "random", "compat"]
@@ -45,9 +47,6 @@ LongAudio = Literal["windows", "first", "center", "random", "compat"]
 """
 
 MAX_WINDOWS = 100_000  # of one recording: an hour with a hop of 36 ms
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +125,7 @@ def load_windows(
         rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
             one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
-        strict: refuse a recording that has ``warnings``; otherwise they are logged.
+        strict: refuse a recording that has ``warnings``.
         name: what results and messages call it, if not its path.
 
     Raises:
@@ -138,7 +137,7 @@ def load_windows(
     step = _hop_samples(hop, config, long_audio)
     source, name = plain_source(source, name)
     shown = one_line(name)
-    sound = _warned(_read(source, shown, mono=not compat), shown, strict=strict)
+    sound = _checked(_read(source, shown, mono=not compat), shown, strict=strict)
     wave = _at_rate(sound, config.mel.sample_rate, shown, resample=resample, compat=compat)
     _check_count(wave.size, None if hop is None else step, config, shown)
     starts = _window_starts(wave.size, config.clip_samples, step, long_audio, rng)
@@ -184,7 +183,7 @@ def _check_count(frames: int, step: int | None, config: ModelConfig, name: str) 
         )
 
 
-def _read(source: AudioLike, name: str, *, mono: bool) -> Sound:
+def _read(source: Any, name: str, *, mono: bool) -> Sound:
     """Decode, or take apart what is decoded already."""
     if isinstance(source, tuple):
         return _from_array(source, name, mono=mono)
@@ -211,15 +210,13 @@ def _from_array(source: tuple[Any, ...], name: str, *, mono: bool) -> Sound:
     statistics.update(scaled)
     scaled = mix(scaled) if mono else scaled
     check_samples(name, scaled, rate)
-    return Sound(scaled, rate, statistics.warnings())
+    return Sound(scaled, rate, statistics.warnings(mixed=mono))
 
 
-def _warned(sound: Sound, name: str, *, strict: bool) -> Sound:
-    """The sound, its warnings logged. Raises AudioError for one that has some (``strict``)."""
+def _checked(sound: Sound, name: str, *, strict: bool) -> Sound:
+    """The sound; raises AudioError if ``strict`` and it has warnings."""
     if strict and sound.warnings:
         raise AudioError(f"{name}: {sound.warnings[0]}")
-    for warning in sound.warnings:
-        logger.warning("%s: %s", name, warning)
     return sound
 
 

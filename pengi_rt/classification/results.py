@@ -53,6 +53,7 @@ class Classification:
     chosen: tuple[str, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
 
     @property
     def label(self) -> str:

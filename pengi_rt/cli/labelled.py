@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span
+from pengi_rt.cli.answers import about_audio, span
 from pengi_rt.cli.formats import Row
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Labelled:
             ],
             "windows": len(result.windows),
             "prompt_truncated": result.prompt_truncated,
-            "audio_truncated": result.audio_truncated,
+            **about_audio(result),
         }
 
     def _flat(self, result: "Classification") -> Iterator[Row]:

@@ -156,6 +156,7 @@ class Recordings:
             hop=arguments.hop,
             rng=generator,
             resample=not arguments.no_resample,
+            strict=arguments.strict,
         )
         if recording.truncated:
             way = arguments.long_audio
