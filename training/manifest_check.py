@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from stat import S_ISREG
 from typing import Literal, NamedTuple
@@ -12,7 +11,8 @@ from typing import Literal, NamedTuple
 import soundfile
 
 from pengi_rt.audio.container import FORMATS, check_container
-from pengi_rt.audio.decode import check_shape, read_path
+from pengi_rt.audio.decode import check_shape, read_blocks
+from pengi_rt.audio.sound import sound_of
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
@@ -156,8 +156,7 @@ def audio_seconds(path: Path) -> float:
                 raise AudioError(f"{name}: the file is empty; fetch it again")
             if file.read(len(_LFS)) == _LFS:
                 raise AudioError(f"{name}: is a Git LFS pointer, not audio; run: git lfs pull")
-            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                check_container(data, name)
+            check_container(file, name)
         return _header_seconds(path, name)
     except FileNotFoundError:
         raise AudioError(
@@ -176,8 +175,8 @@ def _header_seconds(path: Path, name: str) -> float:
         why = error.error_string.removeprefix("Error : ").rstrip(".")
         raise AudioError(f"{name}: damaged: {why} (supported: {FORMATS})") from None
     if info.frames >= _UNKNOWN_LENGTH:
-        sound = read_path(path, name, mono=True)
-        return float(sound.samples.shape[1] / sound.rate)
+        with sound_of(path, name).open() as reader:
+            return sum(block.shape[1] for block in read_blocks(reader, name)) / reader.rate
     check_shape(name, info.samplerate, info.channels, info.frames)
     return float(info.frames / info.samplerate)
 

@@ -17,7 +17,7 @@ from pengi_rt.embed import embed_recordings, embed_texts
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.generate import Request, answers, request
 from pengi_rt.options import DEFAULTS, Options
-from pengi_rt.reading import read_groups
+from pengi_rt.reading import read_batches
 from pengi_rt.retrieval.approximate import nearest_approximate
 from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.nearest import nearest
@@ -169,17 +169,16 @@ class _Example:
 
     def sounds(self) -> F32:
         """``[windows, d_proj]``: of its sound."""
-        options = self._options()
-        groups = read_groups([self.like], self.session.config, options)
-        (heard,) = embed_recordings(self.session, groups, self.batch_size)
+        batches = read_batches([self.like], self.session.config, self._options())
+        (heard,) = embed_recordings(self.session, batches)
         return heard.embedding
 
     def captions(self) -> list[str]:
         """What is written of its windows."""
         options = self._options()
-        groups = read_groups([self.like], self.session.config, options)
+        batches = read_batches([self.like], self.session.config, options)
         asked = _asked(self.session, self.index.settings, options)
-        (written,) = answers(self.session, groups, asked)
+        (written,) = answers(self.session, batches, asked)
         return [window.text for window in written.windows]
 
     def vectors(self) -> F32:
