@@ -34,6 +34,11 @@ class Description:
         return self.caption.extent
 
     @property
+    def audio_warnings(self) -> tuple[str, ...]:
+        """Why the recording may be no sound, a line each; mostly there are none."""
+        return self.caption.audio_warnings
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Of every window all three, joined as the released wrapper does.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32, Encoded
+from pengi_rt.checked import listed
 from pengi_rt.errors import UsageError
 from pengi_rt.reading import Batch, parts
 from pengi_rt.results import Extent
@@ -30,6 +31,7 @@ class AudioEmbedding:
     embedding: F32
     prefix: F32
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""
 
@@ -76,6 +78,7 @@ def _embedded(
             embedding=embedding,
             prefix=prefix,
             audio_truncated=part.recording.truncated,
+            audio_warnings=part.recording.warnings,
             extent=part.extent,
         )
 
@@ -101,7 +104,7 @@ def embed_texts(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "
             "export a checkpoint that has one (base)"
         )
-    tokenizer = session.prompt_tokenizer
+    tokenizer, texts = session.prompt_tokenizer, listed("texts", texts)
     prompts = [tokenizer.encode(text, strict=strict) for text in texts]
     found = []
     for start in range(0, len(texts), TEXT_BATCH):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Self, Unpack, overload
 
 from pengi_rt.backends.protocol import Backend
@@ -34,7 +33,7 @@ from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.indexing import Indexed, index_folder
 from pengi_rt.retrieval.searching import By, Hit, Query, search_index
 from pengi_rt.session import Session
-from pengi_rt.shapes import Prompts, Source, as_given, in_rows, several
+from pengi_rt.shapes import Prompts, Source, as_given, in_rows, plain_prompts, several
 from pengi_rt.stream import stream
 
 
@@ -51,6 +50,7 @@ def load(
     Without a ``path`` it is the built-in demo model's, and a warning is logged.
 
     Raises:
+        UsageError: ``path`` or ``threads`` cannot be.
         PlanError: it is no plan, or not whole, or none was named and none is built in.
         BackendError: the backend, device or precision is not to be had here.
     """
@@ -124,6 +124,7 @@ class Engine:
             PromptError: the prompt cannot be read, or does not fit (``strict``).
             UsageError: an option is out of range, or all together pass the decoder's positions.
         """
+        prompt = None if prompt is None else plain_prompts(prompt)
         results = list(self.answer(several(audio), prompt, **options))
         if prompt is None or isinstance(prompt, str):
             return as_given(audio, results)
@@ -250,7 +251,7 @@ class Engine:
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[Classification]:
         """As :meth:`classify`, one by one, as :meth:`answer` does."""
-        chosen = completed(options, CLASSIFY_DEFAULTS, "classify")
+        chosen = completed(options, CLASSIFY_DEFAULTS, "classify", ClassifyOptions)
         batches = read_batches(recordings, self.config, chosen, on_error)
         return classify(self.session, batches, labels, prompt, chosen, partly=partly)
 
@@ -332,18 +333,22 @@ class Engine:
         k: int = 10,
         by: By | None = None,
         approximate: bool = False,
+        strict: bool = False,
     ) -> list[Hit]:
         """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
 
         ``by``: "captions" (a text's default), their "words", or "audio" (a recording's default).
+        ``strict`` refuses a text over the encoder's limit, or a recording with warnings.
 
         Raises:
             UsageError: not exactly one of text and ``like`` is given, or the index is another
                 plan's; and as :mod:`pengi_rt.retrieval.searching`.
         """
-        opened = index if isinstance(index, Index) else Index.open(Path(index))
+        opened = index if isinstance(index, Index) else Index.open(index)
         query = Query(text, like)
-        return search_index(self.session, opened, query, k, by=by, approximate=approximate)
+        return search_index(
+            self.session, opened, query, k, by=by, approximate=approximate, strict=strict
+        )
 
     def close(self) -> None:
         """Give back the sessions and the mapped plan. The engine is not used again."""

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64
+from pengi_rt.checked import whole
 from pengi_rt.embed import heard, unit
 from pengi_rt.errors import UsageError
 from pengi_rt.generate import Question
@@ -59,6 +60,7 @@ class Explanation:
     windows: tuple[ExplainedWindow, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""
 
@@ -87,8 +89,7 @@ def explain(
         raise UsageError(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
         )
-    if not isinstance(k, int) or not 1 <= k <= vocab:
-        raise UsageError(f"k must be a whole number in [1, {vocab}], got {k!r}")
+    k = whole("k", k, 1, vocab)
     found = parts(batches, _Explainer(session, question, k).windows, partly=partly)
     return (
         Explanation(
@@ -97,6 +98,7 @@ def explain(
             windows=tuple(part.outputs),
             prompt_truncated=question.truncated,
             audio_truncated=part.recording.truncated,
+            audio_warnings=part.recording.warnings,
             extent=part.extent,
         )
         for part in found

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypedDict, cast
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.checked import listed
 from pengi_rt.decoding.beam import answer, ask, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
@@ -19,6 +20,7 @@ from pengi_rt.options import Options, PromptOptions
 from pengi_rt.reading import Batch, Part, parts
 from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.session import EncodedText, Session, prefixes
+from pengi_rt.shapes import plain_prompts
 from pengi_rt.tasks import task_prompt
 from pengi_rt.text import DecoderTokenizer
 
@@ -99,10 +101,8 @@ def prompts_of(
     if task is None and question is not None:
         task = "qa"
     if task is None:
-        given = default if prompt is None else prompt
-        # Whatever is no list is one prompt; the tokenizer says if it is none at all.
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        prompts = tuple(given) if several else (cast("str", given),)
+        given = plain_prompts(default if prompt is None else prompt)
+        prompts = (given,) if isinstance(given, str) else tuple(given)
         if not prompts:
             raise UsageError("there is no prompt in the list: give at least one")
         return prompts
@@ -247,6 +247,7 @@ def result_of(asked: Request, number: int, part: Part[Answered]) -> Result:
         windows=tuple(each.windows[number] for each in part.outputs),
         prompt_truncated=question.truncated,
         audio_truncated=part.recording.truncated,
+        audio_warnings=part.recording.warnings,
         timings=_together({id(each.timings): each.timings for each in part.outputs}.values()),
         extent=part.extent,
     )
@@ -347,7 +348,7 @@ def stopping(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> Ended | None:
 
 
 def _stop_strings(stops: Sequence[str]) -> tuple[str, ...]:
-    given = (stops,) if isinstance(stops, str) else tuple(stops)
+    given = (stops,) if isinstance(stops, str) else tuple(listed("stop_strings", stops))
     for stop in given:
         if not isinstance(stop, str):
             raise PromptError(f"a stop string must be a string, got {type(stop).__name__}")

@@ -1,21 +1,25 @@
 """Recordings read one after the other, and their windows in batches."""
 
-import os
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from reprlib import repr as shown
 from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
+from pengi_rt.audio.sources import is_one, is_several
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.options import ReadOptions
 from pengi_rt.results import Extent
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.scalars import as_int
+
+logger = logging.getLogger(__name__)
 
 Output = TypeVar("Output")
 
@@ -100,13 +104,13 @@ def read_batches(
     Raises:
         UsageError: the batch size is below 1, or one recording was given for several; when its turn
             comes, a Recording was cut for another plan.
-        AudioError: a recording cannot be read, when its turn comes, and nobody else is told
-            (``on_error``). What was read before it is a batch first.
+        AudioError: a recording cannot be read, or has warnings (``strict``), when its turn comes,
+            and nobody else is told (``on_error``). What was read before it is a batch first.
     """
     batch_size = options["batch_size"]
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if as_int(batch_size) is None or batch_size < 1:
         raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    if _is_one(sources):
+    if _is_one(sources) or not isinstance(sources, Iterable):
         raise UsageError(f"recordings must be a list or an iterator of them, got {shown(sources)}")
     return _Reader(config, options, on_error).batches(sources)
 
@@ -143,20 +147,12 @@ def _whole(found: Iterable[Part[Output]]) -> Iterator[Part[Output]]:
 
 def is_batch(audio: object) -> bool:
     """Whether ``audio`` is several recordings. ``(samples, rate)`` is one, and so are bytes."""
-    if isinstance(audio, tuple):
-        return not (len(audio) == 2 and isinstance(audio[0], np.ndarray))
-    return isinstance(audio, Sequence) and not isinstance(
-        audio, str | bytes | bytearray | memoryview
-    )
+    return is_several(audio)
 
 
 def _is_one(sources: object) -> bool:
     """Whether it is a recording rather than several; many of them could be iterated over."""
-    if isinstance(sources, tuple):
-        return not is_batch(sources)
-    return hasattr(sources, "read") or isinstance(
-        sources, str | bytes | bytearray | memoryview | os.PathLike | Recording
-    )
+    return isinstance(sources, Recording) or is_one(sources)
 
 
 _NONE: Any = object()
@@ -207,16 +203,19 @@ class _Reader:
     def _load(self, source: AudioLike | Recording) -> Recording:
         if isinstance(source, Recording):
             _check_windows(source, self._config)
-            return source
+            return _told(source, strict=self._options["strict"])
         options = self._options
-        return load_windows(
+        recording = load_windows(
             source,
             self._config,
             long_audio=options["long_audio"],
             hop=options["hop"],
             rng=self._generator,
             resample=options["resample"],
+            allow_truncated=options["allow_truncated"],
+            strict=options["strict"],
         )
+        return _told(recording)
 
     def _tell(self, source: AudioLike | Recording, error: AudioError) -> None:
         if self._on_error is None:
@@ -250,6 +249,16 @@ class _Reader:
 def _together(windows: Sequence[F32]) -> F32:
     """One alone is a part of its recording: it is not copied."""
     return windows[0][None] if len(windows) == 1 else np.stack(windows)
+
+
+def _told(recording: Recording, *, strict: bool = False) -> Recording:
+    """A recording whose warnings are logged, or refused. Raises AudioError."""
+    name = one_line(recording.name)
+    if strict and recording.warnings:
+        raise AudioError(f"{name}: {recording.warnings[0]}")
+    for warning in recording.warnings:
+        logger.warning("%s: %s", name, warning)
+    return recording
 
 
 def _check_windows(recording: Recording, config: ModelConfig) -> None:

@@ -77,6 +77,8 @@ class Result:
     A recording no longer than the model's clip has one window, and ``text``, ``raw_text``,
     ``tokens``, ``score`` and ``beams`` are that window's. A longer one has several: then ``text``
     joins theirs line by line, and the rest must be read from ``windows``.
+
+    ``audio_warnings`` say why the recording may be no sound, a line each; mostly there are none.
     """
 
     audio: str
@@ -85,6 +87,7 @@ class Result:
     prompt_truncated: bool
     audio_truncated: bool
     timings: Timings
+    audio_warnings: tuple[str, ...] = ()
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""
 

@@ -6,7 +6,6 @@ model's clip cut into windows that cover all of it, a shorter one tiled as the m
 """
 
 import math
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 
 from pengi_rt.audio.resample import F32
 from pengi_rt.audio.sound import AudioLike, sound_of
+from pengi_rt.audio.sources import plain_source
 from pengi_rt.audio.waveform import Waveform, end_to_end, waveform
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
@@ -44,7 +44,9 @@ class Recording:
         starts: where each window begins, in seconds.
         ends: where each window ends; for a recording shorter than a window, its own end.
         seconds: length of the whole recording (``compat``: of its channels end to end).
-        truncated: part of the recording is in no window.
+        truncated: part of the recording is in no window, or not there (``allow_truncated``).
+        warnings: why it may be no sound (silence, samples of another scale), and why not all of it
+            is there, a line each.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Recording:
     ends: tuple[float, ...]
     seconds: float
     truncated: bool
+    warnings: tuple[str, ...]
     _offsets: tuple[int, ...] = field(repr=False)
     _blocks: Callable[[], Iterator[F32]] = field(repr=False)
 
@@ -116,6 +119,8 @@ def load_windows(
     hop: float | None = None,
     rng: random.Random | None = None,
     resample: bool = True,
+    strict: bool = False,
+    allow_truncated: bool = False,
     name: str | None = None,
 ) -> Recording:
     """Read a recording and cut it into the windows that the model reads.
@@ -131,28 +136,37 @@ def load_windows(
         rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
             one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
+        strict: refuse a recording that has ``warnings``.
+        allow_truncated: hear what is there of a file that is cut short or damaged, with a warning.
         name: what results and messages call it, if not its path.
 
     Raises:
-        AudioError: it cannot be read, is damaged, holds nothing, or is beyond a limit; or ``hop``
-            makes more than ``MAX_WINDOWS`` windows of it.
+        AudioError: it cannot be read, is damaged, holds nothing, is beyond a limit, is cut into
+            more than ``MAX_WINDOWS`` windows (``hop``), or has warnings (``strict``).
         UsageError: the options contradict each other.
     """
     compat = _check_options(long_audio, resample=resample)
     step = _hop_samples(hop, config, long_audio)
-    name = _name_of(source) if name is None else name
-    shown = one_line(name)
-    rate = config.mel.sample_rate
-    sound = sound_of(source, shown)
-    wave = (
-        end_to_end(sound, rate if resample else None, shown)
-        if compat
-        else waveform(sound, rate, shown)
-    )
-    if hop is not None:
-        _check_count(wave.frames - config.clip_samples, step, rate, shown)
+    source, name = plain_source(source, name)
+    shown, rate = one_line(name), config.mel.sample_rate
+    sound = sound_of(source, shown, allow_truncated=allow_truncated)
+    if compat:
+        wave = end_to_end(sound, rate if resample else None, shown)
+    else:
+        wave = waveform(sound, rate, shown)
+    _check_wave(wave, shown, config, None if hop is None else step, strict=strict)
     starts = _window_starts(wave.frames, config, step, long_audio, rng)
     return _recording(name, wave, starts, config, all_of_it=long_audio == "windows")
+
+
+def _check_wave(
+    wave: Waveform, name: str, config: ModelConfig, step: int | None, *, strict: bool
+) -> None:
+    """Refuse what has warnings (``strict``) or, ``step`` apart, too many windows."""
+    if strict and (wave.warnings or wave.cut):
+        raise AudioError(f"{name}: {[*wave.warnings, wave.cut][0]}")
+    if step is not None:
+        _check_count(wave.frames - config.clip_samples, step, config.mel.sample_rate, name)
 
 
 def _check_options(long_audio: str, *, resample: bool) -> bool:
@@ -189,18 +203,6 @@ def _check_count(spare: int, step: int, rate: int, name: str) -> None:
             f"{name}: a hop of {step / rate:g} s makes {windows} windows of it, and {MAX_WINDOWS} "
             f"are the most; take a hop of at least {least:g} s"
         )
-
-
-def _name_of(source: AudioLike) -> str:
-    """The path, or what kind of thing it is."""
-    if isinstance(source, str | os.PathLike):
-        return "<stdin>" if source == "-" else os.fsdecode(source)
-    if isinstance(source, bytes):
-        return "<bytes>"
-    if isinstance(source, tuple):
-        return "<array>"
-    file_name = getattr(source, "name", None)
-    return file_name if isinstance(file_name, str) else f"<{type(source).__name__}>"
 
 
 def _window_starts(
@@ -242,7 +244,8 @@ def _recording(
         starts=tuple(start / rate for start in starts),
         ends=tuple(min(start + clip, wave.frames) / rate for start in starts),
         seconds=wave.frames / rate,
-        truncated=not all_of_it and wave.frames > clip,
+        truncated=bool(wave.cut) or (not all_of_it and wave.frames > clip),
+        warnings=(*wave.warnings, *filter(None, [wave.cut])),
         _offsets=offsets,
         _blocks=blocks,
     )

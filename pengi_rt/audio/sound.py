@@ -2,26 +2,27 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, BinaryIO, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from pengi_rt.audio.arrays import array_samples, as_float
 from pengi_rt.audio.container import check_container
 from pengi_rt.audio.containers.common import Container
-from pengi_rt.audio.decode import F32, SoundReader, check_shape, open_sound
+from pengi_rt.audio.decode import F32, SoundReader, open_sound
 from pengi_rt.audio.encoded import Encoded, encoded_bytes, encoded_path, encoded_stream
 from pengi_rt.errors import AudioError
 
-AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[NDArray[Any], int]
-"""A recording: a path (``-`` is standard input), the bytes of a file, an open binary file, or
-``(samples, rate)``. Samples are ``[frames]`` or ``[frames, channels]``, as soundfile gives them:
-float32 or float64 with full scale 1, or int8, int16, int32, uint8 with the full scale of the type.
-"""
+AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[Any, int] | Mapping[str, Any]
+"""A recording: a path (``-`` is standard input), the bytes of a file, an open binary file,
+``(samples, rate)``, or a dict of Hugging Face's datasets, which holds one of these.
 
-_FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
+Samples are an array, a tensor or a list of floats, ``[frames]`` or ``[frames, channels]``, as
+soundfile gives them: floats with full scale 1, or int8, int16, int32, uint8 with the full scale of
+the type. What torchcodec decodes is taken too.
+"""
 
 
 class Sound(Protocol):
@@ -93,29 +94,7 @@ class _Samples:
     """``(samples, rate)``, which stays the caller's: it is not copied."""
 
     def __init__(self, source: tuple[Any, ...], name: str) -> None:
-        if len(source) != 2 or not isinstance(source[0], np.ndarray):
-            kinds = ", ".join(type(item).__name__ for item in source)
-            raise AudioError(f"{name}: an array recording is (ndarray, rate); got ({kinds})")
-        samples, rate = source
-        if isinstance(rate, bool) or not isinstance(rate, int | np.integer):
-            raise AudioError(f"{name}: the rate must be a whole number of Hz, got {rate!r}")
-        if samples.ndim not in (1, 2):
-            raise AudioError(
-                f"{name}: samples must be [frames] or [frames, channels], got {samples.shape}"
-            )
-        frames, channels = samples.shape if samples.ndim == 2 else (samples.size, 1)
-        if channels > frames > 0:
-            raise AudioError(
-                f"{name}: {frames} frames of {channels} channels; samples are [frames, channels]: "
-                "transpose them"
-            )
-        check_shape(name, int(rate), channels, frames)
-        kind = samples.dtype.name
-        if kind not in ("float32", "float64", *_FULL_SCALE):
-            known = ", ".join(("float32", "float64", *_FULL_SCALE))
-            raise AudioError(f"{name}: samples of type {kind}; supported: {known}")
-        self._samples = samples.reshape(frames, channels)
-        self._rate = int(rate)
+        self._samples, self._rate = array_samples(source, name)
 
     @contextmanager
     def open(self) -> Iterator[SoundReader]:
@@ -127,24 +106,15 @@ class _ArrayReader:
 
     def __init__(self, samples: NDArray[Any], rate: int) -> None:
         self.rate = rate
-        self.frames, self.channels = samples.shape
+        self.channels, self.frames = samples.shape
         self.lenient, self.cut = False, ""
         self._samples = samples
         self._at = 0
 
     def read(self, frames: int, /) -> F32:
-        block = self._samples[self._at : self._at + frames]
+        block = self._samples[:, self._at : self._at + frames].T
         self._at += len(block)
-        return _as_float(block)
+        return as_float(block)
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-def _as_float(samples: NDArray[Any]) -> F32:
-    """Float32 samples with full scale 1."""
-    kind = samples.dtype.name
-    if kind not in _FULL_SCALE:
-        with np.errstate(over="ignore"):  # what overflows is refused by check_samples
-            return samples.astype(np.float32)
-    return samples.astype(np.float32) / np.float32(_FULL_SCALE[kind]) - (kind == "uint8")

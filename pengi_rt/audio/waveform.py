@@ -13,6 +13,7 @@ import numpy as np
 from pengi_rt.audio.decode import mix, read_blocks
 from pengi_rt.audio.resample import F32, Soxr, Torchaudio
 from pengi_rt.audio.sound import Sound
+from pengi_rt.audio.statistics import Statistics
 from pengi_rt.errors import AudioError
 
 KEPT = 1 << 23  # samples of a recording that stay in memory, 32 MB: three minutes at 44.1 kHz
@@ -24,6 +25,14 @@ class Waveform(Protocol):
     @property
     def frames(self) -> int:
         """How many samples it has, at least one."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why it may be no sound, a line each."""
+
+    @property
+    def cut(self) -> str:
+        """Why not all of the recording is there, where that is allowed."""
 
     def blocks(self) -> Iterator[F32]:
         """All of them from the beginning, ``[n]`` at a time; only to be read.
@@ -42,17 +51,21 @@ def waveform(sound: Sound, rate: int, name: str) -> Waveform:
     Raises:
         AudioError: it cannot be read, is damaged, holds nothing, or is beyond a limit.
     """
-    frames, kept = 0, _Kept()
+    frames, kept, statistics = 0, _Kept(), Statistics()
     with sound.open() as reader:
         soxr = Soxr(reader.rate, rate)
         for block in read_blocks(reader, name):
             frames += block.shape[1]
+            statistics.update(block)
             if not kept.full:
                 kept.add(soxr.block(mix(block)))
         if not kept.full:
             kept.add(soxr.rest())
         _check_length(name, frames, reader.rate, rate)
-    return _Average(soxr.length(frames), name, sound, rate, kept.whole())
+    return _Average(
+        *(soxr.length(frames), statistics.warnings(), reader.cut),
+        *(name, sound, rate, kept.whole()),
+    )
 
 
 def end_to_end(sound: Sound, rate: int | None, name: str) -> Waveform:
@@ -61,16 +74,18 @@ def end_to_end(sound: Sound, rate: int | None, name: str) -> Waveform:
     Raises:
         AudioError: as :func:`waveform`.
     """
-    frames, kept = 0, _Kept()
+    frames, kept, statistics = 0, _Kept(), Statistics()
     with sound.open() as reader:
         for block in read_blocks(reader, name):
             frames += block.shape[1]
+            statistics.update(block)
             if not kept.full:
                 kept.add(block)
         resampler = Torchaudio(reader.rate, rate or reader.rate)
         _check_length(name, frames, reader.rate, rate or reader.rate)
     return _EndToEnd(
-        resampler.length(frames), reader.channels, name, sound, resampler, kept.whole()
+        *(statistics.warnings(mixed=False), reader.cut),
+        *(resampler.length(frames), reader.channels, name, sound, resampler, kept.whole()),
     )
 
 
@@ -107,6 +122,8 @@ class _Kept:
 @dataclass(frozen=True, slots=True)
 class _Average:
     frames: int
+    warnings: tuple[str, ...]
+    cut: str
     _name: str
     _sound: Sound
     _rate: int
@@ -146,6 +163,8 @@ class _Average:
 
 @dataclass(frozen=True, slots=True)
 class _EndToEnd:
+    warnings: tuple[str, ...]
+    cut: str
     _length: int  # of every channel, resampled
     _channels: int
     _name: str

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64
+from pengi_rt.checked import choice
 from pengi_rt.classification.labels import FIELD, Labels, check_labels
 from pengi_rt.classification.likelihood import Normalize, Scorer
 from pengi_rt.classification.matching import Matcher
@@ -188,6 +189,7 @@ def _classification(
         chosen=tuple(whole),
         prompt_truncated=task.question.truncated,
         audio_truncated=part.recording.truncated,
+        audio_warnings=part.recording.warnings,
         extent=part.extent,
     )
 
@@ -216,20 +218,15 @@ def _named(task: _Task, places: Iterable[int]) -> tuple[str, ...]:
 def _check(options: ClassifyOptions) -> None:
     """Refuse what the method does not do."""
     given: Mapping[str, Any] = options
-    _check_known("method", options["method"], get_args(Method))
+    choice("method", options["method"], get_args(Method))
     if options["method"] == "text-matching":
         if name := next((n for n in ("normalize", "calibrate") if given[n] is not None), None):
             raise UsageError(f"{name} is for log-likelihoods: give method log-likelihood too")
         return
-    _check_known("normalize", options["normalize"] or "sum", get_args(Normalize))
-    _check_known("calibrate", options["calibrate"] or "none", get_args(Calibrate))
+    choice("normalize", options["normalize"] or "sum", get_args(Normalize))
+    choice("calibrate", options["calibrate"] or "none", get_args(Calibrate))
     if name := next((n for n in WRITES if given[n] not in (None, (), [])), None):
         raise UsageError(f"{name} shapes an answer, and log-likelihoods are taken without one")
     plain = options["normalize"] in (None, "sum") and options["calibrate"] in (None, "none")
     if options["multi_label"] and not plain:
         raise UsageError("several labels are chosen by plain sums: leave normalize and calibrate")
-
-
-def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{name} must be one of {', '.join(known)}; got {value!r}")

@@ -55,6 +55,7 @@ class Classification:
     chosen: tuple[str, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pengi_rt.cli.formats import Row
 
@@ -59,7 +59,7 @@ def answer_rows(result: "Result", windows: str) -> Iterator[Row]:
     rest = {
         "windows": total(result),
         "prompt_truncated": result.prompt_truncated,
-        "audio_truncated": result.audio_truncated,
+        **about_audio(result),
     }
     for row in {"each": _each, "merged": _merged, "pooled": _pooled}[windows](result):
         yield {**about, **row, **rest}
@@ -100,6 +100,24 @@ def _pooled(result: "Result") -> Iterator[Row]:
         "start": result.windows[0].start,
         "end": result.windows[-1].end,
     }
+
+
+class Heard(Protocol):
+    """A result, which knows how much of a recording was heard, and what is odd about it."""
+
+    @property
+    def audio_truncated(self) -> bool:
+        """Part of it was not."""
+
+    @property
+    def audio_warnings(self) -> tuple[str, ...]:
+        """Why it may be no sound."""
+
+
+def about_audio(result: Heard) -> Row:
+    """What a row says of that; of warnings only where there are some."""
+    warnings = {"audio_warnings": list(result.audio_warnings)} if result.audio_warnings else {}
+    return {"audio_truncated": result.audio_truncated, **warnings}
 
 
 class Lines:

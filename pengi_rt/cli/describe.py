@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import Lines, total
+from pengi_rt.cli.answers import Lines, about_audio, total
 from pengi_rt.cli.asking import (
     add_engine,
     add_reading,
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             partly=True,
             on_error=recordings.broken,
             batch_size=arguments.batch_size,
+            strict=arguments.strict,
             **asked,
         )
         lines = Lines(recordings=len(names) > 1, prompts=False)
@@ -92,5 +93,5 @@ def _rows(description: "Description") -> Iterator[Row]:
             "start": caption.start,
             "end": caption.end,
             "windows": total(description.caption),
-            "audio_truncated": description.caption.audio_truncated,
+            **about_audio(description.caption),
         }

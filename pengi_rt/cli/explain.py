@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span, total
+from pengi_rt.cli.answers import about_audio, span, total
 from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
@@ -101,7 +101,7 @@ def _rows(explanation: "Explanation") -> Iterator[Row]:
             ],
             "windows": total(explanation),
             "prompt_truncated": explanation.prompt_truncated,
-            "audio_truncated": explanation.audio_truncated,
+            **about_audio(explanation),
         }
 
 

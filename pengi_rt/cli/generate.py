@@ -99,6 +99,7 @@ def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
         long_audio=arguments.long_audio,
         hop=arguments.hop,
         resample=not arguments.no_resample,
+        allow_truncated=arguments.allow_truncated,
         **prompt_options(arguments),
         **decode_options(arguments),
     )

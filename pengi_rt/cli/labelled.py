@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span, total
+from pengi_rt.cli.answers import about_audio, span, total
 from pengi_rt.cli.formats import Row
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Labelled:
             ],
             "windows": total(result),
             "prompt_truncated": result.prompt_truncated,
-            "audio_truncated": result.audio_truncated,
+            **about_audio(result),
         }
 
     def _flat(self, result: "Classification") -> Iterator[Row]:

@@ -205,8 +205,10 @@ class Recordings:
             hop=arguments.hop,
             rng=generator,
             resample=not arguments.no_resample,
+            strict=arguments.strict,
+            allow_truncated=arguments.allow_truncated,
         )
-        if recording.truncated:
+        if recording.truncated and arguments.long_audio != "windows":
             way = arguments.long_audio
             logger.warning("%s: only one window is answered (--long-audio %s)", name, way)
         return recording

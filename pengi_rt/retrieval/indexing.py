@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISDIR
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from pengi_rt.audio.find import find_recordings
 from pengi_rt.audio.recording import Recording, load_windows
 from pengi_rt.backends.protocol import F32
+from pengi_rt.checked import as_path
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.embed import embed_texts, unit
 from pengi_rt.errors import AudioError, InputError, UsageError
@@ -100,8 +102,7 @@ def index_folder(
 ) -> Indexed:
     """Make the index of ``folder``, or bring it up to date: only what is new is captioned.
 
-    A run that is interrupted is gone on with by the next. What it writes of a recording is the same
-    in every run, up to rounding: a batch of one is computed in another order than others.
+    A run that is interrupted is gone on with by the next; rows are the same up to rounding.
 
     Args:
         session: the plan, which has a text encoder.
@@ -114,18 +115,19 @@ def index_folder(
         listener: is told how the work goes on.
 
     Raises:
-        UsageError: an option cannot be; the index is of another plan, other options or another
-            folder, or another process writes it.
-        InputError: the folder, its recordings (of which there must be some) or the prompt cannot be
-            read; the index is damaged, or cannot be written.
+        UsageError: an argument cannot be; the index is of another plan, options or folder, or
+            another process writes it.
+        InputError: folder, recordings (of which there must be some) or prompt cannot be read; the
+            index is damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
     if approximate:
         load_faiss()
-    run = _Run(session, Path(folder), _request(session, prompt, options), options, listener)
-    outcome = run.bring_up_to_date(Path(index), rebuild=rebuild)
+    folder, index = as_path("folder", folder), as_path("index", index)
+    run = _Run(session, folder, _request(session, prompt, options), options, listener)
+    outcome = run.bring_up_to_date(index, rebuild=rebuild)
     if approximate and outcome.recordings:
-        complete_approximate(Index.open(Path(index)))
+        complete_approximate(Index.open(index))
     return outcome
 
 
@@ -214,8 +216,7 @@ class _Run:
 
     def files(self) -> list[Found]:
         """All recordings, with names relative to the folder. Raises InputError, AudioError."""
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: is no folder: name the one that holds the recordings")
+        _check_folder(self.folder)
         # The slash makes a folder of whatever name no list (@...), and none standard input (-).
         names = find_recordings([f"{self.folder}{os.sep}"])
         return [self._found(Path(name)) for name in names]
@@ -252,7 +253,8 @@ class _Run:
         path = self.folder / found.file
         # Hashed before it is read: if it is replaced in between, the next run sees another content.
         sha256 = _digest(path)
-        recording = load_windows(path, self.session.config, hop=self.options["hop"])
+        hop, strict = self.options["hop"], self.options["strict"]
+        recording = load_windows(path, self.session.config, hop=hop, strict=strict)
         if sha256 is None:
             raise AudioError(f"{path}: could not be read a moment ago: run the command again")
         return Entry(*found, sha256), recording
@@ -286,6 +288,18 @@ class _Captioned(NamedTuple):
     score: float
     vector: F32
     sound: F32
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises InputError unless it is a folder."""
+    try:
+        found = S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL in it, too
+        found = False
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    if not found:
+        raise InputError(f"{folder}: is no folder: name the one that holds the recordings")
 
 
 def _digest(path: Path) -> str | None:
