@@ -236,11 +236,19 @@ _STRAY = 8  # bytes: less than the head of a chunk
 
 
 def is_zero(source: Source, start: int, end: int) -> bool:
-    """Whether there is nothing but zeros."""
-    step = 1 << 20
-    return all(
-        not any(source.at(offset, min(step, end - offset))) for offset in range(start, end, step)
-    )
+    """Whether there is nothing but zeros, and of them no more than any padding has."""
+    if end - start > _MAX_PADDING:
+        return False
+    while start < end:
+        data = source.at(start, min(len(_ZEROS), end - start))
+        if data != _ZEROS[: len(data)]:
+            return False
+        start += len(_ZEROS)
+    return True
+
+
+_ZEROS = bytes(1 << 20)
+_MAX_PADDING = 100 << 20  # bytes
 
 
 def tags_begin(source: Source, start: int) -> int:
