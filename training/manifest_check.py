@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 import soundfile
 
 from pengi_rt.audio.container import FORMATS, check_container
-from pengi_rt.audio.decode import check_shape, read_path
+from pengi_rt.audio.decode import check_shape, read_blocks
+from pengi_rt.audio.sound import sound_of
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
@@ -174,8 +175,8 @@ def _header_seconds(path: Path, name: str) -> float:
         why = error.error_string.removeprefix("Error : ").rstrip(".")
         raise AudioError(f"{name}: damaged: {why} (supported: {FORMATS})") from None
     if info.frames >= _UNKNOWN_LENGTH:
-        sound = read_path(path, name, mono=True)
-        return float(sound.samples.shape[1] / sound.rate)
+        with sound_of(path, name).open() as reader:
+            return sum(block.shape[1] for block in read_blocks(reader, name)) / reader.rate
     check_shape(name, info.samplerate, info.channels, info.frames)
     return float(info.frames / info.samplerate)
 

@@ -16,6 +16,7 @@ from pengi_rt.audio.containers.foreign import check_foreign
 from pengi_rt.audio.containers.mp3 import check_mp3, find_mp3, tag_size
 from pengi_rt.audio.containers.ogg import check_ogg, is_ogg
 from pengi_rt.audio.containers.wav import check_wav, is_wav
+from pengi_rt.errors import AudioError
 
 FORMATS = "WAV, FLAC, OGG, MP3, AIFF, CAF, AU"
 
@@ -28,6 +29,10 @@ _BEGINNINGS = (
     (is_ogg, check_ogg),
     (is_flac, check_flac),
 )
+
+
+class UnknownFormatError(AudioError):
+    """Its beginning is no recording's."""
 
 
 def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False) -> Container:
@@ -55,7 +60,9 @@ def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False)
         return foreign
     if (found := find_mp3(source)) >= 0:
         return check_mp3(source, found)
-    raise source.refuse(f"not {FORMATS}, nor what the extra 'formats' reads; convert it to WAV")
+    raise UnknownFormatError(
+        f"{name}: not {FORMATS}, nor what the extra 'formats' reads; convert it to WAV"
+    )
 
 
 def _skip_tags(source: Source) -> None:
