@@ -10,6 +10,13 @@ from pengi_rt.system.quote import shown
 
 _SEE_ELSEWHERE = 0xFFFF_FFFF
 
+_MAY_BE_CUT = (
+    *(b"data", b"SSND", b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"cue ", b"smpl", b"JUNK"),
+    *(b"junk", b"PAD ", b"FLLR", b"axml", b"ANNO", b"NAME", b"AUTH", b"APPL", b"MARK", b"COMT"),
+    *(b"info", b"uuid", b"free"),
+)
+"""Chunks that the end of the file may cut off; others are taken for something else."""
+
 MAX_CHUNKS = 10_000  # of a file; editors write some hundred
 
 OPT_IN = "to hear what is there: --allow-truncated (in Python allow_truncated=True)"
@@ -156,6 +163,8 @@ def chunks(
         if size < 0:
             return
         offset += head.size
+        if offset + size > source.size and name[:4] not in _MAY_BE_CUT:
+            return
         yield Chunk(name[:4], offset, size)
         offset += size + -size % layout.align
     raise source.refuse(f"damaged: more than {MAX_CHUNKS} chunks")
