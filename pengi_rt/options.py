@@ -21,6 +21,8 @@ class ReadOptions(TypedDict, total=False):
     """Of the random crop (``long_audio`` "random" and "compat"), and of sampling."""
     resample: bool
     """False takes the samples as they are, whatever the file's rate (``long_audio`` "compat")."""
+    allow_truncated: bool
+    """Hear what is there of a file that is cut short or damaged, with a warning."""
     batch_size: int
     """Windows answered together."""
     strict: bool
@@ -62,7 +64,13 @@ class Options(PromptOptions, total=False):
 
 
 READ_DEFAULTS = ReadOptions(
-    long_audio="windows", hop=None, seed=0, resample=True, batch_size=8, strict=False
+    long_audio="windows",
+    hop=None,
+    seed=0,
+    resample=True,
+    allow_truncated=False,
+    batch_size=8,
+    strict=False,
 )
 
 PROMPT_DEFAULTS = PromptOptions(

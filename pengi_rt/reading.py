@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Batch:
     """``[n, clip_samples]``, only to be read."""
     shares: tuple[Share, ...]
     read: float
-    """Seconds that reading them took: decoding, resampling, cutting."""
+    """Seconds until they were there: drawing recordings, decoding, resampling, cutting."""
 
     def __len__(self) -> int:
         """How many windows there are, at least one."""
@@ -155,6 +155,9 @@ def _is_one(sources: object) -> bool:
     return isinstance(sources, Recording) or is_one(sources)
 
 
+_NONE: Any = object()
+
+
 class _Reader:
     """Reads recordings and fills batches with their windows."""
 
@@ -169,8 +172,9 @@ class _Reader:
 
     def batches(self, sources: Recordings) -> Iterator[Batch]:
         """Full ones, and before an error and at the end what there is."""
+        drawn = iter(sources)
         try:
-            for source in sources:
+            while (source := self._timed(lambda: next(drawn, _NONE))) is not _NONE:
                 yield from self._windows_of(source)
         except Exception:
             yield from self._rest()
@@ -208,6 +212,7 @@ class _Reader:
             hop=options["hop"],
             rng=self._generator,
             resample=options["resample"],
+            allow_truncated=options["allow_truncated"],
             strict=options["strict"],
         )
         return _told(recording)

@@ -42,7 +42,7 @@ class Window:
 class Timings:
     """Seconds spent on the batches of windows that a result was answered in."""
 
-    read: float  # decoding, resampling, cutting
+    read: float  # drawing recordings from an iterator, decoding, resampling, cutting
     encode: float  # prefixes of the audio, and of prompts that are new
     decode: float  # prefill and beam search; on a GPU also what is encoded in one go with them
     windows: int  # of these batches, other recordings' windows with them
@@ -58,6 +58,11 @@ class Extent:
     """How many they are."""
     total: int
     """How many the recording has."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the recording begins with them."""
+        return self.first == 0
 
     @property
     def is_last(self) -> bool:

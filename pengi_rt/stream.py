@@ -37,15 +37,18 @@ def stream(
     check_single(asked.decode)
     if asked.questions[0].truncated:
         logger.warning("the prompt is longer than the text encoder reads and was cut: %.40r", one)
-    return _pieces(session, batches, asked)
+    return _pieces(session, batches, asked, cropped=options["long_audio"] != "windows")
 
 
-def _pieces(session: Session, batches: Iterable[Batch], asked: Request) -> Iterator[str]:
+def _pieces(
+    session: Session, batches: Iterable[Batch], asked: Request, *, cropped: bool
+) -> Iterator[str]:
     """Window by window, a line each."""
     first = True
     for batch in batches:
-        for name in (each.recording.name for each in batch.shares if each.recording.truncated):
-            logger.warning("%s: only one window is answered", name)
+        for recording, *_ in batch.shares if cropped else ():
+            if recording.truncated:
+                logger.warning("%s: only one window is answered", recording.name)
         with session.in_use():
             audio = session.backend.encode_audio(batch.windows).prefix
         for prefix in prefixes(audio, asked.questions[0].rows):

@@ -45,8 +45,9 @@ class Recording:
         starts: where each window begins, in seconds.
         ends: where each window ends; for a recording shorter than a window, its own end.
         seconds: length of the whole recording (``compat``: of its channels end to end).
-        truncated: part of the recording is in no window.
-        warnings: why it may be no sound (silence, samples of another scale), a line each.
+        truncated: part of the recording is in no window, or not there (``allow_truncated``).
+        warnings: why it may be no sound (silence, samples of another scale), and why not all of it
+            is there, a line each.
     """
 
     name: str
@@ -120,6 +121,7 @@ def load_windows(
     rng: random.Random | None = None,
     resample: bool = True,
     strict: bool = False,
+    allow_truncated: bool = False,
     name: str | None = None,
 ) -> Recording:
     """Read a recording and cut it into the windows that the model reads.
@@ -136,6 +138,7 @@ def load_windows(
             one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
         strict: refuse a recording that has ``warnings``.
+        allow_truncated: hear what is there of a file that is cut short or damaged, with a warning.
         name: what results and messages call it, if not its path.
 
     Raises:
@@ -147,7 +150,11 @@ def load_windows(
     step = _hop_samples(hop, config, long_audio)
     source, name = plain_source(source, name)
     shown, rate = one_line(name), config.mel.sample_rate
-    wave = _waveform(source, shown, rate if resample else None, compat=compat)
+    sound = sound_of(source, shown, allow_truncated=allow_truncated)
+    if compat:
+        wave = end_to_end(sound, rate if resample else None, shown)
+    else:
+        wave = waveform(sound, rate, shown)
     _check_wave(wave, shown, config, None if hop is None else step, strict=strict)
     starts = _window_starts(wave.frames, config, step, long_audio, rng)
     return _recording(name, wave, starts, config, all_of_it=long_audio == "windows")
@@ -157,18 +164,10 @@ def _check_wave(
     wave: Waveform, name: str, config: ModelConfig, step: int | None, *, strict: bool
 ) -> None:
     """Refuse what has warnings (``strict``) or, ``step`` apart, too many windows."""
-    if strict and wave.warnings:
-        raise AudioError(f"{name}: {wave.warnings[0]}")
+    if strict and (wave.warnings or wave.cut):
+        raise AudioError(f"{name}: {[*wave.warnings, wave.cut][0]}")
     if step is not None:
         _check_count(wave.frames - config.clip_samples, step, config.mel.sample_rate, name)
-
-
-def _waveform(source: AudioLike, name: str, rate: int | None, *, compat: bool) -> Waveform:
-    sound = sound_of(source, name)
-    if compat:
-        return end_to_end(sound, rate, name)
-    assert rate is not None
-    return waveform(sound, rate, name)
 
 
 def _check_options(long_audio: str, *, resample: bool) -> bool:
@@ -246,8 +245,8 @@ def _recording(
         starts=tuple(start / rate for start in starts),
         ends=tuple(min(start + clip, wave.frames) / rate for start in starts),
         seconds=wave.frames / rate,
-        truncated=not all_of_it and wave.frames > clip,
-        warnings=wave.warnings,
+        truncated=bool(wave.cut) or (not all_of_it and wave.frames > clip),
+        warnings=(*wave.warnings, *filter(None, [wave.cut])),
         _offsets=offsets,
         _blocks=blocks,
     )

@@ -30,6 +30,10 @@ class Waveform(Protocol):
     def warnings(self) -> tuple[str, ...]:
         """Why it may be no sound, a line each."""
 
+    @property
+    def cut(self) -> str:
+        """Why not all of the recording is there, where that is allowed."""
+
     def blocks(self) -> Iterator[F32]:
         """All of them from the beginning, ``[n]`` at a time; only to be read.
 
@@ -58,7 +62,10 @@ def waveform(sound: Sound, rate: int, name: str) -> Waveform:
         if not kept.full:
             kept.add(soxr.rest())
         _check_length(name, frames, reader.rate, rate)
-    return _Average(soxr.length(frames), statistics.warnings(), name, sound, rate, kept.whole())
+    return _Average(
+        *(soxr.length(frames), statistics.warnings(), reader.cut),
+        *(name, sound, rate, kept.whole()),
+    )
 
 
 def end_to_end(sound: Sound, rate: int | None, name: str) -> Waveform:
@@ -77,7 +84,7 @@ def end_to_end(sound: Sound, rate: int | None, name: str) -> Waveform:
         resampler = Torchaudio(reader.rate, rate or reader.rate)
         _check_length(name, frames, reader.rate, rate or reader.rate)
     return _EndToEnd(
-        statistics.warnings(mixed=False),
+        *(statistics.warnings(mixed=False), reader.cut),
         *(resampler.length(frames), reader.channels, name, sound, resampler, kept.whole()),
     )
 
@@ -116,6 +123,7 @@ class _Kept:
 class _Average:
     frames: int
     warnings: tuple[str, ...]
+    cut: str
     _name: str
     _sound: Sound
     _rate: int
@@ -156,6 +164,7 @@ class _Average:
 @dataclass(frozen=True, slots=True)
 class _EndToEnd:
     warnings: tuple[str, ...]
+    cut: str
     _length: int  # of every channel, resampled
     _channels: int
     _name: str

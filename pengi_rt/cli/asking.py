@@ -127,6 +127,11 @@ def add_reading(parser: Container) -> None:
         action="store_true",
         help="take the samples as they are, whatever the file's rate (with --long-audio compat)",
     )
+    group.add_argument(
+        "--allow-truncated",
+        action="store_true",
+        help="hear what is there of a file that is cut short or damaged (audio_truncated)",
+    )
     group.add_argument("--seed", type=int, default=0,
                        help="of random crops and drawn answers (default: %(default)s)")  # fmt: skip
     add_strict(parser)

@@ -91,7 +91,11 @@ def _embed(
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
         results = engine.embed_audio(
-            recordings, batch_size=arguments.batch_size, strict=arguments.strict
+            recordings,
+            partly=True,
+            on_error=recordings.broken,
+            batch_size=arguments.batch_size,
+            strict=arguments.strict,
         )
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)
