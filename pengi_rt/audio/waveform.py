@@ -63,8 +63,13 @@ def waveform(sound: Sound, rate: int, name: str) -> Waveform:
             kept.add(soxr.rest())
         _check_length(name, frames, reader.rate, rate)
     return _Average(
-        *(soxr.length(frames), statistics.warnings(), reader.cut),
-        *(name, sound, rate, kept.whole()),
+        soxr.length(frames),
+        statistics.warnings(),
+        reader.cut,
+        name,
+        sound,
+        rate,
+        kept.whole(),
     )
 
 
@@ -84,8 +89,14 @@ def end_to_end(sound: Sound, rate: int | None, name: str) -> Waveform:
         resampler = Torchaudio(reader.rate, rate or reader.rate)
         _check_length(name, frames, reader.rate, rate or reader.rate)
     return _EndToEnd(
-        *(statistics.warnings(mixed=False), reader.cut),
-        *(resampler.length(frames), reader.channels, name, sound, resampler, kept.whole()),
+        statistics.warnings(mixed=False),
+        reader.cut,
+        resampler.length(frames),
+        reader.channels,
+        name,
+        sound,
+        resampler,
+        kept.whole(),
     )
 
 

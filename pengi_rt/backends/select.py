@@ -34,7 +34,6 @@ def open_backend(
     kernels where ``device`` is ``cuda``.
 
     Raises:
-        UsageError: ``threads`` is no whole number.
         BackendError: this version or machine cannot run that; nothing else is taken in its place.
     """
     threads = argument("threads", threads, int | None)
