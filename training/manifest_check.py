@@ -176,7 +176,8 @@ def _header_seconds(path: Path, name: str) -> float:
         raise AudioError(f"{name}: damaged: {why} (supported: {FORMATS})") from None
     if info.frames >= _UNKNOWN_LENGTH:
         with sound_of(path, name).open() as reader:
-            return sum(block.shape[1] for block in read_blocks(reader, name)) / reader.rate
+            frames = sum(block.shape[1] for block in read_blocks(reader, name))
+            return float(frames / reader.rate)
     check_shape(name, info.samplerate, info.channels, info.frames)
     return float(info.frames / info.samplerate)
 
