@@ -103,7 +103,7 @@ def test_what_was_read_before_an_error_is_a_batch() -> None:
 
 def test_an_error_that_somebody_is_told_of_ends_nothing() -> None:
     told: list[tuple[object, str]] = []
-    sources = [SOUNDS[0], b"no sound", SOUNDS[2]]
+    sources: list[AudioLike] = [SOUNDS[0], b"no sound", SOUNDS[2]]
     batches = read_batches(
         sources, CONFIG, options(), lambda source, error: told.append((source, str(error)))
     )
