@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.options import READ_DEFAULTS, ReadOptions
