@@ -15,6 +15,7 @@ from pengi_rt.audio.containers.flac import check_flac, is_flac
 from pengi_rt.audio.containers.foreign import check_foreign
 from pengi_rt.audio.containers.mp3 import check_mp3, find_mp3, tag_size
 from pengi_rt.audio.containers.ogg import check_ogg, is_ogg
+from pengi_rt.audio.containers.unread import unread_kind
 from pengi_rt.audio.containers.wav import check_wav, is_wav
 from pengi_rt.errors import AudioError
 
@@ -58,6 +59,8 @@ def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False)
         return check_caf(source)
     if (foreign := check_foreign(source, head)) is not None:
         return foreign
+    if kind := unread_kind(head):
+        raise UnknownFormatError(f"{name}: {kind} is not read; convert it to WAV")
     if (found := find_mp3(source)) >= 0:
         return check_mp3(source, found)
     raise UnknownFormatError(

@@ -44,6 +44,7 @@ CODECS = (
 
 _SCALES = {"u8": (128, 128), "s16": (0, 2**15), "s32": (0, 2**31), "flt": (0, 1), "dbl": (0, 1)}
 _GUESSED = ("aac", "amr")  # by bytes and bit rate; frames without a header
+_KEEP_PADDING = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL: FFmpeg 8 cuts what ALAC has left out already
 _SLACK = 0.05  # seconds by which announced lengths are rounded, or a decoder's delay is left out
 
 
@@ -67,6 +68,8 @@ class FFmpegReader:
             )
             self._stream = self._choose()
             self._stream.codec_context.thread_count = 1
+            if container.demuxer == "caf" and self._stream.codec_context.name == "alac":
+                self._stream.codec_context.flags2 |= _KEEP_PADDING
             self._stream.codec_context.open(strict=False)
         except (self._av.FFmpegError, ValueError) as error:
             raise self._damaged(error) from None

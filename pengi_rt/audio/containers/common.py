@@ -10,6 +10,13 @@ from pengi_rt.system.quote import shown
 
 _SEE_ELSEWHERE = 0xFFFF_FFFF
 
+_MAY_BE_CUT = (
+    *(b"data", b"SSND", b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"cue ", b"smpl", b"JUNK"),
+    *(b"junk", b"PAD ", b"FLLR", b"axml", b"ANNO", b"NAME", b"AUTH", b"APPL", b"MARK", b"COMT"),
+    *(b"info", b"uuid", b"free"),
+)
+"""Chunks that the end of the file may cut off; others are taken for something else."""
+
 MAX_CHUNKS = 10_000  # of a file; editors write some hundred
 
 OPT_IN = "to hear what is there: --allow-truncated (in Python allow_truncated=True)"
@@ -156,6 +163,8 @@ def chunks(
         if size < 0:
             return
         offset += head.size
+        if offset + size > source.size and name[:4] not in _MAY_BE_CUT:
+            return
         yield Chunk(name[:4], offset, size)
         offset += size + -size % layout.align
     raise source.refuse(f"damaged: more than {MAX_CHUNKS} chunks")
@@ -236,11 +245,19 @@ _STRAY = 8  # bytes: less than the head of a chunk
 
 
 def is_zero(source: Source, start: int, end: int) -> bool:
-    """Whether there is nothing but zeros."""
-    step = 1 << 20
-    return all(
-        not any(source.at(offset, min(step, end - offset))) for offset in range(start, end, step)
-    )
+    """Whether there is nothing but zeros, and of them no more than any padding has."""
+    if end - start > _MAX_PADDING:
+        return False
+    while start < end:
+        data = source.at(start, min(len(_ZEROS), end - start))
+        if data != _ZEROS[: len(data)]:
+            return False
+        start += len(_ZEROS)
+    return True
+
+
+_ZEROS = bytes(1 << 20)
+_MAX_PADDING = 100 << 20  # bytes
 
 
 def tags_begin(source: Source, start: int) -> int:

@@ -1,6 +1,7 @@
 """FLAC (RFC 9639): how many samples its first block announces, and what stands at its end."""
 
 from pengi_rt.audio.containers.common import (
+    MAX_CHUNKS,
     Container,
     Source,
     Span,
@@ -15,6 +16,7 @@ HEAD = 26
 _TOTAL = (1 << 36) - 1
 _MAGIC = b"fLaC\0\0\0\x22"  # what every FLAC file begins with
 _BLOCK = 1 << 20
+_MAX_ZEROS = 100  # blocks at the end
 
 
 def is_flac(head: bytes) -> bool:
@@ -48,13 +50,14 @@ def check_flac(source: Source) -> Container:
 
 def _is_piece(source: Source) -> bool:
     """Whether the first frame has another number than 0: the header is that of a longer file."""
-    offset, last = len(b"fLaC"), False
-    while not last:
+    offset = len(b"fLaC")
+    for _ in range(MAX_CHUNKS):
         block = source.at(offset, 4)
         if len(block) < 4:
             return False
-        last = block[0] >= 0x80
         offset += 4 + int.from_bytes(block[1:], "big")
+        if block[0] >= 0x80:  # the last one
+            break
     frame = source.at(offset, 5)
     return len(frame) == 5 and frame[0] == 0xFF and frame[1] & 0xFE == 0xF8 and frame[4] != 0
 
@@ -68,7 +71,9 @@ def without_length(head: bytes) -> tuple[bytes, int | None]:
 def _end(source: Source) -> int:
     """Where tags and zeros begin that others have put at the end."""
     end = tags_begin(source, HEAD)
-    while end - HEAD > _BLOCK and is_zero(source, end - _BLOCK, end):
+    for _ in range(_MAX_ZEROS):
+        if end - HEAD <= _BLOCK or not is_zero(source, end - _BLOCK, end):
+            break
         end -= _BLOCK
     size = min(_BLOCK, end - HEAD)
     tail = source.at(end - size, size)

@@ -214,9 +214,7 @@ def _after_gap(source: Source, start: int, head: Header) -> int:
 def _skip_tags(source: Source, start: int) -> int:
     """The end of tags and zeros."""
     while data := source.at(start, SEARCHED):
-        if not any(data):
-            start += len(data)
-        elif not data[0]:
+        if not data[0]:
             start += len(data) - len(data.lstrip(b"\0"))
         elif size := tag_size(data):
             start += size
