@@ -110,7 +110,7 @@ def _check_place(file: Any, name: str, size: int) -> None:
         if not size and file.tell() > 0:
             size = -1
     if size < 0:
-        raise AudioError(f"{name}: nothing is left to read; go back to its start: seek(0)")
+        raise AudioError(f"{name}: empty: nothing is left to read; seek(0) goes back to its start")
 
 
 def _part(file: Any, name: str) -> bytes:

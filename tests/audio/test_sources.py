@@ -142,7 +142,7 @@ def test_files_that_are_not_at_their_start_or_not_for_reading(path: Path) -> Non
     closed = path.open("rb")
     closed.close()
     for source, message in (
-        (end, "nothing is left to read; go back to its start: seek(0)"),
+        (end, "empty: nothing is left to read; seek(0) goes back to its start"),
         (closed, "cannot be read: read of closed file"),
         (bytes(path), "the bytes are a path; give it as a string"),
     ):
