@@ -134,9 +134,14 @@ def listed(name: str, value: Any) -> list[Any]:
 
 def as_path(name: str, value: object) -> Path:
     """A caller's path. Raises UsageError for what is none."""
-    if not isinstance(value, str | bytes | os.PathLike):
+    try:
+        path = os.fsdecode(value)  # type: ignore[arg-type]
+        os.fsencode(path)
+    except (TypeError, UnicodeError):
+        path = "\0"
+    if "\0" in path:
         raise UsageError(f"{name} must be a path, got {shown(value)}")
-    return Path(os.fsdecode(value))
+    return Path(path)
 
 
 def require_multiple(name: str, value: int, of: str, divisor: int) -> None:

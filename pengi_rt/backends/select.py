@@ -35,7 +35,6 @@ def open_backend(
     kernels where ``device`` is ``cuda``.
 
     Raises:
-        UsageError: ``threads`` is no whole number.
         BackendError: this version or machine cannot run that; nothing else is taken in its place.
         PlanError: a graph, or a tensor, is not what the plan's config says.
     """
