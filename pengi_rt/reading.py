@@ -3,7 +3,6 @@
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from reprlib import repr as shown
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from pengi_rt.backends.protocol import F32
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.options import ReadOptions
+from pengi_rt.system.quote import shown
 
 Recordings = Iterable[AudioLike | Recording]
 

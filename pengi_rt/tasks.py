@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from reprlib import repr as shown
 from typing import NamedTuple
 
 from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import shown
 
 BUILT_IN = Path(__file__).with_name("tasks.toml")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.formats import Row
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.results import Result
@@ -88,7 +89,7 @@ class Lines:
         ]
         label = " ".join(part for part in parts if part)
         text: str = row["text"]
-        return f"{label}: {text}" if label else text
+        return printable(f"{label}: {text}" if label else text)
 
 
 def span(row: Row) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.output import STDIO, emit, is_folder, open_output, say
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import message, printable
 
 if TYPE_CHECKING:
     from pengi_rt.training.datasets.registry import Conversion
@@ -164,7 +165,7 @@ def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
     problems = check.problems()
     printed = 0
     for problem in islice(problems, limit):
-        emit(str(problem))
+        emit(message(str(problem)))
         printed += 1
     return printed, printed + sum(1 for _ in problems)
 
@@ -200,7 +201,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             say(_summary(conversion))
     else:
-        emit(f"{output}  {_summary(conversion)}")
+        emit(printable(f"{output}  {_summary(conversion)}"))
     return 0
 
 
@@ -220,7 +221,8 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     names = max(len(task.name) for task in tasks)
     prompts = max(len(task.prompt) for task in tasks)
     for task in tasks:
-        emit(f"{task.name:<{names}}  {task.prompt:<{prompts}}  {task.target}")
+        line = f"{task.name:<{names}}  {task.prompt:<{prompts}}  {task.target}"
+        emit(printable(line))
     return 0
 
 

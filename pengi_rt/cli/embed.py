@@ -21,6 +21,7 @@ from pengi_rt.cli.output import PART, check_place, open_output
 from pengi_rt.cli.recordings import SOME_FAILED, Recordings
 from pengi_rt.cli.vectors import Stored, save_npy, save_safetensors
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.embed import AudioEmbedding, TextEmbedding
@@ -255,5 +256,5 @@ def _kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def _line(row: Row) -> str:
     if "audio" in row:
-        return f"{row['row']:>6}  {row['audio']} {span(row)}"
-    return f"{row['row']:>6}  {json.dumps(row['text'], ensure_ascii=False)}"
+        return printable(f"{row['row']:>6}  {row['audio']} {span(row)}")
+    return printable(f"{row['row']:>6}  {json.dumps(row['text'], ensure_ascii=False)}")

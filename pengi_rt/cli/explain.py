@@ -18,6 +18,7 @@ from pengi_rt.cli.asking import (
 )
 from pengi_rt.cli.formats import Row, add_output
 from pengi_rt.cli.recordings import Recordings
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.explain import Explanation
@@ -122,7 +123,7 @@ class _Texts:
         for row in _rows(explanation):
             lines += [f"{span(row)}:"] if row["windows"] > 1 else []
             lines += _table(row["vectors"])
-        yield {"block": "\n".join(lines)}
+        yield {"block": "\n".join(map(printable, lines))}
 
 
 def _table(vectors: list[Row]) -> list[str]:

@@ -21,6 +21,7 @@ from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
 from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
@@ -96,7 +97,8 @@ def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     )
     with open_output(arguments.output) as output:
         for piece in pieces:
-            output.write(piece)
+            # Between windows it ends a line.
+            output.write("\n".join(map(printable, piece.split("\n"))))
             output.flush()
         output.write("\n")
     return 0

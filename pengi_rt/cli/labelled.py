@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import span
 from pengi_rt.cli.formats import Row
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore
@@ -86,7 +87,8 @@ class Labelled:
             lines += [_window(window) for window in windows] + ["whole recording:"]
         elif windows[0].text is not None:
             lines.append(f"answer: {windows[0].text}")
-        yield {"block": "\n".join([*lines, *_table(result.labels[: self._best], result.chosen)])}
+        lines += _table(result.labels[: self._best], result.chosen)
+        yield {"block": "\n".join(map(printable, lines))}
 
 
 def _window(window: "ClassifiedWindow") -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import message as one_message
 
 STDIO = "-"
 PART = ".part"
@@ -36,6 +37,11 @@ class Output:
     def unicode(self) -> bool:
         """Whether it takes every character, lone surrogates aside."""
         return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a terminal shows it, which obeys control characters."""
+        return not self._broken and self._stream.isatty()
 
     def write(self, text: str) -> int:
         """Write ``text``.
@@ -118,7 +124,7 @@ def emit(text: str) -> None:
 def say(message: object) -> None:
     """Print one line on standard error; if that fails too, there is nobody to tell."""
     try:
-        print(f"pengi-rt: {message}", file=sys.stderr, flush=True)
+        print(f"pengi-rt: {one_message(str(message))}", file=sys.stderr, flush=True)
     except OSError:
         abandon(sys.stderr)
 

@@ -11,6 +11,7 @@ from pengi_rt.cli.formats import Row, Writer, add_output
 from pengi_rt.cli.output import open_output, say
 from pengi_rt.cli.recordings import SOME_FAILED
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.retrieval.index import Index
@@ -156,12 +157,12 @@ class _Blocks:
         self._headed = headed
 
     def __call__(self, query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
-        lines = [f"{_printable(query)}:"] if self._headed else []
+        lines = [f"{printable(query)}:"] if self._headed else []
         ranks = len(str(len(hits)))
         places = [self._place(hit) for hit in hits]
         width = max(map(len, places), default=0)
         for rank, (hit, place) in enumerate(zip(hits, places, strict=True), 1):
-            caption = _printable(hit.caption)
+            caption = printable(hit.caption)
             line = f"{rank:>{ranks}}  {hit.score:6.3f}  {place:<{width}}  {caption}"
             lines.append(line.rstrip())
         if lines:
@@ -173,12 +174,4 @@ class _Blocks:
         neighbours = rows[max(row - 1, 0) : row] + rows[row + 1 : row + 2]
         several = any(neighbour.file == hit.file for neighbour in neighbours)
         when = f" {span({'start': hit.start, 'end': hit.end})}" if several else ""
-        return f"{_printable(hit.file)}{when}"
-
-
-def _printable(text: str) -> str:
-    """``text`` in one line, and without what a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+        return f"{printable(hit.file)}{when}"
