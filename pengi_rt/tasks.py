@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import shown
+from pengi_rt.system.regular import read_bounded
+
+MAX_BYTES = 1 << 20
 
 BUILT_IN = Path(__file__).with_name("tasks.toml")
 
@@ -109,6 +112,7 @@ def load_tasks(*extra: Path) -> dict[str, Task]:
     """The built-in tasks, then those of ``extra``; a later one of the same name takes its place.
 
     Raises:
+        InputError: a file is longer than 1 MiB.
         UsageError: a file cannot be read, or is not as ``tasks.toml`` is; it names file and key.
     """
     return {task.name: task for path in (BUILT_IN, *extra) for task in _read(path)}
@@ -135,7 +139,7 @@ def task_prompt(name: str, question: str | None = None) -> str:
 
 def _read(path: Path) -> Iterator[Task]:
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        data = tomllib.loads(read_bounded(path, MAX_BYTES).decode("utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are

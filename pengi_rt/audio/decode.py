@@ -7,7 +7,6 @@ every limit is checked on the header before decoding, and again while decoding b
 import io
 import os
 from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from stat import S_ISREG
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.audio.container import FORMATS, Container, check_container
 from pengi_rt.errors import AudioError
+from pengi_rt.system.regular import open_source
 
 F32 = NDArray[np.float32]
 
@@ -121,7 +121,7 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
 def _open(path: str | os.PathLike[str], name: str) -> io.FileIO:
     """Open a file; unbuffered, so that its descriptor stays at the start for libsndfile."""
     try:
-        return Path(path).open("rb", buffering=0)
+        return open_source(path)
     except FileNotFoundError:
         raise AudioError(f"{name}: there is no such file") from None
     except IsADirectoryError:

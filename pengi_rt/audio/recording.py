@@ -27,6 +27,7 @@ from pengi_rt.audio.decode import (
 from pengi_rt.audio.resample import F32, resample_soxr, resample_torchaudio
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.system.quote import LONGEST_PATH, one_line
 
 AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[NDArray[Any], int]
 """A recording: a path (``-`` is standard input), the bytes of a file, an open binary file, or
@@ -127,7 +128,7 @@ def load_windows(
     compat = _check_options(long_audio, resample=resample)
     step = _hop_samples(hop, config, long_audio)
     name = _name_of(source) if name is None else name
-    shown = name if name and name.isprintable() else ascii(name)
+    shown = one_line(name, LONGEST_PATH)
     rate, clip = config.mel.sample_rate, config.clip_samples
     sound = _read(source, shown, mono=not compat)
     wave = _at_rate(sound, rate, shown, resample=resample, compat=compat)

@@ -17,6 +17,7 @@ from pengi_rt.cli.asking import (
     protect_inputs,
 )
 from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output import PART, check_place, open_output
 from pengi_rt.cli.recordings import SOME_FAILED, Recordings
 from pengi_rt.cli.vectors import Stored, save_npy, save_safetensors
@@ -73,13 +74,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed everything; a bad recording is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     texts = _texts(arguments)
     if not arguments.audio and not texts:
         raise UsageError("there is nothing to embed: name recordings, or give --texts")
     _check_output(arguments)
-    names = find_recordings(arguments.audio) if arguments.audio else []
+    names = named_recordings(arguments) if arguments.audio else []
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
         return _embed(engine, names, texts, arguments)

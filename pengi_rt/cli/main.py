@@ -10,6 +10,7 @@ import pengi_rt
 from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.cli.parser import Parser, names_marked
+from pengi_rt.cli.recordings import SOME_FAILED
 from pengi_rt.errors import INTERRUPTED, PengiError, UsageError
 from pengi_rt.system.quote import message
 
@@ -92,6 +93,8 @@ def _run(argv: Sequence[str] | None) -> int:
             raise UsageError("--quiet and --verbose contradict each other; give one of them")
         _log_to_stderr(_level(arguments))
         code: int = arguments.run(arguments)
+        if not code and getattr(arguments, "some_unread", False):
+            code = SOME_FAILED
     finally:
         # What argparse printed (--help, --version) is still buffered, and its disk may be full.
         if sys.stdout is not None:

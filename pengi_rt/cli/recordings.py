@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pengi_rt.cli.formats import Row, Writer
-from pengi_rt.cli.output import open_output, say
+from pengi_rt.cli.output import STDIO, open_output, say
+from pengi_rt.cli.resume import STDIN
 from pengi_rt.errors import AudioError
+from pengi_rt.system.regular import Regular
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording
@@ -62,6 +64,7 @@ class Recordings:
         self.failed = 0
         self._arguments = arguments
         self._names = names
+        self._explicit = frozenset(arguments.audio)
         self._config = config
         self._each = each
         self._done = done
@@ -149,8 +152,10 @@ class Recordings:
         from pengi_rt.audio.recording import load_windows
 
         arguments = self._arguments
+        # Who names a pipe means it; a folder, pattern or list may hold one by accident.
+        named = name == STDIO or name in self._explicit
         recording = load_windows(
-            name,
+            name if named else Regular(name),
             self._config,
             long_audio=arguments.long_audio,
             hop=arguments.hop,
@@ -165,7 +170,8 @@ class Recordings:
     def _fail(self, name: str, error: AudioError) -> None:
         say(error)
         self.failed += 1
-        self._add(_Entry(0, made=[{"audio": name, "error": str(error)}]))
+        audio = STDIN if name == STDIO else name
+        self._add(_Entry(0, made=[{"audio": audio, "error": str(error)}]))
 
     def _progress_bar(self) -> Any:
         import sys

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from pengi_rt.cli.answers import span
 from pengi_rt.cli.asking import add_engine, open_engine, protect_inputs
 from pengi_rt.cli.formats import Row, Writer, add_output
-from pengi_rt.cli.output import open_output, say
+from pengi_rt.cli.output import STDIO, open_output, say
 from pengi_rt.cli.recordings import SOME_FAILED
+from pengi_rt.cli.resume import STDIN
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
 from pengi_rt.system.quote import printable
 
@@ -115,7 +116,9 @@ class _Found:
 
     def rows(self, query: "Query", rows: "Rows") -> Iterator[Row]:
         """The rows of a query, or one that says why it has none."""
-        name = str(query.like if query.text is None else query.text)
+        name = query.text if query.text is not None else str(query.like)
+        if query.like == STDIO:
+            name = STDIN
         try:
             hits = self._find(query)
         except (AudioError, PromptError) as error:

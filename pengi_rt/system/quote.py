@@ -9,7 +9,8 @@ Messages are bounded, rows are not: a row that lost its middle would be another 
 from reprlib import Repr
 
 LONGEST = 200  # characters of a name or value
-LONGEST_MESSAGE = 2000  # characters of a whole message, the longest path in two of its parts
+LONGEST_PATH = 1000  # characters of a path, which is not found by its ends alone
+LONGEST_MESSAGE = 2500  # characters of a whole message: two paths, and what is said of them
 
 _VALUES = Repr()
 _VALUES.maxstring = _VALUES.maxother = _VALUES.maxlong = 60

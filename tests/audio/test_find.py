@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from encoded import encode, noise
 
-from pengi_rt.audio.find import SUFFIXES, find_recordings
+from pengi_rt.audio.find import find_recordings as _find
+from pengi_rt.audio.suffixes import SUFFIXES
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, InputError, PengiError, UsageError
@@ -21,6 +22,10 @@ from pengi_rt.errors import AudioError, InputError, PengiError, UsageError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def find_recordings(names: list[str]) -> list[str]:
+    return _find(names).paths
 
 
 def _make(*names: str) -> None:

@@ -1,0 +1,43 @@
+"""The recordings that a command line names, and a word about what is left out."""
+
+import argparse
+from collections.abc import Sequence
+
+from pengi_rt.audio.find import Found, find_recordings, kinds
+from pengi_rt.cli.output import say
+from pengi_rt.system.quote import LONGEST_PATH, one_line
+
+MOST_LINES = 20  # about one thing; the rest is counted
+
+
+def named_recordings(arguments: argparse.Namespace) -> list[str]:
+    """Paths, and ``-``. The run is not a whole success where something named cannot be read.
+
+    Raises:
+        PengiError: as :func:`~pengi_rt.audio.find.find_recordings`.
+    """
+    found = find_recordings(arguments.audio)
+    report(found, quiet=arguments.quiet)
+    arguments.some_unread = bool(found.problems)
+    return found.paths
+
+
+def report(found: Found, *, quiet: bool) -> None:
+    """Say what cannot be read and, unless ``quiet``, what is passed over."""
+    _say([str(problem.error) for problem in found.problems], "could not be read either")
+    if not quiet:
+        _say(
+            [
+                f"{one_line(name, LONGEST_PATH)}: {passed.total()} files passed over that are "
+                f"audio of other kinds: {kinds(passed)}"
+                for name, passed in found.passed_over.items()
+            ],
+            "have such files too",
+        )
+
+
+def _say(lines: Sequence[str], rest: str) -> None:
+    for line in lines[:MOST_LINES]:
+        say(line)
+    if len(lines) > MOST_LINES:
+        say(f"{len(lines) - MOST_LINES} more {rest}")
