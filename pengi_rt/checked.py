@@ -3,11 +3,11 @@
 import dataclasses
 from contextlib import suppress
 from functools import cache
+from reprlib import repr as shown
 from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pengi_rt.errors import UsageError
-from pengi_rt.system.quote import shown
 
 
 class Within(NamedTuple):

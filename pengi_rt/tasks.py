@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import shown
-from pengi_rt.system.regular import read_bounded
+from pengi_rt.system.sources import read_bounded
 
 MAX_BYTES = 1 << 20
 

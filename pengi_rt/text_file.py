@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pengi_rt.errors import InputError
-from pengi_rt.system.regular import read_bounded
+from pengi_rt.system.sources import read_bounded
 
 MAX_BYTES = 1 << 26  # a million lines
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pengi_rt.audio.recording import AudioLike, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
+from pengi_rt.system.sources import Regular
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_targets
 from pengi_rt.training.log_mel_cache import LogMelCache
@@ -122,7 +123,7 @@ class ClipData(Dataset[Clips]):
 
     def _source(self, audio: Path) -> AudioLike:
         """Where a row's recording is read from."""
-        return audio
+        return Regular(audio)
 
     def _tags(self, row: Row, start: float) -> Tensor:
         config = self.encoder.config

@@ -20,6 +20,7 @@ from pengi_rt.audio.recording import load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
+from pengi_rt.system.sources import Regular
 from pengi_rt.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _write(
 
 
 def _whole_clip(path: Path, config: ModelConfig) -> NDArray[np.float32]:
-    recording = load_windows(path, config, long_audio="first")
+    recording = load_windows(Regular(path), config, long_audio="first")
     if recording.truncated:
         raise UsageError(
             f"{path}: is longer than a clip ({config.clip_seconds:g} s); data.cache_log_mel keeps "

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from stat import S_ISREG
 from typing import Literal, NamedTuple
 
 import soundfile
@@ -14,6 +13,8 @@ import soundfile
 from pengi_rt.audio.container import FORMATS, check_container
 from pengi_rt.audio.decode import check_shape, read_path
 from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.system.regular import open_regular
+from pengi_rt.system.sources import Regular
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
 
@@ -148,11 +149,8 @@ def audio_seconds(path: Path) -> float:
     """
     name = f"audio {path}" if str(path).isprintable() else f"audio {str(path)!a}"
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not S_ISREG(status.st_mode):
-                raise AudioError(f"{name}: is no regular file; name a recording")
-            if not status.st_size:
+        with open_regular(path) as file:
+            if not os.fstat(file.fileno()).st_size:
                 raise AudioError(f"{name}: the file is empty; fetch it again")
             if file.read(len(_LFS)) == _LFS:
                 raise AudioError(f"{name}: is a Git LFS pointer, not audio; run: git lfs pull")
@@ -176,7 +174,7 @@ def _header_seconds(path: Path, name: str) -> float:
         why = error.error_string.removeprefix("Error : ").rstrip(".")
         raise AudioError(f"{name}: damaged: {why} (supported: {FORMATS})") from None
     if info.frames >= _UNKNOWN_LENGTH:
-        sound = read_path(path, name, mono=True)
+        sound = read_path(Regular(path), name, mono=True)
         return float(sound.samples.shape[1] / sound.rate)
     check_shape(name, info.samplerate, info.channels, info.frames)
     return float(info.frames / info.samplerate)

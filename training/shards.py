@@ -28,6 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.regular import open_regular
 from pengi_rt.tasks import Task, load_tasks
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.manifest import Row, RowParser, manifest_lines
@@ -61,7 +62,7 @@ class Shards:
         """
         offset, size = self.places[audio]
         try:
-            with audio.parent.open("rb") as file:
+            with open_regular(audio.parent) as file:
                 file.seek(offset)
                 data = file.read(size)
         except OSError as error:

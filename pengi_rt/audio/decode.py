@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.audio.container import FORMATS, Container, check_container
 from pengi_rt.errors import AudioError
-from pengi_rt.system.regular import open_source
+from pengi_rt.system.sources import open_source
 
 F32 = NDArray[np.float32]
 

@@ -9,7 +9,6 @@ circle. A folder that cannot be read stops nothing: it is reported beside what w
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from pengi_rt.audio.suffixes import EXTRA_SUFFIXES, SUFFIXES
 from pengi_rt.audio.walk import ALL_BELOW, ANY_DEPTH, Pattern, Walk
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.system.quote import LONGEST_PATH, one_line
-from pengi_rt.system.regular import read_bounded, read_rest
+from pengi_rt.system.sources import read_bounded, read_rest
 
 STDIN = "-"
 STDIN_LIST = "@-"
@@ -41,8 +40,8 @@ class Found(NamedTuple):
     paths: list[str]
     """As :func:`pengi_rt.audio.recording.load_windows` takes them, and ``-``."""
     problems: list[Problem]
-    passed_over: dict[str, Counter[str]]
-    """By name: the kinds of audio files below it that are not read, and how many of each."""
+    passed_over: dict[str, str]
+    """By name: what is below it that is called as audio is, and is not read."""
 
 
 def find_recordings(names: Sequence[str]) -> Found:
@@ -79,8 +78,8 @@ def find_recordings(names: Sequence[str]) -> Found:
             continue
         found.paths.extend(path for path in sorted(walk.found) if known.add(path))
         found.problems.extend(_problems(name, walk))
-        if walk.passed_over:
-            found.passed_over[name] = walk.passed_over
+        if passed_over := _passed_over(walk):
+            found.passed_over[name] = passed_over
     if found.problems and not found.paths:
         raise found.problems[0].error
     return found
@@ -158,20 +157,24 @@ def _problems(name: str, walk: Walk) -> Iterator[Problem]:
         there = _is_folder(Path(name))
         what = "no audio in this folder" if there else _NO_FILE
         looked = f"looked for {', '.join(SUFFIXES)}, not hidden"
-        others = f"; passed over: {kinds(walk.passed_over)}" if walk.passed_over else ""
+        others = f"; {passed_over}" if (passed_over := _passed_over(walk)) else ""
         yield Problem(name, AudioError(f"{_shown(name)}: {what} ({looked}{others})"))
 
 
-def kinds(passed_over: Counter[str]) -> str:
-    """How many of each, the most first, and what the extra ``formats`` would read of them."""
-    counts = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common())
-    if passed_over.keys().isdisjoint(EXTRA_SUFFIXES):
-        return counts
-    return f"{counts} (for {', '.join(_extra(passed_over))}: pip install 'pengi-rt[formats]')"
-
-
-def _extra(passed_over: Counter[str]) -> list[str]:
-    return [kind for kind, _ in passed_over.most_common() if kind in EXTRA_SUFFIXES]
+def _passed_over(walk: Walk) -> str:
+    """How many files of other kinds there are, and what the extra ``formats`` reads of them."""
+    counts = walk.passed_over.most_common()
+    total = walk.passed_over.total()
+    parts = []
+    if total:
+        each = ", ".join(f"{count} {kind}" for kind, count in counts)
+        which = f"{total} files passed over that are" if total > 1 else "1 file passed over that is"
+        parts.append(f"{which} audio of other kinds: {each}")
+    if extra := [kind for kind, _ in counts if kind in EXTRA_SUFFIXES]:
+        parts.append(f"for {', '.join(extra)}: pip install 'pengi-rt[formats]'")
+    if walk.not_files:
+        parts.append(f"{len(walk.not_files)} passed over as pipes or devices")
+    return "; ".join(parts)
 
 
 def _split(name: str) -> tuple[Path, Pattern]:

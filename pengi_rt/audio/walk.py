@@ -19,7 +19,6 @@ ANY_DEPTH = "**"
 ALL_BELOW: Pattern = ("*",)  # of a folder that fits the last part, all is taken
 
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_NO_FILE = "pipe or device"
 
 
 def extra_suffixes_read() -> bool:
@@ -39,6 +38,8 @@ class Walk:
         self.found: set[str] = set()
         self.unread: dict[str, str] = {}
         """Folders, and links that may lead to one; and why they cannot be read."""
+        self.not_files: set[str] = set()
+        """Pipes and devices that are called as recordings are."""
         self._others: dict[str, str] = {}
         self._seen: set[tuple[int, int, Pattern]] = set()
         extra = extra_suffixes_read()
@@ -107,7 +108,7 @@ class Walk:
             if is_file or not os.path.exists(path):  # noqa: PTH110 - this one never raises
                 self.found.add(str(path))
             else:
-                self._others[str(path)] = _NO_FILE
+                self.not_files.add(str(path))
         elif is_file and name.lower().endswith(self._unread):
             self._others[str(path)] = path.suffix.lower()
 

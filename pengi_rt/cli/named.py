@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from pengi_rt.audio.find import Found, find_recordings, kinds
+from pengi_rt.audio.find import Found, find_recordings
 from pengi_rt.cli.output import say
 from pengi_rt.system.quote import LONGEST_PATH, one_line
 
@@ -27,11 +27,7 @@ def report(found: Found, *, quiet: bool) -> None:
     _say([str(problem.error) for problem in found.problems], "could not be read either")
     if not quiet:
         _say(
-            [
-                f"{one_line(name, LONGEST_PATH)}: {passed.total()} files passed over that are "
-                f"audio of other kinds: {kinds(passed)}"
-                for name, passed in found.passed_over.items()
-            ],
+            [f"{one_line(name, LONGEST_PATH)}: {what}" for name, what in found.passed_over.items()],
             "have such files too",
         )
 

@@ -13,7 +13,7 @@ from pengi_rt.cli.formats import Row, Writer
 from pengi_rt.cli.output import STDIO, open_output, say
 from pengi_rt.cli.resume import STDIN
 from pengi_rt.errors import AudioError
-from pengi_rt.system.regular import Regular
+from pengi_rt.system.sources import Regular
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording

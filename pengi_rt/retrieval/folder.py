@@ -11,6 +11,7 @@ from pathlib import Path
 from pengi_rt.atomic import replacing
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
+from pengi_rt.system.regular import open_regular
 
 CURRENT = "current"
 LOCK = "lock"
@@ -34,7 +35,7 @@ def current_generation(folder: Path) -> str | None:
         InputError: it cannot be read, or names no generation.
     """
     try:
-        with (folder / CURRENT).open("rb") as file:
+        with open_regular(folder / CURRENT) as file:
             text = file.read(64)
     except FileNotFoundError:
         return None

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pengi_rt.audio.find import Found as Names
 from pengi_rt.audio.find import find_recordings
 from pengi_rt.audio.recording import Recording, load_windows
 from pengi_rt.backends.protocol import F32
@@ -31,6 +32,7 @@ from pengi_rt.retrieval.rows import Block, Row
 from pengi_rt.retrieval.rows import Recording as Entry
 from pengi_rt.retrieval.update import Found, Update
 from pengi_rt.session import Session
+from pengi_rt.system.sources import Regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Indexed:
     """Its end did not fit."""
     failed: tuple[tuple[str, str], ...] = ()
     """Recordings that could not be read, and why; they are tried again next time."""
+    names: Names = field(default_factory=lambda: Names([], [], {}))
+    """What was found in the folder: where it could not be read, the index keeps what it has."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -195,15 +199,18 @@ class _Run:
 
     def bring_up_to_date(self, index: Path, *, rebuild: bool) -> Indexed:
         """Caption what is new."""
-        files = self.files()
+        names = self.names()
+        files = [self._found(Path(name)) for name in names.paths]
         if not rebuild:
             _check_collection(index, self.folder)
         identity = _identity(self.session, self.asked, self.options)
         collection = str(self.folder.resolve())
         with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
+            unread = (self._relative(each.path) for each in names.problems)
+            files = builder.with_known_below(unread, files)
             update = builder.plan(files, lambda file: _digest(self.folder / file))
             (question,) = self.asked.questions
-            outcome = Indexed(update, question.prompt, question.truncated)
+            outcome = Indexed(update, question.prompt, question.truncated, names=names)
             self.listener.planned(outcome)
             recordings = self.recordings(update.todo)
             for group in read_groups(recordings, self.session.config, self.options):
@@ -213,16 +220,18 @@ class _Run:
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 
-    def files(self) -> list[Found]:
-        """All recordings, with names relative to the folder. Raises InputError, AudioError."""
+    def names(self) -> Names:
+        """All recordings of the folder. Raises InputError, AudioError."""
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: is no folder: name the one that holds the recordings")
         # The slash makes a folder of whatever name no list (@...), and none standard input (-).
-        names = find_recordings([f"{self.folder}{os.sep}"])
-        return [self._found(Path(name)) for name in names]
+        return find_recordings([f"{self.folder}{os.sep}"])
+
+    def _relative(self, path: str | Path) -> str:
+        return Path(path).relative_to(self.folder).as_posix()
 
     def _found(self, path: Path) -> Found:
-        file = path.relative_to(self.folder).as_posix()
+        file = self._relative(path)
         try:
             status = path.stat()
         except OSError:  # a broken link: whoever reads it says so
@@ -245,7 +254,7 @@ class _Run:
         path = self.folder / found.file
         # Hashed before it is read: if it is replaced in between, the next run sees another content.
         sha256 = _digest(path)
-        recording = load_windows(path, self.session.config, hop=self.options["hop"])
+        recording = load_windows(Regular(path), self.session.config, hop=self.options["hop"])
         if sha256 is None:
             raise AudioError(f"{path}: could not be read a moment ago: run the command again")
         return Entry(*found, sha256), recording

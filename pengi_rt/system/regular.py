@@ -1,89 +1,41 @@
-"""Opening what a folder, a list or a manifest names: regular files, and nothing that hangs.
+"""Opening what a list, a manifest or a folder names: regular files and nothing else.
 
-Opening a pipe waits for whoever writes to it, and /dev/zero has no end. A person may name one; what
-is found may not.
+A pipe would wait for a writer for ever, a device such as ``/dev/zero`` never ends.
 """
 
 import errno
 import os
-from collections.abc import Callable
-from io import FileIO
+from io import BufferedReader
 from pathlib import Path
-from stat import S_ISREG
-
-from pengi_rt.errors import InputError
-from pengi_rt.system.quote import one_line
+from stat import S_ISDIR, S_ISREG
 
 
-class Regular(os.PathLike[str]):
-    """A path that was found and not named: :func:`open_source` opens a regular file there."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """For the path ``path``."""
-        self._path = os.fspath(path)
-
-    def __fspath__(self) -> str:
-        """The path itself."""
-        return self._path
-
-
-def open_source(path: str | os.PathLike[str]) -> FileIO:
-    """Open what a path leads to, unbuffered: anything, or a regular file alone (:class:`Regular`).
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a regular file, or a link to one, for reading.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file where it has to be.
-        ValueError: no file can have this name.
+        OSError: there is none, or it is something else: a pipe, a device, a socket, a folder.
     """
-    if isinstance(path, Regular):
-        return open_regular(path)
-    return Path(path).open("rb", buffering=0)
-
-
-def open_regular(path: str | os.PathLike[str]) -> FileIO:
-    """Open a regular file to read bytes from, unbuffered; links are followed.
-
-    Raises:
-        OSError: it cannot be opened, or is a pipe, a device or a socket.
-        ValueError: no file can have this name.
-    """
-    # Opening a device may already do something, so look first; open without waiting, and look
-    # again, as it may have been replaced by a pipe in between.
-    _require_regular(os.stat(path), path)  # noqa: PTH116 - a path of any kind
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if "\0" in os.fspath(path):  # os.open raises ValueError for it
+        raise OSError(errno.EINVAL, "its name has a NUL character", str(path))
+    _refuse_others(os.stat(path).st_mode, path)  # noqa: PTH116 - a device is not even opened
+    # O_NONBLOCK: it may have become a pipe since.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _require_regular(os.fstat(descriptor), path)
-        os.set_blocking(descriptor, True)
-        return FileIO(descriptor, "rb")
-    except BaseException:
+        _refuse_others(os.fstat(descriptor).st_mode, path)
+    except OSError:
         os.close(descriptor)
         raise
+    return os.fdopen(descriptor, "rb")
 
 
-def read_bounded(path: Path, most: int) -> bytes:
-    """What a person's text file holds, be it a pipe.
-
-    Raises:
-        OSError: it cannot be read.
-        InputError: it has more than ``most`` bytes.
-    """
-    with path.open("rb") as file:
-        return read_rest(file.read, most, str(path))
+def check_regular(path: Path) -> None:
+    """Refuse what :func:`open_regular` refuses. Raises OSError."""
+    open_regular(path).close()
 
 
-def read_rest(read: Callable[[int], bytes], most: int, name: str) -> bytes:
-    """What is left to read of a stream.
-
-    Raises:
-        InputError: that is more than ``most`` bytes.
-    """
-    data = read(most + 1)
-    if len(data) > most:
-        raise InputError(
-            f"{one_line(name)}: is longer than {most >> 20} MiB: is it the right file?"
-        )
-    return data
-
-
-def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    if not S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "this is no regular file", os.fspath(path))
+def _refuse_others(mode: int, path: str | os.PathLike[str]) -> None:
+    if S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    if not S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
