@@ -17,7 +17,7 @@ from pengi_rt.cli.asking import (
     warned,
 )
 from pengi_rt.cli.formats import FORMATS, SUBTITLES, add_output
-from pengi_rt.cli.named import named_recordings
+from pengi_rt.cli.named import named_recordings, source
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
@@ -86,7 +86,7 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
 def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt[0] if arguments.prompt else None
     pieces = engine.stream(
-        name,
+        source(name, arguments),
         prompt,
         long_audio=arguments.long_audio,
         hop=arguments.hop,

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from pengi_rt.audio.find import Found, find_recordings
-from pengi_rt.cli.output import say
+from pengi_rt.cli.output import STDIO, say
 from pengi_rt.system.quote import LONGEST_PATH, one_line
+from pengi_rt.system.sources import Regular
 
 MOST_LINES = 20  # about one thing; the rest is counted
 
@@ -19,7 +20,16 @@ def named_recordings(arguments: argparse.Namespace) -> list[str]:
     found = find_recordings(arguments.audio)
     report(found, quiet=arguments.quiet)
     arguments.some_unread = bool(found.problems)
+    arguments.named = frozenset(arguments.audio)
     return found.paths
+
+
+def source(name: str, arguments: argparse.Namespace) -> str | Regular:
+    """Where to read a recording from that :func:`named_recordings` gave.
+
+    Who names a pipe means it; a folder, a pattern or a list may lead to one by accident.
+    """
+    return name if name == STDIO or name in arguments.named else Regular(name)
 
 
 def report(found: Found, *, quiet: bool) -> None:

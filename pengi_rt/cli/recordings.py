@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pengi_rt.cli.formats import Row, Writer
+from pengi_rt.cli.named import source
 from pengi_rt.cli.output import STDIO, open_output, say
 from pengi_rt.cli.resume import STDIN
 from pengi_rt.errors import AudioError
-from pengi_rt.system.sources import Regular
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording
@@ -64,7 +64,6 @@ class Recordings:
         self.failed = 0
         self._arguments = arguments
         self._names = names
-        self._explicit = frozenset(arguments.audio)
         self._config = config
         self._each = each
         self._done = done
@@ -152,10 +151,8 @@ class Recordings:
         from pengi_rt.audio.recording import load_windows
 
         arguments = self._arguments
-        # Who names a pipe means it; a folder, pattern or list may hold one by accident.
-        named = name == STDIO or name in self._explicit
         recording = load_windows(
-            name if named else Regular(name),
+            source(name, arguments),
             self._config,
             long_audio=arguments.long_audio,
             hop=arguments.hop,

@@ -60,7 +60,5 @@ def read_rest(read: Callable[[int], bytes], most: int, name: str) -> bytes:
     """
     data = read(most + 1)
     if len(data) > most:
-        raise InputError(
-            f"{one_line(name)}: is longer than {most >> 20} MiB; is it what you meant?"
-        )
+        raise InputError(f"{one_line(name)}: is longer than {most >> 20} MiB: name another file")
     return data
