@@ -1,9 +1,9 @@
 r"""How rows are printed: text for people, JSON, JSON Lines and CSV for programs, and subtitles.
 
 A row of text or JSON Lines is one line without control characters, whatever a file is called and a
-model writes: JSON escapes them and reads as the same, text shows ``\n`` and ``\x1b``. CSV is exact,
-line ends stand in quotes, and a cell that begins with ``=`` stays as it is; on a terminal it is
-shown as text is.
+model writes: JSON escapes them and reads as the same, text shows ``\n`` and ``\x1b``. CSV is exact
+but for bytes of a name that are not UTF-8: line ends stand in quotes, and a cell that begins with
+``=`` stays as it is. On a terminal it is shown as text is.
 """
 
 import argparse

@@ -69,11 +69,16 @@ class Parser(argparse.ArgumentParser):
         super().error(message(text))
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """As the base class; a verb may follow ``--``, what follows the verb stays as it is."""
+        """As the base class; a verb may follow ``--``, what follows the verb stays as it is.
+
+        In ``--option=--`` the value is text too, which the base class takes away.
+        """
         if action.nargs == argparse.PARSER:
             first = arg_strings[0] == END_OF_OPTIONS
             verb, *rest = arg_strings[first:]
             arg_strings = [_text(verb), *rest]
+        elif action.option_strings:
+            arg_strings = [Name(each) if each == END_OF_OPTIONS else each for each in arg_strings]
         return super()._get_values(action, arg_strings)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:

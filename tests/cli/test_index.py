@@ -235,6 +235,31 @@ def test_with_faiss(opened: Engine, folder: Path, capfd: pytest.CaptureFixture[s
     assert len(list(Path("sounds.index").rglob("*.ivf"))) == 2
 
 
+def test_closed_folder(
+    opened: Engine, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    (folder / "a.wv").touch()
+    code, said = run(capsys, folder, *FAST)
+    assert code == 4
+    assert said == (
+        "pengi-rt: sounds/b: the folder cannot be read: Permission denied\n"
+        "pengi-rt: sounds/: 1 file passed over that is audio of other kinds: 1 .wv\n"
+        "pengi-rt: sounds.index: 3 new, 0 changed, 0 moved, 0 deleted, 0 kept\n"
+    )
+    assert run(capsys, folder / "b", *FAST) == (
+        3,
+        "pengi-rt: sounds/b: the folder cannot be read: Permission denied\n",
+    )
+
+
 # A shell that starts the tests in the background ignores SIGINT, and children inherit that.
 START = """
 import signal, sys
