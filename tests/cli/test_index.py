@@ -262,7 +262,7 @@ def test_closed_folder(
 
 # A shell that starts the tests in the background ignores SIGINT, and children inherit that.
 START = """
-import signal, sys
+import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pengi_rt.cli.main import main
 from pengi_rt.retrieval import indexing
@@ -271,7 +271,9 @@ load = indexing.load_windows
 
 def waiting(path, *arguments, **options):
     if str(path).endswith("zz.wav"):
-        open("fifo", "rb").read()
+        with open("fifo", "rb"):
+            while True:  # a blocking call could sleep through a signal that comes just before it
+                time.sleep(0.01)
     return load(path, *arguments, **options)
 
 indexing.load_windows = waiting
