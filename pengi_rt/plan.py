@@ -229,7 +229,7 @@ def _about(path: str | os.PathLike[str]) -> Iterator[None]:
             f"{os.fspath(path)}: no such file; pengi-rt export makes a plan from a checkpoint"
         ) from None
     except OSError as error:
-        raise PlanError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
+        raise PlanError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None
     except PlanError as error:
         raise PlanError(f"{os.fspath(path)}: {error}") from None
 
@@ -237,7 +237,10 @@ def _about(path: str | os.PathLike[str]) -> Iterator[None]:
 def _map(path: Path) -> mmap:
     """The file as read-only memory, if its first bytes may be a plan's."""
     # A FIFO would block the open, and a device has no size: look before.
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL or a lone surrogate in the path
+        raise PlanError(f"no file can have this name: {error}") from None
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise PlanError(f"this is {what}; give the plan itself, as pengi-rt export wrote it")

@@ -151,8 +151,10 @@ def mel_spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.float
     """
     size = max(64, round(_WINDOW * rate) // 2 * 2)
     hop = max(1, round(_HOP * rate), -(-samples.size // _FRAMES))
-    padded = np.pad(samples, (size // 2, size // 2 + size))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[: samples.size : hop]
+    frames = np.zeros((-(-samples.size // hop), size), np.float32)
+    for frame, centre in zip(frames, range(0, samples.size, hop), strict=True):
+        start, stop = centre - size // 2, min(centre + size // 2, samples.size)
+        frame[max(-start, 0) :][: stop - max(start, 0)] = samples[max(start, 0) : stop]
     power = np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
     bands = _mel_bank(size, rate) @ power.T
     loudest = max(float(bands.max()), 1e-20)

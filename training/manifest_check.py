@@ -3,25 +3,21 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
-import soundfile
-
-from pengi_rt.audio.container import FORMATS, check_container
-from pengi_rt.audio.decode import check_shape, read_path
+from pengi_rt.audio.container import check_container
+from pengi_rt.audio.decode import check_shape, open_sound, read_blocks
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.regular import open_regular
-from pengi_rt.system.sources import Regular
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
 
 MAX_SECONDS = 60.0
 
 _LFS = b"version https://git-lfs"
-_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream that does not say
 _ROUNDING = 0.05  # seconds by which a tag may end after its recording: labels are written rounded
 
 
@@ -154,9 +150,7 @@ def audio_seconds(path: Path) -> float:
                 raise AudioError(f"{name}: the file is empty; fetch it again")
             if file.read(len(_LFS)) == _LFS:
                 raise AudioError(f"{name}: is a Git LFS pointer, not audio; run: git lfs pull")
-            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                check_container(data, name)
-        return _header_seconds(path, name)
+            return _seconds(file, name)
     except FileNotFoundError:
         raise AudioError(
             f"{name}: there is no such file; relative paths start at the manifest's folder"
@@ -167,17 +161,16 @@ def audio_seconds(path: Path) -> float:
         raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 
-def _header_seconds(path: Path, name: str) -> float:
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        why = error.error_string.removeprefix("Error : ").rstrip(".")
-        raise AudioError(f"{name}: damaged: {why} (supported: {FORMATS})") from None
-    if info.frames >= _UNKNOWN_LENGTH:
-        sound = read_path(Regular(path), name, mono=True)
-        return float(sound.samples.shape[1] / sound.rate)
-    check_shape(name, info.samplerate, info.channels, info.frames)
-    return float(info.frames / info.samplerate)
+def _seconds(file: BinaryIO, name: str) -> float:
+    """By the header, or by the samples where that does not say it to the sample."""
+    container = check_container(file, name)
+    with closing(open_sound(file, container, name)) as sound:
+        if sound.frames is None or container.demuxer:
+            frames = sum(block.shape[1] for block in read_blocks(sound, name))
+        else:
+            frames = sound.frames
+        check_shape(name, sound.rate, sound.channels, frames)
+        return float(frames / sound.rate)
 
 
 def _late_tags(data: Mapping[str, object], seconds: float) -> Iterator[str]:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import Lines
+from pengi_rt.cli.answers import Lines, about_audio, total
 from pengi_rt.cli.asking import (
     add_engine,
     add_reading,
@@ -64,9 +64,18 @@ def run(arguments: argparse.Namespace) -> int:
         done = marks(engine, names, arguments, {"verb": "describe", **asked})
         recordings = Recordings(arguments, names, engine.config, done=done)
         # Options are refused here, before the output is opened.
-        results = engine.descriptions(recordings, batch_size=arguments.batch_size, **asked)
+        results = engine.descriptions(
+            recordings,
+            partly=True,
+            on_error=recordings.broken,
+            batch_size=arguments.batch_size,
+            strict=arguments.strict,
+            **asked,
+        )
         lines = Lines(recordings=len(names) > 1, prompts=False)
-        return recordings.write_output(results, _rows, columns=COLUMNS, line=lines)
+        return recordings.write_output(
+            results, _rows, columns=COLUMNS, line=lines, count=lambda windows: windows
+        )
 
 
 def _rows(description: "Description") -> Iterator[Row]:
@@ -82,6 +91,6 @@ def _rows(description: "Description") -> Iterator[Row]:
             "events": events.text,
             "start": caption.start,
             "end": caption.end,
-            "windows": len(description.texts),
-            "audio_truncated": description.caption.audio_truncated,
+            "windows": total(description.caption),
+            **about_audio(description.caption),
         }

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span
+from pengi_rt.cli.answers import about_audio, span
 from pengi_rt.cli.asking import (
     add_engine,
     add_reading,
@@ -50,9 +50,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     group.add_argument(
         "--texts-file", type=Path, metavar="FILE", help="UTF-8, one text a line, behind --texts"
     )
-    group.add_argument(
-        "--strict", action="store_true", help="refuse a text over the encoder's limit"
-    )
     add_reading(parser)
     add_engine(parser)
     parser.add_argument(
@@ -93,7 +90,13 @@ def _embed(
         found = _Found(engine, _kinds(arguments), target, files)
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
-        results = engine.embed_audio(recordings, batch_size=arguments.batch_size)
+        results = engine.embed_audio(
+            recordings,
+            partly=True,
+            on_error=recordings.broken,
+            batch_size=arguments.batch_size,
+            strict=arguments.strict,
+        )
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)
         with _rescuing(found, target):
@@ -184,7 +187,7 @@ class _Found:
         spans = zip(found.starts, found.ends, strict=True)
         rows = [
             {"row": row, "audio": found.audio, "start": start, "end": end,
-             "audio_truncated": found.audio_truncated}
+             **about_audio(found)}
             for row, (start, end) in enumerate(spans, len(self.audio_rows))
         ]  # fmt: skip
         self.audio_rows += rows

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span
+from pengi_rt.cli.answers import about_audio, span, total
 from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             recordings,
             arguments.prompt,
             k=arguments.neighbours,
+            partly=True,
+            on_error=recordings.broken,
             batch_size=arguments.batch_size,
             **prompt_options(arguments),
         )
@@ -97,9 +99,9 @@ def _rows(explanation: "Explanation") -> Iterator[Row]:
                 }
                 for vector in window.vectors
             ],
-            "windows": len(explanation.windows),
+            "windows": total(explanation),
             "prompt_truncated": explanation.prompt_truncated,
-            "audio_truncated": explanation.audio_truncated,
+            **about_audio(explanation),
         }
 
 
@@ -118,7 +120,8 @@ class _Texts:
         self._headed = headed
 
     def __call__(self, explanation: "Explanation") -> Iterator[Row]:
-        lines = [f"{explanation.audio}:"] if self._headed else []
+        begins = explanation.extent is None or explanation.extent.is_first
+        lines = [f"{explanation.audio}:"] if self._headed and begins else []
         for row in _rows(explanation):
             lines += [f"{span(row)}:"] if row["windows"] > 1 else []
             lines += _table(row["vectors"])

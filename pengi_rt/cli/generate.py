@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.answers import ANSWER_COLUMNS, WINDOWS, Lines, answer_rows
+from pengi_rt.cli.answers import ANSWER_COLUMNS, WINDOWS, Answers, Lines
 from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
@@ -73,13 +73,21 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     done = marks(engine, names, arguments, about)
     recordings = Recordings(arguments, names, engine.config, each=each, done=done)
     # Options and prompts are refused here, before the output is opened.
-    results = engine.answer(recordings, prompts, batch_size=arguments.batch_size, **asked)
+    results = engine.answer(
+        recordings,
+        prompts,
+        partly=True,
+        on_error=recordings.broken,
+        batch_size=arguments.batch_size,
+        **asked,
+    )
     lines = Lines(recordings=len(names) > 1, prompts=each > 1)
     return recordings.write_output(
         warned(results, engine),
-        lambda result: answer_rows(result, arguments.windows),
+        Answers(arguments.windows),
         columns=ANSWER_COLUMNS,
         line=lines,
+        count=(lambda windows: windows * each) if arguments.windows == "each" else None,
     )
 
 
@@ -91,6 +99,7 @@ def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
         long_audio=arguments.long_audio,
         hop=arguments.hop,
         resample=not arguments.no_resample,
+        allow_truncated=arguments.allow_truncated,
         **prompt_options(arguments),
         **decode_options(arguments),
     )

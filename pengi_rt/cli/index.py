@@ -11,6 +11,7 @@ from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
     add_search,
+    add_strict,
     decode_options,
     open_engine,
     prompt_options,
@@ -59,6 +60,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--hop", type=float, metavar="SECONDS",
         help="between the starts of windows, each a row of the index (default: a clip's length)",
     )  # fmt: skip
+    add_strict(parser)
     add_engine(parser)
     parser.set_defaults(run=run)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import span
-from pengi_rt.cli.asking import add_engine, open_engine, protect_inputs
+from pengi_rt.cli.asking import add_engine, add_strict, open_engine, protect_inputs
 from pengi_rt.cli.formats import Row, Writer, add_output
 from pengi_rt.cli.output import STDIO, open_output, say
 from pengi_rt.cli.recordings import SOME_FAILED
@@ -52,6 +52,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="look only where faiss finds candidates, for millions of rows (made by index "
         "--approximate)",
     )  # fmt: skip
+    add_strict(parser)
     add_engine(parser)
     add_output(parser)
     parser.set_defaults(run=run)
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
                 by=arguments.by,
                 approximate=arguments.approximate,
                 batch_size=arguments.batch_size,
+                strict=arguments.strict,
             )
         )
         rows = _Blocks(index, headed=len(queries) > 1) if arguments.format == "text" else _rows

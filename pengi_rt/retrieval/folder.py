@@ -40,7 +40,9 @@ def current_generation(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL or a lone surrogate in the path
+        raise InputError(f"{folder}: no folder can have this name: {error}") from None
     name = text.decode("ascii", "replace").removesuffix("\n")
     if _GENERATION.fullmatch(name) is None:
         raise InputError(

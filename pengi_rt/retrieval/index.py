@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 
 import numpy as np
 
+from pengi_rt.checked import as_path
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.retrieval.folder import PARTIAL, current_generation
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS, Identity, Manifest
@@ -40,7 +41,7 @@ class Index:
     audio: F32 | None  # [rows, D2], unit norm, read-only
 
     @classmethod
-    def open(cls, path: Path | str, *, verify: bool | None = None) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> Self:
         """The index in that folder.
 
         Sizes, types and shapes are always checked, and the SHA-256 of the rows. The vectors' is
@@ -49,9 +50,10 @@ class Index:
         is not of unit norm where its score shows it.
 
         Raises:
-            InputError: there is no index, or it is damaged.
+            UsageError: ``path`` is no path.
+            InputError: there is no index, or it cannot be read, or is damaged.
         """
-        path = Path(path)
+        path = as_path("index", path)
         while True:
             name = current_generation(path)
             if name is None:
@@ -73,12 +75,10 @@ class Index:
                 for name, width in manifest.identity.matrices.items()
             }
             rows = Rows(generation / ROWS, manifest.rows)
-        except (OSError, EOFError, ValueError, UsageError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise InputError(
-                f"{path}: is damaged ({generation.name}: {reason or error}): index the collection "
-                "again with --rebuild"
-            ) from None
+        except OSError as error:
+            raise _unreadable(path, generation, error) from None
+        except (EOFError, ValueError, UsageError) as error:
+            raise _damaged(path, generation, error) from None
         return cls(path, generation, manifest, rows, matrices[CAPTIONS], matrices.get(AUDIO))
 
     @property
@@ -183,6 +183,22 @@ def _absence(path: Path) -> str:
     if (path / PARTIAL).exists():
         return f"{path}: is not finished: run the `pengi-rt index` command again, it goes on"
     return f"{path}: is no index (no generation is current): make one with `pengi-rt index`"
+
+
+def _unreadable(path: Path, generation: Path, error: OSError) -> InputError:
+    """What is not there is damage; what may not be read, or not now, is as it was."""
+    reason = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return _damaged(path, generation, reason)
+    file = Path(os.fsdecode(error.filename)).name if error.filename else "a file"
+    return InputError(f"{path}: {generation.name}/{file} cannot be read: {reason}")
+
+
+def _damaged(path: Path, generation: Path, reason: object) -> InputError:
+    return InputError(
+        f"{path}: is damaged ({generation.name}: {reason}): index the collection again with "
+        "--rebuild"
+    )
 
 
 def _start(path: Path) -> bytes:

@@ -6,9 +6,8 @@ manifest would make a run wait for ever.
 
 import os
 from collections.abc import Callable
-from io import FileIO
+from io import BufferedReader
 from pathlib import Path
-from typing import cast
 
 from pengi_rt.errors import InputError
 from pengi_rt.system.quote import one_line
@@ -29,16 +28,16 @@ class Regular(os.PathLike[str]):
     __str__ = __fspath__
 
 
-def open_source(path: str | os.PathLike[str]) -> FileIO:
-    """Open what a path leads to, unbuffered: anything, or a regular file alone (:class:`Regular`).
+def open_source(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open what a path leads to: anything, or a regular file alone (:class:`Regular`).
 
     Raises:
         OSError: it cannot be opened, or is no regular file where it has to be.
         ValueError: no file can have this name.
     """
     if isinstance(path, Regular):
-        return cast("FileIO", open_regular(path).detach())
-    return Path(path).open("rb", buffering=0)
+        return open_regular(path)
+    return Path(path).open("rb")
 
 
 def read_bounded(path: Path, most: int) -> bytes:
