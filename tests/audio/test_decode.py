@@ -95,13 +95,14 @@ def test_mp3_guessed_too_short() -> None:
     bare = data[data.index(data[:2], 2) :]
     with soundfile.SoundFile(io.BytesIO(bare)) as sound:
         assert sound.frames < 2.5 * RATE
-    assert "can be read: cut short, or several files joined" in _refusal(bare)
+    got = read_bytes(bare, "x", mono=True).samples
+    assert 3 * RATE <= got.size < 3.2 * RATE
 
 
 @needs_mp3
 def test_joined_mp3() -> None:
     data = encode(noise(RATE), RATE, "MP3")
-    assert _refusal(data + data).startswith("x: only 1.000 s of 2.")
+    assert 2 * RATE <= read_bytes(data + data, "x", mono=True).samples.size < 2.3 * RATE
 
 
 def _cut(data: bytes, part: float) -> bytes:
@@ -161,15 +162,15 @@ def _wav(rate: int, channels: int, frames: int) -> bytes:
     return head + b"data" + struct.pack("<I", size) + bytes(size)
 
 
-@pytest.mark.parametrize("rate", [1, 3_999, 384_001, 2**31 - 1])
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
 def test_header_with_an_absurd_rate(rate: int) -> None:
     message = _refusal(_wav(rate, 1, 1000))
-    assert message == f"x: sample rate {rate} Hz; supported: 4000 to 384000 Hz"
+    assert message == f"x: sample rate {rate} Hz; supported: 1000 to 1000000 Hz"
 
 
 def test_limits_themselves_are_allowed() -> None:
-    assert read_bytes(_wav(4_000, 32, 10), "x", mono=True).samples.shape == (1, 10)
-    assert read_bytes(_wav(384_000, 1, 1), "x", mono=True).samples.shape == (1, 1)
+    assert read_bytes(_wav(1_000, 32, 10), "x", mono=True).samples.shape == (1, 10)
+    assert read_bytes(_wav(1_000_000, 1, 1), "x", mono=True).samples.shape == (1, 1)
 
 
 @pytest.mark.parametrize("channels", [33, 1000])
@@ -226,7 +227,7 @@ def _write(path: Path, data: bytes) -> Path:
         (lambda folder: "a\0b.wav", "no file can have this name: embedded null byte"),
         (
             lambda folder: _write(folder / "page.wav", b"<html><body>404</body></html>"),
-            "not WAV, FLAC, OGG, MP3: it begins b'<html><body>404<'; convert it to WAV",
+            "not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, but a web page; convert it to WAV",
         ),
         (lambda folder: folder / "none.wav" / "x", "there is no such file"),
         (lambda folder: _write(folder / "a", b"a") / "x", "cannot be read: Not a directory"),

@@ -410,7 +410,7 @@ def test_the_callers_array_is_not_touched() -> None:
         ((_ramp(10), 384_000), "too short: 10 samples at 384000 Hz are less than one at 16000 Hz"),
         ((np.array([0, np.nan]), RATE), "sample 1 (0.000 s) is nan; samples must be finite"),
         ((np.array([1e300]), RATE), "sample 0 (0.000 s) is inf; samples must be finite"),
-        ((_ramp(5), 1), "sample rate 1 Hz; supported: 4000 to 384000 Hz"),
+        ((_ramp(5), 1), "sample rate 1 Hz; supported: 1000 to 1000000 Hz"),
         ((_ramp(5), -RATE), "sample rate -16000 Hz; supported"),
         ((_ramp(5), 16000.5), "the rate must be a whole number of Hz, got 16000.5"),
         ((_ramp(5), True), "the rate must be a whole number of Hz, got True"),
