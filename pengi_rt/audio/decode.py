@@ -125,7 +125,7 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
 def mix(samples: F32) -> F32:
     """Average the channels: ``[channels, frames]`` to ``[frames]``."""
     if len(samples) == 1:
-        return samples[0]
-    with np.errstate(over="ignore"):  # what overflows is refused by check_samples
-        mixed: F32 = samples.mean(axis=0, dtype=np.float32)
+        only: F32 = samples[0]
+        return only
+    mixed: F32 = samples.mean(axis=0, dtype=np.float32)
     return mixed

@@ -6,6 +6,7 @@ Recordings are read, never mapped: a mapped file that is cut short meanwhile kil
 import io
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -170,6 +171,7 @@ class _Spooled(_InMemory):
 
     def __init__(self, spool: Any) -> None:
         self._spool = spool
+        weakref.finalize(self, spool.close)
 
     def open(self) -> BinaryIO:
         return io.BufferedReader(_Shared(self._spool))

@@ -14,7 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from pengi_rt.audio.resample import F32
-from pengi_rt.audio.sound import AudioLike, sound_of
+from pengi_rt.audio.sound import AudioLike as AudioLike  # noqa: PLC0414 - and for callers
+from pengi_rt.audio.sound import sound_of
 from pengi_rt.audio.sources import plain_source
 from pengi_rt.audio.waveform import Waveform, end_to_end, waveform
 from pengi_rt.config import ModelConfig

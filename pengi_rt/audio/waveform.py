@@ -63,8 +63,13 @@ def waveform(sound: Sound, rate: int, name: str) -> Waveform:
             kept.add(soxr.rest())
         _check_length(name, frames, reader.rate, rate)
     return _Average(
-        *(soxr.length(frames), statistics.warnings(), reader.cut),
-        *(name, sound, rate, kept.whole()),
+        frames=soxr.length(frames),
+        warnings=statistics.warnings(),
+        cut=reader.cut,
+        name=name,
+        sound=sound,
+        rate=rate,
+        kept=kept.whole(),
     )
 
 
@@ -84,8 +89,14 @@ def end_to_end(sound: Sound, rate: int | None, name: str) -> Waveform:
         resampler = Torchaudio(reader.rate, rate or reader.rate)
         _check_length(name, frames, reader.rate, rate or reader.rate)
     return _EndToEnd(
-        *(statistics.warnings(mixed=False), reader.cut),
-        *(resampler.length(frames), reader.channels, name, sound, resampler, kept.whole()),
+        length=resampler.length(frames),
+        channels=reader.channels,
+        warnings=statistics.warnings(mixed=False),
+        cut=reader.cut,
+        name=name,
+        sound=sound,
+        resampler=resampler,
+        kept=kept.whole(),
     )
 
 
@@ -124,32 +135,32 @@ class _Average:
     frames: int
     warnings: tuple[str, ...]
     cut: str
-    _name: str
-    _sound: Sound
-    _rate: int
-    _kept: F32 | None
+    name: str
+    sound: Sound
+    rate: int
+    kept: F32 | None
 
     def blocks(self) -> Iterator[F32]:
-        if self._kept is not None:
-            yield self._kept
+        if self.kept is not None:
+            yield self.kept
             return
         frames = 0
         for block in self._read():
             frames += block.size
             yield block
         if frames != self.frames:
-            raise AudioError(f"{self._name}: was changed while it was read; read it again")
+            raise AudioError(f"{self.name}: was changed while it was read; read it again")
 
     def _read(self) -> Iterator[F32]:
-        with self._sound.open() as reader:
-            soxr = Soxr(reader.rate, self._rate)
-            for block in read_blocks(reader, self._name):
+        with self.sound.open() as reader:
+            soxr = Soxr(reader.rate, self.rate)
+            for block in read_blocks(reader, self.name):
                 yield soxr.block(mix(block))
             yield soxr.rest()
 
     def part(self, start: int, stop: int) -> F32:
-        if self._kept is not None and stop - start == self.frames:
-            return self._kept
+        if self.kept is not None and stop - start == self.frames:
+            return self.kept
         found, first = np.empty(stop - start, np.float32), 0
         for block in self.blocks():
             last = first + block.size
@@ -165,16 +176,16 @@ class _Average:
 class _EndToEnd:
     warnings: tuple[str, ...]
     cut: str
-    _length: int  # of every channel, resampled
-    _channels: int
-    _name: str
-    _sound: Sound
-    _resampler: Torchaudio
-    _kept: F32 | None
+    length: int  # of every channel, resampled
+    channels: int
+    name: str
+    sound: Sound
+    resampler: Torchaudio
+    kept: F32 | None
 
     @property
     def frames(self) -> int:
-        return self._length * self._channels
+        return self.length * self.channels
 
     def blocks(self) -> Iterator[F32]:
         yield self.part(0, self.frames)
@@ -182,11 +193,11 @@ class _EndToEnd:
     def part(self, start: int, stop: int) -> F32:
         """Of every channel the stretch that is wanted, all cut from one pass."""
         wanted = []
-        for channel in range(self._channels):
-            first = channel * self._length
-            begin, end = max(start - first, 0), min(stop - first, self._length)
+        for channel in range(self.channels):
+            first = channel * self.length
+            begin, end = max(start - first, 0), min(stop - first, self.length)
             if begin < end:
-                wanted.append((channel, begin, end, *self._resampler.needs(begin, end)))
+                wanted.append((channel, begin, end, *self.resampler.needs(begin, end)))
         found = [np.zeros(last - first, np.float32) for *_, first, last in wanted]
         at = 0
         for block in self._read():
@@ -198,14 +209,14 @@ class _EndToEnd:
             at = stop_at
         return np.concatenate(
             [
-                self._resampler.outputs(samples, begin, end)
+                self.resampler.outputs(samples, begin, end)
                 for (_, begin, end, *_), samples in zip(wanted, found, strict=True)
             ]
         )
 
     def _read(self) -> Iterator[F32]:
-        if self._kept is not None:
-            yield self._kept
+        if self.kept is not None:
+            yield self.kept
             return
-        with self._sound.open() as reader:
-            yield from read_blocks(reader, self._name)
+        with self.sound.open() as reader:
+            yield from read_blocks(reader, self.name)

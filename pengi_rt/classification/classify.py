@@ -99,13 +99,13 @@ def classify(
         answering = request(session, [asked], options)
         task = _Task(session, tuple(texts), answering.questions[0], options)
         matcher = Matcher(session, texts, strict=options["strict"])
-        answer = partial(_matched, task, answering, matcher)
-        return _classifications(task, parts(batches, answer, partly=partly))
+        matched = partial(_matched, task, answering, matcher)
+        return _classifications(task, parts(batches, matched, partly=partly))
     task = _Task(session, tuple(texts), Question(session, asked, options), options)
     scorer = Scorer(session, texts, continues=bool(options["text"]))
     scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question))
-    answer = _Likelihood(task, scorer).scored
-    return _classifications(task, parts(batches, answer, partly=partly))
+    scored = _Likelihood(task, scorer).scored
+    return _classifications(task, parts(batches, scored, partly=partly))
 
 
 def _matched(task: _Task, answering: Request, matcher: Matcher, batch: Batch) -> list[Scored]:

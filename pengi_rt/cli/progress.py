@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 _NAME = 24  # characters
 
 
+def _is_watched() -> bool:
+    return sys.stderr.isatty()
+
+
 class Progress:
     """A bar for the recordings, if there are several, and below it one for a long recording.
 
@@ -19,7 +23,7 @@ class Progress:
     """
 
     def __init__(self, recordings: int, *, quiet: bool) -> None:
-        self._hidden = quiet or not sys.stderr.isatty()
+        self._hidden = quiet or not _is_watched()
         self._total = recordings
         self._recordings: Any = None
         self._windows: Any = None

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pengi_rt.audio.find import find_recordings
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
 from pengi_rt.checked import as_path
 from pengi_rt.decoding.options import DecodeOptions
@@ -23,7 +23,7 @@ from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.file_hash import file_sha256
 from pengi_rt.generate import Request, prompts_of, request, tidy, written
 from pengi_rt.options import Options
-from pengi_rt.reading import AudioLike, Batch, Part, parts, read_batches
+from pengi_rt.reading import Batch, Part, parts, read_batches
 from pengi_rt.retrieval.approximate import complete_approximate, load_faiss
 from pengi_rt.retrieval.builder import Builder
 from pengi_rt.retrieval.index import Index
