@@ -12,6 +12,8 @@ from pengi_rt.config import ModelConfig
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan import Plan
 from pengi_rt.remembered import remembered
+from pengi_rt.system.fork import register
+from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 from pengi_rt.turns import Turns
 
@@ -45,15 +47,22 @@ class Session:
         self._made: OrderedDict[Hashable, object] = OrderedDict()
         self._turns = Turns()
         self._closed = False
+        self._forked = False
+        register(self)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep other threads out while the backend works.
 
         Raises:
-            BackendError: the session is closed.
+            BackendError: the session is closed, or its process was forked.
         """
         with self._turns:
+            if self._forked:
+                raise BackendError(
+                    f"the engine of {self.plan.path} was loaded before this process was forked, "
+                    "and its threads did not come along: load the plan again in this process"
+                )
             if self._closed:
                 raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
             yield
@@ -130,11 +139,19 @@ class Session:
     def close(self) -> None:
         """Give back the backend's memory and the mapped plan. Not used again."""
         with self._turns:
+            if self._forked:  # the memory is the parent's
+                return
             self._closed = True
             self._texts.clear()
             self._made.clear()
             self.backend.close()
             self.plan.close()
+            return_freed_memory()
+
+    def after_fork(self) -> None:
+        """Refuse all calls in a forked child, where the thread that was using it is not."""
+        self._forked = True
+        self._turns = Turns()
 
 
 def prefixes(audio: F32, rows: F32) -> Sequence[F32]:

@@ -95,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         say(_with_notes("interrupted", error))
         return INTERRUPTED
-    except ImportError as error:
+    except (ImportError, SystemError) as error:
         # Ctrl-C while a C extension was being loaded comes out as one of these.
-        if not isinstance(error.__context__ or error.__cause__, KeyboardInterrupt):
+        if not _after_interrupt(error):
             raise
         say("interrupted")
         return INTERRUPTED
@@ -115,6 +115,13 @@ def _run(argv: Sequence[str] | None) -> int:
         if sys.stdout is not None:
             standard_output().flush()
     return code
+
+
+def _after_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what it began with."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _with_notes(message: str, error: BaseException) -> str:
