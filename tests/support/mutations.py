@@ -11,9 +11,10 @@ import resource
 import struct
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from encoded import encode, heard, noise
+from encoded import F32, encode, heard, noise
 
 from pengi_rt.errors import AudioError
 
@@ -41,12 +42,12 @@ def sources() -> list[bytes]:
     return [*made, *(_with_pyav(samples, *kind) for kind in PYAV)]
 
 
-def _with_pyav(samples: np.ndarray, kind: str, codec: str) -> bytes:
+def _with_pyav(samples: F32, kind: str, codec: str) -> bytes:
     import av
 
     file = io.BytesIO()
     with av.open(file, "w", format=kind) as output:
-        stream = output.add_stream(codec, rate=RATE, layout="mono")
+        stream: Any = output.add_stream(codec, rate=RATE, layout="mono")
         stream.bit_rate = 48_000
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), "fltp", "mono")
         frame.rate = RATE

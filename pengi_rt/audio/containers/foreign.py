@@ -42,7 +42,8 @@ def check_foreign(source: Source, head: bytes) -> Container | None:
 
 def _mov_end(source: Source) -> int:
     """The end of the boxes of MP4 and QuickTime (ISO 14496-12)."""
-    offset, names = 0, []
+    offset = 0
+    names: list[bytes] = []
     while is_id((head := source.at(offset, 16))[4:8]):
         size = int.from_bytes(head[:4], "big")
         if size == 1:
