@@ -4,10 +4,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 import pengi_rt
 from pengi_rt.cli.arguments import add_verbosity
+from pengi_rt.cli.native_stderr import libraries_silenced
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.errors import INTERRUPTED, PengiError, UsageError
 
@@ -108,8 +110,9 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = build_parser().parse_args(argv)
         if arguments.quiet and arguments.verbose:
             raise UsageError("--quiet and --verbose contradict each other; give one of them")
-        logging.basicConfig(format="pengi-rt: %(message)s", level=_level(arguments))
-        code: int = arguments.run(arguments)
+        with libraries_silenced() if arguments.quiet else nullcontext():
+            logging.basicConfig(format="pengi-rt: %(message)s", level=_level(arguments))
+            code: int = arguments.run(arguments)
     finally:
         # What argparse printed (--help, --version) is still buffered, and its disk may be full.
         if sys.stdout is not None:
