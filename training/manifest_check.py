@@ -10,7 +10,8 @@ from stat import S_ISREG
 from typing import BinaryIO, Literal, NamedTuple
 
 from pengi_rt.audio.container import check_container
-from pengi_rt.audio.decode import check_shape, open_sound, read_blocks
+from pengi_rt.audio.decode import open_sound, read_blocks
+from pengi_rt.audio.limits import check_shape
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
