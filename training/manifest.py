@@ -19,7 +19,7 @@ from pengi_rt.tasks import RESERVED, Task
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = sys.float_info.max  # JSON integers have no limit
 _BOM = b"\xef\xbb\xbf"
-_LONGEST = 1 << 24  # bytes of a line
+_MAX_LINE = 1 << 24  # bytes
 
 
 class ManifestError(InputError):
@@ -84,10 +84,10 @@ def manifest_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1. Raises ManifestError."""
     try:
         with path.open("rb") as file:
-            lines = iter(lambda: file.readline(_LONGEST + 1), b"")
+            lines = iter(lambda: file.readline(_MAX_LINE + 1), b"")
             for number, line in enumerate(lines, start=1):
-                if len(line) > _LONGEST:
-                    raise ManifestError(f"{path}:{number}: is longer than {_LONGEST >> 20} MiB")
+                if len(line) > _MAX_LINE:
+                    raise ManifestError(f"{path}:{number}: is longer than {_MAX_LINE >> 20} MiB")
                 if number == 1:
                     line = line.removeprefix(_BOM)  # noqa: PLW2901 - some editors begin so
                 if not line.isspace():
