@@ -11,6 +11,12 @@ from pengi_rt.system.quote import message
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as a shell has it."""
 
+OUT_OF_MEMORY: Final = (
+    "ran out of memory: ask less at a time (a smaller --batch-size or batch_size, fewer beams), or "
+    "free some"
+)
+"""What is said of whatever did, and what helps."""
+
 
 class PengiError(Exception):
     """Base of every error that pengi-rt raises on purpose.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.atomic import replacing
 from pengi_rt.errors import BackendError, InputError, UsageError
+from pengi_rt.system.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,9 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan import Plan
+from pengi_rt.plan_format import tokenizer_entry
 from pengi_rt.remembered import remembered
 from pengi_rt.system.fork import register
 from pengi_rt.system.memory import return_freed_memory
@@ -21,6 +22,7 @@ REMEMBERED_PROMPTS = 256
 REMEMBERED = 8
 
 Made = TypeVar("Made")
+Reader = TypeVar("Reader", PromptTokenizer, DecoderTokenizer)
 
 
 class EncodedText(NamedTuple):
@@ -41,8 +43,8 @@ class Session:
         self.plan = plan
         self.backend = backend
         self.config: ModelConfig = plan.config
-        self.prompt_tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
+        self.prompt_tokenizer = _tokenizer(plan, "text", PromptTokenizer)
+        self.tokenizer = _tokenizer(plan, "decoder", DecoderTokenizer)
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
         self._made: OrderedDict[Hashable, object] = OrderedDict()
         self._turns = Turns()
@@ -55,7 +57,7 @@ class Session:
         """Keep other threads out while the backend works.
 
         Raises:
-            BackendError: the session is closed, or its process was forked.
+            BackendError: the session is closed, its process was forked, or memory ran out.
         """
         with self._turns:
             if self._forked:
@@ -65,7 +67,10 @@ class Session:
                 )
             if self._closed:
                 raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
-            yield
+            try:
+                yield
+            except MemoryError as error:
+                raise BackendError(f"{self.plan.path} {OUT_OF_MEMORY}") from error
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -157,3 +162,10 @@ class Session:
 def prefixes(audio: F32, rows: F32) -> Sequence[F32]:
     """The whole prefix of every window: its own audio rows ``[B, a, n_embd]``, then ``rows``."""
     return [np.concatenate([heard, rows]) for heard in audio]
+
+
+def _tokenizer(plan: Plan, name: str, reader: type[Reader]) -> Reader:
+    try:
+        return reader(plan.tokenizer(name), plan.config)
+    except TokenizerError as error:
+        raise TokenizerError(f"{plan.path}: {tokenizer_entry(name)}: {error}") from None

@@ -7,6 +7,7 @@ from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.checked import listed
 from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.reading import is_batch
+from pengi_rt.system.scalars import as_text
 
 Source = AudioLike | Recording
 Prompts = str | Sequence[str] | None
@@ -34,8 +35,8 @@ def plain_prompts(prompt: object) -> str | list[str]:
     Raises:
         PromptError: it is neither.
     """
-    if isinstance(prompt, str):
-        return prompt
+    if (text := as_text(prompt)) is not None:
+        return text
     try:
         return listed("prompt", prompt)
     except UsageError:

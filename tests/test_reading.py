@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.options import READ_DEFAULTS, ReadOptions
@@ -103,7 +103,7 @@ def test_what_was_read_before_an_error_is_a_batch() -> None:
 
 def test_an_error_that_somebody_is_told_of_ends_nothing() -> None:
     told: list[tuple[object, str]] = []
-    sources = [SOUNDS[0], b"no sound", SOUNDS[2]]
+    sources: list[AudioLike] = [SOUNDS[0], b"no sound", SOUNDS[2]]
     batches = read_batches(
         sources, CONFIG, options(), lambda source, error: told.append((source, str(error)))
     )

@@ -22,7 +22,7 @@ _LARGEST_RATE = 10**9  # Hz; what is beyond is not even printed
 
 def is_samples(value: object) -> bool:
     """Whether it holds samples by itself: an array, a tensor, a column, a buffer of numbers."""
-    if isinstance(value, str | bytes | bytearray | np.generic):
+    if isinstance(value, str | bytes | bytearray | np.generic | type):
         return False
     if isinstance(value, memoryview):
         return value.format not in ("B", "b", "c")  # those are bytes
@@ -87,7 +87,7 @@ def _check_pair(source: tuple[Any, ...], name: str) -> None:
             f"{name}: {got}: bytes do not say what their numbers are; "
             "np.frombuffer(data, np.int16) does"
         )
-    if isinstance(samples, list) or is_samples(samples):
+    if isinstance(samples, list | tuple) or is_samples(samples):
         return
     if isinstance(samples, str) or hasattr(samples, "read") or hasattr(samples, "__fspath__"):
         raise AudioError(f"{name}: {got}: a file has a rate of its own; give it alone")
@@ -95,7 +95,9 @@ def _check_pair(source: tuple[Any, ...], name: str) -> None:
 
 
 def _is_many(value: object) -> bool:
-    return isinstance(value, list) or (is_samples(value) and getattr(value, "shape", None) != ())
+    return isinstance(value, list | tuple) or (
+        is_samples(value) and getattr(value, "shape", None) != ()
+    )
 
 
 def _array(samples: Any, name: str) -> NDArray[Any]:
@@ -114,7 +116,7 @@ def _array(samples: Any, name: str) -> NDArray[Any]:
             f"{name}: samples of type {type(samples).__name__} cannot be read as an array: "
             f"{one_line(str(error))}"
         ) from None
-    if isinstance(samples, list) and found.dtype.kind in "iu":
+    if isinstance(samples, list | tuple) and found.dtype.kind in "iu":
         raise AudioError(
             f"{name}: a list of whole numbers does not say its full scale; "
             "np.array(samples, np.int16) does"

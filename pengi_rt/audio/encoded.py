@@ -7,11 +7,13 @@ import io
 import os
 import tempfile
 import weakref
+from contextlib import suppress
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from pengi_rt.audio.container import UnknownFormatError, check_container
 from pengi_rt.errors import AudioError
+from pengi_rt.system.quote import one_line
 from pengi_rt.system.sources import Regular, open_source
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def encoded_stream(file: Any, name: str) -> Encoded:
     try:
         while len(data) <= SPOOL:
             if not (part := _part(file, name)):
+                _check_place(file, name, len(data))
                 return encoded_bytes(bytes(data), name)
             data += part
     except OSError as error:
@@ -101,8 +104,24 @@ def _check_beginning(data: bytes, name: str) -> None:
         pass
 
 
+def _check_place(file: Any, name: str, size: int) -> None:
+    """Say why there is nothing of a file that was read or written before."""
+    with suppress(Exception):  # one that cannot tell
+        if not size and file.tell() > 0:
+            size = -1
+    if size < 0:
+        raise AudioError(f"{name}: empty: nothing is left to read; seek(0) goes back to its start")
+
+
 def _part(file: Any, name: str) -> bytes:
-    part = file.read(_READ)
+    try:
+        part = file.read(_READ)
+    except io.UnsupportedOperation:
+        raise AudioError(f"{name}: is not open for reading") from None
+    except (OSError, MemoryError, AudioError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a closed file, and whatever others' files raise
+        raise AudioError(f"{name}: cannot be read: {one_line(str(error))}") from None
     if part and not isinstance(part, bytes):
         raise AudioError(f"{name}: reads as {type(part).__name__}; open it in binary mode")
     return part or b""

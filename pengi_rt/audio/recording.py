@@ -18,6 +18,7 @@ from pengi_rt.audio.sound import AudioLike as AudioLike  # noqa: PLC0414 - and f
 from pengi_rt.audio.sound import sound_of
 from pengi_rt.audio.sources import plain_source
 from pengi_rt.audio.waveform import Waveform, end_to_end, waveform
+from pengi_rt.checked import argument
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import LONGEST_PATH, one_line
@@ -186,7 +187,7 @@ def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str) -> int
         return config.clip_samples
     if long_audio != "windows":
         raise UsageError(f"hop is only for long_audio='windows', not {long_audio!r}")
-    seconds = config.clip_seconds
+    seconds, hop = config.clip_seconds, argument("hop", hop, float)
     if not 0 < hop <= seconds:
         raise UsageError(
             f"hop must be above 0 and at most a window's length ({seconds:g} s), so that all of a "

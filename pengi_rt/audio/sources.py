@@ -14,6 +14,7 @@ from pengi_rt.system.scalars import as_float
 from pengi_rt.system.sources import Regular
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_LONGEST_PATH = 4096  # bytes
 _KINDS = "give a path, bytes, a binary file or (samples, rate)"
 
 
@@ -61,7 +62,7 @@ def plain_source(source: Any, name: str | None) -> tuple[Any, str]:
     if isinstance(source, bytearray | memoryview) and not is_samples(source):
         source = bytes(source)
     if isinstance(source, os.PathLike) and not isinstance(source, Regular):
-        source = Path(os.fsdecode(source))
+        source = Path(_path_text(source))
     _check(source, one_line(called))
     return source, called
 
@@ -86,7 +87,7 @@ def _of_mapping(source: Mapping[Any, Any], name: str) -> tuple[Any, str | None]:
     if isinstance(source.get("bytes"), bytes | bytearray | memoryview):
         return source["bytes"], named
     if isinstance(path, str | os.PathLike):
-        return path, os.fsdecode(path)
+        return path, _path_text(path)
     keys = ", ".join(map(shown, list(source)[:8]))
     raise AudioError(
         f"{name}: a dict is a recording with the keys 'array' and 'sampling_rate', or 'bytes', or "
@@ -121,6 +122,8 @@ def _check(source: Any, name: str) -> None:
     if isinstance(source, str):
         if _URL.match(source) and not os.path.lexists(source):
             raise AudioError(f"{name}: URLs are not fetched; download it and give the file")
+    elif isinstance(source, bytes) and len(source) < _LONGEST_PATH and _exists(source):
+        raise AudioError(f"{name}: the bytes are a path; give it as a string")
     elif isinstance(source, io.TextIOBase):
         raise AudioError(f"{name}: reads as str; open it in binary mode")
     elif hasattr(source, "read") and hasattr(source, "samplerate"):
@@ -129,9 +132,15 @@ def _check(source: Any, name: str) -> None:
         raise AudioError(f"{name}: this is no recording; {_KINDS}{_hint(source)}")
 
 
+def _exists(path: bytes) -> bool:
+    return bool(path) and b"\0" not in path and os.path.lexists(path)
+
+
 def _hint(source: object) -> str:
     """What may have been meant."""
-    if is_samples(source):
+    if getattr(getattr(source, "dtype", None), "kind", "") in ("U", "O", "T"):
+        return ": an array of names is several; make a list of it"
+    if is_samples(source) or _is_numbers(source):
         return ": samples need their rate beside them"
     if as_float(source) is not None:
         return ": a number alone is none"
@@ -142,10 +151,17 @@ def _hint(source: object) -> str:
     return ""
 
 
+def _path_text(path: Any) -> str:
+    try:
+        return os.fsdecode(path)
+    except TypeError as error:
+        raise AudioError(f"<{type(path).__name__}>: is no path: {error}") from None
+
+
 def _name_of(source: Any) -> str:
     """The path, or what kind of thing it is."""
     if isinstance(source, str | os.PathLike):
-        return "<stdin>" if source == "-" else os.fsdecode(source)
+        return "<stdin>" if source == "-" else _path_text(source)
     if isinstance(source, bytes):
         return "<bytes>"
     if isinstance(source, tuple):

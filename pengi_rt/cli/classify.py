@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = named_recordings(arguments)
     protect_inputs(arguments, names)
     if arguments.plot is not None:
-        _check_plot(arguments.plot, names)
+        _check_plot(arguments.plot, names, arguments.output)
     with open_engine(arguments) as engine:
         return _classify(engine, labels, names, arguments)
 
@@ -148,11 +148,11 @@ def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":
     return read_labels(arguments.labels_file)
 
 
-def _check_plot(path: Path, names: list[str]) -> None:
+def _check_plot(path: Path, names: list[str], output: str | None) -> None:
     """Refuse at once a picture that could not be drawn in the end.
 
     Raises:
-        UsageError: it is about several recordings, or is called as no picture is.
+        UsageError: it is about several recordings, is called as no picture is, or as ``output``.
         InputError: there is no place for it.
         BackendError: matplotlib is not installed.
     """
@@ -160,6 +160,8 @@ def _check_plot(path: Path, names: list[str]) -> None:
 
     if len(names) > 1:
         raise UsageError(f"--plot draws one recording, got {len(names)}: run it once for each")
+    if output is not None and Path(output).resolve() == path.resolve():
+        raise UsageError(f"--plot and --output are one file, {path}: name two")
     check_place("--plot", path, [PNG])
     new_figure(1, 1)
 

@@ -18,7 +18,7 @@ from pengi_rt.cli.asking import (
 )
 from pengi_rt.cli.formats import FORMATS, Row, Writer
 from pengi_rt.cli.named import named_recordings
-from pengi_rt.cli.output import PART, check_place, open_output
+from pengi_rt.cli.output import PART, add_force, check_place, open_output
 from pengi_rt.cli.recordings import SOME_FAILED, Recordings
 from pengi_rt.cli.vectors import Stored, save_npy, save_safetensors
 from pengi_rt.errors import InputError, UsageError
@@ -66,6 +66,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "table as JSON. Until all is there it takes its room again, unnamed, in the same folder. "
         f"If the run ends early, FILE stays as it was and FILE{PART} holds what was embedded",
     )  # fmt: skip
+    add_force(parser)
     parser.set_defaults(run=run)
 
 

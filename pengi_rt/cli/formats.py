@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import SimpleNamespace, TracebackType
 from typing import Any, Final, Self
 
-from pengi_rt.cli.output import Output
+from pengi_rt.cli.output import Output, add_force
 from pengi_rt.errors import InputError
 from pengi_rt.system.quote import printable, printable_json
 
@@ -35,6 +35,7 @@ def add_output(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS
     """Add how rows are printed, and where to."""
     parser.add_argument("--format", choices=formats, default="text", help="(default: %(default)s)")
     parser.add_argument("-o", "--output", metavar="FILE", help=_OUTPUT_HELP)
+    add_force(parser)
 
 
 class Writer:

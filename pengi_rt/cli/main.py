@@ -11,7 +11,7 @@ from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.cli.parser import Parser, names_marked
 from pengi_rt.cli.recordings import SOME_FAILED
-from pengi_rt.errors import INTERRUPTED, PengiError, UsageError
+from pengi_rt.errors import INTERRUPTED, OUT_OF_MEMORY, BackendError, PengiError, UsageError
 from pengi_rt.system.quote import message
 
 VERBS = (
@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PengiError as error:
         say(_with_notes(str(error), error))
         return error.exit_code
+    except MemoryError:
+        say(OUT_OF_MEMORY)
+        return BackendError.exit_code
     except BrokenPipeError:
         # The reader of our output has gone (head, less): not an error, and nothing left to say.
         abandon(sys.stdout)

@@ -36,6 +36,6 @@ def check_regular(path: Path) -> None:
 
 def _refuse_others(mode: int, path: str | os.PathLike[str]) -> None:
     if S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
     if not S_ISREG(mode):
         raise OSError(errno.EINVAL, "is no regular file", str(path))

@@ -42,6 +42,7 @@ def as_bool(value: Any) -> bool | None:
 
 def as_text(value: Any) -> str | None:
     """A string; NumPy's ``str_`` and other subclasses become a plain one."""
+    value = plain(value)
     return str.__str__(value) if isinstance(value, str) else None
 
 

@@ -41,7 +41,7 @@ def test_others_are_refused_at_once(
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(IsADirectoryError, match="Is a directory"):
         open_regular(tmp_path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "none")
