@@ -17,7 +17,7 @@ from pengi_rt.cli.output import (
     say,
 )
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.system.quote import message, one_line, printable
+from pengi_rt.system.quote import message, one_line
 
 if TYPE_CHECKING:
     from pengi_rt.training.datasets.registry import Conversion
@@ -242,11 +242,11 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     from pengi_rt.tasks import load_tasks
 
     tasks = load_tasks(*(arguments.tasks or ())).values()
-    names = max(len(task.name) for task in tasks)
-    prompts = max(len(task.prompt) for task in tasks)
-    for task in tasks:
-        line = f"{task.name:<{names}}  {task.prompt:<{prompts}}  {task.target}"
-        emit(printable(line))
+    lines = [[one_line(text) for text in (task.name, task.prompt, task.target)] for task in tasks]
+    names = max(len(name) for name, _, _ in lines)
+    prompts = max(len(prompt) for _, prompt, _ in lines)
+    for name, prompt, target in lines:
+        emit(f"{name:<{names}}  {prompt:<{prompts}}  {target}")
     return 0
 
 
