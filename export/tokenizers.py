@@ -10,6 +10,8 @@ from tokenizers import AddedToken, Tokenizer
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import TokenizerError
+from pengi_rt.system.quote import one_line
+from pengi_rt.tokenizer_file import longest_file, read_tokenizer
 
 SPECIALS = {
     # "!" is the released wrapper's pad token: registered, it is split out before any merge.
@@ -38,29 +40,43 @@ def find_tokenizers(
         TokenizerError: they are not to be had, or are another model's.
     """
     clip = config.text.kind == "clip"  # else the decoder's tokenizer reads the prompts
-    if directory is None and beside is not None:
-        decoder = _read(beside / "decoder.json")
-        found = {"text": _read(beside / "text.json") if clip else decoder, "decoder": decoder}
-    else:
-        decoder = _published("gpt2", directory)
-        found = {"text": _published("clip", directory) if clip else decoder, "decoder": decoder}
+    rows = {"text": config.text.vocab_size, "decoder": config.decoder.vocab_size}
+    found: dict[str, Tokenizer] = {}
+    for name, family in (("decoder", "gpt2"), ("text", "clip")):
+        if name == "text" and not clip:
+            found[name] = found["decoder"]
+        elif directory is None and beside is not None:
+            found[name] = _read(beside / f"{name}.json", rows[name])
+        else:
+            found[name] = _published(family, directory, rows[name])
     _check(found, config)
     return {name: tokenizer.to_str().encode() for name, tokenizer in found.items()}
 
 
-def _published(name: str, directory: Path | None) -> Tokenizer:
-    tokenizer = _read(directory / name / "tokenizer.json" if directory else _fetch(name))
+def _published(name: str, directory: Path | None, rows: int) -> Tokenizer:
+    path = directory / name / "tokenizer.json" if directory else _fetch(name)
+    tokenizer = _read(path, rows)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS[name]])
     return tokenizer
 
 
-def _read(path: Path) -> Tokenizer:
+def _read(path: Path, rows: int) -> Tokenizer:
     if not path.is_file():
-        raise TokenizerError(f"there is no {path}: put it there, or give --tokenizers another DIR")
+        raise TokenizerError(
+            f"there is no {_shown(path)}: put it there, or give --tokenizers another DIR"
+        )
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-        raise TokenizerError(f"{path} is no tokenizer: {str(error).splitlines()[0]}") from None
+        with path.open("rb") as file:
+            data = file.read(longest_file(rows) + 1)
+        return read_tokenizer(data, rows)
+    except OSError as error:
+        raise TokenizerError(f"{_shown(path)}: cannot be read: {error.strerror}") from None
+    except TokenizerError as error:
+        raise TokenizerError(f"{_shown(path)}: {error}") from None
+
+
+def _shown(path: Path) -> str:
+    return one_line(str(path), 1000)
 
 
 def _fetch(name: str) -> Path:

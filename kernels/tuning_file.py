@@ -8,7 +8,7 @@ import operator
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +91,9 @@ def write(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
+        with _alone(path.parent) as alone:
+            for left in path.parent.glob(f".{path.name}.*.tmp") if alone else ():
+                left.unlink(missing_ok=True)  # of a process that was killed
             _merge(path, gpu, measured)
     except OSError as error:
         raise CannotWriteError(
@@ -103,9 +105,20 @@ def _merge(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
     found = {**read_or_nothing(path), **measured}
     tiles = {name: one._asdict() for name, one in sorted(found.items())}
     content = {"gpu": gpu, "triton": _triton(), "kernels": kernel_hash(), "tiles": tiles}
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    part.replace(path)
+    _replace(path, json.dumps(content, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """As ``pengi_rt.system.files.replacing``, which kernels may not import."""
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def remove_damaged(folder: Path) -> None:
@@ -115,7 +128,8 @@ def remove_damaged(folder: Path) -> None:
             read(path)
         except ValueError as error:
             if not isinstance(error.__context__, OSError):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # whoever reads it next says what is wrong with it
+                    path.unlink(missing_ok=True)
 
 
 def _triton() -> str:
@@ -126,11 +140,17 @@ def _triton() -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Among processes that write into ``folder``."""
+def _alone(folder: Path) -> Iterator[bool]:
+    """Among processes that write into ``folder``; False where there are no locks.
+
+    The choices of another may be lost there.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        alone = False
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
+        yield alone
     finally:
         os.close(descriptor)

@@ -11,6 +11,8 @@ costs nothing::
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pengi_rt.system.telemetry import disable_telemetry
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -85,6 +87,9 @@ __all__ = [
     "load",
     "load_windows",
 ]
+
+
+disable_telemetry()
 
 
 def __getattr__(name: str) -> object:

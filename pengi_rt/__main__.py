@@ -1,7 +1,21 @@
-"""``python -m pengi_rt``: the command line."""
+"""``pengi-rt`` and ``python -m pengi_rt``: the command line as a process."""
 
+import signal
 import sys
 
-from pengi_rt.cli.main import main
 
-sys.exit(main())
+def main() -> int:
+    """Import and run the command line; Ctrl-C during its imports is one line, as it is later."""
+    try:
+        from pengi_rt.cli.main import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        print("pengi-rt: interrupted", file=sys.stderr)
+        return 130
+    finally:  # all is done and said; what the interpreter still tidies up is not worth a traceback
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from reprlib import repr as shown
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pengi_rt.errors import UsageError
-from pengi_rt.system import quote
+from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.scalars import as_bool, as_float, as_int, as_text
 
 
@@ -89,7 +88,7 @@ def argument(name: str, value: object, hint: Any) -> Any:
         return value
     read, wanted = _READERS[hint]
     found = read(value)
-    require(found is not None, f"{name} must be {wanted}, got {quote.shown(value)}")
+    require(found is not None, f"{name} must be {wanted}, got {shown(value)}")
     return found
 
 
@@ -109,7 +108,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> int:
     number = as_int(value)
     if number is None or number < low or (high is not None and number > high):
         bound = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise UsageError(f"{name} must be a whole number {bound}, got {quote.shown(value)}")
+        raise UsageError(f"{name} must be a whole number {bound}, got {shown(value)}")
     return number
 
 
@@ -117,7 +116,7 @@ def choice(name: str, value: object, known: tuple[str, ...]) -> str:
     """One of a few strings. Raises UsageError for any other value (called ``name``)."""
     text = as_text(value)
     if text is None or text not in known:
-        raise UsageError(f"{name} must be one of {', '.join(known)}; got {quote.shown(value)}")
+        raise UsageError(f"{name} must be one of {', '.join(known)}; got {shown(value)}")
     return text
 
 
@@ -129,7 +128,7 @@ def listed(name: str, value: Any) -> list[Any]:
     """
     single = isinstance(value, str | bytes | bytearray | memoryview | Mapping)
     if single or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
-        raise UsageError(f"{name} must be a list of strings, got {quote.shown(value)}")
+        raise UsageError(f"{name} must be a list of strings, got {shown(value)}")
     return list(value.tolist() if hasattr(value, "tolist") else value)
 
 
@@ -141,7 +140,7 @@ def as_path(name: str, value: object) -> Path:
     except (TypeError, UnicodeError):
         path = "\0"
     if "\0" in path:
-        raise UsageError(f"{name} must be a path, got {quote.shown(value)}")
+        raise UsageError(f"{name} must be a path, got {shown(value)}")
     return Path(path)
 
 
@@ -189,7 +188,7 @@ def _value(hint: Any, value: object, where: str) -> object:
         return tuple(_value(get_args(hint)[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
         kind = get_args(hint)[1]
-        return {key: _value(kind, item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _value(kind, item, f"{where}.{one_line(key)}") for key, item in value.items()}
     return _plain(hint, value, where)
 
 

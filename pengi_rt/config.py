@@ -9,15 +9,17 @@ published sizes, and keep a hostile file from asking for memory or time without 
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from reprlib import repr as shown
 from typing import Annotated, Literal, Self
 
 from pengi_rt.checked import Checked, Within, build, require, require_below, require_multiple
 from pengi_rt.errors import UsageError
 from pengi_rt.presets import preset
+from pengi_rt.system.quote import shown
+from pengi_rt.system.strict_json import Limits, parse
 
 _MAX_FEATURES = 8192  # width of HTSAT's last stage
 _MAX_WINDOWED = 4096  # resolution times window: the shift mask holds the square of it
+_LIMITS = Limits(characters=1 << 20, values=2000, finite=False)  # base's has 1 300 and 70
 _MAX_FRAMES = 8192  # of the image; the stretch is a matrix of both kinds of frames
 
 
@@ -326,13 +328,13 @@ class ModelConfig(Checked):
         """Config from JSON text.
 
         Raises:
-            UsageError: it is no JSON object, has a key we do not know, or a value of another type
-                or out of its bounds.
+            UsageError: it is no JSON object, or a huge one, has a key we do not know, or a value of
+                another type or out of its bounds.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"the model config is not JSON: {error}") from None
+            data = parse(text, _LIMITS)
+        except ValueError as error:
+            raise UsageError(f"the model config {error}") from None
         return cls.from_dict(data)
 
     @classmethod

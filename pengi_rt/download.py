@@ -5,7 +5,6 @@ called the version that the part is of. Whole, its SHA-256 is compared with the 
 with ``NAME.sha256`` (as ``sha256sum`` writes and checks it); the first fetch writes that file.
 """
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -21,6 +20,7 @@ from typing import BinaryIO
 
 import pengi_rt
 from pengi_rt.errors import DownloadError, UsageError
+from pengi_rt.system.files import lock, replacing, sync_folder
 
 PUBLISHED = {"base": "base.pth", "base_no_text_enc": "base_no_text_enc.pth"}
 """The published models' files, in Zenodo record 8387083."""
@@ -83,6 +83,7 @@ def fetch(
             os.fsync(file.fileno())
             fetched = _accept(part, target, expected)
             part.replace(target)
+            sync_folder(target.parent)
             _beside(target, ".part.etag").unlink(missing_ok=True)
     except OSError as error:
         raise DownloadError(f"{target}: cannot be written: {error.strerror or error}") from None
@@ -116,12 +117,11 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
     """``part`` open for appending, by us alone."""
     with part.open("ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(file.fileno()), part.stat())
-        except (BlockingIOError, FileNotFoundError):
-            ours = False  # the other one is at it, or has just moved it to its place
-        if not ours:
-            raise DownloadError(f"{part}: another pengi-rt pull is writing it; wait for that one")
+            lock(file, part)
+        except BlockingIOError:
+            raise DownloadError(
+                f"{part}: another pengi-rt pull is writing it; wait for that one"
+            ) from None
         try:
             yield file
         finally:
@@ -147,7 +147,7 @@ def _download(url: str, target: Path, file: BinaryIO, progress: Progress) -> Non
         if start != done:
             file.truncate(0)
         if not start:
-            validator.write_text(_validator(response))
+            _write(validator, _validator(response))
         done = start
         for chunk in _chunks(response, url, done, total):
             file.write(chunk)
@@ -244,5 +244,10 @@ def _accept(file: Path, target: Path, expected: str | None) -> Fetched:
     record = _beside(target, ".sha256")
     recorded = not record.exists()
     if _recorded(target) != digest:
-        record.write_text(f"{digest}  {target.name}\n")
+        _write(record, f"{digest}  {target.name}\n")
     return Fetched(target, digest, recorded)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -21,6 +21,7 @@ from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PlanError
 from pengi_rt.plan_check import check_complete, check_layout
 from pengi_rt.plan_format import (
+    LIMITS,
     MANIFEST,
     WEIGHTS,
     Manifest,
@@ -30,12 +31,13 @@ from pengi_rt.plan_format import (
 )
 from pengi_rt.plan_sniff import HEAD, not_a_plan
 from pengi_rt.plan_zip import Entry, read_entries
+from pengi_rt.system.quote import one_line, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 16 << 20  # bytes hashed, then given back: opening keeps no weights resident
-_MAX_MANIFEST = 16 << 20  # bytes
+_MAX_ENTRY = 128 << 20  # bytes, of any but the weights: graphs and tokenizers are read whole
 _FETCH_AGAIN = "its checksum is another; fetch or export the plan again"
 
 
@@ -222,16 +224,17 @@ def _load(path: Path) -> _Contents:
 @contextmanager
 def _about(path: str | os.PathLike[str]) -> Iterator[None]:
     """Make every refusal one line that starts with the path."""
+    name = one_line(str(path), 1000)
     try:
         yield
     except FileNotFoundError:
         raise PlanError(
-            f"{os.fspath(path)}: no such file; pengi-rt export makes a plan from a checkpoint"
+            f"{name}: no such file; pengi-rt export makes a plan from a checkpoint"
         ) from None
     except OSError as error:
-        raise PlanError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None
+        raise PlanError(f"{name}: cannot be read: {error.strerror or error}") from None
     except PlanError as error:
-        raise PlanError(f"{os.fspath(path)}: {error}") from None
+        raise PlanError(f"{name}: {error}") from None
 
 
 def _map(path: Path) -> mmap:
@@ -255,7 +258,7 @@ def _map(path: Path) -> mmap:
 
 
 def _read_manifest(file: mmap, entry: Entry) -> Manifest:
-    if entry.size > _MAX_MANIFEST:
+    if entry.size > LIMITS.characters:
         raise PlanError(f"{MANIFEST} claims {entry.size} bytes; no plan's is that long")
     text = file[entry.data : entry.end]
     if zlib.crc32(text) != entry.crc:  # the one entry whose SHA-256 stands nowhere
@@ -273,14 +276,16 @@ def _check_entries(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
     recorded = {name: record.size for name, record in manifest.entries.items()}
     for name in sorted(stored.keys() | recorded.keys() | {WEIGHTS}):
         if not is_entry_name(name):
-            raise PlanError(f"an entry is called {name!r}, which no plan's is")
+            raise PlanError(f"an entry is called {shown(name)}, which no plan's is")
         if name not in stored:
             raise PlanError(f"entry {name} is missing")
         if stored[name] != recorded.get(name):
             raise PlanError(f"entry {name} has {stored[name]} bytes, not as {MANIFEST} says")
+        if name != WEIGHTS and stored[name] > _MAX_ENTRY:
+            raise PlanError(f"entry {name} has {stored[name]} bytes; no plan's is that long")
     graphs = [name for name in stored if name.startswith("graphs/")]
     if graphs != [graph_entry(name) for name in manifest.graphs]:
-        raise PlanError(f"the plan's graphs are {graphs}, not as {MANIFEST} says")
+        raise PlanError(f"the plan's graphs are {shown(graphs)}, not as {MANIFEST} says")
 
 
 def _sha256(file: mmap, start: int, size: int) -> str:

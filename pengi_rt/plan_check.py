@@ -1,7 +1,6 @@
 """Whether what a plan says of its parts fits together: tensors side by side, nothing missing."""
 
 from collections.abc import Iterable, Mapping
-from reprlib import repr as shown
 
 from pengi_rt.errors import PlanError
 from pengi_rt.plan_format import (
@@ -15,6 +14,7 @@ from pengi_rt.plan_format import (
     scale_name,
     tokenizer_entry,
 )
+from pengi_rt.system.quote import shown
 
 _EXPORT_AGAIN = "export the checkpoint again"
 

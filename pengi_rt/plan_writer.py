@@ -5,14 +5,11 @@ its numeric self-test on it, seals it again with the result, and only then commi
 before, the old plan stays as it is.
 """
 
-import fcntl
-import glob
 import hashlib
 import os
-import secrets
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -34,6 +31,7 @@ from pengi_rt.plan_format import (
     is_entry_name,
 )
 from pengi_rt.plan_zip import Entry, directory, local_header
+from pengi_rt.system.files import Draft
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,9 +91,9 @@ class PlanWriter:
         self._tensors: dict[str, TensorRecord] = {}
         self._sealed = False
         with self._reporting():
-            self._target = self.path.resolve()
-            self._temporary, file = _create_beside(self._target)
-        self._file: BinaryIO | None = file
+            if self.path.exists() and not self.path.is_file():
+                raise PlanError(f"{path}: is a folder or a device; name a file for the plan")
+            self._draft: Draft | None = Draft(self.path)
 
     def add(self, name: str, data: bytes) -> None:
         """Write the entry ``name`` (a graph, a tokenizer, a licence).
@@ -155,15 +153,16 @@ class PlanWriter:
         text = manifest.to_json().encode("ascii")
         check_complete(Manifest.from_json(text))
         with self._reporting():
-            stream = _Stream(self._open, MANIFEST, self._end)
+            file = self._opened.file
+            stream = _Stream(file, MANIFEST, self._end)
             stream.write(text)
             entry = stream.finish()
-            self._open.seek(entry.end)
-            self._open.write(directory([*self._entries, entry]))
-            self._open.truncate()
-            self._open.flush()
+            file.seek(entry.end)
+            file.write(directory([*self._entries, entry]))
+            file.truncate()
+            file.flush()
         self._sealed = True
-        return self._temporary
+        return self._opened.path
 
     def commit(self) -> Path:
         """Put the sealed plan in its place, durably; returns that place.
@@ -174,11 +173,8 @@ class PlanWriter:
         if not self._sealed:
             raise ValueError("seal the plan before it is committed")
         with self._reporting():
-            os.fsync(self._open.fileno())
-            self._temporary.replace(self._target)
-            self._open.close()
-            self._file = None
-            _sync_folder(self._target.parent)
+            self._opened.commit()
+        self._draft = None
         return self.path
 
     def __enter__(self) -> Self:
@@ -190,18 +186,15 @@ class PlanWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):
-                self._temporary.unlink()
-            with suppress(OSError):  # it may want to flush to the full disk again
-                file.close()
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            draft.discard()
 
     @property
-    def _open(self) -> BinaryIO:
-        if self._file is None:
+    def _opened(self) -> Draft:
+        if self._draft is None:
             raise ValueError("this plan was committed or given up")
-        return self._file
+        return self._draft
 
     @property
     def _end(self) -> int:
@@ -217,7 +210,7 @@ class PlanWriter:
         if self._sealed or name in self._records:
             raise ValueError(f"{name} comes too late, or for the second time")
         with self._reporting():
-            stream = _Stream(self._open, name, self._end)
+            stream = _Stream(self._opened.file, name, self._end)
             yield stream
             self._entries.append(stream.finish())
         self._records[name] = EntryRecord(size=stream.size, sha256=stream.sha256)
@@ -274,31 +267,3 @@ def _stored(name: str, array: "NDArray[Any]") -> tuple[str, tuple[int, ...], mem
         )
     plain = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     return dtype, array.shape, plain.reshape(-1).view(np.uint8).data
-
-
-def _create_beside(target: Path) -> tuple[Path, BinaryIO]:
-    """A new temporary file in the target's folder, locked for as long as it is open."""
-    if target.exists() and not target.is_file():
-        raise PlanError(f"{target}: is a folder or a device; name a file for the plan")
-    _remove_stale(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with suppress(OSError):  # a file system without locks: then nothing is ever taken for stale
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return temporary, os.fdopen(descriptor, "wb")
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove what killed writers of the same plan left: the living hold a lock on theirs."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mmap import mmap
 
 from pengi_rt.errors import PlanError
-from pengi_rt.plan_format import ALIGNMENT, MANIFEST, aligned
+from pengi_rt.plan_format import ALIGNMENT, MANIFEST, MAX_NAME, aligned
 
 SENTINEL = 0xFFFFFFFF  # in a 32-bit field: the value stands in the zip64 record
 ZIP64_LIMIT = SENTINEL
@@ -181,7 +181,7 @@ def _central_entries(file: mmap, position: int) -> Iterator[tuple[Entry, int, in
 
 
 def _check_plain(name: str, flags: int, method: int) -> None:
-    if _SAFE_NAME.fullmatch(name) is None:
+    if len(name) > MAX_NAME or _SAFE_NAME.fullmatch(name) is None:
         raise PlanError(f"an entry is called {name[:80]!r}, which no plan's is")
     if flags & _ENCRYPTED:
         raise PlanError(f"entry {name} is encrypted; a plan's entries are not")

@@ -9,9 +9,12 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan import Plan
+from pengi_rt.plan_format import tokenizer_entry
 from pengi_rt.remembered import remembered
+from pengi_rt.system.fork import register
+from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.text import DecoderTokenizer, PromptTokenizer
 from pengi_rt.turns import Turns
 
@@ -19,6 +22,7 @@ REMEMBERED_PROMPTS = 256
 REMEMBERED = 8
 
 Made = TypeVar("Made")
+Reader = TypeVar("Reader", PromptTokenizer, DecoderTokenizer)
 
 
 class EncodedText(NamedTuple):
@@ -39,24 +43,34 @@ class Session:
         self.plan = plan
         self.backend = backend
         self.config: ModelConfig = plan.config
-        self.prompt_tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        self.tokenizer = DecoderTokenizer(plan.tokenizer("decoder"), plan.config)
+        self.prompt_tokenizer = _tokenizer(plan, "text", PromptTokenizer)
+        self.tokenizer = _tokenizer(plan, "decoder", DecoderTokenizer)
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
         self._made: OrderedDict[Hashable, object] = OrderedDict()
         self._turns = Turns()
         self._closed = False
+        self._forked = False
+        register(self)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep other threads out while the backend works.
 
         Raises:
-            BackendError: the session is closed.
+            BackendError: the session is closed, its process was forked, or memory ran out.
         """
         with self._turns:
+            if self._forked:
+                raise BackendError(
+                    f"the engine of {self.plan.path} was loaded before this process was forked, "
+                    "and its threads did not come along: load the plan again in this process"
+                )
             if self._closed:
                 raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
-            yield
+            try:
+                yield
+            except MemoryError as error:
+                raise BackendError(f"{self.plan.path} {OUT_OF_MEMORY}") from error
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -130,13 +144,28 @@ class Session:
     def close(self) -> None:
         """Give back the backend's memory and the mapped plan. Not used again."""
         with self._turns:
+            if self._forked:  # the memory is the parent's
+                return
             self._closed = True
             self._texts.clear()
             self._made.clear()
             self.backend.close()
             self.plan.close()
+            return_freed_memory()
+
+    def after_fork(self) -> None:
+        """Refuse all calls in a forked child, where the thread that was using it is not."""
+        self._forked = True
+        self._turns = Turns()
 
 
 def prefixes(audio: F32, rows: F32) -> Sequence[F32]:
     """The whole prefix of every window: its own audio rows ``[B, a, n_embd]``, then ``rows``."""
     return [np.concatenate([heard, rows]) for heard in audio]
+
+
+def _tokenizer(plan: Plan, name: str, reader: type[Reader]) -> Reader:
+    try:
+        return reader(plan.tokenizer(name), plan.config)
+    except TokenizerError as error:
+        raise TokenizerError(f"{plan.path}: {tokenizer_entry(name)}: {error}") from None

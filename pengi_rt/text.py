@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.config import ModelConfig
-from pengi_rt.errors import PromptError, TokenizerError, UsageError
+from pengi_rt.errors import PromptError, UsageError
+from pengi_rt.tokenizer_file import library_refusals, read_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,7 +59,7 @@ class PromptTokenizer:
         self._kind = config.text.kind
         self._clip = self._kind == "clip"
         rows = config.text.vocab_size if self._clip else config.decoder.vocab_size
-        self._tokenizer = _tokenizer(json_bytes, rows)
+        self._tokenizer = read_tokenizer(json_bytes, rows)
         self._fill = config.text.eos_id if self._clip else config.pad_id
 
     def encode(self, prompt: str, *, strict: bool = False) -> Prompt:
@@ -114,7 +115,7 @@ class DecoderTokenizer:
     """
 
     def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
-        self._tokenizer = _tokenizer(json_bytes, config.decoder.vocab_size)
+        self._tokenizer = read_tokenizer(json_bytes, config.decoder.vocab_size)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, nothing added and nothing cut.
@@ -126,15 +127,14 @@ class DecoderTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Exactly the released wrapper's string: special tokens stay, some spaces go."""
-        text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+        text = _text(self._tokenizer, [int(i) for i in ids])
         for spaced, closed in _CLEAN_UP:
             text = text.replace(spaced, closed)
         return text
 
     def piece(self, token: int) -> str:
         """One token's text, spaces and all; bytes that are no character by themselves as U+FFFD."""
-        text: str = self._tokenizer.decode([token], skip_special_tokens=False)
-        return text
+        return _text(self._tokenizer, [token])
 
     def stop_id(self, stop: str) -> int:
         """The id that ends a beam: the first of ``stop``'s, as released.
@@ -151,30 +151,17 @@ class DecoderTokenizer:
         return ids[0]
 
 
-def _tokenizer(json_bytes: bytes, rows: int) -> "Tokenizer":
-    """A tokenizer that neither pads nor cuts, whatever its file says.
-
-    ``rows`` are those of the embedding table that its ids index.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_buffer(json_bytes)
-    except ValueError as error:
-        raise TokenizerError(f"the tokenizer file cannot be read: {error}") from None
-    if tokenizer.get_vocab_size() > rows:
-        raise TokenizerError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model only {rows}"
-        )
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _ids(tokenizer: "Tokenizer", text: str) -> list[int]:
     """Ids of the text alone, without the BOS and EOS that a post-processor may add."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    with library_refusals("the tokenizer cannot read the text"):
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
+
+
+def _text(tokenizer: "Tokenizer", ids: list[int]) -> str:
+    with library_refusals("the tokenizer cannot write its tokens"):
+        text: str = tokenizer.decode(ids, skip_special_tokens=False)
+    return text
 
 
 def _checked(text: str, what: str) -> str:

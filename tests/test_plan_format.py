@@ -121,6 +121,16 @@ def test_refusals_stay_short_whatever_they_quote(data: dict[str, Any]) -> None:
     refusal(data | {"entries": {"e": dict.fromkeys(map(str, range(9999)))}})
 
 
+def test_bounds(data: dict[str, Any]) -> None:
+    tensor = data["tensors"]["decoder.wte.weight"]
+    huge = tensor | {"shape": [2**62] * 32}
+    assert "its size in bytes must be a whole number" in refusal(data | {"tensors": {"t": huge}})
+    assert "a name of 201 characters" in refusal(data | {"tensors": {"x" * 201: tensor}})
+    assert "at most 16 names, got 17" in refusal(data | {"backends": ["x"] * 17})
+    assert "more than 100000 values" in refusal(data | {"tools": [[]] * 50_001})
+    assert "at most 4194304 are read" in refusal(json.dumps(data) + " " * (1 << 22))
+
+
 def test_entry_names() -> None:
     assert all(map(is_entry_name, toy_plan.ENTRIES))
     for name in ("licences/", "licences/..", "licences/a b", "graphs/audio.onnx\n", "engines/x"):

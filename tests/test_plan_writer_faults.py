@@ -99,7 +99,7 @@ def test_full_disk_leaves_the_old_plan(path: Path, monkeypatch: pytest.MonkeyPat
         def full(descriptor: int, mode: str, room: int = room) -> Any:
             return FullDisk(cast(BinaryIO, fdopen(descriptor, mode)), room)
 
-        monkeypatch.setattr("pengi_rt.plan_writer.os.fdopen", full)
+        monkeypatch.setattr("pengi_rt.system.files.os.fdopen", full)
         with pytest.raises(PlanError) as caught:
             toy_plan.write(path)
         assert str(caught.value) == (
@@ -116,7 +116,7 @@ def test_failing_commit_leaves_the_old_plan(
     def fail(*_: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(f"pengi_rt.plan_writer.{call}", fail)
+    monkeypatch.setattr(f"pengi_rt.system.files.{call}", fail)
     with pytest.raises(PlanError, match="Disk quota exceeded"):
         toy_plan.write(path)
     monkeypatch.undo()
@@ -127,9 +127,9 @@ def test_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    somebodys = path.with_name(".pengi.plan.0123.tmp")
+    somebodys = path.with_name(".pengi.plan.01234567.tmp")
     somebodys.touch()
-    monkeypatch.setattr("pengi_rt.plan_writer.fcntl.flock", fail)
+    monkeypatch.setattr("pengi_rt.system.files.fcntl.flock", fail)
     toy_plan.write(path)
     Plan.open(path).close()
     assert somebodys.exists()
@@ -149,7 +149,7 @@ except PlanError as error:
 WRITE_AND_DIE = """
 import os, signal, sys, toy_plan
 from pathlib import Path
-from pengi_rt import plan_writer
+from pengi_rt.system import files
 
 class Mortal:
     def __init__(self, file, lives):
@@ -164,7 +164,7 @@ class Mortal:
         return self.file.write(data)
 
 fdopen = os.fdopen
-plan_writer.os.fdopen = lambda fd, mode: Mortal(fdopen(fd, mode), int(sys.argv[2]))
+files.os.fdopen = lambda fd, mode: Mortal(fdopen(fd, mode), int(sys.argv[2]))
 toy_plan.write(Path(sys.argv[1]))
 """
 

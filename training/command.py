@@ -1,9 +1,12 @@
 """What the commands of this room (``python -m pengi_rt.training...``) share."""
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from pengi_rt.errors import INTERRUPTED, PengiError
+from pengi_rt.errors import INTERRUPTED, InputError, PengiError
+from pengi_rt.system.files import replacing
 
 
 def exit_code(work: Callable[[], object]) -> int:
@@ -17,3 +20,25 @@ def exit_code(work: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write ``content`` as JSON, all of it or nothing.
+
+    Raises:
+        InputError: ``path`` cannot be written.
+    """
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write ``content``, all of it or nothing.
+
+    Raises:
+        InputError: ``path`` cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None

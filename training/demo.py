@@ -6,7 +6,6 @@ puts the checkpoint and the plan where they ship. An interrupted stage goes on w
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.checkpoint import TOKENIZERS, save_checkpoint
 from pengi_rt.tasks import load_tasks
-from pengi_rt.training.command import exit_code
+from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.config import read_config
 from pengi_rt.training.loop import train
 from pengi_rt.training.manifest import read_manifest
@@ -82,7 +81,7 @@ def make_demo(workers: int, *, variants: bool) -> None:
 
 
 def _keep(columns: Mapping[str, Scores]) -> None:
-    (RUNS / "scores.json").write_text(json.dumps(columns, indent=1))
+    write_json(RUNS / "scores.json", columns)
 
 
 def make_data(workers: int) -> None:

@@ -21,17 +21,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from pengi_rt.errors import UsageError
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.errors import CheckpointError, UsageError
+from pengi_rt.models.checkpoint import check_checkpoint_place, save_checkpoint
+from pengi_rt.system.files import replacing
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import Positions, make_loader
 from pengi_rt.training.errors import TrainingError
 from pengi_rt.training.initialise import set_trained
 from pengi_rt.training.run_folder import CHECKPOINT, CONFIG, METRICS, STATES
+from pengi_rt.training.run_lock import only_run
 from pengi_rt.training.schedule import make_optimizer, make_schedule
 from pengi_rt.training.setup import Prepared, prepare
 from pengi_rt.training.state import (
-    has_states,
     latest_state,
     load_state,
     refuse_other_config,
@@ -76,8 +77,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         TrainingError: a state cannot be written, or a loss is no number.
         KeyboardInterrupt: it was asked to stop; the state is written.
     """
+    with only_run(Path(config.output_dir), resume=resume):
+        return _train(config, resume=resume)
+
+
+def _train(config: TrainConfig, *, resume: bool) -> Path:
     checkpoint = Path(config.output_dir) / CHECKPOINT
-    _refuse_occupied(config, resume=resume)
     run = _start(config)
     if resume:
         _go_on(run)
@@ -86,7 +91,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     with _stopping(run), _workers_watched(), _progress(run) as bar:
         _steps(run, bar)
     if run.accelerator.is_main_process and not run.stop:
-        save_checkpoint(run.prepared.model, checkpoint, run.prepared.tokenizers)
+        _save(run, checkpoint)
     run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
     if run.stop:
@@ -94,12 +99,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     return checkpoint
 
 
-def _refuse_occupied(config: TrainConfig, *, resume: bool) -> None:
-    root = Path(config.output_dir)
-    if not resume and (has_states(root / STATES) or (root / CHECKPOINT).exists()):
-        raise UsageError(f"{root} already holds a run: --resume goes on with it, or name another")
-    if resume and not (root / STATES).is_dir():
-        raise UsageError(f"{root} holds no state to resume from; start without --resume")
+def _save(run: Run, checkpoint: Path) -> None:
+    try:
+        save_checkpoint(run.prepared.model, checkpoint, run.prepared.tokenizers)
+    except CheckpointError as error:
+        error.add_note("the last state is whole: mend that, and write it with --resume")
+        raise
 
 
 def _start(config: TrainConfig) -> Run:
@@ -156,8 +161,10 @@ def _open_folder(run: Run, *, resume: bool) -> None:
     """Make the run's folder fit for it: a run that died before its first state left records."""
     try:
         run.root.mkdir(parents=True, exist_ok=True)
-        (run.root / CONFIG).write_text(run.config.to_json())
+        with replacing(run.root / CONFIG) as file:
+            file.write(run.config.to_json().encode())
         _cut_metrics(run.root / METRICS, run.step if resume else 0)
+        check_checkpoint_place(run.root / CHECKPOINT, run.prepared.tokenizers)
     except OSError as error:
         raise TrainingError(f"{run.root}: cannot be written: {error.strerror or error}") from None
 
@@ -285,9 +292,9 @@ def _cut_metrics(path: Path, step: int) -> None:
     """Drop what was recorded after the state that the run goes on from, and a line cut off."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-        part.replace(path)
+        with replacing(path) as file:
+            kept = (line for line in lines if json.loads(line)["step"] <= step)
+            file.writelines(line.encode() for line in kept)
 
 
 def _progress(run: Run) -> tqdm:

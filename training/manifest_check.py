@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
 from typing import BinaryIO, Literal, NamedTuple
 
 from pengi_rt.audio.container import check_container
 from pengi_rt.audio.decode import check_shape, open_sound, read_blocks
 from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.regular import open_regular
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
 
@@ -30,7 +31,8 @@ class Problem(NamedTuple):
     kind: Literal["row", "audio", "duplicate", "manifest"]
 
     def __str__(self) -> str:
-        return f"{self.path}:{f'{self.line}:' if self.line else ''} {self.message}"
+        where = one_line(str(self.path))
+        return f"{where}:{f'{self.line}:' if self.line else ''} {self.message}"
 
 
 def check_manifest(
@@ -78,7 +80,7 @@ class ManifestCheck:
                 self.rows += 1
                 yield from self._line(parser, number, line)
         except ManifestError as error:
-            message = str(error).removeprefix(f"{self.path}: ")
+            message = str(error).removeprefix(f"{one_line(str(self.path))}:").lstrip()
             yield Problem(self.path, 0, message, "manifest")
             return
         if not self.rows:
@@ -118,8 +120,8 @@ class ManifestCheck:
         seconds = self.clips[audio]
         if seconds > self.max_seconds:
             yield (
-                f"audio {audio}: is {seconds:.1f} s long, at most {self.max_seconds:g} s are "
-                "allowed; cut it, or raise --max-seconds"
+                f"audio {one_line(str(audio))}: is {seconds:.1f} s long, at most "
+                f"{self.max_seconds:g} s are allowed; cut it, or raise --max-seconds"
             )
         yield from _late_tags(data, seconds)
 
@@ -143,13 +145,10 @@ def audio_seconds(path: Path) -> float:
         AudioError: there is none, it is empty, a Git LFS pointer, no audio that we read, or beyond
             a limit.
     """
-    name = f"audio {path}" if str(path).isprintable() else f"audio {str(path)!a}"
+    name = f"audio {one_line(str(path))}"
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not S_ISREG(status.st_mode):
-                raise AudioError(f"{name}: is no regular file; name a recording")
-            if not status.st_size:
+        with open_regular(path) as file:
+            if not os.fstat(file.fileno()).st_size:
                 raise AudioError(f"{name}: the file is empty; fetch it again")
             if file.read(len(_LFS)) == _LFS:
                 raise AudioError(f"{name}: is a Git LFS pointer, not audio; run: git lfs pull")
@@ -183,4 +182,4 @@ def _late_tags(data: Mapping[str, object], seconds: float) -> Iterator[str]:
         return
     for name, _, end in tags:
         if end is not None and end > seconds + _ROUNDING:
-            yield f"the tag {name!r} ends at {end:g} s, the recording at {seconds:.2f} s"
+            yield f"the tag {shown(name)} ends at {end:g} s, the recording at {seconds:.2f} s"

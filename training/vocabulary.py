@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pengi_rt.errors import InputError
 from pengi_rt.models.bpe import decoder_tokenizer, text_tokenizer
 from pengi_rt.tasks import load_tasks
-from pengi_rt.training.command import exit_code
+from pengi_rt.training.command import exit_code, write_file
 from pengi_rt.training.manifest import Row, read_manifest
 
 
@@ -21,12 +22,17 @@ def write_vocabulary(rows: Sequence[Row], folder: Path, size: int) -> None:
 
     Raises:
         UsageError: the rows do not hold enough different pieces of words.
+        InputError: the folder cannot be written.
     """
     said = [text for row in rows for text in (row.target, row.prompt, f" {row.transcript}")]
     asked = [text for row in rows for text in (row.prompt, row.target)]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "decoder.json").write_text(decoder_tokenizer(said, size).to_str(), "utf-8")
-    (folder / "text.json").write_text(text_tokenizer(asked, size).to_str(), "utf-8")
+    made = {"decoder": decoder_tokenizer(said, size), "text": text_tokenizer(asked, size)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from None
+    for name, tokenizer in made.items():
+        write_file(folder / f"{name}.json", tokenizer.to_str().encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

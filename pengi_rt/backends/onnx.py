@@ -7,26 +7,29 @@ values about. (ONNX Runtime calls that table ``cache_indirection``; the graph is
 ``export/decoder_graph.py``.)
 """
 
-import ctypes
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
 from pengi_rt.plan import Plan
-from pengi_rt.plan_format import WEIGHTS
+from pengi_rt.plan_format import GRAPHS, WEIGHTS
+from pengi_rt.plan_graph import Value, check_graph, contract
 from pengi_rt.plan_weights import Widened
+from pengi_rt.system.memory import return_freed_memory
+from pengi_rt.system.quote import one_line
 from pengi_rt.threads import checked_threads
 
 PROVIDER = "CPUExecutionProvider"
+F32_TYPE = np.dtype(np.float32)
 
 
 class OnnxBackend:
@@ -48,18 +51,17 @@ class OnnxBackend:
         self.threads = checked_threads(threads)
         # Sessions read from it until they are gone, whoever closes the plan meanwhile.
         self._weights = plan.weights
+        self._graphs: dict[str, bytes] = {}
         self._token_table = Widened(plan, "decoder.wte.weight")
         self._position_table = Widened(plan, "decoder.wpe.weight")
 
     def encode_audio(self, wave: F32) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        with self._explained("audio"):
-            return Encoded(*self._audio.run(None, {"wave": wave}))
+        return self._encoded("audio", wave)
 
     def encode_text(self, ids: I64) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
-        with self._explained("text"):
-            return Encoded(*self._text.run(None, {"ids": ids}))
+        return self._encoded("text", ids)
 
     def embed_tokens(self, ids: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
@@ -71,16 +73,17 @@ class OnnxBackend:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         decoder = self._decoder
         clips, longest, _ = prefix.shape
-        cache = _Cache(self.config, lengths, width, longest + max_new_tokens)
-        # Whatever stands in the padding, its keys and values must be numbers: attention gives them
-        # weight 0, and 0 * NaN is NaN.
-        real = np.arange(longest)[:, None] < lengths[:, None, None]
-        embeddings = np.where(real, prefix + self._position_table[:longest], np.float32(0))
         with self._explained("decoder"):
-            logits, *new = decoder.run(None, _prefill_feeds(self.config, embeddings, lengths))
-        for buffer, prefix_part in zip(cache.buffers, new, strict=True):
-            buffer.reshape(clips, width, *buffer.shape[1:])[:, 0, :, :longest] = prefix_part
-        cache.bind(decoder)
+            cache = _Cache(self.config, lengths, width, longest + max_new_tokens)
+            # Whatever stands in the padding, its keys and values must be numbers: attention gives
+            # them weight 0, and 0 * NaN is NaN.
+            real = np.arange(longest)[:, None] < lengths[:, None, None]
+            embeddings = np.where(real, prefix + self._position_table[:longest], np.float32(0))
+            outputs = decoder.run(None, _prefill_feeds(self.config, embeddings, lengths))
+            logits, *new = self._checked("decoder", outputs, (clips, longest))
+            for buffer, prefix_part in zip(cache.buffers, new, strict=True):
+                buffer.reshape(clips, width, *buffer.shape[1:])[:, 0, :, :longest] = prefix_part
+            cache.bind(decoder)
         return cache, logits
 
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
@@ -113,10 +116,11 @@ class OnnxBackend:
         return self._session("decoder")
 
     def _session(self, graph: str) -> ort.InferenceSession:
+        data = self._graph(graph)
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it has to say comes with what it raises
         # Spinning makes a step 8 % faster on cores of one's own (24.8 to 22.9 ms) and several times
         # slower on shared ones, where it takes them from whoever has work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -131,48 +135,59 @@ class OnnxBackend:
             [WEIGHTS], [self._weights], [len(self._weights)]
         )
         with self._explained(graph):
-            session = ort.InferenceSession(self.plan.graph(graph), options, providers=[PROVIDER])
+            session = ort.InferenceSession(data, options, providers=[PROVIDER])
         if session.get_providers() != [PROVIDER]:
             raise BackendError(f"ONNX Runtime gave {session.get_providers()} for {PROVIDER}")
-        self._check_contract(graph, session)
         # The session has packed what it multiplies by; the file's pages would only count twice.
         self.plan.release_pages()
-        _return_freed_memory()
+        return_freed_memory()
         return session
 
-    def _check_contract(self, graph: str, session: ort.InferenceSession) -> None:
-        """Refuse a graph that takes or gives something else, whatever it is called in the plan."""
-        layers = range(self.config.decoder.n_layer)
-        both = [f"{kind}_{i}" for i in layers for kind in ("key", "value")]
-        fixed = {"embeddings", "last", "is_step", "past_length", "beam_width", "ancestry", "mask"}
-        encoded = ["joint_embedding", "prefix"]
-        takes, gives = {
-            "audio": ({"wave"}, encoded),
-            "text": ({"ids"}, encoded),
-            "decoder": (fixed.union(both), ["logits", *(f"new_{name}" for name in both)]),
-        }[graph]
-        inputs = {value.name for value in session.get_inputs()}
-        outputs = [value.name for value in session.get_outputs()]
-        if inputs != takes or outputs != gives:
-            raise PlanError(
-                f"{self.plan.path}: its {graph} graph takes {', '.join(sorted(inputs))} and gives "
-                f"{', '.join(outputs)}, which is not what a {graph} graph does; export it again"
-            )
+    def check_graphs(self) -> None:
+        """Check all three graphs, which is cheap, before the first question comes.
 
-    @contextmanager
-    def _explained(self, graph: str) -> Iterator[None]:
-        """Make ONNX Runtime's refusals one line; it raises classes of its own without a base."""
-        try:
-            yield
-        except (PlanError, MemoryError):
-            raise
-        except Exception as error:
-            if not type(error).__module__.startswith("onnxruntime"):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise PlanError(
-                f"{self.plan.path}: its {graph} graph does not run: {reason}; export it again"
-            ) from None
+        Raises:
+            PlanError: one of them is not what a graph of this config's is.
+        """
+        for graph in GRAPHS:
+            self._graph(graph)
+
+    def _graph(self, graph: str) -> bytes:
+        """The plan's graph, which holds nothing but what an exporter of ours writes."""
+        if graph not in self._graphs:
+            data = self.plan.graph(graph)
+            try:
+                check_graph(data, graph, self.config, len(self._weights))
+            except ValueError as error:
+                raise PlanError(f"{self._name(graph)} {error}; export it again") from None
+            self._graphs[graph] = data
+        return self._graphs[graph]
+
+    def _encoded(self, graph: str, batch: F32 | I64) -> Encoded:
+        session: ort.InferenceSession = getattr(self, f"_{graph}")
+        (taken,), _ = contract(graph, self.config)
+        with self._explained(graph):
+            outputs = session.run(None, {taken.name: batch})
+        return Encoded(*self._checked(graph, outputs, batch.shape))
+
+    def _checked(self, graph: str, outputs: Sequence[Any], sizes: Sequence[int]) -> list[F32]:
+        """What a graph gave, if it is what it says; ``sizes`` are those left open, in order."""
+        _, gives = contract(graph, self.config)
+        for value, array in zip(gives, outputs, strict=True):
+            shape = _sized(value, sizes)
+            if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (F32_TYPE, shape):
+                raise PlanError(
+                    f"{self._name(graph)} gave {getattr(array, 'dtype', '')} "
+                    f"{list(getattr(array, 'shape', ()))} for {value.name}, not float32 "
+                    f"{list(shape)}; export it again"
+                )
+        return list(outputs)
+
+    def _name(self, graph: str) -> str:
+        return f"{one_line(str(self.plan.path), 1000)}: its {graph} graph"
+
+    def _explained(self, graph: str) -> AbstractContextManager[None]:
+        return explained(self._name(graph), its_graph=True)
 
 
 class _Cache:
@@ -236,15 +251,10 @@ class _Cache:
         return self.logits
 
 
-def _return_freed_memory() -> None:
-    """Give the heap's free pages back to the system, where the C library can (glibc).
-
-    Folding constants while a session is made leaves 260 MB of them behind for ``base``: measured
-    1461 MB resident after the first answer instead of 1717, of which 1291 are weights.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+def _sized(value: Value, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Its shape, the open sizes filled in."""
+    given = iter(sizes)
+    return tuple(next(given) if size is None else size for size in value.shape)
 
 
 def _mask(lengths: I64, width: int, capacity: int) -> np.ndarray[Any, np.dtype[np.int32]]:

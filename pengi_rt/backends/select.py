@@ -9,6 +9,7 @@ from pengi_rt.checked import argument
 from pengi_rt.download import cache_directory
 from pengi_rt.errors import BackendError
 from pengi_rt.plan import Plan
+from pengi_rt.system.quote import one_line
 
 BackendName = Literal["auto", "onnx", "torch", "triton", "tensorrt"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -35,6 +36,7 @@ def open_backend(
 
     Raises:
         BackendError: this version or machine cannot run that; nothing else is taken in its place.
+        PlanError: a graph, or a tensor, is not what the plan's config says.
     """
     threads = argument("threads", threads, int | None)
     _check("backend", backend, BACKENDS, HERE)
@@ -52,14 +54,24 @@ def open_backend(
         )
     if chosen == "torch":
         return _torch(plan, threads)
+    return _onnx(plan, threads)
+
+
+def _onnx(plan: Plan, threads: int | None) -> Backend:
     if not plan.manifest.graphs:
         raise BackendError(
-            f"{plan.path}: holds weights for {' and '.join(plan.manifest.backends)} and no graphs "
+            f"{plan.path}: holds weights for {_listed(plan.manifest.backends)} and no graphs "
             "for onnx: ask for one of those backends, or export the checkpoint with --backend onnx"
         )
     from pengi_rt.backends.onnx import OnnxBackend
 
-    return OnnxBackend(plan, threads=threads)
+    runner = OnnxBackend(plan, threads=threads)
+    runner.check_graphs()
+    return runner
+
+
+def _listed(backends: tuple[str, ...]) -> str:
+    return one_line(" and ".join(backends))
 
 
 def _torch(plan: Plan, threads: int | None) -> Backend:

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.errors import PlanError
 from pengi_rt.models.gpt2 import KeyValue
@@ -17,6 +18,8 @@ from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
 from pengi_rt.plan_weights import Widened
 from pengi_rt.threads import checked_threads
+
+_explained = explained("the torch backend")
 
 
 class TorchBackend:
@@ -32,6 +35,7 @@ class TorchBackend:
             torch.set_num_threads(checked_threads(threads))
 
     @classmethod
+    @_explained
     def from_plan(cls, plan: Plan, *, threads: int | None = None) -> Self:
         """The model of an open plan, its weights copied out and widened to float32.
 
@@ -41,24 +45,28 @@ class TorchBackend:
         threads = checked_threads(threads)
         return cls(model_of(plan), threads=threads)
 
+    @_explained
     @torch.inference_mode()
     def encode_audio(self, wave: F32) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         embedding, prefix = self.model.encode_audio(_tensor(wave))
         return Encoded(embedding.numpy(), prefix.numpy())
 
+    @_explained
     @torch.inference_mode()
     def encode_text(self, ids: I64) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         embedding, prefix = self.model.encode_text(_tensor(ids))
         return Encoded(embedding.numpy(), prefix.numpy())
 
+    @_explained
     @torch.inference_mode()
     def embed_tokens(self, ids: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         embeddings: F32 = self.model.decoder.wte(_tensor(ids)).numpy()
         return embeddings
 
+    @_explained
     @torch.inference_mode()
     def prefill(
         self,
@@ -78,6 +86,7 @@ class TorchBackend:
         cache = _Cache(kv, real, sizes, width)
         return cache, self.model.decoder.logits(last).numpy()
 
+    @_explained
     @torch.inference_mode()
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
@@ -100,14 +109,27 @@ def model_of(plan: Plan) -> Pengi:
     Raises:
         PlanError: the plan lacks a tensor of its own model, or one has another shape.
     """
+    _check_shapes(plan)
     model = Pengi(plan.config)
-    try:
-        model.load_state_dict(_state(plan, model))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise PlanError(f"{plan.path}: the weights are not its config's: {reason}") from None
+    model.load_state_dict(_state(plan, model))
     plan.release_pages()
     return model
+
+
+def _check_shapes(plan: Plan) -> None:
+    """Check what the plan says of its tensors, before a model of that size is made."""
+    with torch.device("meta"):
+        wanted = Pengi(plan.config).state_dict()
+    for name, tensor in wanted.items():
+        record = plan.manifest.tensors.get(name)
+        shape = tuple(tensor.shape)
+        if record is None and name not in TRANSFORM:
+            raise PlanError(f"{plan.path}: the plan has no tensor {name!r}")
+        if record is not None and record.shape != shape:
+            raise PlanError(
+                f"{plan.path}: the weights are not its config's: {name} is "
+                f"{list(record.shape)}, not {list(shape)}"
+            )
 
 
 class _Cache:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pengi_rt.backends.device_graph import Lane, Replayed, rounded_up
+from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded, Searched, SearchOptions
 from pengi_rt.backends.torch import model_of
 from pengi_rt.backends.triton_audio import AudioEncoding, tables_of
@@ -41,6 +42,8 @@ REMEMBERED_TEXTS = 32
 
 PREFIX_ROWS = 16
 """Buffers are made for a multiple of it, so that texts of about one length share theirs."""
+
+_explained = explained("the triton backend")
 
 
 class _Search(NamedTuple):
@@ -79,6 +82,7 @@ class TritonBackend:
         self._searches: OrderedDict[Shape, _Search] = OrderedDict()
 
     @classmethod
+    @_explained
     def from_plan(
         cls, plan: Plan, *, device: torch.device | str = "cuda", precision: str = "fp16"
     ) -> Self:
@@ -89,12 +93,14 @@ class TritonBackend:
         """
         return cls(model_of(plan), device=device, precision=precision)
 
+    @_explained
     @torch.inference_mode()
     def encode_audio(self, wave: F32) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         heard = self._heard(wave)
         return _encoded(heard.embedding, heard.prefix)
 
+    @_explained
     @torch.inference_mode()
     def encode_text(self, ids: I64) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
@@ -102,11 +108,13 @@ class TritonBackend:
         self._text_lane.join()
         return _encoded(found.embedding, found.prefix)
 
+    @_explained
     @torch.inference_mode()
     def embed_tokens(self, ids: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         return _array(self._rows_of(torch.from_numpy(ids.copy()).to(self._device)))
 
+    @_explained
     @torch.inference_mode()
     def prefill(
         self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
@@ -121,6 +129,7 @@ class TritonBackend:
         cache.decoding.first_logits(logits)
         return cache, _array(logits)
 
+    @_explained
     @torch.inference_mode()
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
@@ -134,12 +143,14 @@ class TritonBackend:
         cache.decoding.history.position.add_(1)
         return _array(logits)
 
+    @_explained
     @torch.inference_mode()
     def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
         """See :class:`pengi_rt.backends.protocol.SearchingBackend`. Raises as :meth:`search`."""
         behind = torch.from_numpy(rows.copy()).to(self._device)  # waits; the audio need not yet
         return self._answer(self._heard(wave), behind, options)
 
+    @_explained
     @torch.inference_mode()
     def ask(
         self, wave: F32, ids: I64, rows: F32, options: SearchOptions
@@ -152,6 +163,7 @@ class TritonBackend:
         found = self._answer(heard, torch.cat([text.prefix[0].float(), behind]), options)
         return _encoded(text.embedding, text.prefix), found
 
+    @_explained
     @torch.inference_mode()
     def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
         """See :class:`pengi_rt.backends.protocol.SearchingBackend`.
@@ -222,6 +234,7 @@ class TritonBackend:
             made += STEPS
         return _searched(decoding.history)
 
+    @_explained
     @torch.inference_mode()
     def warm_up(self, prefix: int, clips: int, options: SearchOptions) -> dict[str, Replayed]:
         """Compile and capture what answers to so many clips and prefix rows will need.

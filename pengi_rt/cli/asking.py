@@ -16,7 +16,7 @@ from pengi_rt.cli.arguments import (
     add_threads,
     check_threads,
 )
-from pengi_rt.cli.output import STDIO, refuse_overwriting
+from pengi_rt.cli.output import STDIO, refuse_overwriting, refuse_precious
 from pengi_rt.cli.resume import saved_rows
 
 if TYPE_CHECKING:
@@ -195,16 +195,14 @@ def open_engine(arguments: argparse.Namespace) -> "Engine":
 
 
 def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
-    """Check that ``--output`` is no file that is read here, and that no companion of it is one.
+    """Check that no output is a file that is read here, and that no companion of it is one.
 
     Those are the plan, the recordings ``names``, the lists that these stand in, and files of labels
-    or texts.
+    or texts. Nor does an output replace another recording, plan or checkpoint without ``--force``.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is, or does.
     """
-    if arguments.output in (None, STDIO):
-        return
     engine_file = builtin_plan() if arguments.engine is None else arguments.engine
     given = (getattr(arguments, name, None) for name in ("labels_file", "texts_file"))
     lists = (
@@ -213,9 +211,16 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
         if name.startswith("@") and not os.path.lexists(name)
     )
     inputs = [engine_file, *names, *lists, *filter(None, given)]
+    if getattr(arguments, "plot", None) is not None:
+        refuse_overwriting(arguments.plot, inputs, "--plot")
+        refuse_precious(arguments.plot, arguments, "--plot")
+    if arguments.output in (None, STDIO):
+        return
     refuse_overwriting(arguments.output, inputs)
     if hasattr(arguments, "resume"):
         refuse_overwriting(saved_rows(arguments.output), inputs)
+        refuse_precious(saved_rows(arguments.output), arguments)
+    refuse_precious(arguments.output, arguments)
 
 
 def warned(results: Iterable[AnyAsked], engine: "Engine") -> Iterator[AnyAsked]:

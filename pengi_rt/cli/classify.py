@@ -21,6 +21,7 @@ from pengi_rt.cli.asking import (
 )
 from pengi_rt.cli.formats import add_output
 from pengi_rt.cli.labelled import LABEL_COLUMNS, Labelled
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output import check_place
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
@@ -90,18 +91,16 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Classify every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     check_resumable(arguments)
     if arguments.resume and arguments.plot is not None:
         raise UsageError("--plot draws what is asked now, and --resume may ask nothing: leave one")
     labels = _labels(arguments)
     if arguments.best is not None and arguments.best < 1:
         raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     protect_inputs(arguments, names)
     if arguments.plot is not None:
-        _check_plot(arguments.plot, names)
+        _check_plot(arguments.plot, names, arguments.output)
     with open_engine(arguments) as engine:
         return _classify(engine, labels, names, arguments)
 
@@ -149,11 +148,11 @@ def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":
     return read_labels(arguments.labels_file)
 
 
-def _check_plot(path: Path, names: list[str]) -> None:
+def _check_plot(path: Path, names: list[str], output: str | None) -> None:
     """Refuse at once a picture that could not be drawn in the end.
 
     Raises:
-        UsageError: it is about several recordings, or is called as no picture is.
+        UsageError: it is about several recordings, is called as no picture is, or as ``output``.
         InputError: there is no place for it.
         BackendError: matplotlib is not installed.
     """
@@ -161,6 +160,8 @@ def _check_plot(path: Path, names: list[str]) -> None:
 
     if len(names) > 1:
         raise UsageError(f"--plot draws one recording, got {len(names)}: run it once for each")
+    if output is not None and Path(output).resolve() == path.resolve():
+        raise UsageError(f"--plot and --output are one file, {path}: name two")
     check_place("--plot", path, [PNG])
     new_figure(1, 1)
 

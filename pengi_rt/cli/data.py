@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pengi_rt.cli.arguments import add_verbosity
-from pengi_rt.cli.output import STDIO, emit, is_folder, open_output, say
+from pengi_rt.cli.output import (
+    STDIO,
+    add_force,
+    emit,
+    is_folder,
+    open_output,
+    refuse_overwriting,
+    refuse_precious,
+    say,
+)
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import message, one_line
 
 if TYPE_CHECKING:
     from pengi_rt.training.datasets.registry import Conversion
@@ -26,6 +36,8 @@ DATASETS = (
 MAX_SECONDS = 60.0
 MAX_PROBLEMS = 100
 MAX_MISSING = 0.5
+
+_TABLES = (".csv", ".json", ".yaml", ".tsv", ".txt")  # of datasets, as they are published
 
 _TASKS_HELP = "add the tasks of a TOML file (docs/data.md); may be given again"
 
@@ -99,6 +111,7 @@ def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
         metavar="SHARE",
         help="of recordings that may be gone (default: %(default)g)",
     )
+    add_force(parser)
     _add_copy_options(parser)
     parser.set_defaults(run=run_convert)
 
@@ -164,7 +177,7 @@ def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
     problems = check.problems()
     printed = 0
     for problem in islice(problems, limit):
-        emit(str(problem))
+        emit(message(str(problem)))
         printed += 1
     return printed, printed + sum(1 for _ in problems)
 
@@ -172,7 +185,7 @@ def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
 def _contents(check: "ManifestCheck") -> str:
     hours = sum(check.clips.values()) / 3600
     clips = f"{_count(len(check.clips), 'recording')}, {hours:.2f} h"
-    return f"{check.path}: {_count(check.rows, 'row')}, {clips}"
+    return f"{one_line(str(check.path))}: {_count(check.rows, 'row')}, {clips}"
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
@@ -186,6 +199,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     folder = Path() if output == STDIO else Path(output).parent
     if not is_folder(folder):
         raise UsageError(f"--output {output}: there is no folder {folder}; make it first")
+    _protect_dataset(arguments)
     conversion = convert_dataset(
         arguments.dataset,
         arguments.root,
@@ -200,8 +214,19 @@ def run_convert(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             say(_summary(conversion))
     else:
-        emit(f"{output}  {_summary(conversion)}")
+        emit(f"{one_line(output)}  {_summary(conversion)}")
     return 0
+
+
+def _protect_dataset(arguments: argparse.Namespace) -> None:
+    """Refuse to overwrite what the dataset came with, or what ``--force`` is needed for."""
+    output: str = arguments.output
+    place = Path(output).resolve()
+    ours = place.suffix not in _TABLES or not place.is_relative_to(arguments.root.resolve())
+    if output != STDIO and not ours and place.is_file():
+        raise UsageError(f"--output {output} would overwrite a table of the dataset; name another")
+    refuse_overwriting(output, [arguments.labels] if arguments.labels else [])
+    refuse_precious(output, arguments)
 
 
 def _summary(conversion: "Conversion") -> str:
@@ -217,10 +242,11 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     from pengi_rt.tasks import load_tasks
 
     tasks = load_tasks(*(arguments.tasks or ())).values()
-    names = max(len(task.name) for task in tasks)
-    prompts = max(len(task.prompt) for task in tasks)
-    for task in tasks:
-        emit(f"{task.name:<{names}}  {task.prompt:<{prompts}}  {task.target}")
+    lines = [[one_line(text) for text in (task.name, task.prompt, task.target)] for task in tasks]
+    names = max(len(name) for name, _, _ in lines)
+    prompts = max(len(prompt) for _, prompt, _ in lines)
+    for name, prompt, target in lines:
+        emit(f"{name:<{names}}  {prompt:<{prompts}}  {target}")
     return 0
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
-from pengi_rt.cli.output import emit, is_folder, refuse_overwriting
+from pengi_rt.cli.output import add_force, emit, is_folder, refuse_overwriting, refuse_precious
 from pengi_rt.errors import BackendError, CheckpointError, UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="what the plan is for, as often as needed; without onnx it holds no graphs, only the "
         "weights that torch and triton read (default: onnx and torch)",
     )
+    add_force(parser)
     add_threads(parser, "for the self-test ")
     parser.set_defaults(run=run)
 
@@ -63,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_threads(arguments)
     checkpoint: Path = arguments.checkpoint
     output = _output(checkpoint, arguments.output, arguments.tokenizers)
+    refuse_precious(output, arguments)
     try:
         from pengi_rt.export.export import USUAL, export_plan, steps
     except ModuleNotFoundError as error:
@@ -92,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     emit(table(checks))
-    emit(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed")
+    emit(printable(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed"))
     return 0
 
 

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pengi_rt.builtin import builtin_plan
 from pengi_rt.cli.output import emit
 from pengi_rt.errors import PlanError
+from pengi_rt.system.quote import one_line, printable
 
 if TYPE_CHECKING:
     from pengi_rt.config import ModelConfig
     from pengi_rt.plan import Plan
     from pengi_rt.plan_format import Manifest
+
+LONGEST_LINE = 1000  # characters of what a plan says of itself
+MAX_CHECKS, MAX_COLUMNS = 100, 16
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     if damaged:
         _show({"path": str(path), "verified": verdicts}, _verdict_lines(verdicts), as_json)
         raise PlanError(
-            f"{path}: {len(damaged)} of {len(verdicts)} checksums do not hold: "
-            f"{', '.join(damaged[:5])}{' ...' * (len(damaged) > 5)}"
+            f"{one_line(str(path), LONGEST_LINE)}: {len(damaged)} of {len(verdicts)} checksums do "
+            f"not hold: {', '.join(map(one_line, damaged[:5]))}{' ...' * (len(damaged) > 5)}"
         )
     with Plan.open(path) as plan:
         found = description(plan) | ({"verified": verdicts} if verdicts else {})
@@ -69,13 +73,14 @@ def description(plan: "Plan") -> dict[str, Any]:
 
 
 def _show(data: object, lines: Iterable[str], as_json: bool) -> None:
-    emit(json.dumps(data, indent=1) if as_json else "\n".join(lines))
+    emit(json.dumps(data, indent=1) if as_json else "\n".join(map(printable, lines)))
 
 
 def _lines(plan: "Plan") -> Iterator[str]:
     manifest = plan.manifest
     source = manifest.source
-    yield f"{plan.path}: {manifest.config.name}, {_megabytes(plan.size)}, format {manifest.format}"
+    path, name = one_line(str(plan.path), LONGEST_LINE), one_line(manifest.config.name)
+    yield f"{path}: {name}, {_megabytes(plan.size)}, format {manifest.format}"
     yield ""
     for name, text in {
         "model": _model(manifest.config),
@@ -87,7 +92,7 @@ def _lines(plan: "Plan") -> Iterator[str]:
         "source": f"{source.file}, sha256 {source.sha256}" if source else "not recorded",
         "tools": ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()),
     }.items():
-        yield f"{name:<10} {text or 'none'}"
+        yield f"{name:<10} {one_line(text, LONGEST_LINE) if text else 'none'}"
     yield ""
     yield f"{'entry':<26} {'bytes':>12}  sha256"
     for name, entry in manifest.entries.items():
@@ -118,7 +123,7 @@ def _model(config: "ModelConfig") -> str:
 def _defaults(config: "ModelConfig") -> str:
     generation = config.generation
     return (
-        f"prompt {generation.prompt!r}, beam size {generation.beam_size}, "
+        f"prompt {one_line(repr(generation.prompt))}, beam size {generation.beam_size}, "
         f"{generation.max_new_tokens} new tokens, temperature {generation.temperature:g}"
     )
 
@@ -137,16 +142,22 @@ def _self_test_lines(self_test: Mapping[str, Any] | None) -> Iterator[str]:
         yield "self-test  none recorded"
         return
     plain = {key: value for key, value in self_test.items() if key != "checks"}
-    yield "self-test  " + ", ".join(f"{key} {_cell(value)}" for key, value in plain.items())
+    line = ", ".join(f"{key} {_cell(value)}" for key, value in plain.items())
+    yield f"self-test  {one_line(line, LONGEST_LINE)}"
     checks = self_test.get("checks")
     if isinstance(checks, list) and all(isinstance(check, dict) for check in checks):
-        yield from _table(checks)
+        yield from _table(checks[:MAX_CHECKS])
+        if len(checks) > MAX_CHECKS:
+            yield f"and {len(checks) - MAX_CHECKS} more"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Rows with the same keys, in columns."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))[:MAX_COLUMNS]
+    cells = [
+        [*map(one_line, columns)],
+        *([_cell(row.get(column)) for column in columns] for row in rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         pairs = zip(line, widths, strict=True)
@@ -158,7 +169,7 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.2g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return one_line(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _verdict_lines(verdicts: Mapping[str, bool]) -> Iterator[str]:

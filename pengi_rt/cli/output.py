@@ -4,9 +4,8 @@ Printing never fails on a character and never with a traceback: what an encoding
 ``\u....``, and a full disk is one line.
 """
 
+import argparse
 import codecs
-import errno
-import fcntl
 import io
 import os
 import stat
@@ -14,9 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import TextIO
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.file_kind import precious_kind
+from pengi_rt.system.files import check_replaceable, lock, replaceable_mode, sync_folder
+from pengi_rt.system.quote import message as one_message
+from pengi_rt.system.quote import one_line
 
 STDIO = "-"
 PART = ".part"
@@ -36,6 +39,11 @@ class Output:
     def unicode(self) -> bool:
         """Whether it takes every character, lone surrogates aside."""
         return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a terminal shows it, which obeys control characters."""
+        return not self._broken and self._stream.isatty()
 
     def write(self, text: str) -> int:
         """Write ``text``.
@@ -118,7 +126,7 @@ def emit(text: str) -> None:
 def say(message: object) -> None:
     """Print one line on standard error; if that fails too, there is nobody to tell."""
     try:
-        print(f"pengi-rt: {message}", file=sys.stderr, flush=True)
+        print(f"pengi-rt: {one_message(str(message))}", file=sys.stderr, flush=True)
     except OSError:
         abandon(sys.stderr)
 
@@ -129,21 +137,59 @@ def is_folder(path: str | Path) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``, which :func:`refuse_precious` asks for."""
+    parser.add_argument(
+        "--force", action="store_true",
+        help="let an output replace a file that reads as a recording, a plan or a checkpoint",
+    )  # fmt: skip
+
+
 def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
     """Refuse at once a file that could not be written in the end.
 
     Raises:
         UsageError: it is a folder, or its name ends in none of ``suffixes`` (in capitals or not).
-        InputError: it is in no folder that is there.
+        InputError: it is in no folder that is there, or that takes no file of that name.
     """
     if path.suffix.lower() not in suffixes or is_folder(path):
         raise UsageError(f"{option} {path}: name a file that ends in {' or '.join(suffixes)}")
     if not is_folder(path.parent):
         raise InputError(f"{option} {path}: there is no folder {path.parent}")
+    try:
+        check_replaceable(path)
+    except OSError as error:
+        raise InputError(f"cannot write {option} {path}: {error.strerror or error}") from None
 
 
-def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None:
-    """Check that writing ``--output`` destroys none of ``inputs`` (``-`` is standard input).
+def refuse_precious(
+    output: str | Path, arguments: argparse.Namespace, option: str = "--output"
+) -> None:
+    """Check that writing ``option`` replaces nothing that cannot be made again.
+
+    Raises:
+        UsageError: what is there, or in the part that grows beside it, reads as a recording, a plan
+            or a checkpoint, or cannot be read; and there is no ``--force``.
+    """
+    if arguments.force or output == STDIO:
+        return
+    for path in (output, os.path.realpath(output) + PART):
+        name = one_line(str(path))
+        try:
+            kind = precious_kind(path)
+        except OSError as error:
+            why = f"cannot be read ({error.strerror or error}), so nobody knows what is lost"
+            raise UsageError(f"{option}: {name} {why}: name another, or give --force") from None
+        if kind:
+            raise UsageError(
+                f"{option} would replace {name}, which is {kind}: name another, or give --force"
+            )
+
+
+def refuse_overwriting(
+    output: str | Path, inputs: Sequence[str | Path], option: str = "--output"
+) -> None:
+    """Check that writing ``option`` destroys none of ``inputs`` (``-`` is standard input).
 
     Raises:
         UsageError: it is one of them, by whatever name.
@@ -156,7 +202,7 @@ def refuse_overwriting(output: str | Path, inputs: Sequence[str | Path]) -> None
             other = _status(0 if name == STDIO else name)
             if other and os.path.samestat(found, other):
                 raise UsageError(
-                    f"--output {output} would overwrite {name}, which is read here; name another"
+                    f"{option} {output} would overwrite {name}, which is read here; name another"
                 )
 
 
@@ -230,44 +276,27 @@ def _replacing(target: Path, name: str) -> Iterator[Output]:
 def _replace(target: Path, part: Path, name: str) -> None:
     try:
         part.replace(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise InputError(f"cannot write {name}: {error.strerror or error}") from None
 
 
 def _open_part(part: Path, target: Path) -> TextIO:
     """``part``, empty, by us alone, readable by whoever may read ``target``."""
-    if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, "the file there is write-protected")
-    stream = part.open("a", encoding="utf-8", errors="backslashreplace", newline="")
+    mode = replaceable_mode(target)
+    # A pipe of that name would wait for a reader.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(part, flags, 0o666)
+    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace", newline="")
     try:
         lock(stream, part)
         stream.truncate(0)
-        if target.exists():
-            os.fchmod(stream.fileno(), stat.S_IMODE(target.stat().st_mode))
+        if mode is not None:
+            os.fchmod(descriptor, mode)
     except BaseException:
         stream.close()
         raise
     return stream
-
-
-def lock(file: IO[Any], path: Path) -> None:
-    """Keep other runs off ``file``, which was opened as ``path``, until it is closed.
-
-    Raises:
-        BlockingIOError: another run is writing it, or the name now stands for another file.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        why = "another pengi-rt is writing it"
-        raise BlockingIOError(errno.EWOULDBLOCK, why, str(path)) from None
-    except OSError:
-        pass  # a file system without locks
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
-            return
-    why = "this is a link, or was just moved; try again"
-    raise BlockingIOError(errno.EWOULDBLOCK, why, str(path))
 
 
 def _is_stdout(path: str) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -90,7 +90,8 @@ class Done:
         """Remove what was saved, if the output is whole and has it all."""
         self._files.__exit__(kind, error, traceback)
         if error is None:
-            self._saved.unlink(missing_ok=True)
+            with suppress(OSError):  # the next run that resumes knows its rows, and removes it
+                self._saved.unlink(missing_ok=True)
 
     def mark(self, name: str) -> Row:
         """What rows of the recording ``name`` carry: its content and the settings.
@@ -146,7 +147,9 @@ class Done:
         """Save what is in ``part`` alone: the recordings before it is begun anew."""
         before = saved.end
         try:
-            with RowFile(part) as source:
+            with RowFile(
+                part, "r+b"
+            ) as source:  # on NFS only a file open for writing can be locked
                 source.lock()
                 for group in source.groups():
                     if group.key not in self._known:
@@ -226,4 +229,5 @@ def _saving(path: Path) -> Iterator[RowFile]:
             else:
                 path.unlink(missing_ok=True)
             raise
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

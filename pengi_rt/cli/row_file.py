@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pengi_rt.cli.formats import Row
-from pengi_rt.cli.output import lock
 from pengi_rt.errors import InputError
+from pengi_rt.system.files import lock
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ windows are 12 GB.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO
 
-from pengi_rt.atomic import replacing
 from pengi_rt.errors import InputError
+from pengi_rt.system.files import replacing
 
 if TYPE_CHECKING:
     from pengi_rt.backends.protocol import F32
@@ -35,7 +35,8 @@ class Stored:
         self.shape: tuple[int, ...] = (0,)
         self._path = path
         with _reporting(path):
-            self._file: BinaryIO = TemporaryFile(dir=path.parent)  # noqa: SIM115 - see close
+            # Unbuffered: what a full disk does not take is not tried again when it is closed.
+            self._file: BinaryIO = TemporaryFile(dir=path.parent, buffering=0)  # noqa: SIM115
 
     @property
     def size(self) -> int:
@@ -52,7 +53,9 @@ class Stored:
 
         with _reporting(self._path):
             self._file.seek(self.size)
-            self._file.write(np.ascontiguousarray(rows, "<f4").data)
+            left = memoryview(np.ascontiguousarray(rows, "<f4").reshape(-1).view(np.uint8).data)
+            while left:
+                left = left[self._file.write(left) :]
         self.shape = (self.shape[0] + len(rows), *rows.shape[1:])
 
     def cut(self, count: int) -> None:
@@ -71,7 +74,8 @@ class Stored:
 
     def close(self) -> None:
         """Let the file go, and with it the rows."""
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
 
 def save_npy(path: Path, arrays: Sequence[Stored]) -> None:

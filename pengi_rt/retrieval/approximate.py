@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pengi_rt.atomic import replacing
 from pengi_rt.checked import require
 from pengi_rt.errors import BackendError, InputError, UsageError
 from pengi_rt.retrieval.folder import APPROXIMATE, current_generation, locked, reporting
@@ -23,6 +22,7 @@ from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.nearest import BLOCK_ROWS, I64, cosines, first
 from pengi_rt.retrieval.rows import F32
 from pengi_rt.retrieval.vectors import normalised
+from pengi_rt.system.files import replacing
 
 Matrix = Literal["captions", "audio"]
 

@@ -1,16 +1,15 @@
 """The folder of an index: whose it is, who writes to it, which generation is current."""
 
-import errno
-import fcntl
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pengi_rt.atomic import replacing
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.file_kind import precious_kind
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
+from pengi_rt.system import files
+from pengi_rt.system.regular import open_regular
 
 CURRENT = "current"
 LOCK = "lock"
@@ -18,11 +17,12 @@ PARTIAL = "partial"
 APPROXIMATE = ".ivf"  # beside a matrix, in the place of .npy
 
 _GENERATION = re.compile(r"g([0-9]{6})")
-_LEFTOVER = re.compile(rf"\.{CURRENT}\.[0-9]+")  # of pengi_rt.atomic
+_LEFTOVER = re.compile(rf"\.{CURRENT}\.{files.DRAFT}")
 _NAMES = {CURRENT, LOCK, PARTIAL}
 _STEMS = "|".join(Path(name).stem for name in (CAPTIONS, AUDIO))
 _PART = re.compile(
-    rf"{re.escape(MANIFEST)}|{re.escape(ROWS)}|({_STEMS})\.npy|\.?({_STEMS})\{APPROXIMATE}(\.[0-9]+)?"
+    rf"{re.escape(MANIFEST)}|{re.escape(ROWS)}|({_STEMS})\.npy|({_STEMS})\{APPROXIMATE}"
+    rf"|\.({_STEMS})\{APPROXIMATE}\.{files.DRAFT}"
 )
 """Every file that a generation may hold."""
 
@@ -34,7 +34,7 @@ def current_generation(folder: Path) -> str | None:
         InputError: it cannot be read, or names no generation.
     """
     try:
-        with (folder / CURRENT).open("rb") as file:
+        with open_regular(folder / CURRENT) as file:
             text = file.read(64)
     except FileNotFoundError:
         return None
@@ -53,10 +53,9 @@ def current_generation(folder: Path) -> str | None:
 
 def make_current(folder: Path, generation: str) -> None:
     """Make that generation the index, atomically; it must be on the disk already."""
-    sync(folder)
-    with replacing(folder / CURRENT) as file:
+    files.sync_folder(folder)
+    with files.replacing(folder / CURRENT) as file:
         file.write(f"{generation}\n".encode())
-    sync(folder)
 
 
 def next_generation(folder: Path) -> str:
@@ -67,25 +66,15 @@ def next_generation(folder: Path) -> str:
     return f"g{max(taken, default=0) + 1:06d}"
 
 
-def sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sweep(folder: Path, keep: str) -> None:
     """Delete every generation but ``keep``, and what crashed writers left of ``current``.
 
     Only files that an index has by name are deleted; a folder with others in it stays.
     """
+    files.sweep(folder, CURRENT)
     for path in sorted(folder.iterdir()):
         with suppress(OSError):
-            if _LEFTOVER.fullmatch(path.name):
-                path.unlink()
-            elif _GENERATION.fullmatch(path.name) and path.name != keep and not path.is_symlink():
+            if _GENERATION.fullmatch(path.name) and path.name != keep and not path.is_symlink():
                 _delete_generation(path)
 
 
@@ -105,24 +94,14 @@ def locked(folder: Path) -> Iterator[None]:
         OSError: it cannot be made or locked.
     """
     _claim(folder)
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(folder / LOCK, flags, 0o666)
-    try:
-        _lock(descriptor, folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(folder / LOCK))
+        except BlockingIOError:
+            raise UsageError(
+                f"{folder}: is being written by another process: wait until it has ended"
+            ) from None
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        raise UsageError(
-            f"{folder}: is being written by another process: wait until it has ended"
-        ) from None
 
 
 def _claim(folder: Path) -> None:
@@ -130,6 +109,9 @@ def _claim(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, not an index: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (CURRENT, PARTIAL):
+        if kind := precious_kind(folder / name):
+            raise UsageError(f"{folder}: {name} in it is {kind}, no part of an index: move it away")
     others = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
     with suppress(InputError):
         if current_generation(folder) is not None:

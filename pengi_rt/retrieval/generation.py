@@ -9,7 +9,6 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from pengi_rt.retrieval.folder import sync
 from pengi_rt.retrieval.manifest import (
     AUDIO,
     CAPTIONS,
@@ -20,6 +19,7 @@ from pengi_rt.retrieval.manifest import (
     Manifest,
 )
 from pengi_rt.retrieval.rows import Block
+from pengi_rt.system.files import sync_folder
 
 
 def write_generation(
@@ -47,7 +47,7 @@ def write_generation(
     manifest = Manifest(identity=identity, collection=collection, rows=count, files=records)
     with _Hashed(folder / MANIFEST) as file:
         file.write(manifest.to_json())
-    sync(folder)
+    sync_folder(folder)
 
 
 class _Hashed:

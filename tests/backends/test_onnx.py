@@ -5,16 +5,20 @@ float32 and differ by the order of their sums, about 1e-6; a wrong parent, posit
 0.1.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+import hostile_plan
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import ModelProto, TensorProto, helper, load_model, load_model_from_string
+import toy_plan
+from onnx import ModelProto, TensorProto, helper, load_model, load_model_from_string, numpy_helper
 
+import pengi_rt
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.torch import TorchBackend
-from pengi_rt.errors import PlanError, UsageError
+from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan import Plan
 from pengi_rt.plan_format import WEIGHTS
@@ -192,3 +196,74 @@ def test_a_swapped_graph_is_refused(
         with pytest.raises(PlanError, match=f"its {asked} graph takes"):
             getattr(backend, f"_{asked}")
         backend.close()
+
+
+def behind(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
+    """Put an operator, with ``sizes`` as its constant, behind an output."""
+
+    def edit(model: ModelProto) -> None:
+        node = next(node for node in model.graph.node if name in node.output)
+        node.output[list(node.output).index(name)] = "before"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), "sizes"))
+        model.graph.node.append(helper.make_node(operator, ["before", "sizes"], [name]))
+
+    return edit
+
+
+def squared(model: ModelProto) -> None:
+    """Multiply the keys by themselves: a prefill's have as many rows as columns, a step's not."""
+    node = next(node for node in model.graph.node if "new_key_0" in node.output)
+    node.output[1] = "before"
+    model.graph.node.append(helper.make_node("MatMul", ["before", "before"], ["new_key_0"]))
+
+
+@pytest.mark.parametrize(
+    ("graph", "edit", "error", "says"),
+    [
+        ("audio", behind("prefix", "Reshape", -1), PlanError, "gave float32 [512] for prefix, not"),
+        ("audio", behind("prefix", "Reshape", 3, 7), PlanError, "does not run: "),
+        ("text", behind("prefix", "Reshape", 1, 64, 8), PlanError, "gave float32 [1, 64, 8] for"),
+        ("text", behind("prefix", "Gather", 1 << 40), PlanError, "does not run: "),
+        ("text", behind("prefix", "Expand", 1 << 20, 1 << 20, 1, 1, 1), BackendError, "memory"),
+        ("text", behind("prefix", "Expand", 1 << 62, 1 << 62, 1, 1, 1), PlanError, "not run: "),
+        ("decoder", squared, PlanError, "does not run: "),
+    ],
+)
+def test_what_a_graph_gives_is_checked(
+    graph: str,
+    edit: Callable[[ModelProto], None],
+    error: type[Exception],
+    says: str,
+    tiny_plan: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It passes every check until it runs; ONNX Runtime's own words come in the one line."""
+    path = hostile_plan.with_graph(tiny_plan, tmp_path / "hostile.plan", graph, edit)
+    with pengi_rt.load(path, threads=1) as engine:
+        clip = np.full(engine.config.clip_samples, 0.1, np.float32)
+        with pytest.raises(error) as caught:
+            engine.generate((clip, engine.config.mel.sample_rate), max_new_tokens=2)
+    assert f"{path}: its {graph} graph" in str(caught.value)
+    assert says in str(caught.value)
+    assert toy_plan.one_line(str(caught.value))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_step_that_fails_is_a_line(onnx: OnnxBackend) -> None:
+    """Where outputs are bound, ONNX Runtime raises a plain RuntimeError."""
+    prefix = np.zeros((1, 4, onnx.config.decoder.n_embd), np.float32)
+    cache, _ = onnx.prefill(prefix, np.array([4]), width=1, max_new_tokens=2)
+    cache.mask = np.ones((3, 9), np.int32)  # type: ignore[attr-defined]
+    with pytest.raises(PlanError, match=r"its decoder graph does not run: .*; export it again$"):
+        onnx.step(cache, np.array([1]), np.array([0]))
+
+
+def test_load_refuses_a_hostile_graph(tiny_plan: Path, tmp_path: Path) -> None:
+    """Before anything is asked, and for graphs that nobody would ask."""
+    for graph in ("audio", "text", "decoder"):
+        path = hostile_plan.with_graph(
+            tiny_plan, tmp_path / "hostile.plan", graph, lambda model: model.graph.output.pop()
+        )
+        with pytest.raises(PlanError, match=f"its {graph} graph takes .*; export it again$"):
+            pengi_rt.load(path)

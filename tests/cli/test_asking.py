@@ -2,12 +2,14 @@
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from pengi_rt.builtin import builtin_plan
 from pengi_rt.cli.main import main
 from pengi_rt.cli.resume import saved_rows
 
@@ -75,3 +77,88 @@ def test_a_list_in_the_place_of_saved_rows(
     assert main([*command, "--engine", str(tiny_plan)]) == 2
     assert f"would overwrite {names}" in capsys.readouterr().err
     assert names.read_text() == "a.wav\n"
+
+
+WRITERS = {
+    "generate": ["generate", "a.wav", "-o", "FILE"],
+    "stream": ["generate", "--stream", "a.wav", "-o", "FILE"],
+    "describe": ["describe", "a.wav", "-o", "FILE"],
+    "classify": ["classify", "a.wav", "--labels", "a,b", "-o", "FILE"],
+    "plot": ["classify", "a.wav", "--labels", "a,b", "--plot", "FILE.png"],
+    "embed": ["embed", "a.wav", "-o", "FILE.npy"],
+    "safetensors": ["embed", "a.wav", "-o", "FILE.safetensors"],
+    "explain": ["explain", "a.wav", "-o", "FILE"],
+    "export": ["export", "a.pth", "-o", "FILE"],
+    "convert": ["data", "convert", "clotho", ".", "-o", "FILE"],
+}
+
+
+def put(kind: str, path: Path, checkpoint: Path) -> None:
+    if kind == "a recording":
+        soundfile.write(path, np.zeros(100), 16_000, format="FLAC")
+    else:
+        shutil.copy(builtin_plan() if kind == "a plan" else checkpoint, path)
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+@pytest.mark.parametrize("kind", ["a recording", "a plan", "a checkpoint"])
+@pytest.mark.parametrize("way", ["itself", "link", "hard link", "part"])
+def test_what_nobody_can_make_again_is_not_replaced(
+    verb: str, kind: str, way: str, folder: Path, tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    command = [word.replace("FILE", str(folder / "out")) for word in WRITERS[verb]]
+    there = folder / "there"
+    put(kind, there, tiny_checkpoint)
+    before = there.read_bytes()
+    written = Path(command[-1])
+    if way == "link":
+        written.symlink_to(there)
+    elif way == "hard link":
+        written.hardlink_to(there)
+    else:
+        written = there.rename(f"{written}.part" if way == "part" else written)
+    assert main(command) == 2
+    option = "--plot" if verb == "plot" else "--output"
+    assert capsys.readouterr().err == (
+        f"pengi-rt: {option} would replace {written}, which is {kind}: name another, or give "
+        "--force\n"
+    )
+    assert written.read_bytes() == before
+
+
+def test_force_replaces_them_but_never_what_is_read(
+    folder: Path, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy("a.wav", "b.wav")
+    command = ["generate", "a.wav", "--force", "--engine", str(tiny_plan), "-o"]
+    assert main([*command, "b.wav"]) == 0
+    assert (folder / "b.wav").read_bytes()[:4] != b"RIFF"
+    assert main([*command, "b.wav"]) == 0
+    assert main([*command, "a.wav"]) == 2
+    assert "--output a.wav would overwrite a.wav, which is read here" in capsys.readouterr().err
+    assert main([*command, str(tiny_plan)]) == 2
+    assert (folder / "a.wav").read_bytes()[:4] == b"RIFF"
+
+
+def test_force_writes_over_a_picture_of_another_kind(
+    folder: Path, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy("a.wav", "a.png")
+    command = ["classify", "--labels", "a,b", "--plot", "a.png", "--force", "-q"]
+    command += ["--engine", str(tiny_plan)]
+    assert main([*command, "a.png"]) == 2
+    assert "--plot a.png would overwrite a.png, which is read" in capsys.readouterr().err
+    assert main([*command, "a.wav", "-o", "./a.png"]) == 2
+    assert "--plot and --output are one file" in capsys.readouterr().err
+    assert main([*command, "a.wav"]) == 0
+    assert (folder / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_cannot_be_looked_at_is_not_replaced(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").touch(0o200)
+    assert main(["generate", "a.wav", "-o", "out"]) == 2
+    assert "cannot be read (Permission denied)" in capsys.readouterr().err

@@ -207,3 +207,28 @@ def test_every_action_explains_itself(action: str, capsys: pytest.CaptureFixture
         main(["data", action, "--help"])
     assert caught.value.code == 0
     assert f"usage: pengi-rt data {action}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["val.csv", "./audio/../val.csv", "audio/Yaaaaaaaaaaa.wav"])
+def test_convert_overwrites_nothing_of_the_dataset(
+    audiocaps: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (audiocaps / name).read_bytes()
+    command = ["data", "convert", "audiocaps", str(audiocaps), "--split", "val"]
+    assert main([*command, "-o", str(audiocaps / name)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "would overwrite a table of the dataset" in err or "which is a recording" in err
+    assert (audiocaps / name).read_bytes() == before
+
+
+def test_tasks_of_strangers_are_one_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '["\\u001b[2J"]\nprompt = "a\\nb"\ntarget = "' + "c" * 9000 + '"\n'
+    extra = write(tmp_path / "t.toml", text)
+    assert main(["data", "tasks", "--tasks", str(extra)]) == 0
+    captured = capsys.readouterr().out
+    assert captured.replace("\n", "").isprintable()
+    assert len(captured.splitlines()) == len(load_tasks()) + 1
+    assert len(captured.splitlines()[-1]) < 500

@@ -10,7 +10,7 @@ import toy_plan
 from pengi_rt.cli import inspect
 from pengi_rt.errors import PlanError
 from pengi_rt.plan import Plan
-from pengi_rt.plan_format import WEIGHTS
+from pengi_rt.plan_format import MANIFEST, WEIGHTS
 from pengi_rt.plan_writer import PlanWriter
 
 
@@ -142,3 +142,25 @@ def test_a_plan_without_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     lines = capsys.readouterr().out.splitlines()
     assert "backends   torch, triton" in lines
     assert "graphs     none" in lines
+
+
+def test_numbers_beyond_json(path: Path) -> None:
+    for number in ("1e400", "NaN", "1" * 5000):
+        entries = toy_plan.contents(path)
+        entries[MANIFEST] = entries[MANIFEST].replace(b"2e-07", number.encode())
+        toy_plan.pack(path.with_name("odd.plan"), entries.items())
+        for options in ((), ("--format", "json"), ("--verify",)):
+            with pytest.raises(PlanError, match=r"plan\.json is not JSON: ") as caught:
+                run(str(path.with_name("odd.plan")), *options)
+            assert toy_plan.one_line(str(caught.value))
+
+
+def test_a_huge_self_test_is_not_all_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{f"key {index}": "x" * 2000} for index in range(1000)]
+    report = {"long": "x" * 9000, "list": ["y" * 900] * 100, "checks": rows}
+    toy_plan.edit_manifest(path, lambda data: data.update(self_test=report))
+    assert run(str(path)) == 0
+    out = capsys.readouterr().out
+    assert "and 900 more" in out
+    assert len(out) < 1_000_000
+    assert max(map(len, out.splitlines())) < 4000

@@ -258,6 +258,25 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     assert read(path) == entries
 
 
+def test_what_a_killed_writer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in nobody's way, and goes; where there are no locks it may be a living one's."""
+    path = tmp_path / "gpu.json"
+    left = tmp_path / ".gpu.json.0123abcd.tmp"
+    entries = {"a": Measured((1,), 1.0, 2.0)}
+
+    def fail(*_: object) -> None:
+        raise OSError("No locks available")
+
+    left.write_text("left")
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", fail)
+        write(path, "a GPU", entries)
+    assert sorted(tmp_path.iterdir()) == [left, path]
+    write(path, "a GPU", entries)
+    assert list(tmp_path.iterdir()) == [path]
+    assert read(path) == entries
+
+
 def test_what_is_newer_replaces_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     write(path, "a GPU", {"a": Measured((1,), 1.0, 2.0), "b": Measured((1,), 1.0, 2.0)})

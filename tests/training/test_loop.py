@@ -23,7 +23,7 @@ from training_run import (
     write_clips,
 )
 
-from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.errors import AudioError, CheckpointError, UsageError
 from pengi_rt.training import loop, run_folder
 from pengi_rt.training.config import TRAINED
 from pengi_rt.training.data import TextData
@@ -246,6 +246,36 @@ def test_a_folder_that_cannot_be_made(workshop: Workshop) -> None:
     config = workshop.config("captioning", "folder", output_dir=str(workshop.root / "file" / "a"))
     with pytest.raises(TrainingError, match=r"file/a: cannot be written: Not a directory$"):
         train(config)
+
+
+@pytest.mark.parametrize("taken", ["tokenizers", "tokenizers/text.json/x", "config.json/x"])
+def test_a_checkpoint_that_could_not_be_written_is_known_before_the_first_step(
+    workshop: Workshop, taken: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    (folder / taken).parent.mkdir(parents=True)
+    (folder / taken).touch()
+    with pytest.raises(TrainingError, match=r"run: cannot be written: "):
+        train(workshop.config("captioning", "taken", output_dir=str(folder)))
+    assert not (folder / "state").exists()
+
+
+def test_a_model_that_cannot_be_saved_is_not_lost(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = workshop.config("captioning", "full", run={"steps": 1})
+
+    def full(*_: object) -> None:
+        raise CheckpointError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pengi_rt.training.loop.save_checkpoint", full)
+        with pytest.raises(CheckpointError) as caught:
+            train(config)
+    assert caught.value.__notes__ == [
+        "the last state is whole: mend that, and write it with --resume"
+    ]
+    assert train(config, resume=True).exists()
 
 
 def test_the_config_is_beside_the_checkpoint(workshop: Workshop) -> None:

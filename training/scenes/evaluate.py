@@ -6,7 +6,6 @@ answer) beside them. ``--silence`` adds what each plan says to zeros instead of 
 """
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from tqdm import tqdm
 import pengi_rt
 from pengi_rt.engine import Engine
 from pengi_rt.tasks import load_tasks
-from pengi_rt.training.command import exit_code
+from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.scenes.ask import Asker
 from pengi_rt.training.scenes.facts import EVENTS, Facts
 from pengi_rt.training.scenes.held_out import SEED, YES_NO, Question, held_out
@@ -201,7 +200,7 @@ def _score(options: argparse.Namespace) -> None:
     columns = compare(options.plans, options.count, silence=options.silence, **choices)
     print(table(columns))
     if options.json:
-        options.json.write_text(json.dumps(columns, indent=1))
+        write_json(options.json, columns)
 
 
 if __name__ == "__main__":

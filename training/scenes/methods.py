@@ -7,7 +7,6 @@ cent. Chance (the best constant answer) and silence (zeros instead of sound) sta
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan import Plan
 from pengi_rt.tasks import load_tasks
-from pengi_rt.training.command import exit_code
+from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.scenes.closed import (
     ClosedTask,
     Scores,
@@ -186,7 +185,7 @@ def _write(options: argparse.Namespace, plan: Path, figures: Mapping[str, object
     """Write ``--json``, if that is asked."""
     if options.json:
         facts = {"plan": plan.name, "scenes": options.scenes, "seed": options.seed}
-        options.json.write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
+        write_json(options.json, {**facts, **figures})
 
 
 if __name__ == "__main__":

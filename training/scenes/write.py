@@ -18,14 +18,15 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from pengi_rt.atomic import replacing
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.files import replacing, sweep
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import SAMPLE_RATE, draw
 from pengi_rt.training.scenes.mix import render_clip
@@ -54,6 +55,7 @@ def write_clips(
     _check(seed, start, count, workers)
     audio = folder / "audio"
     _make(audio)
+    sweep(audio)
     spans = [
         (audio, seed, range(first, min(first + _SPAN, start + count)))
         for first in range(start, start + count, _SPAN)
@@ -92,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     span = (options.folder, options.seed, options.start, options.count)
 
     def work() -> None:
+        if not (options.text_only or options.force):
+            _refuse_overwriting(options.folder, range(options.start, options.start + options.count))
         if not options.text_only:
             write_clips(*span, options.workers, progress=True)
         write_text(*span, audio=not options.text_only)
@@ -109,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, required=True, help="how many clips")
     parser.add_argument("--start", type=int, default=0, help="the first index (default: 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--force", action="store_true", help="replace recordings there")
     parser.add_argument("--text-only", action="store_true", help="no sound, rows without it")
     return parser
 
@@ -118,6 +123,12 @@ def _check(seed: int, start: int, count: int, workers: int = 1) -> None:
     for name, (value, least) in numbers.items():
         if value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
+
+
+def _refuse_overwriting(folder: Path, indices: range) -> None:
+    for path in (folder / "audio" / f"{index:06d}.wav" for index in indices):
+        if path.exists():
+            raise UsageError(f"{path}: is there already: name another folder, or give --force")
 
 
 def _over(workers: int, spans: list[tuple[Path, int, range]]) -> Iterator[int]:
@@ -155,7 +166,11 @@ def _write_span(span: tuple[Path, int, range]) -> int:
     for index in indices:
         path = audio / f"{index:06d}.wav"
         try:
-            soundfile.write(path, render_clip(seed, index)[1], SAMPLE_RATE, subtype="PCM_16")
+            sound = BytesIO()
+            samples = render_clip(seed, index)[1]
+            soundfile.write(sound, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+            with replacing(path, durable=False) as file:
+                file.write(sound.getbuffer())
         except (OSError, soundfile.SoundFileError) as error:
             raise InputError(f"cannot write {path}: {error}") from None
     return len(indices)

@@ -145,3 +145,22 @@ def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "audio/000000.wav").mkdir(parents=True)
     with pytest.raises(InputError, match=r"cannot write .*000000\.wav: "):
         write.write_clips(tmp_path, 0, 0, 1)
+
+
+def test_recordings_are_replaced_by_force_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tmp_path), "--seed", "11", "--count", "2"]
+    (tmp_path / "audio").mkdir()
+    left = tmp_path / "audio" / ".000007.wav.0123abcd.tmp"
+    for path in (left, tmp_path / "audio" / "000001.wav"):
+        path.write_bytes(b"mine")
+    assert write.main(command) == 2
+    assert "000001.wav: is there already: name another folder, or give --force" in (
+        capsys.readouterr().err
+    )
+    assert (tmp_path / "audio" / "000001.wav").read_bytes() == b"mine"
+    assert write.main([*command, "--force"]) == 0
+    made = {"audio/000000.wav", "audio/000001.wav", "facts.jsonl", "manifest.jsonl"}
+    assert set(files(tmp_path)) == made
+    assert not left.exists()

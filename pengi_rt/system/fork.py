@@ -1,0 +1,51 @@
+"""Objects with threads of their own, kept from doing harm in a forked child.
+
+A child has none of its parent's threads. An ONNX Runtime session that is destroyed there joins
+threads that do not exist: it hangs or crashes, at the child's exit at the latest.
+"""
+
+import ctypes
+import os
+from threading import Lock, get_ident
+from typing import Protocol
+from weakref import WeakSet
+
+
+class Forkable(Protocol):
+    """What is told that it is now in a child."""
+
+    def after_fork(self) -> None:
+        """Refuse all use from now on, without touching what the parent's threads may have held."""
+
+
+_registered: WeakSet[Forkable] = WeakSet()
+_lock = Lock()
+# By forking thread, from before the fork on: a child drops the local variables of the other threads
+# before anything of ours runs in it.
+_held: dict[int, list[Forkable]] = {}
+
+
+def register(thing: Forkable) -> None:
+    """Let ``thing`` be told of a fork, and never be destroyed in the child."""
+    with _lock:
+        _registered.add(thing)
+
+
+def _before() -> None:
+    with _lock:
+        _held[get_ident()] = list(_registered)
+
+
+def _in_parent() -> None:
+    _held.pop(get_ident(), None)
+
+
+def _in_child() -> None:
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held the old one
+    _lock = Lock()
+    for thing in _held.pop(get_ident(), ()):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # never to be destroyed
+        thing.after_fork()
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -1,0 +1,104 @@
+"""JSON from a stranger: bounded before it is parsed, and nothing in it that JSON does not have.
+
+Python's parser takes NaN, numbers beyond float64, the same key twice and lone surrogates; and a few
+megabytes of ``[[],[],`` become hundreds. What is read here has as many values as its reader can
+need, and its message names what is wrong in one line.
+"""
+
+import json
+import math
+from typing import Any, NamedTuple
+
+from pengi_rt.system.quote import shown
+
+MAX_DEPTH = 32
+MAX_DIGITS = 40  # of an integer; 2^63 has 19
+
+
+class Limits(NamedTuple):
+    """How much of it there may be."""
+
+    characters: int
+    values: int  # about: each costs some 100 bytes once it is parsed
+    string: int = 10_000  # characters of one
+    finite: bool = True  # otherwise NaN and the like come through, for a reader that names the key
+
+
+def parse(text: str | bytes, limits: Limits) -> object:
+    """What ``text`` says.
+
+    Raises:
+        ValueError: it is no JSON, or passes ``limits``; the message fits behind "plan.json ".
+    """
+    if len(text) > limits.characters:
+        raise ValueError(f"has {len(text)} bytes, at most {limits.characters} are read")
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        _check_count(text, limits.values)
+        data = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refused if limits.finite else float,
+            parse_float=_finite if limits.finite else float,
+            parse_int=_integer,
+        )
+    except RecursionError:
+        raise ValueError(f"is not JSON: nested more than {MAX_DEPTH} deep") from None
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    _check_strings(data, limits.string)
+    return data
+
+
+def _check_count(text: str, limit: int) -> None:
+    """Count what separates values, in strings too: more can never be parsed than that."""
+    if sum(map(text.count, ",[{")) > limit:
+        raise ValueError(f"more than {limit} values, too many")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return data
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(digits)} is beyond every number")
+    return number
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _check_strings(data: object, longest: int) -> None:
+    """Refuse what can move a terminal's cursor, fail to print or fill the screen."""
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        inside: list[object] = []
+        for value in level:
+            if isinstance(value, str):
+                _check_string(value, longest)
+            elif isinstance(value, dict):
+                inside += [*value, *value.values()]
+            elif isinstance(value, list):
+                inside += value
+        level = inside
+    if level:
+        raise ValueError(f"is not JSON that we write: nested more than {MAX_DEPTH} deep")
+
+
+def _check_string(text: str, longest: int) -> None:
+    if len(text) > longest:
+        raise ValueError(f"holds a string of {len(text)} characters, at most {longest} are read")
+    if not text.isprintable():
+        raise ValueError("holds a string with control characters")
