@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from pengi_rt.audio.container import check_container
-from pengi_rt.audio.decode import check_shape, open_sound, read_blocks
+from pengi_rt.audio.decode import open_sound, read_blocks
+from pengi_rt.audio.limits import check_shape
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import open_regular

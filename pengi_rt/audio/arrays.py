@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.decode import F32, MAX_CHANNELS, check_shape
+from pengi_rt.audio.decode import F32
+from pengi_rt.audio.limits import MAX_CHANNELS, check_shape
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.scalars import plain, whole_value

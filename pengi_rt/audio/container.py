@@ -60,7 +60,7 @@ def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False)
     if (foreign := check_foreign(source, head)) is not None:
         return foreign
     if kind := unread_kind(head):
-        raise UnknownFormatError(f"{name}: {kind} is not read; convert it to WAV")
+        raise UnknownFormatError(f"{name}: not {FORMATS}, but {kind}; convert it to WAV")
     if (found := find_mp3(source)) >= 0:
         return check_mp3(source, found)
     raise UnknownFormatError(

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from pengi_rt.audio.containers.common import OPT_IN, Container
 from pengi_rt.audio.ffmpeg import FFmpegReader
+from pengi_rt.audio.limits import check_shape
 from pengi_rt.audio.sndfile import SndFileReader
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
 
-MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz: geophones, recorders for bats and dolphins
-MAX_CHANNELS = 32
 MAX_MAGNITUDE = 2.0**31  # louder "samples" are no audio, and overflow in the power spectrum
 
 _BLOCK = 1 << 18  # samples decoded at a time
@@ -90,20 +89,6 @@ def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
 def _too_short(sound: SoundReader, frames: int) -> str:
     seconds, announced = frames / sound.rate, (sound.frames or 0) / sound.rate
     return f"only {seconds:.3f} s of {announced:.3f} s can be read: cut short, or damaged"
-
-
-def check_shape(name: str, rate: int, channels: int, frames: int) -> None:
-    """Refuse what no recording has.
-
-    Raises:
-        AudioError: rate or channels are outside the limits, or there are no frames.
-    """
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(f"{name}: sample rate {rate} Hz; supported: {MIN_RATE} to {MAX_RATE} Hz")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"{name}: {channels} channels; supported: 1 to {MAX_CHANNELS}")
-    if not frames:
-        raise AudioError(f"{name}: it holds no samples")
 
 
 def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None:

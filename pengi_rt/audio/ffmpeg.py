@@ -6,7 +6,7 @@ told which one a file is in, may use the codecs listed here alone, and can open 
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -129,7 +129,7 @@ class FFmpegReader:
             return None
         return max(0, round((seconds - _SLACK) * self.rate)) or None
 
-    def _decode(self) -> Iterator[F32]:
+    def _decode(self) -> Generator[F32, None, None]:
         """All frames, as they are decoded."""
         try:
             for packet in self._input.demux(self._stream):

@@ -4,10 +4,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 import pengi_rt
 from pengi_rt.cli.arguments import add_verbosity
+from pengi_rt.cli.native_stderr import libraries_silenced
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.cli.parser import Parser, names_marked
 from pengi_rt.cli.recordings import SOME_FAILED
@@ -94,8 +96,9 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = build_parser().parse_args(names_marked(given))
         if arguments.quiet and arguments.verbose:
             raise UsageError("--quiet and --verbose contradict each other; give one of them")
-        _log_to_stderr(_level(arguments))
-        code: int = arguments.run(arguments)
+        with libraries_silenced() if arguments.quiet else nullcontext():
+            _log_to_stderr(_level(arguments))
+            code: int = arguments.run(arguments)
         if not code and getattr(arguments, "some_unread", False):
             code = SOME_FAILED
     finally:

@@ -34,13 +34,15 @@ def test_tags_before_the_recording_are_passed_over(kind: str) -> None:
     [
         (b"<!DOCTYPE html><html></html>", "a web page"),
         (b"wvpk" + bytes(60), "WavPack"),
-        (b"MThd" + bytes(60), "MIDI, which is notes without sound,"),
+        (b"MThd" + bytes(60), "MIDI, notes without sound"),
         (b"PK\3\4" + bytes(60), "a ZIP archive"),
         (b"\xff\xfd\x90\x04" + bytes(60), "MPEG layer II"),
     ],
 )
 def test_what_is_not_read_is_named(data: bytes, kind: str) -> None:
-    assert refusal(data) == f"x: {kind} is not read; convert it to WAV"
+    assert refusal(data) == (
+        f"x: not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, but {kind}; convert it to WAV"
+    )
 
 
 @pytest.mark.parametrize("data", [b"RIFF\x10\0\0\0CDDA", b"\xff\xfet\0e\0x\0t\0", b"x", bytes(100)])

@@ -95,14 +95,14 @@ def test_mp3_guessed_too_short() -> None:
     bare = data[data.index(data[:2], 2) :]
     with soundfile.SoundFile(io.BytesIO(bare)) as sound:
         assert sound.frames < 2.5 * RATE
-    assert 3 * RATE <= read_bytes(bare, "x", mono=True).samples.size < 3.2 * RATE
+    got = read_bytes(bare, "x", mono=True).samples
+    assert 3 * RATE <= got.size < 3.2 * RATE
 
 
 @needs_mp3
 def test_joined_mp3() -> None:
-    """Of two in one file both are heard."""
     data = encode(noise(RATE), RATE, "MP3")
-    assert 2 * RATE <= read_bytes(data + data, "x", mono=True).samples.size < 2.4 * RATE
+    assert 2 * RATE <= read_bytes(data + data, "x", mono=True).samples.size < 2.3 * RATE
 
 
 def _cut(data: bytes, part: float) -> bytes:
@@ -116,7 +116,7 @@ def _cut(data: bytes, part: float) -> bytes:
 def test_truncated(kind: str, part: float, capfd: pytest.CaptureFixture[str]) -> None:
     message = _refusal(_cut(encode(noise(10 * RATE), RATE, kind), part))
     assert "cut short" in message
-    capfd.readouterr()  # libmpg123 writes its own opinion to stderr
+    assert capfd.readouterr().err == ""  # libmpg123 has nothing to say about whole frames
 
 
 @pytest.mark.parametrize("part", [0.3, 0.7])
@@ -227,7 +227,7 @@ def _write(path: Path, data: bytes) -> Path:
         (lambda folder: "a\0b.wav", "no file can have this name: embedded null byte"),
         (
             lambda folder: _write(folder / "page.wav", b"<html><body>404</body></html>"),
-            "a web page is not read; convert it to WAV",
+            "not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, but a web page; convert it to WAV",
         ),
         (lambda folder: folder / "none.wav" / "x", "there is no such file"),
         (lambda folder: _write(folder / "a", b"a") / "x", "cannot be read: Not a directory"),

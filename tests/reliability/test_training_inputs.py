@@ -13,8 +13,8 @@ from miniature import record
 from training_run import MODEL, toml
 
 from pengi_rt.audio.recording import load_windows
+from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PengiError
-from pengi_rt.presets import TINY
 from pengi_rt.system.sources import Regular
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training.config import read_config
@@ -24,6 +24,8 @@ from pengi_rt.training.datasets.registry import DATASETS, convert_dataset
 from pengi_rt.training.manifest import read_manifest
 from pengi_rt.training.manifest_check import check_manifest
 from pengi_rt.training.shards import Shards, read_shards, write_shards
+
+TINY = ModelConfig.preset("tiny")
 
 TASKS = load_tasks()
 ROWS: list[dict[str, object]] = [

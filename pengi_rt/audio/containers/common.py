@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, Literal, NamedTuple
 
+from pengi_rt.audio.limits import check_shape
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import shown
 
@@ -220,10 +221,15 @@ def samples_at(
 
 
 def bare_samples(source: Source, spans: list[Span], raw: Raw) -> Container:
-    """The container whose samples are these ``spans``, each cut to whole frames."""
+    """The container whose samples are these ``spans``, each cut to whole frames.
+
+    Raises:
+        AudioError: there are none, or rate or channels are beyond a limit.
+    """
+    check_shape(source.name, raw.rate, raw.channels, 1)
     width = _WIDTHS[raw.subtype] * raw.channels
-    whole = [Span(span.start, span.size - span.size % width) for span in spans if width]
-    frames = sum(span.size for span in whole) // width if width else 0
+    whole = [Span(span.start, span.size - span.size % width) for span in spans]
+    frames = sum(span.size for span in whole) // width
     if not frames:
         raise source.refuse("it holds no samples")
     return checked(source, whole, raw=raw, frames=frames)

@@ -14,14 +14,19 @@ WAV = encode(NOISE, RATE)
 OPT_IN = "; to hear what is there: --allow-truncated (in Python allow_truncated=True)"
 
 
-@pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
-@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64"])
-@pytest.mark.parametrize(
-    "subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
+KINDS = (
+    ("WAV", "LITTLE"),
+    ("WAV", "BIG"),
+    ("WAVEX", "LITTLE"),
+    ("RF64", "LITTLE"),
+    ("W64", "LITTLE"),
 )
+SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+
+
+@pytest.mark.parametrize(("kind", "endian"), KINDS)
+@pytest.mark.parametrize("subtype", SUBTYPES)
 def test_samples_are_those_that_libsndfile_finds(kind: str, subtype: str, endian: str) -> None:
-    if endian == "BIG" and kind != "WAV":
-        pytest.skip("only RIFX is big-endian")
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", RATE, 3, subtype, endian, kind) as sound:
         sound.write(noise(1001, 3))
