@@ -141,13 +141,10 @@ class Engine:
     ) -> Iterator[Result]:
         """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
 
-        Results come recording by recording, prompt by prompt. What can be refused without the
-        recordings (options, prompts, engine closed) is refused by the call.
-
-        ``partly``: a long recording is answered in parts, a result for each batch of its windows
-        (:attr:`Result.extent` says which); answers to further prompts still come at its end.
-        ``on_error`` is told of a recording that cannot be read, and of the error, which is not
-        raised then: the rest is answered.
+        Results come recording by recording, prompt by prompt; ``partly``, those to the first prompt
+        come with each batch of a recording's windows (:attr:`Result.extent`). ``on_error`` is told
+        of a recording that cannot be read, instead of raising the error, and the rest is answered.
+        What can be refused without recordings (options, prompts, engine closed) is, by the call.
         """
         chosen = completed(options, DEFAULTS, "generate")
         batches = read_batches(recordings, self.config, chosen, on_error)
@@ -236,9 +233,8 @@ class Engine:
                 asked of a plan without a text encoder.
             AudioError, PromptError: as :meth:`generate`.
         """
-        return as_given(
-            audio, list(self.classifications(several(audio), labels, prompt, **options))
-        )
+        found = self.classifications(several(audio), labels, prompt, **options)
+        return as_given(audio, list(found))
 
     def classifications(
         self,
@@ -263,11 +259,7 @@ class Engine:
         on_error: OnError | None = None,
         **options: Unpack[ReadOptions],
     ) -> Iterator[AudioEmbedding]:
-        """Embeddings and prefixes of every recording in turn, as :meth:`answer` does.
-
-        Raises:
-            AudioError: as :meth:`generate`.
-        """
+        """Embeddings and prefixes of every recording in turn, as :meth:`answer` does."""
         chosen = completed(options, READ_DEFAULTS, "embed_audio")
         batches = read_batches(recordings, self.config, chosen, on_error)
         return embed_recordings(self.session, batches, partly=partly)
@@ -293,11 +285,7 @@ class Engine:
         on_error: OnError | None = None,
         **options: Unpack[PromptOptions],
     ) -> Iterator[Explanation]:
-        """The ``k`` vocabulary tokens nearest to each prefix vector, as :meth:`answer` gives them.
-
-        Raises:
-            UsageError, AudioError, PromptError: as :meth:`generate`.
-        """
+        """The ``k`` vocabulary tokens nearest to each prefix vector, as :meth:`answer` gives them."""
         chosen = completed(options, PROMPT_DEFAULTS, "explain")
         batches = read_batches(recordings, self.config, chosen, on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")

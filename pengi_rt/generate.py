@@ -211,8 +211,7 @@ def answers(
 ) -> Iterator[Result]:
     """The results of every recording in turn, one for every question.
 
-    ``partly``: those of the first question come in parts, one with every batch, and the others once
-    the recording ends.
+    ``partly``: those of the first question come in parts, one with every batch.
 
     Raises:
         BackendError: the session is closed meanwhile, or the decoder's output is no numbers.
@@ -248,15 +247,9 @@ def result_of(asked: Request, number: int, part: Part[Answered]) -> Result:
         prompt_truncated=question.truncated,
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
-        timings=_together({id(each.timings): each.timings for each in part.outputs}.values()),
+        timings=Timings.together(each.timings for each in part.outputs),
         extent=part.extent,
     )
-
-
-def _together(batches: Iterable[Timings]) -> Timings:
-    columns = zip(*((each.read, each.encode, each.decode, each.windows) for each in batches),
-                  strict=True)  # fmt: skip
-    return Timings(*map(sum, columns))
 
 
 def answer_batch(session: Session, asked: Request, batch: Batch) -> list[Answered]:

@@ -1,6 +1,6 @@
 """What ``generate`` gives back: plain frozen dataclasses, ready for JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pengi_rt.segments import Pooled, Segment, pooled, segments
@@ -46,6 +46,13 @@ class Timings:
     encode: float  # prefixes of the audio, and of prompts that are new
     decode: float  # prefill and beam search; on a GPU also what is encoded in one go with them
     windows: int  # of these batches, other recordings' windows with them
+
+    @classmethod
+    def together(cls, batches: "Iterable[Timings]") -> "Timings":
+        """Of several batches, each of which may be named many times."""
+        each = {id(batch): batch for batch in batches}.values()
+        columns = zip(*((one.read, one.encode, one.decode, one.windows) for one in each), strict=True)
+        return cls(*map(sum, columns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,58 +21,87 @@ _ARROW = re.compile(r"-{2,}>")  # in SRT it would be a line of times, and nothin
 _VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # so "-->" cannot occur
 
 
+class Subtitles:
+    """The text of a file, cue by cue; what was given so far is always a whole file."""
+
+    head = ""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._cues = 0
+
+    def cue(self, segment: Timed) -> str:
+        """What is added for a segment: nothing where its text is blank.
+
+        Raises:
+            UsageError: a time is negative or not finite, or it starts before the one before it.
+        """
+        start, end = _milliseconds(segment.start), _milliseconds(segment.end)
+        if start < self._last:
+            raise UsageError(
+                f"subtitles are of one recording in time order: {segment.start:g} s comes behind "
+                f"{self._last / 1000:g} s"
+            )
+        self._last = start
+        text = " ".join(segment.text.replace("\0", "\ufffd").split())
+        if not text:
+            return ""
+        self._cues += 1
+        # WebVTT wants every end behind its start; so do players of SRT.
+        return "\n" * (self._cues > 1) + self._written(start, max(end, start + 1), text)
+
+    def _written(self, start: int, end: int, text: str) -> str:
+        raise NotImplementedError
+
+
+class Srt(Subtitles):
+    """SRT: cues are numbered from 1. It escapes nothing: tags stay, ``-->`` becomes ``->``."""
+
+    def _written(self, start: int, end: int, text: str) -> str:
+        times = f"{_stamp(start, ',')} --> {_stamp(end, ',')}"
+        return f"{self._cues}\n{times}\n{_ARROW.sub('->', text)}\n"
+
+
+class Vtt(Subtitles):
+    """WebVTT."""
+
+    head = "WEBVTT\n\n"
+
+    def _written(self, start: int, end: int, text: str) -> str:
+        times = f"{_stamp(start, '.')} --> {_stamp(end, '.')}"
+        return f"{times}\n{text.translate(_VTT_ESCAPES)}\n"
+
+
 def srt(segments: Iterable[Timed]) -> str:
-    """All segments as the text of an SRT file. Raises as :func:`srt_cues`."""
+    """All segments as the text of an SRT file. Raises as :meth:`Subtitles.cue`."""
     return "".join(srt_cues(segments))
 
 
 def vtt(segments: Iterable[Timed]) -> str:
-    """All segments as the text of a WebVTT file. Raises as :func:`srt_cues`."""
+    """All segments as the text of a WebVTT file. Raises as :meth:`Subtitles.cue`."""
     return "".join(vtt_cues(segments))
 
 
 def srt_cues(segments: Iterable[Timed]) -> Iterator[str]:
-    """SRT, a piece for every segment with text; what was given so far is always a whole file.
-
-    Cues are numbered from 1. SRT escapes nothing: tags stay as they are, ``-->`` becomes ``->``.
+    """SRT, a piece for every segment with text.
 
     Args:
         segments: of one recording, in time order.
 
     Raises:
-        UsageError: a time is negative or not finite, or a segment starts before the one before it.
+        UsageError: as :meth:`Subtitles.cue`.
     """
-    for number, (start, end, text) in enumerate(_cues(segments), 1):
-        times = f"{_stamp(start, ',')} --> {_stamp(end, ',')}"
-        between = "\n" if number > 1 else ""
-        yield f"{between}{number}\n{times}\n{_ARROW.sub('->', text)}\n"
+    return _pieces(Srt(), segments)
 
 
 def vtt_cues(segments: Iterable[Timed]) -> Iterator[str]:
     """WebVTT: its header, then a piece for every segment with text. As :func:`srt_cues`."""
-    yield "WEBVTT\n\n"
-    between = ""
-    for start, end, text in _cues(segments):
-        times = f"{_stamp(start, '.')} --> {_stamp(end, '.')}"
-        yield f"{between}{times}\n{text.translate(_VTT_ESCAPES)}\n"
-        between = "\n"
+    return _pieces(Vtt(), segments)
 
 
-def _cues(segments: Iterable[Timed]) -> Iterator[tuple[int, int, str]]:
-    """Start and end in milliseconds, and the text in one line."""
-    last = 0
-    for segment in segments:
-        start, end = _milliseconds(segment.start), _milliseconds(segment.end)
-        if start < last:
-            raise UsageError(
-                f"subtitles are of one recording in time order: {segment.start:g} s comes behind "
-                f"{last / 1000:g} s"
-            )
-        last = start
-        text = printable(" ".join(segment.text.replace("\0", "\ufffd").split()))
-        if text:
-            # WebVTT wants every end behind its start; so do players of SRT.
-            yield start, max(end, start + 1), text
+def _pieces(subtitles: Subtitles, segments: Iterable[Timed]) -> Iterator[str]:
+    yield from filter(None, [subtitles.head])
+    yield from filter(None, map(subtitles.cue, segments))
 
 
 def _milliseconds(seconds: float) -> int:

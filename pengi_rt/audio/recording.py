@@ -26,6 +26,8 @@ from pengi_rt.system.quote import LONGEST_PATH, one_line
 LongAudio = Literal["windows", "first", "center", "random", "compat"]
 """What becomes of a recording longer than the model's clip: ``windows`` reads all of it; ``first``,
 ``center`` and ``random`` one clip of it; ``compat`` one at the released wrapper's random place.
+A last window that would begin less than a hop of the mel spectrogram (some milliseconds) after the
+one before it could hear nothing new, and is left out.
 """
 
 MAX_WINDOWS = 100_000  # of one recording: an hour with a hop of 36 ms
@@ -131,20 +133,17 @@ def load_windows(
         source: the recording.
         config: gives the rate and the length of a window.
         long_audio: which windows of a longer recording. Only ``windows`` reads all of it; its last
-            window is moved back to end with the recording, and left out if it would begin less
-            than a hop of the mel spectrogram (some milliseconds) behind the one before it.
+            window is moved back to end with the recording.
         hop: seconds from one window's start to the next one's, rounded to samples; a window's
             length if None. Less lets windows overlap; only for ``windows``.
         rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
             one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
-        strict: refuse a recording that has ``warnings``.
-        allow_truncated: hear what is there of a file that is cut short or damaged, with a warning.
+        strict, allow_truncated: see :class:`pengi_rt.options.ReadOptions`.
         name: what results and messages call it, if not its path.
 
     Raises:
-        AudioError: it cannot be read, is damaged, holds nothing, is beyond a limit, is cut into
-            more than ``MAX_WINDOWS`` windows (``hop``), or has warnings (``strict``).
+        AudioError: it cannot be read, or has warnings (``strict``) or over ``MAX_WINDOWS`` windows.
         UsageError: the options contradict each other.
     """
     compat = _check_options(long_audio, resample=resample)
@@ -152,10 +151,7 @@ def load_windows(
     source, name = plain_source(source, name)
     shown, rate = one_line(name, LONGEST_PATH), config.mel.sample_rate
     sound = sound_of(source, shown, allow_truncated=allow_truncated)
-    if compat:
-        wave = end_to_end(sound, rate if resample else None, shown)
-    else:
-        wave = waveform(sound, rate, shown)
+    wave = (end_to_end if compat else waveform)(sound, rate if resample else None, shown)
     _check_wave(wave, shown, config, None if hop is None else step, strict=strict)
     starts = _window_starts(wave.frames, config, step, long_audio, rng)
     return _recording(name, wave, starts, config, all_of_it=long_audio == "windows")
@@ -212,8 +208,7 @@ def _window_starts(
 ) -> list[int]:
     """First samples of the windows, ``step`` apart where all are read.
 
-    The last one is moved back to end with the recording. Where it would begin less than a hop of
-    the mel spectrogram behind the one before it, it could hear nothing new, and there is none.
+    The last one is moved back to end with the recording, or left out (:data:`LongAudio`).
     """
     spare = frames - config.clip_samples
     if spare <= 0 or long_audio == "first":

@@ -45,14 +45,15 @@ class Waveform(Protocol):
         """The samples ``start`` up to ``stop``, which hold no others in memory. Raises as above."""
 
 
-def waveform(sound: Sound, rate: int, name: str) -> Waveform:
-    """The channels' average at ``rate`` Hz.
+def waveform(sound: Sound, rate: int | None, name: str) -> Waveform:
+    """The channels' average at ``rate`` Hz, at its own if None.
 
     Raises:
         AudioError: it cannot be read, is damaged, holds nothing, or is beyond a limit.
     """
     frames, kept, statistics = 0, _Kept(), Statistics()
     with sound.open() as reader:
+        rate = rate or reader.rate
         soxr = Soxr(reader.rate, rate)
         for block in read_blocks(reader, name):
             frames += block.shape[1]
@@ -86,8 +87,9 @@ def end_to_end(sound: Sound, rate: int | None, name: str) -> Waveform:
             statistics.update(block)
             if not kept.full:
                 kept.add(block)
-        resampler = Torchaudio(reader.rate, rate or reader.rate)
-        _check_length(name, frames, reader.rate, rate or reader.rate)
+        rate = rate or reader.rate
+        resampler = Torchaudio(reader.rate, rate)
+        _check_length(name, frames, reader.rate, rate)
     return _EndToEnd(
         length=resampler.length(frames),
         channels=reader.channels,

@@ -12,11 +12,14 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import SimpleNamespace, TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pengi_rt.cli.output import Output, add_force
 from pengi_rt.errors import InputError
 from pengi_rt.system.quote import printable, printable_json
+
+if TYPE_CHECKING:
+    from pengi_rt.subtitles import Subtitles
 
 Row = dict[str, Any]
 """JSON-ready. One with ``error`` stands for a recording that could not be read."""
@@ -66,7 +69,7 @@ class Writer:
         self._line = line
         self._ascii = not output.unicode
         self._written = 0
-        self._cues: list[SimpleNamespace] = []
+        self._subtitles = _subtitles(form)
         self._csv, self._quoted = (
             csv.DictWriter(
                 output,
@@ -109,8 +112,8 @@ class Writer:
             self._output.write("\n]\n" if self._written else "[]\n")
         elif self._form == "csv" and not self._written:
             self._csv.writeheader()
-        elif self._form in SUBTITLES:
-            self._write_subtitles()
+        elif self._subtitles is not None and not self._written:
+            self._output.write(self._subtitles.head)
         self._output.flush()
 
     def _write_row(self, row: Row) -> None:
@@ -124,8 +127,9 @@ class Writer:
             self._output.write((",\n" if self._written else "[\n") + self._json(row, indent=1))
         elif "error" in row:
             return
-        elif self._form in SUBTITLES:
-            self._cues.append(SimpleNamespace(**row))
+        elif self._subtitles is not None:
+            head = "" if self._written else self._subtitles.head
+            self._output.write(head + self._subtitles.cue(SimpleNamespace(**row)))
         else:
             self._output.write(self._line(row) + "\n")
         self._written += 1
@@ -137,14 +141,16 @@ class Writer:
         quoted = any(isinstance(value, str) and "\r" in value for value in row.values())
         (self._quoted if quoted else self._csv).writerow(row)
 
-    def _write_subtitles(self) -> None:
-        from pengi_rt.subtitles import srt, vtt
-
-        self._output.write({"srt": srt, "vtt": vtt}[self._form](self._cues))
-
     def _json(self, row: Row, indent: int | None = None) -> str:
         return printable_json(json.dumps(row, ensure_ascii=self._ascii, indent=indent))
 
 
 def _shown(value: object) -> object:
     return printable(value) if isinstance(value, str) else value
+
+
+def _subtitles(form: str) -> "Subtitles | None":
+    """What writes the cues, if these are wanted."""
+    from pengi_rt.subtitles import Srt, Vtt
+
+    return {"srt": Srt, "vtt": Vtt}.get(form, lambda: None)()

@@ -57,7 +57,7 @@ def _on_each_batch(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
 @pytest.mark.parametrize(
     ("verb", "form"),
     [
-        *[("generate", form) for form in ("jsonl", "csv", "text")],
+        *[("generate", form) for form in ("jsonl", "csv", "text", "srt")],
         *[("classify", form) for form in ("jsonl", "text")],
         ("describe", "csv"),
         ("explain", "text"),
@@ -71,7 +71,10 @@ def test_rows_are_there_before_the_recording_ends(
     part = output.with_name("rows.part")
     sizes = []
     _on_each_batch(monkeypatch, lambda _: sizes.append(part.stat().st_size))
-    command = _command(verb, tiny_plan, hour, "--format", form, "-o", output, "--batch-size", 1)
+    more: list[Argument] = ["--format", form, "-o", output, "--batch-size", 1]
+    command = _command(verb, tiny_plan, hour, *more)
+    if form == "srt":
+        command = ["generate", "--engine", tiny_plan, hour, *more, "--windows", "each", *SHORT]
     assert run(capsys, *command)[0] == 0
     assert len(sizes) == WINDOWS
     assert sizes[0] == 0
