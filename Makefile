@@ -24,6 +24,9 @@ endif
 # Recordings for `make demo` instead of made ones: make demo SOUNDS="a.wav b.mp3"
 SOUNDS ?=
 
+# What `make isa` runs: make isa TESTS="tests/kernels tests/models"
+TESTS ?= tests
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet
 BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard kernels/csrc/*)
@@ -31,7 +34,7 @@ BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard kernels/csrc/*)
 # `check || $(stop) "one line"`: say the line and fail.
 stop = sh -c 'echo "make: $$0" >&2; exit 1'
 
-.PHONY: help demo test lint types bench attack parity reference clean
+.PHONY: help demo test lint types isa bench attack parity reference clean
 
 help: ## Print this menu
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +46,9 @@ demo: .venv/.ready ## Answer about made sounds, or SOUNDS="a.wav b.mp3"; draw th
 
 test: lint types ## Run every check: lint, types, tests; each benchmark once
 	$(BIN)/pytest tests benchmarks
+
+isa: .venv/.dev ## Run the tests as on older processors: once per instruction set, TESTS=tests
+	$(BIN)/python tests/support/instruction_sets.py $(TESTS)
 
 lint: .venv/.dev ## Check style and formatting with ruff
 	$(BIN)/ruff check

@@ -6,27 +6,33 @@ JSON in its metadata and ``tokenizers/`` beside it. Whatever is missing, unexpec
 shape is refused.
 """
 
+import math
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.sniff import is_zip, refuse_other_files
+from pengi_rt.export.integrity import check_integrity
+from pengi_rt.export.sniff import refuse_other_files
+from pengi_rt.export.torch_file import load_weights
 from pengi_rt.file_hash import file_sha256
 from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS, transform
 from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.system.quote import one_line
 
 OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
 """What float32 is made of where it is not stored; anything else is refused."""
+
+MAX_MAGNITUDE = 1e6
+"""No weight is larger: one that is was made so by damage, most often in its exponent."""
 
 NAMED = 5  # keys that a refusal lists before it counts the rest
 
@@ -86,16 +92,20 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Pengi, Checkpoint]:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a published or an own checkpoint and check every key, shape and value.
+    """Read a published or an own checkpoint and check every checksum, key, shape and value.
 
     Raises:
-        CheckpointError: it cannot be read, is something else, or is not the model it should be.
+        CheckpointError: it cannot be read, is damaged, is something else, or is not the model it
+            should be.
     """
     path = Path(path)
     refuse_other_files(path)
+    check_integrity(path)
     own = path.suffix == ".safetensors"
     config, state, left_out = _read_own(path) if own else _read_published(path)
-    _check(path, state, config)
+    _check(path, state, config, optional=TRANSFORM if own else ())
+    if own:
+        state = with_transform(state, config)
     converted = tuple(name for name in state if state[name].dtype in OTHER_FLOATS)
     tokenizers = path.parent / TOKENIZERS
     return Checkpoint(
@@ -110,14 +120,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file. Raises :class:`CheckpointError`."""
+    """Metadata and tensors of a safetensors file, mapped. Raises :class:`CheckpointError`."""
     try:
         with safe_open(path, "pt") as file:
             names = file.keys()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - its reader raises whatever a header leads it to
         raise CheckpointError(
-            f"{path}: is no whole safetensors file ({error}); fetch or save it again"
+            f"{one_line(str(path))}: is no whole safetensors file ({one_line(str(error))}); fetch "
+            "or save it again"
         ) from None
 
 
@@ -125,26 +136,23 @@ def _read_own(path: Path) -> _Read:
     metadata, tensors = read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{path}: has no {METADATA_KEY!r} config in its metadata; of .safetensors files only "
-            "those that pengi-rt saved can be read"
+            f"{one_line(str(path))}: has no {METADATA_KEY!r} config in its metadata; of "
+            ".safetensors files only those that pengi-rt saved can be read"
         )
-    config, state = own_state(path, metadata[METADATA_KEY], tensors)
-    return config, state, ()
+    return own_config(path, metadata[METADATA_KEY]), tensors, ()
 
 
-def own_state(
-    path: Path, metadata: str, tensors: dict[str, Tensor]
-) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Config and state of a checkpoint of ours; the STFT's kernels, left out there, are computed.
-
-    Raises:
-        CheckpointError: ``metadata`` is no config.
-    """
+def own_config(path: Path, metadata: str) -> ModelConfig:
+    """The config in the metadata of a checkpoint of ours. Raises :class:`CheckpointError`."""
     try:
-        config = ModelConfig.from_json(metadata)
+        return ModelConfig.from_json(metadata)
     except UsageError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    return config, tensors if tensors.keys() >= set(TRANSFORM) else transform(config) | tensors
+        raise CheckpointError(f"{one_line(str(path))}: {error}") from None
+
+
+def with_transform(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """``state`` with the STFT's kernels, which checkpoints of ours leave out."""
+    return state if state.keys() >= set(TRANSFORM) else transform(config) | state
 
 
 def _read_published(path: Path) -> _Read:
@@ -160,52 +168,19 @@ def to_ours(path: Path, published: dict[str, Tensor]) -> tuple[dict[str, Tensor]
     Raises:
         CheckpointError: a key is unknown, or GPT-2's head is not its embedding.
     """
+    where = one_line(str(path))
     head, embedding = published.pop(HEAD, None), published.get(EMBEDDING)
     if head is not None and embedding is not None and not torch.equal(head, embedding):
-        raise CheckpointError(f"{path}: {HEAD} is not {EMBEDDING}, to which Pengi ties it")
+        raise CheckpointError(f"{where}: {HEAD} is not {EMBEDDING}, to which Pengi ties it")
     left_out = tuple(key for key in published if matches(HARMLESS, key))
     names = {key: renamed(PUBLISHED, key) for key in published if key not in left_out}
     unexpected = [key for key, name in names.items() if name is None]
     if unexpected:
-        raise CheckpointError(f"{path}: is no Pengi checkpoint: unexpected {_listed(unexpected)}")
-    return {name: published[key] for key, name in names.items() if name}, left_out
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file in the published layout, under its own keys without ``module.``.
-
-    Raises:
-        CheckpointError: it cannot be read without running what it holds, or has no weights.
-    """
-    try:
-        with warnings.catch_warnings():  # about odd pickles: refused or read, in a line of ours
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
-    except Exception as error:  # noqa: BLE001 - a damaged file can trip its unpickler anywhere
-        # PyTorch explains at length how to load it unsafely: no advice to pass on.
-        hostile = "weights_only" in str(error).lower() or "weights only" in str(error).lower()
-        reason = "it holds more than weights" if hostile else "it is damaged, or no PyTorch file"
-        raise CheckpointError(
-            f"{path}: cannot be read safely: {reason}; nothing in it was run. Fetch it again"
-        ) from None
-    weights = loaded.get("model") if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict):
-        raise CheckpointError(
-            f"{path}: has no 'model' entry, which holds the weights in the published layout"
-        )
-    for key, tensor in weights.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: 'model' maps {key!r} to a {type(tensor).__name__}")
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            raise CheckpointError(f"{path}: {key} is no plain tensor ({tensor.layout})")
-    return _without_module(weights)
-
-
-def _without_module(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The keys without the ``module.`` that data-parallel training puts before every one."""
-    if weights and all(key.startswith("module.") for key in weights):
-        return {key.removeprefix("module."): tensor for key, tensor in weights.items()}
-    return dict(weights)
+        raise CheckpointError(f"{where}: is no Pengi checkpoint: unexpected {_listed(unexpected)}")
+    state = {name: published[key] for key, name in names.items() if name}
+    if len(state) < len(names):
+        raise CheckpointError(f"{where}: has the same tensor under two keys")
+    return state, left_out
 
 
 def matches(patterns: Iterable[str], key: str) -> bool:
@@ -222,34 +197,55 @@ def renamed(table: Iterable[tuple[str, str]], key: str) -> str | None:
     return None
 
 
-def _check(path: Path, state: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Check keys, shapes, types and values against the model's own."""
+def _check(
+    path: Path, state: Mapping[str, Tensor], config: ModelConfig, *, optional: Iterable[str]
+) -> None:
+    """Check names and shapes against the model's own, and only then look at values."""
+    where = one_line(str(path))
     with torch.device("meta"):
         expected = Pengi(config).state_dict()
-    missing = [name for name in expected if name not in state]
+    missing = [name for name in expected if name not in state and name not in optional]
     unexpected = [name for name in state if name not in expected]
+    kind = one_line(config.name)
     for what, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
+            raise CheckpointError(f"{where}: is not a whole {kind} model: {what} {_listed(names)}")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"{path}: is not a whole {config.name} model: {what} {_listed(names)}"
+                f"{where}: {name} is {shape_of(tensor)}, a {kind} model's is "
+                f"{shape_of(expected[name])}"
             )
     for name, tensor in state.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape:
-            raise CheckpointError(
-                f"{path}: {name} is {list(tensor.shape)}, a {config.name} model's is "
-                f"{list(wanted.shape)}"
-            )
-        check_values(path, name, tensor, wanted.dtype)
+        check_values(path, name, tensor, expected[name].dtype)
+
+
+def shape_of(tensor: Tensor) -> str:
+    """A shape as messages give it; a stranger's tensor may have thousands of dimensions."""
+    return one_line(str(list(tensor.shape)))
 
 
 def check_values(path: Path, name: str, tensor: Tensor, wanted: torch.dtype) -> None:
-    """Refuse a tensor that is not finite numbers of the kind that ``wanted`` is."""
+    """Refuse a tensor that is not numbers of the kind that ``wanted`` is, and of a weight's size.
+
+    Raises:
+        CheckpointError: it is of another type, or holds NaN, infinity or more than MAX_MAGNITUDE.
+    """
+    where = f"{one_line(str(path))}: {one_line(name)}"
     floating = tensor.dtype in (torch.float32, *OTHER_FLOATS)
     if floating != wanted.is_floating_point or not (floating or tensor.dtype == wanted):
-        raise CheckpointError(f"{path}: {name} is {tensor.dtype}, not {wanted}")
-    if floating and not torch.isfinite(plain(tensor)).all():
-        raise CheckpointError(f"{path}: {name} holds NaN or infinity; no answer could be right")
+        raise CheckpointError(f"{where} is {tensor.dtype}, not {wanted}")
+    if not floating or not tensor.numel():
+        return
+    low, high = (float(end) for end in torch.aminmax(plain(tensor)))  # both NaN if one number is
+    largest = max(-low, high)
+    if not math.isfinite(largest):
+        raise CheckpointError(f"{where} holds NaN or infinity; no answer could be right")
+    if largest > MAX_MAGNITUDE:
+        raise CheckpointError(
+            f"{where} holds {largest:.3g}, no weight is above {MAX_MAGNITUDE:g}: the file is "
+            "damaged; fetch it again"
+        )
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -259,4 +255,4 @@ def plain(tensor: Tensor) -> Tensor:
 
 def _listed(names: list[str]) -> str:
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + rest
+    return ", ".join(map(one_line, names[:NAMED])) + rest

@@ -5,8 +5,8 @@ import zipfile
 from pathlib import Path
 
 from pengi_rt.errors import CheckpointError
-
-ZIP_MAGIC = b"PK\x03\x04"
+from pengi_rt.export.torch_file import ZIP_MAGIC, open_archive
+from pengi_rt.system.quote import one_line
 
 
 def refuse_other_files(path: Path) -> None:
@@ -15,27 +15,23 @@ def refuse_other_files(path: Path) -> None:
     Raises:
         CheckpointError: there is nothing, a folder, an empty file, a web page, a plan, ...
     """
+    where = one_line(str(path))
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise CheckpointError(f"{path}: is a folder; name the checkpoint in it")
+            raise CheckpointError(f"{where}: is a folder; name the checkpoint in it")
         if not stat.S_ISREG(mode):  # reading a FIFO would wait for ever
-            raise CheckpointError(f"{path}: is no regular file; name the checkpoint")
+            raise CheckpointError(f"{where}: is no regular file; name the checkpoint")
         with path.open("rb") as file:
             head = file.read(512)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a NUL in the name
+        reason = (getattr(error, "strerror", None) or "cannot be read").lower()
         raise CheckpointError(
-            f"{path}: {(error.strerror or 'cannot be read').lower()}; pengi-rt pull base fetches "
-            "the published weights"
+            f"{where}: {reason}; pengi-rt pull base fetches the published weights"
         ) from None
     kind = _kind(path, head)
     if kind:
-        raise CheckpointError(f"{path}: {kind}")
-
-
-def is_zip(path: Path) -> bool:
-    """Whether it is PyTorch's present format, which can be mapped; the old one cannot."""
-    return zipfile.is_zipfile(path)
+        raise CheckpointError(f"{where}: {kind}")
 
 
 def _kind(path: Path, head: bytes) -> str | None:  # noqa: PLR0911 - one return a kind
@@ -57,7 +53,7 @@ def _kind(path: Path, head: bytes) -> str | None:  # noqa: PLR0911 - one return 
 
 def _names(path: Path) -> list[str]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             return archive.namelist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
         return []  # damaged: PyTorch will say what it makes of it

@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+from pengi_rt.checked import as_path
 from pengi_rt.errors import PlanError
 
 logger = logging.getLogger(__name__)
@@ -27,14 +28,15 @@ def builtin_plan() -> Path:
     return LOCATION
 
 
-def named_or_builtin(path: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+def named_or_builtin(path: str | os.PathLike[str] | None) -> Path:
     """``path``; without one the built-in engine file, and a warning that says what that is.
 
     Raises:
         PlanError: there is neither.
+        UsageError: it is no path.
     """
     if path is not None:
-        return path
+        return as_path("the plan", path)
     plan = builtin_plan()
     logger.warning(
         "no engine given: using the built-in demo model, trained on made sounds only "

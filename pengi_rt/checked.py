@@ -1,13 +1,17 @@
-"""Dataclasses whose values are checked: read from JSON data, and whenever one is made."""
+"""Values that are checked: a caller's arguments, and dataclasses whenever one is made."""
 
 import dataclasses
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pengi_rt.errors import UsageError
-from pengi_rt.system.quote import shown
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.scalars import as_bool, as_float, as_int, as_text
 
 
 class Within(NamedTuple):
@@ -55,6 +59,91 @@ def require(holds: bool, message: str) -> None:
         raise UsageError(message)
 
 
+def argument(name: str, value: object, hint: Any) -> Any:
+    """A caller's value of an option, as Python's own type; the option may say more about it.
+
+    NumPy's scalars, and arrays with no dimensions, are taken where Python's numbers, truth values
+    and strings are. True is no number, and 1 is no truth value.
+
+    Args:
+        name: what the caller calls it.
+        value: as it was given.
+        hint: ``int``, ``float``, ``bool``, ``str``, a ``Literal`` of strings, or one of these or
+            None; any other type says nothing here.
+
+    Raises:
+        UsageError: it is not of that type.
+    """
+    if get_origin(hint) in (UnionType, Union):
+        if value is None:
+            return None
+        hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        return choice(name, value, get_args(hint))
+    if hint is str:
+        text = as_text(value)
+        require(text is not None, f"the {name} must be one string, got {type(value).__name__}")
+        return text
+    if hint not in _READERS:
+        return value
+    read, wanted = _READERS[hint]
+    found = read(value)
+    require(found is not None, f"{name} must be {wanted}, got {shown(value)}")
+    return found
+
+
+_READERS: Mapping[Any, tuple[Any, str]] = {
+    int: (as_int, "a whole number"),
+    float: (as_float, "a number"),
+    bool: (as_bool, "True or False"),
+}
+
+
+def whole(name: str, value: object, low: int, high: int | None = None) -> int:
+    """A caller's whole number (called ``name``), as :func:`argument` takes it, within bounds.
+
+    Raises:
+        UsageError: it is none, or outside of them.
+    """
+    number = as_int(value)
+    if number is None or number < low or (high is not None and number > high):
+        bound = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise UsageError(f"{name} must be a whole number {bound}, got {shown(value)}")
+    return number
+
+
+def choice(name: str, value: object, known: tuple[str, ...]) -> str:
+    """One of a few strings. Raises UsageError for any other value (called ``name``)."""
+    text = as_text(value)
+    if text is None or text not in known:
+        raise UsageError(f"{name} must be one of {', '.join(known)}; got {shown(value)}")
+    return text
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """What is in a caller's list, tuple, array or iterator.
+
+    Raises:
+        UsageError: it (called ``name``) is none of them.
+    """
+    single = isinstance(value, str | bytes | bytearray | memoryview | Mapping)
+    if single or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
+        raise UsageError(f"{name} must be a list of strings, got {shown(value)}")
+    return list(value.tolist() if hasattr(value, "tolist") else value)
+
+
+def as_path(name: str, value: object) -> Path:
+    """A caller's path. Raises UsageError for what is none."""
+    try:
+        path = os.fsdecode(value)  # type: ignore[arg-type]
+        os.fsencode(path)
+    except (TypeError, UnicodeError):
+        path = "\0"
+    if "\0" in path:
+        raise UsageError(f"{name} must be a path, got {shown(value)}")
+    return Path(path)
+
+
 def require_multiple(name: str, value: int, of: str, divisor: int) -> None:
     """Require that ``value`` (called ``name``) divides by ``divisor`` (called ``of``)."""
     require(value % divisor == 0, f"{name} must be a multiple of {of} ({divisor}), got {value}")
@@ -99,7 +188,7 @@ def _value(hint: Any, value: object, where: str) -> object:
         return tuple(_value(get_args(hint)[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
         kind = get_args(hint)[1]
-        return {key: _value(kind, item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _value(kind, item, f"{where}.{one_line(key)}") for key, item in value.items()}
     return _plain(hint, value, where)
 
 

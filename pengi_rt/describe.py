@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pengi_rt.errors import UsageError
-from pengi_rt.generate import answers, request
+from pengi_rt.generate import answered, request, result_of
 from pengi_rt.options import Options
-from pengi_rt.reading import Group
-from pengi_rt.results import Result
+from pengi_rt.reading import Batch
+from pengi_rt.results import Extent, Result
 from pengi_rt.session import Session
 
 PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
@@ -29,6 +29,16 @@ class Description:
         return self.caption.audio
 
     @property
+    def extent(self) -> Extent | None:
+        """As :attr:`pengi_rt.results.Result.extent`."""
+        return self.caption.extent
+
+    @property
+    def audio_warnings(self) -> tuple[str, ...]:
+        """Why the recording may be no sound, a line each; mostly there are none."""
+        return self.caption.audio_warnings
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Of every window all three, joined as the released wrapper does.
 
@@ -47,8 +57,10 @@ class Description:
         return "\n".join(self.texts)
 
 
-def describe(session: Session, groups: Iterable[Group], options: Options) -> Iterator[Description]:
-    """The description of every recording in turn.
+def describe(
+    session: Session, batches: Iterable[Batch], options: Options, *, partly: bool = False
+) -> Iterator[Description]:
+    """The description of every recording in turn; ``partly``: a part with every batch.
 
     Raises:
         UsageError: a task or question is given, as the prompts are fixed; and as
@@ -56,5 +68,6 @@ def describe(session: Session, groups: Iterable[Group], options: Options) -> Ite
     """
     if options["task"] is not None or options["question"] is not None:
         raise UsageError("describe has its own prompts; ask tasks and questions with generate")
-    results = answers(session, groups, request(session, PROMPTS, options))
-    return (Description(*three) for three in zip(results, results, results, strict=True))
+    asked = request(session, PROMPTS, options)
+    found = answered(session, batches, asked, partly=partly)
+    return (Description(*(result_of(asked, number, part) for number in range(3))) for part in found)

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.backends.protocol import F32
+from pengi_rt.backends.protocol import F32, Encoded
+from pengi_rt.checked import listed
 from pengi_rt.errors import UsageError
-from pengi_rt.reading import Group, parted, waves
+from pengi_rt.reading import Batch, parts
+from pengi_rt.results import Extent
 from pengi_rt.session import Session
 
 TEXT_BATCH = 64
@@ -29,6 +31,9 @@ class AudioEmbedding:
     embedding: F32
     prefix: F32
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
+    extent: Extent | None = None
+    """Set where these are not all windows of the recording (``partly``)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,41 +51,42 @@ class TextEmbedding:
 
 
 def embed_recordings(
-    session: Session, groups: Iterable[Group], batch_size: int
+    session: Session, batches: Iterable[Batch], *, partly: bool = False
 ) -> Iterator[AudioEmbedding]:
-    """Every recording's vectors in turn.
+    """Every recording's vectors in turn; ``partly``: a part with every batch.
 
     Raises:
         BackendError: the session is closed, now or meanwhile.
     """
     with session.in_use():
-        return _embedded(session, groups, batch_size)
+        return _embedded(session, batches, partly=partly)
 
 
 def _embedded(
-    session: Session, groups: Iterable[Group], batch_size: int
+    session: Session, batches: Iterable[Batch], *, partly: bool
 ) -> Iterator[AudioEmbedding]:
-    for group in groups:
-        embedding, prefix = heard(session, group, batch_size)
-        for recording, own in parted(group):
-            yield AudioEmbedding(
-                audio=recording.name,
-                starts=recording.starts,
-                ends=recording.ends,
-                embedding=embedding[own],
-                prefix=prefix[own],
-                audio_truncated=recording.truncated,
-            )
+    def answer(batch: Batch) -> list[tuple[F32, F32]]:
+        return list(zip(*heard(session, batch), strict=True))
+
+    for part in parts(batches, answer, partly=partly):
+        embedding, prefix = map(np.stack, zip(*part.outputs, strict=True))
+        starts, ends = zip(*part.spans, strict=True)
+        yield AudioEmbedding(
+            audio=part.recording.name,
+            starts=starts,
+            ends=ends,
+            embedding=embedding,
+            prefix=prefix,
+            audio_truncated=part.recording.truncated,
+            audio_warnings=part.recording.warnings,
+            extent=part.extent,
+        )
 
 
-def heard(session: Session, group: Group, batch_size: int) -> tuple[F32, F32]:
-    """Embeddings ``[n, d_proj]`` and prefixes ``[n, a, n_embd]`` of all windows of a group."""
-    encoded = []
-    for wave in waves(group, batch_size):
-        with session.in_use():
-            encoded.append(session.backend.encode_audio(wave))
-    embeddings, rows = zip(*encoded, strict=True)
-    return np.concatenate(embeddings), np.concatenate(rows)
+def heard(session: Session, batch: Batch) -> Encoded:
+    """Embeddings ``[n, d_proj]`` and prefixes ``[n, a, n_embd]`` of a batch's windows."""
+    with session.in_use():
+        return session.backend.encode_audio(batch.windows)
 
 
 def embed_texts(
@@ -98,7 +104,7 @@ def embed_texts(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "
             "export a checkpoint that has one (base)"
         )
-    tokenizer = session.prompt_tokenizer
+    tokenizer, texts = session.prompt_tokenizer, listed("texts", texts)
     prompts = [tokenizer.encode(text, strict=strict) for text in texts]
     found = []
     for start in range(0, len(texts), TEXT_BATCH):

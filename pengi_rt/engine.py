@@ -3,11 +3,8 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast, overload
+from typing import Self, Unpack, overload
 
-from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
 from pengi_rt.builtin import named_or_builtin
@@ -30,17 +27,14 @@ from pengi_rt.options import (
     completed,
 )
 from pengi_rt.plan import Plan
-from pengi_rt.reading import is_batch, read_groups
+from pengi_rt.reading import OnError, read_batches
 from pengi_rt.results import Result
 from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.indexing import Indexed, index_folder
 from pengi_rt.retrieval.searching import By, Hit, Query, search_index
 from pengi_rt.session import Session
+from pengi_rt.shapes import Prompts, Source, as_given, in_rows, plain_prompts, several
 from pengi_rt.stream import stream
-
-Prompts = str | Sequence[str] | None
-Source = AudioLike | Recording
-Item = TypeVar("Item")
 
 
 def load(
@@ -56,6 +50,7 @@ def load(
     Without a ``path`` it is the built-in demo model's, and a warning is logged.
 
     Raises:
+        UsageError: ``path`` or ``threads`` cannot be.
         PlanError: it is no plan, or not whole, or none was named and none is built in.
         BackendError: the backend, device or precision is not to be had here.
     """
@@ -129,26 +124,36 @@ class Engine:
             PromptError: the prompt cannot be read, or does not fit (``strict``).
             UsageError: an option is out of range, or all together pass the decoder's positions.
         """
-        several = not (prompt is None or isinstance(prompt, str))
-        results = list(self.answer(_several(audio), prompt, **options))
-        if not several:
-            return results if is_batch(audio) else results[0]
-        asked = len(cast("Sequence[str]", prompt))
-        rows = [results[first : first + asked] for first in range(0, len(results), asked)]
-        return rows if is_batch(audio) else rows[0]
+        prompt = None if prompt is None else plain_prompts(prompt)
+        results = list(self.answer(several(audio), prompt, **options))
+        if prompt is None or isinstance(prompt, str):
+            return as_given(audio, results)
+        return as_given(audio, in_rows(results, len(prompt)))
 
     def answer(
-        self, recordings: Iterable[Source], prompt: Prompts = None, **options: Unpack[Options]
+        self,
+        recordings: Iterable[Source],
+        prompt: Prompts = None,
+        *,
+        partly: bool = False,
+        on_error: OnError | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Result]:
         """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
 
         Results come recording by recording, prompt by prompt. What can be refused without the
         recordings (options, prompts, engine closed) is refused by the call.
+
+        ``partly``: a long recording is answered in parts, a result for each batch of its windows
+        (:attr:`Result.extent` says which); answers to further prompts still come at its end.
+        ``on_error`` is told of a recording that cannot be read, and of the error, which is not
+        raised then: the rest is answered.
         """
         chosen = completed(options, DEFAULTS, "generate")
-        groups = read_groups(recordings, self.config, chosen)
+        batches = read_batches(recordings, self.config, chosen, on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
-        return answers(self.session, groups, request(self.session, prompts, chosen))
+        asked = request(self.session, prompts, chosen)
+        return answers(self.session, batches, asked, partly=partly)
 
     def stream(
         self, audio: Source, prompt: str | None = None, **options: Unpack[Options]
@@ -178,15 +183,20 @@ class Engine:
 
         The prompts are the released wrapper's: a task or a question is a UsageError.
         """
-        return _as_given(audio, list(self.descriptions(_several(audio), **options)))
+        return as_given(audio, list(self.descriptions(several(audio), **options)))
 
     def descriptions(
-        self, recordings: Iterable[Source], **options: Unpack[Options]
+        self,
+        recordings: Iterable[Source],
+        *,
+        partly: bool = False,
+        on_error: OnError | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Description]:
         """As :meth:`describe`, one by one, as :meth:`answer` does."""
         chosen = completed(options, DEFAULTS, "describe")
-        groups = read_groups(recordings, self.config, chosen)
-        return describe(self.session, groups, chosen)
+        batches = read_batches(recordings, self.config, chosen, on_error)
+        return describe(self.session, batches, chosen, partly=partly)
 
     @overload
     def classify(  # type: ignore[overload-overlap]
@@ -226,8 +236,8 @@ class Engine:
                 asked of a plan without a text encoder.
             AudioError, PromptError: as :meth:`generate`.
         """
-        return _as_given(
-            audio, list(self.classifications(_several(audio), labels, prompt, **options))
+        return as_given(
+            audio, list(self.classifications(several(audio), labels, prompt, **options))
         )
 
     def classifications(
@@ -235,24 +245,32 @@ class Engine:
         recordings: Iterable[Source],
         labels: Labels,
         prompt: str | None = None,
+        *,
+        partly: bool = False,
+        on_error: OnError | None = None,
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[Classification]:
         """As :meth:`classify`, one by one, as :meth:`answer` does."""
-        chosen = completed(options, CLASSIFY_DEFAULTS, "classify")
-        groups = read_groups(recordings, self.config, chosen)
-        return classify(self.session, groups, labels, prompt, chosen)
+        chosen = completed(options, CLASSIFY_DEFAULTS, "classify", ClassifyOptions)
+        batches = read_batches(recordings, self.config, chosen, on_error)
+        return classify(self.session, batches, labels, prompt, chosen, partly=partly)
 
     def embed_audio(
-        self, recordings: Iterable[Source], **options: Unpack[ReadOptions]
+        self,
+        recordings: Iterable[Source],
+        *,
+        partly: bool = False,
+        on_error: OnError | None = None,
+        **options: Unpack[ReadOptions],
     ) -> Iterator[AudioEmbedding]:
-        """Embeddings and prefixes of every recording in turn.
+        """Embeddings and prefixes of every recording in turn, as :meth:`answer` does.
 
         Raises:
             AudioError: as :meth:`generate`.
         """
         chosen = completed(options, READ_DEFAULTS, "embed_audio")
-        groups = read_groups(recordings, self.config, chosen)
-        return embed_recordings(self.session, groups, chosen["batch_size"])
+        batches = read_batches(recordings, self.config, chosen, on_error)
+        return embed_recordings(self.session, batches, partly=partly)
 
     def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
         """Embeddings and prefixes of texts; ``strict`` refuses one over the encoder's limit.
@@ -271,18 +289,20 @@ class Engine:
         prompt: str | None = None,
         *,
         k: int = 5,
+        partly: bool = False,
+        on_error: OnError | None = None,
         **options: Unpack[PromptOptions],
     ) -> Iterator[Explanation]:
-        """The ``k`` vocabulary tokens nearest to each prefix vector of every recording in turn.
+        """The ``k`` vocabulary tokens nearest to each prefix vector, as :meth:`answer` gives them.
 
         Raises:
             UsageError, AudioError, PromptError: as :meth:`generate`.
         """
         chosen = completed(options, PROMPT_DEFAULTS, "explain")
-        groups = read_groups(recordings, self.config, chosen)
+        batches = read_batches(recordings, self.config, chosen, on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
         question = Question(self.session, asked, chosen)
-        return explain(self.session, groups, question, k=k, batch_size=chosen["batch_size"])
+        return explain(self.session, batches, question, k=k, partly=partly)
 
     def index(
         self,
@@ -313,18 +333,22 @@ class Engine:
         k: int = 10,
         by: By | None = None,
         approximate: bool = False,
+        strict: bool = False,
     ) -> list[Hit]:
         """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
 
         ``by``: "captions" (a text's default), their "words", or "audio" (a recording's default).
+        ``strict`` refuses a text over the encoder's limit, or a recording with warnings.
 
         Raises:
             UsageError: not exactly one of text and ``like`` is given, or the index is another
                 plan's; and as :mod:`pengi_rt.retrieval.searching`.
         """
-        opened = index if isinstance(index, Index) else Index.open(Path(index))
+        opened = index if isinstance(index, Index) else Index.open(index)
         query = Query(text, like)
-        return search_index(self.session, opened, query, k, by=by, approximate=approximate)
+        return search_index(
+            self.session, opened, query, k, by=by, approximate=approximate, strict=strict
+        )
 
     def close(self) -> None:
         """Give back the sessions and the mapped plan. The engine is not used again."""
@@ -333,18 +357,5 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _several(audio: Source | Sequence[Source]) -> Sequence[Source]:
-    return cast("Sequence[Source]", audio if is_batch(audio) else [audio])
-
-
-def _as_given(audio: object, results: list[Item]) -> Item | list[Item]:
-    return results if is_batch(audio) else results[0]

@@ -32,8 +32,9 @@ EXTRAS = {
     "triton": "3.6",
     "tensorrt": "10.0",
     "faiss-cpu": "1.9",
+    "av": "18.1",
 }
-"""What exporting, other backends and approximate search need."""
+"""What exporting, other backends, approximate search and more formats need."""
 
 CPU_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",

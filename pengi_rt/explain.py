@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64
+from pengi_rt.checked import whole
 from pengi_rt.embed import heard, unit
 from pengi_rt.errors import UsageError
 from pengi_rt.generate import Question
-from pengi_rt.reading import Group, parted
+from pengi_rt.reading import Batch, parts
+from pengi_rt.results import Extent
 from pengi_rt.session import Session
 
 Part = Literal["audio", "prompt", "text"]
@@ -58,12 +60,22 @@ class Explanation:
     windows: tuple[ExplainedWindow, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
+    extent: Extent | None = None
+    """Set where these are not all windows of the recording (``partly``)."""
 
 
 def explain(
-    session: Session, groups: Iterable[Group], question: Question, *, k: int, batch_size: int
+    session: Session,
+    batches: Iterable[Batch],
+    question: Question,
+    *,
+    k: int,
+    partly: bool = False,
 ) -> Iterator[Explanation]:
     """Explain every recording in turn, with the ``k`` nearest tokens of each vector.
+
+    ``partly``: a part of the recording comes with every batch.
 
     Raises:
         UsageError: ``k`` is below 1 or above the vocabulary; the prefix passes the decoder's
@@ -77,10 +89,20 @@ def explain(
         raise UsageError(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
         )
-    if not isinstance(k, int) or not 1 <= k <= vocab:
-        raise UsageError(f"k must be a whole number in [1, {vocab}], got {k!r}")
-    explainer = _Explainer(session, question, k)
-    return (each for group in groups for each in explainer.explained(group, batch_size))
+    k = whole("k", k, 1, vocab)
+    found = parts(batches, _Explainer(session, question, k).windows, partly=partly)
+    return (
+        Explanation(
+            audio=part.recording.name,
+            prompt=question.prompt,
+            windows=tuple(part.outputs),
+            prompt_truncated=question.truncated,
+            audio_truncated=part.recording.truncated,
+            audio_warnings=part.recording.warnings,
+            extent=part.extent,
+        )
+        for part in found
+    )
 
 
 class _Explainer:
@@ -88,27 +110,18 @@ class _Explainer:
 
     def __init__(self, session: Session, question: Question, k: int) -> None:
         self._session = session
-        self._question = question
         self._k = k
         self._parts = _parts(session, question)
         self._shared = _neighbours(session, question.rows, k)
 
-    def explained(self, group: Group, batch_size: int) -> Iterator[Explanation]:
-        _, prefixes = heard(self._session, group, batch_size)
+    def windows(self, batch: Batch) -> list[ExplainedWindow]:
+        """The vectors of every window of a batch."""
+        _, prefixes = heard(self._session, batch)
         rows, length, size = prefixes.shape
         found = _neighbours(self._session, prefixes.reshape(rows * length, size), self._k)
-        near = [found[at : at + length] for at in range(0, len(found), length)]
-        for recording, own in parted(group):
-            windows = zip(recording.starts, recording.ends, near[own], strict=True)
-            yield Explanation(
-                audio=recording.name,
-                prompt=self._question.prompt,
-                windows=tuple(
-                    ExplainedWindow(start, end, self._vectors(each)) for start, end, each in windows
-                ),
-                prompt_truncated=self._question.truncated,
-                audio_truncated=recording.truncated,
-            )
+        near = (found[at : at + length] for at in range(0, len(found), length))
+        windows = zip(batch.spans, near, strict=True)
+        return [ExplainedWindow(*span, self._vectors(each)) for span, each in windows]
 
     def _vectors(self, heard: list[tuple[Neighbour, ...]]) -> tuple[PrefixVector, ...]:
         found = zip(self._parts, heard + self._shared, strict=True)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.checked import listed
 from pengi_rt.decoding.beam import answer, ask, search
 from pengi_rt.decoding.hypotheses import Hypotheses
 from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
@@ -15,9 +17,10 @@ from pengi_rt.decoding.sampling import sample
 from pengi_rt.decoding.steps import Ended
 from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.options import Options, PromptOptions
-from pengi_rt.reading import Group, parted, waves
+from pengi_rt.reading import Batch, Part, parts
 from pengi_rt.results import Beam, Result, Timings, Window
 from pengi_rt.session import EncodedText, Session, prefixes
+from pengi_rt.shapes import plain_prompts
 from pengi_rt.tasks import task_prompt
 from pengi_rt.text import DecoderTokenizer
 
@@ -84,7 +87,6 @@ class Request:
     questions: tuple[Question, ...]
     decode: DecodeOptions | SampleOptions
     stops: tuple[str, ...]
-    batch_size: int
 
 
 def prompts_of(
@@ -99,10 +101,8 @@ def prompts_of(
     if task is None and question is not None:
         task = "qa"
     if task is None:
-        given = default if prompt is None else prompt
-        # Whatever is no list is one prompt; the tokenizer says if it is none at all.
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        prompts = tuple(given) if several else (cast("str", given),)
+        given = plain_prompts(default if prompt is None else prompt)
+        prompts = (given,) if isinstance(given, str) else tuple(given)
         if not prompts:
             raise UsageError("there is no prompt in the list: give at least one")
         return prompts
@@ -144,7 +144,7 @@ def request(session: Session, prompts: Sequence[str], options: Options) -> Reque
     config = session.config
     longest = config.audio_mapper.prefix_length + max(map(len, questions))
     check_fits(longest, decode, config.decoder)
-    return Request(tuple(questions), decode, stops, options["batch_size"])
+    return Request(tuple(questions), decode, stops)
 
 
 def search_options(session: Session, options: Options) -> DecodeOptions:
@@ -198,29 +198,82 @@ def _common(session: Session, options: Options) -> _Common:
     )
 
 
-def answers(session: Session, groups: Iterable[Group], asked: Request) -> Iterator[Result]:
+class Answered(NamedTuple):
+    """A window's answer to every question."""
+
+    windows: tuple[Window, ...]
+    timings: Timings
+    """Of the batch that it was in."""
+
+
+def answers(
+    session: Session, batches: Iterable[Batch], asked: Request, *, partly: bool = False
+) -> Iterator[Result]:
     """The results of every recording in turn, one for every question.
+
+    ``partly``: those of the first question come in parts, one with every batch, and the others once
+    the recording ends.
 
     Raises:
         BackendError: the session is closed meanwhile, or the decoder's output is no numbers.
     """
-    for group in groups:
-        yield from _answer_group(session, group, asked)
+    held: list[Answered] = []
+    for part in answered(session, batches, asked, partly=partly):
+        yield result_of(asked, 0, part)
+        if len(asked.questions) == 1:
+            continue
+        if part.first == 0:
+            held = []
+        held += part.outputs
+        if part.is_last:
+            whole = Part(part.recording, 0, held)
+            for number in range(1, len(asked.questions)):
+                yield result_of(asked, number, whole)
 
 
-def _answer_group(session: Session, group: Group, asked: Request) -> list[Result]:
-    started = perf_counter()
-    encode = 0.0
-    found: list[list[Hypotheses]] = [[] for _ in asked.questions]
-    for wave in waves(group, asked.batch_size):
-        encode += _answer_waves(session, wave, asked, found)
-    timings = Timings(
-        read=sum(read.seconds for read in group),
-        encode=encode,
-        decode=perf_counter() - started - encode,
-        windows=len(found[0]),
+def answered(
+    session: Session, batches: Iterable[Batch], asked: Request, *, partly: bool = False
+) -> Iterator[Part[Answered]]:
+    """What is answered about the windows of every recording in turn. Raises as :func:`answers`."""
+    return parts(batches, partial(answer_batch, session, asked), partly=partly)
+
+
+def result_of(asked: Request, number: int, part: Part[Answered]) -> Result:
+    """What ``part`` has about the question of that number."""
+    question = asked.questions[number]
+    return Result(
+        audio=part.recording.name,
+        prompt=question.prompt,
+        windows=tuple(each.windows[number] for each in part.outputs),
+        prompt_truncated=question.truncated,
+        audio_truncated=part.recording.truncated,
+        audio_warnings=part.recording.warnings,
+        timings=_together({id(each.timings): each.timings for each in part.outputs}.values()),
+        extent=part.extent,
     )
-    return list(_results(session.tokenizer, group, asked, found, timings))
+
+
+def _together(batches: Iterable[Timings]) -> Timings:
+    columns = zip(*((each.read, each.encode, each.decode, each.windows) for each in batches),
+                  strict=True)  # fmt: skip
+    return Timings(*map(sum, columns))
+
+
+def answer_batch(session: Session, asked: Request, batch: Batch) -> list[Answered]:
+    """What is answered about every window of a batch. Raises as :func:`answers`."""
+    started = perf_counter()
+    found: list[list[Hypotheses]] = [[] for _ in asked.questions]
+    encode = _answer_waves(session, batch.windows, asked, found)
+    decode = perf_counter() - started - encode
+    timings = Timings(batch.read, encode, decode, len(batch))
+    windows = zip(batch.spans, zip(*found, strict=True), strict=True)
+    return [
+        Answered(
+            tuple(_window(session.tokenizer, span, each, asked.stops) for each in hypotheses),
+            timings,
+        )
+        for span, hypotheses in windows
+    ]
 
 
 def _answer_waves(
@@ -254,28 +307,6 @@ def written(session: Session, audio: F32, rows: F32, asked: Request) -> list[Hyp
         if isinstance(decode, DecodeOptions):
             return search(session.backend, whole, decode, ended=ended)
         return sample(session.backend, whole, decode, ended=ended)
-
-
-def _results(
-    tokenizer: DecoderTokenizer,
-    group: Group,
-    asked: Request,
-    found: Sequence[list[Hypotheses]],
-    timings: Timings,
-) -> Iterator[Result]:
-    """Recording by recording, question by question."""
-    for recording, own in parted(group):
-        spans = list(zip(recording.starts, recording.ends, strict=True))
-        for question, answered in zip(asked.questions, found, strict=True):
-            windows = zip(spans, answered[own], strict=True)
-            yield Result(
-                audio=recording.name,
-                prompt=question.prompt,
-                windows=tuple(_window(tokenizer, *each, asked.stops) for each in windows),
-                prompt_truncated=question.truncated,
-                audio_truncated=recording.truncated,
-                timings=timings,
-            )
 
 
 def _window(
@@ -317,7 +348,7 @@ def stopping(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> Ended | None:
 
 
 def _stop_strings(stops: Sequence[str]) -> tuple[str, ...]:
-    given = (stops,) if isinstance(stops, str) else tuple(stops)
+    given = (stops,) if isinstance(stops, str) else tuple(listed("stop_strings", stops))
     for stop in given:
         if not isinstance(stop, str):
             raise PromptError(f"a stop string must be a string, got {type(stop).__name__}")

@@ -1,9 +1,11 @@
 """What the engine's tasks can be told besides the recording and the prompt."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, TypeVar, cast
+from functools import cache
+from typing import Any, TypedDict, TypeVar, cast, get_type_hints
 
 from pengi_rt.audio.recording import LongAudio
+from pengi_rt.checked import argument
 
 AnyOptions = TypeVar("AnyOptions", bound="ReadOptions")
 
@@ -19,8 +21,14 @@ class ReadOptions(TypedDict, total=False):
     """Of the random crop (``long_audio`` "random" and "compat"), and of sampling."""
     resample: bool
     """False takes the samples as they are, whatever the file's rate (``long_audio`` "compat")."""
+    allow_truncated: bool
+    """Hear what is there of a file that is cut short or damaged, with a warning."""
     batch_size: int
     """Windows answered together."""
+    strict: bool
+    """Refuse a prompt over the encoder's limit instead of cutting it, and a recording that seems to
+    hold no sound (silence, a constant, channels in anti-phase) or samples of another scale.
+    """
 
 
 class PromptOptions(ReadOptions, total=False):
@@ -32,8 +40,6 @@ class PromptOptions(ReadOptions, total=False):
     """What is asked; by itself, of the task ``qa``."""
     text: str
     """Additional text behind the prefix, which the answer continues (paper, appendix A)."""
-    strict: bool
-    """Refuse a prompt over the encoder's limit instead of cutting it."""
 
 
 class Options(PromptOptions, total=False):
@@ -57,14 +63,21 @@ class Options(PromptOptions, total=False):
     """Draw from the likeliest that together have this probability (with ``samples``)."""
 
 
-READ_DEFAULTS = ReadOptions(long_audio="windows", hop=None, seed=0, resample=True, batch_size=8)
+READ_DEFAULTS = ReadOptions(
+    long_audio="windows",
+    hop=None,
+    seed=0,
+    resample=True,
+    allow_truncated=False,
+    batch_size=8,
+    strict=False,
+)
 
 PROMPT_DEFAULTS = PromptOptions(
     **READ_DEFAULTS,
     task=None,
     question=None,
     text="",
-    strict=False,
 )
 
 DEFAULTS = Options(
@@ -80,12 +93,20 @@ DEFAULTS = Options(
 )
 
 
-def completed(options: Mapping[str, Any], defaults: AnyOptions, verb: str) -> AnyOptions:
-    """``options`` over ``defaults``.
+def completed(
+    options: Mapping[str, Any], defaults: AnyOptions, verb: str, kind: type = Options
+) -> AnyOptions:
+    """``options`` over ``defaults``, each as its type in ``kind``, a TypedDict, says.
 
     Raises:
         TypeError: there is one that ``defaults`` lacks.
+        UsageError: one is of another type.
     """
     if unknown := set(options) - set(defaults):
         raise TypeError(f"{verb} has no option {', '.join(sorted(unknown))}")
-    return cast("AnyOptions", {**defaults, **options})
+    hints = _hints(kind)
+    given = {name: argument(name, value, hints[name]) for name, value in options.items()}
+    return cast("AnyOptions", {**defaults, **given})
+
+
+_hints = cache(get_type_hints)

@@ -242,8 +242,8 @@ def _map(path: Path) -> mmap:
     # A FIFO would block the open, and a device has no size: look before.
     try:
         mode = path.stat().st_mode
-    except ValueError as error:  # NUL in it
-        raise PlanError(f"no file can be called so: {error}") from None
+    except ValueError as error:  # a NUL or a lone surrogate in the path
+        raise PlanError(f"no file can have this name: {error}") from None
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise PlanError(f"this is {what}; give the plan itself, as pengi-rt export wrote it")

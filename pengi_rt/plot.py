@@ -92,8 +92,14 @@ def one_line(text: str, most: int) -> str:
 
     Bytes of a file name that are not UTF-8 (lone surrogates) are drawn as U+FFFD.
     """
-    line = " ".join(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split())
+    line = _drawable(text)
     return line if len(line) <= most else line[: most - 1].rstrip() + "\u2026"
+
+
+def _drawable(text: str) -> str:
+    """``text`` in one line, without the halves of characters that no font has."""
+    replaced = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(replaced.split())
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -145,8 +151,10 @@ def mel_spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.float
     """
     size = max(64, round(_WINDOW * rate) // 2 * 2)
     hop = max(1, round(_HOP * rate), -(-samples.size // _FRAMES))
-    padded = np.pad(samples, (size // 2, size // 2 + size))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[: samples.size : hop]
+    frames = np.zeros((-(-samples.size // hop), size), np.float32)
+    for frame, centre in zip(frames, range(0, samples.size, hop), strict=True):
+        start, stop = centre - size // 2, min(centre + size // 2, samples.size)
+        frame[max(-start, 0) :][: stop - max(start, 0)] = samples[max(start, 0) : stop]
     power = np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
     bands = _mel_bank(size, rate) @ power.T
     loudest = max(float(bands.max()), 1e-20)
@@ -218,6 +226,7 @@ def _lines(answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Both columns, wrapped, line by line."""
     rows: list[tuple[str, str]] = []
     for prompt, answer in answers:
-        left, right = wrap(prompt, _PROMPT), wrap(answer, _ANSWER) or ["(nothing)"]
+        left = wrap(_drawable(prompt), _PROMPT)
+        right = wrap(_drawable(answer), _ANSWER) or ["(nothing)"]
         rows += zip_longest(left, right, fillvalue="")
     return rows

@@ -40,12 +40,34 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent on the group of recordings that a result was answered with."""
+    """Seconds spent on the batches of windows that a result was answered in."""
 
-    read: float  # decoding, resampling, cutting
+    read: float  # drawing recordings from an iterator, decoding, resampling, cutting
     encode: float  # prefixes of the audio, and of prompts that are new
     decode: float  # prefill and beam search; on a GPU also what is encoded in one go with them
-    windows: int  # of the whole group
+    windows: int  # of these batches, other recordings' windows with them
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which windows of a recording a part of its result is about."""
+
+    first: int
+    """The number of the first of them."""
+    windows: int
+    """How many they are."""
+    total: int
+    """How many the recording has."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the recording begins with them."""
+        return self.first == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the recording ends with them."""
+        return self.first + self.windows == self.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +77,8 @@ class Result:
     A recording no longer than the model's clip has one window, and ``text``, ``raw_text``,
     ``tokens``, ``score`` and ``beams`` are that window's. A longer one has several: then ``text``
     joins theirs line by line, and the rest must be read from ``windows``.
+
+    ``audio_warnings`` say why the recording may be no sound, a line each; mostly there are none.
     """
 
     audio: str
@@ -63,6 +87,9 @@ class Result:
     prompt_truncated: bool
     audio_truncated: bool
     timings: Timings
+    audio_warnings: tuple[str, ...] = ()
+    extent: Extent | None = None
+    """Set where these are not all windows of the recording (``partly``)."""
 
     @property
     def text(self) -> str:

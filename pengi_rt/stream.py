@@ -9,7 +9,7 @@ from pengi_rt.backends.protocol import F32
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
 from pengi_rt.generate import Request, before_stop, one_prompt, request, stopping
 from pengi_rt.options import Options
-from pengi_rt.reading import Group, read_groups, waves
+from pengi_rt.reading import Batch, read_batches
 from pengi_rt.session import Session, prefixes
 from pengi_rt.text import DecoderTokenizer
 
@@ -31,29 +31,31 @@ def stream(
     """
     if options["samples"] is None and options["beam_size"] is None:
         options = Options(**{**options, "beam_size": 1})
-    groups = read_groups([audio], session.config, options)
+    batches = read_batches([audio], session.config, options)
     one = one_prompt(prompt, options, session.config.generation.prompt, "stream")
     asked = request(session, [one], options)
     check_single(asked.decode)
     if asked.questions[0].truncated:
         logger.warning("the prompt is longer than the text encoder reads and was cut: %.40r", one)
-    return _pieces(session, groups, asked)
+    return _pieces(session, batches, asked, cropped=options["long_audio"] != "windows")
 
 
-def _pieces(session: Session, groups: Iterable[Group], asked: Request) -> Iterator[str]:
+def _pieces(
+    session: Session, batches: Iterable[Batch], asked: Request, *, cropped: bool
+) -> Iterator[str]:
     """Window by window, a line each."""
     first = True
-    for group in groups:
-        for name in (read.recording.name for read in group if read.recording.truncated):
-            logger.warning("%s: only one window is answered", name)
-        for wave in waves(group, asked.batch_size):
-            with session.in_use():
-                audio = session.backend.encode_audio(wave).prefix
-            for prefix in prefixes(audio, asked.questions[0].rows):
-                if not first:
-                    yield "\n"
-                first = False
-                yield from _text(session, prefix, asked)
+    for batch in batches:
+        for recording, *_ in batch.shares if cropped else ():
+            if recording.truncated:
+                logger.warning("%s: only one window is answered", recording.name)
+        with session.in_use():
+            audio = session.backend.encode_audio(batch.windows).prefix
+        for prefix in prefixes(audio, asked.questions[0].rows):
+            if not first:
+                yield "\n"
+            first = False
+            yield from _text(session, prefix, asked)
 
 
 def _text(session: Session, prefix: F32, asked: Request) -> Iterator[str]:

@@ -5,15 +5,15 @@ They are data: ``tasks.toml`` holds the paper's, and files of the same form add 
 
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from reprlib import repr as shown
 from typing import NamedTuple
 
 from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.toml_file import read_toml
 
 BUILT_IN = Path(__file__).with_name("tasks.toml")
 
@@ -101,7 +101,9 @@ class Task:
                 texts[name] = _text(name, fields.get(name))
                 if not (texts[name] or part.optional):
                     state = "empty" if fields.get(name) is not None else "missing"
-                    raise UsageError(f"task {self.name!r} needs the field {name!r}; it is {state}")
+                    raise UsageError(
+                        f"task {shown(self.name)} needs the field {shown(name)}; it is {state}"
+                    )
         return "".join(part.filled(texts) for part in parts)
 
 
@@ -109,6 +111,7 @@ def load_tasks(*extra: Path) -> dict[str, Task]:
     """The built-in tasks, then those of ``extra``; a later one of the same name takes its place.
 
     Raises:
+        InputError: a file is longer than 1 MiB.
         UsageError: a file cannot be read, or is not as ``tasks.toml`` is; it names file and key.
     """
     return {task.name: task for path in (BUILT_IN, *extra) for task in _read(path)}
@@ -124,28 +127,22 @@ def task_prompt(name: str, question: str | None = None) -> str:
     if not isinstance(question, str | None):
         raise UsageError(f"the question must be one string, got {type(question).__name__}")
     if name not in tasks:
-        raise UsageError(f"there is no task {name!r}; known: {', '.join(tasks)}")
+        raise UsageError(f"there is no task {shown(name)}; known: {', '.join(tasks)}")
     task = tasks[name]
     if question is None:
         return task.prompt_for({})
     if "{question}" not in task.prompt:
-        raise UsageError(f"the task {name!r} asks no question; its prompt is {task.prompt!r}")
+        raise UsageError(f"the task {name!r} asks no question; its prompt is {shown(task.prompt)}")
     return task.prompt_for({"question": question})
 
 
 def _read(path: Path) -> Iterator[Task]:
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are
-        raise UsageError(f"{path}: is not TOML: {error}") from None
-    for name, table in data.items():
-        where = f"{path}: [{name}]"
+    for name, table in read_toml(path).items():
+        where = f"{one_line(str(path))}: [{one_line(name)}]"
         if not isinstance(table, dict):
             raise UsageError(f"{where} must be a table with prompt and target, got {shown(table)}")
         if unknown := sorted(table.keys() - {"prompt", "target"}):
-            raise UsageError(f"{where}: unknown key {unknown[0]!r}; known: prompt, target")
+            raise UsageError(f"{where}: unknown key {shown(unknown[0])}; known: prompt, target")
         for key in ("prompt", "target"):
             if not isinstance(table.get(key), str):
                 got = shown(table[key]) if key in table else "nothing"
@@ -171,14 +168,16 @@ def _part(text: str, *, optional: bool) -> _Part:
     for literal in pieces[::2]:
         if stray := re.search(r"[\[\]{}]", literal):
             raise UsageError(
-                f"has a stray {stray[0]!r} in {text!r}; write {{field}} (lower case), or "
+                f"has a stray {stray[0]!r} in {shown(text)}; write {{field}} (lower case), or "
                 "[text {field}], and no brackets inside brackets"
             )
     if optional and len(pieces) == 1:
-        raise UsageError(f"has no field in {text!r}, so nothing decides whether it is left out")
+        raise UsageError(
+            f"has no field in {shown(text)}, so nothing decides whether it is left out"
+        )
     for name in pieces[1::2]:
         if name in RESERVED:
-            raise UsageError(f"has a field {name!r}, a reserved key of manifests; rename it")
+            raise UsageError(f"has a field {shown(name)}, a reserved key of manifests; rename it")
     return _Part(pieces, optional)
 
 
@@ -196,5 +195,7 @@ def _text(name: str, value: object) -> str:
         texts = [_text(name, item) for item in value]
         if all(texts):
             return ", ".join(texts)
-        raise UsageError(f"field {name!r} has an empty item in its list; leave it out")
-    raise UsageError(f"field {name!r} must be text, a number or a list of them, got {shown(value)}")
+        raise UsageError(f"field {shown(name)} has an empty item in its list; leave it out")
+    raise UsageError(
+        f"field {shown(name)} must be text, a number or a list of them, got {shown(value)}"
+    )

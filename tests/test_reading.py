@@ -1,7 +1,8 @@
-"""Recordings in groups, and their windows in batches: nothing lost, nothing read too early."""
+"""Recordings to batches of windows, and outputs back to recordings: nothing lost or too early."""
 
 import dataclasses
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pengi_rt.audio.recording import load_windows
+from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.options import READ_DEFAULTS, ReadOptions
-from pengi_rt.reading import is_batch, parted, read_groups, waves
+from pengi_rt.reading import Batch, is_batch, parts, read_batches
 
 CONFIG = ModelConfig.preset("tiny")
 RATE, CLIP = CONFIG.mel.sample_rate, CONFIG.clip_samples
@@ -32,19 +33,49 @@ SIZES = [1, 3, 1, 1, 7, 2]
 SOUNDS = [sound(seed, size) for seed, size in enumerate(SIZES)]
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 5, 100])
-def test_groups_fill_a_batch_and_batches_hold_every_window(batch: int) -> None:
-    groups = list(read_groups(SOUNDS, CONFIG, options(batch_size=batch)))
-    counts = [[len(read.recording) for read in group] for group in groups]
-    assert [count for group in counts for count in group] == SIZES
-    for sizes in counts[:-1]:
-        assert sum(sizes) >= batch > sum(sizes[:-1])
-    for group in groups:
-        expected = np.concatenate([read.recording.samples for read in group])
-        found = list(waves(group, batch))
-        assert [len(each) for each in found[:-1]] == [batch] * (len(found) - 1)
-        assert 0 < len(found[-1]) <= batch
-        np.testing.assert_array_equal(np.concatenate(found), expected)
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_batches_are_full_and_hold_every_window_in_its_place(size: int) -> None:
+    batches = list(read_batches(SOUNDS, CONFIG, options(batch_size=size)))
+    counts = [len(batch) for batch in batches]
+    assert counts[:-1] == [size] * (len(counts) - 1)
+    assert 0 < counts[-1] <= size
+    assert sum(counts) == sum(SIZES)
+    samples = np.concatenate([load_windows(each, CONFIG).samples for each in SOUNDS])
+    np.testing.assert_array_equal(np.concatenate([batch.windows for batch in batches]), samples)
+    for batch in batches:
+        assert batch.shares[0].rows.start == 0
+        for share in batch.shares:
+            count = share.rows.stop - share.rows.start
+            expected = share.recording.windows(share.first, share.first + count)
+            np.testing.assert_array_equal(batch.windows[share.rows], expected)
+        assert len(list(batch.spans)) == len(batch)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_outputs_come_back_by_recording(size: int) -> None:
+    def first_samples(batch: Batch) -> list[float]:
+        return [float(window[0]) for window in batch.windows]
+
+    expected = [[float(window[0]) for window in load_windows(each, CONFIG)] for each in SOUNDS]
+    whole = list(parts(read_batches(SOUNDS, CONFIG, options(batch_size=size)), first_samples))
+    assert [list(part.outputs) for part in whole] == expected
+    assert all(part.is_last and part.extent is None for part in whole)
+    batches = read_batches(SOUNDS, CONFIG, options(batch_size=size))
+    found: list[list[float]] = []
+    for part in parts(batches, first_samples, partly=True):
+        if part.first == 0:
+            found.append([])
+        assert len(found[-1]) == part.first
+        found[-1] += part.outputs
+        assert part.is_last == (len(found[-1]) == len(part.recording))
+        assert len(list(part.spans)) == len(part.outputs) <= size
+    assert found == expected
+
+
+def test_a_recording_given_twice_is_two() -> None:
+    recording = load_windows(SOUNDS[1], CONFIG)
+    batches = read_batches([recording, recording], CONFIG, options(batch_size=4))
+    assert [len(part.outputs) for part in parts(batches, lambda batch: [0] * len(batch))] == [3, 3]
 
 
 def test_recordings_are_drawn_as_they_are_needed() -> None:
@@ -55,26 +86,47 @@ def test_recordings_are_drawn_as_they_are_needed() -> None:
             drawn.append(number)
             yield each
 
-    groups = read_groups(source(), CONFIG, options(batch_size=3))
+    batches = read_batches(source(), CONFIG, options(batch_size=3))
     assert drawn == []
-    next(groups)
+    next(batches)
     assert drawn == [0, 1]
 
 
-def test_what_was_read_before_an_error_is_a_group() -> None:
-    groups = read_groups([SOUNDS[0], SOUNDS[2], b"no sound", SOUNDS[3]], CONFIG, options())
-    assert len(next(groups)) == 2
+def test_what_was_read_before_an_error_is_a_batch() -> None:
+    batches = read_batches([SOUNDS[0], SOUNDS[2], b"no sound", SOUNDS[3]], CONFIG, options())
+    assert len(next(batches)) == 2
     with pytest.raises(AudioError, match="<bytes>"):
-        next(groups)
+        next(batches)
     with pytest.raises(AudioError):
-        next(read_groups([b"no sound"], CONFIG, options()))
+        next(read_batches([b"no sound"], CONFIG, options()))
+
+
+def test_an_error_that_somebody_is_told_of_ends_nothing() -> None:
+    told: list[tuple[object, str]] = []
+    sources: list[AudioLike] = [SOUNDS[0], b"no sound", SOUNDS[2]]
+    batches = read_batches(
+        sources, CONFIG, options(), lambda source, error: told.append((source, str(error)))
+    )
+    assert [len(batch) for batch in batches] == [2]
+    ((source, message),) = told
+    assert source == b"no sound"
+    assert message.startswith("<bytes>: ")
+
+
+def test_reading_is_timed_where_recordings_are_drawn_too() -> None:
+    def slow() -> Iterator[Recording]:
+        time.sleep(0.01)
+        yield load_windows(SOUNDS[0], CONFIG)
+
+    (batch,) = read_batches(slow(), CONFIG, options())
+    assert batch.read >= 0.01
 
 
 def test_one_seed_draws_all_crops() -> None:
     def crops(*sounds: int) -> list[float]:
         chosen = [SOUNDS[number] for number in sounds]
-        reads = read_groups(chosen, CONFIG, options(long_audio="random", seed=4, batch_size=1))
-        return [read.recording.starts[0] for group in reads for read in group]
+        batches = read_batches(chosen, CONFIG, options(long_audio="random", seed=4, batch_size=1))
+        return [share.recording.starts[0] for batch in batches for share in batch.shares]
 
     assert crops(1, 4) == crops(1, 4)
     assert crops(1, 4)[0] == crops(1)[0]
@@ -84,7 +136,7 @@ def test_one_seed_draws_all_crops() -> None:
 @pytest.mark.parametrize("size", [0, -1, 1.5, "3", None])
 def test_batches_that_cannot_be(size: object) -> None:
     with pytest.raises(UsageError, match="batch_size must be a whole number of at least 1"):
-        read_groups(SOUNDS, CONFIG, options(batch_size=size))
+        read_batches(SOUNDS, CONFIG, options(batch_size=size))
 
 
 @pytest.mark.parametrize(
@@ -93,22 +145,14 @@ def test_batches_that_cannot_be(size: object) -> None:
 def test_one_recording_is_not_several(one: Any) -> None:
     """A path has letters and a file has lines: none of them are recordings."""
     with pytest.raises(UsageError, match="must be a list or an iterator of them, got"):
-        read_groups(one, CONFIG, options())
+        read_batches(one, CONFIG, options())
 
 
 def test_windows_of_another_plan_are_refused() -> None:
     other = dataclasses.replace(CONFIG, clip_seconds=CONFIG.clip_seconds / 2)
     recording = load_windows(SOUNDS[0], other)
     with pytest.raises(UsageError, match=f"windows of {CLIP // 2} samples for another plan"):
-        list(read_groups([recording], CONFIG, options()))
-    ((read,),) = read_groups([load_windows(SOUNDS[0], CONFIG)], CONFIG, options())
-    assert read.seconds == 0
-
-
-def test_windows_are_parted_by_recording() -> None:
-    (group,) = read_groups(SOUNDS, CONFIG, options(batch_size=100))
-    found = [(len(recording), own.start, own.stop) for recording, own in parted(group)]
-    assert found == [(1, 0, 1), (3, 1, 4), (1, 4, 5), (1, 5, 6), (7, 6, 13), (2, 13, 15)]
+        list(read_batches([recording], CONFIG, options()))
 
 
 def test_what_is_a_batch() -> None:

@@ -6,7 +6,6 @@ D); what differs between its experiments is a line or two (``docs/training.md`` 
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from pengi_rt.config import ModelConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import PARTS
 from pengi_rt.presets import PRESETS
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.toml_file import read_toml
 
 Stage = Literal["contrastive", "captioning", "language_model"]
 
@@ -55,7 +56,7 @@ class DataConfig(Checked):
     def _check(self) -> None:
         for task, weight in self.task_weights.items():
             ok = 0 <= weight <= 1000  # false for NaN
-            require(ok, f"task_weights.{task} must be in [0, 1000], got {weight}")
+            require(ok, f"task_weights.{one_line(task)} must be in [0, 1000], got {weight}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +74,9 @@ class OptimizerConfig(Checked):
 
     def _check(self) -> None:
         ok = len(self.betas) == 2 and max(self.betas) < 1
-        require(ok, f"betas must be two numbers below 1, got {list(self.betas)}")
+        require(ok, f"betas must be two numbers below 1, got {shown(list(self.betas))}")
         unknown = sorted(self.rates.keys() - set(PARTS))
-        require(not unknown, f"rates names no part of the model: {', '.join(unknown)}")
+        require(not unknown, f"rates names no part of the model: {one_line(', '.join(unknown))}")
         for part, factor in self.rates.items():
             ok = 0 <= factor <= 1000  # false for NaN
             require(ok, f"rates.{part} must be in [0, 1000], got {factor}")
@@ -121,7 +122,7 @@ class LanguageModelConfig(Checked):
     def _check(self) -> None:
         known = {"encoder", "tokens"}
         ok = bool(self.prompts) and set(self.prompts) <= known
-        require(ok, f"prompts must be of {sorted(known)}, got {list(self.prompts)}")
+        require(ok, f"prompts must be of {sorted(known)}, got {shown(list(self.prompts))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +167,12 @@ class TrainConfig(Checked):
     model: ModelConfig | None = None  # by default init_from's
 
     def _check(self) -> None:
+        require(self.output_dir != "", "output_dir must name a folder")
         for name in ("init", "train"):
             unknown = sorted(set(getattr(self, name)) - set(PARTS))
-            require(not unknown, f"{name} names no part of the model: {', '.join(unknown)}")
+            require(
+                not unknown, f"{name} names no part of the model: {one_line(', '.join(unknown))}"
+            )
         require(
             self.model is not None or self.init_from != "",
             "init_from or a [model] table is needed: there is no model to train",
@@ -215,36 +219,44 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         UsageError: it cannot be read, has an unknown key, or a value that cannot be.
     """
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not TOML: {error}") from None
+    where, data = one_line(str(path)), read_toml(path, pipes=True)
     missing = [key for key in ("stage", "output_dir") if key not in data]
     if missing:
-        raise UsageError(f"{path}: {' and '.join(missing)} must be given")
+        raise UsageError(f"{where}: {' and '.join(missing)} must be given")
     for table in STAGE_TABLES:
         if table in data and table != data["stage"]:
-            raise UsageError(f"{path}: has [{table}], but its stage is {data['stage']!r}")
+            raise UsageError(f"{where}: has [{table}], but its stage is {shown(data['stage'])}")
     try:
         if "model" in data:
             data["model"] = _model(data["model"])
         config = build(TrainConfig, data, "config")
+        assert isinstance(config, TrainConfig)
+        _refuse_nul(dataclasses.asdict(config), "config")
     except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-    assert isinstance(config, TrainConfig)
+        raise UsageError(f"{where}: {error}") from None
     return config
+
+
+def _refuse_nul(table: Mapping[str, Any], path: str) -> None:
+    """Refuse a NUL character in a string: no file name may have one. Raises UsageError."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            _refuse_nul(value, f"{path}.{key}")
+        texts = value if isinstance(value, tuple) else (value,)
+        nul = any(isinstance(text, str) and "\0" in text for text in texts)
+        require(not nul, f"{path}.{one_line(str(key))} has a NUL character")
 
 
 def _model(table: object) -> dict[str, Any]:
     """The ``[model]`` table: a preset's values, and the file's over them."""
     if not isinstance(table, dict):
-        raise UsageError(f"config.model must be a table, got {table!r}")
+        raise UsageError(f"config.model must be a table, got {shown(table)}")
     changes = dict(table)
     preset = changes.pop("preset", "base")
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise UsageError(f"config.model.preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        raise UsageError(
+            f"config.model.preset must be one of {', '.join(PRESETS)}, got {shown(preset)}"
+        )
     # Training normalises both embeddings; only the released wrapper does not.
     return _over({"normalize_text": True}, _over(PRESETS[preset], changes))
 

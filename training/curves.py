@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from pengi_rt.errors import InputError
 from pengi_rt.plot import new_figure, save_picture
+from pengi_rt.system.quote import one_line
+from pengi_rt.system.regular import open_regular
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.run_folder import CONFIG, METRICS
 
@@ -26,6 +28,9 @@ RATE, SPEED, UNSEEN = "rate", "clips_per_second", "validation_"
 
 SMOOTHING = 0.02  # of the run: the time constant of the smoothed training losses
 _PANEL, _ROW = 4.2, 2.6  # inches
+
+_NO_RECORD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What reading a line that is no record raises."""
 
 F64 = NDArray[np.float64]
 
@@ -45,18 +50,20 @@ def read_metrics(folder: Path) -> dict[str, Curve]:
         InputError: the folder has no records, or a line is none; the message names file and line.
     """
     path = folder / METRICS
+    where = one_line(str(path))
     try:
-        lines = path.read_text("utf-8").splitlines(keepends=True)
+        with open_regular(path) as file:
+            lines = file.read().decode("utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason}); name a run's output_dir") from None
+        reason = getattr(error, "strerror", None) or one_line(str(error))
+        raise InputError(f"{where}: cannot be read ({reason}); name a run's output_dir") from None
     points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for number, line in enumerate(lines, start=1):
         if line.endswith("\n"):
-            for name, step, value in _record(line, f"{path}:{number}"):
+            for name, step, value in _record(line, f"{where}:{number}"):
                 points[name].append((step, value))
     if not points:
-        raise InputError(f"{path}: holds no records; the first comes after run.log_every steps")
+        raise InputError(f"{where}: holds no records; the first comes after run.log_every steps")
     return {name: Curve(*np.array(found, np.float64).T) for name, found in points.items()}
 
 
@@ -118,16 +125,21 @@ def _record(line: str, where: str) -> list[tuple[str, float, float]]:
         record = json.loads(line)
         step = float(record.pop("step"))
         return [(name, step, float(value)) for name, value in record.items()]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _NO_RECORD as error:
         raise InputError(f"{where}: is no record of a run ({type(error).__name__})") from None
+
+
+def _config(folder: Path) -> Any:
+    with open_regular(folder / CONFIG) as file:
+        return json.loads(file.read())
 
 
 def _title(folder: Path) -> str:
     """The run's folder, and its stage where its config is there."""
     name = folder.resolve().name
     try:
-        stage = json.loads((folder / CONFIG).read_bytes())["stage"]
-    except (OSError, ValueError, KeyError, TypeError):
+        stage = _config(folder)["stage"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return name
     return name if stage == name else f"{name} ({stage})"
 

@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pengi_rt.audio.recording import AudioLike, load_windows
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
+from pengi_rt.system.quote import one_line
+from pengi_rt.system.regular import open_regular
+from pengi_rt.system.sources import Regular
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_targets
 from pengi_rt.training.log_mel_cache import LogMelCache
@@ -122,7 +125,7 @@ class ClipData(Dataset[Clips]):
 
     def _source(self, audio: Path) -> AudioLike:
         """Where a row's recording is read from."""
-        return audio
+        return Regular(audio)
 
     def _tags(self, row: Row, start: float) -> Tensor:
         config = self.encoder.config
@@ -248,16 +251,20 @@ def text_documents(paths: Sequence[Path]) -> list[Row]:
     rows: list[Row] = []
     for path in paths:
         try:
-            lines = path.read_text("utf-8").splitlines()
+            with open_regular(path) as file:
+                lines = file.read().decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+            why = getattr(error, "strerror", None) or one_line(str(error))
+            raise UsageError(
+                f"{one_line(str(path))}: cannot be read as UTF-8 text: {why}"
+            ) from None
         rows += [
             Row(line=number, audio=None, task="", prompt="", target=line, tags=(), transcript="")
             for number, line in enumerate(lines, 1)
             if line.strip()
         ]
     if not rows:
-        raise UsageError(f"{', '.join(map(str, paths))}: holds no text")
+        raise UsageError(f"{one_line(', '.join(map(str, paths)))}: holds no text")
     return rows
 
 

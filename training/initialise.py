@@ -1,6 +1,7 @@
 """The model that a run starts with: fresh weights, a checkpoint, or parts of several."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.checkpoint import read_checkpoint
+from pengi_rt.export.checkpoint import read_checkpoint, shape_of
 from pengi_rt.export.parts import read_parts
 from pengi_rt.export.tokenizers import find_tokenizers
 from pengi_rt.models.gpt2 import GPT2, Conv1D
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.system.quote import one_line
 from pengi_rt.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
         _load_part(model, part, Path(file))
     _check_parts(config, model)
     # A folder of our own layout is complete; one of the published files needs special tokens.
-    published = beside is not None and not (beside / "decoder.json").exists()
+    published = beside is not None and not os.path.exists(beside / "decoder.json")  # noqa: PTH110
     directory, beside = (beside, None) if published else (None, beside)
     return model, find_tokenizers(model.config, directory, beside)
 
@@ -94,19 +96,22 @@ def _load_part(model: Pengi, part: str, file: Path) -> None:
     """Load one part of a file; what the file does not have of it starts fresh, and is named."""
     own = {name: value for name, value in model.state_dict().items() if name.split(".")[0] == part}
     if not own:
-        raise UsageError(f"init.{part}: this model ({model.config.name}) has no {part}")
-    found = read_parts(file, [part])
-    for name, tensor in found.items():
+        raise UsageError(f"init.{part}: this model ({one_line(model.config.name)}) has no {part}")
+
+    def check_shape(name: str, tensor: Tensor) -> None:
         if name not in own or own[name].shape != tensor.shape:
-            wanted = list(own[name].shape) if name in own else "none"
+            wanted = shape_of(own[name]) if name in own else "none"
             raise CheckpointError(
-                f"{file}: {name} is {list(tensor.shape)}, this model's is {wanted}: it is another "
-                "model's; change the [model] table, or leave the part out of init"
+                f"{one_line(str(file))}: {one_line(name)} is {shape_of(tensor)}, this model's is "
+                f"{wanted}: it is another model's; change the [model] table, or leave the part out "
+                "of init"
             )
+
+    found = read_parts(file, [part], check_shape)
     model.load_state_dict(found, strict=False)
     fresh = [name for name in own if name not in found]
     if fresh:
-        logger.warning("%s: not in %s, so fresh: %s", part, file, ", ".join(fresh))
+        logger.warning("%s: not in %s, so fresh: %s", part, one_line(str(file)), ", ".join(fresh))
 
 
 def _check_parts(config: TrainConfig, model: Pengi) -> None:

@@ -20,6 +20,8 @@ from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
 from pengi_rt.system.files import replacing
+from pengi_rt.system.quote import one_line
+from pengi_rt.system.sources import Regular
 from pengi_rt.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class LogMelCache:
         if not self.file.exists():
             logger.warning("%s: writing the log-mels of %d clips", self.file, len(paths))
             _write(self.file, paths, mel, config, self.shape)
-        self._clips: F16 = np.load(self.file, mmap_mode="r")
+        self._clips = _mapped(self.file, self.shape)
 
     def __getstate__(self) -> dict[str, object]:
         """Without the clips, which a spawned worker maps again."""
@@ -52,12 +54,26 @@ class LogMelCache:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
-        self._clips = np.load(self.file, mmap_mode="r")
+        self._clips = _mapped(self.file, self.shape)
 
     def read(self, path: Path) -> NDArray[np.float32]:
         """Log-mel [frames, n_mels] of one recording, dB."""
         log_mel: NDArray[np.float32] = self._clips[self._index[path]].astype(np.float32)
         return log_mel
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> F16:
+    """The clips of a file. Raises TrainingError."""
+    try:
+        clips: F16 = np.load(file, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        clips = np.empty(0, np.float16)
+        why = one_line(str(error))
+    else:
+        why = f"it holds {clips.dtype} {clips.shape}"
+    if clips.shape != shape or clips.dtype != np.float16:
+        raise TrainingError(f"{one_line(str(file))}: is damaged ({why}); remove it")
+    return clips
 
 
 def _key(paths: Sequence[Path], config: ModelConfig) -> str:
@@ -66,7 +82,9 @@ def _key(paths: Sequence[Path], config: ModelConfig) -> str:
         try:
             status = path.stat()
         except OSError as error:
-            raise AudioError(f"{path}: cannot be read: {error.strerror}") from None
+            raise AudioError(
+                f"{one_line(str(path))}: cannot be read: {error.strerror or error}"
+            ) from None
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
@@ -87,17 +105,17 @@ def _write(
                 out.write(chunk.half().numpy().astype("<f2").tobytes())
     except OSError as error:
         raise TrainingError(
-            f"{file}: cannot be written ({error.strerror or error}); free space, or leave "
-            "data.cache_log_mel out"
+            f"{one_line(str(file))}: cannot be written ({error.strerror or error}); free space, "
+            "or leave data.cache_log_mel out"
         ) from None
 
 
 def _whole_clip(path: Path, config: ModelConfig) -> NDArray[np.float32]:
-    recording = load_windows(path, config, long_audio="first")
+    recording = load_windows(Regular(path), config, long_audio="first")
     if recording.truncated:
         raise UsageError(
-            f"{path}: is longer than a clip ({config.clip_seconds:g} s); data.cache_log_mel keeps "
-            "whole clips: cut the recordings, or leave it out"
+            f"{one_line(str(path))}: is longer than a clip ({config.clip_seconds:g} s); "
+            "data.cache_log_mel keeps whole clips: cut the recordings, or leave it out"
         )
     samples: NDArray[np.float32] = recording.samples[0]
     return samples

@@ -29,10 +29,10 @@ from pengi_rt.training.data import Positions, make_loader
 from pengi_rt.training.errors import TrainingError
 from pengi_rt.training.initialise import set_trained
 from pengi_rt.training.run_folder import CHECKPOINT, CONFIG, METRICS, STATES
+from pengi_rt.training.run_lock import only_run
 from pengi_rt.training.schedule import make_optimizer, make_schedule
 from pengi_rt.training.setup import Prepared, prepare
 from pengi_rt.training.state import (
-    has_states,
     latest_state,
     load_state,
     refuse_other_config,
@@ -77,8 +77,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         TrainingError: a state cannot be written, or a loss is no number.
         KeyboardInterrupt: it was asked to stop; the state is written.
     """
+    with only_run(Path(config.output_dir), resume=resume):
+        return _train(config, resume=resume)
+
+
+def _train(config: TrainConfig, *, resume: bool) -> Path:
     checkpoint = Path(config.output_dir) / CHECKPOINT
-    _refuse_occupied(config, resume=resume)
     run = _start(config)
     if resume:
         _go_on(run)
@@ -101,14 +105,6 @@ def _save(run: Run, checkpoint: Path) -> None:
     except CheckpointError as error:
         error.add_note("the last state is whole: mend that, and write it with --resume")
         raise
-
-
-def _refuse_occupied(config: TrainConfig, *, resume: bool) -> None:
-    root = Path(config.output_dir)
-    if not resume and (has_states(root / STATES) or (root / CHECKPOINT).exists()):
-        raise UsageError(f"{root} already holds a run: --resume goes on with it, or name another")
-    if resume and not (root / STATES).is_dir():
-        raise UsageError(f"{root} holds no state to resume from; start without --resume")
 
 
 def _start(config: TrainConfig) -> Run:

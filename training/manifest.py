@@ -5,20 +5,26 @@ seconds; checking (:mod:`pengi_rt.training.manifest_check`) finds everything and
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr as shown
 from typing import NamedTuple
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.regular import open_regular
 from pengi_rt.tasks import RESERVED, Task
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = sys.float_info.max  # JSON integers have no limit
 _BOM = b"\xef\xbb\xbf"
+_LONGEST = 1 << 24  # bytes of a line
+
+LONGEST_LINE = 4 << 20
+"""Bytes of a row; JSON of them takes some 100 MB while it is read."""
 
 
 class ManifestError(InputError):
@@ -73,23 +79,32 @@ def read_manifest(path: Path, tasks: Mapping[str, Task], *, need_audio: bool = T
         try:
             rows.append(parser.row(number, parser.decoded(line)))
         except UsageError as error:
-            raise ManifestError(f"{path}:{number}: {error}") from None
+            raise ManifestError(f"{one_line(str(path))}:{number}: {error}") from None
     if not rows:
-        raise ManifestError(f"{path}: the manifest has no rows; write one JSON object a line")
+        where = one_line(str(path))
+        raise ManifestError(f"{where}: the manifest has no rows; write one JSON object a line")
     return rows
 
 
 def manifest_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1. Raises ManifestError."""
+    where = one_line(str(path))
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        with open_regular(path) as file:
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise ManifestError(
+                        f"{where}:{number}: is longer than {LONGEST_LINE} bytes; a manifest has "
+                        "one row on each line"
+                    )
                 if number == 1:
-                    line = line.removeprefix(_BOM)  # noqa: PLW2901 - some editors begin so
+                    line = line.removeprefix(_BOM)  # some editors begin so
                 if not line.isspace():
                     yield number, line
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ManifestError(f"{where}: cannot be read: {error.strerror or error}") from None
 
 
 @dataclass(slots=True)
@@ -118,11 +133,16 @@ class RowParser:
             ) from None
         try:
             data = _DECODER.decode(text)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"is not JSON: {error}; write one object a line") from None
+            surrogate = "\\u" in text and _SURROGATE.search(json.dumps(data, ensure_ascii=False))
+        except RecursionError:
+            raise UsageError("is not JSON of a row: it has too many brackets") from None
+        except ValueError as error:
+            raise UsageError(
+                f"is not JSON: {one_line(str(error))}; write one object a line"
+            ) from None
         if not isinstance(data, dict):
             raise UsageError(f"must be a JSON object, got {shown(data)}")
-        if "\\u" in text and _SURROGATE.search(json.dumps(data, ensure_ascii=False)):
+        if surrogate:
             raise UsageError("has half a surrogate pair (\\ud800 to \\udfff); no text has that")
         return data
 
@@ -166,7 +186,7 @@ class RowParser:
         if isinstance(name, str) and name in self.tasks:
             return self.tasks[name]
         got = f"unknown task {shown(name)}" if "task" in data else "there is no 'task'"
-        raise UsageError(f"{got}; known: {', '.join(self.tasks)}")
+        raise UsageError(f"{got}; known: {one_line(', '.join(self.tasks))}")
 
     def check_keys(self, data: Mapping[str, object], task: Task) -> None:
         """Refuse keys that the task does not know, and a ``meta`` that is no object."""
@@ -176,10 +196,10 @@ class RowParser:
             known = self._known[task.name] = frozenset(names)
         if not data.keys() <= known:
             unknown = next(key for key in data if key not in known)
-            fields = ", ".join((*task.fields, *task.optional_fields))
+            fields = one_line(", ".join((*task.fields, *task.optional_fields)))
             raise UsageError(
-                f"unknown field {shown(unknown)}; task {task.name!r} has {fields}, and every row "
-                f"may have {', '.join(RESERVED)}"
+                f"unknown field {shown(unknown)}; task {shown(task.name)} has {fields}, and every "
+                f"row may have {', '.join(RESERVED)}"
             )
         if not isinstance(data.get("meta", {}), dict):
             raise UsageError(f"'meta' must be an object, got {shown(data['meta'])}")
@@ -257,4 +277,12 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+def _finite(text: str) -> float:
+    """A number; 1e400 would be written again as Infinity, which is no JSON."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{shown(text)} is beyond the largest number")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)

@@ -3,24 +3,23 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from stat import S_ISREG
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
-import soundfile
-
-from pengi_rt.audio.container import FORMATS, check_container
-from pengi_rt.audio.decode import check_shape, read_path
+from pengi_rt.audio.container import check_container
+from pengi_rt.audio.decode import open_sound, read_blocks
+from pengi_rt.audio.limits import check_shape
 from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.regular import open_regular
 from pengi_rt.tasks import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
 
 MAX_SECONDS = 60.0
 
 _LFS = b"version https://git-lfs"
-_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream that does not say
 _ROUNDING = 0.05  # seconds by which a tag may end after its recording: labels are written rounded
 
 
@@ -33,7 +32,8 @@ class Problem(NamedTuple):
     kind: Literal["row", "audio", "duplicate", "manifest"]
 
     def __str__(self) -> str:
-        return f"{self.path}:{f'{self.line}:' if self.line else ''} {self.message}"
+        where = one_line(str(self.path))
+        return f"{where}:{f'{self.line}:' if self.line else ''} {self.message}"
 
 
 def check_manifest(
@@ -81,7 +81,7 @@ class ManifestCheck:
                 self.rows += 1
                 yield from self._line(parser, number, line)
         except ManifestError as error:
-            message = str(error).removeprefix(f"{self.path}: ")
+            message = str(error).removeprefix(f"{one_line(str(self.path))}:").lstrip()
             yield Problem(self.path, 0, message, "manifest")
             return
         if not self.rows:
@@ -121,8 +121,8 @@ class ManifestCheck:
         seconds = self.clips[audio]
         if seconds > self.max_seconds:
             yield (
-                f"audio {audio}: is {seconds:.1f} s long, at most {self.max_seconds:g} s are "
-                "allowed; cut it, or raise --max-seconds"
+                f"audio {one_line(str(audio))}: is {seconds:.1f} s long, at most "
+                f"{self.max_seconds:g} s are allowed; cut it, or raise --max-seconds"
             )
         yield from _late_tags(data, seconds)
 
@@ -146,19 +146,14 @@ def audio_seconds(path: Path) -> float:
         AudioError: there is none, it is empty, a Git LFS pointer, no audio that we read, or beyond
             a limit.
     """
-    name = f"audio {path}" if str(path).isprintable() else f"audio {str(path)!a}"
+    name = f"audio {one_line(str(path))}"
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not S_ISREG(status.st_mode):
-                raise AudioError(f"{name}: is no regular file; name a recording")
-            if not status.st_size:
+        with open_regular(path) as file:
+            if not os.fstat(file.fileno()).st_size:
                 raise AudioError(f"{name}: the file is empty; fetch it again")
             if file.read(len(_LFS)) == _LFS:
                 raise AudioError(f"{name}: is a Git LFS pointer, not audio; run: git lfs pull")
-            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                check_container(data, name)
-        return _header_seconds(path, name)
+            return _seconds(file, name)
     except FileNotFoundError:
         raise AudioError(
             f"{name}: there is no such file; relative paths start at the manifest's folder"
@@ -169,17 +164,16 @@ def audio_seconds(path: Path) -> float:
         raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 
-def _header_seconds(path: Path, name: str) -> float:
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        why = error.error_string.removeprefix("Error : ").rstrip(".")
-        raise AudioError(f"{name}: damaged: {why} (supported: {FORMATS})") from None
-    if info.frames >= _UNKNOWN_LENGTH:
-        sound = read_path(path, name, mono=True)
-        return float(sound.samples.shape[1] / sound.rate)
-    check_shape(name, info.samplerate, info.channels, info.frames)
-    return float(info.frames / info.samplerate)
+def _seconds(file: BinaryIO, name: str) -> float:
+    """By the header, or by the samples where that does not say it to the sample."""
+    container = check_container(file, name)
+    with closing(open_sound(file, container, name)) as sound:
+        if sound.frames is None or container.demuxer:
+            frames = sum(block.shape[1] for block in read_blocks(sound, name))
+        else:
+            frames = sound.frames
+        check_shape(name, sound.rate, sound.channels, frames)
+        return float(frames / sound.rate)
 
 
 def _late_tags(data: Mapping[str, object], seconds: float) -> Iterator[str]:
@@ -189,4 +183,4 @@ def _late_tags(data: Mapping[str, object], seconds: float) -> Iterator[str]:
         return
     for name, _, end in tags:
         if end is not None and end > seconds + _ROUNDING:
-            yield f"the tag {name!r} ends at {end:g} s, the recording at {seconds:.2f} s"
+            yield f"the tag {shown(name)} ends at {end:g} s, the recording at {seconds:.2f} s"

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.system.quote import one_line
 from pengi_rt.tasks import Task, load_tasks
 from pengi_rt.training.augment import prepare_augmentation, set_dropout
 from pengi_rt.training.config import TrainConfig
@@ -149,8 +150,8 @@ def _rows(
     only, weights = config.data.only, config.data.task_weights
     unknown = sorted((set(only) | set(weights)) - tasks.keys())
     if unknown:
-        known = ", ".join(tasks)
-        raise UsageError(f"data names no known task: {', '.join(unknown)}; known: {known}")
+        names, known = one_line(", ".join(unknown)), one_line(", ".join(tasks))
+        raise UsageError(f"data names no known task: {names}; known: {known}")
     rows = list(packed)
     for name in manifests:
         path = Path(name)
@@ -164,11 +165,13 @@ def _rows(
 
 
 def _check(path: Path, tasks: Mapping[str, Task], max_seconds: float) -> None:
-    problems = list(check_manifest(path, tasks, max_seconds=max_seconds))
-    for problem in problems[:5]:
-        logger.error("%s", problem)
-    if problems:
+    found, where = 0, one_line(str(path))
+    for problem in check_manifest(path, tasks, max_seconds=max_seconds):
+        found += 1
+        if found <= 5:
+            logger.error("%s", problem)
+    if found:
         raise ManifestError(
-            f"{path}: problems: {len(problems)}, nothing was trained; see all of them with "
-            f"pengi-rt data check {path}"
+            f"{where}: problems: {found}, nothing was trained; see all of them with "
+            f"pengi-rt data check {where}"
         )

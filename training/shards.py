@@ -18,16 +18,17 @@ import json
 import random
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.system.files import Draft, replacing
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.regular import open_regular
 from pengi_rt.tasks import Task, load_tasks
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.manifest import Row, RowParser, manifest_lines
@@ -60,14 +61,15 @@ class Shards:
             InputError: the shard cannot be read, or has become shorter.
         """
         offset, size = self.places[audio]
+        shard = one_line(str(audio.parent))
         try:
-            with audio.parent.open("rb") as file:
+            with open_regular(audio.parent) as file:
                 file.seek(offset)
                 data = file.read(size)
         except OSError as error:
-            raise InputError(f"{audio.parent}: cannot be read: {error.strerror or error}") from None
+            raise InputError(f"{shard}: cannot be read: {error.strerror or error}") from None
         if len(data) != size:
-            raise InputError(f"{audio.parent}: has become shorter; pack its manifest again")
+            raise InputError(f"{shard}: has become shorter; pack its manifest again")
         return data
 
 
@@ -84,9 +86,10 @@ def read_shards(patterns: Sequence[str], tasks: Mapping[str, Task]) -> Shards:
     """
     paths: dict[Path, None] = {}
     for pattern in patterns:
-        found = sorted(glob(pattern))  # noqa: PTH207 - a pattern may begin anywhere
+        found = [name for name in sorted(glob(pattern))  # noqa: PTH207 - it may begin anywhere
+                 if Path(name).name]  # fmt: skip
         if not found:
-            raise UsageError(f"data.shards: {pattern} names no file; shards end in .tar")
+            raise UsageError(f"data.shards: {one_line(pattern)} names no file; shards end in .tar")
         paths |= dict.fromkeys(map(Path, found))
     shards = Shards([], places := {})
     for path in paths:
@@ -133,7 +136,8 @@ def write_shards(
             _write_shard(path, start, clips[start : start + per_shard])
     except OSError as error:
         where = error.filename or folder
-        raise InputError(f"cannot pack {where}: {error.strerror or error}") from None
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot pack {one_line(str(where))}: {reason}") from None
     return paths
 
 
@@ -178,7 +182,8 @@ def _check(folder: Path, per_shard: int, seed: int) -> None:
         if value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
     if any(folder.glob("shard-*")):
-        raise UsageError(f"{folder} already holds shards; remove them, or name another folder")
+        where = one_line(str(folder))
+        raise UsageError(f"{where} already holds shards; remove them, or name another folder")
 
 
 def _read_clips(
@@ -186,7 +191,9 @@ def _read_clips(
 ) -> list[tuple[Path, list[Fields]]]:
     """Every recording of a manifest with its rows, all of them checked."""
     for problem in check_manifest(path, tasks, max_seconds=max_seconds):
-        raise InputError(f"{problem}; nothing was packed (pengi-rt data check {path})")
+        raise InputError(
+            f"{problem}; nothing was packed (pengi-rt data check {one_line(str(path))})"
+        )
     parser = RowParser(path.parent, tasks, need_audio=True)
     clips: dict[Path, list[Fields]] = {}
     for _, line in manifest_lines(path):
@@ -232,37 +239,73 @@ def _add(tar: tarfile.TarFile, key: str, audio: Path, rows: list[Fields]) -> str
 def _read_index(path: Path, tasks: Mapping[str, Task]) -> Iterator[tuple[Row, tuple[int, int]]]:
     """Every row of a shard, and where its recording lies. Raises InputError."""
     index = path.with_suffix(INDEX)
+    where = one_line(str(index))
     parser = RowParser(path, tasks, need_audio=True)
-    count = expected = 0
+    size = -1
+    members: set[str] = set()
+    expected = 0
     for number, line in manifest_lines(index):
         try:
             data = parser.decoded(line)
             if number == 1:
-                expected = _check_header(path, data)
+                size = _size(path)
+                expected = _check_header(path, size, data)
                 continue
-            count += 1
-            place, rows = _recording(data)
+            name, place, rows = _recording(data, size, members)
+            members.add(name)
             for fields in rows:
-                yield parser.row(number, {**fields, "audio": data["audio"]}), place
-        except (UsageError, KeyError, TypeError, ValueError) as error:
-            reason = error if isinstance(error, UsageError) else "is no line of an index"
-            raise InputError(f"{index}:{number}: {reason}; pack the manifest again") from None
-    if count != expected:
-        raise InputError(f"{index}: has {count} recordings of {expected}; pack the manifest again")
+                yield parser.row(number, {**fields, "audio": name}), place
+        except UsageError as error:
+            raise InputError(f"{where}:{number}: {error}; pack the manifest again") from None
+    if len(members) != expected:
+        raise InputError(
+            f"{where}: has {len(members)} recordings of {expected}; pack the manifest again"
+        )
 
 
-def _check_header(path: Path, data: Mapping[str, Any]) -> int:
-    """How many recordings follow. Raises UsageError, or KeyError for no header."""
-    expected, size = int(data["recordings"]), path.stat().st_size
+def _size(shard: Path) -> int:
+    """Bytes of a shard, which must be a regular file. Raises InputError."""
+    try:
+        with open_regular(shard) as file:
+            return file.seek(0, io.SEEK_END)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{one_line(str(shard))}: cannot be read: {reason}") from None
+
+
+def _check_header(path: Path, size: int, data: Mapping[str, object]) -> int:
+    """How many recordings follow. Raises UsageError."""
+    expected = data.get("recordings")
+    if not _are_counts(data.get("bytes"), expected):
+        raise UsageError("is no line of an index")
     if size != data["bytes"]:
-        raise UsageError(f"{path.name} has {size} bytes, this is the index of {data['bytes']}")
+        name = one_line(path.name)
+        raise UsageError(f"{name} has {size} bytes, this is the index of {shown(data['bytes'])}")
+    assert isinstance(expected, int)
     return expected
 
 
-def _recording(data: Mapping[str, Any]) -> tuple[tuple[int, int], list[Fields]]:
-    """Place and rows of one line. Raises KeyError, TypeError or ValueError for something else."""
-    offset, size = data["place"]
-    return (int(offset), int(size)), list(data["rows"])
+def _recording(
+    data: Mapping[str, object], size: int, before: Container[str]
+) -> tuple[str, tuple[int, int], list[Fields]]:
+    """Name, place and rows of one line, for a shard of ``size`` bytes. Raises UsageError.
+
+    A name with a slash would lead to a file that is no shard.
+    """
+    name, place, rows = (data.get(key) for key in ("audio", "place", "rows"))
+    if not isinstance(name, str) or not isinstance(rows, list) or not isinstance(place, list):
+        raise UsageError("is no line of an index")
+    if not rows or not all(isinstance(fields, dict) for fields in rows):
+        raise UsageError("is no line of an index")
+    if name in ("", ".", "..") or "/" in name or name in before:
+        raise UsageError(f"'audio' must be the name of a member, each once, got {shown(name)}")
+    if len(place) != 2 or not _are_counts(*place) or sum(place) > size:
+        raise UsageError(f"'place' must be offset and size inside the shard, got {shown(place)}")
+    return name, (place[0], place[1]), rows
+
+
+def _are_counts(*values: object) -> bool:
+    return all(type(value) is int and value >= 0 for value in values)
 
 
 if __name__ == "__main__":

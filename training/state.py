@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from pengi_rt.file_hash import file_sha256
+from pengi_rt.system.quote import one_line, shown
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.errors import TrainingError
 
@@ -88,7 +89,7 @@ def latest_state(root: Path) -> State | None:
     for folder in _folders(root):
         try:
             return _verified(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             logger.warning("%s: is torn (%s); trying the one before", folder, _first_line(error))
     return None
 
@@ -138,7 +139,7 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
             for key in keys
             for found in _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
         ]
-    return [] if before == now else [f"{where} was {before!r}, is {now!r}"]
+    return [] if before == now else [f"{where} was {shown(before)}, is {shown(now)}"]
 
 
 def _seal(folder: Path, step: int, config: TrainConfig, sums: Mapping[str, float]) -> None:
@@ -219,4 +220,4 @@ def _sync(path: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return one_line((str(error) or type(error).__name__).splitlines()[0])

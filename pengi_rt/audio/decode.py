@@ -1,105 +1,94 @@
-"""Decoding: the bytes of an audio file to float32 samples, within limits, never silently less.
+"""Decoding: an encoded recording to float32 samples, block by block, never silently less.
 
-Half a megabyte of FLAC can be an hour of silence, and a two-kilobyte WAV can claim any rate. So
-every limit is checked on the header before decoding, and again while decoding block by block.
+Half a megabyte of FLAC can be an hour of silence, and a two-kilobyte WAV can claim any length. So
+nothing is held or made to the length that a header announces: samples are read until there are no
+more, and then compared with it.
 """
 
-import io
-import os
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
-from stat import S_ISREG
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.container import FORMATS, Container, check_container
+from pengi_rt.audio.containers.common import OPT_IN, Container
+from pengi_rt.audio.ffmpeg import FFmpegReader
+from pengi_rt.audio.limits import check_shape
+from pengi_rt.audio.sndfile import SndFileReader
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
 
-MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
-MAX_CHANNELS = 32
-MAX_SAMPLES = 120_000_000  # frames x channels: 45 minutes of mono at 44.1 kHz, 480 MB of float32
-MAX_ENCODED = 1 << 29  # bytes, of what arrives through a pipe or in memory
 MAX_MAGNITUDE = 2.0**31  # louder "samples" are no audio, and overflow in the power spectrum
 
 _BLOCK = 1 << 18  # samples decoded at a time
-_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream that does not say
 
 
-class Sound(NamedTuple):
-    """Decoded samples, float32 ``[channels, frames]``, integers scaled to [-1, 1)."""
+class SoundReader(Protocol):
+    """One pass through a recording, from its beginning to its end; every decoder gives one."""
 
-    samples: F32
-    rate: int  # Hz
+    rate: int
+    """Hz."""
+    channels: int
+    frames: int | None
+    """Frames that there must be: fewer are an error. None where the file does not say."""
 
+    lenient: bool
+    """What can be read is enough, where the recording is cut short or damaged."""
+    cut: str
+    """Why it ends before the recording does; only where that is allowed, and known at the end."""
 
-def read_path(path: str | os.PathLike[str], name: str, *, mono: bool) -> Sound:
-    """Decode a file; pipes and devices are read to their end first.
+    def read(self, frames: int, /) -> F32:
+        """The next ``[n, channels]``, integers scaled to [-1, 1).
 
-    Args:
-        path: the file.
-        name: what messages call it.
-        mono: average the channels while decoding; they never stand in memory together.
+        ``n`` is below ``frames`` only at the end, and 0 from there on.
 
-    Raises:
-        AudioError: it cannot be read, is no supported audio, is damaged, or beyond a limit.
-    """
-    try:
-        with _open(path, name) as file:
-            status = os.fstat(file.fileno())
-            if not S_ISREG(status.st_mode):
-                return read_stream(file, name, mono=mono)
-            if not status.st_size:
-                raise AudioError(f"{name}: the file is empty")
-            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                container = check_container(data, name)
-            return _decode(file.fileno(), container, name, mono=mono)
-    except OSError as error:
-        raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from None
+        Raises:
+            AudioError: the recording is damaged.
+        """
+
+    def close(self) -> None:
+        """Give back what it holds, its file too."""
 
 
-def read_stream(file: BinaryIO | io.RawIOBase, name: str, *, mono: bool) -> Sound:
-    """Decode what is left to read of a binary stream. Raises as :func:`read_path`."""
-    parts, total = [], 0
-    while part := file.read(1 << 20):
-        if not isinstance(part, bytes):
-            raise AudioError(f"{name}: reads as {type(part).__name__}; open it in binary mode")
-        parts.append(part)
-        total += len(part)
-        if total > MAX_ENCODED:
-            raise AudioError(f"{name}: longer than {MAX_ENCODED >> 20} MiB; save it as a file")
-    return read_bytes(b"".join(parts), name, mono=mono)
+def open_sound(file: BinaryIO, container: Container, name: str) -> SoundReader:
+    """Begin to decode ``file``, which :func:`check_container` has let through.
 
-
-def read_bytes(data: bytes, name: str, *, mono: bool) -> Sound:
-    """Decode a whole encoded file from memory. Raises as :func:`read_path`."""
-    if not data:
-        raise AudioError(f"{name}: empty: there are no bytes")
-    if len(data) > MAX_ENCODED:
-        raise AudioError(f"{name}: longer than {MAX_ENCODED >> 20} MiB; save it as a file")
-    return _decode(io.BytesIO(data), check_container(data, name), name, mono=mono)
-
-
-def check_shape(name: str, rate: int, channels: int, frames: int) -> None:
-    """Refuse what no recording has.
+    The reader owns the file: it closes it.
 
     Raises:
-        AudioError: rate, channels or their product with ``frames`` are outside the limits.
+        AudioError: it cannot be decoded.
     """
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(f"{name}: sample rate {rate} Hz; supported: {MIN_RATE} to {MAX_RATE} Hz")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"{name}: {channels} channels; supported: 1 to {MAX_CHANNELS}")
-    if not frames:
-        raise AudioError(f"{name}: it holds no samples")
-    if frames * channels > MAX_SAMPLES:
-        raise AudioError(
-            f"{name}: more than {MAX_SAMPLES // 1_000_000} million samples "
-            f"({MAX_SAMPLES / channels / rate / 60:.0f} minutes of its kind); split it first"
-        )
+    if container.demuxer:
+        return FFmpegReader(file, container, name)
+    return SndFileReader(file, container, name)
+
+
+def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
+    """Everything that ``sound`` has, ``[channels, n]`` at a time, each checked.
+
+    Raises:
+        AudioError: rate or channels are beyond a limit, samples are not finite, there are none, or
+            fewer than promised.
+    """
+    check_shape(name, sound.rate, sound.channels, 1 if sound.frames is None else sound.frames)
+    frames = 0
+    size = max(1, _BLOCK // sound.channels)
+    while len(read := sound.read(size)):
+        block = np.ascontiguousarray(read.T)
+        check_samples(name, block, sound.rate, start=frames)
+        frames += len(read)
+        yield block
+    if frames < (sound.frames or 0):
+        sound.cut = sound.cut or _too_short(sound, frames)
+        if not sound.lenient:
+            raise AudioError(f"{name}: {sound.cut}; {OPT_IN}")
+    check_shape(name, sound.rate, sound.channels, frames)
+
+
+def _too_short(sound: SoundReader, frames: int) -> str:
+    seconds, announced = frames / sound.rate, (sound.frames or 0) / sound.rate
+    return f"only {seconds:.3f} s of {announced:.3f} s can be read: cut short, or damaged"
 
 
 def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None:
@@ -118,61 +107,10 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
     )
 
 
-def _open(path: str | os.PathLike[str], name: str) -> io.FileIO:
-    """Open a file; unbuffered, so that its descriptor stays at the start for libsndfile."""
-    try:
-        return Path(path).open("rb", buffering=0)
-    except FileNotFoundError:
-        raise AudioError(f"{name}: there is no such file") from None
-    except IsADirectoryError:
-        raise AudioError(f"{name}: this is a folder; name the audio files in it") from None
-    except ValueError as error:  # a NUL or a lone surrogate in the path
-        raise AudioError(f"{name}: no file can have this name: {error}") from None
-
-
-def _decode(source: int | io.BytesIO, container: Container, name: str, *, mono: bool) -> Sound:
-    """Decode a checked container through libsndfile."""
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(source, closefd=False) as sound:
-            return _read_blocks(sound, container, name, mono=mono)
-    except soundfile.LibsndfileError as error:
-        why = error.error_string.removeprefix("Error : ").rstrip(".")
-        raise AudioError(f"{name}: damaged or cut short: {why} (supported: {FORMATS})") from None
-
-
-def _read_blocks(sound: Any, container: Container, name: str, *, mono: bool) -> Sound:
-    """Read an open ``soundfile.SoundFile`` to its end and compare with the promised length."""
-    known = container.exact and sound.frames < _UNKNOWN_LENGTH
-    check_shape(name, sound.samplerate, sound.channels, sound.frames if known else 1)
-    # soundfile seeks after every block if it can: wasted work, inexact in MP3, and an error at the
-    # end of a FLAC of unknown length.
-    sound.seekable = lambda: False
-    blocks: list[F32] = []
-    frames = 0
-    size = max(1, _BLOCK // sound.channels)
-    while len(read := sound.read(size, dtype="float32", always_2d=True)):
-        block = mix(read.T) if mono else np.ascontiguousarray(read.T)
-        check_samples(name, block, sound.samplerate, start=frames)
-        frames += len(read)
-        check_shape(name, sound.samplerate, sound.channels, frames)
-        blocks.append(block)
-    promised = max(sound.frames if known else 0, container.at_least)
-    rate = int(sound.samplerate)
-    if frames < promised:
-        raise AudioError(
-            f"{name}: only {frames / rate:.3f} s of {promised / rate:.3f} s can be read: "
-            "cut short, or several files joined; convert it to WAV"
-        )
-    check_shape(name, rate, sound.channels, frames)
-    return Sound(np.concatenate(blocks, axis=1), rate)
-
-
 def mix(samples: F32) -> F32:
-    """Average the channels: ``[channels, frames]`` to ``[1, frames]``."""
+    """Average the channels: ``[channels, frames]`` to ``[frames]``."""
     if len(samples) == 1:
-        return samples
-    with np.errstate(over="ignore"):  # what overflows is refused by check_samples
-        mixed: F32 = samples.mean(axis=0, keepdims=True, dtype=np.float32)
+        only: F32 = samples[0]
+        return only
+    mixed: F32 = samples.mean(axis=0, dtype=np.float32)
     return mixed

@@ -1,6 +1,11 @@
-"""Resampling: soxr for our own policies, the released wrapper's filter for ``compat``."""
+"""Resampling: soxr for our own policies, the released wrapper's filter for ``compat``.
+
+Both give the same samples however a recording is divided: soxr takes its blocks in turn, the
+wrapper's filter makes any stretch of its output from the stretch of input behind it.
+"""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,48 +15,118 @@ F32 = NDArray[np.float32]
 LOWPASS_WIDTH = 6  # zero crossings of the sinc on each side
 ROLLOFF = 0.99  # of the lower Nyquist frequency
 
+_OUTPUTS = 1 << 16  # computed at a time: the cache holds them
 
-def resample_soxr(samples: F32, rate: int, new_rate: int) -> F32:
-    """Float32 ``[frames]`` at ``rate`` Hz to ``new_rate`` Hz, soxr quality VHQ.
+
+class Soxr:
+    """Blocks ``[n]`` at ``rate`` Hz, one after the other, to ``new_rate`` Hz, soxr quality VHQ.
 
     VHQ keeps 28 bits, more than float32 holds; it costs a quarter more than HQ (57 against 45 ms
-    for a minute of 48 kHz audio, one thread).
+    for a minute of 48 kHz audio, one thread). Joined, the results equal those of one call over all
+    blocks bit for bit, whatever the blocks' lengths.
     """
+
+    def __init__(self, rate: int, new_rate: int) -> None:
+        self._ratio = rate / new_rate
+        self._stream: Any = None
+        if rate != new_rate:
+            import soxr
+
+            self._stream = soxr.ResampleStream(rate, new_rate, 1, dtype="float32", quality="VHQ")
+
+    def length(self, frames: int) -> int:
+        """How many samples come of so many: soxr's own rounding."""
+        return frames if self._stream is None else int(frames / self._ratio + 0.5)
+
+    def block(self, samples: F32) -> F32:
+        """What is certain once ``samples`` are there too."""
+        if self._stream is None:
+            return samples
+        return np.asarray(self._stream.resample_chunk(samples), np.float32)
+
+    def rest(self) -> F32:
+        """What remains once there are no more."""
+        rest = np.empty(0, np.float32)
+        if self._stream is None:
+            return rest
+        return np.asarray(self._stream.resample_chunk(rest, last=True), np.float32)
+
+
+def resample_soxr(samples: F32, rate: int, new_rate: int) -> F32:
+    """A whole recording ``[frames]`` through :class:`Soxr`."""
     if rate == new_rate:
         return samples
-    import soxr
+    soxr = Soxr(rate, new_rate)
+    return np.concatenate([soxr.block(samples), soxr.rest()])
 
-    return np.asarray(soxr.resample(samples, rate, new_rate, quality="VHQ"), np.float32)
 
-
-def resample_torchaudio(samples: F32, rate: int, new_rate: int) -> F32:
-    """Float32 ``[channels, frames]`` at ``rate`` Hz, resampled as torchaudio's ``Resample`` does.
+class Torchaudio:
+    """Samples at ``rate`` Hz to ``new_rate`` Hz as torchaudio's ``Resample`` makes them.
 
     With its defaults: a sinc of 6 zero crossings a side under a squared cosine, rolloff 0.99. The
     filter repeats every ``new_rate / gcd`` outputs; of each phase only the taps inside the window
     are computed, so that rates without a common divisor cost no more than others. Equal to the
-    original within float32 rounding (1e-6).
+    original within float32 rounding (1e-6). A sample is the sum of its taps in their order, so it
+    has the same bits whatever else is computed with it.
 
     Source: torchaudio.functional.resample (``sinc_interp_hann``), J. O. Smith's digital audio
     resampling.
     """
+
+    def __init__(self, rate: int, new_rate: int) -> None:
+        divisor = math.gcd(rate, new_rate)
+        self._stride, self._phases = rate // divisor, new_rate // divisor
+        self._same = rate == new_rate
+        self._kernel, self._first = _sinc_kernel(self._stride, self._phases)
+        self._margin = self._kernel.shape[1] // 2 - 1
+
+    def length(self, frames: int) -> int:
+        """How many samples come of so many."""
+        if self._same:
+            return frames
+        # torchaudio computes it as a float32 too, which decides it for one fraction in many.
+        most = (frames // self._stride + 1) * self._phases
+        return min(most, math.ceil(np.float32(self._phases * frames / self._stride)))
+
+    def needs(self, start: int, stop: int) -> tuple[int, int]:
+        """The samples behind the outputs ``start`` up to ``stop``; outside a recording, zeros."""
+        if self._same:
+            return start, stop
+        first = start // self._phases * self._stride - self._margin
+        last = (stop - 1) // self._phases * self._stride + self._stride + self._margin + 2
+        return first, last
+
+    def outputs(self, samples: F32, start: int, stop: int) -> F32:
+        """The outputs ``start`` up to ``stop`` of the samples that :meth:`needs` names."""
+        if self._same:
+            return samples
+        first, last = start // self._phases, (stop - 1) // self._phases + 1
+        out = np.empty((last - first, self._phases), np.float32)
+        step = max(1, _OUTPUTS // self._phases)
+        for row in range(0, last - first, step):
+            self._rows(samples[row * self._stride :], out[row : row + step])
+        return out.reshape(-1)[start - first * self._phases :][: stop - start]
+
+    def _rows(self, samples: F32, out: F32) -> None:
+        """Fill ``out`` ``[rows, phases]``, the first row's filter beginning at ``samples``."""
+        taps = self._kernel.shape[1]
+        spans = np.lib.stride_tricks.sliding_window_view(samples, self._first[-1] + taps)
+        spans = spans[:: self._stride][: len(out)]
+        out[:] = 0
+        for tap in range(taps):
+            out += spans[:, self._first + tap] * self._kernel[:, tap]
+
+
+def resample_torchaudio(samples: F32, rate: int, new_rate: int) -> F32:
+    """A whole recording ``[channels, frames]`` through :class:`Torchaudio`."""
     if rate == new_rate:
         return samples
-    divisor = math.gcd(rate, new_rate)
-    stride, phases = rate // divisor, new_rate // divisor
-    kernel, first = _sinc_kernel(stride, phases)
-    taps = kernel.shape[1]
-    margin = taps // 2 - 1
-    channels, frames = samples.shape
-    padded = np.pad(samples, ((0, 0), (margin, margin + stride + 1)))
-    spans = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=1)
-    rows = frames // stride + 1
-    out = np.empty((channels, rows, phases), np.float32)
-    for phase in range(phases):
-        out[:, :, phase] = spans[:, first[phase] :: stride][:, :rows] @ kernel[phase]
-    # torchaudio computes the length as a float32 too, which decides it for one fraction in many.
-    length = math.ceil(np.float32(phases * frames / stride))
-    return out.reshape(channels, -1)[:, :length]
+    filter_ = Torchaudio(rate, new_rate)
+    frames = samples.shape[1]
+    length = filter_.length(frames)
+    first, last = filter_.needs(0, length)
+    padded = np.pad(samples, ((0, 0), (-first, max(0, last - frames))))
+    return np.stack([filter_.outputs(channel, 0, length) for channel in padded])
 
 
 def _sinc_kernel(stride: int, phases: int) -> tuple[F32, NDArray[np.int64]]:

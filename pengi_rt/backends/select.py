@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pengi_rt.backends.protocol import Backend
+from pengi_rt.checked import argument
 from pengi_rt.download import cache_directory
 from pengi_rt.errors import BackendError
 from pengi_rt.plan import Plan
@@ -34,10 +35,10 @@ def open_backend(
     kernels where ``device`` is ``cuda``.
 
     Raises:
-        BackendError: this version, or this machine, cannot run that backend, device or precision.
-            Nothing else is taken in its place.
+        BackendError: this version or machine cannot run that; nothing else is taken in its place.
         PlanError: a graph, or a tensor, is not what the plan's config says.
     """
+    threads = argument("threads", threads, int | None)
     _check("backend", backend, BACKENDS, HERE)
     _check("device", device, DEVICES)
     _check("precision", precision, PRECISIONS)

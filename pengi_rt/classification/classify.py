@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64
+from pengi_rt.checked import choice
 from pengi_rt.classification.labels import FIELD, Labels, check_labels
 from pengi_rt.classification.likelihood import Normalize, Scorer
 from pengi_rt.classification.matching import Matcher
 from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore, Method
 from pengi_rt.errors import UsageError
-from pengi_rt.generate import Question, Request, answers, one_prompt, request
+from pengi_rt.generate import Question, Request, answer_batch, one_prompt, request
 from pengi_rt.options import DEFAULTS, Options
-from pengi_rt.reading import Group, parted, waves
+from pengi_rt.reading import Batch, Part, parts
 from pengi_rt.session import Session, prefixes
 from pengi_rt.tasks import task_prompt
 
@@ -54,12 +56,12 @@ CLASSIFY_DEFAULTS = ClassifyOptions(
 )
 
 
-class Scores(NamedTuple):
-    """Of ``n`` windows: every label's score, the places of the chosen, and the answers if any."""
+class Scored(NamedTuple):
+    """A window: every label's score ``[labels]``, the places of the chosen, its answer if any."""
 
-    labels: F64  # [n, labels]
-    chosen: Sequence[Sequence[int]]
-    texts: Sequence[str | None]
+    labels: F64
+    chosen: Sequence[int]
+    text: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,16 @@ class _Task:
 
 def classify(
     session: Session,
-    groups: Iterable[Group],
+    batches: Iterable[Batch],
     labels: Labels,
     prompt: str | None,
     options: ClassifyOptions,
+    *,
+    partly: bool = False,
 ) -> Iterator[Classification]:
     """Classify every recording in turn. What can be refused without them is, by the call.
+
+    ``partly``: a part comes with every batch; its labels are those of all windows so far.
 
     Raises:
         UsageError: the labels or options cannot be, or contradict each other or the plan.
@@ -93,48 +99,56 @@ def classify(
         answering = request(session, [asked], options)
         task = _Task(session, tuple(texts), answering.questions[0], options)
         matcher = Matcher(session, texts, strict=options["strict"])
-        return _matched(task, groups, answering, matcher)
+        matched = partial(_matched, task, answering, matcher)
+        return _classifications(task, parts(batches, matched, partly=partly))
     task = _Task(session, tuple(texts), Question(session, asked, options), options)
     scorer = Scorer(session, texts, continues=bool(options["text"]))
     scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question))
-    return _scored(task, groups, scorer)
+    scored = _Likelihood(task, scorer).scored
+    return _classifications(task, parts(batches, scored, partly=partly))
 
 
-def _matched(
-    task: _Task, groups: Iterable[Group], answering: Request, matcher: Matcher
-) -> Iterator[Classification]:
-    for group in groups:
-        for result, read in zip(answers(task.session, [group], answering), group, strict=True):
-            texts = [window.text for window in result.windows]
-            if task.options["multi_label"]:
-                scores, chosen = matcher.lists(texts)
-            else:
-                scores = matcher.scores(texts)
-                chosen = [[int(row.argmax())] if text else []
-                          for row, text in zip(scores, texts, strict=True)]  # fmt: skip
-            yield _classification(task, read.recording, Scores(scores, chosen, texts))
+def _matched(task: _Task, answering: Request, matcher: Matcher, batch: Batch) -> list[Scored]:
+    """Every window by its answer's text."""
+    texts = [each.windows[0].text for each in answer_batch(task.session, answering, batch)]
+    if task.options["multi_label"]:
+        scores, chosen = matcher.lists(texts)
+    else:
+        scores = matcher.scores(texts)
+        chosen = [[int(row.argmax())] if text else []
+                  for row, text in zip(scores, texts, strict=True)]  # fmt: skip
+    return list(map(Scored, scores, chosen, texts))
 
 
-def _scored(task: _Task, groups: Iterable[Group], scorer: Scorer) -> Iterator[Classification]:
-    normalize = task.options["normalize"] or "sum"
-    silent: F64 | float = 0.0
-    if task.options["calibrate"] == "silence":
-        silence = np.zeros((1, task.session.config.clip_samples), np.float32)
-        silent = scorer.scores(_prefixes(task, silence), normalize)
-    for group in groups:
-        scores, chosen = [], []
-        for wave in waves(group, task.options["batch_size"]):
-            if task.options["multi_label"]:
-                found, lists = scorer.lists(_prefixes(task, wave))
-            else:
-                found = scorer.scores(_prefixes(task, wave), normalize) - silent
-                lists = found.argmax(axis=1)[:, None].tolist()
-            scores.append(found)
-            chosen += lists
-        table = np.concatenate(scores)
-        for recording, own in parted(group):
-            texts = [None] * len(recording)
-            yield _classification(task, recording, Scores(table[own], chosen[own], texts))
+class _Likelihood:
+    """Windows by the labels' log-likelihoods."""
+
+    def __init__(self, task: _Task, scorer: Scorer) -> None:
+        self._task = task
+        self._scorer = scorer
+        self._normalize: Normalize = task.options["normalize"] or "sum"
+        self._silent: F64 | None = None
+
+    def scored(self, batch: Batch) -> list[Scored]:
+        """Every window."""
+        prefixes = _prefixes(self._task, batch.windows)
+        if self._task.options["multi_label"]:
+            scores, chosen = self._scorer.lists(prefixes)
+        else:
+            silent = self._silence()
+            scores = self._scorer.scores(prefixes, self._normalize) - silent
+            chosen = scores.argmax(axis=1)[:, None].tolist()
+        return [Scored(row, places, None) for row, places in zip(scores, chosen, strict=True)]
+
+    def _silence(self) -> F64:
+        """What is taken off: nothing, or the scores of silence."""
+        if self._silent is None:
+            self._silent = np.zeros(1)
+            if self._task.options["calibrate"] == "silence":
+                silence = np.zeros((1, self._task.session.config.clip_samples), np.float32)
+                prefixes = _prefixes(self._task, silence)
+                self._silent = self._scorer.scores(prefixes, self._normalize)
+        return self._silent
 
 
 def _prefixes(task: _Task, wave: F32) -> Sequence[F32]:
@@ -143,27 +157,40 @@ def _prefixes(task: _Task, wave: F32) -> Sequence[F32]:
     return prefixes(audio, task.question.rows)
 
 
-def _classification(task: _Task, recording: Any, scores: Scores) -> Classification:
-    rows = zip(recording.starts, recording.ends, scores.labels, scores.chosen, scores.texts,
-               strict=True)  # fmt: skip
+def _classifications(task: _Task, found: Iterable[Part[Scored]]) -> Iterator[Classification]:
+    totals: F64 = np.zeros(len(task.names))
+    chosen: dict[int, None] = {}
+    for part in found:
+        if part.first == 0:
+            totals, chosen = np.zeros(len(task.names)), {}
+        for scored in part.outputs:
+            totals = totals + scored.labels
+            chosen.update(dict.fromkeys(scored.chosen))
+        labels = _ranked(task, totals / (part.first + len(part.outputs)))
+        yield _classification(task, part, labels, set(_named(task, chosen)))
+
+
+def _classification(
+    task: _Task, part: Part[Scored], labels: tuple[LabelScore, ...], found: set[str]
+) -> Classification:
     windows = tuple(
-        ClassifiedWindow(start, end, _ranked(task, row), _named(task, chosen), text)
-        for start, end, row, chosen, text in rows
+        ClassifiedWindow(*span, _ranked(task, each.labels), _named(task, each.chosen), each.text)
+        for span, each in zip(part.spans, part.outputs, strict=True)
     )
-    labels = _ranked(task, scores.labels.mean(axis=0))
-    found = set(_named(task, (place for chosen in scores.chosen for place in chosen)))
     whole = [each.label for each in labels if each.label in found]
     if found and not task.options["multi_label"]:
         whole = [labels[0].label]
     return Classification(
-        audio=recording.name,
+        audio=part.recording.name,
         prompt=task.question.prompt,
         method=task.options["method"],
         windows=windows,
         labels=labels,
         chosen=tuple(whole),
         prompt_truncated=task.question.truncated,
-        audio_truncated=recording.truncated,
+        audio_truncated=part.recording.truncated,
+        audio_warnings=part.recording.warnings,
+        extent=part.extent,
     )
 
 
@@ -191,20 +218,15 @@ def _named(task: _Task, places: Iterable[int]) -> tuple[str, ...]:
 def _check(options: ClassifyOptions) -> None:
     """Refuse what the method does not do."""
     given: Mapping[str, Any] = options
-    _check_known("method", options["method"], get_args(Method))
+    choice("method", options["method"], get_args(Method))
     if options["method"] == "text-matching":
         if name := next((n for n in ("normalize", "calibrate") if given[n] is not None), None):
             raise UsageError(f"{name} is for log-likelihoods: give method log-likelihood too")
         return
-    _check_known("normalize", options["normalize"] or "sum", get_args(Normalize))
-    _check_known("calibrate", options["calibrate"] or "none", get_args(Calibrate))
+    choice("normalize", options["normalize"] or "sum", get_args(Normalize))
+    choice("calibrate", options["calibrate"] or "none", get_args(Calibrate))
     if name := next((n for n in WRITES if given[n] not in (None, (), [])), None):
         raise UsageError(f"{name} shapes an answer, and log-likelihoods are taken without one")
     plain = options["normalize"] in (None, "sum") and options["calibrate"] in (None, "none")
     if options["multi_label"] and not plain:
         raise UsageError("several labels are chosen by plain sums: leave normalize and calibrate")
-
-
-def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{name} must be one of {', '.join(known)}; got {value!r}")

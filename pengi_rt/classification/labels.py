@@ -1,9 +1,10 @@
 """The labels to choose from, and the text that stands for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from pengi_rt.checked import listed
 from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.text_file import text_lines
 
@@ -25,7 +26,10 @@ def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
         raise UsageError(f"labels must be a list of them, got one string: {labels[:40]!r}")
     if FIELD not in template:
         raise UsageError(f"the template must hold {FIELD}, got {template!r}")
-    pairs = labels.items() if isinstance(labels, Mapping) else ((each, each) for each in labels)
+    if isinstance(labels, Mapping):
+        pairs: Iterable[tuple[str, str]] = labels.items()
+    else:
+        pairs = ((each, each) for each in listed("labels", labels))
     checked: dict[str, str] = {}
     by_text: dict[str, str] = {}
     for number, pair in enumerate(pairs, 1):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pengi_rt.results import Extent
+
 Method = Literal["text-matching", "log-likelihood"]
 
 
@@ -53,6 +55,9 @@ class Classification:
     chosen: tuple[str, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
+    extent: Extent | None = None
+    """Set where these are not all windows of the recording (``partly``)."""
 
     @property
     def label(self) -> str:

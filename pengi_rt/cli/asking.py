@@ -70,9 +70,6 @@ def add_prompt(parser: Container, *, several: bool = False, default: str) -> Non
     )  # fmt: skip
     group.add_argument("--question", action=Once, metavar="TEXT", help="what the task qa asks")
     add_text(group)
-    group.add_argument(
-        "--strict", action="store_true", help="refuse a prompt over the encoder's limit"
-    )
 
 
 def add_text(parser: Container) -> None:
@@ -130,8 +127,23 @@ def add_reading(parser: Container) -> None:
         action="store_true",
         help="take the samples as they are, whatever the file's rate (with --long-audio compat)",
     )
+    group.add_argument(
+        "--allow-truncated",
+        action="store_true",
+        help="hear what is there of a file that is cut short or damaged (audio_truncated)",
+    )
     group.add_argument("--seed", type=int, default=0,
                        help="of random crops and drawn answers (default: %(default)s)")  # fmt: skip
+    add_strict(parser)
+
+
+def add_strict(parser: Container) -> None:
+    """Add what refuses where otherwise there is a warning."""
+    parser.add_argument(
+        "--strict", action="store_true",
+        help="refuse text over the encoder's limit, and recordings that seem to hold no sound or "
+        "samples of another scale, instead of warning",
+    )  # fmt: skip
 
 
 def add_engine(parser: Container) -> None:

@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import TYPE_CHECKING, Any
 
 from pengi_rt.cli.asking import (
@@ -19,13 +21,15 @@ from pengi_rt.cli.asking import (
 )
 from pengi_rt.cli.formats import add_output
 from pengi_rt.cli.labelled import LABEL_COLUMNS, Labelled
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output import check_place
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
-from pengi_rt.errors import UsageError
+from pengi_rt.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording
+    from pengi_rt.audio.resample import F32
     from pengi_rt.classification.results import Classification, LabelScore
     from pengi_rt.engine import Engine
 
@@ -87,15 +91,13 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Classify every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     check_resumable(arguments)
     if arguments.resume and arguments.plot is not None:
         raise UsageError("--plot draws what is asked now, and --resume may ask nothing: leave one")
     labels = _labels(arguments)
     if arguments.best is not None and arguments.best < 1:
         raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     protect_inputs(arguments, names)
     if arguments.plot is not None:
         _check_plot(arguments.plot, names, arguments.output)
@@ -116,12 +118,14 @@ def _classify(
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.classifications(
         picture.heard(recordings), labels, arguments.prompt,
+        partly=arguments.plot is None, on_error=recordings.broken,
         batch_size=arguments.batch_size, **asked,
     )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = recordings.write_output(
-        picture.seen(warned(results, engine)), rows, columns=LABEL_COLUMNS, line=rows.line
-    )
+        picture.seen(warned(results, engine)), rows, columns=LABEL_COLUMNS, line=rows.line,
+        count=lambda windows: windows + (windows > 1),
+    )  # fmt: skip
     picture.draw()
     return code
 
@@ -205,9 +209,29 @@ class _Picture:
             labels=list(whole),
             scores=np.array([[scores[label] for label in whole] for scores in windows]),
         )
-        timeline_picture(
-            self._recording.wave, self._rate, timeline, self._path, title=title, axis=axis
-        )
+        with _on_disk(self._recording) as samples:
+            timeline_picture(samples, self._rate, timeline, self._path, title=title, axis=axis)
+
+
+@contextmanager
+def _on_disk(recording: "Recording") -> "Iterator[F32]":
+    """All samples ``[frames]``, in a temporary file, as of a long recording few are looked at.
+
+    Raises:
+        InputError: there is no room for them.
+    """
+    import numpy as np
+
+    with ExitStack() as files:
+        try:
+            file = files.enter_context(TemporaryFile(prefix="pengi-rt-"))
+            for block in recording.blocks():
+                file.write(block.tobytes())
+            file.flush()
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"cannot draw: {gettempdir()}: {why}; set TMPDIR to another") from None
+        yield np.memmap(file, np.float32, "r")
 
 
 def _scores(labels: "Sequence[LabelScore]") -> dict[str, float]:

@@ -17,6 +17,7 @@ from pengi_rt.cli.output import (
     say,
 )
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import message, one_line
 
 if TYPE_CHECKING:
     from pengi_rt.training.datasets.registry import Conversion
@@ -176,7 +177,7 @@ def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
     problems = check.problems()
     printed = 0
     for problem in islice(problems, limit):
-        emit(str(problem))
+        emit(message(str(problem)))
         printed += 1
     return printed, printed + sum(1 for _ in problems)
 
@@ -184,7 +185,7 @@ def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
 def _contents(check: "ManifestCheck") -> str:
     hours = sum(check.clips.values()) / 3600
     clips = f"{_count(len(check.clips), 'recording')}, {hours:.2f} h"
-    return f"{check.path}: {_count(check.rows, 'row')}, {clips}"
+    return f"{one_line(str(check.path))}: {_count(check.rows, 'row')}, {clips}"
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
@@ -213,7 +214,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             say(_summary(conversion))
     else:
-        emit(f"{output}  {_summary(conversion)}")
+        emit(f"{one_line(output)}  {_summary(conversion)}")
     return 0
 
 
@@ -241,10 +242,11 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     from pengi_rt.tasks import load_tasks
 
     tasks = load_tasks(*(arguments.tasks or ())).values()
-    names = max(len(task.name) for task in tasks)
-    prompts = max(len(task.prompt) for task in tasks)
-    for task in tasks:
-        emit(f"{task.name:<{names}}  {task.prompt:<{prompts}}  {task.target}")
+    lines = [[one_line(text) for text in (task.name, task.prompt, task.target)] for task in tasks]
+    names = max(len(name) for name, _, _ in lines)
+    prompts = max(len(prompt) for _, prompt, _ in lines)
+    for name, prompt, target in lines:
+        emit(f"{name:<{names}}  {prompt:<{prompts}}  {target}")
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import Lines
+from pengi_rt.cli.answers import Lines, about_audio, total
 from pengi_rt.cli.asking import (
     add_engine,
     add_reading,
@@ -16,6 +16,7 @@ from pengi_rt.cli.asking import (
     protect_inputs,
 )
 from pengi_rt.cli.formats import Row, add_output
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
 
@@ -55,19 +56,26 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Describe every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     check_resumable(arguments)
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
         asked = {"text": arguments.text, **decode_options(arguments)}
         done = marks(engine, names, arguments, {"verb": "describe", **asked})
         recordings = Recordings(arguments, names, engine.config, done=done)
         # Options are refused here, before the output is opened.
-        results = engine.descriptions(recordings, batch_size=arguments.batch_size, **asked)
+        results = engine.descriptions(
+            recordings,
+            partly=True,
+            on_error=recordings.broken,
+            batch_size=arguments.batch_size,
+            strict=arguments.strict,
+            **asked,
+        )
         lines = Lines(recordings=len(names) > 1, prompts=False)
-        return recordings.write_output(results, _rows, columns=COLUMNS, line=lines)
+        return recordings.write_output(
+            results, _rows, columns=COLUMNS, line=lines, count=lambda windows: windows
+        )
 
 
 def _rows(description: "Description") -> Iterator[Row]:
@@ -83,6 +91,6 @@ def _rows(description: "Description") -> Iterator[Row]:
             "events": events.text,
             "start": caption.start,
             "end": caption.end,
-            "windows": len(description.texts),
-            "audio_truncated": description.caption.audio_truncated,
+            "windows": total(description.caption),
+            **about_audio(description.caption),
         }

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span
+from pengi_rt.cli.answers import about_audio, span
 from pengi_rt.cli.asking import (
     add_engine,
     add_reading,
@@ -17,10 +17,12 @@ from pengi_rt.cli.asking import (
     protect_inputs,
 )
 from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output import PART, add_force, check_place, open_output
 from pengi_rt.cli.recordings import SOME_FAILED, Recordings
 from pengi_rt.cli.vectors import Stored, save_npy, save_safetensors
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.embed import AudioEmbedding, TextEmbedding
@@ -48,9 +50,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     group.add_argument(
         "--texts-file", type=Path, metavar="FILE", help="UTF-8, one text a line, behind --texts"
     )
-    group.add_argument(
-        "--strict", action="store_true", help="refuse a text over the encoder's limit"
-    )
     add_reading(parser)
     add_engine(parser)
     parser.add_argument(
@@ -73,13 +72,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed everything; a bad recording is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     texts = _texts(arguments)
     if not arguments.audio and not texts:
         raise UsageError("there is nothing to embed: name recordings, or give --texts")
     _check_output(arguments)
-    names = find_recordings(arguments.audio) if arguments.audio else []
+    names = named_recordings(arguments) if arguments.audio else []
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
         return _embed(engine, names, texts, arguments)
@@ -94,7 +91,13 @@ def _embed(
         found = _Found(engine, _kinds(arguments), target, files)
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
-        results = engine.embed_audio(recordings, batch_size=arguments.batch_size)
+        results = engine.embed_audio(
+            recordings,
+            partly=True,
+            on_error=recordings.broken,
+            batch_size=arguments.batch_size,
+            strict=arguments.strict,
+        )
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)
         with _rescuing(found, target):
@@ -185,7 +188,7 @@ class _Found:
         spans = zip(found.starts, found.ends, strict=True)
         rows = [
             {"row": row, "audio": found.audio, "start": start, "end": end,
-             "audio_truncated": found.audio_truncated}
+             **about_audio(found)}
             for row, (start, end) in enumerate(spans, len(self.audio_rows))
         ]  # fmt: skip
         self.audio_rows += rows
@@ -256,5 +259,5 @@ def _kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def _line(row: Row) -> str:
     if "audio" in row:
-        return f"{row['row']:>6}  {row['audio']} {span(row)}"
-    return f"{row['row']:>6}  {json.dumps(row['text'], ensure_ascii=False)}"
+        return printable(f"{row['row']:>6}  {row['audio']} {span(row)}")
+    return printable(f"{row['row']:>6}  {json.dumps(row['text'], ensure_ascii=False)}")

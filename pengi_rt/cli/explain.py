@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span
+from pengi_rt.cli.answers import about_audio, span, total
 from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
@@ -17,7 +17,9 @@ from pengi_rt.cli.asking import (
     warned,
 )
 from pengi_rt.cli.formats import Row, add_output
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.recordings import Recordings
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.explain import Explanation
@@ -52,9 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     protect_inputs(arguments, names)
     ways: dict[str, Callable[[Explanation], Iterator[Row]]] = {
         "text": _Texts(headed=len(names) > 1),
@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             recordings,
             arguments.prompt,
             k=arguments.neighbours,
+            partly=True,
+            on_error=recordings.broken,
             batch_size=arguments.batch_size,
             **prompt_options(arguments),
         )
@@ -97,9 +99,9 @@ def _rows(explanation: "Explanation") -> Iterator[Row]:
                 }
                 for vector in window.vectors
             ],
-            "windows": len(explanation.windows),
+            "windows": total(explanation),
             "prompt_truncated": explanation.prompt_truncated,
-            "audio_truncated": explanation.audio_truncated,
+            **about_audio(explanation),
         }
 
 
@@ -118,11 +120,12 @@ class _Texts:
         self._headed = headed
 
     def __call__(self, explanation: "Explanation") -> Iterator[Row]:
-        lines = [f"{explanation.audio}:"] if self._headed else []
+        begins = explanation.extent is None or explanation.extent.is_first
+        lines = [f"{explanation.audio}:"] if self._headed and begins else []
         for row in _rows(explanation):
             lines += [f"{span(row)}:"] if row["windows"] > 1 else []
             lines += _table(row["vectors"])
-        yield {"block": "\n".join(lines)}
+        yield {"block": "\n".join(map(printable, lines))}
 
 
 def _table(vectors: list[Row]) -> list[str]:

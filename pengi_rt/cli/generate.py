@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.answers import ANSWER_COLUMNS, WINDOWS, Lines, answer_rows
+from pengi_rt.cli.answers import ANSWER_COLUMNS, WINDOWS, Answers, Lines
 from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
@@ -17,10 +17,12 @@ from pengi_rt.cli.asking import (
     warned,
 )
 from pengi_rt.cli.formats import FORMATS, SUBTITLES, add_output
+from pengi_rt.cli.named import named_recordings, source
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
 from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
@@ -53,10 +55,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     check_resumable(arguments)
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     _check(arguments, names)
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
@@ -73,30 +73,40 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     done = marks(engine, names, arguments, about)
     recordings = Recordings(arguments, names, engine.config, each=each, done=done)
     # Options and prompts are refused here, before the output is opened.
-    results = engine.answer(recordings, prompts, batch_size=arguments.batch_size, **asked)
+    results = engine.answer(
+        recordings,
+        prompts,
+        partly=True,
+        on_error=recordings.broken,
+        batch_size=arguments.batch_size,
+        **asked,
+    )
     lines = Lines(recordings=len(names) > 1, prompts=each > 1)
     return recordings.write_output(
         warned(results, engine),
-        lambda result: answer_rows(result, arguments.windows),
+        Answers(arguments.windows),
         columns=ANSWER_COLUMNS,
         line=lines,
+        count=(lambda windows: windows * each) if arguments.windows == "each" else None,
     )
 
 
 def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt[0] if arguments.prompt else None
     pieces = engine.stream(
-        name,
+        source(name, arguments),
         prompt,
         long_audio=arguments.long_audio,
         hop=arguments.hop,
         resample=not arguments.no_resample,
+        allow_truncated=arguments.allow_truncated,
         **prompt_options(arguments),
         **decode_options(arguments),
     )
     with open_output(arguments.output) as output:
         for piece in pieces:
-            output.write(piece)
+            # Between windows it ends a line.
+            output.write("\n".join(map(printable, piece.split("\n"))))
             output.flush()
         output.write("\n")
     return 0

@@ -11,11 +11,13 @@ from pengi_rt.cli.asking import (
     add_engine,
     add_prompt,
     add_search,
+    add_strict,
     decode_options,
     open_engine,
     prompt_options,
     warned,
 )
+from pengi_rt.cli.named import report
 from pengi_rt.cli.output import say
 from pengi_rt.cli.recordings import SOME_FAILED
 from pengi_rt.errors import AudioError, UsageError
@@ -58,6 +60,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--hop", type=float, metavar="SECONDS",
         help="between the starts of windows, each a row of the index (default: a clip's length)",
     )  # fmt: skip
+    add_strict(parser)
     add_engine(parser)
     parser.set_defaults(run=run)
 
@@ -83,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.quiet:
         say(f"{path}: {_summary(indexed)}")
-    if not indexed.failed:
+    if not indexed.failed and not indexed.names.problems:
         return 0
     return SOME_FAILED if indexed.recordings else AudioError.exit_code
 
@@ -116,7 +119,8 @@ class _Progress:
     """
 
     def __init__(self, arguments: argparse.Namespace, engine: "Engine", path: Path) -> None:
-        self._hidden: bool = arguments.quiet or not sys.stderr.isatty()
+        self._quiet: bool = arguments.quiet
+        self._hidden = self._quiet or not sys.stderr.isatty()
         self._engine = engine
         self._path = path
         self._bar: Any = None
@@ -125,6 +129,7 @@ class _Progress:
         """Begin the bar."""
         from tqdm import tqdm
 
+        report(planned.names, quiet=self._quiet)
         list(warned([planned], self._engine))
         total = len(planned.update.todo)
         self._bar = tqdm(total=total, unit="clip", disable=self._hidden or not total)

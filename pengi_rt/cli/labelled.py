@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.answers import span
+from pengi_rt.cli.answers import about_audio, span, total
 from pengi_rt.cli.formats import Row
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore
@@ -44,14 +45,17 @@ class Labelled:
         return block
 
     def _nested(self, result: "Classification") -> Iterator[Row]:
-        """A row a window, and one for the whole; of a single window the whole's alone."""
+        """A row a window, then one for the whole recording; of a single window that one alone."""
         windows = result.windows
-        for window in windows if len(windows) > 1 else ():
+        for window in windows if total(result) > 1 else ():
             scope = {"scope": "window", "start": window.start, "end": window.end}
             scores = {"chosen": window.chosen, "labels": window.labels, "text": window.text}
             yield self._row(result, scope, scores)
-        whole = {"scope": "recording", "start": windows[0].start, "end": windows[-1].end}
-        text = windows[0].text if len(windows) == 1 else None
+        if result.extent is not None and not result.extent.is_last:
+            return
+        start = windows[0].start if result.extent is None else 0.0
+        whole = {"scope": "recording", "start": start, "end": windows[-1].end}
+        text = windows[0].text if total(result) == 1 else None
         scores = {"chosen": result.chosen, "labels": result.labels, "text": text}
         yield self._row(result, whole, scores)
 
@@ -67,9 +71,9 @@ class Labelled:
                 {"label": each.label, "score": each.score, "probability": each.probability}
                 for each in scores["labels"][: self._best]
             ],
-            "windows": len(result.windows),
+            "windows": total(result),
             "prompt_truncated": result.prompt_truncated,
-            "audio_truncated": result.audio_truncated,
+            **about_audio(result),
         }
 
     def _flat(self, result: "Classification") -> Iterator[Row]:
@@ -79,14 +83,17 @@ class Labelled:
                 yield {**row, **scored, "chosen": scored["label"] in row["chosen"]}
 
     def _block(self, result: "Classification") -> Iterator[Row]:
-        """A recording: a line a window if there are several, and the whole's table."""
-        lines = [f"{result.audio}:"] if self._headed else []
-        windows = result.windows
-        if len(windows) > 1:
-            lines += [_window(window) for window in windows] + ["whole recording:"]
+        """A recording: a line a window if there are several, and the whole's table at its end."""
+        extent, windows = result.extent, result.windows
+        begins, ends = extent is None or extent.is_first, extent is None or extent.is_last
+        lines = [f"{result.audio}:"] if self._headed and begins else []
+        if total(result) > 1:
+            lines += map(_window, windows)
+            lines += ["whole recording:"] if ends else []
         elif windows[0].text is not None:
             lines.append(f"answer: {windows[0].text}")
-        yield {"block": "\n".join([*lines, *_table(result.labels[: self._best], result.chosen)])}
+        table = _table(result.labels[: self._best], result.chosen) if ends else []
+        yield {"block": "\n".join(map(printable, [*lines, *table]))}
 
 
 def _window(window: "ClassifiedWindow") -> str:

@@ -190,7 +190,7 @@ def marks(
     """
     if arguments.format != "jsonl" or arguments.output in (None, STDIO):
         return None
-    read = ("long_audio", "hop", "precision", "no_resample")
+    read = ("long_audio", "hop", "precision", "no_resample", "allow_truncated")
     settings = {**asked, **{name: getattr(arguments, name) for name in read}}
     digest = settings_hash(engine.plan.fingerprint, settings)
     return Done(arguments.output, names, digest, resume=arguments.resume)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pengi_rt.cli.output import emit
 from pengi_rt.errors import BackendError
+from pengi_rt.system.quote import one_line
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,5 +36,5 @@ def run(arguments: argparse.Namespace) -> int:
             f"train needs {error.name}, which the runtime does not: pip install 'pengi-rt[train]'"
         ) from None
     checkpoint = train(read_config(arguments.config), resume=arguments.resume)
-    emit(str(checkpoint))
+    emit(one_line(str(checkpoint)))
     return 0

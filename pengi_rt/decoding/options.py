@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from pengi_rt.checked import whole
 from pengi_rt.config import DecoderConfig
 from pengi_rt.errors import UsageError
 
@@ -34,7 +35,7 @@ class DecodeOptions:
     pad_id: int
 
     def __post_init__(self) -> None:
-        _check_whole("beam_size", self.beam_size, 1, MAX_BEAM_SIZE)
+        whole("beam_size", self.beam_size, 1, MAX_BEAM_SIZE)
         _check_ends(self.max_new_tokens, self.stop_id, self.pad_id)
         if not math.isfinite(self.temperature) or 0 < self.temperature < MIN_TEMPERATURE:
             raise UsageError(
@@ -82,11 +83,11 @@ class SampleOptions:
     pad_id: int
 
     def __post_init__(self) -> None:
-        _check_whole("samples", self.samples, 1, MAX_SAMPLES)
+        whole("samples", self.samples, 1, MAX_SAMPLES)
         _check_ends(self.max_new_tokens, self.stop_id, self.pad_id)
-        _check_whole("seed", self.seed, 0)
+        whole("seed", self.seed, 0)
         if self.top_k is not None:
-            _check_whole("top_k", self.top_k, 1)
+            whole("top_k", self.top_k, 1)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
         if not MIN_TEMPERATURE <= self.temperature < math.inf:
@@ -120,13 +121,6 @@ def check_fits(prefix: int, options: DecodeOptions | SampleOptions, decoder: Dec
 
 
 def _check_ends(max_new_tokens: int, stop_id: int, pad_id: int) -> None:
-    _check_whole("max_new_tokens", max_new_tokens, 1)
-    _check_whole("stop_id", stop_id, -1)
-    _check_whole("pad_id", pad_id, 0)
-
-
-def _check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= low
-    if not fits or (high is not None and isinstance(value, int) and value > high):
-        bound = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise UsageError(f"{name} must be a whole number {bound}, got {value!r}")
+    whole("max_new_tokens", max_new_tokens, 1)
+    whole("stop_id", stop_id, -1)
+    whole("pad_id", pad_id, 0)

@@ -15,6 +15,7 @@ from pengi_rt.errors import CheckpointError
 from pengi_rt.models.half import TRANSFORM, halved
 from pengi_rt.models.mel import dft_kernels
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.safetensors_file import with_digest
 from pengi_rt.system.files import check_replaceable, replacing
 
 METADATA_KEY = "pengi_rt"
@@ -33,20 +34,21 @@ def save_checkpoint(
 ) -> None:
     """Write ``model`` to ``path`` and its tokenizers (by name, as JSON) beside it.
 
-    Every file appears whole or not at all, the checkpoint last. With ``dtype=torch.float16`` the
-    matrices are rounded to it (:func:`pengi_rt.models.half.halved`); other types there are none.
+    Every file appears whole or not at all, the checkpoint last, with its own SHA-256 inside. With
+    ``dtype=torch.float16`` the matrices are rounded to it (:func:`pengi_rt.models.half.halved`);
+    other types there are none.
 
     Raises:
         CheckpointError: the files cannot be written, or float16 does not hold the weights.
     """
     state = _stored(model, path, dtype)
-    data = save(state, metadata={METADATA_KEY: model.config.to_json()})
+    parts = with_digest(save(state, metadata={METADATA_KEY: model.config.to_json()}))
     try:
         folder = path.parent / TOKENIZERS
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in tokenizers.items():
             _write(folder / f"{name}.json", text)
-        _write(path, data)
+        _write(path, *parts)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -89,6 +91,7 @@ def without_transform(state: Mapping[str, Tensor], config: ModelConfig) -> dict[
             if name not in own or not torch.equal(tensor, own[name])}  # fmt: skip
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, *parts: bytes | memoryview) -> None:
     with replacing(path) as file:
-        file.write(data)
+        for part in parts:
+            file.write(part)

@@ -131,8 +131,12 @@ def _file(index: Index, matrix: Matrix) -> Path:
 def _read(path: Path, shape: tuple[int, ...]) -> Any:
     """The inverted file, in mapped memory."""
     faiss = load_faiss()
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such file: build it, or search exactly")
+    try:
+        path.open("rb").close()  # faiss tells no reasons apart
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such file: build it, or search exactly") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
         found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     except RuntimeError:

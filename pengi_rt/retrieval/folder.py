@@ -9,6 +9,7 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.file_kind import precious_kind
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
 from pengi_rt.system import files
+from pengi_rt.system.regular import open_regular
 
 CURRENT = "current"
 LOCK = "lock"
@@ -33,12 +34,14 @@ def current_generation(folder: Path) -> str | None:
         InputError: it cannot be read, or names no generation.
     """
     try:
-        with (folder / CURRENT).open("rb") as file:
+        with open_regular(folder / CURRENT) as file:
             text = file.read(64)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL or a lone surrogate in the path
+        raise InputError(f"{folder}: no folder can have this name: {error}") from None
     name = text.decode("ascii", "replace").removesuffix("\n")
     if _GENERATION.fullmatch(name) is None:
         raise InputError(

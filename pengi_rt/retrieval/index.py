@@ -11,11 +11,13 @@ from typing import Any, Self, overload
 
 import numpy as np
 
+from pengi_rt.checked import as_path
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.retrieval.folder import PARTIAL, current_generation
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS, Identity, Manifest
 from pengi_rt.retrieval.rows import F32, Block, Held, Row
 from pengi_rt.retrieval.words import Words
+from pengi_rt.system.regular import open_regular
 
 VERIFIED = 2**28
 """Bytes of vectors up to which opening hashes them; 256 MiB take 0.2 s, 4 GiB take 3 s."""
@@ -39,7 +41,7 @@ class Index:
     audio: F32 | None  # [rows, D2], unit norm, read-only
 
     @classmethod
-    def open(cls, path: Path | str, *, verify: bool | None = None) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> Self:
         """The index in that folder.
 
         Sizes, types and shapes are always checked, and the SHA-256 of the rows. The vectors' is
@@ -48,9 +50,10 @@ class Index:
         is not of unit norm where its score shows it.
 
         Raises:
-            InputError: there is no index, or it is damaged.
+            UsageError: ``path`` is no path.
+            InputError: there is no index, or it cannot be read, or is damaged.
         """
-        path = Path(path)
+        path = as_path("index", path)
         while True:
             name = current_generation(path)
             if name is None:
@@ -72,12 +75,10 @@ class Index:
                 for name, width in manifest.identity.matrices.items()
             }
             rows = Rows(generation / ROWS, manifest.rows)
-        except (OSError, EOFError, ValueError, UsageError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise InputError(
-                f"{path}: is damaged ({generation.name}: {reason or error}): index the collection "
-                "again with --rebuild"
-            ) from None
+        except OSError as error:
+            raise _unreadable(path, generation, error) from None
+        except (EOFError, ValueError, UsageError) as error:
+            raise _damaged(path, generation, error) from None
         return cls(path, generation, manifest, rows, matrices[CAPTIONS], matrices.get(AUDIO))
 
     @property
@@ -184,8 +185,24 @@ def _absence(path: Path) -> str:
     return f"{path}: is no index (no generation is current): make one with `pengi-rt index`"
 
 
+def _unreadable(path: Path, generation: Path, error: OSError) -> InputError:
+    """What is not there is damage; what may not be read, or not now, is as it was."""
+    reason = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return _damaged(path, generation, reason)
+    file = Path(os.fsdecode(error.filename)).name if error.filename else "a file"
+    return InputError(f"{path}: {generation.name}/{file} cannot be read: {reason}")
+
+
+def _damaged(path: Path, generation: Path, reason: object) -> InputError:
+    return InputError(
+        f"{path}: is damaged ({generation.name}: {reason}): index the collection again with "
+        "--rebuild"
+    )
+
+
 def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(_MANIFEST_BYTES)
 
 
@@ -193,7 +210,7 @@ def _check_files(generation: Path, manifest: Manifest, *, verify: bool | None) -
     vectors = sum(manifest.files[name].size for name in manifest.identity.matrices)
     whole = vectors <= VERIFIED if verify is None else verify
     for name, record in manifest.files.items():
-        with (generation / name).open("rb") as file:
+        with open_regular(generation / name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != record.size:
                 raise ValueError(f"{name} has {size} bytes, {MANIFEST} says {record.size}")
@@ -216,7 +233,7 @@ def _matrix(path: Path, shape: tuple[int, int]) -> F32:
 
 
 def _mapped(path: Path) -> bytes | mmap.mmap:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
             return b""
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

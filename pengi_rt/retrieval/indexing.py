@@ -8,21 +8,23 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from stat import S_ISDIR
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from pengi_rt.audio.find import Found as Names
 from pengi_rt.audio.find import find_recordings
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
-from pengi_rt.decoding.hypotheses import Hypotheses
+from pengi_rt.checked import as_path
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.embed import embed_texts, unit
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.file_hash import file_sha256
 from pengi_rt.generate import Request, prompts_of, request, tidy, written
 from pengi_rt.options import Options
-from pengi_rt.reading import Group, parted, read_groups, waves
+from pengi_rt.reading import Batch, Part, parts, read_batches
 from pengi_rt.retrieval.approximate import complete_approximate, load_faiss
 from pengi_rt.retrieval.builder import Builder
 from pengi_rt.retrieval.index import Index
@@ -31,6 +33,7 @@ from pengi_rt.retrieval.rows import Block, Row
 from pengi_rt.retrieval.rows import Recording as Entry
 from pengi_rt.retrieval.update import Found, Update
 from pengi_rt.session import Session
+from pengi_rt.system.sources import Regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Indexed:
     """Its end did not fit."""
     failed: tuple[tuple[str, str], ...] = ()
     """Recordings that could not be read, and why; they are tried again next time."""
+    names: Names = field(default_factory=lambda: Names([], [], {}))
+    """What was found in the folder: where it could not be read, the index keeps what it has."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -101,8 +106,7 @@ def index_folder(
 ) -> Indexed:
     """Make the index of ``folder``, or bring it up to date: only what is new is captioned.
 
-    A run that is interrupted is gone on with by the next. What it writes of a recording is the same
-    in every run, up to rounding: a batch of one is computed in another order than others.
+    A run that is interrupted is gone on with by the next; rows are the same up to rounding.
 
     Args:
         session: the plan, which has a text encoder.
@@ -115,18 +119,19 @@ def index_folder(
         listener: is told how the work goes on.
 
     Raises:
-        UsageError: an option cannot be; the index is of another plan, other options or another
-            folder, or another process writes it.
-        InputError: the folder, its recordings (of which there must be some) or the prompt cannot be
-            read; the index is damaged, or cannot be written.
+        UsageError: an argument cannot be; the index is of another plan, options or folder, or
+            another process writes it.
+        InputError: folder, recordings (of which there must be some) or prompt cannot be read; the
+            index is damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
     if approximate:
         load_faiss()
-    run = _Run(session, Path(folder), _request(session, prompt, options), options, listener)
-    outcome = run.bring_up_to_date(Path(index), rebuild=rebuild)
+    folder, index = as_path("folder", folder), as_path("index", index)
+    run = _Run(session, folder, _request(session, prompt, options), options, listener)
+    outcome = run.bring_up_to_date(index, rebuild=rebuild)
     if approximate and outcome.recordings:
-        complete_approximate(Index.open(Path(index)))
+        complete_approximate(Index.open(index))
     return outcome
 
 
@@ -142,8 +147,8 @@ def _request(session: Session, prompt: str | None, options: Options) -> Request:
     if options["long_audio"] != "windows":
         raise UsageError("an index holds all of a recording: leave long_audio")
     # What no recording could be read with is refused here, before anything is written.
-    click = np.ones(1, np.float32), session.config.mel.sample_rate
-    list(read_groups([click], session.config, options))
+    click = np.array([0.5, -0.5], np.float32), session.config.mel.sample_rate
+    list(read_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
     return request(session, prompts, options)
 
@@ -195,34 +200,38 @@ class _Run:
 
     def bring_up_to_date(self, index: Path, *, rebuild: bool) -> Indexed:
         """Caption what is new."""
-        files = self.files()
+        names = self.names()
+        files = [self._found(Path(name)) for name in names.paths]
         if not rebuild:
             _check_collection(index, self.folder)
         identity = _identity(self.session, self.asked, self.options)
         collection = str(self.folder.resolve())
         with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
+            unread = (self._relative(each.path) for each in names.problems)
+            files = builder.with_known_below(unread, files)
             update = builder.plan(files, lambda file: _digest(self.folder / file))
             (question,) = self.asked.questions
-            outcome = Indexed(update, question.prompt, question.truncated)
+            outcome = Indexed(update, question.prompt, question.truncated, names=names)
             self.listener.planned(outcome)
             recordings = self.recordings(update.todo)
-            for group in read_groups(recordings, self.session.config, self.options):
-                for block in self.blocks(group):
-                    builder.add(*block)
-                    self.listener.done(block.rows[0].file)
+            batches = read_batches(recordings, self.session.config, self.options, self._broken)
+            for part in parts(batches, self.captions):
+                builder.add(*self.block(part))
+                self.listener.done(self._entries.pop(part.recording.name).file)
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 
-    def files(self) -> list[Found]:
-        """All recordings, with names relative to the folder. Raises InputError, AudioError."""
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: is no folder: name the one that holds the recordings")
+    def names(self) -> Names:
+        """All recordings of the folder. Raises InputError, AudioError."""
+        _check_folder(self.folder)
         # The slash makes a folder of whatever name no list (@...), and none standard input (-).
-        names = find_recordings([f"{self.folder}{os.sep}"])
-        return [self._found(Path(name)) for name in names]
+        return find_recordings([f"{self.folder}{os.sep}"])
+
+    def _relative(self, path: str | Path) -> str:
+        return Path(path).relative_to(self.folder).as_posix()
 
     def _found(self, path: Path) -> Found:
-        file = path.relative_to(self.folder).as_posix()
+        file = self._relative(path)
         try:
             status = path.stat()
         except OSError:  # a broken link: whoever reads it says so
@@ -235,47 +244,71 @@ class _Run:
             try:
                 entry, recording = self._read(found)
             except AudioError as error:
-                self.failed.append((found.file, str(error)))
-                self.listener.failed(found.file, error)
+                self._fail(found.file, error)
             else:
                 self._entries[recording.name] = entry
                 yield recording
+
+    def _fail(self, file: str, error: AudioError) -> None:
+        self.failed.append((file, str(error)))
+        self.listener.failed(file, error)
+
+    def _broken(self, recording: AudioLike | Recording, error: AudioError) -> None:
+        """A recording that cannot be read to its end any more."""
+        assert isinstance(recording, Recording)
+        self._fail(self._entries.pop(recording.name).file, error)
 
     def _read(self, found: Found) -> tuple[Entry, Recording]:
         path = self.folder / found.file
         # Hashed before it is read: if it is replaced in between, the next run sees another content.
         sha256 = _digest(path)
-        recording = load_windows(path, self.session.config, hop=self.options["hop"])
+        hop, strict = self.options["hop"], self.options["strict"]
+        recording = load_windows(Regular(path), self.session.config, hop=hop, strict=strict)
         if sha256 is None:
             raise AudioError(f"{path}: could not be read a moment ago: run the command again")
         return Entry(*found, sha256), recording
 
-    def blocks(self, group: Group) -> list[Block]:
-        """Rows and vectors of every recording of a group."""
-        answers, sounds = self._hear(group)
-        decode, stops = self.session.tokenizer.decode, self.asked.stops
-        captions = [tidy(decode(each.beams[0].tokens), stops) for each in answers]
-        scores = [each.beams[0].score for each in answers]
-        vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
-        blocks = []
-        for recording, own in parted(group):
-            entry = self._entries.pop(recording.name)
-            windows = zip(recording.starts, recording.ends, captions[own], scores[own], strict=True)
-            rows = [Row(entry, *window) for window in windows]
-            blocks.append(Block(rows, vectors[own], sounds[own]))
-        return blocks
-
-    def _hear(self, group: Group) -> tuple[list[Hypotheses], F32]:
-        """What is written of each window of a group, and the sounds' unit vectors ``[n, d]``."""
+    def captions(self, batch: Batch) -> "list[_Captioned]":
+        """What is written of every window of a batch, and the vectors of that and of its sound."""
         (question,) = self.asked.questions
-        answers: list[Hypotheses] = []
-        sounds = []
-        for wave in waves(group, self.asked.batch_size):
-            with self.session.decoding():
-                heard = self.session.backend.encode_audio(wave)
-                answers += written(self.session, heard.prefix, question.rows, self.asked)
-            sounds.append(heard.embedding)
-        return answers, unit(np.concatenate(sounds))
+        with self.session.decoding():
+            heard = self.session.backend.encode_audio(batch.windows)
+            answers = written(self.session, heard.prefix, question.rows, self.asked)
+        best = [each.beams[0] for each in answers]
+        decode, stops = self.session.tokenizer.decode, self.asked.stops
+        captions = [tidy(decode(beam.tokens), stops) for beam in best]
+        vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
+        scores = [beam.score for beam in best]
+        return list(map(_Captioned, captions, scores, vectors, unit(heard.embedding)))
+
+    def block(self, part: "Part[_Captioned]") -> Block:
+        """Rows and vectors of a recording."""
+        entry = self._entries[part.recording.name]
+        windows = zip(part.spans, part.outputs, strict=True)
+        rows = [Row(entry, *span, each.caption, each.score) for span, each in windows]
+        vectors = np.stack([each.vector for each in part.outputs])
+        return Block(rows, vectors, np.stack([each.sound for each in part.outputs]))
+
+
+class _Captioned(NamedTuple):
+    """A window's caption, its score, and the unit vectors ``[d]`` of caption and sound."""
+
+    caption: str
+    score: float
+    vector: F32
+    sound: F32
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises InputError unless it is a folder."""
+    try:
+        found = S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL in it, too
+        found = False
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    if not found:
+        raise InputError(f"{folder}: is no folder: name the one that holds the recordings")
 
 
 def _digest(path: Path) -> str | None:

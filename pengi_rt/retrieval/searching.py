@@ -11,12 +11,13 @@ import numpy as np
 
 from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32, I64
+from pengi_rt.checked import argument
 from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.embed import embed_recordings, embed_texts
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.generate import Request, answers, request
 from pengi_rt.options import DEFAULTS, Options
-from pengi_rt.reading import read_groups
+from pengi_rt.reading import read_batches
 from pengi_rt.retrieval.approximate import nearest_approximate
 from pengi_rt.retrieval.index import Index
 from pengi_rt.retrieval.nearest import nearest
@@ -67,11 +68,12 @@ def search_index(
     by: By | None = None,
     approximate: bool = False,
     batch_size: int = DEFAULTS["batch_size"],
+    strict: bool = False,
 ) -> list[Hit]:
     """The ``k`` recordings nearest to a query, best first; fewer if the index has no more.
 
-    A recording is as near as its nearest window, to the nearest window of an example. An example
-    is read, and for its captions asked, as the index's recordings were.
+    A recording is as near as its nearest window, to the nearest window of an example, which is
+    read, and for its captions asked, as the index's recordings were.
 
     Args:
         session: the plan that the index was made by.
@@ -82,19 +84,19 @@ def search_index(
             place among sounds: the two share no space once a Pengi is trained.
         approximate: find candidates with faiss; a recording may be missed.
         batch_size: windows of an example heard together.
+        strict: refuse a text over the encoder's limit, or an example with warnings.
 
     Raises:
-        UsageError: the query is not one of the two; the index is another plan's, or lacks what
-            ``approximate`` needs; ``k`` is below 1; ``by`` is unknown.
+        UsageError: an argument cannot be; the index is another plan's, or lacks what
+            ``approximate`` needs.
         PromptError, AudioError: the query cannot be read.
         InputError: the index is damaged.
         BackendError: ``approximate`` without faiss.
     """
-    if (query.text is None) == (query.like is None):
-        raise UsageError("search for a text or for an example recording, one of them")
+    k = argument("k", k, int)
     by = by or ("audio" if query.text is None else "captions")
     _check(session, index, query, by, approximate=approximate)
-    example = _Example(session, index, query.like, batch_size)
+    example = _Example(session, index, query.like, batch_size, strict)
     return _hits(index, _finder(query, example, by, approximate=approximate), k)
 
 
@@ -105,7 +107,7 @@ def _finder(query: Query, example: "_Example", by: By, *, approximate: bool) -> 
         text = " ".join(example.captions()) if query.text is None else query.text
         return partial(_worded, index, text)
     if query.text is not None:
-        vectors = _described(session, query.text)
+        vectors = _described(session, query.text, strict=example.strict)
     else:
         vectors = example.sounds() if by == "audio" else example.vectors()
     if approximate:
@@ -117,6 +119,8 @@ def _finder(query: Query, example: "_Example", by: By, *, approximate: bool) -> 
 
 def _check(session: Session, index: Index, query: Query, by: By, *, approximate: bool) -> None:
     """Refuse what cannot be compared. Raises UsageError."""
+    if (query.text is None) == (query.like is None):
+        raise UsageError("search for a text or for an example recording, one of them")
     if index.plan != session.plan.fingerprint:
         raise UsageError(
             f"{index.path}: was made by another plan than {session.plan.path}: search with that "
@@ -141,9 +145,9 @@ def _worded(index: Index, text: str, rows: int) -> tuple[F32, I64]:
     return scores, numbers
 
 
-def _described(session: Session, text: str) -> F32:
+def _described(session: Session, text: str, *, strict: bool) -> F32:
     """``[1, d_proj]``: of a text; a warning is logged if its end did not fit."""
-    (embedded,) = embed_texts(session, [text])
+    (embedded,) = embed_texts(session, [text], strict=strict)
     if embedded.truncated:
         logger.warning(
             "the query is longer than the text encoder reads (%d tokens) and was cut: %.40r ...",
@@ -161,20 +165,20 @@ class _Example:
     index: Index
     like: Any
     batch_size: int
+    strict: bool
 
     def sounds(self) -> F32:
         """``[windows, d_proj]``: of its sound."""
-        options = self._options()
-        groups = read_groups([self.like], self.session.config, options)
-        (heard,) = embed_recordings(self.session, groups, self.batch_size)
+        batches = read_batches([self.like], self.session.config, self._options())
+        (heard,) = embed_recordings(self.session, batches)
         return heard.embedding
 
     def captions(self) -> list[str]:
         """What is written of its windows."""
         options = self._options()
-        groups = read_groups([self.like], self.session.config, options)
+        batches = read_batches([self.like], self.session.config, options)
         asked = _asked(self.session, self.index.settings, options)
-        (written,) = answers(self.session, groups, asked)
+        (written,) = answers(self.session, batches, asked)
         return [window.text for window in written.windows]
 
     def vectors(self) -> F32:
@@ -192,7 +196,8 @@ class _Example:
             )
         names = ("text", "beam_size", "max_new_tokens", "temperature", "stop_strings", "hop")
         same = {name: settings[name] for name in names}
-        return Options(**{**DEFAULTS, **same, "batch_size": self.batch_size})  # type: ignore[typeddict-item]
+        own = {"batch_size": self.batch_size, "strict": self.strict}
+        return Options(**{**DEFAULTS, **same, **own})  # type: ignore[typeddict-item]
 
 
 def _asked(session: Session, settings: Any, options: Options) -> Request:

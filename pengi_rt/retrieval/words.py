@@ -10,9 +10,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64
-from pengi_rt.checked import require
+from pengi_rt.checked import argument, require
 from pengi_rt.errors import BackendError, PromptError
 
+_MOST = 2**62  # rows; SQLite's numbers end at twice as many
 _WORD = re.compile(r"\w+")
 
 
@@ -49,17 +50,20 @@ class Words:
         the captions' order.
 
         Raises:
-            UsageError: ``k`` is below 1.
-            PromptError: the query has no word.
+            UsageError: ``k`` is no whole number of at least 1.
+            PromptError: the query is no string, or has no word.
         """
+        k = argument("k", k, int)
         require(k >= 1, f"k must be at least 1, got {k}")
+        if not isinstance(query, str):
+            raise PromptError(f"the query must be a string, got {type(query).__name__}")
         words = _WORD.findall(_storable(query))
         if not words:
             raise PromptError(f"there is no word to look for in {query[:40]!r}")
         found = self._database.execute(
             "SELECT -bm25(captions), rowid FROM captions WHERE captions MATCH ? "
             "ORDER BY bm25(captions), rowid LIMIT ?",
-            (" OR ".join(f'"{word}"' for word in words), k),
+            (" OR ".join(f'"{word}"' for word in words), min(k, _MOST)),
         ).fetchall()
         scores, numbers = zip(*found, strict=True) if found else ((), ())
         return np.array(scores, np.float32), np.array(numbers, np.int64)

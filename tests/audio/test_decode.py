@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from decoded import read_bytes, read_path, read_stream
 from encoded import encode, noise
 
 from pengi_rt.audio import decode
-from pengi_rt.audio.decode import read_bytes, read_path, read_stream
 from pengi_rt.errors import AudioError
 
 RATE = 16_000
@@ -95,13 +95,14 @@ def test_mp3_guessed_too_short() -> None:
     bare = data[data.index(data[:2], 2) :]
     with soundfile.SoundFile(io.BytesIO(bare)) as sound:
         assert sound.frames < 2.5 * RATE
-    assert "can be read: cut short, or several files joined" in _refusal(bare)
+    got = read_bytes(bare, "x", mono=True).samples
+    assert 3 * RATE <= got.size < 3.2 * RATE
 
 
 @needs_mp3
 def test_joined_mp3() -> None:
     data = encode(noise(RATE), RATE, "MP3")
-    assert _refusal(data + data).startswith("x: only 1.000 s of 2.")
+    assert 2 * RATE <= read_bytes(data + data, "x", mono=True).samples.size < 2.3 * RATE
 
 
 def _cut(data: bytes, part: float) -> bytes:
@@ -115,7 +116,7 @@ def _cut(data: bytes, part: float) -> bytes:
 def test_truncated(kind: str, part: float, capfd: pytest.CaptureFixture[str]) -> None:
     message = _refusal(_cut(encode(noise(10 * RATE), RATE, kind), part))
     assert "cut short" in message
-    capfd.readouterr()  # libmpg123 writes its own opinion to stderr
+    assert capfd.readouterr().err == ""  # libmpg123 has nothing to say about whole frames
 
 
 @pytest.mark.parametrize("part", [0.3, 0.7])
@@ -149,27 +150,9 @@ def test_damaged_flac() -> None:
     assert _refusal(bytes(data)).startswith("x: damaged or cut short: ")
 
 
-def test_header_bomb_is_refused_before_decoding() -> None:
+def test_header_bomb_costs_what_is_there() -> None:
     data = _flac_total(encode(noise(RATE), RATE, "FLAC"), 2**36 - 1)
-    assert _refusal(data) == (
-        "x: more than 120 million samples (125 minutes of its kind); split it first"
-    )
-
-
-def test_bomb_without_a_length_is_stopped_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "_BLOCK", 1000)
-    monkeypatch.setattr(decode, "MAX_SAMPLES", 5000)
-    data = _flac_total(encode(noise(RATE, 2), RATE, "FLAC"), 0)
-    seen: list[int] = []
-    check = decode.check_samples
-
-    def count(*args: object, start: int, **more: object) -> None:
-        seen.append(start)
-        check(*args, start=start, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(decode, "check_samples", count)
-    assert "more than 0 million samples" in _refusal(data)
-    assert seen == [0, 500, 1000, 1500, 2000, 2500]
+    assert _refusal(data).startswith("x: only 1.000 s of 4294967.296 s can be read: ")
 
 
 def _wav(rate: int, channels: int, frames: int) -> bytes:
@@ -179,15 +162,15 @@ def _wav(rate: int, channels: int, frames: int) -> bytes:
     return head + b"data" + struct.pack("<I", size) + bytes(size)
 
 
-@pytest.mark.parametrize("rate", [1, 3_999, 384_001, 2**31 - 1])
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
 def test_header_with_an_absurd_rate(rate: int) -> None:
     message = _refusal(_wav(rate, 1, 1000))
-    assert message == f"x: sample rate {rate} Hz; supported: 4000 to 384000 Hz"
+    assert message == f"x: sample rate {rate} Hz; supported: 1000 to 1000000 Hz"
 
 
 def test_limits_themselves_are_allowed() -> None:
-    assert read_bytes(_wav(4_000, 32, 10), "x", mono=True).samples.shape == (1, 10)
-    assert read_bytes(_wav(384_000, 1, 1), "x", mono=True).samples.shape == (1, 1)
+    assert read_bytes(_wav(1_000, 32, 10), "x", mono=True).samples.shape == (1, 10)
+    assert read_bytes(_wav(1_000_000, 1, 1), "x", mono=True).samples.shape == (1, 1)
 
 
 @pytest.mark.parametrize("channels", [33, 1000])
@@ -244,7 +227,7 @@ def _write(path: Path, data: bytes) -> Path:
         (lambda folder: "a\0b.wav", "no file can have this name: embedded null byte"),
         (
             lambda folder: _write(folder / "page.wav", b"<html><body>404</body></html>"),
-            "not WAV, FLAC, OGG, MP3: it begins b'<html><body>404<'; convert it to WAV",
+            "not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, but a web page; convert it to WAV",
         ),
         (lambda folder: folder / "none.wav" / "x", "there is no such file"),
         (lambda folder: _write(folder / "a", b"a") / "x", "cannot be read: Not a directory"),
@@ -274,15 +257,6 @@ def test_named_pipe(tmp_path: Path) -> None:
     writer.start()
     np.testing.assert_array_equal(read_path(pipe, "x", mono=True).samples, samples.T)
     writer.join()
-
-
-def test_endless_stream_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "MAX_ENCODED", 1 << 20)
-    message = r"^x: longer than 1 MiB; save it as a file$"
-    with pytest.raises(AudioError, match=message):
-        read_path("/dev/zero", "x", mono=True)
-    with pytest.raises(AudioError, match=message):
-        read_bytes(bytes((1 << 20) + 1), "x", mono=True)
 
 
 def test_stream_is_read_from_where_it_stands() -> None:

@@ -220,3 +220,15 @@ def test_convert_overwrites_nothing_of_the_dataset(
     assert err.count("\n") == 1
     assert "would overwrite a table of the dataset" in err or "which is a recording" in err
     assert (audiocaps / name).read_bytes() == before
+
+
+def test_tasks_of_strangers_are_one_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '["\\u001b[2J"]\nprompt = "a\\nb"\ntarget = "' + "c" * 9000 + '"\n'
+    extra = write(tmp_path / "t.toml", text)
+    assert main(["data", "tasks", "--tasks", str(extra)]) == 0
+    captured = capsys.readouterr().out
+    assert captured.replace("\n", "").isprintable()
+    assert len(captured.splitlines()) == len(load_tasks()) + 1
+    assert len(captured.splitlines()[-1]) < 500

@@ -177,7 +177,7 @@ def test_what_was_embedded_is_kept_beside_the_old_file(
         nonlocal calls
         calls += 1
         kinds = 1 + (suffix == ".safetensors")
-        if calls == 4 * kinds:  # a text, two recordings, and the last array of the third
+        if calls == 5 * kinds:  # a text, two recordings of 1 and 2 batches, the third's last array
             raise error
         append(stored, rows)
 

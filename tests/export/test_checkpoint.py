@@ -27,6 +27,7 @@ from pengi_rt import config
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export import checkpoint
 from pengi_rt.export.checkpoint import load_model, read_checkpoint
+from pengi_rt.export.parts import read_parts
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import random_model
 from pengi_rt.presets import PRESETS
@@ -384,8 +385,109 @@ def test_double_precision_is_narrowed_and_that_is_said(
     assert "NaN or infinity" in refusal(path)
 
 
-def test_a_tensor_that_is_not_plain_is_refused(path: Path, published: dict[str, Tensor]) -> None:
-    name = next(key for key in published if key.endswith("layer_norm.bias"))
-    for odd in (published[name].to_sparse(), published[name].to(torch.float8_e4m3fn)):
-        torch.save({"model": published | {name: odd}}, path)
-        refusal(path)
+class Rebuilt:
+    """Pickled, it is what ``function(*arguments)`` makes where it is loaded."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+def odd_tensors(tensor: Tensor) -> dict[str, object]:
+    """What stands in a state dict in place of a weight, and is none."""
+    huge = torch.zeros(1).expand(2**40)
+    meta = Rebuilt(
+        torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (2**60,), (1,), False
+    )
+    return {
+        "meta": tensor.to("meta"),
+        "meta of 2^60": meta,
+        "stride 0": huge,
+        "stride 0 of the right shape": torch.zeros(1).expand(tensor.shape),
+        "overlapping": torch.zeros(tensor.shape[0] + 1).as_strided((*tensor.shape, 2), (1, 1)),
+        "nested": torch._nested_view_from_buffer(
+            torch.zeros(5), torch.tensor([[2], [3]]), torch.tensor([[1], [1]]), torch.tensor([0, 2])
+        ),
+        "jagged": torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
+        "sparse": tensor.to_sparse(),
+        "complex": tensor.to(torch.complex64),
+        "conjugate": tensor.to(torch.complex64).conj(),
+        "float8": tensor.to(torch.float8_e4m3fn),
+        "bool": tensor.bool(),
+        "uint16": tensor.to(torch.uint16),
+        "empty": tensor[:0],
+        "scalar": tensor[0],
+        "a million dimensions": tensor.reshape(*[1] * 60, -1),
+        "a level deeper": {"weight": tensor},
+        "a list": [tensor],
+        "an integer": 10**5000,
+    }
+
+
+@pytest.mark.parametrize("name", odd_tensors(torch.ones(3)))
+def test_a_tensor_that_is_not_plain_is_refused(
+    path: Path, published: dict[str, Any], name: str
+) -> None:
+    """In one line, before any of its values is touched; as weight, and as the tied head."""
+    weight = next(key for key in published if key.endswith("layer_norm.bias"))
+    for key in (weight, checkpoint.HEAD):
+        odd = odd_tensors(published[weight])[name]
+        refusal(save(path, published | {key: odd}))
+        with pytest.raises(CheckpointError):
+            read_parts(path, ["audio_encoder"], whatever_shape_is_wrong)
+
+
+def whatever_shape_is_wrong(name: str, tensor: Tensor) -> None:
+    """Stands for a model that none of the odd tensors fit."""
+    if tensor.ndim != 1 or not tensor.numel() or tensor.dtype != torch.float32:
+        raise CheckpointError(name)
+
+
+def test_a_parameter_is_a_tensor(path: Path, published: dict[str, Any]) -> None:
+    parameters = {key: value for key, value in published.items() if value.is_floating_point()}
+    save(path, published | {key: torch.nn.Parameter(parameters[key]) for key in parameters})
+    assert not any(tensor.requires_grad for tensor in read_checkpoint(path).state.values())
+
+
+@pytest.mark.parametrize("key", [5, b"x", None, (1, "a"), "\x1b[2J\n", "a\0b", "", "x" * 10**6])
+def test_keys_of_strangers_are_quoted_and_short(
+    path: Path, published: dict[Any, Any], key: object
+) -> None:
+    message = refusal(save(path, published | {key: torch.ones(1)}))
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+def test_too_many_tensors(path: Path) -> None:
+    shared = torch.ones(1)
+    message = refusal(save(path, {f"{number}": shared for number in range(16_385)}))
+    assert "has 16385 tensors; the largest model has fewer than 16384" in message
+
+
+def test_one_tensor_under_two_keys(path: Path, published: dict[str, Tensor]) -> None:
+    published["caption_decoder.audio_project.transformer.prefix_const"] = torch.ones(8, 64)
+    assert "the same tensor under two keys" in refusal(save(path, published))
+
+
+def test_a_weight_of_absurd_size(path: Path, published: dict[str, Tensor]) -> None:
+    """As a flipped bit of its exponent makes it."""
+    published[GPT + "transformer.wpe.weight"][9, 9] = -3e36
+    assert "decoder.wpe.weight holds 3e+36, no weight is above 1e+06" in refusal(
+        save(path, published)
+    )
+    published[GPT + "transformer.wpe.weight"][9, 9] = -1e5
+    read_checkpoint(save(path, published))
+
+
+def test_the_transform_is_computed_after_all_is_checked(
+    model: Pengi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 8192 points it takes 12 s and 1 GB, which no damaged file should cost."""
+    path = tmp_path / "a.safetensors"
+    state = {name: tensor for name, tensor in model.state_dict().items() if ".stft_" not in name}
+    state["decoder.wpe.weight"] = torch.zeros(1)
+    save_file(state, path, metadata={"pengi_rt": model.config.to_json()})
+    monkeypatch.setattr(checkpoint, "transform", None)
+    assert "decoder.wpe.weight is [1]" in refusal(path)

@@ -1,8 +1,10 @@
 """An index holds what was put in, and everything that is no index is refused in one line."""
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
@@ -332,6 +334,38 @@ def test_damage(path: Path, sounds: Collection, kind: str) -> None:
         assert "\n" not in message
     index(path, sounds, rebuild=True)
     check(path, sounds)
+
+
+@pytest.mark.parametrize(
+    "name", ["current", "index.json", "captions.npy", "audio.npy", "rows.jsonl"]
+)
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_what_may_not_be_read_is_not_called_damaged(
+    path: Path, sounds: Collection, name: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_open = io.open
+
+    def refusing(file: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(file).name == name:
+            raise OSError(code, os.strerror(code), str(file))
+        return plain_open(file, *arguments, **options)
+
+    monkeypatch.setattr("io.open", refusing)
+    for refused in (lambda: Index.open(path), lambda: index(path, sounds)):
+        with pytest.raises(InputError) as caught:
+            refused()
+        assert str(caught.value).endswith(f"cannot be read: {os.strerror(code)}")
+        assert "rebuild" not in str(caught.value)
+    monkeypatch.undo()
+    check(path, sounds)
+
+
+def test_paths_that_cannot_be(tmp_path: Path) -> None:
+    for given in (None, 3, "a\0b", "\ud800"):
+        with pytest.raises(UsageError, match=r"^index must be a path, got [^\n]*$"):
+            Index.open(given)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        Index.open(tmp_path / ("x" * 300))
 
 
 def test_large_matrices_are_hashed_when_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

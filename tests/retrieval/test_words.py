@@ -69,6 +69,11 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         words.nearest(" ... ", 1)
     with pytest.raises(UsageError, match="k must be at least 1, got 0"):
         words.nearest("name", 0)
+    assert list(words.nearest("name", np.int64(1))[1]) == [0]  # type: ignore[arg-type]
+    assert list(words.nearest("name", 2**70)[1]) == [0]
+    for query in (None, 3, b"name", ["name"]):
+        with pytest.raises(PromptError, match="the query must be a string, got "):
+            words.nearest(query, 1)  # type: ignore[arg-type]
 
     class Without:
         def execute(self, _: str) -> None:

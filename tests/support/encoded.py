@@ -3,8 +3,13 @@
 import io
 
 import numpy as np
+import pytest
 import soundfile
 from numpy.typing import NDArray
+
+from pengi_rt.audio.decode import read_blocks
+from pengi_rt.audio.sound import sound_of
+from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
 
@@ -28,3 +33,19 @@ def noise(frames: int, channels: int = 1, *, seed: int = 0) -> F32:
     """White noise in [-0.5, 0.5], float32 ``[frames, channels]``."""
     uniform = np.random.default_rng(seed).uniform(-0.5, 0.5, (frames, channels))
     return uniform.astype(np.float32)
+
+
+def heard(data: bytes, *, allow_truncated: bool = False) -> tuple[F32, str]:
+    """All samples ``[frames, channels]`` of a file, and why they are not all of the recording."""
+    sound = sound_of(data, "x", allow_truncated=allow_truncated)
+    with sound.open() as reader:
+        blocks = [block.T for block in read_blocks(reader, "x")]
+        return np.concatenate(blocks), reader.cut
+
+
+def refusal(data: bytes) -> str:
+    """The one line that says why a file is not read."""
+    with pytest.raises(AudioError) as caught:
+        heard(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

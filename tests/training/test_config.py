@@ -239,3 +239,56 @@ def test_json_holds_every_value(tmp_path: Path) -> None:
     assert data["run"]["batch_size"] == 384
     assert data["model"]["decoder"]["n_embd"] == 64
     assert data["optimizer"]["betas"] == [0.9, 0.999]
+
+
+TEXTS = {
+    "arrays in arrays": "train = " + "[" * 5000,
+    "tables in tables": "x = " + "{a=" * 5000,
+    "a key of 30 000 parts": ".".join("a" * 30_000) + " = 1",
+    "quoted parts": ". ".join(['"a"'] * 9000) + " = 1",
+    "an integer of 5 000 digits": "seed = " + "9" * 5000,
+    "the same in sixteens": "seed = 0x" + "f" * 5000,
+    "a rate of 5 000 digits": "[optimizer]\nrate = 0x" + "f" * 5000,
+    "NUL in output_dir": 'output_dir = "a\\u0000b"',
+    "NUL in a list": '[data]\nmanifests = ["a", "\\u0000"]',
+    "NUL in a table": '[init]\ndecoder = "\\u0000"',
+    "no output_dir": 'output_dir = ""',
+    "infinity": "[optimizer]\nrate = inf",
+    "beyond infinity": "[optimizer]\nrate = 1e999",
+    "a date": "seed = 1979-05-27",
+    "escape codes in a key": '"\\u001b[2J\\n" = 1',
+    "in a part": '[init]\n"\\u001b[2J\\n" = "x"',
+    "in a rate": '[optimizer.rates]\n"\\u001b[2J\\n" = "x"',
+    "in a task": '[data.task_weights]\n"\\u001b[2J\\n" = -1.0',
+    "in a stage": 'stage = "\\u001b[2J\\n"',
+    "a long stage": 'stage = "' + "x" * 60_000 + '"',
+    "a longer file": " " * 70_000,
+    "no UTF-8": "\udcff",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_a_stranger_may_write(name: str, tmp_path: Path) -> None:
+    """Each is one short, printable line, at once; tomllib alone takes minutes over some."""
+    path = tmp_path / "run.toml"
+    tables = {key: value for key, value in SMALLEST.items() if f"{key} =" not in TEXTS[name]}
+    if "[data]" in TEXTS[name]:
+        del tables["data"]
+    first, _, rest = toml(tables).partition("\n[")
+    changed = TEXTS[name]
+    text = f"{first}\n[{rest}\n{changed}" if changed[0] == "[" else f"{first}\n{changed}\n[{rest}"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError) as caught:
+        read_config(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert len(message) < 700
+
+
+def test_a_device_or_a_pipe_as_config(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="/dev/zero: is longer than 65536 bytes"):
+        read_config(Path("/dev/zero"))
+    assert read(tmp_path).stage == "captioning"
+    with (tmp_path / "run.toml").open() as file:
+        assert read_config(Path(f"/dev/fd/{file.fileno()}")).stage == "captioning"

@@ -239,3 +239,22 @@ def test_a_checkpoint_with_values_that_are_no_numbers(workshop: Workshop, checkp
     save_file(tensors, folder / "model.safetensors", metadata={"pengi_rt": config})
     with pytest.raises(CheckpointError, match=r"decoder.ln_f.weight"):
         start(workshop, init={"decoder": str(folder / "model.safetensors")})
+
+
+@pytest.mark.parametrize("kind", ["meta", "stride 0", "nested", "another shape, NaN"])
+def test_shapes_are_checked_before_values(kind: str, workshop: Workshop) -> None:
+    """A tensor of 2^40 numbers that is 4 bytes in its file is refused in an instant."""
+    odd = {
+        "meta": torch.empty(16, device="meta"),
+        "stride 0": torch.zeros(1).expand(2**40),
+        "nested": torch.nested.nested_tensor([torch.zeros(3)], layout=torch.jagged),
+        "another shape, NaN": torch.full((3,), torch.nan),
+    }[kind]
+    path = workshop.root / "odd.pth"
+    key = "caption_decoder.gpt.transformer.ln_f.weight"
+    torch.save({"model": {key: odd}}, path)
+    with pytest.raises(CheckpointError) as caught:
+        start(workshop, init={"decoder": str(path)})
+    said = "is no plain tensor" if odd.is_nested or odd.numel() != 3 else "is [3], this model's is"
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pengi_rt.errors import InputError
+from pengi_rt.system.quote import shown
 from pengi_rt.training.datasets.common import (
     Examples,
     Options,
@@ -48,7 +49,7 @@ def _rows(
         youtube_id, start, end, labels = cells
         mids = [mid.strip() for mid in labels.split(",")]
         if unknown := [mid for mid in mids if mid not in names]:
-            raise InputError(f"{where}: {unknown[0]!r} is not in class_labels_indices.csv")
+            raise InputError(f"{where}: {shown(unknown[0])} is not in class_labels_indices.csv")
         fields = _fields(where, youtube_id, start, end)
         audio = recordings.find(f"{youtube_id}_{start}", patterns.names(fields))
         if audio:
@@ -60,7 +61,7 @@ def _fields(where: str, youtube_id: str, start: str, end: str) -> dict[str, str]
     try:
         first, last = float(start), float(end)
     except ValueError:
-        raise InputError(f"{where}: {start!r} and {end!r} must be seconds") from None
+        raise InputError(f"{where}: {shown(start)} and {shown(end)} must be seconds") from None
     seconds = (f"{first:.0f}", f"{last:.0f}")
     values = (youtube_id, *seconds, start, end, f"{first * 1000:.0f}")
     return dict(zip(FIELDS, values, strict=True))

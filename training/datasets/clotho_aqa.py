@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pengi_rt.errors import InputError
+from pengi_rt.system.quote import shown
 from pengi_rt.training.datasets.common import Examples, Options, Row, locate, read_table
 from pengi_rt.training.datasets.recordings import Recordings
 
@@ -35,7 +36,7 @@ def _questions(table: Path, recordings: Recordings) -> dict[tuple[str, str], dic
     for where, cells in read_table(table, _COLUMNS, encoding="latin-1"):
         confidence = cells["confidence"].strip().lower()
         if confidence not in CONFIDENCE:
-            raise InputError(f"{where}: confidence {confidence!r} must be yes, no or maybe")
+            raise InputError(f"{where}: confidence {shown(confidence)} must be yes, no or maybe")
         question = recordings.text(cells["QuestionText"])
         if question and (answer := recordings.text(cells["answer"]).lower()):
             votes = questions[cells["file_name"], question]

@@ -1,13 +1,16 @@
 """What the converters share: their signature, the files of a dataset, tables, labels."""
 
 import csv
+import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as shown
 from typing import NamedTuple
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.regular import open_regular
 from pengi_rt.training.datasets.recordings import Recordings
 
 Row = dict[str, object]
@@ -54,9 +57,11 @@ def locate(root: Path, *names: str) -> Path:
         InputError: none is.
     """
     for name in names:
-        if (root / name).exists():
+        if os.path.exists(root / name):  # noqa: PTH110 - False for names that cannot be
             return root / name
-    raise InputError(f"{root}: there is no {' or '.join(names)}; name the dataset's own folder")
+    raise InputError(
+        f"{one_line(str(root))}: there is no {' or '.join(names)}; name the dataset's own folder"
+    )
 
 
 def read_table(
@@ -73,7 +78,8 @@ def read_table(
     for name in columns:
         if name not in header:
             raise InputError(
-                f"{path}: there is no column {name!r} in its header, {shown(','.join(header))}"
+                f"{one_line(str(path))}: there is no column {name!r} in its header, "
+                f"{shown(','.join(header))}"
             )
     for where, cells in lines:
         if len(cells) != len(header):
@@ -89,18 +95,31 @@ def read_csv(
     Raises:
         InputError: it cannot be read, or is not in ``encoding``.
     """
+    where = one_line(str(path))
     try:
-        with path.open(encoding=encoding, newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding=encoding, newline="") as file:
             reader = csv.reader(file, skipinitialspace=True)
             for cells in reader:
                 if cells and not (comment and cells[0].startswith(comment)):
-                    yield f"{path}:{reader.line_num}", cells
+                    yield f"{where}:{reader.line_num}", cells
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{where}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not {encoding.removesuffix('-sig').upper()}") from None
+        raise InputError(f"{where}: is not {encoding.removesuffix('-sig').upper()}") from None
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+        raise InputError(f"{where}:{reader.line_num}: is not CSV: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """A table that is no CSV, as text. Raises InputError."""
+    where = one_line(str(path))
+    try:
+        with open_regular(path) as file:
+            return file.read().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: is not UTF-8") from None
 
 
 def display_names(path: Path) -> dict[str, str]:

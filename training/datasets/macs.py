@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pengi_rt.errors import BackendError, InputError
-from pengi_rt.training.datasets.common import Examples, Options, Row, locate, words
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.training.datasets.common import Examples, Options, Row, locate, read_text, words
 from pengi_rt.training.datasets.recordings import Recordings
 
 SPLITS = ("all",)
@@ -29,7 +30,8 @@ def _rows(table: Path, recordings: Recordings) -> Iterator[Row]:
                     row: Row = {"audio": audio, "task": "caption", "caption": caption}
                     yield row | ({"tags": tags} if tags else {})
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{table}: is not MACS's: {error!r}; fetch it again") from None
+        where = one_line(str(table))
+        raise InputError(f"{where}: is not MACS's: {shown(error)}; fetch it again") from None
 
 
 def _load(table: Path) -> Any:
@@ -38,9 +40,7 @@ def _load(table: Path) -> Any:
     except ModuleNotFoundError:
         raise BackendError("MACS needs PyYAML: pip install 'pengi-rt[train]'") from None
     try:
-        return yaml.safe_load(table.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{table}: cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"{table}: is not YAML: {why}") from None
+        return yaml.safe_load(read_text(table))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = one_line(" ".join(str(error).split()))
+        raise InputError(f"{one_line(str(table))}: is not YAML: {why}") from None

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pengi_rt.errors import InputError
-from pengi_rt.training.datasets.common import Examples, Options, Row, locate, words
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.training.datasets.common import Examples, Options, Row, locate, read_text, words
 from pengi_rt.training.datasets.recordings import Recordings
 
 SPLITS = ("train", "valid", "test")
@@ -21,17 +22,17 @@ def convert(root: Path, split: str, options: Options) -> Examples:
 
 def _rows(table: Path, recordings: Recordings) -> Iterator[Row]:
     try:
-        examples = json.loads(table.read_text("utf-8"))
+        examples = json.loads(read_text(table))
         for name, note in examples.items():
             audio = recordings.find(name, [f"{name}.*"])
             if audio:
                 yield {"audio": audio, "task": "note", **_fields(note)}
-    except OSError as error:
-        raise InputError(f"{table}: cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(f"{table}: is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        where, why = one_line(str(table)), one_line(str(error))
+        raise InputError(f"{where}: is not JSON: {why}") from None
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{table}: is not NSynth's: {error!r}; fetch it again") from None
+        where = one_line(str(table))
+        raise InputError(f"{where}: is not NSynth's: {shown(error)}; fetch it again") from None
 
 
 def _fields(note: dict[str, Any]) -> Row:

@@ -1,12 +1,15 @@
 """Which recordings of a dataset are on this disk, and which are not."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from reprlib import repr as shown
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import one_line, shown
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -28,8 +31,10 @@ class Recordings:
 
     def __init__(self, folder: Path) -> None:
         """Read the names below ``folder``, once. Raises InputError: there is no such folder."""
-        if not folder.is_dir():
-            raise InputError(f"{folder}: there is no such folder; --audio names another")
+        if not os.path.isdir(folder):  # noqa: PTH112 - False for names that cannot be
+            raise InputError(
+                f"{one_line(str(folder))}: there is no such folder; --audio names another"
+            )
         self.folder = folder
         self.found: dict[str, Path] = {}
         self.missing: set[str] = set()
@@ -56,10 +61,10 @@ class Recordings:
             place = self._places.get(name)
             if place and name in self._twins:
                 raise InputError(
-                    f"{place} and {self._twins[name]} are both called {name}; --audio names the "
-                    "folder to use"
+                    f"{one_line(place)} and {one_line(self._twins[name])} are both called "
+                    f"{one_line(name)}; --audio names the folder to use"
                 )
-            if place:
+            if place and os.path.isfile(place):  # noqa: PTH113 - a pipe or a dead link is none
                 self.found[clip] = Path(place)
                 return self.found[clip]
         self.missing.add(clip)
@@ -92,10 +97,15 @@ class NamePatterns:
             yield "".join(fields[p] if place % 2 else p for place, p in enumerate(pieces))
 
 
+def _unread(error: OSError) -> None:
+    name = one_line(str(error.filename))
+    logger.warning("%s: cannot be read (%s); what is in it is left out", name, error.strerror)
+
+
 def _audio_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Path and name of every audio file below ``folder``, in the order of their names."""
     walked = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
+    for where, folders, names in os.walk(folder, onerror=_unread, followlinks=True):
         real = os.path.realpath(where)
         if real in walked:  # reached by a second link, or going in a circle
             folders.clear()

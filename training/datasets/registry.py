@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import one_line, shown
 from pengi_rt.training.datasets import (
     audiocaps,
     audioset,
@@ -92,7 +93,9 @@ def convert_dataset(
         InputError: a file of it is missing or damaged, or more recordings are gone than may be.
     """
     if name not in DATASETS:
-        raise UsageError(f"there is no converter for {name!r}; there are: {', '.join(DATASETS)}")
+        raise UsageError(
+            f"there is no converter for {shown(name)}; there are: {', '.join(DATASETS)}"
+        )
     dataset = DATASETS[name]
     if split is None and len(dataset.splits) > 1:
         raise UsageError(f"--split must be given: {', '.join(dataset.splits)}")
@@ -102,11 +105,11 @@ def convert_dataset(
     done = list(rows)
     clips, missing = len(recordings.found), len(recordings.missing)
     if missing > max_missing * (clips + missing) or not clips:
-        tried = ", ".join(recordings.tried)
+        tried = one_line(", ".join(recordings.tried))
         example = f" (the first could be called {tried})" if tried else ""
         raise InputError(
             f"{name} {split}: {missing} of {clips + missing} recordings are not below "
-            f"{recordings.folder}{example}; fetch them, name their folder "
+            f"{one_line(str(recordings.folder))}{example}; fetch them, name their folder "
             f"(--audio), or raise --max-missing ({max_missing:g})"
         )
     return Conversion(done, clips, missing, recordings.textless)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from pengi_rt.training.scenes.facts import SAMPLE_RATE
+from pengi_rt.training.scenes.portable import power, sinpi, total
 from pengi_rt.training.scenes.synthesis import (
     F32,
     F64,
@@ -63,7 +64,7 @@ def insects(rng: np.random.Generator, seconds: float) -> F32:
     pulse = times(count) * rng.uniform(30, 50)
     per_chirp, rest = int(rng.integers(3, 7)), int(rng.integers(5, 9))
     sung = np.floor(pulse) % (per_chirp + rest) < per_chirp
-    level = np.square(np.sin(np.pi * pulse)) * sung
+    level = np.square(sinpi(pulse)) * sung
     carrier = sine(rng.uniform(4200, 6800) * curve(rng, count, 6, 0.995, 1.005), count)
     return faded((carrier * level).astype(np.float32))
 
@@ -89,7 +90,7 @@ def _chirp(rng: np.random.Generator) -> F32:
     glide = rng.uniform(0.15, 0.4) * rng.choice([-1, 1])
     line = np.linspace(-1, 1, count)
     bow = rng.uniform(-0.2, 0.2) * (1 - line * line)
-    trill = rng.choice([0, 0.06]) * np.sin(line * np.pi * rng.uniform(3, 6))
+    trill = rng.choice([0, 0.06]) * sinpi(line * rng.uniform(3, 6))
     pitch = np.clip(middle * (1 + glide * line + bow + trill), 1900, 6500)
     return faded(sine(pitch, count), attack=0.015, release=0.02)
 
@@ -110,7 +111,10 @@ def _syllable(rng: np.random.Generator, turn: F32, pitch: float, tract: float) -
     """A glide from one vowel to another, now and then after a hissed consonant."""
     number = harmonics(pitch, 40)
     first, last = (
-        tone(turn, _formants(number * pitch, tract * np.array(_VOWELS[vowel]), 110) / number**0.4)
+        tone(
+            turn,
+            _formants(number * pitch, tract * np.array(_VOWELS[vowel]), 110) / power(number, 0.4),
+        )
         for vowel in rng.integers(len(_VOWELS), size=2)
     )
     count = len(turn)
@@ -126,5 +130,4 @@ def _formants(frequency: F64, centres: F64, width: float) -> F64:
     """The magnitude of a throat at ``frequency``: resonances that weaken upwards."""
     off = (frequency[:, None] - centres) / (width / 2)
     weights = np.array([1.0, 0.6, 0.3])
-    magnitude: F64 = np.sum(weights / (1 + off * off), axis=1) + 0.01
-    return magnitude
+    return total(weights / (1 + off * off)) + 0.01

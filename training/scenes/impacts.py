@@ -5,6 +5,7 @@ Each is ``(rng, seconds) -> sound [round(seconds * 16000)]`` at a level of its o
 
 import numpy as np
 
+from pengi_rt.training.scenes.portable import exp, exp2
 from pengi_rt.training.scenes.synthesis import (
     F32,
     band_noise,
@@ -56,7 +57,7 @@ def glass(rng: np.random.Generator, seconds: float) -> F32:
 def guitar(rng: np.random.Generator, seconds: float) -> F32:
     """Strings of a chord, plucked one by one or strummed."""
     root = rng.uniform(110, 220)
-    chord = root * 2 ** (np.array([0, 7, 12, rng.choice([15, 16]), 19]) / 12)
+    chord = root * exp2(np.array([0, 7, 12, rng.choice([15, 16]), 19]) / 12)
     strings = chord[: int(rng.integers(2, 6))]
     gap = rng.choice([rng.uniform(0.015, 0.04), rng.uniform(0.15, 0.25)])
     count, damping = samples(seconds), rng.uniform(0.4, 0.9)
@@ -96,7 +97,7 @@ def _regular(
 
 def _skin(rng: np.random.Generator, pitch: float, life: float) -> F32:
     count = samples(0.4)
-    dropping = pitch * (1 + 1.2 * np.exp(-times(count) / 0.02))
+    dropping = pitch * (1 + 1.2 * exp(-times(count) / 0.02))
     body = sine(dropping, count) * decay(count, life, 0.001)
     hit = placed(count, [(0, body), (0, 0.35 * burst(rng, 300, 3000, 0.01))])
     return np.float32(rng.uniform(0.7, 1)) * faded(hit, attack=0.001, release=0.05)

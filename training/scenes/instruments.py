@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from pengi_rt.training.scenes.facts import Note
+from pengi_rt.training.scenes.portable import exp2, power, sinpi
 from pengi_rt.training.scenes.synthesis import (
     F32,
-    F64,
     band,
     band_noise,
     burst,
@@ -54,14 +54,14 @@ def render_note(note: Note, rng: np.random.Generator) -> F32:
 
 def frequency(note: Note) -> float:
     """The fundamental in Hz, equal temperament on A4 = 440 Hz, with the note's detuning."""
-    return float(440 * 2 ** ((note.pitch - 69 + note.detune / 100) / 12))
+    return float(440 * exp2((note.pitch - 69 + note.detune / 100) / 12))
 
 
 def _bass(note: _Played, rng: np.random.Generator) -> F32:
     """A plucked thick string: nearly all fundamental."""
     number = harmonics(note.pitch, 5)
-    amplitude = number ** -(3.2 - 0.8 * note.force) * rng.uniform(0.8, 1.2, len(number))
-    life = rng.uniform(1.2, 1.7) / number**0.5
+    amplitude = power(number, -(3.2 - 0.8 * note.force)) * rng.uniform(0.8, 1.2, len(number))
+    life = rng.uniform(1.2, 1.7) / np.sqrt(number)
     string = modes(number * note.pitch, amplitude, life, note.count)
     return placed(note.count, [(0, string), (0, 0.15 * burst(rng, 60, 300, 0.015))])
 
@@ -71,11 +71,11 @@ def _brass(note: _Played, rng: np.random.Generator) -> F32:
     number = harmonics(note.pitch, 30)
     turn = phase(note.pitch, note.count)
     knee = rng.uniform(1800, 2400) * (0.7 + 0.5 * note.force)
-    bright = 1 / (1 + (number * note.pitch / knee) ** 4)
+    bright = 1 / (1 + np.square(np.square(number * note.pitch / knee)))
     rise = np.minimum(times(note.count) / np.float32(note.attack(0.6)), 1)
-    growl = 1 + 0.03 * np.sin(2 * np.pi * rng.uniform(4, 6) * times(note.count))
-    swell = tone(turn, number**-2.5) * (1 - rise) + tone(turn, bright) * rise
-    sound: F32 = swell * (0.1 + 0.9 * rise) * growl
+    growl = 1 + 0.03 * sinpi(2 * rng.uniform(4, 6) * times(note.count))
+    swell = tone(turn, power(number, -2.5)) * (1 - rise) + tone(turn, bright) * rise
+    sound: F32 = swell * (0.1 + 0.9 * rise) * growl.astype(np.float32)
     return faded(sound, 0.02, 0.1)
 
 
@@ -112,10 +112,10 @@ def _piano(note: _Played, rng: np.random.Generator) -> F32:
     """Stiff strings in pairs, a little apart: they beat, and die first quickly, then slowly."""
     number = harmonics(note.pitch, 20)
     stiffness = rng.uniform(2e-4, 6e-4)
-    partial = number * note.pitch * np.sqrt((1 + stiffness * number**2) / (1 + stiffness))
-    amplitude = number ** -(1.3 - 0.6 * note.force) * np.abs(np.sin(np.pi * number / 8.5))
-    life = rng.uniform(0.7, 1.0) * (262 / note.pitch) ** 0.3 / (1 + 0.2 * number)
-    apart = 2 ** (rng.uniform(0.5, 1.2) / 1200)
+    partial = number * note.pitch * np.sqrt((1 + stiffness * np.square(number)) / (1 + stiffness))
+    amplitude = power(number, -(1.3 - 0.6 * note.force)) * np.abs(sinpi(number / 8.5))
+    life = rng.uniform(0.7, 1.0) * power(262 / note.pitch, 0.3) / (1 + 0.2 * number)
+    apart = exp2(rng.uniform(0.5, 1.2) / 1200)
     strings = modes(
         np.concatenate([partial / apart, partial * apart]),
         np.concatenate([amplitude, 0.5 * amplitude]),
@@ -130,7 +130,7 @@ def _reed(note: _Played, rng: np.random.Generator) -> F32:
     """A clarinet: odd harmonics, steady."""
     number = harmonics(note.pitch, 25)
     slope = 1.0 - 0.4 * note.force
-    odd = np.where(number % 2 == 1, 1, rng.uniform(0.02, 0.06)) * number**-slope
+    odd = np.where(number % 2 == 1, 1, rng.uniform(0.02, 0.06)) * power(number, -slope)
     steady = tone(phase(note.pitch, note.count), odd)
     air = np.float32(0.02) * band_noise(rng, note.count, 1000, 5000)
     return faded(unit(steady) + air, note.attack(0.07), 0.06)
@@ -140,7 +140,7 @@ def _string(note: _Played, rng: np.random.Generator) -> F32:
     """A bowed string: a sawtooth through a wooden body, with vibrato and a slow start."""
     cycles, wobble = _vibrato(note, rng, depth=30)
     number = harmonics(note.pitch, 40)
-    saw = number ** -(1.0 - 0.3 * note.force) * rng.uniform(0.5, 1.5, len(number))
+    saw = power(number, -(1.0 - 0.3 * note.force)) * rng.uniform(0.5, 1.5, len(number))
     scrape = np.float32(0.04) * band_noise(rng, note.count, 1500, 7000)
     bowed: F32 = unit(tone(cycles, saw)) * (1 + 0.2 * wobble) + scrape
     bowing = curve(rng, note.count, 5, 0.85, 1.0).astype(np.float32)
@@ -153,9 +153,9 @@ def _vibrato(note: _Played, rng: np.random.Generator, depth: float) -> tuple[F32
     It comes in over half a second.
     """
     t = times(note.count)
-    wobble: F32 = np.sin(2 * np.pi * np.float32(rng.uniform(4.8, 6.5)) * t) * np.minimum(2 * t, 1)
-    pitch: F64 = note.pitch * 2 ** (depth * wobble.astype(np.float64) / 1200)
-    return phase(pitch, note.count), wobble
+    wobble = sinpi(2 * np.float32(rng.uniform(4.8, 6.5)) * t) * np.minimum(2 * t, 1)
+    pitch = note.pitch * exp2(depth * wobble / 1200)
+    return phase(pitch, note.count), wobble.astype(np.float32)
 
 
 RENDERERS: Final[dict[str, Callable[[_Played, np.random.Generator], F32]]] = {

@@ -12,6 +12,7 @@ from pengi_rt.training.scenes.events import RENDERERS
 from pengi_rt.training.scenes.facts import CLIP_SECONDS, SAMPLE_RATE, Event, Facts, Note, draw
 from pengi_rt.training.scenes.instruments import render_note
 from pengi_rt.training.scenes.places import PLACES, background, reverberated
+from pengi_rt.training.scenes.portable import energy, from_decibels, total
 from pengi_rt.training.scenes.synthesis import F32, samples
 
 CLIP = round(CLIP_SECONDS * SAMPLE_RATE)  # samples
@@ -30,7 +31,7 @@ def mix(facts: Facts, rng: np.random.Generator) -> F32:
     """The clip, [64000], its peak at a random level from -20 to -1 dBFS."""
     clip = sum(tracks(facts, rng))
     assert isinstance(clip, np.ndarray)
-    peak = 10 ** (rng.uniform(*_PEAK_DB) / 20)
+    peak = np.sqrt(from_decibels(rng.uniform(*_PEAK_DB)))
     levelled: F32 = clip * np.float32(peak / np.max(np.abs(clip)))
     return levelled
 
@@ -46,8 +47,9 @@ def tracks(facts: Facts, rng: np.random.Generator) -> list[F32]:
 def active_power(sound: F32) -> float:
     """The mean power of ``sound`` while it sounds: see the module's docstring."""
     framed = sound[: len(sound) // FRAME * FRAME].reshape(-1, FRAME)
-    power = np.einsum("ij,ij->i", framed, framed, dtype=np.float64) / FRAME
-    return float(power[power >= _FLOOR * power.max()].mean())
+    power = energy(framed) / FRAME
+    active = power[power >= _FLOOR * power.max()]
+    return float(total(active) / len(active))
 
 
 def _track(sound: Event | Note, echo: F32, rng: np.random.Generator) -> F32:
@@ -58,7 +60,7 @@ def _track(sound: Event | Note, echo: F32, rng: np.random.Generator) -> F32:
         room = (CLIP - start) / SAMPLE_RATE
         dry = RENDERERS[sound.name](rng, min(sound.duration, room))
     wet = reverberated(dry, echo)[: CLIP - start]
-    gain = np.sqrt(10 ** (sound.snr / 10) / active_power(wet[: len(dry)]))
+    gain = np.sqrt(from_decibels(sound.snr) / active_power(wet[: len(dry)]))
     track = np.zeros(CLIP, np.float32)
     track[start : start + len(wet)] = wet * np.float32(gain)
     return track

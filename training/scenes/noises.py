@@ -5,6 +5,7 @@ Each is ``(rng, seconds) -> sound [round(seconds * 16000)]`` at a level of its o
 
 import numpy as np
 
+from pengi_rt.training.scenes.portable import exp, exp2
 from pengi_rt.training.scenes.synthesis import (
     F32,
     band,
@@ -19,6 +20,7 @@ from pengi_rt.training.scenes.synthesis import (
     phase,
     placed,
     samples,
+    shaped,
     spectrum,
     times,
     tone,
@@ -32,10 +34,10 @@ def engine(rng: np.random.Generator, seconds: float) -> F32:
     count = samples(seconds)
     speed = rng.uniform(40, 110) * curve(rng, count, 2, 0.92, 1.08)
     number = np.arange(1, 41)
-    muffler = 1 / (1 + (number * 80 / rng.uniform(500, 1200)) ** 2)
+    muffler = 1 / (1 + np.square(number * 80 / rng.uniform(500, 1200)))
     uneven = muffler * rng.uniform(0.3, 1, 40)
     turn = phase(speed / 2, count)
-    firing = np.exp(-6 * (2 * turn % 1)).astype(np.float32)
+    firing = exp(-6 * (2 * turn % 1)).astype(np.float32)
     puffs = band_noise(rng, count, 150, 2500) * firing
     return faded(unit(tone(turn, uneven)) + 0.7 * unit(puffs), attack=0.04, release=0.05)
 
@@ -47,7 +49,7 @@ def rain(rng: np.random.Generator, seconds: float) -> F32:
     falling = int(rng.uniform(200, 600) * seconds)
     np.add.at(drops, rng.integers(0, count, falling), rng.exponential(1, falling))
     splash = band(frequencies(count), rng.uniform(1800, 2600), 7500)
-    patter = waveform(spectrum(drops, count) * splash, count)
+    patter = waveform(shaped(spectrum(drops, count), splash), count)
     hiss = band_noise(rng, count, rng.uniform(2500, 4000), 12000)
     return faded(unit(patter) + np.float32(rng.uniform(0.4, 0.8)) * hiss, 0.06, 0.06)
 
@@ -68,8 +70,8 @@ def waves(rng: np.random.Generator, seconds: float) -> F32:
     count = samples(seconds)
     t = times(count) / np.float32(seconds)
     crest = rng.uniform(0.35, 0.5)
-    swell = np.exp(-np.square((t - crest) / 0.22))
-    foam = np.exp(-np.square((t - crest - 0.12) / 0.17))
+    swell = exp(-np.square((t - crest) / 0.22)).astype(np.float32)
+    foam = exp(-np.square((t - crest - 0.12) / 0.17)).astype(np.float32)
     f = frequencies(count)
     roar = coloured(rng, count, band(f, 150, rng.uniform(500, 900)))
     hiss = coloured(rng, count, band(f, 900, 3500))
@@ -79,7 +81,7 @@ def waves(rng: np.random.Generator, seconds: float) -> F32:
 def wind(rng: np.random.Generator, seconds: float) -> F32:
     """Wind that howls round a corner: a narrow band of noise whose centre wanders."""
     count = samples(seconds)
-    centre = rng.uniform(400, 800) * 2 ** curve(rng, count, 3, -0.6, 0.6)
+    centre = rng.uniform(400, 800) * exp2(curve(rng, count, 3, -0.6, 0.6))
     howl = moving_noise(rng, centre, rng.uniform(80, 160))
     gust = curve(rng, count, 3, 0.6, 1.0).astype(np.float32)
     rush = np.float32(0.25) * band_noise(rng, count, 100, 500)

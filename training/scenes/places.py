@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from pengi_rt.training.scenes.portable import energy, log, sinpi
 from pengi_rt.training.scenes.synthesis import (
     F32,
     band,
@@ -48,7 +49,11 @@ def background(name: str, rng: np.random.Generator, count: int) -> F32:
 def reverberated(sound: F32, echo: F32) -> F32:
     """``sound`` with its echo, [len(sound) + len(echo) - 1]."""
     count = len(sound) + len(echo) - 1
-    whole = waveform(spectrum(sound, count) * spectrum(echo, count), count)
+    one, other = spectrum(sound, count), spectrum(echo, count)
+    product = np.empty_like(one)  # NumPy's own may round a product of two parts or not
+    product.real = one.real * other.real - one.imag * other.imag
+    product.imag = one.real * other.imag + one.imag * other.real
+    whole = waveform(product, count)
     whole[: len(sound)] += sound
     return whole
 
@@ -59,8 +64,8 @@ def _factory(rng: np.random.Generator, count: int) -> F32:
     hum = modes(
         rng.choice([50.0, 100.0]) * number, rng.uniform(0.3, 1, 12) / number, _STEADY, count
     )
-    cycle = 1 + 0.4 * np.sin(2 * np.pi * rng.uniform(3, 6) * times(count))
-    churn = band_noise(rng, count, 250, rng.uniform(1500, 2500)) * cycle
+    cycle = 1 + 0.4 * sinpi(2 * rng.uniform(3, 6) * times(count))
+    churn = band_noise(rng, count, 250, rng.uniform(1500, 2500)) * cycle.astype(np.float32)
     return unit(hum) + unit(churn)
 
 
@@ -123,9 +128,9 @@ def _tail(rng: np.random.Generator, seconds: float, top: float) -> F32:
     It is cut where it has fallen by 36 dB, which is under any background.
     """
     count = samples(0.6 * seconds)
-    lifetime = seconds / np.log(1000)
+    lifetime = float(seconds / log(1000))
     tail = band_noise(rng, count, 100, top) * decay(count, lifetime, 0.004)
-    return tail / np.float32(np.sqrt(np.dot(tail, tail)))
+    return tail / np.float32(np.sqrt(energy(tail)))
 
 
 PLACES: Final[dict[str, Place]] = {

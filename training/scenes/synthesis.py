@@ -1,8 +1,9 @@
 """The building blocks of every made sound: tones, damped modes, shaped noise, envelopes.
 
 Sounds are float32 arrays at 16 kHz (:data:`~pengi_rt.training.scenes.facts.SAMPLE_RATE`). Nothing
-here loops over samples: tones are read from a table, damped modes are one matrix product, and noise
-is shaped in its spectrum.
+here loops over samples: tones are read from a table, damped modes are outer products, and noise is
+shaped in its spectrum. Everything is computed as :mod:`pengi_rt.training.scenes.portable` says: the
+same arguments make the same samples on every processor.
 """
 
 from collections.abc import Iterable
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pengi_rt.training.scenes.facts import SAMPLE_RATE
+from pengi_rt.training.scenes.portable import F32, F64, cospi, energy, exp, log, sinpi
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
+C64 = NDArray[np.complex64]
 
 _TABLE = 2048  # samples of one period: at 60 harmonics linear reading is still 48 dB clean
+_PERIOD = sinpi(np.arange(_TABLE) * (2 / _TABLE))
 _TOP = 7600.0  # Hz: no partial is made above it, so that none folds back at 8 kHz
 _SMOOTH = np.array(
     sorted(2**i * 3**j * 5**k for i in range(1, 19) for j in range(8) for k in range(6))
@@ -39,7 +41,7 @@ def fast_length(count: int) -> int:
 
 def unit(sound: F32) -> F32:
     """``sound`` at RMS 1; silence stays silence."""
-    rms = np.sqrt(np.dot(sound, sound) / len(sound))
+    rms = np.sqrt(energy(sound) / len(sound))
     return sound / np.float32(rms) if rms > 0 else sound
 
 
@@ -51,8 +53,7 @@ def phase(frequency: ArrayLike, count: int) -> F32:
 
 def sine(frequency: ArrayLike, count: int) -> F32:
     """A pure tone, [count], of a frequency in Hz: one value or one a sample."""
-    wave: F32 = np.sin(np.float32(2 * np.pi) * phase(frequency, count))
-    return wave
+    return sinpi(2 * phase(frequency, count)).astype(np.float32)
 
 
 def tone(cycles: F32, amplitudes: ArrayLike) -> F32:
@@ -63,9 +64,10 @@ def tone(cycles: F32, amplitudes: ArrayLike) -> F32:
     """
     parts = np.atleast_1d(np.asarray(amplitudes, np.float64))
     assert len(parts) < _TABLE // 2
-    spectrum = np.zeros(_TABLE // 2 + 1, np.complex128)
-    spectrum[1 : len(parts) + 1] = -0.5j * _TABLE * parts
-    period = np.fft.irfft(spectrum).astype(np.float32)
+    wave = np.zeros(_TABLE)
+    for number, amplitude in enumerate(parts, start=1):
+        wave += amplitude * _PERIOD[np.arange(_TABLE) * number % _TABLE]
+    period = wave.astype(np.float32)
     rise = np.roll(period, -1) - period
     position = cycles * np.float32(_TABLE)
     index = position.astype(np.intp)
@@ -89,8 +91,9 @@ def modes(
 ) -> F32:
     """A struck body: the sum of a exp(-t / lifetime) sin(2 pi f t + phase), [count].
 
-    Each mode is a power series of one complex number, and z^(rB + b) = z^(rB) z^b: the sum over the
-    modes is a product of a [rows, 2 modes] and a [2 modes, B] matrix.
+    Each mode is a power series of one complex number, and z^(rB + b) = z^(rB) z^b: it is the outer
+    product of a series of ``rows`` and one of ``B`` numbers. The sum over the modes would be one
+    matrix product; NumPy's adds in another order on another processor.
 
     Args:
         frequencies: Hz; modes that 16 kHz cannot hold are left out.
@@ -102,14 +105,14 @@ def modes(
     given = (frequencies, amplitudes, lifetimes, phases)
     f, a, life, start = np.broadcast_arrays(*(np.atleast_1d(x) for x in given))
     held = f < _TOP
-    pole = (2j * np.pi * f[held] - 1 / life[held]) / SAMPLE_RATE
+    turns, loss = 2 * f[held, None] / SAMPLE_RATE, -1 / life[held, None] / SAMPLE_RATE
     block = int(np.sqrt(count)) + 1
-    row = (a[held] * np.exp(1j * start[held])) * np.exp(np.outer(np.arange(block) * block, pole))
-    within = np.exp(np.outer(pole, np.arange(block)))
-    left = np.hstack([row.real, row.imag]).astype(np.float32)
-    right = np.vstack([within.imag, within.real]).astype(np.float32)
-    sound: F32 = (left @ right).ravel()[:count]
-    return sound
+    row, within = np.arange(block) * block, np.arange(block)
+    angle, size = turns * row + start[held, None] / np.pi, a[held, None] * exp(loss * row)
+    left = np.stack([size * cospi(angle), size * sinpi(angle)])
+    angle, size = turns * within, exp(loss * within)
+    right = np.stack([size * sinpi(angle), size * cospi(angle)])
+    return _sum_of_products(left.astype(np.float32), right.astype(np.float32))[:count]
 
 
 def plucked(rng: np.random.Generator, pitch: float, count: int, *, damping: float) -> F32:
@@ -122,9 +125,9 @@ def plucked(rng: np.random.Generator, pitch: float, count: int, *, damping: floa
     shapes the burst.
     """
     number = harmonics(pitch)
-    loss = -np.log(np.cos(np.pi * number * pitch / SAMPLE_RATE)) * damping + 0.002
+    loss = -log(cospi(number * pitch / SAMPLE_RATE)) * damping + 0.002
     place = rng.uniform(0.1, 0.35)
-    burst = rng.uniform(0.5, 1.0, len(number)) * np.abs(np.sin(np.pi * number * place)) / number
+    burst = rng.uniform(0.5, 1.0, len(number)) * np.abs(sinpi(number * place)) / number
     start = rng.uniform(0, 2 * np.pi, len(number))
     return modes(number * pitch, burst, 1 / (loss * pitch), count, start)
 
@@ -156,15 +159,21 @@ def coloured(rng: np.random.Generator, count: int, response: F32) -> F32:
     ``response`` has one value for each of :func:`frequencies`.
     """
     pairs = rng.standard_normal(2 * len(response), dtype=np.float32).view(np.complex64)
-    return unit(waveform(pairs * response, count))
+    return unit(waveform(shaped(pairs, response), count))
 
 
-def waveform(spectrum: NDArray[np.complex64], count: int) -> F32:
+def shaped(spectrum: C64, response: F32) -> C64:
+    """``spectrum`` with every bin's magnitude multiplied by that of ``response``."""
+    parts = spectrum.view(np.float32).reshape(-1, 2) * response[:, None]
+    return parts.view(np.complex64).ravel()
+
+
+def waveform(spectrum: C64, count: int) -> F32:
     """The sound, [count], of a spectrum over :func:`frequencies`."""
     return np.fft.irfft(spectrum, fast_length(count))[:count].astype(np.float32, copy=False)
 
 
-def spectrum(sound: F32, count: int) -> NDArray[np.complex64]:
+def spectrum(sound: F32, count: int) -> C64:
     """The spectrum of ``sound``, padded with zeros, over the :func:`frequencies` of ``count``."""
     return np.fft.rfft(sound, fast_length(count)).astype(np.complex64, copy=False)
 
@@ -178,10 +187,9 @@ def moving_noise(rng: np.random.Generator, centre: F64, width: float) -> F32:
     """Noise about ``width`` Hz wide round a frequency that moves: ``centre`` Hz, one a sample."""
     count = len(centre)
     slow = band(frequencies(count), 0.5, width / 2)
-    turn = np.float32(2 * np.pi) * phase(centre, count)
+    turns = 2 * phase(centre, count)
     real, imaginary = coloured(rng, count, slow), coloured(rng, count, slow)
-    moved: F32 = real * np.cos(turn) + imaginary * np.sin(turn)
-    return unit(moved)
+    return unit((real * cospi(turns) + imaginary * sinpi(turns)).astype(np.float32))
 
 
 def curve(rng: np.random.Generator, count: int, rate: float, low: float, high: float) -> F64:
@@ -196,8 +204,8 @@ def curve(rng: np.random.Generator, count: int, rate: float, low: float, high: f
 def decay(count: int, lifetime: float, attack: float = 0.002) -> F32:
     """A linear ``attack``, then a fall to 1/e in every ``lifetime``; seconds, [count]."""
     t = times(count)
-    envelope: F32 = np.minimum(t / np.float32(attack), 1) * np.exp(t * np.float32(-1 / lifetime))
-    return envelope
+    fall = exp(t * np.float32(-1 / lifetime))
+    return (np.minimum(t / np.float32(attack), 1) * fall).astype(np.float32)
 
 
 def burst(rng: np.random.Generator, low: float, high: float, lifetime: float) -> F32:
@@ -226,4 +234,14 @@ def placed(count: int, sounds: Iterable[tuple[float, F32]]) -> F32:
 
 
 def _half_cosine(count: int) -> F32:
-    return (0.5 - 0.5 * np.cos(np.linspace(0, np.pi, count))).astype(np.float32)
+    return np.square(sinpi(np.linspace(0, 0.5, count))).astype(np.float32)
+
+
+def _sum_of_products(left: F32, right: F32) -> F32:
+    """The sum of outer products, of [.., .., rows] and [.., .., B], in their order; flat."""
+    rows, block = left.shape[-1], right.shape[-1]
+    whole = np.zeros((rows, block), np.float32)
+    product = np.empty_like(whole)
+    for column, row in zip(left.reshape(-1, rows, 1), right.reshape(-1, block), strict=True):
+        whole += np.multiply(column, row, out=product)
+    return whole.ravel()

@@ -5,6 +5,7 @@ Each is ``(rng, seconds) -> sound [round(seconds * 16000)]`` at a level of its o
 
 import numpy as np
 
+from pengi_rt.training.scenes.portable import cospi, exp, exp2, log, log2, power, sinpi
 from pengi_rt.training.scenes.synthesis import (
     F32,
     band_noise,
@@ -37,7 +38,7 @@ def alarm(rng: np.random.Generator, seconds: float) -> F32:
 def beep(rng: np.random.Generator, seconds: float) -> F32:
     """One to four sine beeps of one pitch, silence between them."""
     count = samples(seconds)
-    frequency = np.exp(rng.uniform(np.log(600), np.log(2000)))
+    frequency = exp(rng.uniform(log(600), log(2000)))
     beeps = int(rng.choice([1, 2, 3, 3, 4, 4]))
     slot = seconds / beeps
     length = slot * (rng.uniform(0.35, 0.6) if beeps > 1 else rng.uniform(0.2, 0.5))
@@ -51,10 +52,10 @@ def bell(rng: np.random.Generator, seconds: float) -> F32:
     carrier = rng.uniform(450, 1000)
     ratio = rng.choice([1.4, 1.73, 2.1]) * rng.uniform(0.99, 1.01)
     fall = decay(count, rng.uniform(0.5, 1.0))
-    turn = 2 * np.pi * carrier * times(count).astype(np.float64)
-    index = rng.uniform(1.5, 3.0) * fall
-    strike: F32 = (fall * np.sin(turn + index * np.sin(ratio * turn))).astype(np.float32)
-    return faded(strike, attack=0.001, release=0.02)
+    turns = 2 * carrier * times(count).astype(np.float64)
+    index = rng.uniform(1.5, 3.0) * fall / np.pi
+    strike = fall * sinpi(turns + index * sinpi(ratio * turns))
+    return faded(strike.astype(np.float32), attack=0.001, release=0.02)
 
 
 def horn(rng: np.random.Generator, seconds: float) -> F32:
@@ -62,7 +63,7 @@ def horn(rng: np.random.Generator, seconds: float) -> F32:
     count = samples(seconds)
     low = rng.uniform(300, 420)
     number = harmonics(low * 1.25, 20)
-    buzz = number ** -rng.uniform(0.3, 0.8)
+    buzz = power(number, -rng.uniform(0.3, 0.8))
     third = rng.choice([1.2, 1.25]) * rng.uniform(0.995, 1.005)
     both: F32 = tone(phase(low, count), buzz) + tone(phase(low * third, count), buzz)
     return faded(both, attack=0.02, release=0.04)
@@ -73,9 +74,10 @@ def siren(rng: np.random.Generator, seconds: float) -> F32:
     count = samples(seconds)
     low, high = rng.uniform(450, 700), rng.uniform(1100, 1600)
     turn = times(count) / rng.uniform(0.7, 1.1) + rng.uniform()
-    height = 0.5 - 0.5 * np.cos(2 * np.pi * turn)
+    height = 0.5 - 0.5 * cospi(2 * turn)
     number = np.arange(1, 5)
-    return faded(tone(phase(low * (high / low) ** height, count), number**-1.2), attack=0.03)
+    pitch = low * power(high / low, height)
+    return faded(tone(phase(pitch, count), power(number, -1.2)), attack=0.03)
 
 
 def sweep(rng: np.random.Generator, seconds: float) -> F32:
@@ -83,14 +85,15 @@ def sweep(rng: np.random.Generator, seconds: float) -> F32:
     count = samples(seconds)
     low, high = rng.uniform(250, 700), rng.uniform(2500, 6500)
     first, last = (low, high) if rng.random() < 0.5 else (high, low)
-    return faded(sine(np.geomspace(first, last, count), count), attack=0.02, release=0.02)
+    pitch = first * exp2(np.linspace(0, log2(last / first), count))
+    return faded(sine(pitch, count), attack=0.02, release=0.02)
 
 
 def whistle(rng: np.random.Generator, seconds: float) -> F32:
     """A referee's: the pea trills pitch and level of a high tone over hissing breath."""
     count = samples(seconds)
     pitch = rng.uniform(2000, 3300)
-    trill = np.sin(2 * np.pi * times(count) * rng.uniform(18, 35))
+    trill = sinpi(2 * times(count) * rng.uniform(18, 35))
     bend = curve(rng, count, 4, 0.98, 1.02)
     centre = pitch * bend * (1 + rng.uniform(0.03, 0.06) * trill)
     breath = 0.15 * moving_noise(rng, centre, 500) + 0.08 * band_noise(rng, count, 2000, 7000)

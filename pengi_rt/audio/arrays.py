@@ -1,0 +1,160 @@
+"""Samples that a caller holds in memory: ``(samples, rate)``, checked and scaled.
+
+What holds them is told by what it can do: no library of tensors is imported.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pengi_rt.audio.decode import F32
+from pengi_rt.audio.limits import MAX_CHANNELS, check_shape
+from pengi_rt.errors import AudioError
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.scalars import plain, whole_value
+
+FULL_SCALE: Final = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
+"""The number that means full scale, for every integer type."""
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64", np.dtype(np.longdouble).name)
+_LARGEST_RATE = 10**9  # Hz; what is beyond is not even printed
+
+
+def is_samples(value: object) -> bool:
+    """Whether it holds samples by itself: an array, a tensor, a column, a buffer of numbers."""
+    if isinstance(value, str | bytes | bytearray | np.generic | type):
+        return False
+    if isinstance(value, memoryview):
+        return value.format not in ("B", "b", "c")  # those are bytes
+    return any(hasattr(value, name) for name in ("__array__", "__dlpack__")) or _is_buffer(value)
+
+
+def array_samples(source: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int]:
+    """Check ``(samples, rate)``.
+
+    Returns:
+        The caller's own samples as ``[channels, frames]``, a view where that is possible, of a type
+        that :func:`as_float` takes; and the rate in Hz.
+
+    Raises:
+        AudioError: they are no recording; the message starts with ``name``.
+    """
+    _check_pair(source, name)
+    samples = _array(source[0], name)
+    rate = _rate(source[1], name)
+    if samples.ndim not in (1, 2):
+        raise AudioError(
+            f"{name}: samples must be [frames] or [frames, channels], got {samples.shape}"
+        )
+    frames, channels = samples.shape if samples.ndim == 2 else (samples.size, 1)
+    if channels > frames > 0:
+        raise AudioError(
+            f"{name}: {frames} frames of {channels} channels; samples are [frames, channels]: "
+            f"transpose them{_channels_first(frames)}"
+        )
+    check_shape(name, rate, channels, frames)
+    kind = samples.dtype.name
+    if kind not in (*_FLOATS, *FULL_SCALE):
+        known = ", ".join(("float32", "float64", *FULL_SCALE))
+        raise AudioError(
+            f"{name}: samples of type {kind}; supported: {known}; convert them to one of these, "
+            "floats with full scale 1"
+        )
+    return samples.reshape(frames, channels).T, rate
+
+
+def as_float(samples: NDArray[Any]) -> F32:
+    """Float32 samples with full scale 1, of a type that :func:`array_samples` lets through."""
+    kind = samples.dtype.name
+    with np.errstate(over="ignore"):  # what overflows is refused by check_samples
+        scaled: F32 = samples.astype(np.float32)
+    if kind in FULL_SCALE:
+        scaled = scaled / np.float32(FULL_SCALE[kind]) - (kind == "uint8")
+    return scaled
+
+
+def _check_pair(source: tuple[Any, ...], name: str) -> None:
+    """Refuse what is not samples and then a rate."""
+    kinds = ", ".join(type(item).__name__ for item in source)
+    got = f"an array recording is (samples, rate); got ({kinds})"
+    if len(source) != 2:
+        raise AudioError(f"{name}: {got}")
+    samples, rate = source
+    if whole_value(samples) is not None and _is_many(rate):
+        raise AudioError(f"{name}: {got}: in the order (rate, samples), as scipy has it; swap them")
+    if isinstance(samples, bytes | bytearray | memoryview) and not is_samples(samples):
+        raise AudioError(
+            f"{name}: {got}: bytes do not say what their numbers are; "
+            "np.frombuffer(data, np.int16) does"
+        )
+    if isinstance(samples, list | tuple) or is_samples(samples):
+        return
+    if isinstance(samples, str) or hasattr(samples, "read") or hasattr(samples, "__fspath__"):
+        raise AudioError(f"{name}: {got}: a file has a rate of its own; give it alone")
+    raise AudioError(f"{name}: {got}")
+
+
+def _is_many(value: object) -> bool:
+    return isinstance(value, list | tuple) or (
+        is_samples(value) and getattr(value, "shape", None) != ()
+    )
+
+
+def _array(samples: Any, name: str) -> NDArray[Any]:
+    """The samples as a plain array, without a copy where that is possible."""
+    if isinstance(samples, np.ma.MaskedArray) and samples.count() < samples.size:
+        raise AudioError(
+            f"{name}: {samples.size - samples.count()} samples are masked; fill them first: "
+            "samples.filled(0)"
+        )
+    try:
+        found = _converted(samples)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's container raises
+        raise AudioError(
+            f"{name}: samples of type {type(samples).__name__} cannot be read as an array: "
+            f"{one_line(str(error))}"
+        ) from None
+    if isinstance(samples, list | tuple) and found.dtype.kind in "iu":
+        raise AudioError(
+            f"{name}: a list of whole numbers does not say its full scale; "
+            "np.array(samples, np.int16) does"
+        )
+    return found
+
+
+def _converted(samples: Any) -> NDArray[Any]:
+    for method in ("detach", "cpu"):  # a torch tensor that has a gradient, or is on a GPU
+        if callable(getattr(samples, method, None)):
+            samples = getattr(samples, method)()
+    if str(getattr(samples, "dtype", "")) == "torch.bfloat16":  # which NumPy does not have
+        samples = samples.float()
+    if hasattr(samples, "__dlpack__") and not (
+        hasattr(samples, "__array__") or _is_buffer(samples)
+    ):
+        return np.from_dlpack(samples)
+    return np.asarray(samples)
+
+
+def _is_buffer(value: Any) -> bool:
+    """Whether it is memory that NumPy reads without a copy."""
+    try:
+        memoryview(value).release()
+    except (TypeError, ValueError, BufferError):
+        return False
+    return True
+
+
+def _rate(rate: Any, name: str) -> int:
+    whole = whole_value(rate)
+    if whole is None or abs(whole) > _LARGEST_RATE:
+        raise AudioError(f"{name}: the rate must be a whole number of Hz, got {shown(plain(rate))}")
+    return whole
+
+
+def _channels_first(frames: int) -> str:
+    """Whose order it may be; more channels than there can be are no channels."""
+    likely = frames <= MAX_CHANNELS
+    return " (samples.T): they are in the order [channels, frames], as torch has it" * likely

@@ -1,0 +1,1 @@
+"""What the framing of each audio format says, one module a format."""

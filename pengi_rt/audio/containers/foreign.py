@@ -1,0 +1,181 @@
+"""Formats that FFmpeg reads (the extra ``formats``): how they begin, and whether all is there.
+
+FFmpeg takes the end of a file for the end of the recording. Where a format says how long it is,
+that is compared here.
+"""
+
+from collections.abc import Callable
+
+from pengi_rt.audio.containers.common import (
+    Container,
+    Source,
+    Span,
+    check_rest,
+    checked,
+    is_id,
+)
+
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_EBML = b"\x1aE\xdf\xa3"
+_SEGMENT = b"\x18S\x80g"
+_ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
+_ASF_DATA = b"\x36\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
+_AMR = {
+    b"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5),
+    b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
+}  # bytes of a frame's payload, by its type
+_MAX_BOXES = 200_000  # two for every fragment of a live recording: a day of one a second
+_BLOCK = 1 << 22
+
+
+def check_foreign(source: Source, head: bytes) -> Container | None:
+    """What FFmpeg is given; None for what is in no format that it may read.
+
+    Raises:
+        AudioError: bytes are missing, or another recording follows.
+    """
+    for demuxer, (begins, end) in _FORMATS.items():
+        if begins(head):
+            return checked(source, [Span(0, min(end(source), source.size))], demuxer=demuxer)
+    return None
+
+
+def _mov_end(source: Source) -> int:
+    """The end of the boxes of MP4 and QuickTime (ISO 14496-12)."""
+    offset = boxes = 0
+    names: set[bytes] = set()
+    while is_id((head := source.at(offset, 16))[4:8]):
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if size == 0:
+            size = source.size - offset
+        if size < 8:
+            break
+        if names and head[4:8] == b"ftyp":
+            source.loses(f"a second MP4 file follows the first, at byte {source.start + offset}")
+            return offset
+        names.add(head[4:8])
+        offset += size
+        boxes += 1
+        if boxes > _MAX_BOXES:
+            raise source.refuse(f"damaged: more than {_MAX_BOXES} boxes")
+    if b"moov" not in names:
+        raise source.refuse("cut short: this MP4 has no index (moov), which is written last")
+    return _compared(source, offset, "MP4")
+
+
+def _matroska_end(source: Source) -> int:
+    """The end of the segment of Matroska and WebM (RFC 9559); live ones do not know it."""
+    start = 4 + sum(_variable(source.at(4, 8)) or (0, 0))
+    if source.at(start, 4) != _SEGMENT:
+        raise source.refuse("cut short or damaged: this Matroska file has no segment")
+    size = _variable(source.at(start + 4, 8))
+    return source.size if size is None else _compared(source, start + 4 + sum(size), "Matroska")
+
+
+def _variable(data: bytes) -> tuple[int, int] | None:
+    """A size of variable length: its own bytes, and what it says; None where it is not known."""
+    if len(data) < 8 or not data[0]:
+        return None
+    length = 9 - data[0].bit_length()
+    number = int.from_bytes(data[:length], "big") & (1 << 7 * length) - 1
+    return None if number == (1 << 7 * length) - 1 else (length, number)
+
+
+def _asf_end(source: Source) -> int:
+    """The end of the packets of Windows Media; live ones do not know it."""
+    start = int.from_bytes(source.at(16, 8), "little")
+    head = source.at(start, 24)
+    size = int.from_bytes(head[16:24], "little")
+    if head[:16] == _ASF_DATA and size and start + size > source.size:
+        return _compared(source, start + size, "Windows Media")
+    return source.size
+
+
+def _avi_end(source: Source) -> int:
+    """The end of the first part, where its size was written."""
+    size = int.from_bytes(source.at(4, 4), "little")
+    if 0 < size < 0xFFFF_FFFF and 8 + size > source.size:
+        return _compared(source, 8 + size, "AVI")
+    return source.size
+
+
+def _compared(source: Source, end: int, kind: str) -> int:
+    if end > source.size:
+        source.loses(f"cut short: its header says {end} bytes of {kind}, it has {source.size}")
+    elif end < source.size:
+        check_rest(source, end, kind)
+    return end
+
+
+def _amr_end(source: Source) -> int:
+    """The end of the last whole frame."""
+    magic = source.at(0, 9).split(b"\n")[0] + b"\n"
+    sizes = [1 + size for size in _AMR[magic]] + [1] * 16
+    return _frames_end(
+        source,
+        len(magic),
+        1,
+        "AMR",
+        lambda data, at: 0 if data[at] & 0x83 else sizes[data[at] >> 3],
+    )
+
+
+def _aac_end(source: Source) -> int:
+    """The end of the last whole frame of AAC in ADTS (ISO 13818-7)."""
+    first = source.at(0, 4)
+    kind = first[1] | 1, first[2] & 0xFC  # version, profile and rate
+
+    def size(data: bytes, at: int) -> int:
+        if data[at] != 0xFF or (data[at + 1] | 1, data[at + 2] & 0xFC) != kind:
+            return 0
+        found = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
+        return found if found >= 7 else 0
+
+    return _frames_end(source, 0, 6, "AAC", size)
+
+
+def _frames_end(
+    source: Source, offset: int, head: int, kind: str, size_of: Callable[[bytes, int], int]
+) -> int:
+    """Where frames end that follow each other; the last one may not be whole."""
+    while len(data := source.at(offset, _BLOCK)) >= head:
+        at, last = 0, len(data) - head
+        while at <= last and (size := size_of(data, at)):
+            at += size
+        if at <= last:
+            _check_frames_rest(source, offset + at, kind)
+            return offset + at
+        if offset + at > source.size:
+            return offset + at - size
+        offset += at
+    return offset
+
+
+def _check_frames_rest(source: Source, start: int, kind: str) -> None:
+    if source.at(start, 3) not in (b"ID3", b"TAG"):
+        check_rest(source, start, kind)
+
+
+def _is_mov(head: bytes) -> bool:
+    return head[4:8] in _BOXES
+
+
+def _is_avi(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"AVI "
+
+
+def _is_aac(head: bytes) -> bool:
+    return len(head) > 7 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
+
+
+_FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[Source], int]]] = {
+    "mov": (_is_mov, _mov_end),
+    "matroska": (lambda head: head.startswith(_EBML), _matroska_end),
+    "asf": (lambda head: head.startswith(_ASF), _asf_end),
+    "amr": (lambda head: head.startswith(tuple(_AMR)), _amr_end),
+    "avi": (_is_avi, _avi_end),
+    "aac": (_is_aac, _aac_end),
+    "caf": (lambda head: head.startswith(b"caff"), lambda source: source.size),
+}

@@ -1,0 +1,66 @@
+"""Bars on a terminal: recordings of many, windows of a long one."""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pengi_rt.system.quote import one_line
+
+if TYPE_CHECKING:
+    from pengi_rt.results import Extent
+
+_NAME = 24  # characters
+
+
+def _is_watched() -> bool:
+    return sys.stderr.isatty()
+
+
+class Progress:
+    """A bar for the recordings, if there are several, and below it one for a long recording.
+
+    Nothing is drawn where nobody looks.
+    """
+
+    def __init__(self, recordings: int, *, quiet: bool) -> None:
+        self._hidden = quiet or not _is_watched()
+        self._total = recordings
+        self._recordings: Any = None
+        self._windows: Any = None
+
+    def __enter__(self) -> Self:
+        from tqdm import tqdm
+
+        hidden = self._hidden or self._total == 1
+        self._recordings = tqdm(total=self._total, unit="clip", disable=hidden)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end_windows()
+        self._recordings.close()
+
+    def update(self) -> None:
+        """Another recording has its rows."""
+        self._end_windows()
+        self._recordings.update()
+
+    def follow(self, name: str, extent: "Extent | None") -> None:
+        """Some windows of the recording ``name`` are answered."""
+        if extent is None or self._hidden:
+            return
+        if self._windows is None:
+            from tqdm import tqdm
+
+            short = one_line(name.rsplit("/", 1)[-1], _NAME)
+            self._windows = tqdm(total=extent.total, unit="window", desc=short, leave=False)
+        self._windows.update(extent.windows)
+
+    def _end_windows(self) -> None:
+        if self._windows is not None:
+            self._windows.close()
+            self._windows = None
