@@ -195,7 +195,7 @@ def _checked_model(data: object, rows: int) -> dict[str, int]:
 def _check_vocabulary(vocabulary: dict[str, Any], rows: int) -> None:
     """All at once, as there are 50 000; the first that is wrong is looked for if there is one."""
     numbers, lengths = vocabulary.values(), list(map(len, vocabulary))
-    fits = not lengths or (0 < min(lengths) and max(lengths) <= _MAX_TOKEN)
+    fits = not lengths or (min(lengths) > 0 and max(lengths) <= _MAX_TOKEN)
     if fits and set(map(type, numbers)) <= {int} and not set(numbers) - set(range(rows)):
         return
     for token, number in vocabulary.items():
