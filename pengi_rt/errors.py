@@ -6,6 +6,8 @@ prints it and exits; nobody sees a traceback for a mistake that is not ours.
 
 from typing import ClassVar, Final
 
+from pengi_rt.system.quote import message
+
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as a shell has it."""
 
@@ -17,9 +19,16 @@ OUT_OF_MEMORY: Final = (
 
 
 class PengiError(Exception):
-    """Base of every error that pengi-rt raises on purpose."""
+    """Base of every error that pengi-rt raises on purpose.
+
+    Its text is one line without control characters, whatever names and values stand in it.
+    """
 
     exit_code: ClassVar[int] = 5
+
+    def __str__(self) -> str:
+        """The message."""
+        return message(super().__str__())
 
 
 class UsageError(PengiError, ValueError):

@@ -92,8 +92,14 @@ def one_line(text: str, most: int) -> str:
 
     Bytes of a file name that are not UTF-8 (lone surrogates) are drawn as U+FFFD.
     """
-    line = " ".join(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split())
+    line = _drawable(text)
     return line if len(line) <= most else line[: most - 1].rstrip() + "\u2026"
+
+
+def _drawable(text: str) -> str:
+    """``text`` in one line, without the halves of characters that no font has."""
+    replaced = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(replaced.split())
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -220,6 +226,7 @@ def _lines(answers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Both columns, wrapped, line by line."""
     rows: list[tuple[str, str]] = []
     for prompt, answer in answers:
-        left, right = wrap(prompt, _PROMPT), wrap(answer, _ANSWER) or ["(nothing)"]
+        left = wrap(_drawable(prompt), _PROMPT)
+        right = wrap(_drawable(answer), _ANSWER) or ["(nothing)"]
         rows += zip_longest(left, right, fillvalue="")
     return rows

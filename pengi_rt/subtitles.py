@@ -2,6 +2,7 @@
 
 Both are UTF-8, whatever the locale, and one file is about one recording. A segment whose text is
 blank has no cue; runs of white space, line breaks too, are one space, so no text can end its cue.
+Control characters are shown as escapes: subtitles are read on terminals too.
 
 Sources: WebVTT (W3C, https://www.w3.org/TR/webvtt1/), section 4.1 "WebVTT file structure" for the
 order of things and the times, 4.2.2 "WebVTT caption or subtitle cue text" for what is escaped. SRT
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from pengi_rt.errors import UsageError
 from pengi_rt.segments import Timed
+from pengi_rt.system.quote import printable
 
 _ARROW = re.compile(r"-{2,}>")  # in SRT it would be a line of times, and nothing escapes it there
 _VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # so "-->" cannot occur
@@ -67,7 +69,7 @@ def _cues(segments: Iterable[Timed]) -> Iterator[tuple[int, int, str]]:
                 f"{last / 1000:g} s"
             )
         last = start
-        text = " ".join(segment.text.replace("\0", "\ufffd").split())
+        text = printable(" ".join(segment.text.replace("\0", "\ufffd").split()))
         if text:
             # WebVTT wants every end behind its start; so do players of SRT.
             yield start, max(end, start + 1), text

@@ -111,6 +111,7 @@ def load_tasks(*extra: Path) -> dict[str, Task]:
     """The built-in tasks, then those of ``extra``; a later one of the same name takes its place.
 
     Raises:
+        InputError: a file is longer than 1 MiB.
         UsageError: a file cannot be read, or is not as ``tasks.toml`` is; it names file and key.
     """
     return {task.name: task for path in (BUILT_IN, *extra) for task in _read(path)}

@@ -48,7 +48,9 @@ def test_numpys_values_are_pythons(engine: Engine) -> None:
     assert engine.generate(clip(0), **drawn).windows == (
         engine.generate(clip(0), **plain(drawn)).windows
     )
-    assert list(engine.explain([clip(0)], k=NUMPY["beam_size"])) == list(engine.explain([clip(0)], k=2))
+    assert list(engine.explain([clip(0)], k=NUMPY["beam_size"])) == list(
+        engine.explain([clip(0)], k=2)
+    )
 
 
 def test_lists_of_prompts_texts_and_labels(engine: Engine) -> None:

@@ -20,10 +20,11 @@ from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.regular import open_regular
+from pengi_rt.system.sources import Regular
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_targets
 from pengi_rt.training.log_mel_cache import LogMelCache
-from pengi_rt.training.manifest import Row, recording_file
+from pengi_rt.training.manifest import Row
 
 ORDER, DRAW = 0, 1
 """What a generator is for: the order of an epoch, one example's draws."""
@@ -123,8 +124,8 @@ class ClipData(Dataset[Clips]):
         return torch.from_numpy(samples), recording.starts[0]
 
     def _source(self, audio: Path) -> AudioLike:
-        """Where a row's recording is read from. Raises AudioError for no regular file."""
-        return recording_file(audio)
+        """Where a row's recording is read from."""
+        return Regular(audio)
 
     def _tags(self, row: Row, start: float) -> Tensor:
         config = self.encoder.config

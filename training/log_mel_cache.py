@@ -21,8 +21,8 @@ from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
 from pengi_rt.system.files import replacing
 from pengi_rt.system.quote import one_line
+from pengi_rt.system.sources import Regular
 from pengi_rt.training.errors import TrainingError
-from pengi_rt.training.manifest import recording_file
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def _write(
 
 
 def _whole_clip(path: Path, config: ModelConfig) -> NDArray[np.float32]:
-    recording = load_windows(recording_file(path), config, long_audio="first", name=str(path))
+    recording = load_windows(Regular(path), config, long_audio="first")
     if recording.truncated:
         raise UsageError(
             f"{one_line(str(path))}: is longer than a clip ({config.clip_seconds:g} s); "

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pengi_rt.errors import AudioError, InputError, UsageError
+from pengi_rt.errors import InputError, UsageError
 from pengi_rt.system.quote import one_line, shown
-from pengi_rt.system.regular import check_regular, open_regular
+from pengi_rt.system.regular import open_regular
 from pengi_rt.tasks import RESERVED, Task
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = sys.float_info.max  # JSON integers have no limit
 _BOM = b"\xef\xbb\xbf"
+_LONGEST = 1 << 24  # bytes of a line
 
 LONGEST_LINE = 4 << 20
 """Bytes of a row; JSON of them takes some 100 MB while it is read."""
@@ -215,21 +216,6 @@ class RowParser:
         if path is None:
             path = self._paths[name] = self.folder / name
         return path
-
-
-def recording_file(path: Path) -> Path:
-    """The recording that a row names, as a path that can mean nothing else.
-
-    Raises:
-        AudioError: it is no regular file: a pipe would stop the run.
-    """
-    path = Path.cwd() / path  # a file called "-" is not standard input
-    try:
-        check_regular(path)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise AudioError(f"{one_line(str(path))}: cannot be read: {why}") from None
-    return path
 
 
 def read_tags(data: Mapping[str, object]) -> tuple[Tag, ...]:

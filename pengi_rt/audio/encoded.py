@@ -8,13 +8,13 @@ import os
 import tempfile
 import weakref
 from contextlib import suppress
-from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from pengi_rt.audio.container import UnknownFormatError, check_container
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line
+from pengi_rt.system.sources import Regular, open_source
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -159,7 +159,7 @@ class _OnDisk:
         self._identity = identity
 
     def open(self) -> BinaryIO:
-        file = _open(self._path, self._name)
+        file = _open(Regular(self._path), self._name)
         try:
             self.check(file)
         except AudioError:
@@ -229,7 +229,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 def _open(path: str | os.PathLike[str], name: str) -> BinaryIO:
     try:
-        return Path(path).open("rb")
+        return open_source(path)
     except FileNotFoundError:
         raise AudioError(f"{name}: there is no such file") from None
     except IsADirectoryError:

@@ -1,35 +1,50 @@
 """Names of recordings: files, folders, patterns and lists of them, to the files they stand for.
 
 A file that is named is taken, whatever it is called and as often as it is named. What is found in
-a folder or by a pattern has one of ``SUFFIXES``, is not hidden, and comes once: not again if an
-earlier name gave it already. Links to folders are followed, but never round in a circle.
+a folder or by a pattern is a regular file with one of ``SUFFIXES``, is not hidden, and comes once:
+not again if an earlier name gave it already. Links to folders are followed, but never round in a
+circle. A folder that cannot be read stops nothing: it is reported beside what was found.
 """
 
 import os
 import re
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
+from pengi_rt.audio.suffixes import EXTRA_SUFFIXES, SUFFIXES
+from pengi_rt.audio.walk import ALL_BELOW, ANY_DEPTH, Pattern, Walk
 from pengi_rt.errors import AudioError, InputError, UsageError
-
-SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Of the files that :mod:`pengi_rt.audio.container` lets through; in capitals too."""
+from pengi_rt.system.quote import LONGEST_PATH, one_line
+from pengi_rt.system.sources import read_bounded, read_rest
 
 STDIN = "-"
 STDIN_LIST = "@-"
+MAX_LIST = 1 << 28  # bytes: two million of the longest names in use
 
-Pattern = tuple[str, ...]
-"""What names must fit, a part for every folder on the way, the last one for the recordings."""
-
+_NO_FILE = "no such file, and no audio fits it as a pattern"
 _MAGIC = re.compile(r"[*?\[]")
-_ANY_DEPTH = "**"
-_ALL_BELOW = ("*",)  # of a folder that fits the last part, all is taken
 
 
-def find_recordings(names: Sequence[str]) -> list[str]:
+class Problem(NamedTuple):
+    """Something that was named, or lies below it, and gives no recordings."""
+
+    path: str
+    error: InputError
+
+
+class Found(NamedTuple):
+    """What names stand for, and what there is to say about it."""
+
+    paths: list[str]
+    """As :func:`pengi_rt.audio.recording.load_windows` takes them, and ``-``."""
+    problems: list[Problem]
+    passed_over: dict[str, str]
+    """By name: what is below it that is called as audio is, and is not read."""
+
+
+def find_recordings(names: Sequence[str]) -> Found:
     """The recordings that ``names`` stand for, in the order of the names.
 
     A name is, in this order:
@@ -45,26 +60,28 @@ def find_recordings(names: Sequence[str]) -> list[str]:
       fits, sorted by path, and those below the folders it fits;
     - anything else: taken as it is, for the reader to say that there is no such file.
 
-    Returns:
-        Paths, and ``-``, as :func:`pengi_rt.audio.recording.load_windows` takes them.
-
     Raises:
-        AudioError: a folder or pattern has no recording.
-        InputError: a folder or list cannot be read, or a list names nothing.
+        AudioError: no name has a recording, as the first folder or pattern says.
+        InputError: a list cannot be read or names nothing, or the only folders cannot be read.
         UsageError: standard input is asked for twice.
     """
     _check_stdin(names)
     single = [single for name in names for single in _listed(name)]
     _check_stdin([*single, *(name for name in names if name == STDIN_LIST)])
-    found: list[str] = []
+    found = Found([], [], {})
     known = _Known()
     for name in single:
-        paths = _found(name)
-        if paths is None:
+        walk = _walk(name)
+        if walk is None:
             known.add(name)
-            found.append(name)
-        else:
-            found += [path for path in paths if known.add(path)]
+            found.paths.append(name)
+            continue
+        found.paths.extend(path for path in sorted(walk.found) if known.add(path))
+        found.problems.extend(_problems(name, walk))
+        if passed_over := _passed_over(walk):
+            found.passed_over[name] = passed_over
+    if found.problems and not found.paths:
+        raise found.problems[0].error
     return found
 
 
@@ -112,28 +129,52 @@ def _listed(name: str) -> Iterator[str]:
 def _list_bytes(name: str) -> bytes:
     try:
         if name != STDIN_LIST:
-            return Path(name[1:]).read_bytes()
+            return read_bounded(Path(name[1:]), MAX_LIST)
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("@-: reads a list from a pipe; this is a terminal")
-        return sys.stdin.buffer.read()
+        return read_rest(sys.stdin.buffer.read, MAX_LIST, name)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{_shown(name)}: the list cannot be read: {why}") from None
 
 
-def _found(name: str) -> list[str] | None:
-    """The recordings that a folder or pattern stands for; None if it is neither."""
+def _walk(name: str) -> Walk | None:
+    """What lies below a folder or fits a pattern; None if ``name`` is neither."""
     if name in ("", STDIN):
         return None
     if _is_folder(Path(name)):
-        paths, what = _recordings(Path(name), _ALL_BELOW), "no audio in this folder"
-    elif _MAGIC.search(name) and not os.path.lexists(name):
-        paths, what = _recordings(*_split(name)), "no such file, and no audio fits it as a pattern"
-    else:
-        return None
-    if not paths:
-        raise AudioError(f"{_shown(name)}: {what} (looked for {', '.join(SUFFIXES)}, not hidden)")
-    return paths
+        return Walk(Path(name), ALL_BELOW)
+    if _MAGIC.search(name) and not os.path.lexists(name):
+        return Walk(*_split(name))
+    return None
+
+
+def _problems(name: str, walk: Walk) -> Iterator[Problem]:
+    """What could not be read, or that there is nothing at all."""
+    for path, why in walk.unread.items():
+        yield Problem(path, InputError(f"{_shown(path)}: the folder cannot be read: {why}"))
+    if not walk.found and not walk.unread:
+        there = _is_folder(Path(name))
+        what = "no audio in this folder" if there else _NO_FILE
+        looked = f"looked for {', '.join(SUFFIXES)}, not hidden"
+        others = f"; {passed_over}" if (passed_over := _passed_over(walk)) else ""
+        yield Problem(name, AudioError(f"{_shown(name)}: {what} ({looked}{others})"))
+
+
+def _passed_over(walk: Walk) -> str:
+    """How many files of other kinds there are, and what the extra ``formats`` reads of them."""
+    counts = walk.passed_over.most_common()
+    total = walk.passed_over.total()
+    parts = []
+    if total:
+        each = ", ".join(f"{count} {kind}" for kind, count in counts)
+        which = f"{total} files passed over that are" if total > 1 else "1 file passed over that is"
+        parts.append(f"{which} audio of other kinds: {each}")
+    if extra := [kind for kind, _ in counts if kind in EXTRA_SUFFIXES]:
+        parts.append(f"for {', '.join(extra)}: pip install 'pengi-rt[formats]'")
+    if walk.not_files:
+        parts.append(f"{len(walk.not_files)} passed over as pipes or devices")
+    return "; ".join(parts)
 
 
 def _split(name: str) -> tuple[Path, Pattern]:
@@ -144,70 +185,15 @@ def _split(name: str) -> tuple[Path, Pattern]:
     folder, pattern = Path(), Path(name).parts
     while _is_folder(folder / pattern[0]):
         folder, pattern = folder / pattern[0], pattern[1:]
-    return folder, (*pattern, "*") if pattern[-1] == _ANY_DEPTH else pattern
+    return folder, (*pattern, "*") if pattern[-1] == ANY_DEPTH else pattern
 
 
-def _recordings(folder: Path, pattern: Pattern) -> list[str]:
-    """The recordings below ``folder`` that fit ``pattern``, or lie below a folder that does.
-
-    A folder is read once for each rest of the pattern, however many links lead to it, so the walk
-    ends.
-    """
-    found: set[str] = set()
-    seen: set[tuple[int, int, Pattern]] = set()
-    steps = deque([(folder, pattern)])
+def _is_folder(path: Path) -> bool:
     try:
-        while steps:
-            path, rest = steps.popleft()
-            if not rest:
-                found.add(str(path))
-                continue
-            status = path.stat()
-            state = (status.st_dev, status.st_ino, rest)
-            if state not in seen:
-                seen.add(state)
-                steps.extend(_steps(path, rest))
-    except OSError as error:
-        name = _shown(str(error.filename))
-        raise InputError(f"{name}: the folder cannot be read: {error.strerror}") from None
-    return sorted(found)
-
-
-def _steps(folder: Path, pattern: Pattern) -> Iterator[tuple[Path, Pattern]]:
-    """What to look at next, and with which rest of the pattern; recordings have none left."""
-    part, rest = pattern[0], pattern[1:]
-    if part == _ANY_DEPTH:
-        yield folder, rest
-    for entry in _visible(folder):
-        path = folder / entry.name
-        if _is_folder(entry):
-            if part == _ANY_DEPTH:
-                yield path, pattern
-            elif fnmatch(entry.name, part):
-                yield path, rest or _ALL_BELOW
-        elif not rest and fnmatch(entry.name, part) and _is_recording(entry):
-            yield path, ()
-
-
-def _visible(folder: Path) -> "list[os.DirEntry[str]]":
-    """What is in a folder and not hidden, by name, links last: their targets keep their names."""
-    with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(shown, key=lambda entry: (entry.is_symlink(), entry.name))
-
-
-def _is_folder(place: "Path | os.DirEntry[str]") -> bool:
-    try:
-        return place.is_dir()
-    except OSError:  # a link to itself, a name too long, a folder that is closed to us
+        return path.is_dir()
+    except OSError:  # a name too long, a folder that is closed to us
         return False
 
 
-def _is_recording(entry: "os.DirEntry[str]") -> bool:
-    """Whether a file is called as recordings are; a broken link is, so that somebody says so."""
-    return entry.name.lower().endswith(SUFFIXES) and (entry.is_symlink() or entry.is_file())
-
-
 def _shown(name: str) -> str:
-    """The name in one line, whatever is in it."""
-    return name if name and name.isprintable() else ascii(name)
+    return one_line(name, LONGEST_PATH)

@@ -21,7 +21,7 @@ from pengi_rt.audio.waveform import Waveform, end_to_end, waveform
 from pengi_rt.checked import argument
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.system.quote import one_line
+from pengi_rt.system.quote import LONGEST_PATH, one_line
 
 LongAudio = Literal["windows", "first", "center", "random", "compat"]
 """What becomes of a recording longer than the model's clip: ``windows`` reads all of it; ``first``,
@@ -150,7 +150,7 @@ def load_windows(
     compat = _check_options(long_audio, resample=resample)
     step = _hop_samples(hop, config, long_audio)
     source, name = plain_source(source, name)
-    shown, rate = one_line(name), config.mel.sample_rate
+    shown, rate = one_line(name, LONGEST_PATH), config.mel.sample_rate
     sound = sound_of(source, shown, allow_truncated=allow_truncated)
     if compat:
         wave = end_to_end(sound, rate if resample else None, shown)

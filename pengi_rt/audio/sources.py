@@ -11,6 +11,7 @@ from pengi_rt.audio.arrays import is_samples
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.scalars import as_float
+from pengi_rt.system.sources import Regular
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LONGEST_PATH = 4096  # bytes
@@ -60,7 +61,7 @@ def plain_source(source: Any, name: str | None) -> tuple[Any, str]:
         source = _of_decoded(source, one_line(called))
     if isinstance(source, bytearray | memoryview) and not is_samples(source):
         source = bytes(source)
-    if isinstance(source, os.PathLike):
+    if isinstance(source, os.PathLike) and not isinstance(source, Regular):
         source = Path(_path_text(source))
     _check(source, one_line(called))
     return source, called

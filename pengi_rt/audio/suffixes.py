@@ -1,8 +1,8 @@
 """What audio files are called: those that are read, and those that are passed over and counted."""
 
 SUFFIXES = (
-    *(".wav", ".wave", ".bwf", ".rf64", ".bw64", ".w64", ".aif", ".aiff", ".aifc", ".caf"),
-    *(".au", ".snd", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".bwf", ".rf64", ".bw64", ".w64"),
+    *(".aif", ".aiff", ".aifc", ".caf", ".au", ".snd"),
 )
 """Read by every installation; see :mod:`pengi_rt.audio.container`."""
 

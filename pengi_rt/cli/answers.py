@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pengi_rt.cli.formats import Row
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.results import Result, Window
@@ -137,7 +138,7 @@ class Lines:
         ]
         label = " ".join(part for part in parts if part)
         text: str = row["text"]
-        return f"{label}: {text}" if label else text
+        return printable(f"{label}: {text}" if label else text)
 
 
 def span(row: Row) -> str:

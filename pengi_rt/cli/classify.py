@@ -21,6 +21,7 @@ from pengi_rt.cli.asking import (
 )
 from pengi_rt.cli.formats import add_output
 from pengi_rt.cli.labelled import LABEL_COLUMNS, Labelled
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output import check_place
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
@@ -90,15 +91,13 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Classify every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     check_resumable(arguments)
     if arguments.resume and arguments.plot is not None:
         raise UsageError("--plot draws what is asked now, and --resume may ask nothing: leave one")
     labels = _labels(arguments)
     if arguments.best is not None and arguments.best < 1:
         raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     protect_inputs(arguments, names)
     if arguments.plot is not None:
         _check_plot(arguments.plot, names, arguments.output)

@@ -17,7 +17,7 @@ from pengi_rt.cli.output import (
     say,
 )
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.system.quote import one_line
+from pengi_rt.system.quote import message, one_line
 
 if TYPE_CHECKING:
     from pengi_rt.training.datasets.registry import Conversion
@@ -177,7 +177,7 @@ def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
     problems = check.problems()
     printed = 0
     for problem in islice(problems, limit):
-        emit(str(problem))
+        emit(message(str(problem)))
         printed += 1
     return printed, printed + sum(1 for _ in problems)
 

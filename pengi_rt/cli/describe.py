@@ -16,6 +16,7 @@ from pengi_rt.cli.asking import (
     protect_inputs,
 )
 from pengi_rt.cli.formats import Row, add_output
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
 
@@ -55,10 +56,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Describe every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     check_resumable(arguments)
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
         asked = {"text": arguments.text, **decode_options(arguments)}

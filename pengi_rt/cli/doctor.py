@@ -11,6 +11,7 @@ import pengi_rt
 from pengi_rt.cli.arguments import BACKENDS
 from pengi_rt.cli.output import emit
 from pengi_rt.errors import PengiError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.environment import Machine, Package
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "json":
         emit(json.dumps(asdict(found), indent=1))
     else:
-        emit("\n".join(_lines(found)))
+        emit("\n".join(map(printable, _lines(found))))
     return PengiError.exit_code if found.problems else 0
 
 

@@ -17,10 +17,12 @@ from pengi_rt.cli.asking import (
     protect_inputs,
 )
 from pengi_rt.cli.formats import FORMATS, Row, Writer
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output import PART, add_force, check_place, open_output
 from pengi_rt.cli.recordings import SOME_FAILED, Recordings
 from pengi_rt.cli.vectors import Stored, save_npy, save_safetensors
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.embed import AudioEmbedding, TextEmbedding
@@ -70,13 +72,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed everything; a bad recording is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     texts = _texts(arguments)
     if not arguments.audio and not texts:
         raise UsageError("there is nothing to embed: name recordings, or give --texts")
     _check_output(arguments)
-    names = find_recordings(arguments.audio) if arguments.audio else []
+    names = named_recordings(arguments) if arguments.audio else []
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
         return _embed(engine, names, texts, arguments)
@@ -259,5 +259,5 @@ def _kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def _line(row: Row) -> str:
     if "audio" in row:
-        return f"{row['row']:>6}  {row['audio']} {span(row)}"
-    return f"{row['row']:>6}  {json.dumps(row['text'], ensure_ascii=False)}"
+        return printable(f"{row['row']:>6}  {row['audio']} {span(row)}")
+    return printable(f"{row['row']:>6}  {json.dumps(row['text'], ensure_ascii=False)}")

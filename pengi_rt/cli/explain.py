@@ -17,7 +17,9 @@ from pengi_rt.cli.asking import (
     warned,
 )
 from pengi_rt.cli.formats import Row, add_output
+from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.recordings import Recordings
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.explain import Explanation
@@ -52,9 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     protect_inputs(arguments, names)
     ways: dict[str, Callable[[Explanation], Iterator[Row]]] = {
         "text": _Texts(headed=len(names) > 1),
@@ -125,7 +125,7 @@ class _Texts:
         for row in _rows(explanation):
             lines += [f"{span(row)}:"] if row["windows"] > 1 else []
             lines += _table(row["vectors"])
-        yield {"block": "\n".join(lines)}
+        yield {"block": "\n".join(map(printable, lines))}
 
 
 def _table(vectors: list[Row]) -> list[str]:

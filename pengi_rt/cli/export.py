@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
 from pengi_rt.cli.output import add_force, emit, is_folder, refuse_overwriting, refuse_precious
 from pengi_rt.errors import BackendError, CheckpointError, UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     emit(table(checks))
-    emit(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed")
+    emit(printable(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed"))
     return 0
 
 

@@ -1,4 +1,10 @@
-"""How rows are printed: text for people, JSON, JSON Lines and CSV for programs, and subtitles."""
+r"""How rows are printed: text for people, JSON, JSON Lines and CSV for programs, and subtitles.
+
+A row of text or JSON Lines is one line without control characters, whatever a file is called and a
+model writes: JSON escapes them and reads as the same, text shows ``\n`` and ``\x1b``. CSV is exact
+but for bytes of a name that are not UTF-8: line ends stand in quotes, and a cell that begins with
+``=`` stays as it is. On a terminal it is shown as text is.
+"""
 
 import argparse
 import csv
@@ -10,6 +16,7 @@ from typing import Any, Final, Self
 
 from pengi_rt.cli.output import Output, add_force
 from pengi_rt.errors import InputError
+from pengi_rt.system.quote import printable, printable_json
 
 Row = dict[str, Any]
 """JSON-ready. One with ``error`` stands for a recording that could not be read."""
@@ -51,7 +58,8 @@ class Writer:
             output: where to.
             form: one of :data:`FORMATS` or :data:`SUBTITLES`.
             columns: of a CSV file, ``error`` behind them.
-            line: a row as text, without its newline. Errors are no text: they are on stderr.
+            line: a row as printable text, without its newline. Errors are no text: they are on
+                stderr.
         """
         self._output = output
         self._form = form
@@ -59,8 +67,15 @@ class Writer:
         self._ascii = not output.unicode
         self._written = 0
         self._cues: list[SimpleNamespace] = []
-        self._csv = csv.DictWriter(
-            output, (*columns, "error"), extrasaction="ignore", lineterminator="\n"
+        self._csv, self._quoted = (
+            csv.DictWriter(
+                output,
+                (*columns, "error"),
+                extrasaction="ignore",
+                lineterminator="\n",
+                quoting=quoting,
+            )
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
         )
 
     def __enter__(self) -> Self:
@@ -102,7 +117,7 @@ class Writer:
         if self._form == "csv":
             if not self._written:
                 self._csv.writeheader()
-            self._csv.writerow(row)
+            self._write_cells(row)
         elif self._form == "jsonl":
             self._output.write(self._json(row) + "\n")
         elif self._form == "json":
@@ -115,10 +130,21 @@ class Writer:
             self._output.write(self._line(row) + "\n")
         self._written += 1
 
+    def _write_cells(self, row: Row) -> None:
+        if self._output.terminal:
+            row = {name: _shown(value) for name, value in row.items()}
+        # Before Python 3.13 a carriage return, which ends a row, is not reason enough to quote.
+        quoted = any(isinstance(value, str) and "\r" in value for value in row.values())
+        (self._quoted if quoted else self._csv).writerow(row)
+
     def _write_subtitles(self) -> None:
         from pengi_rt.subtitles import srt, vtt
 
         self._output.write({"srt": srt, "vtt": vtt}[self._form](self._cues))
 
     def _json(self, row: Row, indent: int | None = None) -> str:
-        return json.dumps(row, ensure_ascii=self._ascii, indent=indent)
+        return printable_json(json.dumps(row, ensure_ascii=self._ascii, indent=indent))
+
+
+def _shown(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value

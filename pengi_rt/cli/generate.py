@@ -17,10 +17,12 @@ from pengi_rt.cli.asking import (
     warned,
 )
 from pengi_rt.cli.formats import FORMATS, SUBTITLES, add_output
+from pengi_rt.cli.named import named_recordings, source
 from pengi_rt.cli.output import open_output
 from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import add_resume, check_resumable, marks
 from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
@@ -53,10 +55,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every recording; a bad one is reported and passed over."""
-    from pengi_rt.audio.find import find_recordings
-
     check_resumable(arguments)
-    names = find_recordings(arguments.audio)
+    names = named_recordings(arguments)
     _check(arguments, names)
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
@@ -94,7 +94,7 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
 def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt[0] if arguments.prompt else None
     pieces = engine.stream(
-        name,
+        source(name, arguments),
         prompt,
         long_audio=arguments.long_audio,
         hop=arguments.hop,
@@ -105,7 +105,8 @@ def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     )
     with open_output(arguments.output) as output:
         for piece in pieces:
-            output.write(piece)
+            # Between windows it ends a line.
+            output.write("\n".join(map(printable, piece.split("\n"))))
             output.flush()
         output.write("\n")
     return 0

@@ -17,6 +17,7 @@ from pengi_rt.cli.asking import (
     prompt_options,
     warned,
 )
+from pengi_rt.cli.named import report
 from pengi_rt.cli.output import say
 from pengi_rt.cli.recordings import SOME_FAILED
 from pengi_rt.errors import AudioError, UsageError
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.quiet:
         say(f"{path}: {_summary(indexed)}")
-    if not indexed.failed:
+    if not indexed.failed and not indexed.names.problems:
         return 0
     return SOME_FAILED if indexed.recordings else AudioError.exit_code
 
@@ -118,7 +119,8 @@ class _Progress:
     """
 
     def __init__(self, arguments: argparse.Namespace, engine: "Engine", path: Path) -> None:
-        self._hidden: bool = arguments.quiet or not sys.stderr.isatty()
+        self._quiet: bool = arguments.quiet
+        self._hidden = self._quiet or not sys.stderr.isatty()
         self._engine = engine
         self._path = path
         self._bar: Any = None
@@ -127,6 +129,7 @@ class _Progress:
         """Begin the bar."""
         from tqdm import tqdm
 
+        report(planned.names, quiet=self._quiet)
         list(warned([planned], self._engine))
         total = len(planned.update.todo)
         self._bar = tqdm(total=total, unit="clip", disable=self._hidden or not total)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pengi_rt.builtin import builtin_plan
 from pengi_rt.cli.output import emit
 from pengi_rt.errors import PlanError
-from pengi_rt.system.quote import one_line
+from pengi_rt.system.quote import one_line, printable
 
 if TYPE_CHECKING:
     from pengi_rt.config import ModelConfig
@@ -73,7 +73,7 @@ def description(plan: "Plan") -> dict[str, Any]:
 
 
 def _show(data: object, lines: Iterable[str], as_json: bool) -> None:
-    emit(json.dumps(data, indent=1) if as_json else "\n".join(lines))
+    emit(json.dumps(data, indent=1) if as_json else "\n".join(map(printable, lines)))
 
 
 def _lines(plan: "Plan") -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.answers import about_audio, span, total
 from pengi_rt.cli.formats import Row
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore
@@ -92,7 +93,7 @@ class Labelled:
         elif windows[0].text is not None:
             lines.append(f"answer: {windows[0].text}")
         table = _table(result.labels[: self._best], result.chosen) if ends else []
-        yield {"block": "\n".join([*lines, *table])}
+        yield {"block": "\n".join(map(printable, [*lines, *table]))}
 
 
 def _window(window: "ClassifiedWindow") -> str:

@@ -11,7 +11,10 @@ import pengi_rt
 from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.native_stderr import libraries_silenced
 from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
+from pengi_rt.cli.parser import Parser, names_marked
+from pengi_rt.cli.recordings import SOME_FAILED
 from pengi_rt.errors import INTERRUPTED, OUT_OF_MEMORY, BackendError, PengiError, UsageError
+from pengi_rt.system.quote import message
 
 VERBS = (
     "generate",
@@ -41,27 +44,6 @@ first steps:
 exit codes: 0 done, 2 usage, 3 input refused, 4 some inputs failed, 5 engine or device, 130
 interrupted
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Takes a verb's names before, between and behind its options.
-
-    By itself argparse takes all of them in one place, and calls the others unrecognised.
-    """
-
-    _mixing = False
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """As the base class, which calls it for a verb's own arguments."""
-        if self._mixing or self._subparsers is not None:
-            return super().parse_known_args(args, namespace)
-        self._mixing = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._mixing = False
 
 
 def build_parser() -> Parser:
@@ -110,12 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        arguments = build_parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else argv
+        arguments = build_parser().parse_args(names_marked(given))
         if arguments.quiet and arguments.verbose:
             raise UsageError("--quiet and --verbose contradict each other; give one of them")
         with libraries_silenced() if arguments.quiet else nullcontext():
-            logging.basicConfig(format="pengi-rt: %(message)s", level=_level(arguments))
+            _log_to_stderr(_level(arguments))
             code: int = arguments.run(arguments)
+        if not code and getattr(arguments, "some_unread", False):
+            code = SOME_FAILED
     finally:
         # What argparse printed (--help, --version) is still buffered, and its disk may be full.
         if sys.stdout is not None:
@@ -132,6 +117,19 @@ def _after_interrupt(error: BaseException | None) -> bool:
 
 def _with_notes(message: str, error: BaseException) -> str:
     return "; ".join([message, *getattr(error, "__notes__", [])])
+
+
+class _OneLine(logging.Formatter):
+    """A message is a line, whatever names are in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        return message(super().formatMessage(record))
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("pengi-rt: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level)
 
 
 def _level(arguments: argparse.Namespace) -> int:

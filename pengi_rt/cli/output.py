@@ -18,6 +18,7 @@ from typing import TextIO
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.file_kind import precious_kind
 from pengi_rt.system.files import check_replaceable, lock, replaceable_mode, sync_folder
+from pengi_rt.system.quote import message as one_message
 from pengi_rt.system.quote import one_line
 
 STDIO = "-"
@@ -38,6 +39,11 @@ class Output:
     def unicode(self) -> bool:
         """Whether it takes every character, lone surrogates aside."""
         return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a terminal shows it, which obeys control characters."""
+        return not self._broken and self._stream.isatty()
 
     def write(self, text: str) -> int:
         """Write ``text``.
@@ -120,7 +126,7 @@ def emit(text: str) -> None:
 def say(message: object) -> None:
     """Print one line on standard error; if that fails too, there is nobody to tell."""
     try:
-        print(f"pengi-rt: {message}", file=sys.stderr, flush=True)
+        print(f"pengi-rt: {one_message(str(message))}", file=sys.stderr, flush=True)
     except OSError:
         abandon(sys.stderr)
 

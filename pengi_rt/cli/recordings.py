@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pengi_rt.cli.formats import Row, Writer
-from pengi_rt.cli.output import open_output, say
+from pengi_rt.cli.named import source
+from pengi_rt.cli.output import STDIO, open_output, say
 from pengi_rt.cli.progress import Progress
+from pengi_rt.cli.resume import STDIN
 from pengi_rt.errors import AudioError
 
 if TYPE_CHECKING:
@@ -199,7 +201,7 @@ class Recordings:
 
         arguments = self._arguments
         recording = load_windows(
-            name,
+            source(name, arguments),
             self._config,
             long_audio=arguments.long_audio,
             hop=arguments.hop,
@@ -220,4 +222,4 @@ class Recordings:
 
 
 def _error_row(name: str, error: AudioError) -> Row:
-    return {"audio": name, "error": str(error)}
+    return {"audio": STDIN if name == STDIO else name, "error": str(error)}

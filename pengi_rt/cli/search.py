@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final
 from pengi_rt.cli.answers import span
 from pengi_rt.cli.asking import add_engine, add_strict, open_engine, protect_inputs
 from pengi_rt.cli.formats import Row, Writer, add_output
-from pengi_rt.cli.output import open_output, say
+from pengi_rt.cli.output import STDIO, open_output, say
 from pengi_rt.cli.recordings import SOME_FAILED
+from pengi_rt.cli.resume import STDIN
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.retrieval.index import Index
@@ -116,7 +118,9 @@ class _Found:
 
     def rows(self, query: "Query", rows: "Rows") -> Iterator[Row]:
         """The rows of a query, or one that says why it has none."""
-        name = str(query.like if query.text is None else query.text)
+        name = query.text if query.text is not None else str(query.like)
+        if query.like == STDIO:
+            name = STDIN
         try:
             hits = self._find(query)
         except (AudioError, PromptError) as error:
@@ -158,12 +162,12 @@ class _Blocks:
         self._headed = headed
 
     def __call__(self, query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
-        lines = [f"{_printable(query)}:"] if self._headed else []
+        lines = [f"{printable(query)}:"] if self._headed else []
         ranks = len(str(len(hits)))
         places = [self._place(hit) for hit in hits]
         width = max(map(len, places), default=0)
         for rank, (hit, place) in enumerate(zip(hits, places, strict=True), 1):
-            caption = _printable(hit.caption)
+            caption = printable(hit.caption)
             line = f"{rank:>{ranks}}  {hit.score:6.3f}  {place:<{width}}  {caption}"
             lines.append(line.rstrip())
         if lines:
@@ -175,12 +179,4 @@ class _Blocks:
         neighbours = rows[max(row - 1, 0) : row] + rows[row + 1 : row + 2]
         several = any(neighbour.file == hit.file for neighbour in neighbours)
         when = f" {span({'start': hit.start, 'end': hit.end})}" if several else ""
-        return f"{_printable(hit.file)}{when}"
-
-
-def _printable(text: str) -> str:
-    """``text`` in one line, and without what a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+        return f"{printable(hit.file)}{when}"

@@ -10,6 +10,7 @@ from pengi_rt.cli.arguments import PRECISIONS, add_choice
 from pengi_rt.cli.output import emit
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.kernels.tuning_file import CannotWriteError, remove_damaged
+from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.backends.triton import TritonBackend
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         emit(_line("packages, weights", perf_counter() - started))
         lines = _tuned(engine, arguments, folder) if arguments.tune else _untuned(engine, arguments)
         for line in lines:
-            emit(line)
+            emit(printable(line))
     emit(_line("ready, after PyTorch and the device", perf_counter() - started))
     return 0
 

@@ -106,6 +106,20 @@ class Builder:
         known = {name: part.held.recording for name, part in self._known.items()}
         return plan_update(found, known, digest)
 
+    def with_known_below(self, folders: Iterable[str], found: list[Found]) -> list[Found]:
+        """``found``, and below ``folders`` what was there when it was captioned.
+
+        A folder that cannot be read today may be there tomorrow: so its recordings are kept.
+        """
+        starts = tuple("" if folder == "." else f"{folder}/" for folder in folders)
+        known = (part.held.recording for part in self._known.values())
+        unseen = {
+            recording.file: Found(recording.file, recording.size, recording.mtime_ns)
+            for recording in known
+            if recording.file.startswith(starts)
+        }
+        return list((unseen | {each.file: each for each in found}).values())
+
     def add(self, rows: list[Row], captions: F32, audio: F32 | None = None) -> None:
         """Keep one finished recording.
 

@@ -9,6 +9,7 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.file_kind import precious_kind
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
 from pengi_rt.system import files
+from pengi_rt.system.regular import open_regular
 
 CURRENT = "current"
 LOCK = "lock"
@@ -33,7 +34,7 @@ def current_generation(folder: Path) -> str | None:
         InputError: it cannot be read, or names no generation.
     """
     try:
-        with (folder / CURRENT).open("rb") as file:
+        with open_regular(folder / CURRENT) as file:
             text = file.read(64)
     except FileNotFoundError:
         return None

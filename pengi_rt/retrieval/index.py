@@ -17,6 +17,7 @@ from pengi_rt.retrieval.folder import PARTIAL, current_generation
 from pengi_rt.retrieval.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS, Identity, Manifest
 from pengi_rt.retrieval.rows import F32, Block, Held, Row
 from pengi_rt.retrieval.words import Words
+from pengi_rt.system.regular import open_regular
 
 VERIFIED = 2**28
 """Bytes of vectors up to which opening hashes them; 256 MiB take 0.2 s, 4 GiB take 3 s."""
@@ -201,7 +202,7 @@ def _damaged(path: Path, generation: Path, reason: object) -> InputError:
 
 
 def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(_MANIFEST_BYTES)
 
 
@@ -209,7 +210,7 @@ def _check_files(generation: Path, manifest: Manifest, *, verify: bool | None) -
     vectors = sum(manifest.files[name].size for name in manifest.identity.matrices)
     whole = vectors <= VERIFIED if verify is None else verify
     for name, record in manifest.files.items():
-        with (generation / name).open("rb") as file:
+        with open_regular(generation / name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != record.size:
                 raise ValueError(f"{name} has {size} bytes, {MANIFEST} says {record.size}")
@@ -232,7 +233,7 @@ def _matrix(path: Path, shape: tuple[int, int]) -> F32:
 
 
 def _mapped(path: Path) -> bytes | mmap.mmap:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
             return b""
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from pengi_rt.audio.find import Found as Names
 from pengi_rt.audio.find import find_recordings
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
@@ -32,6 +33,7 @@ from pengi_rt.retrieval.rows import Block, Row
 from pengi_rt.retrieval.rows import Recording as Entry
 from pengi_rt.retrieval.update import Found, Update
 from pengi_rt.session import Session
+from pengi_rt.system.sources import Regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Indexed:
     """Its end did not fit."""
     failed: tuple[tuple[str, str], ...] = ()
     """Recordings that could not be read, and why; they are tried again next time."""
+    names: Names = field(default_factory=lambda: Names([], [], {}))
+    """What was found in the folder: where it could not be read, the index keeps what it has."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -196,15 +200,18 @@ class _Run:
 
     def bring_up_to_date(self, index: Path, *, rebuild: bool) -> Indexed:
         """Caption what is new."""
-        files = self.files()
+        names = self.names()
+        files = [self._found(Path(name)) for name in names.paths]
         if not rebuild:
             _check_collection(index, self.folder)
         identity = _identity(self.session, self.asked, self.options)
         collection = str(self.folder.resolve())
         with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
+            unread = (self._relative(each.path) for each in names.problems)
+            files = builder.with_known_below(unread, files)
             update = builder.plan(files, lambda file: _digest(self.folder / file))
             (question,) = self.asked.questions
-            outcome = Indexed(update, question.prompt, question.truncated)
+            outcome = Indexed(update, question.prompt, question.truncated, names=names)
             self.listener.planned(outcome)
             recordings = self.recordings(update.todo)
             batches = read_batches(recordings, self.session.config, self.options, self._broken)
@@ -214,15 +221,17 @@ class _Run:
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 
-    def files(self) -> list[Found]:
-        """All recordings, with names relative to the folder. Raises InputError, AudioError."""
+    def names(self) -> Names:
+        """All recordings of the folder. Raises InputError, AudioError."""
         _check_folder(self.folder)
         # The slash makes a folder of whatever name no list (@...), and none standard input (-).
-        names = find_recordings([f"{self.folder}{os.sep}"])
-        return [self._found(Path(name)) for name in names]
+        return find_recordings([f"{self.folder}{os.sep}"])
+
+    def _relative(self, path: str | Path) -> str:
+        return Path(path).relative_to(self.folder).as_posix()
 
     def _found(self, path: Path) -> Found:
-        file = path.relative_to(self.folder).as_posix()
+        file = self._relative(path)
         try:
             status = path.stat()
         except OSError:  # a broken link: whoever reads it says so
@@ -254,7 +263,7 @@ class _Run:
         # Hashed before it is read: if it is replaced in between, the next run sees another content.
         sha256 = _digest(path)
         hop, strict = self.options["hop"], self.options["strict"]
-        recording = load_windows(path, self.session.config, hop=hop, strict=strict)
+        recording = load_windows(Regular(path), self.session.config, hop=hop, strict=strict)
         if sha256 is None:
             raise AudioError(f"{path}: could not be read a moment ago: run the command again")
         return Entry(*found, sha256), recording

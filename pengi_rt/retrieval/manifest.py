@@ -5,11 +5,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from reprlib import repr as shown
 from typing import Annotated, Any, Self
 
 from pengi_rt.checked import Checked, Within, build, require
 from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import shown
 
 FORMAT = "pengi-rt retrieval index"
 VERSION = 1

@@ -5,12 +5,12 @@ A pipe would wait for a writer for ever, a device such as ``/dev/zero`` never en
 
 import errno
 import os
+from io import BufferedReader
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import BinaryIO
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Raises:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from encoded import encode, noise
 
-from pengi_rt.audio.find import SUFFIXES, find_recordings
+from pengi_rt.audio.find import find_recordings as _find
 from pengi_rt.audio.recording import load_windows
+from pengi_rt.audio.suffixes import SUFFIXES
 from pengi_rt.config import ModelConfig
 from pengi_rt.errors import AudioError, InputError, PengiError, UsageError
 
@@ -21,6 +22,10 @@ from pengi_rt.errors import AudioError, InputError, PengiError, UsageError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def find_recordings(names: list[str]) -> list[str]:
+    return _find(names).paths
 
 
 def _make(*names: str) -> None:
@@ -314,8 +319,8 @@ def test_name_with_a_nul_is_left_to_the_reader() -> None:
     assert find_recordings(["a\0/b.wav"]) == ["a\0/b.wav"]
 
 
-def test_closed_folder_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    _make("s/a.wav", "s/closed/b.wav")
+def test_closed_folder_is_said_and_the_rest_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _make("s/a.wav", "s/closed/b.wav", "s/z/c.wav", "t/closed/d.wav")
     opened = os.scandir
 
     def scandir(path: Path) -> object:  # the tests may run as root, to whom nothing is closed
@@ -325,4 +330,49 @@ def test_closed_folder_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(os, "scandir", scandir)
     want = "s/closed: the folder cannot be read: Permission denied"
-    assert _one_line(["s"], InputError) == want
+    for name in ("s", "s/**/*.wav", "s/**"):
+        found = _find([name])
+        assert found.paths == ["s/a.wav", "s/z/c.wav"]
+        assert [(path, str(error)) for path, error in found.problems] == [("s/closed", want)]
+    assert _find(["s/closed", "s/a.wav"]).paths == ["s/a.wav"]
+    assert _one_line(["s/closed"], InputError) == want
+    assert _one_line(["t"], InputError) == "t/closed: the folder cannot be read: Permission denied"
+
+
+def test_name_that_gives_nothing_stops_no_other() -> None:
+    _make("s/a.wav", "empty/notes.txt")
+    Path("l").write_text("empty\ns\nno*.wav\n", "utf-8")
+    found = _find(["@l"])
+    assert found.paths == ["s/a.wav"]
+    assert [path for path, _ in found.problems] == ["empty", "no*.wav"]
+    assert all(isinstance(error, AudioError) for _, error in found.problems)
+    assert _one_line(["empty", "no*.wav"]).startswith("empty: no audio in this folder")
+
+
+def test_list_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pengi_rt.audio.find.MAX_LIST", 1 << 20)
+    assert "is longer than 1 MiB" in _one_line(["@/dev/zero"], InputError)
+    monkeypatch.setattr(sys, "stdin", _Stdin(b"a.wav\n" * 10**6))
+    assert "@-: is longer than 1 MiB" in _one_line(["@-"], InputError)
+
+
+def test_audio_of_other_kinds_is_counted() -> None:
+    _make("s/a.wav", *(f"s/{n}/b.WV" for n in range(3)), "s/c.ape", "s/notes.txt", "s/.d.wv")
+    _make("t/e.tta", "u/f.txt", "w/g.wv", "w/h.wav")
+    several = "4 files passed over that are audio of other kinds: 3 .wv, 1 .ape"
+    assert _find(["s", "u/../w/*.wav"]).passed_over == {"s": several}
+    assert _find(["s/**"]).passed_over == {"s/**": several}
+    assert "; 1 file passed over that is audio of other kinds: 1 .tta)" in _one_line(["t"])
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_kinds_that_the_extra_reads(*, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pengi_rt.audio.walk.extra_suffixes_read", lambda: installed)
+    _make("s/a.wav", "s/b.M4A", "s/c.webm")
+    found = _find(["s"])
+    if installed:
+        assert found == (["s/a.wav", "s/b.M4A", "s/c.webm"], [], {})
+    else:
+        (said,) = found.passed_over.values()
+        assert said.startswith("2 files passed over that are audio of other kinds: 1 .m4a, 1 .webm")
+        assert said.endswith("; for .m4a, .webm: pip install 'pengi-rt[formats]'")

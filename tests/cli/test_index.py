@@ -235,18 +235,57 @@ def test_with_faiss(opened: Engine, folder: Path, capfd: pytest.CaptureFixture[s
     assert len(list(Path("sounds.index").rglob("*.ivf"))) == 2
 
 
+def test_closed_folder(
+    opened: Engine, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    (folder / "a.wv").touch()
+    code, said = run(capsys, folder, *FAST)
+    assert code == 4
+    assert said == (
+        "pengi-rt: sounds/b: the folder cannot be read: Permission denied\n"
+        "pengi-rt: sounds/: 1 file passed over that is audio of other kinds: 1 .wv\n"
+        "pengi-rt: sounds.index: 3 new, 0 changed, 0 moved, 0 deleted, 0 kept\n"
+    )
+    assert run(capsys, folder / "b", *FAST) == (
+        3,
+        "pengi-rt: sounds/b: the folder cannot be read: Permission denied\n",
+    )
+
+
 # A shell that starts the tests in the background ignores SIGINT, and children inherit that.
-START = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from pengi_rt.cli.main import main; sys.exit(main())"
-)
+START = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pengi_rt.cli.main import main
+from pengi_rt.retrieval import indexing
+
+load = indexing.load_windows
+
+def waiting(path, *arguments, **options):
+    if str(path).endswith("zz.wav"):
+        with open("fifo", "rb"):
+            while True:  # a blocking call could sleep through a signal that comes just before it
+                time.sleep(0.01)
+    return load(path, *arguments, **options)
+
+indexing.load_windows = waiting
+sys.exit(main())
+"""
 
 
 @contextmanager
 def stuck(plan: Path, folder: Path) -> "Iterator[subprocess.Popen[str]]":
-    """A process that has indexed six recordings, and waits for the seventh to be written."""
+    """A process that has indexed six recordings, and waits before it reads the seventh."""
     os.mkfifo("fifo")
-    (folder / "zz.wav").symlink_to(Path("fifo").absolute())
+    (folder / "zz.wav").touch()
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
         [sys.executable, "-P", "-c", START, "index", folder, "--engine", plan, *FAST,
@@ -288,7 +327,6 @@ def test_killed(
         assert said == (
             "pengi-rt: interrupted; what was done stays in sounds.index, and the next run goes on\n"
         )
-    (folder / "zz.wav").unlink()
     write_sound(folder / "zz.wav", 9)
     spy = Spy(opened, monkeypatch)
     assert run(capsys, folder, *FAST, "--batch-size", "1")[0] == 0

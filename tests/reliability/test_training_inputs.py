@@ -12,15 +12,20 @@ import pytest
 from miniature import record
 from training_run import MODEL, toml
 
+from pengi_rt.audio.recording import load_windows
+from pengi_rt.config import ModelConfig
 from pengi_rt.errors import PengiError
+from pengi_rt.system.sources import Regular
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training.config import read_config
 from pengi_rt.training.curves import read_metrics
 from pengi_rt.training.data import text_documents
 from pengi_rt.training.datasets.registry import DATASETS, convert_dataset
-from pengi_rt.training.manifest import read_manifest, recording_file
+from pengi_rt.training.manifest import read_manifest
 from pengi_rt.training.manifest_check import check_manifest
 from pengi_rt.training.shards import Shards, read_shards, write_shards
+
+TINY = ModelConfig.preset("tiny")
 
 TASKS = load_tasks()
 ROWS: list[dict[str, object]] = [
@@ -211,7 +216,7 @@ def test_only_regular_files_are_opened(folder: Path, odd: Callable[[str], Path])
     manifest.write_text(json.dumps(ROWS[0] | {"audio": str(path)}))
     (problem,) = map(str, check_manifest(manifest, TASKS))
     assert problem.startswith(f"{manifest}:1: audio {path}: ")
-    assert refusal(lambda: recording_file(path)) is not None
+    assert refusal(lambda: load_windows(Regular(path), TINY)) is not None
     assert refusal(lambda: read_manifest(path, TASKS)) is not None
     assert refusal(lambda: load_tasks(path)) is not None
     assert refusal(lambda: text_documents([path])) is not None
@@ -252,9 +257,9 @@ def test_a_recording_called_like_standard_input(
 ) -> None:
     """``"audio": "-"`` of a manifest in the current folder is a file of that name."""
     monkeypatch.chdir(folder)
-    assert refusal(lambda: recording_file(Path("-"))) is not None
+    assert refusal(lambda: load_windows(Regular("-"), TINY)) is not None
     (folder / "a.wav").rename(folder / "-")
-    assert recording_file(Path() / "-") == folder / "-"
+    assert load_windows(Regular("-"), TINY).name == "-"
 
 
 TABLES = {

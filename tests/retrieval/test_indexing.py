@@ -339,6 +339,51 @@ def test_a_recording_that_is_replaced_while_it_is_read(
     check_rows(index, folder, FILES)
 
 
+def test_what_cannot_be_read_today_stays_in_the_index(
+    engine: Engine, folder: Path, index: Path, spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.index(folder, index, **FAST)
+    before = generation(index)
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:
+        if Path(path) == folder / "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    spy.windows = 0
+    monkeypatch.setattr(os, "scandir", closed)
+    found = engine.index(folder, index, **FAST)
+    assert found.counts == {"new": 0, "changed": 0, "moved": 0, "deleted": 0, "kept": 6}
+    assert [problem.path for problem in found.names.problems] == [str(folder / "b")]
+    assert (spy.windows, generation(index)) == (0, before)
+    (folder / "z.wav").unlink()  # what is gone elsewhere is still deleted
+    assert engine.index(folder, index, **FAST).counts["deleted"] == 1
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert engine.index(folder, index, **FAST).counts["kept"] == 5
+    check_rows(index, folder, FILES[:-1])
+
+
+def test_nothing_but_files_is_hashed(engine: Engine, folder: Path, index: Path) -> None:
+    """Neither would end."""
+    (folder / "zero.wav").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.wav")
+    found = engine.index(folder, index, **FAST)
+    assert (found.recordings, found.failed) == (6, ())
+    (said,) = found.names.passed_over.values()
+    assert said == "2 passed over as pipes or devices"
+
+
+@pytest.mark.parametrize("name", ["current", "index.json", "rows.jsonl", "captions.npy"])
+def test_an_index_of_pipes(engine: Engine, folder: Path, index: Path, name: str) -> None:
+    engine.index(folder, index, **FAST)
+    path = index / name if name == "current" else Index.open(index).generation / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="is no regular file"):
+        Index.open(index)
+
+
 def test_both_backends_make_the_same_index(
     engine: Engine, tiny_plan: Path, folder: Path, index: Path, tmp_path: Path
 ) -> None:

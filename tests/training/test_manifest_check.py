@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,22 @@ def test_nothing_wrong(folder: Path) -> None:
     assert done.rows == 4
     assert done.per_task == {"caption": 2, "scene": 1, "events": 1}
     assert done.clips == {folder / "a.wav": 1.0, folder / "sub" / "b.flac": 60.0}
+
+
+def test_row_that_names_no_file(folder: Path) -> None:
+    """Opening the pipe, or hashing the device, would never end."""
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "zero.wav").symlink_to("/dev/zero")
+    names = ["pipe.wav", "zero.wav", "/dev/zero"]
+    problems = check(folder, *(GOOD | {"audio": name} for name in names))
+    assert [problem.line for problem in problems] == [1, 2, 3]
+    assert all("is no regular file" in str(problem) for problem in problems)
+
+
+def test_line_without_an_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pengi_rt.training.manifest._LONGEST", 1 << 20)
+    (problem,) = check_manifest(Path("/dev/zero"), TASKS)
+    assert str(problem).endswith("/dev/zero:1: is longer than 1 MiB")
 
 
 def test_every_problem_of_every_row(folder: Path) -> None:

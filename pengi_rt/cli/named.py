@@ -1,0 +1,49 @@
+"""The recordings that a command line names, and a word about what is left out."""
+
+import argparse
+from collections.abc import Sequence
+
+from pengi_rt.audio.find import Found, find_recordings
+from pengi_rt.cli.output import STDIO, say
+from pengi_rt.system.quote import LONGEST_PATH, one_line
+from pengi_rt.system.sources import Regular
+
+MOST_LINES = 20  # about one thing; the rest is counted
+
+
+def named_recordings(arguments: argparse.Namespace) -> list[str]:
+    """Paths, and ``-``. The run is not a whole success where something named cannot be read.
+
+    Raises:
+        PengiError: as :func:`~pengi_rt.audio.find.find_recordings`.
+    """
+    found = find_recordings(arguments.audio)
+    report(found, quiet=arguments.quiet)
+    arguments.some_unread = bool(found.problems)
+    arguments.named = frozenset(arguments.audio)
+    return found.paths
+
+
+def source(name: str, arguments: argparse.Namespace) -> str | Regular:
+    """Where to read a recording from that :func:`named_recordings` gave.
+
+    Who names a pipe means it; a folder, a pattern or a list may lead to one by accident.
+    """
+    return name if name == STDIO or name in arguments.named else Regular(name)
+
+
+def report(found: Found, *, quiet: bool) -> None:
+    """Say what cannot be read and, unless ``quiet``, what is passed over."""
+    _say([str(problem.error) for problem in found.problems], "could not be read either")
+    if not quiet:
+        _say(
+            [f"{one_line(name, LONGEST_PATH)}: {what}" for name, what in found.passed_over.items()],
+            "have such files too",
+        )
+
+
+def _say(lines: Sequence[str], rest: str) -> None:
+    for line in lines[:MOST_LINES]:
+        say(line)
+    if len(lines) > MOST_LINES:
+        say(f"{len(lines) - MOST_LINES} more {rest}")

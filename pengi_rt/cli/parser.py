@@ -1,0 +1,100 @@
+"""The parser: argparse, but everything after ``--`` is a name, and options have one spelling."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn, Self
+
+from pengi_rt.system.quote import message
+
+END_OF_OPTIONS = "--"
+
+_NO_VALUE = "expected one argument"  # argparse's own words, in every Python so far
+
+
+class Name(str):
+    """An argument after ``--``: never an option, whatever it begins with.
+
+    argparse forgets where ``--`` stood once it has looked for options. So it is shown text that no
+    option begins with, and :meth:`Parser._get_value` puts ``text`` back.
+    """
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Self:
+        """For the argument ``text``."""
+        name = super().__new__(cls, f"\0{text}")
+        name.text = text
+        return name
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes a verb's names before, between and after its options.
+
+    By itself argparse takes all of them in one place, and calls the others unrecognised. It would
+    also take ``--out`` for ``--output``, until there is another option that begins so.
+    """
+
+    _mixing = False
+
+    def __init__(self, **options: Any) -> None:
+        """As the base class; options cannot be abbreviated."""
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As the base class."""
+        found, rest = self.parse_known_args(args, namespace)
+        if unknown := [_text(each) for each in rest if each != END_OF_OPTIONS]:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As the base class, which calls it for a verb's own arguments."""
+        if self._mixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+
+    def error(self, text: str) -> NoReturn:
+        """As the base class, in one line after the usage."""
+        if text.endswith(_NO_VALUE):
+            text += " (one that begins with a dash is written OPTION=VALUE)"
+        super().error(message(text))
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """As the base class; a verb may follow ``--``, what follows the verb stays as it is.
+
+        In ``--option=--`` the value is text too, which the base class takes away.
+        """
+        if action.nargs == argparse.PARSER:
+            first = arg_strings[0] == END_OF_OPTIONS
+            verb, *rest = arg_strings[first:]
+            arg_strings = [_text(verb), *rest]
+        elif action.option_strings:
+            arg_strings = [Name(each) if each == END_OF_OPTIONS else each for each in arg_strings]
+        return super()._get_values(action, arg_strings)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """As the base class, of what was given."""
+        if action.nargs != argparse.PARSER:
+            arg_string = _text(arg_string)
+        return super()._get_value(action, arg_string)
+
+
+def names_marked(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command line, those after the first ``--`` as :class:`Name`."""
+    if END_OF_OPTIONS not in arguments:
+        return list(arguments)
+    end = arguments.index(END_OF_OPTIONS) + 1
+    return [*arguments[:end], *map(Name, arguments[end:])]
+
+
+def _text(argument: str) -> str:
+    return argument.text if isinstance(argument, Name) else argument
