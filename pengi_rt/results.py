@@ -51,7 +51,9 @@ class Timings:
     def together(cls, batches: "Iterable[Timings]") -> "Timings":
         """Of several batches, each of which may be named many times."""
         each = {id(batch): batch for batch in batches}.values()
-        columns = zip(*((one.read, one.encode, one.decode, one.windows) for one in each), strict=True)
+        columns = zip(
+            *((one.read, one.encode, one.decode, one.windows) for one in each), strict=True
+        )
         return cls(*map(sum, columns))
 
 

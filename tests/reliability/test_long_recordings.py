@@ -51,7 +51,7 @@ def flac(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", ["path", "pipe"])
 def test_memory(way: str, flac: Path, tiny_plan: Path, sounds: Path) -> None:
     name = str(flac) if way == "path" else "-"
-    command = [sys.executable, "-c", CODE, tiny_plan, name, sounds / "front_center.wav"]
+    command = [sys.executable, "-c", CODE, str(tiny_plan), name, str(sounds / "front_center.wav")]
     with flac.open("rb") as file:
         cat = subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE)
         run = subprocess.run(command, stdin=cat.stdout, capture_output=True, text=True, check=False)
