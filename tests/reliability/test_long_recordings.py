@@ -1,5 +1,4 @@
-"""Long recordings in little memory, whatever they come through; nothing is answered before all of
-them is known to be whole."""
+"""Long recordings in little memory, whatever they come through."""
 
 import subprocess
 import sys
@@ -51,7 +50,8 @@ def flac(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", ["path", "pipe"])
 def test_memory(way: str, flac: Path, tiny_plan: Path, sounds: Path) -> None:
     name = str(flac) if way == "path" else "-"
-    command = [sys.executable, "-c", CODE, tiny_plan, name, sounds / "front_center.wav"]
+    short = str(sounds / "front_center.wav")
+    command = [sys.executable, "-c", CODE, str(tiny_plan), name, short]
     with flac.open("rb") as file:
         cat = subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE)
         run = subprocess.run(command, stdin=cat.stdout, capture_output=True, text=True, check=False)
