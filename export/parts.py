@@ -5,7 +5,7 @@ no table knows are refused: another model's file must not be taken for one of th
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -84,11 +84,7 @@ def read_parts(
     refuse_other_files(path)
     check_integrity(path)
     state, config = _known_tensors(path)
-    held = {name.partition(".")[0] for name in state}
-    for part in parts:
-        if part not in held:
-            has = ", ".join(known for known in PARTS if known in held) or "no part of a model"
-            raise CheckpointError(f"{one_line(str(path))}: has no {part}; it has {has}")
+    _refuse_missing(path, state, parts)
     state = {name: tensor for name, tensor in state.items() if name.partition(".")[0] in parts}
     for name, tensor in state.items():
         check_shape(name, tensor)
@@ -98,6 +94,14 @@ def read_parts(
     if config is not None and "audio_encoder" in parts:
         state = with_transform(state, config)
     return {name: plain(tensor) for name, tensor in state.items()}
+
+
+def _refuse_missing(path: Path, state: Mapping[str, Tensor], parts: Sequence[str]) -> None:
+    held = {name.partition(".")[0] for name in state}
+    for part in parts:
+        if part not in held:
+            has = ", ".join(known for known in PARTS if known in held) or "no part of a model"
+            raise CheckpointError(f"{one_line(str(path))}: has no {part}; it has {has}")
 
 
 def _known_tensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:

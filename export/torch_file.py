@@ -24,6 +24,7 @@ MAX_DIRECTORY = 4 << 20  # bytes of the archive's list of entries
 
 _PICKLES = 5  # of the old format: magic number, version, machine, what was saved, storages' keys
 _ENDING, _LOCATOR, _ENDING64 = 22, 20, 56  # bytes of what a ZIP archive ends with (APPNOTE 4.3)
+_FILE_HEADER = 30  # bytes before an entry's name
 _CHUNK = 1 << 20
 
 
@@ -88,7 +89,7 @@ def _check_entries(path: Path, archive: zipfile.ZipFile) -> bool:
         name = one_line(entry.filename)
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise zipfile.BadZipFile(f"{name} is compressed, which torch.save never does")
-        if entry.header_offset + zipfile.sizeFileHeader + entry.file_size > end:
+        if entry.header_offset + _FILE_HEADER + entry.file_size > end:
             raise zipfile.BadZipFile(f"{name} is longer than its place")
         if entry.filename.endswith("data.pkl") and entry.file_size > MAX_PICKLE:
             raise zipfile.BadZipFile(f"{name} is longer than that of the largest model")

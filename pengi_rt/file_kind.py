@@ -9,6 +9,9 @@ import re
 from pathlib import Path
 from stat import S_ISREG
 
+from pengi_rt.audio.containers.common import Source
+from pengi_rt.audio.containers.mp3 import find_mp3
+
 _HEAD = 4096  # bytes
 _TAIL = 1 << 16  # bytes; a ZIP archive's directory ends the file
 
@@ -57,7 +60,10 @@ def precious_kind(path: str | os.PathLike[str]) -> str | None:
     with Path(path).open("rb") as file:
         head = file.read(_HEAD)
         file.seek(max(0, status.st_size - _TAIL))
-        return _kind(head, file.read(_TAIL))
+        if kind := _kind(head, file.read(_TAIL)):
+            return kind
+        # A capture that began in mid-frame: three frames in a row look like nothing else.
+        return "a recording" if find_mp3(Source(file, str(path), lenient=True)) >= 0 else None
 
 
 def _kind(head: bytes, tail: bytes) -> str | None:

@@ -180,9 +180,7 @@ def _checked_model(data: object, rows: int) -> dict[str, int]:
     if len(vocabulary) > rows or len(merges) > rows:
         size = max(len(vocabulary), len(merges))
         raise TokenizerError(f"the tokenizer has {size} tokens, the model only {rows}")
-    for token, number in vocabulary.items():
-        _check_token(token)
-        _check_id(token, number, rows)
+    _check_vocabulary(vocabulary, rows)
     unknown, suffix = model.get("unk_token"), model.get("end_of_word_suffix")
     if unknown is not None and not (isinstance(unknown, str) and unknown in vocabulary):
         raise ValueError(f"has {shown(unknown)} for what is unknown, which is no token")
@@ -192,6 +190,17 @@ def _checked_model(data: object, rows: int) -> dict[str, int]:
         if model.get(key):
             raise ValueError(f"has {key} {shown(model[key])} in its BPE model, which we do not use")
     return vocabulary
+
+
+def _check_vocabulary(vocabulary: dict[str, Any], rows: int) -> None:
+    """All at once, as there are 50 000; the first that is wrong is looked for if there is one."""
+    numbers, lengths = vocabulary.values(), list(map(len, vocabulary))
+    fits = not lengths or (min(lengths) > 0 and max(lengths) <= _MAX_TOKEN)
+    if fits and set(map(type, numbers)) <= {int} and not set(numbers) - set(range(rows)):
+        return
+    for token, number in vocabulary.items():
+        _check_token(token)
+        _check_id(token, number, rows)
 
 
 def _checked_added(data: object, rows: int) -> set[str]:

@@ -44,6 +44,14 @@ def test_recordings_of_other_formats(tmp_path: Path, head: bytes) -> None:
     assert precious_kind(tmp_path / "f") == "a recording"
 
 
+@pytest.mark.skipif("MP3" not in FORMATS, reason="this libsndfile writes no MP3")
+def test_a_capture_that_begins_in_mid_frame(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    soundfile.write(tmp_path / "f", noise, 16_000, format="MP3")
+    (tmp_path / "f").write_bytes((tmp_path / "f").read_bytes()[100:])
+    assert precious_kind(tmp_path / "f") == "a recording"
+
+
 def test_plans_and_checkpoints(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert precious_kind(builtin_plan()) == "a plan"
     assert precious_kind(tiny_checkpoint) == "a checkpoint"

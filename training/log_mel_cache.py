@@ -44,7 +44,8 @@ class LogMelCache:
         self._index = {path: index for index, path in enumerate(paths)}
         self.file = root / f"{_key(paths, config)}.npy"
         if not self.file.exists():
-            logger.warning("%s: writing the log-mels of %d clips", self.file, len(paths))
+            name = one_line(str(self.file))
+            logger.warning("%s: writing the log-mels of %d clips", name, len(paths))
             _write(self.file, paths, mel, config, self.shape)
         self._clips = _mapped(self.file, self.shape)
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.models.checkpoint import check_checkpoint_place, save_checkpoint
 from pengi_rt.system.files import replacing
+from pengi_rt.system.quote import one_line
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import Positions, make_loader
 from pengi_rt.training.errors import TrainingError
@@ -151,7 +152,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 def _go_on(run: Run) -> None:
     state = latest_state(run.root / STATES)
     if state is None:
-        raise TrainingError(f"{run.root / STATES}: holds no whole state; start in another folder")
+        where = one_line(str(run.root / STATES))
+        raise TrainingError(f"{where}: holds no whole state; start in another folder")
     refuse_other_config(state, run.config)
     load_state(run.accelerator, state)
     run.step, run.sums = state.step, state.sums
@@ -166,7 +168,8 @@ def _open_folder(run: Run, *, resume: bool) -> None:
         _cut_metrics(run.root / METRICS, run.step if resume else 0)
         check_checkpoint_place(run.root / CHECKPOINT, run.prepared.tokenizers)
     except OSError as error:
-        raise TrainingError(f"{run.root}: cannot be written: {error.strerror or error}") from None
+        where = one_line(str(run.root))
+        raise TrainingError(f"{where}: cannot be written: {error.strerror or error}") from None
 
 
 def _steps(run: Run, bar: tqdm) -> None:
@@ -225,9 +228,10 @@ def _step(run: Run, batches: Iterator[Any]) -> None:
             run.sums[name] = run.sums.get(name, 0.0) + float(value.detach())
     run.sums["steps"] = run.sums.get("steps", 0) + 1
     if not math.isfinite(run.sums["loss"]):
+        states = one_line(str(run.root / STATES))
         raise TrainingError(
             f"the loss is no number at step {run.step + 1}: lower optimizer.rate, or clip the "
-            f"gradient (optimizer.clip_norm); the states in {run.root / STATES} are from before"
+            f"gradient (optimizer.clip_norm); the states in {states} are from before"
         )
     run.schedule.step()
 
@@ -283,8 +287,8 @@ def _record(run: Run, values: dict[str, float]) -> None:
                 file.write(json.dumps({"step": run.step, **values}) + "\n")
         except OSError as error:
             raise TrainingError(
-                f"{path}: cannot be written ({error.strerror or error}); free space and go on with "
-                "--resume"
+                f"{one_line(str(path))}: cannot be written ({error.strerror or error}); free space "
+                "and go on with --resume"
             ) from None
 
 

@@ -21,7 +21,6 @@ from pengi_rt.tasks import RESERVED, Task
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = sys.float_info.max  # JSON integers have no limit
 _BOM = b"\xef\xbb\xbf"
-_LONGEST = 1 << 24  # bytes of a line
 
 LONGEST_LINE = 4 << 20
 """Bytes of a row; JSON of them takes some 100 MB while it is read."""

@@ -72,7 +72,7 @@ def save_state(
         # PyTorch and safetensors report a full disk as errors of their own.
         shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(
-            f"{final}: cannot be written ({_first_line(error)}); {_older(root)}"
+            f"{one_line(str(final))}: cannot be written ({_first_line(error)}); {_older(root)}"
         ) from None
     if accelerator.is_main_process:
         _remove_others(root, final, config.run.keep)
@@ -90,7 +90,8 @@ def latest_state(root: Path) -> State | None:
         try:
             return _verified(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            logger.warning("%s: is torn (%s); trying the one before", folder, _first_line(error))
+            where = one_line(str(folder))
+            logger.warning("%s: is torn (%s); trying the one before", where, _first_line(error))
     return None
 
 
@@ -104,12 +105,13 @@ def load_state(accelerator: Accelerator, state: State) -> None:
         accelerator.load_state(str(state.folder))
     except Exception as error:  # noqa: BLE001 - every file has a reader of its own
         raise TrainingError(
-            f"{state.folder}: cannot be loaded ({_first_line(error)}); remove it to go on from the "
-            "one before"
+            f"{one_line(str(state.folder))}: cannot be loaded ({_first_line(error)}); remove it to "
+            "go on from the one before"
         ) from None
     # accelerate passes over generators that it cannot read; a run would then go on differently.
     if accelerator.is_main_process and _generator() != state.generator:
-        raise TrainingError(f"{state.folder}: its random generators could not be put back")
+        where = one_line(str(state.folder))
+        raise TrainingError(f"{where}: its random generators could not be put back")
 
 
 def refuse_other_config(state: State, config: TrainConfig) -> None:
@@ -126,7 +128,8 @@ def refuse_other_config(state: State, config: TrainConfig) -> None:
     changed = sorted(_differences(state.config, now))
     if changed:
         raise TrainingError(
-            f"{state.folder}: was written by another config: {'; '.join(changed[:3])}"
+            f"{one_line(str(state.folder))}: was written by another config: "
+            f"{'; '.join(changed[:3])}"
             f"{' ...' if len(changed) > 3 else ''}; restore it, or take another output_dir"
         )
 

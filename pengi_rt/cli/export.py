@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
 from pengi_rt.cli.output import add_force, emit, is_folder, refuse_overwriting, refuse_precious
 from pengi_rt.errors import BackendError, CheckpointError, UsageError
-from pengi_rt.system.quote import printable
+from pengi_rt.system.quote import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _output(checkpoint: Path, named: Path | None, tokenizers: Path | None) -> Path:
     """The plan to write, refused now rather than after minutes of work."""
     if is_folder(checkpoint):
-        raise CheckpointError(f"{checkpoint}: is a folder; name the checkpoint in it")
+        name = one_line(str(checkpoint))
+        raise CheckpointError(f"{name}: is a folder; name the checkpoint in it")
     output = named or checkpoint.with_suffix(".plan")
     if is_folder(output):
         raise UsageError(

@@ -84,21 +84,18 @@ def _check_strings(data: object, longest: int) -> None:
     """Refuse what can move a terminal's cursor, fail to print or fill the screen."""
     level = [data]
     for _ in range(MAX_DEPTH):
+        strings = [value for value in level if isinstance(value, str)]
+        length = max(map(len, strings), default=0)
+        if length > longest:
+            raise ValueError(f"holds a string of {length} characters, at most {longest} are read")
+        if not all(map(str.isprintable, strings)):
+            raise ValueError("holds a string with control characters")
         inside: list[object] = []
         for value in level:
-            if isinstance(value, str):
-                _check_string(value, longest)
-            elif isinstance(value, dict):
+            if isinstance(value, dict):
                 inside += [*value, *value.values()]
             elif isinstance(value, list):
                 inside += value
         level = inside
     if level:
         raise ValueError(f"is not JSON that we write: nested more than {MAX_DEPTH} deep")
-
-
-def _check_string(text: str, longest: int) -> None:
-    if len(text) > longest:
-        raise ValueError(f"holds a string of {len(text)} characters, at most {longest} are read")
-    if not text.isprintable():
-        raise ValueError("holds a string with control characters")

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -135,17 +135,20 @@ def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:
     add up as squares do, to some three times that. Allowed are ten times.
     """
     prefix = np.random.default_rng(1).normal(size=(1, 6, 64)).astype(np.float32)
-    exact = logits(TorchBackend(copy.deepcopy(model).double()), prefix.astype(np.float64))
+    double: Any = prefix.astype(np.float64)
+    exact = logits(TorchBackend(copy.deepcopy(model).double()), double)
 
-    def error(found: F32) -> float:
+    def error(backend: Backend) -> float:
+        found = logits(backend, prefix)
         return float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
 
-    own = error(logits(TorchBackend(model), prefix))
+    own = error(TorchBackend(model))
     errors = {}
     for precision, path in bare.items():
         with Plan.open(path) as plan:
-            errors[precision] = error(logits(TorchBackend.from_plan(plan), prefix))
-    # The same weights; where they lie in memory decides in which order products are added.
+            errors[precision] = error(TorchBackend.from_plan(plan))
+    # The same weights, as `test_the_plan_holds_the_rounded_model` knows. How many threads share a
+    # product, and where it lies in memory, decide in which order it is added up.
     assert errors["fp32"] <= 2 * own + 2 * np.finfo(np.float32).eps
     assert errors["fp32"] < errors["fp16"] < errors["bf16"] < errors["int8"]
     for precision, rounding in (("fp16", 0.0002), ("bf16", 0.002), ("int8", 0.007)):

@@ -128,7 +128,7 @@ def test_subtitles(form: str, borrowed: Engine, folder: Path, capsys: Capture) -
 
 def test_embedded_texts_and_recordings(borrowed: Engine, folder: Path, capsys: Capture) -> None:
     texts = ["a\nb", "\x1b[31m", "c\u2028"]
-    given = ("embed", folder, "-o", "e.npy", "--texts", *texts)
+    given: list[Argument] = ["embed", folder, "-o", "e.npy", "--texts", *texts]
     _, out, _ = run(capsys, *given)
     assert len(lines(out)) == len(HOSTILE) + len(texts)
     _, out, _ = run(capsys, *given, "--format", "jsonl")

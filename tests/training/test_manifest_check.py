@@ -59,12 +59,6 @@ def test_row_that_names_no_file(folder: Path) -> None:
     assert all("is no regular file" in str(problem) for problem in problems)
 
 
-def test_line_without_an_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pengi_rt.training.manifest._LONGEST", 1 << 20)
-    (problem,) = check_manifest(Path("/dev/zero"), TASKS)
-    assert str(problem).endswith("/dev/zero:1: is longer than 1 MiB")
-
-
 def test_every_problem_of_every_row(folder: Path) -> None:
     problems = check(
         folder,

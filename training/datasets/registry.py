@@ -93,9 +93,7 @@ def convert_dataset(
         InputError: a file of it is missing or damaged, or more recordings are gone than may be.
     """
     if name not in DATASETS:
-        raise UsageError(
-            f"there is no converter for {shown(name)}; there are: {', '.join(DATASETS)}"
-        )
+        raise UsageError(f"no converter for {shown(name)}; there are: {', '.join(DATASETS)}")
     dataset = DATASETS[name]
     if split is None and len(dataset.splits) > 1:
         raise UsageError(f"--split must be given: {', '.join(dataset.splits)}")

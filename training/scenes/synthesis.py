@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pengi_rt.training.scenes.facts import SAMPLE_RATE
-from pengi_rt.training.scenes.portable import F32, F64, cospi, energy, exp, log, sinpi
+from pengi_rt.training.scenes.portable import cospi, energy, exp, log, sinpi
 
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 C64 = NDArray[np.complex64]
 
 _TABLE = 2048  # samples of one period: at 60 harmonics linear reading is still 48 dB clean
@@ -205,7 +207,8 @@ def decay(count: int, lifetime: float, attack: float = 0.002) -> F32:
     """A linear ``attack``, then a fall to 1/e in every ``lifetime``; seconds, [count]."""
     t = times(count)
     fall = exp(t * np.float32(-1 / lifetime))
-    return (np.minimum(t / np.float32(attack), 1) * fall).astype(np.float32)
+    envelope: F32 = (np.minimum(t / np.float32(attack), 1) * fall).astype(np.float32)
+    return envelope
 
 
 def burst(rng: np.random.Generator, low: float, high: float, lifetime: float) -> F32:

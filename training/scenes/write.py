@@ -6,8 +6,9 @@
     FOLDER/manifest.jsonl     one row for every clip and task
     FOLDER/facts.jsonl        one row for every clip: its index and its Facts
 
-A clip depends on the seed and its index alone: not on the range, nor on the number of workers. The
-manifest is written last, so one that is there is whole. The folder then describes this range only.
+A clip depends on the seed and its index alone: not on the range, nor on the number of workers, nor
+on the processor (docs/demo-model.md says how far). The manifest is written last, so one that is
+there is whole. The folder then describes this range only.
 """
 
 import argparse

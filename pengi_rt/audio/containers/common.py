@@ -81,7 +81,9 @@ class Source:
         self.cut = ""
 
     def at(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes; fewer at the end."""
+        """Up to ``size`` bytes; fewer at the end, none where headers lead far beyond it."""
+        if offset >= self.size:
+            return b""
         self._file.seek(self.start + offset)
         return self._file.read(size)
 

@@ -25,6 +25,7 @@ _AMR = {
     b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
 }  # bytes of a frame's payload, by its type
 _MAX_BOXES = 200_000  # two for every fragment of a live recording: a day of one a second
+_ADTS = 7  # bytes of a frame's head
 _BLOCK = 1 << 22
 
 
@@ -113,39 +114,35 @@ def _amr_end(source: Source) -> int:
     """The end of the last whole frame."""
     magic = source.at(0, 9).split(b"\n")[0] + b"\n"
     sizes = [1 + size for size in _AMR[magic]] + [1] * 16
-    return _frames_end(
-        source,
-        len(magic),
-        1,
-        "AMR",
-        lambda data, at: 0 if data[at] & 0x83 else sizes[data[at] >> 3],
-    )
+    sizes = [0 if byte & 0x83 else sizes[byte >> 3] for byte in range(256)]
+    offset = len(magic)
+    while data := source.at(offset, _BLOCK):
+        at = size = 0
+        while at < len(data) and (size := sizes[data[at]]):
+            at += size
+        if at < len(data):
+            _check_frames_rest(source, offset + at, "AMR")
+            return offset + at
+        offset += at
+        if offset > source.size:
+            return offset - size
+    return offset
 
 
 def _aac_end(source: Source) -> int:
     """The end of the last whole frame of AAC in ADTS (ISO 13818-7)."""
     first = source.at(0, 4)
     kind = first[1] | 1, first[2] & 0xFC  # version, profile and rate
-
-    def size(data: bytes, at: int) -> int:
-        if data[at] != 0xFF or (data[at + 1] | 1, data[at + 2] & 0xFC) != kind:
-            return 0
-        found = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
-        return found if found >= 7 else 0
-
-    return _frames_end(source, 0, 6, "AAC", size)
-
-
-def _frames_end(
-    source: Source, offset: int, head: int, kind: str, size_of: Callable[[bytes, int], int]
-) -> int:
-    """Where frames end that follow each other; the last one may not be whole."""
-    while len(data := source.at(offset, _BLOCK)) >= head:
-        at, last = 0, len(data) - head
-        while at <= last and (size := size_of(data, at)):
+    offset = 0
+    while len(data := source.at(offset, _BLOCK)) >= _ADTS:
+        at, last, size = 0, len(data) - _ADTS, 0
+        while at <= last and data[at] == 0xFF and (data[at + 1] | 1, data[at + 2] & 0xFC) == kind:
+            size = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
+            if size < _ADTS:
+                break
             at += size
         if at <= last:
-            _check_frames_rest(source, offset + at, kind)
+            _check_frames_rest(source, offset + at, "AAC")
             return offset + at
         if offset + at > source.size:
             return offset + at - size

@@ -133,3 +133,12 @@ def test_channels_beyond_the_limits(channels: int) -> None:
     au = encode(NOISE, RATE, "AU")
     line = f"x: {channels} channels; supported: 1 to 32"
     assert refusal(au[:20] + struct.pack(">I", channels) + au[24:]) == line
+
+
+def test_sizes_that_lead_beyond_all_files() -> None:
+    caf = encode(NOISE, RATE, "CAF")
+    at = caf.index(b"desc") + 4
+    assert refusal(caf[:at] + b"\x7f" + b"\xff" * 7 + caf[at + 8 :]).startswith("x: ")
+    wave64 = encode(NOISE, RATE, "W64")
+    at = wave64.index(b"fmt ") + 16
+    assert refusal(wave64[:at] + b"\xff" * 7 + b"\x7f" + wave64[at + 8 :]).startswith("x: ")
