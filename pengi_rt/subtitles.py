@@ -43,7 +43,7 @@ class Subtitles:
                 f"{self._last / 1000:g} s"
             )
         self._last = start
-        text = " ".join(segment.text.replace("\0", "\ufffd").split())
+        text = printable(" ".join(segment.text.replace("\0", "\ufffd").split()))
         if not text:
             return ""
         self._cues += 1
