@@ -285,7 +285,7 @@ class Engine:
         on_error: OnError | None = None,
         **options: Unpack[PromptOptions],
     ) -> Iterator[Explanation]:
-        """The ``k`` tokens nearest to each prefix vector of recordings, as :meth:`answer` does."""
+        """The ``k`` vocabulary tokens nearest to each prefix vector, one by one as answers are."""
         chosen = completed(options, PROMPT_DEFAULTS, "explain")
         batches = read_batches(recordings, self.config, chosen, on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")

@@ -51,12 +51,10 @@ class Timings:
     def together(cls, batches: "Iterable[Timings]") -> "Timings":
         """Of several batches, each of which may be named many times."""
         each = {id(batch): batch for batch in batches}.values()
-        return cls(
-            read=sum(batch.read for batch in each),
-            encode=sum(batch.encode for batch in each),
-            decode=sum(batch.decode for batch in each),
-            windows=sum(batch.windows for batch in each),
+        columns = zip(
+            *((one.read, one.encode, one.decode, one.windows) for one in each), strict=True
         )
+        return cls(*map(sum, columns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,15 +131,16 @@ def load_windows(
 
     Args:
         source: the recording.
-        config: gives the rate and the length of a window.
+        config: rate and length of a window.
         long_audio: which windows of a longer recording. Only ``windows`` reads all of it; its last
             window is moved back to end with the recording.
-        hop: seconds between the starts of ``windows``, which overlap then; their length if None.
-        rng: where ``random`` and ``compat`` draw from, one after the other: ``Random(s)`` is
-            ``random.seed(s)`` before the released wrapper; ``Random(0)`` if None.
+        hop: seconds from one window's start to the next one's, rounded to samples; a window's
+            length if None. Less lets windows overlap; only for ``windows``.
+        rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
+            one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
         strict: refuse a recording that has ``warnings``.
-        allow_truncated: hear what is there of a file that is cut short or damaged, with a warning.
+        allow_truncated: hear what is there of a file that is cut short, with a warning.
         name: what results and messages call it, if not its path.
 
     Raises:

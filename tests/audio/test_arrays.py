@@ -185,6 +185,6 @@ def test_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a", b"a", bytearray(b"a"), memoryview(b"a"), 3, np.int8(3),
-                                   np.ndarray, None, [0.5], print], ids=repr)  # fmt: skip
+                                   np.ndarray, None, [0.5], print], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_what_holds_no_samples(value: Any) -> None:
     assert not is_samples(value)

@@ -1,4 +1,5 @@
-"""Long recordings in little memory, whatever they come through."""
+"""Long recordings in little memory, whatever they come through; nothing is answered before all of
+them is known to be whole."""
 
 import subprocess
 import sys
@@ -50,8 +51,7 @@ def flac(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("way", ["path", "pipe"])
 def test_memory(way: str, flac: Path, tiny_plan: Path, sounds: Path) -> None:
     name = str(flac) if way == "path" else "-"
-    short = str(sounds / "front_center.wav")
-    command = [sys.executable, "-c", CODE, str(tiny_plan), name, short]
+    command = [sys.executable, "-c", CODE, str(tiny_plan), name, str(sounds / "front_center.wav")]
     with flac.open("rb") as file:
         cat = subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE)
         run = subprocess.run(command, stdin=cat.stdout, capture_output=True, text=True, check=False)
