@@ -95,8 +95,8 @@ def manifest_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) > LONGEST_LINE:
                     raise ManifestError(
-                        f"{where}:{number}: is longer than {LONGEST_LINE} bytes; a manifest has "
-                        "one row on each line"
+                        f"{where}: line {number} is longer than {LONGEST_LINE} bytes; a manifest "
+                        "has one row on each line"
                     )
                 if number == 1:
                     line = line.removeprefix(_BOM)  # some editors begin so

@@ -81,7 +81,7 @@ class ManifestCheck:
                 self.rows += 1
                 yield from self._line(parser, number, line)
         except ManifestError as error:
-            message = str(error).removeprefix(f"{one_line(str(self.path))}:").lstrip()
+            message = str(error).removeprefix(f"{one_line(str(self.path))}: ")
             yield Problem(self.path, 0, message, "manifest")
             return
         if not self.rows:

@@ -134,8 +134,7 @@ def load_windows(
         config: rate and length of a window.
         long_audio: which windows of a longer recording. Only ``windows`` reads all of it; its last
             window is moved back to end with the recording.
-        hop: seconds from one window's start to the next one's, rounded to samples; a window's
-            length if None. Less lets windows overlap; only for ``windows``.
+        hop: seconds between the starts of windows, their length if None; only for ``windows``.
         rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
             one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.

@@ -184,7 +184,10 @@ def test_refused(kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["a", b"a", bytearray(b"a"), memoryview(b"a"), 3, np.int8(3),
-                                   np.ndarray, None, [0.5], print], ids=lambda value: type(value).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    ["a", b"a", bytearray(b"a"), memoryview(b"a"), 3, np.int8(3), np.ndarray, None, [0.5], print],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_holds_no_samples(value: Any) -> None:
     assert not is_samples(value)

@@ -12,6 +12,7 @@ from miniature import RATE, record, write
 
 from pengi_rt.tasks import load_tasks
 from pengi_rt.training import manifest_check
+from pengi_rt.training.manifest import LONGEST_LINE
 from pengi_rt.training.manifest_check import ManifestCheck, Problem, check_manifest
 
 TASKS = load_tasks()
@@ -57,6 +58,14 @@ def test_row_that_names_no_file(folder: Path) -> None:
     problems = check(folder, *(GOOD | {"audio": name} for name in names))
     assert [problem.line for problem in problems] == [1, 2, 3]
     assert all("is no regular file" in str(problem) for problem in problems)
+
+
+def test_line_without_an_end(folder: Path) -> None:
+    (problem,) = check_manifest(Path("/dev/zero"), TASKS)
+    assert str(problem) == "/dev/zero: cannot be read: is no regular file"
+    path = write(folder / "long.jsonl", "{}\n" + " " * (LONGEST_LINE + 1))
+    *_, problem = check_manifest(path, TASKS)
+    assert str(problem).startswith(f"{path}: line 2 is longer than {LONGEST_LINE} bytes; ")
 
 
 def test_every_problem_of_every_row(folder: Path) -> None:
@@ -191,3 +200,11 @@ def test_text_only(folder: Path) -> None:
     path = write(folder / "text.jsonl", '{"task": "caption", "caption": "a dog"}\n')
     assert list(check_manifest(path, TASKS, need_audio=False)) == []
     assert len(list(check_manifest(path, TASKS))) == 1
+
+
+def test_a_refused_file_is_not_shown(folder: Path) -> None:
+    """A row may name any file: its content is nothing that a check prints."""
+    (folder / "a.wav").write_bytes(b"root:secret:0:0")
+    (problem,) = check(folder, GOOD)
+    assert "secret" not in str(problem)
+    assert "root" not in problem.message.removeprefix(f"audio {folder}")
