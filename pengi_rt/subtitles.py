@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from pengi_rt.errors import UsageError
 from pengi_rt.segments import Timed
+from pengi_rt.system.quote import printable
 
 _ARROW = re.compile(r"-{2,}>")  # in SRT it would be a line of times, and nothing escapes it there
 _VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # so "-->" cannot occur
@@ -42,7 +43,7 @@ class Subtitles:
                 f"{self._last / 1000:g} s"
             )
         self._last = start
-        text = " ".join(segment.text.replace("\0", "\ufffd").split())
+        text = printable(" ".join(segment.text.replace("\0", "\ufffd").split()))
         if not text:
             return ""
         self._cues += 1
