@@ -68,6 +68,18 @@ def is_bare_caf(source: Source) -> bool:
     return caf_codec(source) in _CODECS
 
 
+def coded_caf_end(source: Source) -> int:
+    """The end of a CAF with a codec, whose chunks are all there.
+
+    Raises:
+        AudioError: samples are missing.
+    """
+    for chunk in chunks(source, _HEAD, Layout(">4sQ", align=1)):
+        if chunk.name == b"data" and chunk.size < 1 << 63:
+            samples_at(source, chunk.start, chunk.size, streamed=False)
+    return source.size
+
+
 def _format(source: Source, chunk: Chunk) -> Raw:
     """What a desc chunk says of the samples."""
     data = source.at(chunk.start, 32)

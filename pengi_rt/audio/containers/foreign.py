@@ -6,6 +6,7 @@ that is compared here.
 
 from collections.abc import Callable
 
+from pengi_rt.audio.containers.caf import coded_caf_end, is_caf
 from pengi_rt.audio.containers.common import (
     Container,
     Source,
@@ -174,5 +175,5 @@ _FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[Source], int]]] = {
     "amr": (lambda head: head.startswith(tuple(_AMR)), _amr_end),
     "avi": (_is_avi, _avi_end),
     "aac": (_is_aac, _aac_end),
-    "caf": (lambda head: head.startswith(b"caff"), lambda source: source.size),
+    "caf": (is_caf, coded_caf_end),
 }

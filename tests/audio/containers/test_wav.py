@@ -41,6 +41,13 @@ def test_wav_from_a_pipe_does_not_know_its_size(size: int) -> None:
     assert heard(streamed)[0].shape == (2 * RATE, 1)
 
 
+def test_w64_from_a_pipe_does_not_know_its_size() -> None:
+    data = bytearray(encode(NOISE, RATE, "W64"))
+    at = data.index(b"data\xf3\xac") + 16
+    data[at : at + 8] = struct.pack("<Q", (1 << 63) - 1)  # as FFmpeg writes it
+    assert len(heard(bytes(data))[0]) == 2 * RATE
+
+
 @pytest.mark.parametrize("missing", [1, 2, 1000, 60_000])
 def test_cut_short(missing: int) -> None:
     there = 64_000 - missing
