@@ -103,6 +103,14 @@ def test_compressed_caf_cut_short() -> None:
     assert "cut short: its header says" in refusal(caf[: at + 12 + size - 1])
 
 
+@pytest.mark.parametrize("size", [0, 50])
+def test_live_windows_media_does_not_know_its_size(size: int) -> None:
+    data = bytearray(KINDS["wma"])
+    at = int.from_bytes(data[16:24], "little") + 16
+    data[at : at + 8] = size.to_bytes(8, "little")
+    assert len(heard(bytes(data))[0]) == len(heard(KINDS["wma"])[0])
+
+
 @pytest.mark.parametrize("kind", ["m4a", "webm", "wma"])
 def test_what_is_there_is_heard_if_that_is_asked(kind: str) -> None:
     data = KINDS[kind]
@@ -126,7 +134,7 @@ def test_damage_inside_is_noticed() -> None:
     assert refusal(bytes(data)).startswith("x: ")
 
 
-@pytest.mark.parametrize("kind", ["m4a", "webm", "aac"])
+@pytest.mark.parametrize("kind", ["m4a", "webm", "aac", "wma", "caf"])
 def test_a_second_file_is_not_passed_over(kind: str) -> None:
     twice = KINDS[kind] * 2
     if kind == "aac":  # frames that follow frames

@@ -69,15 +69,21 @@ def is_bare_caf(source: Source) -> bool:
 
 
 def coded_caf_end(source: Source) -> int:
-    """The end of a CAF with a codec, whose chunks are all there.
+    """The end of the chunks of a CAF with a codec.
 
     Raises:
-        AudioError: samples are missing.
+        AudioError: samples are missing, or something else follows.
     """
+    end = _HEAD
     for chunk in chunks(source, _HEAD, Layout(">4sQ", align=1)):
-        if chunk.name == b"data" and chunk.size < 1 << 63:
+        if chunk.name == b"data" and chunk.size >= 1 << 63:  # -1: it ends the file
+            return source.size
+        end = chunk.start + chunk.size
+        if chunk.name == b"data":
             samples_at(source, chunk.start, chunk.size, streamed=False)
-    return source.size
+    if end < source.size:
+        check_rest(source, end, "CAF")
+    return end
 
 
 def _format(source: Source, chunk: Chunk) -> Raw:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pengi_rt.audio.containers.caf import coded_caf_end, is_caf
 from pengi_rt.audio.containers.common import (
+    MAX_CHUNKS,
     Container,
     Source,
     Span,
@@ -21,6 +22,7 @@ _EBML = b"\x1aE\xdf\xa3"
 _SEGMENT = b"\x18S\x80g"
 _ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
 _ASF_DATA = b"\x36\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
+_ASF_DATA_HEAD = 50  # bytes before the packets; all that a live recording's size counts
 _AMR = {
     b"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5),
     b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
@@ -86,13 +88,17 @@ def _variable(data: bytes) -> tuple[int, int] | None:
 
 
 def _asf_end(source: Source) -> int:
-    """The end of the packets of Windows Media; live ones do not know it."""
-    start = int.from_bytes(source.at(16, 8), "little")
-    head = source.at(start, 24)
-    size = int.from_bytes(head[16:24], "little")
-    if head[:16] == _ASF_DATA and size and start + size > source.size:
-        return _compared(source, start + size, "Windows Media")
-    return source.size
+    """The end of the objects of Windows Media; live ones do not know it."""
+    offset = 0
+    for _ in range(MAX_CHUNKS):
+        head = source.at(offset, 24)
+        size = int.from_bytes(head[16:], "little")
+        if head[:16] == _ASF_DATA and size <= _ASF_DATA_HEAD:
+            return source.size
+        if size < 24 or (offset and head[:16] == _ASF):
+            break
+        offset += size
+    return _compared(source, offset, "Windows Media")
 
 
 def _avi_end(source: Source) -> int:

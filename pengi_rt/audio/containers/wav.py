@@ -53,7 +53,7 @@ def check_wav(source: Source) -> Container:
     end = form.first
     wide: dict[bytes, int] = {}  # RF64: sizes of 2^32 bytes and more
     for chunk in chunks(source, form.first, form.layout, wide):
-        if chunk.name in _MASTERS:
+        if chunk.name in (*_MASTERS, b"riff"):
             break
         end = chunk.start + chunk.size + -chunk.size % form.layout.align
         if chunk.name == b"ds64":

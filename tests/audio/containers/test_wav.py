@@ -109,6 +109,11 @@ def test_what_follows_is_not_passed_over(rest: bytes) -> None:
     assert cut
 
 
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64"])
+def test_a_second_file_is_not_passed_over(kind: str) -> None:
+    assert "another recording" in refusal(2 * encode(NOISE, RATE, kind))
+
+
 def test_two_formats_in_one_file() -> None:
     other = struct.pack("<HHIIHH", 1, 2, RATE, 4 * RATE, 4, 16)
     assert "two formats in one WAV file" in refusal(WAV + chunk(b"fmt ", other) + WAV[36:])
