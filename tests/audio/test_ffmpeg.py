@@ -103,6 +103,14 @@ def test_compressed_caf_cut_short() -> None:
     assert "cut short: its header says" in refusal(caf[: at + 12 + size - 1])
 
 
+@pytest.mark.parametrize("kind", ["m4a", "aac", "mka", "wma"])
+def test_tags_behind_the_recording_are_passed_over(kind: str) -> None:
+    data = KINDS[kind]
+    for tag in (b"TAG" + bytes(125), b"ID3\4\0\0\0\0\1\2" + bytes(130)):
+        assert len(heard(data + tag)[0]) == len(heard(data)[0])
+        assert "follow" in refusal(data + tag + data)
+
+
 @pytest.mark.parametrize("size", [0, 50])
 def test_live_windows_media_does_not_know_its_size(size: int) -> None:
     data = bytearray(KINDS["wma"])

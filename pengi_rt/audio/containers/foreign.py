@@ -15,6 +15,7 @@ from pengi_rt.audio.containers.common import (
     check_rest,
     checked,
     is_id,
+    tags_begin,
 )
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
@@ -47,8 +48,9 @@ def check_foreign(source: Source, head: bytes) -> Container | None:
 def _mov_end(source: Source) -> int:
     """The end of the boxes of MP4 and QuickTime (ISO 14496-12)."""
     offset = boxes = 0
+    end = tags_begin(source, 0)
     names: set[bytes] = set()
-    while is_id((head := source.at(offset, 16))[4:8]):
+    while offset < end and is_id((head := source.at(offset, 16))[4:8]):
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
@@ -128,7 +130,7 @@ def _amr_end(source: Source) -> int:
         while at < len(data) and (size := sizes[data[at]]):
             at += size
         if at < len(data):
-            _check_frames_rest(source, offset + at, "AMR")
+            check_rest(source, offset + at, "AMR")
             return offset + at
         offset += at
         if offset > source.size:
@@ -149,17 +151,12 @@ def _aac_end(source: Source) -> int:
                 break
             at += size
         if at <= last:
-            _check_frames_rest(source, offset + at, "AAC")
+            check_rest(source, offset + at, "AAC")
             return offset + at
         if offset + at > source.size:
             return offset + at - size
         offset += at
     return offset
-
-
-def _check_frames_rest(source: Source, start: int, kind: str) -> None:
-    if source.at(start, 3) not in (b"ID3", b"TAG"):
-        check_rest(source, start, kind)
 
 
 def _is_mov(head: bytes) -> bool:

@@ -143,3 +143,9 @@ def test_odd_sample_sizes(bits: int, align: int) -> None:
 def test_chunks_without_end_are_refused() -> None:
     assert refusal(WAV[:12] + b"JUNK\0\0\0\0" * 20_000) == "x: damaged: more than 10000 chunks"
     assert "no fmt chunk" in refusal(WAV[:12] + bytes(100_000))
+
+
+def test_a_byte_of_padding_that_was_forgotten() -> None:
+    info = b"LIST\5\0\0\0INFO\0"
+    odd = WAV[:36] + info + WAV[36:] + info
+    assert heard(odd)[0].shape == (2 * RATE, 1)
