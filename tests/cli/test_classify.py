@@ -27,7 +27,7 @@ def test_a_table_of_one_recording(
     assert (code, err) == (0, "")
     found = engine.classify(noise, LABELS)
     answer, *lines = out.splitlines()
-    assert answer == f"answer: {printable(found.windows[0].text or "")}"
+    assert answer == "answer: " + printable(found.windows[0].text or "")
     assert [line[:2] for line in lines] == ["* ", "  ", "  ", "  "]
     assert [line[2:13].rstrip() for line in lines] == [each.label for each in found.labels]
     assert [float(line[13:]) for line in lines] == [round(each.score, 3) for each in found.labels]
