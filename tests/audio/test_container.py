@@ -17,8 +17,6 @@ APE = b"APETAGEX" + struct.pack("<4I", 2_000, 32, 0, 0) + bytes(8)
 V1 = b"TAG" + bytes(125)
 LYRICS = b"LYRICSBEGIN" + b"000011LYRICS200"
 FOOTED = TAG[:5] + b"\x10" + TAG[6:] + b"3DI\x04\0\x10" + TAG[6:10]
-    b"ID3\x04\0\x10" + bytes((0, 0, 1, 2)) + bytes(130) + b"3DI\x04\0\x10" + bytes((0, 0, 1, 2))
-)
 KINDS = ("WAV", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3")
 
 

@@ -298,7 +298,7 @@ def _tag_before(source: Source, end: int) -> int:
         return int(tail[-15:-9]) + 15
     if tail[-32:-24] == b"APETAGEX":
         size, _, flags = struct.unpack_from("<III", tail, len(tail) - 20)
-        return max(32, size) + (32 if flags >> 31 else 0)
+        return int(max(32, size) + (32 if flags >> 31 else 0))
     return 0
 
 
