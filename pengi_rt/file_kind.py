@@ -28,7 +28,9 @@ _RECORDING = re.compile(
     | \x1a\x45\xdf\xa3          # Matroska, WebM
     | \x30\x26\xb2\x75          # WMA
     | \#!AMR | wvpk | MAC\ .\x0f | MPCK | TTA1 | DSD\  | FRM8 | NIST_1A | \x0b\x77
-    | FLV\x01 | \0\0\x01[\xb3\xba]
+    | FLV\x01 | \0\0\x01[\xb3\xba] | G.{187}G.{187}G  # MPEG video; a transport stream
+    | Creative\ Voice | FORM.{4}(8SVX|16SV) | \.RMF | \.ra\xfd | \x7f\xfe\x80\x01 | \ paf
+    | \x64\xa3[\1-\4]\0 | [\1-\4]\xa3\x64\0 | \0[\1-\4]\xa3\x64  # IRCAM
     """,
     re.DOTALL | re.VERBOSE,
 )

@@ -37,6 +37,10 @@ def test_recordings(tmp_path: Path, kind: str) -> None:
         b"dns.\x18\0\0\0",
         b"\0\0\0\x08wide\0\0\0\0mdat",
         b"DSD \x1c\0\0\0",
+        b"Creative Voice File\x1a",
+        b"\x7f\xfe\x80\x01",
+        b"\x64\xa3\1\0",
+        3 * b"G".ljust(188, b"\xff"),
     ],
 )
 def test_recordings_of_other_formats(tmp_path: Path, head: bytes) -> None:

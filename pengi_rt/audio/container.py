@@ -10,10 +10,10 @@ from typing import BinaryIO
 from pengi_rt.audio.containers.aiff import check_aiff, is_aiff
 from pengi_rt.audio.containers.au import check_au, is_au
 from pengi_rt.audio.containers.caf import check_caf, is_bare_caf, is_caf
-from pengi_rt.audio.containers.common import Container, Source
+from pengi_rt.audio.containers.common import Container, Source, tag_size
 from pengi_rt.audio.containers.flac import check_flac, is_flac
 from pengi_rt.audio.containers.foreign import check_foreign
-from pengi_rt.audio.containers.mp3 import check_mp3, find_mp3, tag_size
+from pengi_rt.audio.containers.mp3 import check_mp3, find_mp3
 from pengi_rt.audio.containers.ogg import check_ogg, is_ogg
 from pengi_rt.audio.containers.unread import unread_kind
 from pengi_rt.audio.containers.wav import check_wav, is_wav

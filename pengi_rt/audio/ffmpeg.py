@@ -28,8 +28,8 @@ NAMES = {
     "asf": "Windows Media",
     "amr": "AMR",
     "avi": "AVI",
-    "caf": "CAF with a codec",
-    "ogg": "OGG with Speex or video",
+    "caf": "compressed CAF",
+    "ogg": "OGG other than Vorbis, Opus and FLAC",
 }
 """What FFmpeg's names of the formats mean; no others are opened."""
 
@@ -45,7 +45,10 @@ CODECS = (
 _SCALES = {"u8": (128, 128), "s16": (0, 2**15), "s32": (0, 2**31), "flt": (0, 1), "dbl": (0, 1)}
 _GUESSED = ("aac", "amr")  # by bytes and bit rate; frames without a header
 _KEEP_PADDING = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL: FFmpeg 8 cuts what ALAC has left out already
+_CLOCKED = ("matroska", "asf")  # the announced length is the time at the end, of all streams
 _SLACK = 0.05  # seconds by which announced lengths are rounded, or a decoder's delay is left out
+_ASF_SLACK = 1.0  # seconds; writers count what is played before the sound, and after it
+_CAF_SLACK = 4096  # frames; the length may be that of whole packets
 
 
 class FFmpegReader:
@@ -103,8 +106,8 @@ class FFmpegReader:
         codec = chosen.codec_context.name if chosen.codec_context else "?"
         if codec not in CODECS:
             raise AudioError(
-                f"{self._name}: {NAMES[self._input.format.name.split(',')[0]]} "
-                f"with codec {shown(codec)}; convert it to WAV"
+                f"{self._name}: {NAMES[self._container.demuxer]} with codec {shown(codec)}; "
+                "convert it to WAV"
             )
         if len(streams) > 1:
             number = streams.index(chosen) + 1
@@ -118,16 +121,21 @@ class FFmpegReader:
 
     def _announced(self) -> int | None:
         """Frames that there must be, less what lengths are rounded by."""
-        stream = self._stream
-        if self._container.demuxer in _GUESSED:
+        stream, demuxer = self._stream, self._container.demuxer
+        if demuxer in _GUESSED:
             return None
-        if stream.duration:
+        if stream.duration and demuxer not in _CLOCKED:
             seconds = float(stream.duration * stream.time_base)
         elif self._input.duration and len(self._input.streams) == 1:
             seconds = self._input.duration / 1e6
+            if demuxer in _CLOCKED:  # a piece of a longer recording keeps its place
+                seconds -= float((stream.start_time or 0) * stream.time_base)
         else:
             return None
-        return max(0, round((seconds - _SLACK) * self.rate)) or None
+        slack = _ASF_SLACK if demuxer == "asf" else _SLACK
+        if demuxer == "caf":
+            slack = max(slack, _CAF_SLACK / max(1, self.rate))
+        return max(0, round((seconds - slack) * self.rate)) or None
 
     def _decode(self) -> Generator[F32, None, None]:
         """All frames, as they are decoded."""

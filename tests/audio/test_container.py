@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 
 import pytest
 from encoded import encode, heard, noise, refusal
@@ -12,6 +13,12 @@ from pengi_rt.errors import AudioError
 RATE = 16_000
 NOISE = noise(RATE)
 TAG = b"ID3\x04\0\0" + bytes((0, 0, 1, 2)) + bytes(130)
+APE = b"APETAGEX" + struct.pack("<4I", 2_000, 32, 0, 0) + bytes(8)
+V1 = b"TAG" + bytes(125)
+LYRICS = b"LYRICSBEGIN" + b"000011LYRICS200"
+FOOTED = TAG[:5] + b"\x10" + TAG[6:] + b"3DI\x04\0\x10" + TAG[6:10]
+    b"ID3\x04\0\x10" + bytes((0, 0, 1, 2)) + bytes(130) + b"3DI\x04\0\x10" + bytes((0, 0, 1, 2))
+)
 KINDS = ("WAV", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3")
 
 
@@ -27,6 +34,14 @@ def test_tags_before_the_recording_are_passed_over(kind: str) -> None:
     for tags in (TAG, TAG + TAG):
         samples, _ = heard(tags + data)
         assert (samples == heard(data)[0]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tags_behind_the_recording_are_passed_over(kind: str) -> None:
+    data = encode(NOISE, RATE, kind)
+    for tags in (V1, APE, FOOTED, LYRICS + V1, APE + V1, V1 + APE, b"" if kind == "FLAC" else TAG):
+        samples, cut = heard(data + tags)
+        assert (len(samples), cut) == (RATE, ""), tags
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,16 @@ FOLDER = tempfile.TemporaryDirectory()
 
 
 def encode(
-    kind: str, codec: str, samples: F32 = TONE, *, tracks: int = 1, rate: int = RATE, **options: str
+    kind: str,
+    codec: str,
+    samples: F32 = TONE,
+    *,
+    tracks: int = 1,
+    rate: int = RATE,
+    begin: int = 0,
+    **options: str,
 ) -> bytes:
-    """One or more equal mono tracks, each later one louder."""
+    """One or more equal mono tracks from sample ``begin`` on, each later one louder."""
     path = Path(FOLDER.name) / "encoded"  # a file: "faststart" reads it again
     with av.open(str(path), "w", format=kind, options=options) as output:
         streams = [output.add_stream(codec, rate=rate, layout="mono") for _ in range(tracks)]
@@ -34,7 +41,7 @@ def encode(
             for start in range(0, len(samples), 960):
                 block = samples[None, start : start + 960] * LOUDER**number
                 frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", "mono")
-                frame.rate, frame.pts = rate, start
+                frame.rate, frame.pts = rate, begin + start
                 output.mux(stream.encode(frame))
             output.mux(stream.encode(None))
     return path.read_bytes()
@@ -76,6 +83,42 @@ def test_cut_short(kind: str) -> None:
     assert "cut short" in message
 
 
+@pytest.mark.parametrize(("kind", "codec"), [("asf", "wmav2"), ("asf", "wmav1"), ("caf", "alac")])
+def test_lengths_that_are_announced_roughly(kind: str, codec: str) -> None:
+    data = encode(kind, codec, TONE[:13_000], rate=8_000)
+    samples, cut = heard(data)
+    assert (len(samples) > 12_000, cut) == (True, "")
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("matroska", "aac"), ("webm", "libopus")])
+def test_a_piece_of_a_longer_recording_keeps_its_place(kind: str, codec: str) -> None:
+    begun, piece = encode(kind, codec), encode(kind, codec, begin=30 * RATE)
+    assert len(heard(piece)[0]) == pytest.approx(len(heard(begun)[0]), abs=2_000)
+
+
+def test_compressed_caf_cut_short() -> None:
+    caf = KINDS["caf"]
+    at = caf.index(b"data")
+    size = int.from_bytes(caf[at + 4 : at + 12], "big")
+    assert "cut short: its header says" in refusal(caf[: at + 12 + size - 1])
+
+
+@pytest.mark.parametrize("kind", ["m4a", "aac", "mka", "wma"])
+def test_tags_behind_the_recording_are_passed_over(kind: str) -> None:
+    data = KINDS[kind]
+    for tag in (b"TAG" + bytes(125), b"ID3\4\0\0\0\0\1\2" + bytes(130)):
+        assert len(heard(data + tag)[0]) == len(heard(data)[0])
+        assert "follow" in refusal(data + tag + data)
+
+
+@pytest.mark.parametrize("size", [0, 50])
+def test_live_windows_media_does_not_know_its_size(size: int) -> None:
+    data = bytearray(KINDS["wma"])
+    at = int.from_bytes(data[16:24], "little") + 16
+    data[at : at + 8] = size.to_bytes(8, "little")
+    assert len(heard(bytes(data))[0]) == len(heard(KINDS["wma"])[0])
+
+
 @pytest.mark.parametrize("kind", ["m4a", "webm", "wma"])
 def test_what_is_there_is_heard_if_that_is_asked(kind: str) -> None:
     data = KINDS[kind]
@@ -99,7 +142,7 @@ def test_damage_inside_is_noticed() -> None:
     assert refusal(bytes(data)).startswith("x: ")
 
 
-@pytest.mark.parametrize("kind", ["m4a", "webm", "aac"])
+@pytest.mark.parametrize("kind", ["m4a", "webm", "aac", "wma", "caf"])
 def test_a_second_file_is_not_passed_over(kind: str) -> None:
     twice = KINDS[kind] * 2
     if kind == "aac":  # frames that follow frames

@@ -68,6 +68,24 @@ def is_bare_caf(source: Source) -> bool:
     return caf_codec(source) in _CODECS
 
 
+def coded_caf_end(source: Source) -> int:
+    """The end of the chunks of a CAF with a codec.
+
+    Raises:
+        AudioError: samples are missing, or something else follows.
+    """
+    end = _HEAD
+    for chunk in chunks(source, _HEAD, Layout(">4sQ", align=1)):
+        if chunk.name == b"data" and chunk.size >= 1 << 63:  # -1: it ends the file
+            return source.size
+        end = chunk.start + chunk.size
+        if chunk.name == b"data":
+            samples_at(source, chunk.start, chunk.size, streamed=False)
+    if end < source.size:
+        check_rest(source, end, "CAF")
+    return end
+
+
 def _format(source: Source, chunk: Chunk) -> Raw:
     """What a desc chunk says of the samples."""
     data = source.at(chunk.start, 32)

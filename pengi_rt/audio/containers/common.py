@@ -170,7 +170,14 @@ def chunks(
             return
         yield Chunk(name[:4], offset, size)
         offset += size + -size % layout.align
+        if _lacks_padding(source, offset, size % layout.align):
+            offset -= 1
     raise source.refuse(f"damaged: more than {MAX_CHUNKS} chunks")
+
+
+def _lacks_padding(source: Source, offset: int, odd: int) -> bool:
+    """Whether the writer forgot the byte after a chunk of odd size, before ``offset``."""
+    return odd == 1 and is_id(source.at(offset - 1, 4)) and not is_id(source.at(offset, 4))
 
 
 def is_id(data: bytes) -> bool:
@@ -242,6 +249,7 @@ def check_rest(source: Source, start: int, kind: str) -> None:
 
     Tags, zeros and a few stray bytes may. Other bytes may be a recording, and are not passed over.
     """
+    start += tag_size(source.at(start, 32))
     end = tags_begin(source, start)
     if end - start < _STRAY or is_zero(source, start, end):
         return
@@ -269,20 +277,43 @@ _MAX_PADDING = 100 << 20  # bytes
 
 
 def tags_begin(source: Source, start: int) -> int:
-    """Where the tags at the end of the file begin: ID3v1 and APE, after ``start``."""
+    """Where the tags at the end of the file begin, after ``start``."""
     end = source.size
-    while True:
-        if end - start >= 128 and source.at(end - 128, 3) == b"TAG":
-            end -= 128
-            continue
-        foot = source.at(end - 32, 32) if end - start >= 32 else b""
-        if foot[:8] != b"APETAGEX":
-            return end
-        size, _, flags = struct.unpack_from("<III", foot, 12)
-        size += 32 if flags >> 31 else 0
-        if not 32 <= size <= end - start:
-            return end
+    while (size := _tag_before(source, end)) and size <= end - start:
         end -= size
+    return end
+
+
+def _tag_before(source: Source, end: int) -> int:
+    """Bytes of the tag that ends here, 0 if there is none: ID3v1, ID3v2 with a foot, APE, Lyrics3.
+
+    (ID3v2 without a foot shows at its beginning alone: :func:`tag_size`.)
+    """
+    tail = source.at(max(0, end - 128), min(end, 128))
+    if len(tail) == 128 and tail.startswith(b"TAG"):
+        return 128
+    if tail[-10:-7] == b"3DI":
+        return tag_size(b"ID3" + tail[-7:])
+    if tail.endswith(b"LYRICS200") and tail[-15:-9].isdigit():
+        return int(tail[-15:-9]) + 15
+    if tail[-32:-24] == b"APETAGEX":
+        size, _, flags = struct.unpack_from("<III", tail, len(tail) - 20)
+        return max(32, size) + (32 if flags >> 31 else 0)
+    return 0
+
+
+def tag_size(data: bytes) -> int:
+    """Bytes of the tag that begins here, 0 if there is none."""
+    if data[:3] == b"ID3" and len(data) >= 10:
+        size = 0
+        for byte in data[6:10]:
+            size = size << 7 | byte & 0x7F
+        return 10 + size + (10 if data[5] & 0x10 else 0)
+    if data[:3] == b"TAG":
+        return 128
+    if data[:8] == b"APETAGEX" and len(data) >= 32:
+        return 32 + int.from_bytes(data[12:16], "little")
+    return 0
 
 
 def four(code: bytes) -> str:

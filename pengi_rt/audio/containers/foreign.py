@@ -6,13 +6,16 @@ that is compared here.
 
 from collections.abc import Callable
 
+from pengi_rt.audio.containers.caf import coded_caf_end, is_caf
 from pengi_rt.audio.containers.common import (
+    MAX_CHUNKS,
     Container,
     Source,
     Span,
     check_rest,
     checked,
     is_id,
+    tags_begin,
 )
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
@@ -20,6 +23,7 @@ _EBML = b"\x1aE\xdf\xa3"
 _SEGMENT = b"\x18S\x80g"
 _ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
 _ASF_DATA = b"\x36\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
+_ASF_DATA_HEAD = 50  # bytes before the packets; all that a live recording's size counts
 _AMR = {
     b"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5),
     b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
@@ -44,8 +48,9 @@ def check_foreign(source: Source, head: bytes) -> Container | None:
 def _mov_end(source: Source) -> int:
     """The end of the boxes of MP4 and QuickTime (ISO 14496-12)."""
     offset = boxes = 0
+    end = tags_begin(source, 0)
     names: set[bytes] = set()
-    while is_id((head := source.at(offset, 16))[4:8]):
+    while offset < end and is_id((head := source.at(offset, 16))[4:8]):
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
@@ -85,13 +90,17 @@ def _variable(data: bytes) -> tuple[int, int] | None:
 
 
 def _asf_end(source: Source) -> int:
-    """The end of the packets of Windows Media; live ones do not know it."""
-    start = int.from_bytes(source.at(16, 8), "little")
-    head = source.at(start, 24)
-    size = int.from_bytes(head[16:24], "little")
-    if head[:16] == _ASF_DATA and size and start + size > source.size:
-        return _compared(source, start + size, "Windows Media")
-    return source.size
+    """The end of the objects of Windows Media; live ones do not know it."""
+    offset = 0
+    for _ in range(MAX_CHUNKS):
+        head = source.at(offset, 24)
+        size = int.from_bytes(head[16:], "little")
+        if head[:16] == _ASF_DATA and size <= _ASF_DATA_HEAD:
+            return source.size
+        if size < 24 or (offset and head[:16] == _ASF):
+            break
+        offset += size
+    return _compared(source, offset, "Windows Media")
 
 
 def _avi_end(source: Source) -> int:
@@ -121,7 +130,7 @@ def _amr_end(source: Source) -> int:
         while at < len(data) and (size := sizes[data[at]]):
             at += size
         if at < len(data):
-            _check_frames_rest(source, offset + at, "AMR")
+            check_rest(source, offset + at, "AMR")
             return offset + at
         offset += at
         if offset > source.size:
@@ -142,17 +151,12 @@ def _aac_end(source: Source) -> int:
                 break
             at += size
         if at <= last:
-            _check_frames_rest(source, offset + at, "AAC")
+            check_rest(source, offset + at, "AAC")
             return offset + at
         if offset + at > source.size:
             return offset + at - size
         offset += at
     return offset
-
-
-def _check_frames_rest(source: Source, start: int, kind: str) -> None:
-    if source.at(start, 3) not in (b"ID3", b"TAG"):
-        check_rest(source, start, kind)
 
 
 def _is_mov(head: bytes) -> bool:
@@ -174,5 +178,5 @@ _FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[Source], int]]] = {
     "amr": (lambda head: head.startswith(tuple(_AMR)), _amr_end),
     "avi": (_is_avi, _avi_end),
     "aac": (_is_aac, _aac_end),
-    "caf": (lambda head: head.startswith(b"caff"), lambda source: source.size),
+    "caf": (is_caf, coded_caf_end),
 }

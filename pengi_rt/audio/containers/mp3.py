@@ -8,7 +8,14 @@ before and after the recording is cut off here.
 
 from typing import NamedTuple
 
-from pengi_rt.audio.containers.common import Container, Source, Span, checked, tags_begin
+from pengi_rt.audio.containers.common import (
+    Container,
+    Source,
+    Span,
+    checked,
+    tag_size,
+    tags_begin,
+)
 from pengi_rt.audio.containers.mpeg import (
     Header,
     frame_sizes,
@@ -221,20 +228,6 @@ def _skip_tags(source: Source, start: int) -> int:
         else:
             break
     return start
-
-
-def tag_size(data: bytes) -> int:
-    """Bytes of the tag that begins here, 0 if there is none."""
-    if data[:3] == b"ID3" and len(data) >= 10:
-        size = 0
-        for byte in data[6:10]:
-            size = size << 7 | byte & 0x7F
-        return 10 + size + (10 if data[5] & 0x10 else 0)
-    if data[:3] == b"TAG":
-        return 128
-    if data[:8] == b"APETAGEX" and len(data) >= 32:
-        return 32 + int.from_bytes(data[12:16], "little")
-    return 0
 
 
 def _parts(source: Source, run: _Run, head: Header) -> list[bytes | Span]:

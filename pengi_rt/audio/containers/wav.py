@@ -24,6 +24,7 @@ from pengi_rt.audio.containers.common import (
 _CODECS = {0x0001: "PCM", 0x0003: "float", 0x0006: "A-law", 0x0007: "mu-law"}
 _EXTENSIBLE = 0xFFFE  # the codec stands 24 bytes further, in the sub-format
 _STREAMED = 0x7FFF_0000  # bytes; writers to pipes claim this much or more
+_STREAMED_W64 = 1 << 62
 _W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _MASTERS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
@@ -52,7 +53,7 @@ def check_wav(source: Source) -> Container:
     end = form.first
     wide: dict[bytes, int] = {}  # RF64: sizes of 2^32 bytes and more
     for chunk in chunks(source, form.first, form.layout, wide):
-        if chunk.name in _MASTERS:
+        if chunk.name in (*_MASTERS, b"riff"):
             break
         end = chunk.start + chunk.size + -chunk.size % form.layout.align
         if chunk.name == b"ds64":
@@ -60,7 +61,8 @@ def check_wav(source: Source) -> Container:
         elif chunk.name == b"fmt ":
             raw = _same(source, raw, _format(source, chunk, form.order))
         elif chunk.name == b"data":
-            streamed = chunk.size >= _STREAMED and not form.layout.own_head and not wide
+            least = _STREAMED_W64 if form.layout.own_head else _STREAMED
+            streamed = chunk.size >= least and not wide
             spans.append(samples_at(source, chunk.start, chunk.size, streamed=streamed))
             if spans[-1].size != chunk.size:
                 end = source.size

@@ -41,6 +41,13 @@ def test_wav_from_a_pipe_does_not_know_its_size(size: int) -> None:
     assert heard(streamed)[0].shape == (2 * RATE, 1)
 
 
+def test_w64_from_a_pipe_does_not_know_its_size() -> None:
+    data = bytearray(encode(NOISE, RATE, "W64"))
+    at = data.index(b"data\xf3\xac") + 16
+    data[at : at + 8] = struct.pack("<Q", (1 << 63) - 1)  # as FFmpeg writes it
+    assert len(heard(bytes(data))[0]) == 2 * RATE
+
+
 @pytest.mark.parametrize("missing", [1, 2, 1000, 60_000])
 def test_cut_short(missing: int) -> None:
     there = 64_000 - missing
@@ -102,6 +109,11 @@ def test_what_follows_is_not_passed_over(rest: bytes) -> None:
     assert cut
 
 
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64"])
+def test_a_second_file_is_not_passed_over(kind: str) -> None:
+    assert "another recording" in refusal(2 * encode(NOISE, RATE, kind))
+
+
 def test_two_formats_in_one_file() -> None:
     other = struct.pack("<HHIIHH", 1, 2, RATE, 4 * RATE, 4, 16)
     assert "two formats in one WAV file" in refusal(WAV + chunk(b"fmt ", other) + WAV[36:])
@@ -131,3 +143,9 @@ def test_odd_sample_sizes(bits: int, align: int) -> None:
 def test_chunks_without_end_are_refused() -> None:
     assert refusal(WAV[:12] + b"JUNK\0\0\0\0" * 20_000) == "x: damaged: more than 10000 chunks"
     assert "no fmt chunk" in refusal(WAV[:12] + bytes(100_000))
+
+
+def test_a_byte_of_padding_that_was_forgotten() -> None:
+    info = b"LIST\5\0\0\0INFO\0"
+    odd = WAV[:36] + info + WAV[36:] + info
+    assert heard(odd)[0].shape == (2 * RATE, 1)
