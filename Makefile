@@ -24,6 +24,9 @@ endif
 # Recordings for `make demo` instead of made ones: make demo SOUNDS="a.wav b.mp3"
 SOUNDS ?=
 
+# Processes that share the tests; each makes its own plans, in some 2 GiB.
+WORKERS ?= 2
+
 # What `make isa` runs: make isa TESTS="tests/kernels tests/models"
 TESTS ?= tests
 
@@ -45,10 +48,10 @@ demo: .venv/.ready ## Answer about made sounds, or SOUNDS="a.wav b.mp3"; draw th
 	$(BIN)/python -m pengi_rt.training.scenes.demo .demo $(SOUNDS)
 
 test: lint types ## Run every check: lint, types, tests; each benchmark once
-	$(BIN)/pytest tests benchmarks
+	$(BIN)/pytest tests benchmarks --numprocesses $(WORKERS) --dist worksteal
 
 isa: .venv/.dev ## Run the tests as on older processors: once per instruction set, TESTS=tests
-	$(BIN)/python tests/support/instruction_sets.py $(TESTS)
+	$(BIN)/python tests/support/instruction_sets.py $(TESTS) --numprocesses $(WORKERS) --dist worksteal
 
 lint: .venv/.dev ## Check style and formatting with ruff
 	$(BIN)/ruff check

@@ -102,9 +102,19 @@ def _check(data: object, rows: int) -> None:
     for kind in _FIXED:
         for part in _parts(kind, parts.get(kind)):
             _check_part(kind, part, rows)
-    vocabulary = _checked_model(parts.get("model"), rows)
-    added = _checked_added(parts.get("added_tokens", []), rows)
-    size = len(vocabulary.keys() | added)
+    _check_size(parts, rows)
+    _check_model(parts.get("model"), rows)
+    _check_added(parts.get("added_tokens", []), rows)
+
+
+def _check_size(parts: dict[str, Any], rows: int) -> None:
+    """Say so at once where a whole tokenizer is another model's; its parts are looked at later."""
+    model, added = parts.get("model"), parts.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    texts = list(vocabulary) if isinstance(vocabulary, dict) else []
+    if isinstance(added, list):
+        texts += [token.get("content") for token in added if isinstance(token, dict)]
+    size = len({text for text in texts if isinstance(text, str) and 0 < len(text) <= _MAX_TOKEN})
     if size > rows:
         raise TokenizerError(f"the tokenizer has {size} tokens, the model only {rows}")
 
@@ -169,7 +179,7 @@ def _check_id(token: str, number: object, rows: int) -> None:
         )
 
 
-def _checked_model(data: object, rows: int) -> dict[str, int]:
+def _check_model(data: object, rows: int) -> None:
     """The vocabulary of a byte-level BPE that always does the same."""
     model = _object(data, _MODEL_KEYS, "has no", "BPE model")
     if model.get("type", "BPE") != "BPE":
@@ -177,9 +187,8 @@ def _checked_model(data: object, rows: int) -> dict[str, int]:
     vocabulary, merges = model.get("vocab"), model.get("merges")
     if not (isinstance(vocabulary, dict) and isinstance(merges, list)):
         raise ValueError("has a BPE model without vocab and merges")  # noqa: TRY004
-    if len(vocabulary) > rows or len(merges) > rows:
-        size = max(len(vocabulary), len(merges))
-        raise TokenizerError(f"the tokenizer has {size} tokens, the model only {rows}")
+    if len(merges) > rows:
+        raise ValueError(f"has {len(merges)} merges, the model only {rows} tokens")
     _check_vocabulary(vocabulary, rows)
     unknown, suffix = model.get("unk_token"), model.get("end_of_word_suffix")
     if unknown is not None and not (isinstance(unknown, str) and unknown in vocabulary):
@@ -189,7 +198,6 @@ def _checked_model(data: object, rows: int) -> dict[str, int]:
     for key in ("dropout", "byte_fallback", "continuing_subword_prefix"):
         if model.get(key):
             raise ValueError(f"has {key} {shown(model[key])} in its BPE model, which we do not use")
-    return vocabulary
 
 
 def _check_vocabulary(vocabulary: dict[str, Any], rows: int) -> None:
@@ -203,19 +211,16 @@ def _check_vocabulary(vocabulary: dict[str, Any], rows: int) -> None:
         _check_id(token, number, rows)
 
 
-def _checked_added(data: object, rows: int) -> set[str]:
-    """The texts of the tokens that are found before any merge."""
+def _check_added(data: object, rows: int) -> None:
+    """The tokens that are found before any merge."""
     if not isinstance(data, list) or len(data) > _MAX_ADDED:
         raise ValueError(f"has added_tokens that are no list of at most {_MAX_ADDED}")
-    texts = set()
     for token in data:
         values = dict(_object(token, _ADDED_FLAGS | {"id", "content"}, "has", "an added token"))
         text, number = values.pop("content", None), values.pop("id", None)
         _check_token(text)
         _check_id(text, number, rows)
         _check_flags("an added token", values, _ADDED_FLAGS)
-        texts.add(text)
-    return texts
 
 
 def _check_token(text: object) -> None:

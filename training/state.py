@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from pengi_rt.file_hash import file_sha256
-from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.quote import LONGEST_PATH, one_line
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.errors import TrainingError
 
@@ -142,7 +142,10 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
             for key in keys
             for found in _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
         ]
-    return [] if before == now else [f"{where} was {shown(before)}, is {shown(now)}"]
+    if before == now:
+        return []
+    was, now_is = (one_line(repr(value), LONGEST_PATH) for value in (before, now))
+    return [f"{where} was {was}, is {now_is}"]
 
 
 def _seal(folder: Path, step: int, config: TrainConfig, sums: Mapping[str, float]) -> None:

@@ -46,7 +46,8 @@ class Recording:
         clip_samples: the length of a window. A recording shorter than that is repeated and cut to
             it, as the model was trained.
         starts: where each window begins, in seconds.
-        ends: where each window ends; for a recording shorter than a window, its own end.
+        ends: where each window ends; for a recording shorter than a window, its own end. A tail of
+            less than a hop of the mel spectrogram counts to the last one.
         seconds: length of the whole recording (``compat``: of its channels end to end).
         truncated: part of the recording is in no window, or not there (``allow_truncated``).
         warnings: why it may be no sound (silence, samples of another scale), and why not all of it
@@ -229,6 +230,9 @@ def _recording(
 ) -> Recording:
     """The windows at ``starts`` of a whole recording ``wave``; one alone keeps only itself."""
     rate, clip = config.mel.sample_rate, config.clip_samples
+    ends = [min(start + clip, wave.frames) for start in starts]
+    if all_of_it:
+        ends[-1] = wave.frames
     offsets, blocks = tuple(starts), wave.blocks
     if len(starts) == 1:
         window = wave.part(starts[0], min(starts[0] + clip, wave.frames))
@@ -239,7 +243,7 @@ def _recording(
         name=name,
         clip_samples=clip,
         starts=tuple(start / rate for start in starts),
-        ends=tuple(min(start + clip, wave.frames) / rate for start in starts),
+        ends=tuple(end / rate for end in ends),
         seconds=wave.frames / rate,
         truncated=bool(wave.cut) or (not all_of_it and wave.frames > clip),
         warnings=(*wave.warnings, *filter(None, [wave.cut])),

@@ -134,7 +134,7 @@ def test_windows_cover_all_of_the_audio(frames: int) -> None:
     starts = [round(start * RATE) for start in got.starts]
     ends = [round(end * RATE) for end in got.ends]
     np.testing.assert_array_equal(np.unique(got.samples), _ramp(frames - _unheard(frames, CLIP)))
-    assert (starts[0], ends[-1]) == (0, frames - _unheard(frames, CLIP))
+    assert (starts[0], ends[-1]) == (0, frames)
     assert starts == _starts(frames, CLIP)
     for window, start, end in zip(got.samples, starts, ends, strict=True):
         np.testing.assert_array_equal(window, np.resize(_ramp(frames)[start:end], CLIP))
@@ -153,7 +153,7 @@ def test_hop_lets_windows_overlap_and_covers_all(hop: float, frames: int) -> Non
     ends = [round(end * RATE) for end in got.ends]
     step = round(hop * RATE)
     assert starts == _starts(frames, step)
-    assert ends[-1] == frames - _unheard(frames, step)
+    assert ends[-1] == frames
     assert all(0 < later - start <= step for start, later in pairwise(starts))
     assert got.seconds == frames / RATE
     assert not got.truncated

@@ -13,6 +13,7 @@ from command_line import Argument, Capture, assert_refused, run
 
 from pengi_rt import plot_scores
 from pengi_rt.engine import Engine
+from pengi_rt.system.quote import printable
 
 LABELS = ["a dog barks", "the rain", "a bell", "thunder"]
 GIVEN = ",".join(LABELS)
@@ -26,7 +27,7 @@ def test_a_table_of_one_recording(
     assert (code, err) == (0, "")
     found = engine.classify(noise, LABELS)
     answer, *lines = out.splitlines()
-    assert answer == f"answer: {found.windows[0].text}"
+    assert answer == "answer: " + printable(found.windows[0].text or "")
     assert [line[:2] for line in lines] == ["* ", "  ", "  ", "  "]
     assert [line[2:13].rstrip() for line in lines] == [each.label for each in found.labels]
     assert [float(line[13:]) for line in lines] == [round(each.score, 3) for each in found.labels]

@@ -9,6 +9,7 @@ import pytest
 from command_line import Argument, Capture, assert_refused, run
 
 from pengi_rt.engine import Engine
+from pengi_rt.system.quote import printable
 
 FIELDS = ("text", "caption", "metadata", "events")
 
@@ -18,7 +19,7 @@ def test_text_is_the_description_alone(
 ) -> None:
     code, out, err = run(capsys, "describe", "--engine", tiny_plan, noise)
     assert (code, err) == (0, "")
-    assert out == engine.describe(noise).text + "\n"
+    assert out == printable(engine.describe(noise).text) + "\n"
 
 
 def test_windows_of_several_recordings_are_named(
@@ -27,8 +28,10 @@ def test_windows_of_several_recordings_are_named(
     _, out, _ = run(capsys, "describe", "--engine", tiny_plan, noise, long, "--beam-size", 2)
     short, whole = engine.describe([noise, long], beam_size=2)
     spans = ("0.0-2.0 s", "1.0-3.0 s")
-    lines = [f"{noise}: {short.text}"]
-    lines += [f"{long} {span}: {text}" for span, text in zip(spans, whole.texts, strict=True)]
+    lines = [f"{noise}: {printable(short.text)}"]
+    lines += [
+        f"{long} {span}: {printable(text)}" for span, text in zip(spans, whole.texts, strict=True)
+    ]
     assert out.splitlines() == lines
 
 

@@ -140,7 +140,7 @@ def test_an_example_on_standard_input(
     with (folder / "a.wav").open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         (row,) = rows(capsys, index, "--like", "-", "-k", "1")
-    assert (row["query"], row["file"]) == ("-", "a.wav")
+    assert (row["query"], row["file"]) == ("<stdin>", "a.wav")
 
 
 def test_what_a_terminal_would_obey_is_escaped(
