@@ -7,6 +7,9 @@ import sys
 def main() -> int:
     """Import and run the command line; Ctrl-C during its imports is one line, as it is later."""
     try:
+        from pengi_rt.system.interrupt import remember_interrupts
+
+        remember_interrupts()
         from pengi_rt.cli.main import main as run
 
         return run()

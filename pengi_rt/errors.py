@@ -73,3 +73,14 @@ class BackendError(PengiError):
 
 class ExportError(PengiError):
     """An export that failed its own numeric self-test (exit 5)."""
+
+
+def missing_module(error: ModuleNotFoundError) -> str:
+    """The module that is not installed.
+
+    Raises:
+        ModuleNotFoundError: it names none: an import was interrupted.
+    """
+    if error.name is None:
+        raise error
+    return error.name

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pengi_rt.config import ModelConfig
 from pengi_rt.plan_format import ALIGNMENT, WEIGHTS
+from pengi_rt.plan_graph_traps import check_traps
 from pengi_rt.protobuf import (
     BYTES,
     DOUBLES,
@@ -121,6 +122,7 @@ def check_graph(data: bytes, kind: str, config: ModelConfig, weights: int) -> No
     _check_contract(kind, config, inputs, outputs)
     with _refusals():
         _check_nodes(graph, kind, config, nodes)
+        check_traps(graph)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.errors import BackendError, InputError, UsageError
+from pengi_rt.errors import BackendError, InputError, UsageError, missing_module
 from pengi_rt.system.files import replacing
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def new_figure(width: float, height: float) -> "Figure":
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise BackendError(
-            f"pictures need {error.name}, which the runtime does not: pip install 'pengi-rt[plot]'"
+            f"pictures need {missing_module(error)}, which the runtime does not: "
+            "pip install 'pengi-rt[plot]'"
         ) from None
     return Figure(figsize=(width, height), dpi=DPI)
 

@@ -112,6 +112,8 @@ def read_batches(
         raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     if _is_one(sources) or not isinstance(sources, Iterable):
         raise UsageError(f"recordings must be a list or an iterator of them, got {shown(sources)}")
+    if on_error is not None and not callable(on_error):
+        raise UsageError(f"on_error must be a function or None, got {shown(on_error)}")
     return _Reader(config, options, on_error).batches(sources)
 
 

@@ -119,9 +119,52 @@ def twice(model: ModelProto) -> None:
     node.attribute.append(helper.make_attribute("batch_dims", -2))
 
 
+def divided(*numbers: Any) -> Edit:
+    """The smallest integer by -1, which ends the process (SIGFPE): ``numbers`` are the two."""
+
+    def edit(model: ModelProto) -> None:
+        for name, value in zip("ab", numbers, strict=True):
+            model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+        nodes = [
+            helper.make_node("Identity", ["b"], ["by"]),
+            helper.make_node("Div", ["a", "by"], ["quotient"]),
+        ]
+        model.graph.node.extend(nodes)
+
+    return edit
+
+
+def of_any_type(model: ModelProto) -> None:
+    """A Div before the node that says what it divides."""
+    div = next(node for node in model.graph.node if node.op_type == "Div")
+    model.graph.node.remove(div)
+    model.graph.node.insert(0, div)
+
+
+def without_kernel_shape(model: ModelProto) -> None:
+    """Its kernel is what the graph computes, perhaps of no elements: then it never returns."""
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    conv.attribute.remove(next(part for part in conv.attribute if part.name == "kernel_shape"))
+
+
+def empty_kernel(model: ModelProto) -> None:
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(part for part in conv.attribute if part.name == "kernel_shape").ints[0] = 0
+
+
+def defined_again(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Identity", ["wave"], model.graph.node[0].output[:1]))
+
+
 @pytest.mark.parametrize(
     ("kind", "edit", "says"),
     [
+        ("audio", divided(-(2**63), -1), "a Div of other numbers"),
+        ("text", divided(np.int32(-(2**31)), np.int32(-1)), "a Div of other numbers"),
+        ("audio", of_any_type, "a Div of other numbers"),
+        ("audio", without_kernel_shape, "a Conv without the size"),
+        ("audio", empty_kernel, "a Conv without the size"),
+        ("audio", defined_again, "computes the same value twice"),
         ("audio", loop, "the operator 'Loop'"),
         ("decoder", loop, "the operator 'Loop'"),
         ("audio", add("If"), "the operator 'If'"),

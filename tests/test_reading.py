@@ -155,6 +155,12 @@ def test_windows_of_another_plan_are_refused() -> None:
         list(read_batches([recording], CONFIG, options()))
 
 
+def test_who_is_told_must_be_callable() -> None:
+    told: Any = []
+    with pytest.raises(UsageError, match=r"on_error must be a function or None, got \[\]"):
+        read_batches([], CONFIG, options(), told)
+
+
 def test_what_is_a_batch() -> None:
     assert is_batch([])
     assert is_batch(["a", "b"])

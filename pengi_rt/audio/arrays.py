@@ -70,7 +70,9 @@ def as_float(samples: NDArray[Any]) -> F32:
     with np.errstate(over="ignore"):  # what overflows is refused by check_samples
         scaled: F32 = samples.astype(np.float32)
     if kind in FULL_SCALE:
-        scaled = scaled / np.float32(FULL_SCALE[kind]) - (kind == "uint8")
+        scaled *= np.float32(1 / FULL_SCALE[kind])  # powers of two: exact
+    if kind == "uint8":
+        scaled -= 1
     return scaled
 
 

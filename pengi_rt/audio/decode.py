@@ -21,7 +21,7 @@ F32 = NDArray[np.float32]
 
 MAX_MAGNITUDE = 2.0**31  # louder "samples" are no audio, and overflow in the power spectrum
 
-_BLOCK = 1 << 18  # samples decoded at a time
+_BLOCK = 5 << 16  # samples decoded at a time: a mono clip of the released model is one block
 
 
 class SoundReader(Protocol):

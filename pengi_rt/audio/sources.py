@@ -141,7 +141,7 @@ def _hint(source: object) -> str:
     if getattr(getattr(source, "dtype", None), "kind", "") in ("U", "O", "T"):
         return ": an array of names is several; make a list of it"
     if is_samples(source) or _is_numbers(source):
-        return ": samples need their rate beside them"
+        return ": samples need their rate beside them, in a tuple"
     if as_float(source) is not None:
         return ": a number alone is none"
     if is_several(source):

@@ -119,6 +119,8 @@ class _Kept:
 
     def add(self, block: F32) -> None:
         """Keep it too, or nothing any more."""
+        if not block.size and self._blocks:
+            return  # joining would copy all of the others
         self._samples += block.size
         self._blocks.append(block)
         if self._samples > KEPT:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.checked import argument
 from pengi_rt.download import cache_directory
-from pengi_rt.errors import BackendError
+from pengi_rt.errors import BackendError, missing_module
 from pengi_rt.plan import Plan
 from pengi_rt.system.quote import one_line
 
@@ -106,7 +106,7 @@ def _triton(plan: Plan, device: str, precision: str, threads: int | None) -> Bac
 def missing_package(backend: str, error: ModuleNotFoundError, *, extra: str) -> BackendError:
     """What is said where a backend's packages are not installed."""
     return BackendError(
-        f"the {backend} backend needs {error.name}: pip install 'pengi-rt[{extra}]'"
+        f"the {backend} backend needs {missing_module(error)}: pip install 'pengi-rt[{extra}]'"
     )
 
 

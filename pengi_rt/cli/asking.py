@@ -48,8 +48,8 @@ def add_recordings(parser: Container, *, required: bool = True) -> None:
         "audio",
         nargs="+" if required else "*",
         metavar="AUDIO",
-        help='WAV, FLAC, OGG or MP3 files, folders of them, quoted patterns ("s/**/*.wav"), '
-        "@LIST files with a name a line (# begins a remark); - is standard input",
+        help="audio files (WAV, FLAC, OGG, MP3 and others), folders of them, quoted patterns "
+        '("s/**/*.wav"), @LIST files with a name a line (# begins a remark); - is standard input',
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
 from pengi_rt.cli.output import add_force, emit, is_folder, refuse_overwriting, refuse_precious
-from pengi_rt.errors import BackendError, CheckpointError, UsageError
+from pengi_rt.errors import BackendError, CheckpointError, UsageError, missing_module
 from pengi_rt.system.quote import one_line, printable
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         from pengi_rt.export.export import USUAL, export_plan, steps
     except ModuleNotFoundError as error:
         raise BackendError(
-            f"export needs {error.name}, which the runtime does not: pip install 'pengi-rt[export]'"
+            f"export needs {missing_module(error)}, which the runtime does not: "
+            "pip install 'pengi-rt[export]'"
         ) from None
     from tqdm import tqdm
 

@@ -40,9 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "an index, for pengi-rt search. Run again, it captions only what is new or has changed, "
         "and goes on where an earlier run was interrupted.",
     )
-    parser.add_argument(
-        "folder", metavar="DIR", help="looked through at any depth for WAV, FLAC, OGG and MP3 files"
-    )
+    parser.add_argument("folder", metavar="DIR", help="looked through at any depth for audio files")
     parser.add_argument(
         "-o", "--output", metavar="INDEX", help=f"the index's folder (default: DIR{SUFFIX}, beside "
         "DIR)",

@@ -14,6 +14,7 @@ from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.cli.parser import Parser, names_marked
 from pengi_rt.cli.recordings import SOME_FAILED
 from pengi_rt.errors import INTERRUPTED, OUT_OF_MEMORY, BackendError, PengiError, UsageError
+from pengi_rt.system.interrupt import was_interrupted
 from pengi_rt.system.quote import message
 
 VERBS = (
@@ -82,9 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         say(_with_notes("interrupted", error))
         return INTERRUPTED
-    except (ImportError, SystemError) as error:
-        # Ctrl-C while a C extension was being loaded comes out as one of these.
-        if not _after_interrupt(error):
+    except Exception:
+        if not was_interrupted():
             raise
         say("interrupted")
         return INTERRUPTED
@@ -106,13 +106,6 @@ def _run(argv: Sequence[str] | None) -> int:
         if sys.stdout is not None:
             standard_output().flush()
     return code
-
-
-def _after_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is what it began with."""
-    while error and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _with_notes(message: str, error: BaseException) -> str:

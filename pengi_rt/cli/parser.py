@@ -1,9 +1,11 @@
 """The parser: argparse, but everything after ``--`` is a name, and options have one spelling."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Self
 
+from pengi_rt.cli.output import standard_output
 from pengi_rt.system.quote import message
 
 END_OF_OPTIONS = "--"
@@ -67,6 +69,13 @@ class Parser(argparse.ArgumentParser):
         if text.endswith(_NO_VALUE):
             text += " (one that begins with a dash is written OPTION=VALUE)"
         super().error(message(text))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As the base class, which passes over a disk that is full."""
+        if file is None or file is not sys.stdout:
+            super()._print_message(message, file)
+        else:
+            standard_output().write(message)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """As the base class; a verb may follow ``--``, what follows the verb stays as it is.

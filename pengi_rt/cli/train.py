@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from pengi_rt.cli.output import emit
-from pengi_rt.errors import BackendError
+from pengi_rt.errors import BackendError, missing_module
 from pengi_rt.system.quote import one_line
 
 
@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         from pengi_rt.training.loop import train
     except ModuleNotFoundError as error:
         raise BackendError(
-            f"train needs {error.name}, which the runtime does not: pip install 'pengi-rt[train]'"
+            f"train needs {missing_module(error)}, which the runtime does not: "
+            "pip install 'pengi-rt[train]'"
         ) from None
     checkpoint = train(read_config(arguments.config), resume=arguments.resume)
     emit(one_line(str(checkpoint)))

@@ -93,7 +93,8 @@ def search_index(
         InputError: the index is damaged.
         BackendError: ``approximate`` without faiss.
     """
-    k = argument("k", k, int)
+    k, strict = argument("k", k, int), argument("strict", strict, bool)
+    approximate = argument("approximate", approximate, bool)
     by = by or ("audio" if query.text is None else "captions")
     _check(session, index, query, by, approximate=approximate)
     example = _Example(session, index, query.like, batch_size, strict)

@@ -102,7 +102,7 @@ def test_every_kind_is_one_recording_and_read_alike(path: Path) -> None:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "scipy's order": ((RATE, SAMPLES), "swap them"),
-    "samples alone": (SAMPLES, "samples need their rate beside them"),
+    "samples alone": (SAMPLES, "samples need their rate beside them, in a tuple"),
     "a tensor alone": (torch.tensor(SAMPLES), "samples need their rate beside them"),
     "a list alone": (SAMPLES.tolist(), "samples need their rate beside them"),
     "a list of several": (["a.wav", "b.wav"], "these are several; read them one by one"),

@@ -96,6 +96,25 @@ def test_an_interrupt_is_said_in_a_line(
     assert capsys.readouterr().err == "pengi-rt: interrupted\n"
 
 
+@pytest.mark.parametrize("error", [RecursionError(), AttributeError("save_nargs")])
+def test_an_interrupt_may_come_out_as_anything(
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_plan: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pengi_rt.engine.load", load)
+    arguments = ["generate", "--engine", str(tiny_plan), "a.wav"]
+    with pytest.raises(type(error)):
+        main(arguments)
+    monkeypatch.setattr("pengi_rt.cli.main.was_interrupted", lambda: True)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err == "pengi-rt: interrupted\n"
+
+
 def test_the_reader_may_go_away(tiny_plan: Path, sounds: Path) -> None:
     """``pengi-rt generate ... | head -0`` ends quietly."""
     sound = min(path for path in sounds.iterdir() if path.suffix == ".wav")

@@ -112,6 +112,11 @@ def test_every_verb_says_that_the_disk_is_full(verb: list[str], tiny_plan: Path)
     assert done.stderr == b"pengi-rt: cannot write standard output: No space left on device\n"
 
 
+def test_help_says_so_without_a_buffer_too() -> None:
+    done = run("--help", redirect=">/dev/full", PYTHONUNBUFFERED="1")
+    assert (done.returncode, done.stderr.count(b"\n")) == (3, 1)
+
+
 def test_a_full_output_file_is_one_line(tiny_plan: Path, sound: Path) -> None:
     for form in ("text", "json", "csv"):
         done = run("generate", "--engine", tiny_plan, sound, "--format", form, "-o", "/dev/full")
