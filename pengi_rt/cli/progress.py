@@ -1,5 +1,6 @@
 """Bars on a terminal: recordings of many, windows of a long one."""
 
+import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from pengi_rt.results import Extent
 
 _NAME = 24  # characters
+_LARGE = 10 << 20  # bytes of a file that takes more than a moment to be read
 
 
 def _is_watched() -> bool:
@@ -27,6 +29,7 @@ class Progress:
         self._total = recordings
         self._recordings: Any = None
         self._windows: Any = None
+        self._reading: Any = None
 
     def __enter__(self) -> Self:
         from tqdm import tqdm
@@ -41,26 +44,52 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end_reading()
         self._end_windows()
         self._recordings.close()
 
+    def read(self, name: str) -> None:
+        """All of the recording ``name`` is being read, before its first window is answered."""
+        self._end_reading()
+        if not self._hidden and _is_large(name):
+            from tqdm import tqdm
+
+            self._reading = tqdm(desc=f"reading {_short(name)}", bar_format="{desc}", leave=False)
+
     def update(self) -> None:
         """Another recording has its rows."""
+        self._end_reading()
         self._end_windows()
         self._recordings.update()
 
     def follow(self, name: str, extent: "Extent | None") -> None:
         """Some windows of the recording ``name`` are answered."""
+        self._end_reading()
         if extent is None or self._hidden:
             return
         if self._windows is None:
             from tqdm import tqdm
 
-            short = one_line(name.rsplit("/", 1)[-1], _NAME)
-            self._windows = tqdm(total=extent.total, unit="window", desc=short, leave=False)
+            self._windows = tqdm(total=extent.total, unit="window", desc=_short(name), leave=False)
         self._windows.update(extent.windows)
 
     def _end_windows(self) -> None:
         if self._windows is not None:
             self._windows.close()
             self._windows = None
+
+    def _end_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+
+def _short(name: str) -> str:
+    return one_line(name.rsplit("/", 1)[-1], _NAME)
+
+
+def _is_large(name: str) -> bool:
+    try:
+        return os.stat(name).st_size > _LARGE  # noqa: PTH116 - Path cannot be every name
+    except (OSError, ValueError):
+        return False

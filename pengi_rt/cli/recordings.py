@@ -91,6 +91,8 @@ class Recordings:
             try:
                 mark = {} if self._done is None else self._done.mark(name)
                 kept = None if self._done is None else self._done.rows(name, mark)
+                if kept is None:
+                    self._bar.read(name)
                 recording = self._read(name, generator) if kept is None else None
             except AudioError as error:
                 self._fail(name, error)

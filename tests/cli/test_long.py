@@ -206,6 +206,20 @@ def test_a_bar_counts_the_windows_of_a_long_recording(
 
 
 @pytest.mark.usefixtures("streamed")
+def test_what_is_read_first_is_said(
+    tiny_plan: Path, hour: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    bars.clear()
+    monkeypatch.setattr("tqdm.tqdm", _Bar)
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
+    monkeypatch.setattr(progress, "_LARGE", 0)
+    assert run(capsys, *_command("generate", tiny_plan, hour), "--batch-size", 2)[0] == 0
+    said = [bar.options.get("desc") for bar in bars]
+    assert said == [None, "reading hour.wav", "hour.wav"]
+    assert all(bar.options["closed"] for bar in bars)
+
+
+@pytest.mark.usefixtures("streamed")
 def test_nobody_looks(
     tiny_plan: Path, hour: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
