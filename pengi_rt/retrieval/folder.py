@@ -105,12 +105,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder, or make sure that it is an index, if only a begun one."""
+    """Make the folder, or make sure that it is an index, if only a begun one.
+
+    Raises UsageError, InputError, OSError.
+    """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, not an index: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name in (CURRENT, PARTIAL):
-        if kind := precious_kind(folder / name):
+        try:
+            kind = precious_kind(folder / name)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+        if kind:
             raise UsageError(f"{folder}: {name} in it is {kind}, no part of an index: move it away")
     others = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
     with suppress(InputError):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -343,14 +344,15 @@ def test_damage(path: Path, sounds: Collection, kind: str) -> None:
 def test_what_may_not_be_read_is_not_called_damaged(
     path: Path, sounds: Collection, name: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain_open = io.open
+    plain_open: dict[str, Callable[..., Any]] = {"io": io.open, "os": os.open}
 
-    def refusing(file: Any, *arguments: Any, **options: Any) -> Any:
+    def refusing(module: str, file: Any, *arguments: Any, **options: Any) -> Any:
         if not isinstance(file, int) and Path(file).name == name:
             raise OSError(code, os.strerror(code), str(file))
-        return plain_open(file, *arguments, **options)
+        return plain_open[module](file, *arguments, **options)
 
-    monkeypatch.setattr("io.open", refusing)
+    for module in plain_open:
+        monkeypatch.setattr(f"{module}.open", partial(refusing, module))
     for refused in (lambda: Index.open(path), lambda: index(path, sounds)):
         with pytest.raises(InputError) as caught:
             refused()
