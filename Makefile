@@ -64,7 +64,7 @@ bench: .venv/.dev ## Time the benchmarks
 	$(BIN)/pytest benchmarks --benchmark-only
 
 attack: .venv/.dev ## Attack it with damaged and hostile files, kills, full disks: minutes
-	PENGI_RT_ATTACK=1 $(BIN)/pytest tests/reliability
+	PENGI_RT_ATTACK=1 $(BIN)/pytest tests/reliability --numprocesses $(WORKERS) --dist worksteal
 
 parity: reference .venv/.dev ## Compare with the released model, REFERENCE=DIR; write docs/parity.md
 	$(BIN)/python tests/parity/run.py "$(REFERENCE)"
