@@ -95,7 +95,7 @@ def make_checkpoint(reference: Path, config: str, digest: str) -> None:
 
 def make_plan(reference: Path, config: str) -> None:
     """``.parity/CONFIG.plan``, exported anew: the exporter is what is under test."""
-    command = ("export", WORK / f"{config}.pth", "-o", WORK / f"{config}.plan")
+    command = ("export", WORK / f"{config}.pth", "-o", WORK / f"{config}.plan", "--force")
     tokenizers = ("--tokenizers", reference / "tokenizers")
     subprocess.check_call([sys.executable, "-m", "pengi_rt", *map(str, command + tokenizers)])
 
