@@ -1,6 +1,7 @@
 """The log-mel front end against the released code's own dB, FFTs, and PyTorch's interpolation."""
 
 import dataclasses
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -27,16 +28,19 @@ def test_equals_the_released_decibels(base: LogMel, clip: str) -> None:
     """No weights needed: the stored transform and bank are what we compute (see below).
 
     Tolerance: ten times what the released code loses to float32, which is most (0.03 dB) where a
-    bin holds next to nothing, and never below 1e-6 of the largest value.
+    bin holds next to nothing, and never below 1e-6 of the largest value. The mean may be off by
+    twice what this processor loses to float32 (1e-6 to 3e-3 dB, by its instructions), plus 2e-5.
     """
     golden = pair(CLIPS[clip])
     lost = meta(golden)["max_abs_diff_float32_vs_float64"]["logmel"]
     expected = golden["logmel"]
-    ours = base.log_mel(torch.from_numpy(waveform(clip))[None])[0].numpy()
+    wave = torch.from_numpy(waveform(clip))[None]
+    ours = base.log_mel(wave)[0].numpy()
+    exact = deepcopy(base).double().log_mel(wave.double())[0].numpy()
     assert ours.shape == expected.shape == (965, 64)
     assert np.abs(ours - expected).max() <= max(10 * lost, 1e-6 * np.abs(expected).max())
     # The worst bin may be that far off, all bins together not.
-    assert np.abs(ours - expected).mean() <= 2e-5
+    assert np.abs(ours - expected).mean() <= 2 * np.abs(ours - exact).mean() + 2e-5
 
 
 def test_silence_is_exactly_the_floor(base: LogMel) -> None:
