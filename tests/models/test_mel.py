@@ -29,7 +29,7 @@ def test_equals_the_released_decibels(base: LogMel, clip: str) -> None:
 
     Tolerance: ten times what the released code loses to float32, which is most (0.03 dB) where a
     bin holds next to nothing, and never below 1e-6 of the largest value. The mean may be off by
-    twice what this processor loses to float32 (1e-6 to 3e-3 dB, by its instructions), plus 2e-5.
+    twice what this processor loses to float32 (5e-7 to 2e-3 dB, by clip), plus 2e-5.
     """
     golden = pair(CLIPS[clip])
     lost = meta(golden)["max_abs_diff_float32_vs_float64"]["logmel"]
