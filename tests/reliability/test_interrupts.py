@@ -7,11 +7,19 @@ import time
 from pathlib import Path
 
 # A shell that starts the tests in the background ignores SIGINT, and children inherit that. The
-# process says when Python itself has started: what comes before is not ours.
-START = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from pengi_rt.__main__ import main; print(flush=True); sys.exit(main())"
-)
+# process says when it has come to where it can answer one: Python's own start is not ours.
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pengi_rt.__main__ import main
+from pengi_rt.system import interrupt
+remember = interrupt.remember_interrupts
+def remember_and_say():
+    remember()
+    print(flush=True)
+interrupt.remember_interrupts = remember_and_say
+sys.exit(main())
+"""
 
 
 def run(arguments: list[str | Path], delay: float | None) -> tuple[int, str, float]:

@@ -74,6 +74,8 @@ def mutate_graph(model: onnx.ModelProto, draw: random.Random) -> None:
     graphs += [part.g for node in model.graph.node for part in node.attribute if part.HasField("g")]
     for _ in range(draw.choice([1, 1, 2, 3])):
         graph = draw.choice([model.graph, draw.choice(graphs)])
+        if not graph.node:  # its last one was removed
+            continue
         node = draw.choice(graph.node)
         names = [*node.input, *draw.choice(model.graph.node).output, model.graph.input[0].name]
         names += [tensor.name for tensor in draw.sample(list(model.graph.initializer), 2)]
