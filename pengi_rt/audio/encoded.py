@@ -70,7 +70,8 @@ def encoded_stream(file: Any, name: str) -> Encoded:
     try:
         while len(data) <= SPOOL:
             if not (part := _part(file, name)):
-                _check_place(file, name, len(data))
+                if not data:
+                    _check_place(file, name)
                 return encoded_bytes(bytes(data), name)
             data += part
     except OSError as error:
@@ -104,12 +105,12 @@ def _check_beginning(data: bytes, name: str) -> None:
         pass
 
 
-def _check_place(file: Any, name: str, size: int) -> None:
+def _check_place(file: Any, name: str) -> None:
     """Say why there is nothing of a file that was read or written before."""
+    at_start = True
     with suppress(Exception):  # one that cannot tell
-        if not size and file.tell() > 0:
-            size = -1
-    if size < 0:
+        at_start = not file.tell() > 0
+    if not at_start:
         raise AudioError(f"{name}: empty: nothing is left to read; seek(0) goes back to its start")
 
 

@@ -25,7 +25,6 @@ _CODECS = {0x0001: "PCM", 0x0003: "float", 0x0006: "A-law", 0x0007: "mu-law"}
 _EXTENSIBLE = 0xFFFE  # the codec stands 24 bytes further, in the sub-format
 _STREAMED = 0x7FFF_0000  # bytes; writers to pipes claim this much or more
 _STREAMED_W64 = 1 << 62
-_W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _MASTERS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 
