@@ -19,8 +19,8 @@ from contenders import PyTorch
 
 import pengi_rt
 from pengi_rt.backends.protocol import Backend
+from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.engine import Engine
 from pengi_rt.models.pengi import Pengi
 

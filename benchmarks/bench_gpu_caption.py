@@ -24,9 +24,9 @@ from contenders import PyTorch
 from gpu import Times, captured, device_for, launched, machine, roofs
 
 from pengi_rt.backends.protocol import F32
-from pengi_rt.backends.triton import STEPS, TritonBackend
+from pengi_rt.backends.triton.backend import STEPS, TritonBackend
+from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import answer, ask
-from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.models.pengi import Pengi
 
 # PyTorch's compiler warns about what it does to code that is not ours.

@@ -32,7 +32,7 @@ from gpu_audio_cases import audio_cases
 from gpu_case import Case, Setting, Work, first
 from gpu_step_cases import step_cases
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 
 # PyTorch's compiler warns about what it does to code that is not ours.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

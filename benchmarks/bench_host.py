@@ -15,8 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import pengi_rt
 from pengi_rt.backends.protocol import F32, I64, Encoded, Searched, SearchOptions
-from pengi_rt.config import ModelConfig
-from pengi_rt.decoding.hypotheses import all_hypotheses
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.decoding.backtrack import all_hypotheses
 from pengi_rt.engine import Engine
 
 BEAMS, STEPS = 5, 20

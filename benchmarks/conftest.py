@@ -16,12 +16,12 @@ if not torch.cuda.is_available():
     # Before anything imports triton, as transformers does.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import write_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
-from pengi_rt.plan_format import Source
+from pengi_rt.plan.manifest import Source
 
 THREADS = 2
 

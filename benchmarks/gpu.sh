@@ -52,7 +52,7 @@ check() {
     local side_by_side=()
     if python -c 'import xdist' 2>/dev/null; then side_by_side=(-n 12); fi
     PENGI_TEST_GPU=1 pytest_within 300 "${side_by_side[@]}" -p no:benchmark tests/kernels \
-        tests/backends/test_triton.py 2>&1 | tee "$OUT/kernel-tests.txt"
+        tests/backends/triton/test_backend.py 2>&1 | tee "$OUT/kernel-tests.txt"
 }
 
 captions() {

@@ -17,15 +17,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.integrity import check_integrity
 from pengi_rt.export.sniff import refuse_other_files
 from pengi_rt.export.torch_file import load_weights
-from pengi_rt.file_hash import file_sha256
 from pengi_rt.models.checkpoint import METADATA_KEY, TOKENIZERS, transform
 from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.system.file_hash import file_sha256
 from pengi_rt.system.quote import one_line
 
 OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)

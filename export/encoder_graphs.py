@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.export.decoder_graph import OPSET
 from pengi_rt.models.pengi import Pengi
 

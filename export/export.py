@@ -10,11 +10,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-import pengi_rt
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.select import PRECISIONS, PrecisionName, open_backend
+from pengi_rt.backends.registry import open_backend
 from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.config.choices import PRECISIONS, PrecisionName
 from pengi_rt.errors import CheckpointError, ExportError, UsageError
 from pengi_rt.export.arrays import array_of
 from pengi_rt.export.checkpoint import load_model
@@ -23,10 +23,11 @@ from pengi_rt.export.tokenizers import find_tokenizers
 from pengi_rt.models.at_rest import restored, stored
 from pengi_rt.models.checkpoint import without_transform
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan import Plan
-from pengi_rt.plan_format import Source, tokenizer_entry
-from pengi_rt.plan_writer import PlanWriter
-from pengi_rt.text import PromptTokenizer
+from pengi_rt.plan.manifest import Source, tokenizer_entry
+from pengi_rt.plan.reader import Plan
+from pengi_rt.plan.writer import PlanWriter
+from pengi_rt.system.version import __version__
+from pengi_rt.text.tokenizers import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -208,4 +209,4 @@ def _tools(*, graphs: bool) -> dict[str, str]:
     if graphs:
         packages += ["onnx", "onnxscript", "onnxruntime"]
     versions = {package: version(package) for package in packages}
-    return {"pengi-rt": pengi_rt.__version__, "python": platform.python_version(), **versions}
+    return {"pengi-rt": __version__, "python": platform.python_version(), **versions}

@@ -10,8 +10,8 @@ from pengi_rt.export.encoder_graphs import audio_graph, text_graph
 from pengi_rt.export.transform import compute_transform
 from pengi_rt.export.weights import Array, WeightTable, bind
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan_format import graph_entry, scale_name
-from pengi_rt.plan_writer import PlanWriter
+from pengi_rt.plan.manifest import graph_entry, scale_name
+from pengi_rt.plan.writer import PlanWriter
 
 
 def add_graphs(

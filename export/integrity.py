@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export.torch_file import check_torch_file
-from pengi_rt.file_hash import file_sha256
 from pengi_rt.models.safetensors_file import check_safetensors
+from pengi_rt.system.file_hash import file_sha256
 from pengi_rt.system.quote import one_line
 
 logger = logging.getLogger(__name__)

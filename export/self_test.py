@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.options import DecodeOptions
-from pengi_rt.text import PromptTokenizer
+from pengi_rt.text.tokenizers import PromptTokenizer
 
 RELATIVE_TOLERANCE = 1e-4
 PROMPTS = ("generate audio caption", "this is a sound of")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.system.quote import one_line
-from pengi_rt.tokenizer_file import longest_file, read_tokenizer
+from pengi_rt.text.tokenizer_file import longest_file, read_tokenizer
 
 SPECIALS = {
     # "!" is the released wrapper's pad token: registered, it is split out before any merge.

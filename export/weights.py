@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pengi_rt.errors import ExportError
-from pengi_rt.plan_format import WEIGHTS, scale_name
+from pengi_rt.plan.manifest import WEIGHTS, scale_name
 
 INLINE_BYTES = 1024  # smaller constants (shapes, scalars) stay inside their graph
 

@@ -24,7 +24,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt import _core
+import pengi_rt._core as core
 
 Bool = NDArray[np.bool_]
 F32 = NDArray[np.float32]
@@ -87,7 +87,7 @@ def beam_step(
             range; the logits of a beam hold NaN or have no finite maximum (clip and beam are
             named); a clip has fewer than ``beam_size`` candidates.
     """
-    sources, tokens, averages, scores, lengths, finished = _core.beam_step(
+    sources, tokens, averages, scores, lengths, finished = core.beam_step(
         logits, *state, beam_size, temperature, stop_id, pad_id
     )
     return BeamStep(sources, tokens, averages, BeamState(scores, lengths, finished))
@@ -108,7 +108,7 @@ def update_ancestry(ancestry: I32, sources: I64, position: int) -> None:
     Raises:
         ValueError: as :func:`beam_step`; a source is no row, or the position not in the table.
     """
-    _core.update_ancestry(ancestry, sources, position)
+    core.update_ancestry(ancestry, sources, position)
 
 
 def beam_step_reference(

@@ -12,49 +12,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pengi_rt.system.telemetry import disable_telemetry
-
-__version__ = "0.1.0"
+from pengi_rt.system.version import __version__
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import AudioLike, Recording, load_windows
-    from pengi_rt.classification.results import Classification, ClassifiedWindow, LabelScore
-    from pengi_rt.config import ModelConfig
-    from pengi_rt.describe import Description
-    from pengi_rt.embed import AudioEmbedding, TextEmbedding
+    from pengi_rt.config.model import ModelConfig
     from pengi_rt.engine import Engine, load
     from pengi_rt.errors import AudioError, PengiError
-    from pengi_rt.explain import Explanation
-    from pengi_rt.plan import Plan
-    from pengi_rt.results import Beam, Result, Timings, Window
-    from pengi_rt.retrieval.index import Index
-    from pengi_rt.retrieval.indexing import Indexed
-    from pengi_rt.retrieval.searching import Hit
-    from pengi_rt.segments import Pooled, Segment
+    from pengi_rt.plan.reader import Plan
+    from pengi_rt.results.classification import Classification, ClassifiedWindow, LabelScore
+    from pengi_rt.results.generation import Beam, Result, Timings, Window
+    from pengi_rt.results.timeline import Pooled, Segment
+    from pengi_rt.tasks.describe import Description
+    from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding
+    from pengi_rt.tasks.explain import Explanation
+    from pengi_rt.tasks.search.index import Index
+    from pengi_rt.tasks.search.indexing import Indexed
+    from pengi_rt.tasks.search.searching import Hit
 
 _HOME = {
-    "AudioEmbedding": "pengi_rt.embed",
+    "AudioEmbedding": "pengi_rt.tasks.embed",
     "AudioError": "pengi_rt.errors",
     "AudioLike": "pengi_rt.audio.recording",
-    "Beam": "pengi_rt.results",
-    "Classification": "pengi_rt.classification.results",
-    "ClassifiedWindow": "pengi_rt.classification.results",
-    "Description": "pengi_rt.describe",
+    "Beam": "pengi_rt.results.generation",
+    "Classification": "pengi_rt.results.classification",
+    "ClassifiedWindow": "pengi_rt.results.classification",
+    "Description": "pengi_rt.tasks.describe",
     "Engine": "pengi_rt.engine",
-    "Explanation": "pengi_rt.explain",
-    "Hit": "pengi_rt.retrieval.searching",
-    "Index": "pengi_rt.retrieval.index",
-    "Indexed": "pengi_rt.retrieval.indexing",
-    "LabelScore": "pengi_rt.classification.results",
-    "ModelConfig": "pengi_rt.config",
+    "Explanation": "pengi_rt.tasks.explain",
+    "Hit": "pengi_rt.tasks.search.searching",
+    "Index": "pengi_rt.tasks.search.index",
+    "Indexed": "pengi_rt.tasks.search.indexing",
+    "LabelScore": "pengi_rt.results.classification",
+    "ModelConfig": "pengi_rt.config.model",
     "PengiError": "pengi_rt.errors",
-    "Plan": "pengi_rt.plan",
-    "Pooled": "pengi_rt.segments",
+    "Plan": "pengi_rt.plan.reader",
+    "Pooled": "pengi_rt.results.timeline",
     "Recording": "pengi_rt.audio.recording",
-    "Result": "pengi_rt.results",
-    "Segment": "pengi_rt.segments",
-    "TextEmbedding": "pengi_rt.embed",
-    "Timings": "pengi_rt.results",
-    "Window": "pengi_rt.results",
+    "Result": "pengi_rt.results.generation",
+    "Segment": "pengi_rt.results.timeline",
+    "TextEmbedding": "pengi_rt.tasks.embed",
+    "Timings": "pengi_rt.results.generation",
+    "Window": "pengi_rt.results.generation",
     "load": "pengi_rt.engine",
     "load_windows": "pengi_rt.audio.recording",
 }

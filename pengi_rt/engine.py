@@ -6,18 +6,10 @@ from contextlib import ExitStack
 from typing import Self, Unpack, overload
 
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.select import BackendName, DeviceName, PrecisionName, open_backend
-from pengi_rt.builtin import named_or_builtin
-from pengi_rt.classification.classify import CLASSIFY_DEFAULTS, ClassifyOptions, classify
-from pengi_rt.classification.labels import Labels
-from pengi_rt.classification.results import Classification
-from pengi_rt.config import ModelConfig
-from pengi_rt.describe import Description, describe
-from pengi_rt.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
-from pengi_rt.errors import UsageError
-from pengi_rt.explain import Explanation, explain
-from pengi_rt.generate import Question, answers, one_prompt, prompts_of, request
-from pengi_rt.options import (
+from pengi_rt.backends.registry import open_backend
+from pengi_rt.config.choices import BackendName, DeviceName, PrecisionName
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.options import (
     DEFAULTS,
     PROMPT_DEFAULTS,
     READ_DEFAULTS,
@@ -26,15 +18,25 @@ from pengi_rt.options import (
     ReadOptions,
     completed,
 )
-from pengi_rt.plan import Plan
-from pengi_rt.reading import OnError, read_batches
-from pengi_rt.results import Result
-from pengi_rt.retrieval.index import Index
-from pengi_rt.retrieval.indexing import Indexed, index_folder
-from pengi_rt.retrieval.searching import By, Hit, Query, search_index
-from pengi_rt.session import Session
-from pengi_rt.shapes import Prompts, Source, as_given, in_rows, plain_prompts, several
-from pengi_rt.stream import stream
+from pengi_rt.errors import UsageError
+from pengi_rt.plan.builtin import named_or_builtin
+from pengi_rt.plan.reader import Plan
+from pengi_rt.results.classification import Classification
+from pengi_rt.results.generation import Result
+from pengi_rt.session.batches import OnError, read_batches
+from pengi_rt.session.session import Session
+from pengi_rt.session.shapes import Prompts, Source, as_given, in_rows, plain_prompts, several
+from pengi_rt.tasks.classify.classify import CLASSIFY_DEFAULTS, ClassifyOptions, classify
+from pengi_rt.tasks.classify.labels import Labels
+from pengi_rt.tasks.describe import Description, describe
+from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
+from pengi_rt.tasks.explain import Explanation, explain
+from pengi_rt.tasks.generate import answers
+from pengi_rt.tasks.prepare import Question, one_prompt, prompts_of, request
+from pengi_rt.tasks.search.index import Index
+from pengi_rt.tasks.search.indexing import Indexed, index_folder
+from pengi_rt.tasks.search.searching import By, Hit, Query, search_index
+from pengi_rt.tasks.stream import stream
 
 
 def load(
@@ -69,10 +71,9 @@ def load(
 class Engine:
     """Answers prompts about recordings.
 
-    Any thread may call it at any time. Calls of several threads take turns, a batch of windows at
-    a time; a stream takes its turn at every token. What is returned
-    belongs to the caller. After :meth:`close` every call, and every iterator that is still
-    running, raises :class:`~pengi_rt.errors.BackendError`.
+    Any thread may call it at any time; calls take turns, one batch of windows at a time (a stream:
+    one token). What is returned belongs to the caller. After :meth:`close` every call, and every
+    iterator still running, raises :class:`~pengi_rt.errors.BackendError`.
     """
 
     def __init__(self, plan: Plan, backend: Backend) -> None:
@@ -117,7 +118,7 @@ class Engine:
                 :class:`~pengi_rt.audio.recording.Recording`, or a list of these.
             prompt: what is asked, or a list of it; by default the plan's own
                 (``config.generation.prompt``).
-            **options: see :class:`pengi_rt.options.Options`.
+            **options: see :class:`pengi_rt.config.options.Options`.
 
         Raises:
             AudioError: a recording cannot be read, or holds nothing.
@@ -226,7 +227,7 @@ class Engine:
             audio: as :meth:`generate`'s.
             labels: a list of them, or a mapping of labels to the texts that stand for them.
             prompt: what is asked; by default that of the task ``events``, "this is a sound of".
-            **options: see :class:`pengi_rt.classification.classify.ClassifyOptions`.
+            **options: see :class:`pengi_rt.tasks.classify.classify.ClassifyOptions`.
 
         Raises:
             UsageError: the labels or options cannot be, or contradict each other; text matching is
@@ -305,7 +306,7 @@ class Engine:
         """Caption a folder's recordings into the index at ``path``; only what is new is captioned.
 
         Raises:
-            UsageError, InputError, AudioError: as :mod:`pengi_rt.retrieval.indexing`.
+            UsageError, InputError, AudioError: as :mod:`pengi_rt.tasks.search.indexing`.
         """
         chosen = completed(options, DEFAULTS, "index")
         return index_folder(
@@ -330,7 +331,7 @@ class Engine:
 
         Raises:
             UsageError: not exactly one of text and ``like`` is given, or the index is another
-                plan's; and as :mod:`pengi_rt.retrieval.searching`.
+                plan's; and as :mod:`pengi_rt.tasks.search.searching`.
         """
         opened = index if isinstance(index, Index) else Index.open(index)
         query = Query(text, like)
@@ -339,7 +340,7 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Give back the sessions and the mapped plan. The engine is not used again."""
+        """Give back sessions and plan. The engine is not used again."""
         self.session.close()
 
     def __enter__(self) -> Self:

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import pengi_rt
-from pengi_rt.download import cache_directory
 from pengi_rt.engine import Engine
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tiny
+from pengi_rt.system.download import cache_directory
 
 TESTS = Path(__file__).parent
 SOUNDS = TESTS / "data" / "sounds"

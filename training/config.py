@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pengi_rt.checked import Checked, Within, build, require
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.checked import Checked, Within, build, require
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import PARTS
-from pengi_rt.presets import PRESETS
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.toml_file import read_toml
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pengi_rt.audio.recording import AudioLike, load_windows
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.regular import open_regular

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from pengi_rt.builtin import LOCATION
 from pengi_rt.errors import UsageError
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.checkpoint import TOKENIZERS, save_checkpoint
-from pengi_rt.tasks import load_tasks
+from pengi_rt.plan.builtin import LOCATION
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.config import read_config
 from pengi_rt.training.loop import train

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.export.tokenizers import STOP_TEXT
-from pengi_rt.text import DecoderTokenizer, PromptTokenizer
+from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.manifest import Row, Tag
 
 SLOT = "|"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import open_regular
-from pengi_rt.tasks import RESERVED, Task
+from pengi_rt.text.prompts import RESERVED, Task
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = sys.float_info.max  # JSON integers have no limit
@@ -66,7 +66,7 @@ def read_manifest(path: Path, tasks: Mapping[str, Task], *, need_audio: bool = T
 
     Args:
         path: the manifest; its rows' relative paths start at its folder.
-        tasks: what a row's ``task`` may be (:func:`pengi_rt.tasks.load_tasks`).
+        tasks: what a row's ``task`` may be (:func:`pengi_rt.text.prompts.load_tasks`).
         need_audio: refuse rows without ``audio``.
 
     Raises:

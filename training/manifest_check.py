@@ -14,7 +14,7 @@ from pengi_rt.audio.limits import check_shape
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import open_regular
-from pengi_rt.tasks import Task
+from pengi_rt.text.prompts import Task
 from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_lines, read_tags
 
 MAX_SECONDS = 60.0

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.system.quote import one_line
-from pengi_rt.tasks import Task, load_tasks
+from pengi_rt.text.prompts import Task, load_tasks
 from pengi_rt.training.augment import prepare_augmentation, set_dropout
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import ClipData, TextData, check_geometry, text_documents

@@ -29,7 +29,7 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.system.files import Draft, replacing
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import open_regular
-from pengi_rt.tasks import Task, load_tasks
+from pengi_rt.text.prompts import Task, load_tasks
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.manifest import Row, RowParser, manifest_lines
 from pengi_rt.training.manifest_check import MAX_SECONDS, check_manifest

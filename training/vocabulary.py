@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pengi_rt.errors import InputError
-from pengi_rt.models.bpe import decoder_tokenizer, text_tokenizer
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.byte_bpe import decoder_tokenizer, text_tokenizer
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_file
 from pengi_rt.training.manifest import Row, read_manifest
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pengi_rt.backends.protocol import Searched
-from pengi_rt.decoding.hypotheses import Hypotheses, all_hypotheses
-from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.decoding.backtrack import Hypotheses, all_hypotheses
 from pengi_rt.models.gpt2 import GPT2, Block
 
 

@@ -9,8 +9,8 @@ from gpu_case import Case, Rival, Setting, Work, in_float64, size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.backends.triton_audio import tables_of
-from pengi_rt.config import ModelConfig
+from pengi_rt.backends.triton.audio import tables_of
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.kernels.log_mel import log_mel_image
 from pengi_rt.kernels.log_mel_tables import LogMelTables
 from pengi_rt.kernels.norm_linear import (

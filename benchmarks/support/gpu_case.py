@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 
 
 @dataclass(frozen=True)

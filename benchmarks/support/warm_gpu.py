@@ -26,7 +26,7 @@ def base() -> "Pengi":
     """The full-size model with random weights."""
     import torch
 
-    from pengi_rt.config import ModelConfig
+    from pengi_rt.config.model import ModelConfig
     from pengi_rt.models.pengi import Pengi
 
     torch.set_num_threads(1)
@@ -35,8 +35,8 @@ def base() -> "Pengi":
 
 def warm(kind: tuple[str, int]) -> str:
     """Capture the graphs of one precision and batch; what that took."""
-    from pengi_rt.backends.triton import TritonBackend
-    from pengi_rt.decoding.options import DecodeOptions
+    from pengi_rt.backends.triton.backend import TritonBackend
+    from pengi_rt.config.decode import DecodeOptions
 
     precision, batch = kind
     model = base()
@@ -93,7 +93,7 @@ def main() -> None:
         for line in pool.imap_unordered(compile_tiles if tune else warm, KINDS):
             say(line)
     if tune:
-        from pengi_rt.backends.select import tuning_directory
+        from pengi_rt.backends.registry import tuning_directory
 
         measure(tuning_directory())
 

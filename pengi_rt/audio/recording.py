@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -18,17 +18,11 @@ from pengi_rt.audio.sound import AudioLike as AudioLike  # noqa: PLC0414 - and f
 from pengi_rt.audio.sound import sound_of
 from pengi_rt.audio.sources import plain_source
 from pengi_rt.audio.waveform import Waveform, end_to_end, waveform
-from pengi_rt.checked import argument
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.checked import argument
+from pengi_rt.config.choices import LongAudio
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import LONGEST_PATH, one_line
-
-LongAudio = Literal["windows", "first", "center", "random", "compat"]
-"""What becomes of a recording longer than the model's clip: ``windows`` reads all of it; ``first``,
-``center`` and ``random`` one clip of it; ``compat`` one at the released wrapper's random place.
-A last window that would begin less than a hop of the mel spectrogram (some milliseconds) after the
-one before it could hear nothing new, and is left out.
-"""
 
 MAX_WINDOWS = 100_000  # of one recording: an hour with a hop of 36 ms
 

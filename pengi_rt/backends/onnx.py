@@ -17,16 +17,16 @@ import onnxruntime as ort
 
 from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
-from pengi_rt.plan import Plan
-from pengi_rt.plan_format import GRAPHS, WEIGHTS
-from pengi_rt.plan_graph import Value, check_graph, contract
-from pengi_rt.plan_weights import Widened
+from pengi_rt.plan.float32_view import Widened
+from pengi_rt.plan.graph import Value, check_graph, contract
+from pengi_rt.plan.manifest import GRAPHS, WEIGHTS
+from pengi_rt.plan.reader import Plan
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.system.quote import one_line
-from pengi_rt.threads import checked_threads
+from pengi_rt.system.threads import checked_threads
 
 PROVIDER = "CPUExecutionProvider"
 F32_TYPE = np.dtype(np.float32)

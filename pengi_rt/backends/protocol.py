@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -73,7 +73,7 @@ class Backend(Protocol):
 
 
 class SearchOptions(Protocol):
-    """What a search needs of :class:`pengi_rt.decoding.options.DecodeOptions`."""
+    """What a search needs of :class:`pengi_rt.config.decode.DecodeOptions`."""
 
     @property
     def beam_size(self) -> int:

@@ -15,9 +15,9 @@ from pengi_rt.errors import PlanError
 from pengi_rt.models.gpt2 import KeyValue
 from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan import Plan
-from pengi_rt.plan_weights import Widened
-from pengi_rt.threads import checked_threads
+from pengi_rt.plan.float32_view import Widened
+from pengi_rt.plan.reader import Plan
+from pengi_rt.system.threads import checked_threads
 
 _explained = explained("the torch backend")
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 
-import pengi_rt
 from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.native_stderr import libraries_silenced
-from pengi_rt.cli.output import abandon, prepare_streams, say, standard_output
 from pengi_rt.cli.parser import Parser, names_marked
-from pengi_rt.cli.recordings import SOME_FAILED
+from pengi_rt.cli.run import SOME_FAILED
 from pengi_rt.errors import INTERRUPTED, OUT_OF_MEMORY, BackendError, PengiError, UsageError
 from pengi_rt.system.interrupt import was_interrupted
 from pengi_rt.system.quote import message
+from pengi_rt.system.streams import abandon, prepare_streams, say, standard_output
+from pengi_rt.system.version import __version__
 
 VERBS = (
     "generate",
@@ -55,11 +55,11 @@ def build_parser() -> Parser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pengi-rt {pengi_rt.__version__}")
+    parser.add_argument("--version", action="version", version=f"pengi-rt {__version__}")
     add_verbosity(parser, default=False)
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
-        import_module(f"pengi_rt.cli.{verb}").add_parser(subparsers)
+        import_module(f"pengi_rt.cli.verbs.{verb}").add_parser(subparsers)
     for verb_parser in subparsers.choices.values():
         add_verbosity(verb_parser, default=argparse.SUPPRESS)
     return parser

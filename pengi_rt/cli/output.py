@@ -1,134 +1,24 @@
-r"""Where a verb's words go: standard output, standard error, or a file replaced when all is there.
-
-Printing never fails on a character and never with a traceback: what an encoding lacks is written as
-``\u....``, and a full disk is one line.
-"""
+"""The file that ``--output`` names: replaced when complete, and what it must not replace."""
 
 import argparse
-import codecs
-import io
 import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.file_kind import precious_kind
+from pengi_rt.plan.file_kind import precious_kind
+from pengi_rt.render.writer import FORMATS
 from pengi_rt.system.files import check_replaceable, lock, replaceable_mode, sync_folder
-from pengi_rt.system.quote import message as one_message
 from pengi_rt.system.quote import one_line
+from pengi_rt.system.streams import Output, standard_output
 
 STDIO = "-"
 PART = ".part"
 """What a file is called, behind its name, until all of it is there."""
-
-
-class Output:
-    """A stream whose failures are one line; once it has failed, it swallows what still comes."""
-
-    def __init__(self, stream: TextIO, name: str) -> None:
-        """Over an open text stream that messages call ``name``."""
-        self._stream = stream
-        self._name = name
-        self._broken = False
-
-    @property
-    def unicode(self) -> bool:
-        """Whether it takes every character, lone surrogates aside."""
-        return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether a terminal shows it, which obeys control characters."""
-        return not self._broken and self._stream.isatty()
-
-    def write(self, text: str) -> int:
-        """Write ``text``.
-
-        Raises:
-            InputError: it cannot be written.
-            BrokenPipeError: nobody reads it any more.
-        """
-        with self._reporting():
-            if not self._broken:
-                self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Hand on what was written. Raises as :meth:`write`."""
-        with self._reporting():
-            if not self._broken:
-                self._stream.flush()
-
-    def sync(self) -> None:
-        """Bring a file to the disk. Raises as :meth:`write`."""
-        self.flush()
-        with self._reporting():
-            if stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
-                os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        """Bring a file to the disk and close it. Raises as :meth:`write`."""
-        self.sync()
-        with self._reporting():
-            self._stream.close()
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._broken = True
-            if self._stream is sys.stdout:
-                abandon(sys.stdout)
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise InputError(f"cannot write {self._name}: {error.strerror or error}") from None
-
-
-def prepare_streams() -> None:
-    """Make printing safe, whatever the terminal's encoding and whichever streams are closed."""
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def abandon(stream: TextIO) -> None:
-    """Send what a stream still buffers nowhere, or the interpreter would fail on it at its end."""
-    with suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-
-
-def standard_output() -> Output:
-    """Standard output.
-
-    Raises:
-        InputError: it is closed.
-    """
-    if sys.stdout is None:
-        raise InputError("cannot write standard output: it is closed")
-    return Output(sys.stdout, "standard output")
-
-
-def emit(text: str) -> None:
-    """Print ``text`` and a newline on standard output, at once. Raises as :meth:`Output.write`."""
-    output = standard_output()
-    output.write(text + "\n")
-    output.flush()
-
-
-def say(message: object) -> None:
-    """Print one line on standard error; if that fails too, there is nobody to tell."""
-    try:
-        print(f"pengi-rt: {one_message(str(message))}", file=sys.stderr, flush=True)
-    except OSError:
-        abandon(sys.stderr)
 
 
 def is_folder(path: str | Path) -> bool:
@@ -143,6 +33,20 @@ def add_force(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true",
         help="let an output replace a file that reads as a recording, a plan or a checkpoint",
     )  # fmt: skip
+
+
+_OUTPUT_HELP: Final = (
+    "write results here (default, and -: stdout). They grow in FILE.part; when all are there it "
+    "becomes FILE. If the run ends early, FILE stays as it was and FILE.part holds what was "
+    "answered"
+)
+
+
+def add_output(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS) -> None:
+    """Add how rows are printed, and where to."""
+    parser.add_argument("--format", choices=formats, default="text", help="(default: %(default)s)")
+    parser.add_argument("-o", "--output", metavar="FILE", help=_OUTPUT_HELP)
+    add_force(parser)
 
 
 def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:

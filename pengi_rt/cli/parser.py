@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Self
 
-from pengi_rt.cli.output import standard_output
 from pengi_rt.system.quote import message
+from pengi_rt.system.streams import standard_output
 
 END_OF_OPTIONS = "--"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pengi_rt.system.quote import one_line
 
 if TYPE_CHECKING:
-    from pengi_rt.results import Extent
+    from pengi_rt.results.generation import Extent
 
 _NAME = 24  # characters
 _LARGE = 10 << 20  # bytes of a file that takes more than a moment to be read

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pengi_rt.cli.formats import Row
 from pengi_rt.cli.output import PART, STDIO
 from pengi_rt.cli.row_file import Group, Kept, RowFile, recording_key
 from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.file_hash import file_sha256
+from pengi_rt.render.writer import Row
+from pengi_rt.system.file_hash import file_sha256
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine

@@ -14,8 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from pengi_rt.cli.formats import Row
 from pengi_rt.errors import InputError
+from pengi_rt.render.writer import Row
 from pengi_rt.system.files import lock
 
 

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded, SearchingBackend
-from pengi_rt.decoding.hypotheses import Hypotheses, all_hypotheses
-from pengi_rt.decoding.options import DecodeOptions, check_fits
+from pengi_rt.config.decode import DecodeOptions, check_fits
+from pengi_rt.decoding.backtrack import Hypotheses, all_hypotheses
+from pengi_rt.decoding.loop import Choice, Ended, searched, steps
 from pengi_rt.decoding.padding import pad
-from pengi_rt.decoding.steps import Choice, Ended, searched, steps
 from pengi_rt.kernels.beam_step_cpu import BeamStep, beam_step
 
 

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64, Backend
-from pengi_rt.config import DecoderConfig
+from pengi_rt.config.model import DecoderConfig
 from pengi_rt.decoding.padding import pad
 from pengi_rt.decoding.trie import Trie, tries, width
 from pengi_rt.errors import UsageError

@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64, Backend
-from pengi_rt.decoding.hypotheses import Hypotheses, all_hypotheses
-from pengi_rt.decoding.options import SampleOptions, check_fits
-from pengi_rt.decoding.steps import Choice, Ended, searched, steps
+from pengi_rt.config.decode import SampleOptions, check_fits
+from pengi_rt.decoding.backtrack import Hypotheses, all_hypotheses
+from pengi_rt.decoding.loop import Choice, Ended, searched, steps
 from pengi_rt.kernels.beam_step_cpu import BeamState, BeamStep
 
 

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pengi_rt.backends.protocol import F32, Backend
+from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
 from pengi_rt.decoding.beam import best
-from pengi_rt.decoding.options import DecodeOptions, SampleOptions, check_fits
+from pengi_rt.decoding.loop import Ended, steps
 from pengi_rt.decoding.sampling import drawn
-from pengi_rt.decoding.steps import Ended, steps
 from pengi_rt.errors import UsageError
 from pengi_rt.kernels.beam_step_cpu import BeamStep
 
 
 class Token(NamedTuple):
-    """A token and its log-probability, as :class:`~pengi_rt.decoding.hypotheses.Hypothesis` has."""
+    """A token and its log-probability, as :class:`~pengi_rt.decoding.backtrack.Hypothesis` has."""
 
     id: int
     logprob: float

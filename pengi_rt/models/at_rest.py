@@ -9,7 +9,7 @@ from torch import Tensor
 from pengi_rt.models.half import halved
 from pengi_rt.models.int8 import as_int8
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan_format import scale_name
+from pengi_rt.plan.manifest import scale_name
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

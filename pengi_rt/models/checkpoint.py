@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError
 from pengi_rt.models.half import TRANSFORM, halved
 from pengi_rt.models.mel import dft_kernels

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config import DecoderConfig
+from pengi_rt.config.model import DecoderConfig
 
 KeyValue = tuple[Tensor, Tensor]
 """One layer's keys and values, [B, heads, positions, head_dim] each."""

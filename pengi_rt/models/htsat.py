@@ -7,7 +7,7 @@ head. The tokens as a sequence in time are ours.
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config import HTSATConfig, exact_div
+from pengi_rt.config.model import HTSATConfig, exact_div
 
 MASKED = -100.0  # what the shift mask adds; not -inf, as released
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pengi_rt.errors import CheckpointError
 from pengi_rt.models.half import halved
-from pengi_rt.plan_format import scale_name
+from pengi_rt.plan.manifest import scale_name
 
 INT8_MAX = 127
 
@@ -41,7 +41,7 @@ def quantised(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def as_int8(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict as an int8 plan stores it: the decoder's matrices in int8, the rest in float16.
 
-    The scales stand beside their values (:func:`pengi_rt.plan_format.scale_name`), [1, outputs] or
+    The scales stand beside their values (:func:`scale_name`), [1, outputs] or
     [tokens, 1], to be multiplied as they are.
 
     Raises:

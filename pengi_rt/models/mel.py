@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config import MelConfig, ModelConfig
+from pengi_rt.config.model import MelConfig, ModelConfig
 
 F64 = NDArray[np.float64]
 

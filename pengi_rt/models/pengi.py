@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.htsat import HTSAT
 from pengi_rt.models.mapper import make_mapper

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pengi_rt.config import ModelConfig
-from pengi_rt.models.bpe import END_OF_TEXT, decoder_tokenizer, text_tokenizer
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.checkpoint import save_checkpoint
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.text.byte_bpe import END_OF_TEXT, decoder_tokenizer, text_tokenizer
 
 SUBJECTS = (
     "a dog", "a cat", "a man", "a woman", "two children", "a crowd", "an engine", "a siren",

@@ -15,7 +15,7 @@ from encoded import encode, noise
 from pengi_rt.audio import encoded
 from pengi_rt.audio.encoded import encoded_path, encoded_stream
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError
 
 TINY = ModelConfig.preset("tiny")

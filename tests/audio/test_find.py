@@ -14,7 +14,7 @@ from encoded import encode, noise
 from pengi_rt.audio.find import find_recordings as _find
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.audio.suffixes import SUFFIXES
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError, InputError, PengiError, UsageError
 
 

@@ -17,10 +17,11 @@ from decoded import read_path
 from encoded import F32, encode, noise
 
 from pengi_rt.audio import recording
-from pengi_rt.audio.recording import MAX_WINDOWS, AudioLike, LongAudio, Recording, load_windows
-from pengi_rt.config import ModelConfig
+from pengi_rt.audio.recording import MAX_WINDOWS, AudioLike, Recording, load_windows
+from pengi_rt.config.choices import LongAudio
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.presets import PRESETS
 
 BASE = ModelConfig.preset("base")
 TINY = ModelConfig.preset("tiny")
@@ -515,7 +516,7 @@ def test_every_recording_has_its_licence_beside_it() -> None:
 
 def test_importing_costs_no_heavy_library() -> None:
     code = (
-        "import sys, pengi_rt.audio.recording, pengi_rt.text; "
+        "import sys, pengi_rt.audio.recording, pengi_rt.text.tokenizers; "
         "print(*{'torch', 'soundfile', 'soxr', 'tokenizers'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

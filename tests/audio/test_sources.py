@@ -13,7 +13,7 @@ from encoded import encode
 
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.audio.sources import is_one, is_several, plain_source
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError
 
 RATE = 16_000

@@ -10,9 +10,10 @@ import soxr
 from encoded import encode, noise
 
 from pengi_rt.audio import decode, waveform
-from pengi_rt.audio.recording import LongAudio, Recording, load_windows
+from pengi_rt.audio.recording import Recording, load_windows
 from pengi_rt.audio.resample import Soxr, Torchaudio, resample_torchaudio
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.choices import LongAudio
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError
 
 TINY = ModelConfig.preset("tiny")

@@ -20,8 +20,8 @@ from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan import Plan
-from pengi_rt.plan_format import WEIGHTS
+from pengi_rt.plan.manifest import WEIGHTS
+from pengi_rt.plan.reader import Plan
 
 ATOL = 1e-4
 

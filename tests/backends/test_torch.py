@@ -16,8 +16,8 @@ from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.errors import PlanError
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan import Plan
-from pengi_rt.plan_format import TensorRecord
+from pengi_rt.plan.manifest import TensorRecord
+from pengi_rt.plan.reader import Plan
 
 ATOL = 5e-5
 

@@ -4,21 +4,22 @@ from typing import get_args
 
 import pytest
 
-from pengi_rt.audio.recording import LongAudio
-from pengi_rt.backends import select
-from pengi_rt.cli import generate
+from pengi_rt.backends import registry
 from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, Choice
 from pengi_rt.cli.main import build_parser, main
+from pengi_rt.cli.verbs import generate
+from pengi_rt.config import choices
+from pengi_rt.config.choices import LongAudio
 from pengi_rt.export import export
-from pengi_rt.plan_format import PRECISIONS as STORED
+from pengi_rt.plan.manifest import PRECISIONS as STORED
 
 
 @pytest.mark.parametrize(
     ("choice", "known"),
     [
-        (BACKENDS, select.BACKENDS),
-        (DEVICES, select.DEVICES),
-        (PRECISIONS, select.PRECISIONS),
+        (BACKENDS, choices.BACKENDS),
+        (DEVICES, choices.DEVICES),
+        (PRECISIONS, choices.PRECISIONS),
     ],
 )
 def test_choices_are_those_of_the_engine(choice: Choice, known: tuple[str, ...]) -> None:
@@ -26,7 +27,7 @@ def test_choices_are_those_of_the_engine(choice: Choice, known: tuple[str, ...])
 
 
 def test_backends_here_are_those_of_the_engine() -> None:
-    assert BACKENDS.here == select.HERE
+    assert BACKENDS.here == registry.HERE
 
 
 def test_plans_are_stored_as_what_runs() -> None:

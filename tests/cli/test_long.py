@@ -10,7 +10,7 @@ from command_line import Argument, Capture, run
 
 from pengi_rt.audio import waveform
 from pengi_rt.cli import progress
-from pengi_rt.reading import Batch, _Reader
+from pengi_rt.session.batches import Batch, _Reader
 
 VERBS: dict[str, list[Argument]] = {
     "generate": ["--prompt", "what?", "--prompt", "where?"],

@@ -22,8 +22,8 @@ import soundfile
 from pengi_rt.audio.recording import Recording
 from pengi_rt.cli.main import main
 from pengi_rt.cli.output import open_output
-from pengi_rt.cli.recordings import Recordings
 from pengi_rt.cli.resume import Done
+from pengi_rt.cli.run import Recordings
 from pengi_rt.engine import Engine
 
 Capture = pytest.CaptureFixture[str]

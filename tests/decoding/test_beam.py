@@ -17,10 +17,10 @@ from pengi_rt.backends.protocol import (
     SearchingBackend,
     SearchOptions,
 )
+from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.decoding.backtrack import Hypotheses, Hypothesis
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.hypotheses import Hypotheses, Hypothesis
-from pengi_rt.decoding.options import DecodeOptions
-from pengi_rt.decoding.steps import Ended
+from pengi_rt.decoding.loop import Ended
 from pengi_rt.errors import UsageError
 
 MODEL = ToyModel()

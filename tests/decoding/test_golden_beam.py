@@ -14,8 +14,8 @@ from golden import PAIRS, api, meta, pair
 from golden_beam import assert_golden, decode_options, goldens_of, prefix_of
 
 from pengi_rt.backends.protocol import Backend
+from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.options import DecodeOptions
 
 pytestmark = pytest.mark.slow
 

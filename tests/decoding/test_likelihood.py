@@ -15,7 +15,7 @@ from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.decoding.likelihood import MAX_ROWS, MAX_WIDTH, Likelihoods, likelihoods
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan import Plan
+from pengi_rt.plan.reader import Plan
 
 Tokens = tuple[int, ...]
 

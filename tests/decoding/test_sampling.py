@@ -18,9 +18,9 @@ from transformers.generation.logits_process import (
 )
 
 from pengi_rt.backends.protocol import F32, F64
+from pengi_rt.config.decode import MIN_TEMPERATURE, DecodeOptions, SampleOptions
+from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.hypotheses import Hypotheses
-from pengi_rt.decoding.options import MIN_TEMPERATURE, DecodeOptions, SampleOptions
 from pengi_rt.decoding.sampling import drawn, sample
 from pengi_rt.errors import UsageError
 from pengi_rt.kernels.beam_step_cpu import BeamState

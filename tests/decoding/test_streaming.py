@@ -8,8 +8,8 @@ import pytest
 from fake_backend import WIDTH, FakeBackend, ToyModel
 from toy_paths import prefixes
 
+from pengi_rt.config.decode import DecodeOptions, SampleOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.options import DecodeOptions, SampleOptions
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.decoding.streaming import stream_tokens
 from pengi_rt.errors import UsageError

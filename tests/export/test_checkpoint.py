@@ -23,14 +23,14 @@ from published import GPT, HTSAT, publish
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pengi_rt import config
+from pengi_rt.config import model as config
+from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export import checkpoint
 from pengi_rt.export.checkpoint import load_model, read_checkpoint
 from pengi_rt.export.parts import read_parts
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import random_model
-from pengi_rt.presets import PRESETS
 
 TINY = PRESETS["tiny"]
 NO_TEXT = TINY | {

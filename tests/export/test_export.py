@@ -11,8 +11,8 @@ from pengi_rt.export import export
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan import Plan
-from pengi_rt.plan_writer import PlanWriter
+from pengi_rt.plan.reader import Plan
+from pengi_rt.plan.writer import PlanWriter
 
 
 def test_the_plan_holds_the_state_dict_once(tiny_plan: Path, tiny_model: Pengi) -> None:

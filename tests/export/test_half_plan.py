@@ -14,7 +14,7 @@ from pengi_rt.export.export import export_plan
 from pengi_rt.models.checkpoint import save_checkpoint
 from pengi_rt.models.half import FRONT_END, TRANSFORM, halved
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan import Plan
+from pengi_rt.plan.reader import Plan
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, GPT2Config, GPT2LMHeadModel
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.parts import read_parts
 from pengi_rt.models.pengi import PARTS, Pengi

@@ -14,16 +14,16 @@ from rounding import rounded
 
 import pengi_rt
 from pengi_rt.backends.protocol import F32, Backend
-from pengi_rt.backends.select import PrecisionName
 from pengi_rt.backends.torch import TorchBackend, model_of
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.choices import PrecisionName
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.export import USUAL, BackendName, write_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
-from pengi_rt.plan import Plan
-from pengi_rt.plan_format import Source
-from pengi_rt.presets import PRESETS
+from pengi_rt.plan.manifest import Source
+from pengi_rt.plan.reader import Plan
 
 RATE = 16_000
 NEW: tuple[PrecisionName, ...] = ("bf16", "int8")

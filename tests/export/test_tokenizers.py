@@ -12,7 +12,7 @@ from golden import loading
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.export.tokenizers import REPOSITORIES, REVISIONS, find_tokenizers
 from pengi_rt.models.tiny import make_tokenizers

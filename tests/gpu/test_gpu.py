@@ -22,17 +22,17 @@ from torch import Tensor
 
 import pengi_rt
 from pengi_rt.backends.protocol import F32
-from pengi_rt.backends.select import PrecisionName
-from pengi_rt.backends.triton import STEPS, TritonBackend, _put_prefix
-from pengi_rt.backends.triton_audio import AudioEncoding
-from pengi_rt.backends.triton_decoder import Decoding
-from pengi_rt.builtin import builtin_plan
+from pengi_rt.backends.triton.audio import AudioEncoding
+from pengi_rt.backends.triton.backend import STEPS, TritonBackend, _put_prefix
+from pengi_rt.backends.triton.decoder import Decoding
+from pengi_rt.config.choices import PrecisionName
+from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.export.checkpoint import load_model
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.tasks import load_tasks
+from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.scenes.held_out import held_out
 
 pytestmark = pytest.mark.gpu

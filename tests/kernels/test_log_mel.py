@@ -17,7 +17,7 @@ import torch
 from kernel_close import assert_kernel_close
 from torch import Tensor
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.kernels.log_mel import _source, log_mel_image, log_mel_image_reference
 from pengi_rt.kernels.log_mel_tables import LogMelTables, log_mel_tables
 from pengi_rt.models.mel import LogMel

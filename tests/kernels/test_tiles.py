@@ -15,8 +15,8 @@ from kernel_close import assert_kernel_close
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from pengi_rt.backends.triton_audio import tables_of
-from pengi_rt.config import ModelConfig
+from pengi_rt.backends.triton.audio import tables_of
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.kernels import beam_attention as beam
 from pengi_rt.kernels import linear_tiles, lm_head, log_mel, row_linear, window_attention
 from pengi_rt.kernels.add_norm import Norm, Stream

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config import HTSATConfig, ModelConfig
+from pengi_rt.config.model import HTSATConfig, ModelConfig
 from pengi_rt.models.htsat import (
     HTSAT,
     PatchEmbed,

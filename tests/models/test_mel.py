@@ -10,7 +10,7 @@ from golden import PAIRS, meta, pair, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config import MelConfig, ModelConfig
+from pengi_rt.config.model import MelConfig, ModelConfig
 from pengi_rt.models.mel import LogMel, dft_kernels, slaney_bank, stretch_matrix
 
 BASE = ModelConfig.preset("base")

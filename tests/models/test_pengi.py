@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import random_model
 

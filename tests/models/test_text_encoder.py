@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.text_encoder import TextEncoder
 
 CONFIG = ModelConfig.preset("tiny").text

@@ -9,10 +9,10 @@ import torch
 from tokenizers import Tokenizer
 
 from pengi_rt.backends.torch import TorchBackend
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.hypotheses import Hypotheses
-from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tiny, make_tokenizers
 

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from pengi_rt.file_hash import file_sha256
-from pengi_rt.plan import Plan
+from pengi_rt.plan.reader import Plan
+from pengi_rt.system.file_hash import file_sha256
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".parity"

@@ -6,8 +6,8 @@ from full_size import BACKENDS, Engines, Ledger
 from golden import PAIRS, meta, pair
 from test_pairs import prefix_of, released
 
+from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.options import DecodeOptions
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from full_size import BACKENDS, Engines, Ledger
 from golden import api, loading_case, meta, waveform
 
 from pengi_rt.audio.recording import AudioLike, load_windows
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", BACKENDS)]
 

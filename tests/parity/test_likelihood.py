@@ -17,7 +17,7 @@ from pengi_rt.backends.protocol import F64
 from pengi_rt.backends.torch import model_of
 from pengi_rt.engine import Engine
 from pengi_rt.models.gpt2 import GPT2
-from pengi_rt.tasks import task_prompt
+from pengi_rt.text.prompts import task_prompt
 
 pytestmark = pytest.mark.slow
 

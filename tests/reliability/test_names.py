@@ -113,7 +113,7 @@ def test_rows(verb: str, borrowed: Engine, folder: Path, labels: Path, capsys: C
 def test_csv_on_a_terminal(
     borrowed: Engine, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pengi_rt.cli.output.Output.terminal", True)
+    monkeypatch.setattr("pengi_rt.system.streams.Output.terminal", True)
     _, out, _ = run(capsys, "generate", *FAST, folder, "--format", "csv")
     assert len(lines(out)) == 1 + len(HOSTILE)
 

@@ -17,8 +17,8 @@ import toy_plan
 
 from pengi_rt.cli.main import main
 from pengi_rt.errors import PlanError
-from pengi_rt.plan import Plan
-from pengi_rt.plan_format import GRAPHS, MANIFEST, TOKENIZERS, graph_entry, tokenizer_entry
+from pengi_rt.plan.manifest import GRAPHS, MANIFEST, TOKENIZERS, graph_entry, tokenizer_entry
+from pengi_rt.plan.reader import Plan
 
 BATCH = 80  # plans a process
 VERDICTS = (

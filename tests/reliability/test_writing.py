@@ -21,9 +21,9 @@ from clips import write_clip
 from command_line import Argument, Capture, run
 from killable import Killable
 
-from pengi_rt.plan import Plan
-from pengi_rt.retrieval.index import Index
+from pengi_rt.plan.reader import Plan
 from pengi_rt.system.files import replacing
+from pengi_rt.tasks.search.index import Index
 
 Argv = list[Argument]
 Command = Callable[[Path, Path, Path], Argv]

@@ -7,8 +7,8 @@ from golden import PAIRS, Golden, meta, pair
 from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32
-from pengi_rt.decoding.hypotheses import Hypotheses
-from pengi_rt.decoding.options import DecodeOptions
+from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.decoding.backtrack import Hypotheses
 
 SCORE_TOLERANCE = 5e-5
 """Scores are means of float32 log-probabilities over logits of some tens; the released code's own

@@ -17,13 +17,13 @@ from typing import Any
 WRITING = (
     "pengi_rt/system/files.py",
     "pengi_rt/cli/output.py",
-    "pengi_rt/cli/formats.py",
-    "pengi_rt/cli/vectors.py",
-    "pengi_rt/plan_writer.py",
-    "pengi_rt/retrieval/folder.py",
-    "pengi_rt/retrieval/builder.py",
-    "pengi_rt/retrieval/journal.py",
-    "pengi_rt/retrieval/generation.py",
+    "pengi_rt/render/writer.py",
+    "pengi_rt/render/vectors.py",
+    "pengi_rt/plan/writer.py",
+    "pengi_rt/tasks/search/folder.py",
+    "pengi_rt/tasks/search/builder.py",
+    "pengi_rt/tasks/search/journal.py",
+    "pengi_rt/tasks/search/generation.py",
 )
 
 

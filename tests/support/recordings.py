@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from pengi_rt.engine import Engine
-from pengi_rt.retrieval.index import Index
+from pengi_rt.tasks.search.index import Index
 
 RATE = 16_000
 LONG = "b/long.wav"  # windows at 0, 2 and 3 s of its 5 s

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.retrieval.builder import Builder
-from pengi_rt.retrieval.index import Index
-from pengi_rt.retrieval.manifest import Identity
-from pengi_rt.retrieval.rows import Recording, Row
-from pengi_rt.retrieval.update import Found, Update
+from pengi_rt.tasks.search.builder import Builder
+from pengi_rt.tasks.search.index import Index
+from pengi_rt.tasks.search.manifest import Identity
+from pengi_rt.tasks.search.rows import Recording, Row
+from pengi_rt.tasks.search.update import Found, Update
 
 DIMENSION, AUDIO_DIMENSION = 8, 4
 IDENTITY = Identity(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from pengi_rt.backends.triton_audio import tables_of
-from pengi_rt.config import ModelConfig
+from pengi_rt.backends.triton.audio import tables_of
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.build import Build

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.config import DecoderConfig, ModelConfig
-from pengi_rt.plan_format import MANIFEST, Source
-from pengi_rt.plan_writer import PlanWriter
-from pengi_rt.plan_zip import Entry, directory, local_header
+from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.plan.manifest import MANIFEST, Source
+from pengi_rt.plan.writer import PlanWriter
+from pengi_rt.plan.zip_container import Entry, directory, local_header
 
 # The tiny model's, but for a decoder whose tables are small.
 CONFIG = dataclasses.replace(

@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
 from pengi_rt.cli.main import main
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.training import loop, run_folder
 from pengi_rt.training.config import OptimizerConfig, TrainConfig, read_config

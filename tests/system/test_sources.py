@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pengi_rt.errors import InputError
-from pengi_rt.file_hash import file_sha256
+from pengi_rt.system.file_hash import file_sha256
 from pengi_rt.system.sources import Regular, open_source, read_bounded
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from training_run import MODEL
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.pengi import AudioEncoder
 from pengi_rt.training.augment import DropPath, Mixup, SpecAugment, prepare_augmentation
 from pengi_rt.training.config import AugmentConfig, _model

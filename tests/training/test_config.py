@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from training_run import merged, toml
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.training.config import TRAINED, TrainConfig, read_config
 

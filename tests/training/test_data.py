@@ -14,10 +14,10 @@ import torch
 from training_run import RATE, Workshop, variant
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.tiny import make_tokenizers
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.config import DataConfig, _model
 from pengi_rt.training.data import (
     ClipData,

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from training_run import Workshop, variant
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.models.tiny import make_tokenizers
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.config import DataConfig, _model
 from pengi_rt.training.data import (
     TextData,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from training_run import variant
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.models.tiny import make_tokenizers
-from pengi_rt.text import DecoderTokenizer, PromptTokenizer
+from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.config import _model
 from pengi_rt.training.examples import (
     NOTHING,

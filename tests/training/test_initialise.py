@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_run import MODEL, VARIANTS, Workshop, merged, train, variant, weights
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError, TokenizerError, UsageError
 from pengi_rt.export.checkpoint import read_checkpoint
 from pengi_rt.models.checkpoint import save_checkpoint

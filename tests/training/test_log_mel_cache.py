@@ -14,7 +14,7 @@ import torch
 from training_run import RATE, Workshop, outcome, train, variant
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
 from pengi_rt.models.tiny import make_tokenizers

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pengi_rt.errors import InputError
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.manifest import ManifestError, Row, Tag, read_manifest
 
 TASKS = load_tasks()

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from miniature import RATE, record, write
 
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training import manifest_check
 from pengi_rt.training.manifest import LONGEST_LINE
 from pengi_rt.training.manifest_check import ManifestCheck, Problem, check_manifest

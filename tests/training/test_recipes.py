@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from import_graph import ROOT
 
-from pengi_rt.config import ModelConfig
-from pengi_rt.tasks import load_tasks
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.config import RunConfig, TrainConfig, read_config
 
 RECIPES = ROOT / "training" / "recipes"

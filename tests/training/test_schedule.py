@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from training_run import MODEL
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.training.config import OptimizerConfig, _model
 from pengi_rt.training.schedule import make_optimizer, make_schedule

@@ -12,10 +12,10 @@ import soundfile
 from miniature import RATE
 from training_run import Workshop, outcome, train, train_until
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.models.tiny import make_tokenizers
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.data import ClipData
 from pengi_rt.training.examples import Clips, RowEncoder

@@ -6,11 +6,11 @@ import pytest
 from import_graph import ROOT
 from training_run import MODEL, merged, write_clips, write_rows
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.export.tokenizers import find_tokenizers
-from pengi_rt.tasks import load_tasks
-from pengi_rt.text import DecoderTokenizer, PromptTokenizer
+from pengi_rt.text.prompts import load_tasks
+from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.config import _model
 from pengi_rt.training.manifest import read_manifest
 from pengi_rt.training.scenes.write import write_text

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pengi_rt
-from pengi_rt.backends.select import BackendName
-from pengi_rt.builtin import builtin_plan
+from pengi_rt.config.choices import BackendName
+from pengi_rt.engine import load
 from pengi_rt.errors import BackendError
-from pengi_rt.tasks import load_tasks
+from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.ask import Asker
 from pengi_rt.training.scenes.held_out import Clip, held_out
@@ -34,7 +34,7 @@ def differences(plan: Path, clips: Sequence[Clip], *, beam_size: int = 3) -> tup
 def _answers(
     plan: Path, backend: BackendName, clips: Sequence[Clip], beam_size: int
 ) -> list[list[tuple[int, ...]]]:
-    with pengi_rt.load(plan, backend=backend) as engine:
+    with load(plan, backend=backend) as engine:
         return [said for _, said in Asker(engine, beam_size=beam_size).ask(clips)]
 
 

@@ -5,8 +5,8 @@ from itertools import islice
 
 import numpy as np
 
+from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.options import DecodeOptions
 from pengi_rt.engine import Engine
 from pengi_rt.training.scenes.held_out import Clip
 from pengi_rt.training.scenes.synthesis import F32

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F64
-from pengi_rt.classification.classify import ClassifyOptions
-from pengi_rt.classification.labels import FIELD
-from pengi_rt.classification.results import Classification
 from pengi_rt.engine import Engine
+from pengi_rt.results.classification import Classification
+from pengi_rt.tasks.classify.classify import ClassifyOptions
+from pengi_rt.tasks.classify.labels import FIELD
 from pengi_rt.training.scenes.facts import EVENTS, INSTRUMENTS, PLACES, SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import YES_NO, Clip, Question
 from pengi_rt.training.scenes.words import COUNTS

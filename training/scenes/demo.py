@@ -17,13 +17,12 @@ from textwrap import wrap
 
 import soundfile
 
-import pengi_rt
 from pengi_rt.audio.decode import F32
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.engine import Engine
+from pengi_rt.engine import Engine, load
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.plot import answer_picture, new_figure
-from pengi_rt.tasks import Task, load_tasks
+from pengi_rt.render.plot import answer_picture, new_figure
+from pengi_rt.text.prompts import Task, load_tasks
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import Clip, Question, held_out
@@ -199,7 +198,7 @@ def _check(options: argparse.Namespace) -> None:
 def _demonstrate(options: argparse.Namespace) -> None:
     tasks = load_tasks()
     right = asked = 0
-    with pengi_rt.load(options.engine) as engine:
+    with load(options.engine) as engine:
         if options.audio:
             sounds = given_sounds(options.audio, tasks)
         else:

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import pengi_rt
-from pengi_rt.engine import Engine
-from pengi_rt.tasks import load_tasks
+from pengi_rt.engine import Engine, load
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.scenes.ask import Asker
 from pengi_rt.training.scenes.facts import EVENTS, Facts
@@ -160,7 +159,7 @@ def compare(
     """
     columns: dict[str, Scores] = {}
     for path in plans:
-        with pengi_rt.load(path) as engine:
+        with load(path) as engine:
             for deaf in (False, True)[: 1 + silence]:
                 said = evaluate(engine, count, beam_size=beam_size, silence=deaf, seed=seed)
                 if not columns:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pengi_rt.tasks import Task
+from pengi_rt.text.prompts import Task
 from pengi_rt.training.scenes.facts import Facts, draw_note, draw_scene
 from pengi_rt.training.scenes.mix import mix
 from pengi_rt.training.scenes.synthesis import F32

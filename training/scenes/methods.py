@@ -16,13 +16,14 @@ from typing import NamedTuple, get_args
 import numpy as np
 from tqdm import tqdm
 
-from pengi_rt.backends.select import BackendName, open_backend
-from pengi_rt.builtin import builtin_plan
-from pengi_rt.classification.classify import ClassifyOptions
+from pengi_rt.backends.registry import open_backend
+from pengi_rt.config.choices import BackendName
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
-from pengi_rt.plan import Plan
-from pengi_rt.tasks import load_tasks
+from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.plan.reader import Plan
+from pengi_rt.tasks.classify.classify import ClassifyOptions
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.scenes.closed import (
     ClosedTask,

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64
-from pengi_rt.embed import unit
 from pengi_rt.engine import Engine
-from pengi_rt.retrieval.words import Words
+from pengi_rt.tasks.embed import unit
+from pengi_rt.tasks.search.words import Words
 from pengi_rt.training.scenes.facts import EVENTS, SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import SCENE, Clip
 from pengi_rt.training.scenes.mix import mix

@@ -7,7 +7,7 @@ import pytest
 from miniature import record, write
 
 from pengi_rt.errors import InputError
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.datasets.registry import convert_dataset
 
 LEAD = {

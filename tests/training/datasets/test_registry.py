@@ -7,7 +7,7 @@ import pytest
 from miniature import record
 
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.datasets.common import Options
 from pengi_rt.training.datasets.registry import DATASETS, convert_dataset, manifest_line
 

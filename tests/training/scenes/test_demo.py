@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from pengi_rt import builtin
 from pengi_rt.engine import Engine
-from pengi_rt.tasks import load_tasks
+from pengi_rt.plan import builtin
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.scenes import demo
 from pengi_rt.training.scenes.demo import (
     ASKED,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pengi_rt.tasks import load_tasks
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.scenes.evaluate import chance, scores, table
 from pengi_rt.training.scenes.facts import Event, Facts, Note
 from pengi_rt.training.scenes.held_out import Question, held_out, kind_of

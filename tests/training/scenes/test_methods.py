@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from pengi_rt.backends.protocol import F32, Encoded
-from pengi_rt.builtin import LOCATION
-from pengi_rt.classification.results import Classification, LabelScore
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PlanError
-from pengi_rt.plan import Plan
-from pengi_rt.retrieval.words import Words
-from pengi_rt.tasks import load_tasks
+from pengi_rt.plan.builtin import LOCATION
+from pengi_rt.plan.reader import Plan
+from pengi_rt.results.classification import Classification, LabelScore
+from pengi_rt.tasks.search.words import Words
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.scenes import methods
 from pengi_rt.training.scenes.closed import (
     ClosedTask,

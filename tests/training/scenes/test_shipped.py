@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import pengi_rt
-from pengi_rt.builtin import LOCATION
-from pengi_rt.tasks import load_tasks
+from pengi_rt.plan.builtin import LOCATION
+from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.scenes.agreement import differences
 from pengi_rt.training.scenes.evaluate import evaluate
 from pengi_rt.training.scenes.evaluate import scores as scores_of

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from training_run import VARIANTS, variant
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.augment import Mixup

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from training_run import Workshop
 
-from pengi_rt.text import DecoderTokenizer
+from pengi_rt.text.tokenizers import DecoderTokenizer
 from pengi_rt.training.setup import prepare
 from pengi_rt.training.stages.contrastive import (
     Contrastive,

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer
 from training_run import variant
 
-from pengi_rt.config import ModelConfig
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.config import DataConfig, _model

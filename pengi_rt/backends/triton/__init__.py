@@ -1,0 +1,1 @@
+"""The GPU backend: our Triton kernels over a plan's weights."""

@@ -1,0 +1,175 @@
+"""GPT-2 on the device: prefill by the library, steps by our kernels, on buffers that never move.
+
+A :class:`Decoding` is the buffers for so many clips, beams, prefix rows and tokens, and the work on
+them: :meth:`Decoding.prefill` and :meth:`Decoding.step` do what a decoder does, and
+:meth:`Decoding.choose` what a beam search does with it. Nothing here waits for the device.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pengi_rt.backends.triton.weights import DecoderWeights, Layer, dense
+from pengi_rt.kernels.add_norm import Norm, Stream
+from pengi_rt.kernels.beam_attention import Segments, beam_attention
+from pengi_rt.kernels.beam_history import BeamHistory
+from pengi_rt.kernels.beam_row import RowBest, beam_row
+from pengi_rt.kernels.beam_step import beam_step
+from pengi_rt.kernels.embed_rows import Embeddings
+from pengi_rt.kernels.linear_call import Cache, Linear, splits
+from pengi_rt.kernels.lm_head import lm_head
+from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, norm_qkv
+from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE, VocabTiles
+
+
+class Shape(NamedTuple):
+    """What buffers are made for."""
+
+    clips: int
+    beams: int
+    prefix: int
+    """Rows of the longest prefix."""
+    steps: int
+    """Tokens after the first one, at most."""
+
+
+class Decoding:
+    """The buffers of one shape, and the work on them."""
+
+    def __init__(self, weights: DecoderWeights, shape: Shape) -> None:
+        self.weights, self.shape = weights, shape
+        clips, beams, prefix, steps = shape
+        vocab, width = weights.head.weight.shape
+        device, dtype, rows = weights.head.weight.device, weights.dtype, clips * beams
+        layers, heads = len(weights.layers), weights.heads
+        candidates = min(beams, MAX_BEAM_SIZE)
+
+        def empty(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(size, dtype=dtype, device=device)
+
+        segment = (layers, clips, heads, prefix, width // heads)
+        slots = (layers, clips, beams, heads, max(steps, 1), width // heads)
+        self.prefix = torch.zeros(clips, prefix, width, device=device)
+        self.prefix_lengths = torch.ones(clips, dtype=torch.int32, device=device)
+        self._prefix_keys, self._prefix_values = (empty(*segment, dtype=dtype) for _ in "kv")
+        self._keys, self._values = (empty(*slots, dtype=dtype) for _ in "kv")
+        self.history = BeamHistory.empty(steps, clips, beams, device)
+        self.temperature = torch.ones(1, dtype=torch.float64, device=device)
+        self.ends = torch.zeros(2, dtype=torch.int32, device=device)
+        self._embeddings = Embeddings(
+            weights.head.weight, weights.positions, self.prefix_lengths, weights.head.scale
+        )
+        self.residual = empty(rows, width)
+        self._other, self._last = empty(rows, width), empty(clips, width)
+        self._queries, self._attended, self._normed = (
+            empty(rows, width, dtype=dtype) for _ in range(3)
+        )
+        block = weights.layers[0]
+        self._hidden = empty(rows, block.fc.weight.shape[1], dtype=dtype)
+        projections = (block.attention_projection.weight, block.mlp_projection.weight)
+        self._after_attention, self._after_mlp = (
+            empty(splits(rows, weight), rows, width) for weight in projections
+        )
+        self._tiles, self._best = _candidates(rows, vocab, candidates, device)
+        self._first_tiles, self._first_best = _candidates(clips, vocab, candidates, device)
+
+    def prefill(self) -> None:
+        """Read :attr:`prefix` up to :attr:`prefix_lengths`: the prefix's keys and values.
+
+        The library's products and attention: with so many rows they are at the device's limit.
+        """
+        weights = self.weights
+        positions = weights.positions[: self.shape.prefix].float()
+        x = self.prefix + positions
+        for index, layer in enumerate(weights.layers):
+            x = x + self._prefix_attention(index, layer, _normed(x, layer.norm_1, weights.dtype))
+            y = _normed(x, layer.norm_2, weights.dtype)
+            y = F.gelu(_dense(y, layer.fc), approximate="tanh")
+            x = x + _dense(y, layer.mlp_projection)
+        last = (self.prefix_lengths.long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
+        self._last.copy_(x.gather(1, last)[:, 0])
+
+    def _prefix_attention(self, index: int, layer: Layer, x: Tensor) -> Tensor:
+        y = _dense(x, layer.qkv).unflatten(2, (3, self.weights.heads, -1))
+        q, k, v = y.permute(2, 0, 3, 1, 4)
+        self._prefix_keys[index].copy_(k)
+        self._prefix_values[index].copy_(v)
+        # Rows behind a clip's own prefix see garbage, and nobody sees them.
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return _dense(attended.transpose(1, 2).flatten(2), layer.attention_projection)
+
+    def first_logits(self, out: Tensor | None = None) -> None:
+        """The head over every prefix's last row; ``out`` [B, V] float32 takes the logits."""
+        lm_head(
+            Stream(self._last), self.weights.norm, self.weights.head, self.temperature,
+            hidden=self._normed[: self.shape.clips], out=self._first_tiles, logits=out,
+        )  # fmt: skip
+
+    def first_choice(self) -> None:
+        """The first token of every beam."""
+        best = beam_row(self._first_tiles, self.temperature, self._vocab, self._first_best)
+        beam_step(best, self.history, self.ends, self._embeddings, self.residual, first=True)
+
+    def step(self, out: Tensor | None = None) -> None:
+        """One token further: from :attr:`residual` to what the head keeps of the logits.
+
+        ``out`` [B * W, V] float32 takes the logits themselves.
+        """
+        stream = Stream(self.residual)
+        for index, layer in enumerate(self.weights.layers):
+            stream = self._block(index, layer, stream)
+        lm_head(
+            stream, self.weights.norm, self.weights.head, self.temperature,
+            hidden=self._normed, out=self._tiles, logits=out,
+        )  # fmt: skip
+
+    def _block(self, index: int, layer: Layer, stream: Stream) -> Stream:
+        """One layer, and the stream that it leaves.
+
+        Sums go to and fro between two buffers: attention's to the other one, the MLP's back.
+        """
+        keys, values, place = self._keys[index], self._values[index], self.history.position
+        norm_qkv(stream, layer.norm_1, layer.qkv, Cache(keys, values, place),
+                 out=self._queries, normed=self._normed)  # fmt: skip
+        segments = Segments(
+            self._prefix_keys[index], self._prefix_values[index], self.prefix_lengths, keys, values,
+            self.history.ancestry, place,
+        )  # fmt: skip
+        beam_attention(self._queries, segments, out=self._attended)
+        linear_partials(self._attended, layer.attention_projection, out=self._after_attention)
+        bias = layer.attention_projection.bias
+        stream = Stream(self.residual, bias, self._after_attention, self._other)
+        norm_gelu_linear(stream, layer.norm_2, layer.fc, out=self._hidden, normed=self._normed)
+        linear_partials(self._hidden, layer.mlp_projection, out=self._after_mlp)
+        return Stream(self._other, layer.mlp_projection.bias, self._after_mlp, self.residual)
+
+    def choose(self) -> None:
+        """The next beams."""
+        best = beam_row(self._tiles, self.temperature, self._vocab, self._best)
+        beam_step(best, self.history, self.ends, self._embeddings, self.residual)
+
+    @property
+    def _vocab(self) -> int:
+        return len(self.weights.head.weight)
+
+
+def _candidates(
+    rows: int, vocab: int, count: int, device: torch.device
+) -> tuple[VocabTiles, RowBest]:
+    """Buffers between the head and the choice."""
+    best = RowBest(
+        torch.empty(rows, count, dtype=torch.float64, device=device),
+        torch.empty(rows, count, dtype=torch.int32, device=device),
+    )
+    return VocabTiles.empty(rows, vocab, count, device), best
+
+
+def _dense(x: Tensor, layer: Linear) -> Tensor:
+    """A layer on many rows, in the dtype of ``x``."""
+    return x @ dense(layer, x.dtype) + layer.bias.to(x.dtype)
+
+
+def _normed(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps).to(dtype)

@@ -1,0 +1,240 @@
+"""``pengi-rt classify``: which of given labels fit recordings, by either of the paper's methods."""
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
+from typing import TYPE_CHECKING, Any
+
+from pengi_rt.cli.named import named_recordings
+from pengi_rt.cli.options import (
+    add_engine,
+    add_prompt,
+    add_reading,
+    add_recordings,
+    add_search,
+    decode_options,
+    open_engine,
+    prompt_options,
+    protect_inputs,
+    warned,
+)
+from pengi_rt.cli.output import add_output, check_place
+from pengi_rt.cli.resume import add_resume, check_resumable, marks
+from pengi_rt.cli.run import Recordings
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.render.classification import LABEL_COLUMNS, Labelled
+
+if TYPE_CHECKING:
+    from pengi_rt.audio.recording import Recording
+    from pengi_rt.audio.resample import F32
+    from pengi_rt.engine import Engine
+    from pengi_rt.results.classification import Classification, LabelScore
+
+PNG = ".png"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "classify",
+        help="choose among labels for recordings",
+        description="Choose among given labels for each recording. A recording longer than the "
+        "model's clip is classified window by window, and as a whole by the mean of its windows' "
+        "scores.",
+    )
+    add_recordings(parser)
+    _add_labels(parser)
+    add_prompt(parser, default='default: that of the task events, "this is a sound of"')
+    add_search(parser, drawn=False)
+    add_reading(parser)
+    add_engine(parser)
+    add_output(parser)
+    add_resume(parser)
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG",
+        help="draw one recording's scores as bars, a long one's over time (needs the extra [plot])",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("labels")
+    group.add_argument(
+        "--labels", metavar="A,B,C", help="what to choose from; a label with a comma needs a file"
+    )
+    group.add_argument(
+        "--labels-file", type=Path, metavar="FILE",
+        help="UTF-8, one label a line; behind a tab the text that stands for it, if that differs",
+    )  # fmt: skip
+    group.add_argument(
+        "--method", choices=("text-matching", "log-likelihood"), default="text-matching",
+        help="the label nearest to the answer, by the cosine of their text embeddings, or the one "
+        "that the decoder would likeliest write (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--normalize", choices=("sum", "mean", "chars"),
+        help="log-likelihoods: a label's sum, or per token or character (default: sum)",
+    )  # fmt: skip
+    group.add_argument(
+        "--calibrate", choices=("none", "silence"),
+        help="log-likelihoods: take off what silence scores (default: none)",
+    )  # fmt: skip
+    group.add_argument("--multi-label", action="store_true", help="choose every label that fits")
+    group.add_argument("--template", default="{label}", metavar="TEXT",
+                       help="what stands for a label (default: %(default)s)")  # fmt: skip
+    group.add_argument("--top-k", type=int, dest="best", metavar="K",
+                       help="show the K best labels (default: all)")  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Classify every recording; a bad one is reported and passed over."""
+    check_resumable(arguments)
+    if arguments.resume and arguments.plot is not None:
+        raise UsageError("--plot draws what is asked now, and --resume may ask nothing: leave one")
+    labels = _labels(arguments)
+    if arguments.best is not None and arguments.best < 1:
+        raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
+    names = named_recordings(arguments)
+    protect_inputs(arguments, names)
+    if arguments.plot is not None:
+        _check_plot(arguments.plot, names, arguments.output)
+    with open_engine(arguments) as engine:
+        return _classify(engine, labels, names, arguments)
+
+
+def _classify(
+    engine: "Engine", labels: "list[str] | dict[str, str]", names: list[str],
+    arguments: argparse.Namespace,
+) -> int:  # fmt: skip
+    asked = _options(arguments)
+    about = {"verb": "classify", "labels": labels, "prompt": arguments.prompt,
+             "best": arguments.best, **asked}  # fmt: skip
+    done = marks(engine, names, arguments, about)
+    recordings = Recordings(arguments, names, engine.config, done=done)
+    picture = _Picture(arguments.plot, engine.config.mel.sample_rate)
+    # Options, labels and prompts are refused here, before the output is opened.
+    results = engine.classifications(
+        picture.heard(recordings), labels, arguments.prompt,
+        partly=arguments.plot is None, on_error=recordings.broken,
+        batch_size=arguments.batch_size, **asked,
+    )  # fmt: skip
+    rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
+    code = recordings.write_output(
+        picture.seen(warned(results, engine)), rows, columns=LABEL_COLUMNS, line=rows.line,
+        count=lambda windows: windows + (windows > 1),
+    )  # fmt: skip
+    picture.draw()
+    return code
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("method", "normalize", "calibrate", "multi_label", "template")
+    own = {name: getattr(arguments, name) for name in names}
+    return {**own, **prompt_options(arguments), **decode_options(arguments)}
+
+
+def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":
+    if (arguments.labels is None) == (arguments.labels_file is None):
+        given = "neither" if arguments.labels is None else "both"
+        raise UsageError(f"give --labels or --labels-file, one of them; got {given}")
+    if arguments.labels is not None:
+        texts: str = arguments.labels
+        return texts.split(",")
+    from pengi_rt.tasks.classify.labels import read_labels
+
+    return read_labels(arguments.labels_file)
+
+
+def _check_plot(path: Path, names: list[str], output: str | None) -> None:
+    """Refuse at once a picture that could not be drawn in the end.
+
+    Raises:
+        UsageError: it is about several recordings, is called as no picture is, or as ``output``.
+        InputError: there is no place for it.
+        BackendError: matplotlib is not installed.
+    """
+    from pengi_rt.render.plot import new_figure
+
+    if len(names) > 1:
+        raise UsageError(f"--plot draws one recording, got {len(names)}: run it once for each")
+    if output is not None and Path(output).resolve() == path.resolve():
+        raise UsageError(f"--plot and --output are one file, {path}: name two")
+    check_place("--plot", path, [PNG])
+    new_figure(1, 1)
+
+
+class _Picture:
+    """The picture of one recording: keeps what it needs of it while it is classified."""
+
+    def __init__(self, path: Path | None, rate: int) -> None:
+        self._path = path
+        self._rate = rate
+        self._recording: Recording | None = None
+        self._result: Classification | None = None
+
+    def heard(self, recordings: "Iterable[Recording]") -> "Iterator[Recording]":
+        """The recordings; remembers one if it is to be drawn."""
+        for recording in recordings:
+            if self._path is not None:
+                self._recording = recording
+            yield recording
+
+    def seen(self, results: "Iterable[Classification]") -> "Iterator[Classification]":
+        """The results; remembers one."""
+        for result in results:
+            self._result = result
+            yield result
+
+    def draw(self) -> None:
+        """Draw it, if that was asked for and the recording could be read."""
+        if self._path is None or self._recording is None or self._result is None:
+            return
+        import numpy as np
+
+        from pengi_rt.render.plot_scores import Timeline, bar_picture, timeline_picture
+
+        result = self._result
+        axis = "cosine" if result.method == "text-matching" else "probability"
+        title = f"{result.audio}: {result.prompt}"
+        whole = _scores(result.labels)
+        if len(result.windows) == 1:
+            bar_picture(list(whole.items()), self._path, title=title, axis=axis)
+            return
+        windows = [_scores(window.labels) for window in result.windows]
+        timeline = Timeline(
+            spans=[(window.start, window.end) for window in result.windows],
+            labels=list(whole),
+            scores=np.array([[scores[label] for label in whole] for scores in windows]),
+        )
+        with _on_disk(self._recording) as samples:
+            timeline_picture(samples, self._rate, timeline, self._path, title=title, axis=axis)
+
+
+@contextmanager
+def _on_disk(recording: "Recording") -> "Iterator[F32]":
+    """All samples ``[frames]``, in a temporary file, as of a long recording few are looked at.
+
+    Raises:
+        InputError: there is no room for them.
+    """
+    import numpy as np
+
+    with ExitStack() as files:
+        try:
+            file = files.enter_context(TemporaryFile(prefix="pengi-rt-"))
+            for block in recording.blocks():
+                file.write(block.tobytes())
+            file.flush()
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"cannot draw: {gettempdir()}: {why}; set TMPDIR to another") from None
+        yield np.memmap(file, np.float32, "r")
+
+
+def _scores(labels: "Sequence[LabelScore]") -> dict[str, float]:
+    """Probabilities where there are any."""
+    return {
+        each.label: each.score if each.probability is None else each.probability for each in labels
+    }

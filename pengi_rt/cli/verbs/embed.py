@@ -1,0 +1,263 @@
+"""``pengi-rt embed``: recordings and texts in, vectors out."""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pengi_rt.cli.named import named_recordings
+from pengi_rt.cli.options import (
+    add_engine,
+    add_reading,
+    add_recordings,
+    open_engine,
+    protect_inputs,
+)
+from pengi_rt.cli.output import PART, add_force, check_place, open_output
+from pengi_rt.cli.run import SOME_FAILED, Recordings
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.render.generation import about_audio, span
+from pengi_rt.render.vectors import Stored, save_npy, save_safetensors
+from pengi_rt.render.writer import FORMATS, Row, Writer
+from pengi_rt.system.quote import printable
+
+if TYPE_CHECKING:
+    from pengi_rt.engine import Engine
+    from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding
+
+COLUMNS: Final = ("row", "audio", "text", "start", "end", "text_truncated", "audio_truncated")
+KINDS: Final = ("embedding", "prefix")
+NPY: Final = ".npy"
+SAFETENSORS: Final = ".safetensors"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "embed",
+        help="vectors of recordings and texts, as .npy or .safetensors",
+        description="Write the vectors of recordings, window by window, and of texts, in float32, "
+        "and print which row is what. A recording's embedding has length 1; a text's is as the "
+        "model reads it, of length 1 only if the model was trained so: divide by the length for "
+        "cosines.",
+    )
+    add_recordings(parser, required=False)
+    group = parser.add_argument_group("texts (their rows are behind the recordings')")
+    group.add_argument("--texts", nargs="+", default=[], metavar="TEXT", help="texts themselves")
+    group.add_argument(
+        "--texts-file", type=Path, metavar="FILE", help="UTF-8, one text a line, behind --texts"
+    )
+    add_reading(parser)
+    add_engine(parser)
+    parser.add_argument(
+        "--what", choices=KINDS,
+        help="what a .npy holds: [rows, d], or what the decoder reads, [rows, n, n_embd] "
+        "(default: embedding; a .safetensors holds both)",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, default="text",
+                        help="of the rows' table (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True,
+        help=f"FILE{NPY}, one array, or FILE{SAFETENSORS}: audio.embedding, audio.prefix, "
+        "text.embedding, text.prefix (rows are counted in each), and in its metadata the rows' "
+        "table as JSON. Until all is there it takes its room again, unnamed, in the same folder. "
+        f"If the run ends early, FILE stays as it was and FILE{PART} holds what was embedded",
+    )  # fmt: skip
+    add_force(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embed everything; a bad recording is reported and passed over."""
+    texts = _texts(arguments)
+    if not arguments.audio and not texts:
+        raise UsageError("there is nothing to embed: name recordings, or give --texts")
+    _check_output(arguments)
+    names = named_recordings(arguments) if arguments.audio else []
+    protect_inputs(arguments, names)
+    with open_engine(arguments) as engine:
+        return _embed(engine, names, texts, arguments)
+
+
+def _embed(
+    engine: "Engine", names: list[str], texts: list[str], arguments: argparse.Namespace
+) -> int:
+    recordings = Recordings(arguments, names, engine.config)
+    target = Path(os.path.realpath(arguments.output))  # a link stays a link
+    with ExitStack() as files:
+        found = _Found(engine, _kinds(arguments), target, files)
+        found.check_shapes(recordings=bool(names), texts=bool(texts))
+        # Texts and options are refused here, before anything is heard.
+        results = engine.embed_audio(
+            recordings,
+            partly=True,
+            on_error=recordings.broken,
+            batch_size=arguments.batch_size,
+            strict=arguments.strict,
+        )
+        for text in _embedded(engine, texts, strict=arguments.strict):
+            found.keep_text(text)
+        with _rescuing(found, target):
+            with (
+                open_output(None) as output,
+                Writer(output, arguments.format, columns=COLUMNS, line=_line) as writer,
+            ):
+                code = recordings.write(writer, results, found.keep_audio)
+                writer.write(found.text_rows())
+            if texts or found.audio_rows:
+                found.save(target)
+    return SOME_FAILED if code and texts else code
+
+
+def _embedded(engine: "Engine", texts: list[str], *, strict: bool) -> "Iterator[TextEmbedding]":
+    """Vectors of texts, those of a batch at a time in memory."""
+    from pengi_rt.tasks.embed import TEXT_BATCH
+
+    for first in range(0, len(texts), TEXT_BATCH):
+        yield from engine.embed_text(texts[first : first + TEXT_BATCH], strict=strict)
+
+
+@contextmanager
+def _rescuing(found: "_Found", output: Path) -> Iterator[None]:
+    """Save what there is beside ``output`` if the block raises, and say so.
+
+    Raises:
+        InputError: nobody reads the rows' table any more, without which vectors say little.
+    """
+    try:
+        try:
+            yield
+        except BrokenPipeError:
+            raise InputError(
+                "cannot write the rows' table: nobody reads standard output any more; send it to "
+                "a file"
+            ) from None
+    except BaseException as error:
+        part = output.with_name(output.name + PART)
+        if found.audio_rows:
+            with suppress(InputError):  # the first error is the one to tell
+                found.save(part)
+                error.add_note(f"what was embedded is in {part}")
+        raise
+
+
+class _Found:
+    """The vectors so far, of recordings and of texts, and what their rows are."""
+
+    def __init__(
+        self, engine: "Engine", kinds: tuple[str, ...], target: Path, files: ExitStack
+    ) -> None:
+        """None yet, of ``kinds``, in files beside ``target`` that go with ``files``.
+
+        Raises:
+            InputError: there can be no files there.
+        """
+        self.audio_rows: list[Row] = []
+        self._texts: list[Row] = []
+        self._engine = engine
+        self._kinds = kinds
+        self._apart = kinds == KINDS
+
+        def stored() -> Stored:
+            return files.enter_context(closing(Stored(target)))
+
+        self._audio, self._text = ({kind: stored() for kind in kinds} for _ in range(2))
+
+    def check_shapes(self, *, recordings: bool, texts: bool) -> None:
+        """Refuse what makes no one array.
+
+        Raises:
+            UsageError: prefixes of recordings and texts differ in length.
+        """
+        config = self._engine.config
+        lengths = config.audio_mapper.prefix_length, config.text_mapper.prefix_length
+        one = recordings and texts and self._kinds == ("prefix",)
+        if one and lengths[0] != lengths[1]:
+            raise UsageError(
+                f"--what prefix: a recording has {lengths[0]} vectors and a text {lengths[1]}, "
+                f"which make no one array: write a {SAFETENSORS} file, or run it once for each"
+            )
+
+    def keep_audio(self, found: "AudioEmbedding") -> list[Row]:
+        """Keep a recording's vectors; the rows that they are."""
+        for kind, stored in self._audio.items():
+            stored.append(getattr(found, kind))
+        spans = zip(found.starts, found.ends, strict=True)
+        rows = [
+            {"row": row, "audio": found.audio, "start": start, "end": end,
+             **about_audio(found)}
+            for row, (start, end) in enumerate(spans, len(self.audio_rows))
+        ]  # fmt: skip
+        self.audio_rows += rows
+        return rows
+
+    def keep_text(self, found: "TextEmbedding") -> None:
+        """Keep a text's vectors."""
+        for kind, stored in self._text.items():
+            stored.append(getattr(found, kind)[None])
+        self._texts.append({"text": found.text, "text_truncated": found.truncated})
+
+    def text_rows(self) -> list[Row]:
+        """The rows of texts: in their own arrays, or behind the recordings' so far."""
+        first = 0 if self._apart else len(self.audio_rows)
+        return [{"row": row, **text} for row, text in enumerate(self._texts, first)]
+
+    def save(self, path: Path) -> None:
+        """Write the file.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        sources = {"audio": (self._audio, self.audio_rows), "text": (self._text, self._texts)}
+        arrays: dict[str, Stored] = {}
+        for source, (by_kind, rows) in sources.items():
+            for kind, stored in by_kind.items() if rows else ():
+                stored.cut(len(rows))  # one array may have more, if this is a rescue
+                arrays[f"{source}.{kind}"] = stored
+        if not self._apart:
+            save_npy(path, list(arrays.values()))
+            return
+        table = json.dumps([*self.audio_rows, *self.text_rows()])
+        save_safetensors(path, arrays, {"plan": self._engine.plan.fingerprint, "rows": table})
+
+
+def _texts(arguments: argparse.Namespace) -> list[str]:
+    texts: list[str] = arguments.texts
+    path: Path | None = arguments.texts_file
+    if path is None:
+        return texts
+    from pengi_rt.system.text_file import text_lines
+
+    found = [line.strip() for line in text_lines(path) if line.strip()]
+    if not found:
+        raise InputError(f"{path}: there are no texts in it: write one a line")
+    return [*texts, *found]
+
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    """Refuse at once a file that could not be written in the end.
+
+    Raises:
+        UsageError: its name says neither format, or ``--what`` does not go with it.
+        InputError: there is no place for it.
+    """
+    output = Path(arguments.output)
+    check_place("--output", output, [NPY, SAFETENSORS])
+    if output.suffix.lower() == SAFETENSORS and arguments.what is not None:
+        raise UsageError(f"--what {arguments.what}: a {SAFETENSORS} file holds both; leave --what")
+
+
+def _kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The vectors that the file is to hold: all of them stand apart, one kind in one array."""
+    if Path(arguments.output).suffix.lower() == SAFETENSORS:
+        return KINDS
+    return (arguments.what or KINDS[0],)
+
+
+def _line(row: Row) -> str:
+    if "audio" in row:
+        return printable(f"{row['row']:>6}  {row['audio']} {span(row)}")
+    return printable(f"{row['row']:>6}  {json.dumps(row['text'], ensure_ascii=False)}")

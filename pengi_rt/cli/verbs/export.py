@@ -1,0 +1,130 @@
+"""``pengi-rt export``: a checkpoint becomes a plan."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
+from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
+from pengi_rt.errors import BackendError, CheckpointError, UsageError, missing_module
+from pengi_rt.system.quote import one_line, printable
+from pengi_rt.system.streams import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pengi_rt.export.self_test import Check
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "export",
+        help="turn a checkpoint into an engine file",
+        description="Turn a checkpoint (published .pth, or our own .safetensors) into one engine "
+        "file, and test the written file against the PyTorch model.",
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, help="base.pth, base_no_text_enc.pth, or NAME.safetensors"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the plan to write (default: CHECKPOINT.plan)"
+    )
+    parser.add_argument(
+        "--tokenizers",
+        type=Path,
+        metavar="DIR",
+        help="folder with gpt2/ and clip/ (default: beside our own checkpoint, else the Hugging "
+        "Face cache or hub)",
+    )
+    parser.add_argument(
+        "--precision",
+        default=PRECISIONS.here[0],
+        choices=PRECISIONS.here,
+        help="how the weights are stored: fp16 and bf16 halve the file and round them, int8 rounds "
+        "the decoder's matrices once more; arithmetic on the CPU is float32 with all (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--backend",
+        action="append",
+        choices=[name for name in BACKENDS.here if name != "auto"],
+        help="what the plan is for, as often as needed; without onnx it holds no graphs, only the "
+        "weights that torch and triton read (default: onnx and torch)",
+    )
+    add_force(parser)
+    add_threads(parser, "for the self-test ")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and print the self-test's table."""
+    check_threads(arguments)
+    checkpoint: Path = arguments.checkpoint
+    output = _output(checkpoint, arguments.output, arguments.tokenizers)
+    refuse_precious(output, arguments)
+    try:
+        from pengi_rt.export.export import USUAL, export_plan, steps
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"export needs {missing_module(error)}, which the runtime does not: "
+            "pip install 'pengi-rt[export]'"
+        ) from None
+    from tqdm import tqdm
+
+    backends = arguments.backend or USUAL
+    quiet = arguments.quiet or not sys.stderr.isatty()
+    with tqdm(
+        total=steps(backends), disable=quiet, bar_format="{desc:<28} {bar} {n}/{total} {elapsed}"
+    ) as bar:
+
+        def progress(step: str) -> None:
+            logger.info("%s", step)
+            bar.set_description_str(step)
+            bar.update()
+
+        checks = export_plan(
+            checkpoint,
+            output,
+            tokenizers=arguments.tokenizers,
+            precision=arguments.precision,
+            backends=backends,
+            threads=arguments.threads,
+            progress=progress,
+        )
+    emit(table(checks))
+    emit(printable(f"{output}  {output.stat().st_size / 1e6:.1f} MB  self-test passed"))
+    return 0
+
+
+def _output(checkpoint: Path, named: Path | None, tokenizers: Path | None) -> Path:
+    """The plan to write, refused now rather than after minutes of work."""
+    if is_folder(checkpoint):
+        name = one_line(str(checkpoint))
+        raise CheckpointError(f"{name}: is a folder; name the checkpoint in it")
+    output = named or checkpoint.with_suffix(".plan")
+    if is_folder(output):
+        raise UsageError(
+            f"--output {output} is a folder; name a file, for example {output / 'pengi.plan'}"
+        )
+    if not is_folder(output.parent):
+        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it first")
+    beside = sorted(checkpoint.parent.glob("tokenizers/*.json"))
+    named_files = sorted(tokenizers.glob("*/tokenizer.json")) if tokenizers else []
+    refuse_overwriting(output, [checkpoint, *beside, *named_files])
+    return output
+
+
+def table(checks: "Sequence[Check]") -> str:
+    """The self-test as lines of text."""
+    lines = [f"{'backend':<7} {'stage':<26} {'batch':>5} {'difference':>11} {'allowed':>9}"]
+    lines += [
+        f"{check.backend:<7} {check.stage:<26} {check.batch:>5} {check.difference:>11.2g} "
+        f"{check.tolerance:>9.2g}  {'ok' if check.passed else 'FAILED'}"
+        for check in checks
+    ]
+    return "\n".join(lines)

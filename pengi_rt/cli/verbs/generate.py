@@ -1,0 +1,129 @@
+"""``pengi-rt generate``: recordings and prompts in, text out."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pengi_rt.cli.named import named_recordings, source
+from pengi_rt.cli.options import (
+    add_engine,
+    add_prompt,
+    add_reading,
+    add_recordings,
+    add_search,
+    decode_options,
+    open_engine,
+    prompt_options,
+    protect_inputs,
+    warned,
+)
+from pengi_rt.cli.output import add_output, open_output
+from pengi_rt.cli.resume import add_resume, check_resumable, marks
+from pengi_rt.cli.run import Recordings
+from pengi_rt.errors import UsageError
+from pengi_rt.render.generation import ANSWER_COLUMNS, WINDOWS, Answers, Lines
+from pengi_rt.render.writer import FORMATS, SUBTITLES
+from pengi_rt.system.quote import printable
+
+if TYPE_CHECKING:
+    from pengi_rt.engine import Engine
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="answer prompts about recordings",
+        description="Answer a prompt, or several, about each recording. A recording longer than "
+        "the model's clip is answered window by window.",
+    )
+    add_recordings(parser)
+    add_prompt(parser, several=True, default='default: the plan\'s own, "generate audio caption"')
+    add_search(parser)
+    add_reading(parser)
+    parser.add_argument(
+        "--windows", choices=WINDOWS,
+        help="of a long recording: each by itself, neighbours that agree merged, or one answer, "
+        "the commonest (default: each; merged for srt and vtt)",
+    )  # fmt: skip
+    add_engine(parser)
+    add_output(parser, (*FORMATS, *SUBTITLES))
+    parser.add_argument("--stream", action="store_true",
+                        help="print one recording's answer as it is written")  # fmt: skip
+    add_resume(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer every recording; a bad one is reported and passed over."""
+    check_resumable(arguments)
+    names = named_recordings(arguments)
+    _check(arguments, names)
+    protect_inputs(arguments, names)
+    with open_engine(arguments) as engine:
+        if arguments.stream:
+            return _stream(engine, names[0], arguments)
+        return _answer(engine, names, arguments)
+
+
+def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -> int:
+    asked = {**prompt_options(arguments), **decode_options(arguments)}
+    prompts = arguments.prompt
+    each = 1 if prompts is None else len(prompts)
+    about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows, **asked}
+    done = marks(engine, names, arguments, about)
+    recordings = Recordings(arguments, names, engine.config, each=each, done=done)
+    # Options and prompts are refused here, before the output is opened.
+    results = engine.answer(
+        recordings,
+        prompts,
+        partly=True,
+        on_error=recordings.broken,
+        batch_size=arguments.batch_size,
+        **asked,
+    )
+    lines = Lines(recordings=len(names) > 1, prompts=each > 1)
+    return recordings.write_output(
+        warned(results, engine),
+        Answers(arguments.windows),
+        columns=ANSWER_COLUMNS,
+        line=lines,
+        count=(lambda windows: windows * each) if arguments.windows == "each" else None,
+    )
+
+
+def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
+    prompt = arguments.prompt[0] if arguments.prompt else None
+    pieces = engine.stream(
+        source(name, arguments),
+        prompt,
+        long_audio=arguments.long_audio,
+        hop=arguments.hop,
+        resample=not arguments.no_resample,
+        allow_truncated=arguments.allow_truncated,
+        **prompt_options(arguments),
+        **decode_options(arguments),
+    )
+    with open_output(arguments.output) as output:
+        for piece in pieces:
+            # Between windows it ends a line.
+            output.write("\n".join(map(printable, piece.split("\n"))))
+            output.flush()
+        output.write("\n")
+    return 0
+
+
+def _check(arguments: argparse.Namespace, names: list[str]) -> None:
+    """Refuse options that contradict each other, as a command line has them."""
+    if arguments.format in SUBTITLES and (len(names) > 1 or len(arguments.prompt or [""]) > 1):
+        raise UsageError(
+            f"--format {arguments.format} is about one recording and one prompt; "
+            "run it once for each"
+        )
+    if arguments.stream and (
+        len(names) > 1 or len(arguments.prompt or [""]) > 1 or arguments.format != "text"
+    ):
+        raise UsageError("--stream prints one recording's answer to one prompt as text")
+    if arguments.windows is None:
+        arguments.windows = "merged" if arguments.format in SUBTITLES else "each"
+    if arguments.stream and arguments.windows != "each":
+        raise UsageError("--stream prints windows one after the other: leave --windows")

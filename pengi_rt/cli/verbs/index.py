@@ -1,0 +1,158 @@
+"""``pengi-rt index``: a folder of recordings in, an index to search in out."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pengi_rt.cli.named import report
+from pengi_rt.cli.options import (
+    add_engine,
+    add_prompt,
+    add_search,
+    add_strict,
+    decode_options,
+    open_engine,
+    prompt_options,
+    warned,
+)
+from pengi_rt.cli.run import SOME_FAILED
+from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.system.streams import say
+
+if TYPE_CHECKING:
+    from pengi_rt.engine import Engine
+    from pengi_rt.tasks.search.indexing import Indexed
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".index"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "index",
+        help="caption a folder of recordings into an index, for search",
+        description="Caption every recording below a folder, and keep captions and embeddings in "
+        "an index, for pengi-rt search. Run again, it captions only what is new or has changed, "
+        "and goes on where an earlier run was interrupted.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="looked through at any depth for audio files")
+    parser.add_argument(
+        "-o", "--output", metavar="INDEX", help=f"the index's folder (default: DIR{SUFFIX}, beside "
+        "DIR)",
+    )  # fmt: skip
+    parser.add_argument("--rebuild", action="store_true",
+                        help="make it anew: use nothing of the index that is there")  # fmt: skip
+    parser.add_argument(
+        "--approximate", action="store_true",
+        help="also write what search --approximate needs, for millions of rows (pip install "
+        "'pengi-rt[faiss]')",
+    )  # fmt: skip
+    add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
+    add_search(parser, drawn=False)
+    parser.add_argument_group("long recordings").add_argument(
+        "--hop", type=float, metavar="SECONDS",
+        help="between the starts of windows, each a row of the index (default: a clip's length)",
+    )  # fmt: skip
+    add_strict(parser)
+    add_engine(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Bring the index up to date; a bad recording is reported and passed over."""
+    from pengi_rt.config.options import DEFAULTS, Options, completed
+    from pengi_rt.tasks.search.indexing import index_folder
+
+    path = _index(arguments)
+    given = {**prompt_options(arguments), **decode_options(arguments), "hop": arguments.hop}
+    options: Options = completed({**given, "batch_size": arguments.batch_size}, DEFAULTS, "index")
+    with open_engine(arguments) as engine, _Progress(arguments, engine, path) as progress:
+        indexed = index_folder(
+            engine.session,
+            arguments.folder,
+            path,
+            arguments.prompt,
+            options,
+            rebuild=arguments.rebuild,
+            approximate=arguments.approximate,
+            listener=progress,
+        )
+    if not arguments.quiet:
+        say(f"{path}: {_summary(indexed)}")
+    if not indexed.failed and not indexed.names.problems:
+        return 0
+    return SOME_FAILED if indexed.recordings else AudioError.exit_code
+
+
+def _index(arguments: argparse.Namespace) -> Path:
+    """The index's folder.
+
+    Raises:
+        UsageError: there is no place beside DIR.
+    """
+    if arguments.output is not None:
+        return Path(arguments.output)
+    folder = Path(arguments.folder)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    if not folder.name:
+        raise UsageError(f"there is no place beside {folder} for its index: name one with -o")
+    return folder.with_name(folder.name + SUFFIX)
+
+
+def _summary(indexed: "Indexed") -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in indexed.counts.items())
+    return f"{counts}; {len(indexed.failed)} failed" if indexed.failed else counts
+
+
+class _Progress:
+    """A bar on a terminal, a line for each recording that fails, and a word on Ctrl-C.
+
+    It is the listener of :func:`pengi_rt.tasks.search.indexing.index_folder`.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, engine: "Engine", path: Path) -> None:
+        self._quiet: bool = arguments.quiet
+        self._hidden = self._quiet or not sys.stderr.isatty()
+        self._engine = engine
+        self._path = path
+        self._bar: Any = None
+
+    def planned(self, planned: "Indexed", /) -> None:
+        """Begin the bar."""
+        from tqdm import tqdm
+
+        report(planned.names, quiet=self._quiet)
+        list(warned([planned], self._engine))
+        total = len(planned.update.todo)
+        self._bar = tqdm(total=total, unit="clip", disable=self._hidden or not total)
+
+    def done(self, _file: str, /) -> None:
+        """Count it."""
+        self._bar.update()
+
+    def failed(self, _file: str, error: AudioError, /) -> None:
+        """Say why, and count it."""
+        say(error)
+        self._bar.update()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        from pengi_rt.tasks.search.folder import PARTIAL
+
+        if self._bar is not None:
+            self._bar.close()
+        if isinstance(error, KeyboardInterrupt) and (self._path / PARTIAL).exists():
+            error.add_note(f"what was done stays in {self._path}, and the next run goes on")

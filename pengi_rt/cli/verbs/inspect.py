@@ -1,0 +1,188 @@
+"""``pengi-rt inspect``: what is inside an engine file."""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pengi_rt.errors import PlanError
+from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.system.quote import one_line, printable
+from pengi_rt.system.streams import emit
+
+if TYPE_CHECKING:
+    from pengi_rt.config.model import ModelConfig
+    from pengi_rt.plan.manifest import Manifest
+    from pengi_rt.plan.reader import Plan
+
+LONGEST_LINE = 1000  # characters of what a plan says of itself
+MAX_CHECKS, MAX_COLUMNS = 100, 16
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show what is inside an engine file",
+        description="Show what is inside an engine file. Every entry's SHA-256 is always checked "
+        "before anything is shown.",
+    )
+    parser.add_argument(
+        "plan",
+        type=Path,
+        nargs="?",
+        help="file made by pengi-rt export (default: the built-in demo model)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check every tensor's SHA-256 too, and say of each entry whether it holds",
+    )
+    parser.add_argument(
+        "--format", choices=["text", "json"], default="text", help="(default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the description, the verdicts with ``--verify``."""
+    from pengi_rt.plan.reader import Plan
+
+    path = builtin_plan() if arguments.plan is None else arguments.plan
+    verdicts = dict(Plan.examine(path)) if arguments.verify else {}
+    damaged = [name for name, holds in verdicts.items() if not holds]
+    as_json = arguments.format == "json"
+    if damaged:
+        _show({"path": str(path), "verified": verdicts}, _verdict_lines(verdicts), as_json)
+        raise PlanError(
+            f"{one_line(str(path), LONGEST_LINE)}: {len(damaged)} of {len(verdicts)} checksums do "
+            f"not hold: {', '.join(map(one_line, damaged[:5]))}{' ...' * (len(damaged) > 5)}"
+        )
+    with Plan.open(path) as plan:
+        found = description(plan) | ({"verified": verdicts} if verdicts else {})
+        _show(found, chain(_lines(plan), _verdict_lines(verdicts)), as_json)
+    return 0
+
+
+def description(plan: "Plan") -> dict[str, Any]:
+    """All that ``plan.json`` says, and the file's path and size."""
+    manifest: dict[str, Any] = json.loads(plan.manifest.to_json())
+    return {"path": str(plan.path), "size": plan.size, **manifest}
+
+
+def _show(data: object, lines: Iterable[str], as_json: bool) -> None:
+    emit(json.dumps(data, indent=1) if as_json else "\n".join(map(printable, lines)))
+
+
+def _lines(plan: "Plan") -> Iterator[str]:
+    manifest = plan.manifest
+    source = manifest.source
+    path, name = one_line(str(plan.path), LONGEST_LINE), one_line(manifest.config.name)
+    yield f"{path}: {name}, {_megabytes(plan.size)}, format {manifest.format}"
+    yield ""
+    for name, text in {
+        "model": _model(manifest.config),
+        "defaults": _defaults(manifest.config),
+        "precision": _precision(manifest.precision),
+        "backends": ", ".join(manifest.backends),
+        "graphs": ", ".join(manifest.graphs),
+        "weights": _weights(manifest),
+        "source": f"{source.file}, sha256 {source.sha256}" if source else "not recorded",
+        "tools": ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()),
+    }.items():
+        yield f"{name:<10} {one_line(text, LONGEST_LINE) if text else 'none'}"
+    yield ""
+    yield f"{'entry':<26} {'bytes':>12}  sha256"
+    for name, entry in manifest.entries.items():
+        yield f"{name:<26} {entry.size:>12}  {entry.sha256}"
+    yield ""
+    yield from _self_test_lines(manifest.self_test)
+
+
+def _precision(stored: str) -> str:
+    """What the weights are stored as; the CPU computes in float32 whatever that is."""
+    if stored == "fp32":
+        return stored
+    kinds = "int8 (the decoder's matrices) and fp16" if stored == "int8" else stored
+    return f"weights stored as {kinds}, computed in float32 on the CPU"
+
+
+def _model(config: "ModelConfig") -> str:
+    decoder = config.decoder
+    return (
+        f"{config.clip_seconds:g} s clips at {config.mel.sample_rate} Hz, prefix "
+        f"{config.audio_mapper.prefix_length} audio + "
+        f"{config.prompt_rows(config.text.max_length)} text, "
+        f"text {config.text.kind}, decoder {decoder.n_layer} layers of {decoder.n_embd}, "
+        f"{decoder.vocab_size} tokens, {decoder.n_positions} positions"
+    )
+
+
+def _defaults(config: "ModelConfig") -> str:
+    generation = config.generation
+    return (
+        f"prompt {one_line(repr(generation.prompt))}, beam size {generation.beam_size}, "
+        f"{generation.max_new_tokens} new tokens, temperature {generation.temperature:g}"
+    )
+
+
+def _weights(manifest: "Manifest") -> str:
+    distinct = {tensor.offset: tensor.nbytes for tensor in manifest.tensors.values()}
+    return (
+        f"{len(manifest.tensors)} tensors, {len(distinct)} of them distinct, "
+        f"{_megabytes(sum(distinct.values()))}"
+    )
+
+
+def _self_test_lines(self_test: Mapping[str, Any] | None) -> Iterator[str]:
+    """The report as export wrote it: its plain values on a line, its checks as a table."""
+    if self_test is None:
+        yield "self-test  none recorded"
+        return
+    plain = {key: value for key, value in self_test.items() if key != "checks"}
+    line = ", ".join(f"{key} {_cell(value)}" for key, value in plain.items())
+    yield f"self-test  {one_line(line, LONGEST_LINE)}"
+    checks = self_test.get("checks")
+    if isinstance(checks, list) and all(isinstance(check, dict) for check in checks):
+        yield from _table(checks[:MAX_CHECKS])
+        if len(checks) > MAX_CHECKS:
+            yield f"and {len(checks) - MAX_CHECKS} more"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows with the same keys, in columns."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))[:MAX_COLUMNS]
+    cells = [
+        [*map(one_line, columns)],
+        *([_cell(row.get(column)) for column in columns] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        pairs = zip(line, widths, strict=True)
+        yield "  ".join(cell.ljust(width) for cell, width in pairs).rstrip()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return one_line(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _verdict_lines(verdicts: Mapping[str, bool]) -> Iterator[str]:
+    """A line for every entry and for every damaged tensor; whole tensors are counted."""
+    tensors = {name: holds for name, holds in verdicts.items() if name.endswith("]")}
+    if verdicts:
+        yield ""
+    for name, holds in verdicts.items():
+        if name not in tensors or not holds:
+            yield f"{'ok' if holds else 'DAMAGED':<8} {name}"
+    if tensors:
+        yield f"{'ok':<8} {sum(tensors.values())} of {len(tensors)} tensors"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

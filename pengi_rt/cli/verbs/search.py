@@ -1,0 +1,183 @@
+"""``pengi-rt search``: a text or an example in, the nearest recordings of an index out."""
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from pengi_rt.cli.options import add_engine, add_strict, open_engine, protect_inputs
+from pengi_rt.cli.output import STDIO, add_output, open_output
+from pengi_rt.cli.resume import STDIN
+from pengi_rt.cli.run import SOME_FAILED
+from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
+from pengi_rt.render.generation import span
+from pengi_rt.render.writer import Row, Writer
+from pengi_rt.system.quote import printable
+from pengi_rt.system.streams import say
+
+if TYPE_CHECKING:
+    from pengi_rt.tasks.search.index import Index
+    from pengi_rt.tasks.search.searching import Hit, Query
+
+    Rows = Callable[[str, Sequence[Hit]], Iterator[Row]]
+
+logger = logging.getLogger(__name__)
+
+COLUMNS: Final = ("query", "rank", "score", "file", "path", "start", "end", "caption")
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "search",
+        help="find recordings of an index by a text, or by an example",
+        description="Print the recordings of an index that are nearest to a text, or to a "
+        "recording, by the cosine of their embeddings. A recording of several windows is as near "
+        "as its nearest window.",
+    )
+    parser.add_argument("index", metavar="INDEX", help="folder made by pengi-rt index")
+    parser.add_argument("text", nargs="*", metavar="TEXT",
+                        help="what to look for; again for several searches")  # fmt: skip
+    parser.add_argument("--like", action="append", default=[], metavar="AUDIO",
+                        help="look for what is like this recording instead (- is standard input); "
+                        "again for several searches")  # fmt: skip
+    parser.add_argument("-k", type=int, default=10, metavar="K",
+                        help="recordings to find (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--by", choices=("captions", "words", "audio"),
+        help="what is compared: what was written of the recordings, by meaning (embeddings) or by "
+        "its words, or their sound (default: captions with TEXT, audio with --like)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--approximate", action="store_true",
+        help="look only where faiss finds candidates, for millions of rows (made by index "
+        "--approximate)",
+    )  # fmt: skip
+    add_strict(parser)
+    add_engine(parser)
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is found; a query that cannot be read is reported and passed over."""
+    from pengi_rt.tasks.search.index import Index
+    from pengi_rt.tasks.search.searching import search_index
+
+    queries = _queries(arguments)
+    index = Index.open(arguments.index)
+    protect_inputs(arguments, [*arguments.like, *map(str, index.path.rglob("*"))])
+    if not index.rows:
+        logger.warning("%s: is empty: there is nothing to find", index.path)
+    with open_engine(arguments) as engine:
+        found = _Found(
+            lambda query: search_index(
+                engine.session,
+                index,
+                query,
+                arguments.k,
+                by=arguments.by,
+                approximate=arguments.approximate,
+                batch_size=arguments.batch_size,
+                strict=arguments.strict,
+            )
+        )
+        rows = _Blocks(index, headed=len(queries) > 1) if arguments.format == "text" else _rows
+        with (
+            open_output(arguments.output) as output,
+            Writer(output, arguments.format, columns=COLUMNS, line=lambda row: row["block"]) as out,
+        ):
+            for query in queries:
+                out.write(found.rows(query, rows))
+    return found.code
+
+
+def _queries(arguments: argparse.Namespace) -> "list[Query]":
+    """What to look for.
+
+    Raises:
+        UsageError: nothing, or texts and recordings at once.
+    """
+    from pengi_rt.tasks.search.searching import Query
+
+    if arguments.text and arguments.like:
+        raise UsageError("TEXT and --like contradict each other; give one of them")
+    if not arguments.text and not arguments.like:
+        raise UsageError("there is nothing to look for: give TEXT, or --like AUDIO")
+    return [Query(text=text) for text in arguments.text] + [
+        Query(like=audio) for audio in arguments.like
+    ]
+
+
+class _Found:
+    """What is found for each query, as rows, and whether something was not to be read."""
+
+    def __init__(self, find: "Callable[[Query], list[Hit]]") -> None:
+        self._find = find
+        self._answered = 0
+        self._failed = 0
+
+    def rows(self, query: "Query", rows: "Rows") -> Iterator[Row]:
+        """The rows of a query, or one that says why it has none."""
+        name = query.text if query.text is not None else str(query.like)
+        if query.like == STDIO:
+            name = STDIN
+        try:
+            hits = self._find(query)
+        except (AudioError, PromptError) as error:
+            say(error)
+            self._failed += 1
+            yield {"query": name, "error": str(error)}
+        else:
+            self._answered += 1
+            yield from rows(name, hits)
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if not self._failed:
+            return 0
+        return SOME_FAILED if self._answered else InputError.exit_code
+
+
+def _rows(query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
+    """A row a hit."""
+    for rank, hit in enumerate(hits, 1):
+        yield {
+            "query": query,
+            "rank": rank,
+            "score": hit.score,
+            "file": hit.file,
+            "path": str(hit.path),
+            "start": hit.start,
+            "end": hit.end,
+            "caption": hit.caption,
+        }
+
+
+class _Blocks:
+    """A query's hits as one block of text, a line each; ``headed``: with the query above."""
+
+    def __init__(self, index: "Index", *, headed: bool) -> None:
+        self._index = index
+        self._headed = headed
+
+    def __call__(self, query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
+        lines = [f"{printable(query)}:"] if self._headed else []
+        ranks = len(str(len(hits)))
+        places = [self._place(hit) for hit in hits]
+        width = max(map(len, places), default=0)
+        for rank, (hit, place) in enumerate(zip(hits, places, strict=True), 1):
+            caption = printable(hit.caption)
+            line = f"{rank:>{ranks}}  {hit.score:6.3f}  {place:<{width}}  {caption}"
+            lines.append(line.rstrip())
+        if lines:
+            yield {"block": "\n".join(lines)}
+
+    def _place(self, hit: "Hit") -> str:
+        """The recording, and where in it if it has several windows; these stand together."""
+        rows, row = self._index.rows, hit.row
+        neighbours = rows[max(row - 1, 0) : row] + rows[row + 1 : row + 2]
+        several = any(neighbour.file == hit.file for neighbour in neighbours)
+        when = f" {span({'start': hit.start, 'end': hit.end})}" if several else ""
+        return f"{printable(hit.file)}{when}"

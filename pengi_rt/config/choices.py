@@ -1,0 +1,20 @@
+"""The values that an option may take, wherever it is asked for."""
+
+from typing import Final, Literal, get_args
+
+BackendName = Literal["auto", "onnx", "torch", "triton", "tensorrt"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
+
+BACKENDS: Final[tuple[str, ...]] = get_args(BackendName)
+DEVICES: Final[tuple[str, ...]] = get_args(DeviceName)
+PRECISIONS: Final[tuple[str, ...]] = get_args(PrecisionName)
+
+LongAudio = Literal["windows", "first", "center", "random", "compat"]
+"""How a recording longer than the model's clip is read.
+
+``windows`` reads all of it; ``first``, ``center`` and ``random`` read one clip; ``compat`` reads
+one clip at the released wrapper's random position. A last window that would begin less than one
+hop of the mel spectrogram (some milliseconds) after the window before it could hear nothing new,
+and is left out.
+"""

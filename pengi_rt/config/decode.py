@@ -1,0 +1,126 @@
+"""What a caller can ask of a search or of sampling, and whether a decoder can do it."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from pengi_rt.config.checked import whole
+from pengi_rt.config.model import DecoderConfig
+from pengi_rt.errors import UsageError
+
+MAX_BEAM_SIZE: Final = 64
+MAX_SAMPLES: Final = 64
+MIN_TEMPERATURE: Final = 2.0**-126  # smallest normal float32: divided by it, any logit is finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """The options of one search; defaults are the model's (``config.generation``).
+
+    Attributes:
+        beam_size: hypotheses kept, 1 to 64; 1 is greedy.
+        max_new_tokens: the longest answer in tokens, the stop token counted.
+        temperature: divides the logits. 0 or less counts as 1, as released.
+        stop_id: the token that ends a hypothesis; -1 for none.
+        pad_id: the token that a finished hypothesis goes on with while others are not.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    beam_size: int
+    max_new_tokens: int
+    temperature: float
+    stop_id: int
+    pad_id: int
+
+    def __post_init__(self) -> None:
+        whole("beam_size", self.beam_size, 1, MAX_BEAM_SIZE)
+        _check_ends(self.max_new_tokens, self.stop_id, self.pad_id)
+        if not math.isfinite(self.temperature) or 0 < self.temperature < MIN_TEMPERATURE:
+            raise UsageError(
+                f"temperature must be finite and at least {MIN_TEMPERATURE:.2g} "
+                f"(0 or less counts as 1), got {self.temperature!r}"
+            )
+
+    @property
+    def divisor(self) -> float:
+        """What the logits are divided by."""
+        return self.temperature if self.temperature > 0 else 1.0
+
+    @property
+    def width(self) -> int:
+        """Rows that the decoder runs for a clip."""
+        return self.beam_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleOptions:
+    """The options of drawn answers: temperature first, then top-k, then top-p.
+
+    Attributes:
+        samples: answers drawn for a clip, 1 to 64.
+        max_new_tokens: the longest answer in tokens, the stop token counted.
+        temperature: divides the logits; above 0.
+        top_k: only so many of the likeliest tokens are drawn from; ``None`` for all.
+        top_p: only the fewest likeliest tokens whose mass (after top-k) reaches it, in (0, 1], are
+            drawn from; ``None`` for all.
+        seed: the same seed gives the same answers, whatever stands beside a clip in its batch.
+        stop_id: the token that ends an answer; -1 for none.
+        pad_id: the token that a finished answer goes on with while others are not.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    samples: int
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    stop_id: int
+    pad_id: int
+
+    def __post_init__(self) -> None:
+        whole("samples", self.samples, 1, MAX_SAMPLES)
+        _check_ends(self.max_new_tokens, self.stop_id, self.pad_id)
+        whole("seed", self.seed, 0)
+        if self.top_k is not None:
+            whole("top_k", self.top_k, 1)
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        if not MIN_TEMPERATURE <= self.temperature < math.inf:
+            raise UsageError(
+                f"temperature must be finite and at least {MIN_TEMPERATURE:.2g} to sample "
+                f"(greedy is beam_size 1), got {self.temperature!r}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Rows that the decoder runs for a clip."""
+        return self.samples
+
+
+def check_fits(prefix: int, options: DecodeOptions | SampleOptions, decoder: DecoderConfig) -> None:
+    """Refuse what no decoder of this size can finish.
+
+    Raises:
+        UsageError: ``prefix`` rows and the new tokens pass its positions, or the beams its tokens.
+    """
+    if prefix + options.max_new_tokens > decoder.n_positions:
+        raise UsageError(
+            f"a prefix of {prefix} rows and max_new_tokens {options.max_new_tokens} pass the "
+            f"decoder's {decoder.n_positions} positions: shorten the text or ask for fewer tokens"
+        )
+    if isinstance(options, DecodeOptions) and options.beam_size > decoder.vocab_size:
+        raise UsageError(
+            f"beam_size must be at most the vocabulary's {decoder.vocab_size} tokens, "
+            f"got {options.beam_size}"
+        )
+
+
+def _check_ends(max_new_tokens: int, stop_id: int, pad_id: int) -> None:
+    whole("max_new_tokens", max_new_tokens, 1)
+    whole("stop_id", stop_id, -1)
+    whole("pad_id", pad_id, 0)

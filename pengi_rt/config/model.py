@@ -1,0 +1,350 @@
+"""What a model is: every number in which models differ, in frozen dataclasses.
+
+A :class:`ModelConfig` travels with the weights (in our checkpoints and in the plan) as JSON; the
+defaults are the published ``base``. No config has values that do not make a model: each is checked
+when it is made, by :func:`dataclasses.replace` too. The bounds leave room for eight times the
+published sizes, and keep a hostile file from asking for memory or time without end.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, Self
+
+from pengi_rt.config.checked import Checked, Within, build, require, require_below, require_multiple
+from pengi_rt.config.presets import preset
+from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import shown
+from pengi_rt.system.strict_json import Limits, parse
+
+_MAX_FEATURES = 8192  # width of HTSAT's last stage
+_MAX_WINDOWED = 4096  # resolution times window: the shift mask holds the square of it
+_LIMITS = Limits(characters=1 << 20, values=2000, finite=False)  # base's has 1 300 and 70
+_MAX_FRAMES = 8192  # of the image; the stretch is a matrix of both kinds of frames
+
+
+def exact_div(numerator: int, denominator: int) -> int:
+    """``numerator / denominator``, which must come out even: a bad geometry fails here."""
+    if numerator % denominator:
+        raise UsageError(f"{numerator} must be a multiple of {denominator}")
+    return numerator // denominator
+
+
+Heads = Annotated[int, Within(1, 256)]
+Layers = Annotated[int, Within(1, 128)]
+Width = Annotated[int, Within(1, 8192)]
+Tokens = Annotated[int, Within(1, 8192)]  # along a sequence
+Vocabulary = Annotated[int, Within(1, 2**19)]
+TokenId = Annotated[int, Within(0, 2**19 - 1)]
+Ratio = Annotated[int, Within(1, 32)]  # of an MLP's hidden width to its width
+Rate = Annotated[int, Within(1_000, 384_000)]  # Hz
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MelConfig(Checked):
+    """The log-mel front end (torchlibrosa's, inside HTSAT).
+
+    The published mel bank is built for ``filter_rate`` 32 kHz and 50-14000 Hz and applied to 44.1
+    kHz audio, so its filters really cover 68.9 Hz-19.3 kHz. The paper says otherwise; the released
+    weights decide.
+    """
+
+    sample_rate: Rate = 44_100  # of the waveform
+    filter_rate: Rate = 32_000  # the rate the mel bank is built for
+    n_fft: Annotated[int, Within(2, 8192)] = 1024  # samples, also the window length
+    hop_length: Annotated[int, Within(1, 8192)] = 320  # samples
+    n_mels: Annotated[int, Within(1, 512)] = 64
+    fmin: Annotated[float, Within(0, 192_000)] = 50.0  # Hz at filter_rate
+    fmax: Annotated[float, Within(0, 192_000)] = 14_000.0  # Hz at filter_rate
+
+    def _check(self) -> None:
+        require(self.n_fft % 2 == 0, f"n_fft must be even, got {self.n_fft}")
+        require(
+            self.fmin < self.fmax <= self.filter_rate / 2,
+            f"fmax must be above fmin ({self.fmin:g}) and at most half of filter_rate "
+            f"({self.filter_rate}), got {self.fmax:g}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTSATConfig(Checked):
+    """HTSAT, a Swin transformer on the folded spectrogram (Chen et al., ICASSP 2022).
+
+    ``pooling="mean"``: over all tokens of the last stage, as published. ``"time"`` (ours, not the
+    paper's): only over frequency, by a learned layer, which leaves a sequence in time.
+    """
+
+    spec_size: Annotated[int, Within(1, 2048)] = 256  # pixels, the side of the folded image
+    patch_size: Annotated[int, Within(1, 64)] = 4  # pixels
+    embed_dim: Width = 96
+    depths: Annotated[tuple[int, ...], Within(1, 64)] = (2, 2, 6, 2)
+    num_heads: Annotated[tuple[int, ...], Within(1, 256)] = (4, 8, 16, 32)
+    window_size: Annotated[int, Within(1, 64)] = 8  # tokens
+    mlp_ratio: Ratio = 4
+    pooling: Literal["mean", "time"] = "mean"
+
+    def _check(self) -> None:
+        last = len(self.depths) - 1
+        require(0 <= last < 8, f"depths must name 1 to 8 stages, got {shown(self.depths)}")
+        require(
+            len(self.num_heads) == len(self.depths),
+            f"num_heads must have one value per stage ({last + 1}), got {shown(self.num_heads)}",
+        )
+        require_multiple(
+            "spec_size", self.spec_size, f"patch_size * 2^{last}", self.patch_size << last
+        )
+        width = self.num_features
+        require(width <= _MAX_FEATURES, f"embed_dim gives a last stage of width {width}: too wide")
+        for stage in range(len(self.depths)):
+            self._check_stage(self.resolution(stage), self.embed_dim << stage, stage)
+
+    def _check_stage(self, resolution: int, width: int, stage: int) -> None:
+        window = min(self.window_size, resolution)
+        require(
+            resolution % window == 0 and resolution * window <= _MAX_WINDOWED,
+            f"window_size must divide the resolution of stage {stage} ({resolution}), "
+            f"their product be at most {_MAX_WINDOWED}, got {window}",
+        )
+        require_multiple(
+            f"embed_dim * 2^{stage}", width, f"num_heads[{stage}]", self.num_heads[stage]
+        )
+
+    @property
+    def num_features(self) -> int:
+        """Width of the last stage."""
+        return self.embed_dim << (len(self.depths) - 1)
+
+    def resolution(self, stage: int) -> int:
+        """Tokens along one side of stage ``stage``."""
+        return exact_div(exact_div(self.spec_size, self.patch_size), 2**stage)
+
+    @property
+    def side(self) -> int:
+        """Tokens along one side of the last stage."""
+        return self.resolution(len(self.depths) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig(Checked):
+    """How the prompt is read.
+
+    ``kind="clip"``: CLIP's text tower, pooled at the first EOS. ``kind="token_embedding"``
+    (``base_no_text_enc``): no encoder, rows of the decoder's embedding table; then only
+    ``max_length`` and ``suffix`` mean anything. ``kind="decoder"`` (the paper's appendix F, first
+    experiment): neither encoder nor mapper; the prompt's tokens follow the audio prefix as they
+    are, and ``max_length`` is only their limit.
+    """
+
+    kind: Literal["clip", "token_embedding", "decoder"] = "clip"
+    max_length: Annotated[int, Within(1, 1024)] = 40  # tokens, BOS and EOS included
+    suffix: str = ""  # put behind the prompt before tokenising
+    vocab_size: Vocabulary = 49_408
+    hidden_size: Width = 512
+    num_layers: Layers = 12
+    num_heads: Heads = 8
+    intermediate_size: Annotated[int, Within(1, 32_768)] = 2048
+    max_positions: Annotated[int, Within(1, 1024)] = 77
+    projection_dim: Width = 512  # of CLIP's own text projection
+    bos_id: TokenId = 49_406
+    eos_id: TokenId = 49_407
+
+    def _check(self) -> None:
+        if self.kind != "clip":
+            return
+        require_multiple("hidden_size", self.hidden_size, "num_heads", self.num_heads)
+        require(
+            3 <= self.max_length <= self.max_positions,
+            f"max_length must be in [3, {self.max_positions}] (max_positions), "
+            f"got {self.max_length}",
+        )
+        require_below("bos_id", self.bos_id, "vocab_size", self.vocab_size)
+        require_below("eos_id", self.eos_id, "vocab_size", self.vocab_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapperConfig(Checked):
+    """A mapping network: an embedding in, ``prefix_length`` vectors of the decoder's width out.
+
+    ``transformer``: Linear to ``prefix_length`` rows, then attention with ``constant_length``
+    learned rows, whose outputs are the prefix: in a model the two lengths are equal.
+    ``transformer_seq``: the same without the Linear; its input already is a sequence.
+    ``transformer_time`` (ours): for a sequence in time, a Linear for every step and learned
+    positions. ``mlp``: Linear, tanh, Linear (ClipCap's). The released code halves the configured
+    depth: 8 in the yml is 4 layers.
+    """
+
+    kind: Literal["transformer", "transformer_seq", "transformer_time", "mlp"] = "transformer"
+    prefix_length: Annotated[int, Within(1, 512)] = 40
+    constant_length: Annotated[int, Within(1, 512)] = 40
+    num_layers: Layers = 4
+    num_heads: Heads = 8
+    mlp_ratio: Ratio = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig(Checked):
+    """GPT-2 with tied embeddings and head."""
+
+    vocab_size: Vocabulary = 50_257
+    n_positions: Tokens = 1024
+    n_embd: Width = 768
+    n_layer: Layers = 12
+    n_head: Heads = 12
+
+    def _check(self) -> None:
+        require_multiple("n_embd", self.n_embd, "n_head", self.n_head)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return exact_div(self.n_embd, self.n_head)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig(Checked):
+    """What ``generate`` does when the caller does not say."""
+
+    prompt: str = "generate audio caption"
+    beam_size: Annotated[int, Within(1, 64)] = 5
+    max_new_tokens: Tokens = 67
+    temperature: Annotated[float, Within(0.001, 1000)] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(Checked):
+    """A whole Pengi: everything the runtime needs to know besides the weights."""
+
+    name: str = "base"
+    clip_seconds: Annotated[float, Within(0.01, 120)] = 7.0
+    mel: MelConfig = field(default_factory=MelConfig)
+    htsat: HTSATConfig = field(default_factory=HTSATConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    d_proj: Width = 1024  # width of the joint space
+    normalize_audio: bool = True  # L2, before the audio mapper
+    normalize_text: bool = False  # the released wrapper does not, although training did
+    audio_mapper: MapperConfig = field(default_factory=MapperConfig)
+    text_mapper: MapperConfig = field(default_factory=MapperConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    stop_id: TokenId = 220  # a lone space: the first id of " <|endoftext|>"
+    pad_id: TokenId = 0  # "!": what a finished beam continues with
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def _check(self) -> None:
+        self._check_clip()
+        time = "transformer_time" if self.htsat.pooling == "time" else None
+        self._check_mapper("audio_mapper", time, f"htsat.pooling {self.htsat.pooling!r}")
+        if self.text.kind != "decoder":
+            sequence = "transformer_seq" if self.text.kind == "token_embedding" else None
+            self._check_mapper("text_mapper", sequence, f"text.kind {self.text.kind!r}")
+        require_below("stop_id", self.stop_id, "decoder.vocab_size", self.decoder.vocab_size)
+        require_below("pad_id", self.pad_id, "decoder.vocab_size", self.decoder.vocab_size)
+        rows, positions = self.prefix_length, self.decoder.n_positions
+        require(
+            rows < positions,
+            f"decoder.n_positions must hold the prefix ({rows}) and a token, got {positions}",
+        )
+
+    def _check_clip(self) -> None:
+        require_multiple("htsat.spec_size", self.htsat.spec_size, "mel.n_mels", self.mel.n_mels)
+        frames, image_frames = self.mel_frames, self.image_frames
+        require(
+            image_frames <= _MAX_FRAMES,
+            f"htsat.spec_size^2 / mel.n_mels must be at most {_MAX_FRAMES}, got {image_frames}",
+        )
+        if self.htsat.pooling == "time":
+            what = "htsat.pooling 'time': the last stage's resolution"
+            require_multiple(what, self.htsat.side, "htsat.spec_size / mel.n_mels", self.strips)
+        # The released stretch refuses to shrink: frames would be skipped, not averaged.
+        require(
+            2 <= frames <= image_frames,
+            f"clip_seconds must give 2 to {image_frames} frames (the image's), got {frames}",
+        )
+        samples, half = self.clip_samples, self.mel.n_fft // 2
+        require(
+            samples > half,
+            f"clip_seconds must be more samples than half of mel.n_fft ({half}), got {samples}",
+        )
+
+    def _check_mapper(self, name: str, sequence: str | None, because: str) -> None:
+        """``sequence``: the kind that the mapper's input needs, if that is a sequence."""
+        mapper: MapperConfig = getattr(self, name)
+        width, rows, constant = self.decoder.n_embd, mapper.prefix_length, mapper.constant_length
+        for kind in ("transformer_seq", "transformer_time"):
+            must = "must" if kind == sequence else "must not"
+            require(
+                (mapper.kind == kind) == (kind == sequence),
+                f"{name}.kind {must} be {kind!r} ({because}), got {mapper.kind!r}",
+            )
+        if mapper.kind == "mlp":
+            outputs = f"{name}.prefix_length * decoder.n_embd"
+            require_multiple(outputs, rows * width, "its layers", 2)
+            return
+        require_multiple("decoder.n_embd", width, f"{name}.num_heads", mapper.num_heads)
+        require(
+            constant == rows,
+            f"{name}.constant_length must equal prefix_length ({rows}), got {constant}",
+        )
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of one clip at ``mel.sample_rate``."""
+        return round(self.clip_seconds * self.mel.sample_rate)
+
+    @property
+    def mel_frames(self) -> int:
+        """STFT frames of one clip (centred: one more than whole hops)."""
+        return self.clip_samples // self.mel.hop_length + 1
+
+    @property
+    def image_frames(self) -> int:
+        """Frames after the stretch: ``spec_size // n_mels`` strips, each ``spec_size`` wide."""
+        return self.htsat.spec_size * self.strips
+
+    @property
+    def strips(self) -> int:
+        """Strips of consecutive time that stand one below the other in the folded image."""
+        return exact_div(self.htsat.spec_size, self.mel.n_mels)
+
+    @property
+    def audio_steps(self) -> int:
+        """Steps in time that the audio mapper reads: 1 (the mean), or a column of each strip."""
+        return 1 if self.htsat.pooling == "mean" else self.strips * self.htsat.side
+
+    def prompt_rows(self, tokens: int) -> int:
+        """Rows of the prefix of a prompt of so many tokens: these themselves, or the mapper's."""
+        return tokens if self.text.kind == "decoder" else self.text_mapper.prefix_length
+
+    @property
+    def prefix_length(self) -> int:
+        """Rows of the whole prefix, audio first, then the longest prompt's."""
+        return self.audio_mapper.prefix_length + self.prompt_rows(self.text.max_length)
+
+    def to_json(self) -> str:
+        """JSON text; :meth:`from_json` gives an equal config back."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Config from JSON text.
+
+        Raises:
+            UsageError: it is no JSON object, or a huge one, has a key we do not know, or a value of
+                another type or out of its bounds.
+        """
+        try:
+            data = parse(text, _LIMITS)
+        except ValueError as error:
+            raise UsageError(f"the model config {error}") from None
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Config from what ``json`` makes of :meth:`to_json`. Raises as :meth:`from_json`."""
+        config = build(cls, data, "config")
+        assert isinstance(config, cls)
+        return config
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The model of that name. Raises as :func:`pengi_rt.config.presets.preset`."""
+        return cls.from_dict(preset(name))

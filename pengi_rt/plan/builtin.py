@@ -1,0 +1,45 @@
+"""The engine that comes with pengi-rt: a small demo model, for whoever names no other."""
+
+import logging
+import os
+from pathlib import Path
+
+from pengi_rt.config.checked import as_path
+from pengi_rt.errors import PlanError
+
+logger = logging.getLogger(__name__)
+
+# Not importlib.resources: a plan is mapped, so it must be a file, and where the package is spread
+# over two folders (editable installs) their traversal names the wrong one for a missing file.
+LOCATION = Path(__file__).with_name("demo.plan")
+
+
+def builtin_plan() -> Path:
+    """The path of the built-in engine file.
+
+    Raises:
+        PlanError: this installation has none.
+    """
+    if not LOCATION.is_file():
+        raise PlanError(
+            f"no engine given, and this installation has no built-in one ({LOCATION}): "
+            "name a plan made by pengi-rt export (--engine PLAN)"
+        )
+    return LOCATION
+
+
+def named_or_builtin(path: str | os.PathLike[str] | None) -> Path:
+    """``path``; without one the built-in engine file, and a warning that says what that is.
+
+    Raises:
+        PlanError: there is neither.
+        UsageError: it is no path.
+    """
+    if path is not None:
+        return as_path("the plan", path)
+    plan = builtin_plan()
+    logger.warning(
+        "no engine given: using the built-in demo model, trained on made sounds only "
+        "(docs/demo-model.md)"
+    )
+    return plan

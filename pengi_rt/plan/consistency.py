@@ -1,0 +1,111 @@
+"""Whether what a plan says of its parts fits together: tensors side by side, nothing missing."""
+
+from collections.abc import Iterable, Mapping
+
+from pengi_rt.errors import PlanError
+from pengi_rt.plan.manifest import (
+    GRAPHS,
+    TOKENIZERS,
+    WEIGHTS,
+    Manifest,
+    TensorRecord,
+    aligned,
+    graph_entry,
+    scale_name,
+    tokenizer_entry,
+)
+from pengi_rt.system.quote import shown
+
+_EXPORT_AGAIN = "export the checkpoint again"
+
+TABLES = {
+    "decoder.wte.weight": {
+        "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8",
+    },
+    "decoder.wpe.weight": {
+        "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16",
+    },
+}  # fmt: skip
+"""The embedding tables, which backends gather from: their element type by the plan's precision."""
+
+
+def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
+    """Check that ``tensors`` fill ``size`` bytes in order, each aligned, none across another.
+
+    Raises:
+        PlanError: they do not.
+    """
+    spans: dict[int, int] = {}
+    for tensor in tensors:
+        if spans.setdefault(tensor.offset, tensor.nbytes) != tensor.nbytes:
+            raise PlanError(f"tensors of different sizes share offset {tensor.offset} of {WEIGHTS}")
+    end = 0
+    for offset in sorted(spans):
+        if offset != aligned(end):
+            raise PlanError(f"a tensor at {offset} of {WEIGHTS} should start at {aligned(end)}")
+        end = offset + spans[offset]
+    if end != size:
+        raise PlanError(f"{WEIGHTS} has {size} bytes, its tensors need {end}")
+
+
+def check_complete(manifest: Manifest) -> None:
+    """Check that a plan holds what its config and its backends need.
+
+    All graphs or none: without them it names the backends that read the weights alone. Tokenizers,
+    embedding tables and the scales of an int8 plan are always there.
+
+    Raises:
+        PlanError: something is missing, or a tensor has another shape or type.
+    """
+    _check_graphs(manifest)
+    for entry in map(tokenizer_entry, TOKENIZERS):
+        if entry not in manifest.entries:
+            raise PlanError(f"entry {entry} is missing, which every plan has: {_EXPORT_AGAIN}")
+    decoder = manifest.config.decoder
+    rows = {"decoder.wte.weight": decoder.vocab_size, "decoder.wpe.weight": decoder.n_positions}
+    for name, count in rows.items():
+        if name not in manifest.tensors:
+            raise PlanError(f"tensor {name} is missing, which every plan has: {_EXPORT_AGAIN}")
+        _check_table(name, manifest.tensors[name], (count, decoder.n_embd), manifest.precision)
+    for name, tensor in manifest.tensors.items():
+        if tensor.dtype == "int8":
+            _check_scale(name, manifest.tensors, needed=manifest.precision == "int8")
+
+
+def _check_graphs(manifest: Manifest) -> None:
+    if not manifest.graphs and not manifest.backends:
+        raise PlanError(f"neither graphs nor a backend that needs none: {_EXPORT_AGAIN}")
+    if not manifest.graphs and "onnx" not in manifest.backends:
+        return
+    for entry in map(graph_entry, GRAPHS):
+        if entry not in manifest.entries:
+            raise PlanError(
+                f"entry {entry} is missing, which every plan for onnx has: {_EXPORT_AGAIN}"
+            )
+
+
+def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], precision: str) -> None:
+    if table.shape != shape:
+        raise PlanError(
+            f"tensor {name} has shape {shown(list(table.shape))}, the config needs {list(shape)}: "
+            f"{_EXPORT_AGAIN}"
+        )
+    if table.dtype != TABLES[name][precision]:
+        raise PlanError(
+            f"tensor {name} is {table.dtype} in a plan stored as {precision}: {_EXPORT_AGAIN}"
+        )
+
+
+def _check_scale(name: str, tensors: Mapping[str, TensorRecord], *, needed: bool) -> None:
+    """A scale for each row or for each column, of a matrix."""
+    values, scale = tensors[name], tensors.get(scale_name(name))
+    if scale is None:
+        if needed:
+            raise PlanError(f"tensor {shown(name)} is int8 without a scale: {_EXPORT_AGAIN}")
+        return
+    rows, columns = values.shape if len(values.shape) == 2 else (0, 0)
+    if scale.dtype != "float32" or scale.shape not in ((rows, 1), (1, columns)):
+        raise PlanError(
+            f"tensor {shown(scale_name(name))} is {scale.dtype} {shown(list(scale.shape))}, no "
+            f"scale for {shown(list(values.shape))}: {_EXPORT_AGAIN}"
+        )

@@ -1,0 +1,300 @@
+"""The plan: one file with everything an engine needs, mapped and checked before anything reads it.
+
+Opening hashes every entry. Nothing in a plan is pickled or executed, and no other file is opened.
+"""
+
+import hashlib
+import math
+import os
+import stat
+import zlib
+from collections.abc import Iterator, KeysView, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from mmap import ACCESS_READ, MADV_DONTNEED, PAGESIZE, mmap
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.errors import PlanError
+from pengi_rt.plan.consistency import check_complete, check_layout
+from pengi_rt.plan.manifest import (
+    LIMITS,
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    graph_entry,
+    is_entry_name,
+    tokenizer_entry,
+)
+from pengi_rt.plan.sniff import HEAD, not_a_plan
+from pengi_rt.plan.zip_container import Entry, read_entries
+from pengi_rt.system.quote import one_line, shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHUNK = 16 << 20  # bytes hashed, then given back: opening keeps no weights resident
+_MAX_ENTRY = 128 << 20  # bytes, of any but the weights: graphs and tokenizers are read whole
+_FETCH_AGAIN = "its checksum is another; fetch or export the plan again"
+
+
+class Plan:
+    """An open plan, read-only; everything it hands out is a view of the mapped file or a copy.
+
+    The file may be renamed, replaced or deleted meanwhile (:class:`PlanWriter` replaces). Whoever
+    cuts it short in place takes this process down with it, as with every mapped file.
+
+    Attributes:
+        path: where it was opened.
+        size: of the file, in bytes.
+        manifest: ``plan.json``.
+    """
+
+    def __init__(self, path: Path, contents: "_Contents") -> None:
+        """Over checked contents; :meth:`open` makes both."""
+        self.path = path
+        self.size = len(contents.file)
+        self.manifest = contents.manifest
+        self._entries = contents.entries
+        self._file: mmap | None = contents.file
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Map the plan at ``path`` and check it: every header, every entry's SHA-256.
+
+        Raises:
+            PlanError: it cannot be read, is something else, is damaged, or has a format that this
+                version does not read.
+        """
+        with _about(path):
+            contents = _load(Path(path))
+            for name, holds in contents.entry_verdicts():
+                if not holds:
+                    contents.file.close()
+                    raise PlanError(f"entry {name} is damaged: {_FETCH_AGAIN}")
+        return cls(Path(path), contents)
+
+    @classmethod
+    def examine(cls, path: str | os.PathLike[str]) -> Iterator[tuple[str, bool]]:
+        """Name every entry and every tensor at ``path``, and whether its SHA-256 holds.
+
+        Tensors are named ``weights.bin[NAME]``.
+
+        Raises:
+            PlanError: as :meth:`open`, but for the SHA-256.
+        """
+        with _about(path):
+            contents = _load(Path(path))
+            try:
+                yield from contents.entry_verdicts()
+                yield from contents.tensor_verdicts()
+            finally:
+                contents.file.close()
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model, its generation defaults included."""
+        return self.manifest.config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of ``plan.json``, which has every other entry's: equal plans, equal answers."""
+        entry = self._entries[MANIFEST]
+        return _sha256(self._mapped, entry.data, entry.size)
+
+    @property
+    def weights(self) -> memoryview:
+        """All of ``weights.bin``, read-only, mapped."""
+        entry = self._entries[WEIGHTS]
+        return memoryview(self._mapped)[entry.data : entry.end]
+
+    @property
+    def tensors(self) -> KeysView[str]:
+        """The names of the tensors."""
+        return self.manifest.tensors.keys()
+
+    def tensor(self, name: str) -> "NDArray[Any]":
+        """The tensor ``name``, read-only, mapped.
+
+        NumPy has no bfloat16: of such a tensor these are the bits, as uint16.
+        :class:`pengi_rt.plan.float32_view.Widened` gives floats whatever is stored.
+
+        Raises:
+            PlanError: there is none.
+        """
+        import numpy as np
+
+        if name not in self.manifest.tensors:
+            raise PlanError(f"{self.path}: the plan has no tensor {name!r}")
+        record = self.manifest.tensors[name]
+        kind = "uint16" if record.dtype == "bfloat16" else record.dtype
+        dtype = np.dtype(kind).newbyteorder("<")
+        # np.ndarray(buffer=...) would hold the mmap, not an export of it: close would unmap it.
+        flat = np.frombuffer(self.weights, dtype, math.prod(record.shape), record.offset)
+        return flat.reshape(record.shape)
+
+    def graph(self, name: str) -> bytes:
+        """The ONNX graph ``name`` (``audio``, ``text`` or ``decoder``); it points into the weights.
+
+        Raises:
+            PlanError: there is none.
+        """
+        return self._read(graph_entry(name))
+
+    def tokenizer(self, name: str) -> bytes:
+        """The tokenizer ``name`` (``text`` or ``decoder``) as JSON.
+
+        Raises:
+            PlanError: there is none.
+        """
+        return self._read(tokenizer_entry(name))
+
+    def release_pages(self) -> None:
+        """Take the mapped pages out of this process's memory; what is read again comes back."""
+        self._mapped.madvise(MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unmap the file. Views handed out stay valid: the mapping goes with the last of them."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(BufferError):  # somebody still holds a view
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _mapped(self) -> mmap:
+        if self._file is None:
+            raise PlanError(f"{self.path}: the plan is closed")
+        return self._file
+
+    def _read(self, entry_name: str) -> bytes:
+        entry = self._entries.get(entry_name)
+        if entry is None:
+            raise PlanError(f"{self.path}: the plan has no entry {entry_name!r}")
+        return self._mapped[entry.data : entry.end]
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """A mapped file whose headers and manifest hold; its data has still to be hashed."""
+
+    file: mmap
+    entries: Mapping[str, Entry]
+    manifest: Manifest
+
+    def entry_verdicts(self) -> Iterator[tuple[str, bool]]:
+        for name, record in self.manifest.entries.items():
+            digest = _sha256(self.file, self.entries[name].data, record.size)
+            yield name, digest == record.sha256
+
+    def tensor_verdicts(self) -> Iterator[tuple[str, bool]]:
+        start = self.entries[WEIGHTS].data
+        for name, tensor in self.manifest.tensors.items():
+            digest = _sha256(self.file, start + tensor.offset, tensor.nbytes)
+            yield f"{WEIGHTS}[{name}]", digest == tensor.sha256
+
+
+def _load(path: Path) -> _Contents:
+    file = _map(path)
+    try:
+        entries = {entry.name: entry for entry in read_entries(file)}
+        manifest = _read_manifest(file, entries[MANIFEST])
+        _check_entries(manifest, entries)
+        check_layout(manifest.tensors.values(), entries[WEIGHTS].size)
+        check_complete(manifest)
+    except BaseException:
+        file.close()
+        raise
+    return _Contents(file, entries, manifest)
+
+
+@contextmanager
+def _about(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make every refusal one line that starts with the path."""
+    name = one_line(str(path), 1000)
+    try:
+        yield
+    except FileNotFoundError:
+        raise PlanError(
+            f"{name}: no such file; pengi-rt export makes a plan from a checkpoint"
+        ) from None
+    except OSError as error:
+        raise PlanError(f"{name}: cannot be read: {error.strerror or error}") from None
+    except PlanError as error:
+        raise PlanError(f"{name}: {error}") from None
+
+
+def _map(path: Path) -> mmap:
+    """The file as read-only memory, if its first bytes may be a plan's."""
+    # A FIFO would block the open, and a device has no size: look before.
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL or a lone surrogate in the path
+        raise PlanError(f"no file can have this name: {error}") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise PlanError(f"this is {what}; give the plan itself, as pengi-rt export wrote it")
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        if not head:
+            raise PlanError("the file is empty; fetch or export it again")
+        kind = not_a_plan(head)
+        if kind is not None:
+            raise PlanError(f"this is {kind}")
+        return mmap(file.fileno(), 0, access=ACCESS_READ)
+
+
+def _read_manifest(file: mmap, entry: Entry) -> Manifest:
+    if entry.size > LIMITS.characters:
+        raise PlanError(f"{MANIFEST} claims {entry.size} bytes; no plan's is that long")
+    text = file[entry.data : entry.end]
+    if zlib.crc32(text) != entry.crc:  # the one entry whose SHA-256 stands nowhere
+        raise PlanError(f"entry {MANIFEST} is damaged: {_FETCH_AGAIN}")
+    return Manifest.from_json(text)
+
+
+def _check_entries(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
+    """Check that the container holds what the manifest says, and nothing else."""
+    stored = {entry.name: entry.size for entry in entries.values()}
+    *_, last = stored
+    if last != MANIFEST:
+        raise PlanError(f"{last} stands behind {MANIFEST}, which is a plan's last entry")
+    del stored[MANIFEST]
+    recorded = {name: record.size for name, record in manifest.entries.items()}
+    for name in sorted(stored.keys() | recorded.keys() | {WEIGHTS}):
+        if not is_entry_name(name):
+            raise PlanError(f"an entry is called {shown(name)}, which no plan's is")
+        if name not in stored:
+            raise PlanError(f"entry {name} is missing")
+        if stored[name] != recorded.get(name):
+            raise PlanError(f"entry {name} has {stored[name]} bytes, not as {MANIFEST} says")
+        if name != WEIGHTS and stored[name] > _MAX_ENTRY:
+            raise PlanError(f"entry {name} has {stored[name]} bytes; no plan's is that long")
+    graphs = [name for name in stored if name.startswith("graphs/")]
+    if graphs != [graph_entry(name) for name in manifest.graphs]:
+        raise PlanError(f"the plan's graphs are {shown(graphs)}, not as {MANIFEST} says")
+
+
+def _sha256(file: mmap, start: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with memoryview(file) as view:
+        for begin in range(start, start + size, _CHUNK):
+            end = min(begin + _CHUNK, start + size)
+            with view[begin:end] as part:
+                digest.update(part)
+            page = begin - begin % PAGESIZE
+            file.madvise(MADV_DONTNEED, page, end - page)
+    return digest.hexdigest()

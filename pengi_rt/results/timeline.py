@@ -1,0 +1,135 @@
+"""Answers over time: what was said about each window, as a timeline and as one answer.
+
+Windows may overlap; segments never do. Where two neighbours overlap, the time between them is
+parted in the middle of the overlap: windows of one length then each keep the moments that are
+nearer to their own centre than to any other window's, the last one too, which is moved back to end
+with the recording.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pengi_rt.errors import UsageError
+
+Key = Callable[[str], Hashable]
+"""What of a text decides whether two are the same: ``str.casefold`` lets "Dog" be "dog"."""
+
+
+class Timed(Protocol):
+    """A text about a stretch of a recording."""
+
+    @property
+    def start(self) -> float:
+        """Seconds into the recording."""
+
+    @property
+    def end(self) -> float:
+        """Seconds into the recording."""
+
+    @property
+    def text(self) -> str:
+        """What is said about it."""
+
+
+class Scored(Protocol):
+    """A text and its score, as :class:`pengi_rt.results.generation.Window` has them."""
+
+    @property
+    def text(self) -> str:
+        """What is said."""
+
+    @property
+    def score(self) -> float:
+        """How sure the model is: higher is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a recording over which the answer stays the same; it may be empty."""
+
+    start: float  # seconds into the recording
+    end: float  # seconds
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """One answer for all windows.
+
+    ``score`` is the mean over the ``votes`` windows, of ``windows``, that gave this answer.
+    """
+
+    text: str
+    score: float
+    votes: int
+    windows: int
+
+
+def segments(windows: Iterable[Timed], *, key: Key = str) -> Iterator[Segment]:
+    """Merge neighbours that agree; a segment comes as soon as a window disagrees with it.
+
+    The segments lie end to end from the first window's start to the last one's end; only where
+    windows leave a gap, which nothing was heard of, they do too.
+
+    Args:
+        windows: answers in time order.
+        key: what must be equal of two texts, stripped; a segment has its first window's text.
+
+    Raises:
+        UsageError: a window ends before it starts, or starts or ends before the one before it.
+    """
+    last: Timed | None = None
+    segment: Segment | None = None
+    for window in windows:
+        _check_order(last, window)
+        last, text = window, window.text.strip()
+        if segment is None:
+            segment = Segment(window.start, window.end, text)
+            continue
+        gap = window.start > segment.end
+        if not gap and key(segment.text) == key(text):
+            segment = replace(segment, end=window.end)
+            continue
+        middle = (window.start + segment.end) / 2
+        yield segment if gap else replace(segment, end=middle)
+        segment = Segment(window.start if gap else middle, window.end, text)
+    if segment is not None:
+        yield segment
+
+
+def pooled(windows: Iterable[Scored], *, key: Key = str) -> Pooled:
+    """The commonest answer; of several, the one with the better mean score, then the earliest.
+
+    Args:
+        windows: answers in time order.
+        key: what must be equal of two texts, stripped; the answer is the first such text.
+
+    Raises:
+        UsageError: there is no window.
+    """
+    votes: dict[Hashable, list[float]] = {}
+    texts: dict[Hashable, str] = {}
+    for window in windows:
+        text = window.text.strip()
+        votes.setdefault(key(text), []).append(window.score)
+        texts.setdefault(key(text), text)
+    if not votes:
+        raise UsageError("no windows: an answer is pooled from at least one")
+    winner, scores = max(votes.items(), key=lambda item: (len(item[1]), _mean(item[1])))
+    total = sum(len(given) for given in votes.values())
+    return Pooled(texts[winner], _mean(scores), len(scores), total)
+
+
+def _mean(scores: list[float]) -> float:
+    return sum(scores) / len(scores)
+
+
+def _check_order(last: Timed | None, window: Timed) -> None:
+    """Refuse what has no place in time; NaN has none."""
+    in_order = last is None or (window.start > last.start and window.end >= last.end)
+    if not (window.start < window.end and in_order):
+        before = f" behind {last.start:g}-{last.end:g} s" if last else ""
+        raise UsageError(
+            f"windows must be in time order, got {window.start:g}-{window.end:g} s{before}"
+        )

@@ -1,0 +1,1 @@
+"""An open plan on a backend, shared by threads, and recordings cut into batches for it."""

@@ -1,0 +1,190 @@
+"""What this machine is and what is installed on it, as far as the engine's speed and health go."""
+
+import ctypes
+import importlib.metadata
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pengi_rt.errors import UsageError
+from pengi_rt.system.download import cache_directory
+from pengi_rt.system.threads import affinity_cores, available_threads, cgroup_quota
+
+CORE = {
+    "numpy": "1.26",
+    "onnxruntime": "1.24",  # 1.20 computes DecoderMaskedMultiHeadAttention wrongly
+    "soundfile": "0.13",
+    "soxr": "0.5",
+    "tokenizers": "0.21",
+    "tqdm": "4.66",
+}
+"""What the engine cannot do without, and the lowest version it works with."""
+
+EXTRAS = {
+    "torch": "2.10",  # before, weights_only loading could run code (CVE-2026-24747)
+    "transformers": "5.0",
+    "safetensors": "0.5",
+    "onnx": "1.21",
+    "triton": "3.6",
+    "tensorrt": "10.0",
+    "faiss-cpu": "1.9",
+    "av": "18.1",
+}
+"""What exporting, other backends, approximate search and more formats need."""
+
+CPU_FLAGS = (
+    "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
+    "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+"""Instruction sets that matrix kernels are chosen by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An installed package, or one that is missing; ``problem`` ("is ...") is what is wrong."""
+
+    name: str
+    version: str | None
+    problem: str | None
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The hardware, and how much of it this process may use."""
+
+    cpu: str
+    cpu_flags: tuple[str, ...]
+    cores: int
+    allowed_cores: int
+    cpu_quota: float | None  # cores' worth of time
+    threads: int | None  # that the engine would start; None: OMP_NUM_THREADS is wrong
+    memory: int | None  # bytes
+    available_memory: int | None  # bytes
+    cache: str
+    cache_writable: bool
+
+
+def package(name: str, least: str) -> Package:
+    """The installed ``name``, read from its metadata without importing it."""
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Package(name, None, "is not installed")
+    if _numbers(version) < _numbers(least):
+        return Package(name, version, f"is too old: pip install '{name}>={least}'")
+    return Package(name, version, None)
+
+
+def loaded_package(name: str, least: str) -> Package:
+    """As :func:`package`, and imported: a broken binary shows only then."""
+    found = package(name, least)
+    if found.problem:
+        return found
+    try:
+        details = _DETAILS.get(name, _nothing)(import_module(name))
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding
+        return Package(name, found.version, f"cannot be imported: {_one_line(error)}")
+    return Package(name, found.version, None, details)
+
+
+def native_kernels() -> str | None:
+    """Why the native kernels do not load, or ``None``."""
+    try:
+        import_module("pengi_rt._core")
+    except ImportError as error:
+        return _one_line(error)
+    return None
+
+
+def cuda_problem(library: str = "libcuda.so.1") -> str | None:
+    """Why there is no CUDA GPU to run on, or ``None``; asked of the driver, without torch."""
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver ({library} does not load)"
+    count = ctypes.c_int(0)
+    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if code:
+        return f"the NVIDIA driver gives error {code} (see nvidia-smi)"
+    return None if count.value else "the NVIDIA driver sees no GPU"
+
+
+def machine(proc: Path = Path("/proc")) -> Machine:
+    """This machine."""
+    cpu, flags = _cpu(proc / "cpuinfo")
+    memory = _memory(proc / "meminfo")
+    cache = cache_directory()
+    try:
+        threads = available_threads()
+    except UsageError:
+        threads = None
+    return Machine(
+        cpu=cpu,
+        cpu_flags=flags,
+        cores=os.cpu_count() or 1,
+        allowed_cores=affinity_cores(),
+        cpu_quota=cgroup_quota(),
+        threads=threads,
+        memory=memory.get("MemTotal"),
+        available_memory=memory.get("MemAvailable"),
+        cache=str(cache),
+        cache_writable=_writable(cache),
+    )
+
+
+def _cpu(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Model and flags of the first core, as the kernel names them."""
+    try:
+        fields = dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", path.read_text(), re.MULTILINE))
+    except OSError:
+        fields = {}
+    flags = set(f"{fields.get('flags', '')} {fields.get('Features', '')}".split())
+    return fields.get("model name", "unknown"), tuple(flag for flag in CPU_FLAGS if flag in flags)
+
+
+def _memory(path: Path) -> dict[str, int]:
+    try:
+        text = path.read_text()
+    except OSError:
+        return {}
+    return {
+        name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s*(\d+) kB", text, re.MULTILINE)
+    }
+
+
+def _writable(folder: Path) -> bool:
+    """Whether ``folder`` can be written to, or made."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``1.24.0rc1`` as (1, 24, 0): enough to compare with a lowest version."""
+    leading = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, leading[0].split("."))) if leading else ()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _nothing(_: Any) -> str:
+    return ""
+
+
+def _onnxruntime(module: Any) -> str:
+    return ", ".join(module.get_available_providers())
+
+
+def _soundfile(module: Any) -> str:
+    known = module.available_formats()
+    formats = [name for name in ("WAV", "FLAC", "OGG", "MP3") if name in known]
+    return f"libsndfile {module.__libsndfile_version__}: {', '.join(formats)}"
+
+
+_DETAILS: dict[str, Callable[[Any], str]] = {"onnxruntime": _onnxruntime, "soundfile": _soundfile}

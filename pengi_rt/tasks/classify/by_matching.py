@@ -1,0 +1,142 @@
+"""Text matching: the label whose embedding is nearest to that of the model's answer.
+
+Source: paper, figure 3; the text encoder is the model's own, and nearness is the cosine.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from pengi_rt.backends.protocol import F32, F64
+from pengi_rt.errors import UsageError
+from pengi_rt.session.session import Session
+from pengi_rt.tasks.embed import TextEmbedding, embed_texts, unit
+
+logger = logging.getLogger(__name__)
+
+DIGITS: Final = 6
+
+Run = tuple[int, int]
+"""The first part of some in a row, and the one behind the last."""
+
+SEPARATOR: Final = ","
+"""Between the sounds of an answer that names several, as in table 1's target of sound events."""
+
+
+class Matcher:
+    """Labels with their embeddings.
+
+    What is longer than the text encoder reads is matched without its end, and a warning says so: of
+    every such label, and of the first such answer. ``strict`` refuses labels alone, as nobody chose
+    what the model would answer.
+    """
+
+    def __init__(self, session: Session, labels: Mapping[str, str], *, strict: bool) -> None:
+        """Embed the texts of ``labels``.
+
+        Raises:
+            UsageError: the plan has no text encoder, or one that reads two labels alike.
+            PromptError: a label cannot be read, or is too long (``strict``).
+        """
+        if not session.joint_embeddings:
+            raise UsageError(
+                f"{session.plan.path} has no text encoder to match texts with: classify by "
+                "log-likelihood instead (--method log-likelihood)"
+            )
+        self._session = session
+        self._told = False
+        known: dict[bytes, str] = {}
+        for label, text in labels.items():
+            tokens = session.prompt_tokenizer.encode(text, strict=strict)
+            if tokens.truncated:
+                self._warn("the label", label)
+            other = known.setdefault(tokens.ids.tobytes(), label)
+            if other != label:
+                raise UsageError(f"labels {other!r} and {label!r} are one to the text encoder")
+        texts = tuple(labels.values())
+        self._most = 1 + max(text.count(SEPARATOR) for text in texts)
+        self._labels = session.remember(
+            ("labels", texts), lambda: _units(embed_texts(session, texts))
+        )
+
+    def scores(self, answers: Sequence[str]) -> F64:
+        """``[n, labels]``: the cosine of every answer and every label; of no answer, 0.
+
+        Rounded to what float32 embeddings can tell: an answer that is a label has the cosine 1 on
+        every backend.
+        """
+        cosines = np.zeros((len(answers), len(self._labels)))
+        places = [place for place, text in enumerate(answers) if text]
+        if places:
+            found = embed_texts(self._session, [answers[place] for place in places])
+            self._check_whole(found)
+            units = _units(found).astype(np.float64)
+            cosines[places] = (units @ self._labels.T.astype(np.float64)).round(DIGITS)
+        return cosines
+
+    def lists(self, answers: Sequence[str]) -> tuple[F64, list[list[int]]]:
+        """As :meth:`scores` where an answer may name several sounds, and the labels of each.
+
+        An answer is parted at its commas; where labels have commas themselves, parts may belong
+        together. The answer is taken apart so that, each part weighing the same, it is nearest to
+        labels; of what it comes to, each chooses the label nearest to it. A label's score is its
+        best with any part, or parts in a row.
+        """
+        parts = [[part.strip() for part in text.split(SEPARATOR)] for text in answers]
+        runs = [self._runs([part for part in each if part]) for each in parts]
+        texts = [f"{SEPARATOR} ".join(run) for each in runs for run in each.values()]
+        flat = iter(self.scores(texts))
+        scores = np.zeros((len(answers), len(self._labels)))
+        chosen: list[list[int]] = []
+        for row, each in zip(scores, runs, strict=True):
+            found = {run: next(flat) for run in each}
+            if found:
+                row[:] = np.max(list(found.values()), axis=0)
+            best = _segmented({run: float(cosines.max()) for run, cosines in found.items()})
+            chosen.append(list(dict.fromkeys(int(found[run].argmax()) for run in best)))
+        return scores, chosen
+
+    def _runs(self, parts: Sequence[str]) -> dict[Run, Sequence[str]]:
+        """Parts in a row, as many as a label may have, by where they begin and end."""
+        return {
+            (first, last): parts[first:last]
+            for first in range(len(parts))
+            for last in range(first + 1, min(first + self._most, len(parts)) + 1)
+        }
+
+    def _check_whole(self, answers: Sequence[TextEmbedding]) -> None:
+        """Say once that an answer was cut."""
+        cut = next((answer.text for answer in answers if answer.truncated), None)
+        if cut is not None and not self._told:
+            self._told = True
+            self._warn("an answer", cut)
+
+    def _warn(self, what: str, text: str) -> None:
+        logger.warning(
+            "%s is longer than the text encoder reads (%d tokens) and is matched without its "
+            "end: %.40r ...",
+            what,
+            self._session.config.text.max_length,
+            text,
+        )
+
+
+def _units(found: Sequence[TextEmbedding]) -> F32:
+    """``[n, d_proj]``: embeddings at length 1."""
+    return unit(np.stack([each.embedding for each in found]))
+
+
+def _segmented(weights: Mapping[Run, float]) -> list[Run]:
+    """The runs, end to end, whose weights times lengths come to most; longer ones at a tie."""
+    ends = sorted({last for _, last in weights})
+    best: dict[int, tuple[float, list[Run]]] = {0: (0.0, [])}
+    for end in ends:
+        ways = [
+            (best[first][0] + weight * (last - first), [*best[first][1], (first, last)])
+            for (first, last), weight in sorted(weights.items())
+            if last == end
+        ]
+        best[end] = max(ways, key=lambda way: way[0])
+    return best[ends[-1]][1] if ends else []

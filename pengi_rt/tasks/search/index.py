@@ -1,0 +1,239 @@
+"""Reading an index: rows on demand, vectors in mapped memory."""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+
+from pengi_rt.config.checked import as_path
+from pengi_rt.errors import InputError, UsageError
+from pengi_rt.system.regular import open_regular
+from pengi_rt.tasks.search.folder import PARTIAL, current_generation
+from pengi_rt.tasks.search.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS, Identity, Manifest
+from pengi_rt.tasks.search.rows import F32, Block, Held, Row
+from pengi_rt.tasks.search.words import Words
+
+VERIFIED = 2**28
+"""Bytes of vectors up to which opening hashes them; 256 MiB take 0.2 s, 4 GiB take 3 s."""
+
+_MANIFEST_BYTES = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """One generation of an index, as it was when it was opened.
+
+    It holds mapped memory and no lock: a writer that replaces the index meanwhile does not disturb
+    it. Row ``i`` of the matrices belongs to ``rows[i]``.
+    """
+
+    path: Path
+    generation: Path
+    manifest: Manifest
+    rows: "Rows"
+    captions: F32  # [rows, D], unit norm, read-only
+    audio: F32 | None  # [rows, D2], unit norm, read-only
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> Self:
+        """The index in that folder.
+
+        Sizes, types and shapes are always checked, and the SHA-256 of the rows. The vectors' is
+        checked if they are small (:data:`VERIFIED`), always with ``verify=True``, never with
+        ``False``. Damage that slips through cannot pass for a result: search refuses a row that
+        is not of unit norm where its score shows it.
+
+        Raises:
+            UsageError: ``path`` is no path.
+            InputError: there is no index, or it cannot be read, or is damaged.
+        """
+        path = as_path("index", path)
+        while True:
+            name = current_generation(path)
+            if name is None:
+                raise InputError(_absence(path))
+            try:
+                return cls._read(path, path / name, verify=verify)
+            except InputError:
+                # A writer may have replaced and deleted it between the two steps.
+                if current_generation(path) == name:
+                    raise
+
+    @classmethod
+    def _read(cls, path: Path, generation: Path, *, verify: bool | None) -> Self:
+        try:
+            manifest = Manifest.from_json(_start(generation / MANIFEST))
+            _check_files(generation, manifest, verify=verify)
+            matrices = {
+                name: _matrix(generation / name, (manifest.rows, width))
+                for name, width in manifest.identity.matrices.items()
+            }
+            rows = Rows(generation / ROWS, manifest.rows)
+        except OSError as error:
+            raise _unreadable(path, generation, error) from None
+        except (EOFError, ValueError, UsageError) as error:
+            raise _damaged(path, generation, error) from None
+        return cls(path, generation, manifest, rows, matrices[CAPTIONS], matrices.get(AUDIO))
+
+    @property
+    def identity(self) -> Identity:
+        """What it was made with."""
+        return self.manifest.identity
+
+    @property
+    def plan(self) -> str:
+        """SHA-256 of the plan that it was made with."""
+        return self.identity.plan
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that it was made with."""
+        return self.identity.settings
+
+    @property
+    def collection(self) -> str:
+        """Where the recordings were when it was made; their names are relative to it."""
+        return self.manifest.collection
+
+    @cached_property
+    def recordings(self) -> Mapping[str, Held]:
+        """Every recording by its name; reads all rows.
+
+        Raises:
+            InputError: the rows of a recording do not stand together.
+        """
+        found: dict[str, Held] = {}
+        last = None
+        for number, row in enumerate(self.rows):
+            if row.file == last:
+                found[row.file] = found[row.file]._replace(rows=number - found[row.file].at + 1)
+            elif row.file in found:
+                raise InputError(f"{self.path}: is damaged: {row.file!r} stands in two places")
+            else:
+                found[row.file] = Held(row.recording, 1, number)
+            last = row.file
+        return found
+
+    @cached_property
+    def words(self) -> Words:
+        """The captions' words; made when they are first searched.
+
+        Raises:
+            BackendError: this Python's SQLite has no full-text index.
+        """
+        return Words(row.caption for row in self.rows)
+
+    def read(self, held: Held) -> Block:
+        """Rows and vectors of one of the :attr:`recordings`."""
+        part = slice(held.at, held.at + held.rows)
+        audio = None if self.audio is None else self.audio[part]
+        return Block(self.rows[part], self.captions[part], audio)
+
+
+class Rows(Sequence[Row]):
+    """The lines of ``rows.jsonl``, each read when it is asked for.
+
+    Raises:
+        ValueError: the file has another number of lines.
+        InputError: a line that is asked for is no row.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path = path
+        self._data = _mapped(path)
+        ends = np.flatnonzero(np.frombuffer(self._data, np.uint8) == ord("\n")) + 1
+        if len(ends) != count or (count and ends[-1] != len(self._data)):
+            raise ValueError(f"{path.name} has {len(ends)} lines, {MANIFEST} says {count}")
+        self._bounds = np.concatenate([[0], ends])
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, which: int) -> Row: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Row]: ...
+    def __getitem__(self, which: int | slice) -> Row | list[Row]:
+        if isinstance(which, slice):
+            return [self[number] for number in range(*which.indices(len(self)))]
+        number = range(len(self))[which]
+        line = self._data[self._bounds[number] : self._bounds[number + 1]]
+        try:
+            return Row.from_json(line)
+        except ValueError as error:
+            raise InputError(
+                f"{self._path}: line {number + 1} is damaged ({error}): index the collection "
+                "again with --rebuild"
+            ) from None
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[number] for number in range(len(self)))
+
+
+def _absence(path: Path) -> str:
+    """Why there is no index in that folder."""
+    if not path.is_dir():
+        return f"{path}: there is no such index: make one with `pengi-rt index`"
+    if (path / PARTIAL).exists():
+        return f"{path}: is not finished: run the `pengi-rt index` command again, it goes on"
+    return f"{path}: is no index (no generation is current): make one with `pengi-rt index`"
+
+
+def _unreadable(path: Path, generation: Path, error: OSError) -> InputError:
+    """What is not there is damage; what may not be read, or not now, is as it was."""
+    reason = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return _damaged(path, generation, reason)
+    file = Path(os.fsdecode(error.filename)).name if error.filename else "a file"
+    return InputError(f"{path}: {generation.name}/{file} cannot be read: {reason}")
+
+
+def _damaged(path: Path, generation: Path, reason: object) -> InputError:
+    return InputError(
+        f"{path}: is damaged ({generation.name}: {reason}): index the collection again with "
+        "--rebuild"
+    )
+
+
+def _start(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(_MANIFEST_BYTES)
+
+
+def _check_files(generation: Path, manifest: Manifest, *, verify: bool | None) -> None:
+    vectors = sum(manifest.files[name].size for name in manifest.identity.matrices)
+    whole = vectors <= VERIFIED if verify is None else verify
+    for name, record in manifest.files.items():
+        with open_regular(generation / name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != record.size:
+                raise ValueError(f"{name} has {size} bytes, {MANIFEST} says {record.size}")
+            if not whole and name != ROWS:
+                continue
+            if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+                raise ValueError(f"{name} does not have the SHA-256 of {MANIFEST}")
+
+
+def _matrix(path: Path, shape: tuple[int, int]) -> F32:
+    """The float32 matrix of that shape in that file, in mapped memory."""
+    matrix = np.lib.format.open_memmap(
+        path, mode="r"
+    )  # never a pickle or an archive, unlike np.load
+    if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
+        raise ValueError(
+            f"{path.name} is {matrix.dtype} {list(matrix.shape)}, not float32 {list(shape)}"
+        )
+    return np.asarray(matrix)  # slices of a memmap are slower to make
+
+
+def _mapped(path: Path) -> bytes | mmap.mmap:
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,0 +1,174 @@
+"""``index.json``: what an index was made with, and what its other files must be."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from pengi_rt.config.checked import Checked, Within, build, require
+from pengi_rt.errors import UsageError
+from pengi_rt.system.quote import shown
+
+FORMAT = "pengi-rt retrieval index"
+VERSION = 1
+MANIFEST = "index.json"
+ROWS = "rows.jsonl"
+CAPTIONS = "captions.npy"
+AUDIO = "audio.npy"
+
+Count = Annotated[int, Within(0, 2**40)]
+Dimension = Annotated[int, Within(1, 2**20)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What all rows of one index have in common; rows of another identity do not mix with them.
+
+    ``settings`` holds JSON values: the prompt, the beam size, whatever changes a caption.
+    """
+
+    plan: str  # SHA-256 of the plan
+    settings: Mapping[str, Any]
+    dimension: int  # of the captions' embeddings
+    audio_dimension: int | None  # of the windows' embeddings; none without a projection
+
+    def __post_init__(self) -> None:
+        # As they are read back: lists for tuples, strings for keys.
+        object.__setattr__(self, "settings", json.loads(_canonical(dict(self.settings))))
+
+    @property
+    def settings_sha256(self) -> str:
+        """SHA-256 of the settings, in whatever order they are written."""
+        return hashlib.sha256(_canonical(self.settings).encode()).hexdigest()
+
+    def differences(self, wanted: "Identity") -> str:
+        """What of this is not as ``wanted``, in words; empty if all is."""
+        found = []
+        if self.plan != wanted.plan:
+            found.append(f"plan {shown(self.plan)}, not {shown(wanted.plan)}")
+        for name in sorted(self.settings.keys() | wanted.settings.keys()):
+            here, there = (
+                _setting(settings, name) for settings in (self.settings, wanted.settings)
+            )
+            if here != there:
+                found.append(f"{name} {here}, not {there}")
+        if self.matrices != wanted.matrices:
+            found.append(f"vectors {self.matrices}, not {wanted.matrices}")
+        return "; ".join(found)
+
+    @property
+    def matrices(self) -> dict[str, int]:
+        """The files of vectors, and the dimension of each."""
+        audio = {} if self.audio_dimension is None else {AUDIO: self.audio_dimension}
+        return {CAPTIONS: self.dimension} | audio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """What a file of the index must be."""
+
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored(Checked):
+    """``index.json`` but for the settings, which are any JSON."""
+
+    format: str
+    version: int
+    plan: str
+    settings_sha256: str
+    dimension: Dimension
+    audio_dimension: int | None
+    collection: str
+    rows: Count
+    files: dict[str, FileRecord]
+
+    def _check(self) -> None:
+        require(self.audio_dimension is None or self.audio_dimension > 0, "audio_dimension is 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """``index.json``; ``collection`` says where the recordings were, and decides nothing."""
+
+    identity: Identity
+    collection: str
+    rows: int
+    files: Mapping[str, FileRecord]
+
+    def to_json(self) -> bytes:
+        """JSON in ASCII; :meth:`from_json` gives an equal manifest back."""
+        data = {
+            "format": FORMAT,
+            "version": VERSION,
+            **dataclasses.asdict(self.identity),
+            "settings_sha256": self.identity.settings_sha256,
+            "collection": self.collection,
+            "rows": self.rows,
+            "files": {name: dataclasses.asdict(record) for name, record in self.files.items()},
+        }
+        return json.dumps(data, indent=1, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """A manifest, checked key by key.
+
+        Raises:
+            UsageError: it is none, or one of another version.
+        """
+        data = _object(text)
+        settings = data.pop("settings")
+        require(isinstance(settings, dict), f"{MANIFEST}.settings must be an object")
+        stored = build(_Stored, data, MANIFEST)
+        assert isinstance(stored, _Stored)
+        identity = Identity(
+            plan=stored.plan,
+            settings=settings,
+            dimension=stored.dimension,
+            audio_dimension=stored.audio_dimension,
+        )
+        same = identity.settings_sha256 == stored.settings_sha256
+        require(same, f"{MANIFEST}.settings are not those of settings_sha256")
+        names = {ROWS, *identity.matrices}
+        require(
+            stored.files.keys() == names,
+            f"{MANIFEST}.files must be {', '.join(sorted(names))}, got {shown(list(stored.files))}",
+        )
+        return cls(
+            identity=identity, collection=stored.collection, rows=stored.rows, files=stored.files
+        )
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> str:
+    """One setting as JSON: 1, 1.0 and true are not the same."""
+    return _canonical(settings[name]) if name in settings else "unset"
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object of that text, with every key of an ``index.json`` of this version."""
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{MANIFEST} is not JSON: {error}") from None
+    require(
+        isinstance(data, dict) and data.get("format") == FORMAT, f"{MANIFEST} is of no {FORMAT}"
+    )
+    version = data.get("version")
+    require(version == VERSION, f"{MANIFEST} has version {shown(version)}, known is {VERSION}")
+    keys = {"settings", *(field.name for field in dataclasses.fields(_Stored))}
+    missing = sorted(keys - data.keys())
+    require(not missing, f"{MANIFEST} lacks {', '.join(missing)}")
+    assert isinstance(data, dict)
+    return data
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

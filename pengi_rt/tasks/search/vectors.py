@@ -1,0 +1,45 @@
+"""Matrices of vectors of unit norm, whose inner product is the cosine."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pengi_rt.errors import InputError
+from pengi_rt.tasks.search.rows import F32
+
+TOLERANCE = 1e-3
+"""How far a norm may be from 1: half precision leaves 5e-4, float32 1e-6."""
+
+
+def checked_unit(vectors: ArrayLike, shape: tuple[int, int], what: str) -> F32:
+    """``vectors`` as they are, float32 of that shape.
+
+    Raises:
+        InputError: they are of another type or shape, or one is not of unit norm (NaN, zeros).
+    """
+    matrix = np.asarray(vectors)
+    if matrix.dtype != np.float32 or matrix.shape != shape:
+        raise InputError(
+            f"{what} must be float32 {list(shape)}, got {matrix.dtype} {list(matrix.shape)}"
+        )
+    norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~(np.abs(norms - 1) <= TOLERANCE))  # true for NaN
+    if len(bad):
+        raise InputError(f"{what}: row {bad[0]} has norm {norms[bad[0]]:.6g}, it must be 1")
+    return matrix
+
+
+def normalised(vectors: ArrayLike, dimension: int, what: str) -> F32:
+    """``vectors`` [n, dimension] divided by their norms.
+
+    Raises:
+        InputError: they are of another shape, or one has no direction (NaN, infinite, zeros).
+    """
+    matrix = np.asarray(vectors, np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] != dimension:
+        raise InputError(f"{what} must be [n, {dimension}], got {list(matrix.shape)}")
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    bad = np.flatnonzero(~((norms > 0) & np.isfinite(norms)))
+    if len(bad):
+        raise InputError(f"{what}: row {bad[0]} has norm {norms[bad[0], 0]:g}: it has no direction")
+    units: F32 = (matrix / norms).astype(np.float32)
+    return units

@@ -1,0 +1,322 @@
+"""The GPU backend, in Triton's interpreter or (PENGI_TEST_GPU=1) on a GPU, against the reference.
+
+Tolerances: float32 sums in another order, as tests/backends/test_torch.py; through HTSAT's blocks
+and the logarithm of the front end 2e-4 of values of order one.
+"""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton_interpreter import DEVICE
+
+from pengi_rt.backends.onnx import OnnxBackend
+from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.backends.triton.backend import TritonBackend
+from pengi_rt.backends.triton.text import IDS, TextEncoding
+from pengi_rt.config.choices import PrecisionName
+from pengi_rt.config.decode import DecodeOptions, SampleOptions
+from pengi_rt.config.options import DEFAULTS, Options
+from pengi_rt.decoding.backtrack import Hypotheses
+from pengi_rt.decoding.beam import answer, ask, search
+from pengi_rt.decoding.likelihood import likelihoods
+from pengi_rt.decoding.sampling import sample
+from pengi_rt.decoding.streaming import stream_tokens
+from pengi_rt.engine import Engine
+from pengi_rt.errors import BackendError, UsageError
+from pengi_rt.export.export import export_plan
+from pengi_rt.models.gpt2 import GPT2
+from pengi_rt.models.int8 import quantised
+from pengi_rt.models.pengi import Pengi
+from pengi_rt.plan.reader import Plan
+
+ATOL = 5e-5
+AUDIO_ATOL = 2e-4
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_model: Pengi) -> TritonBackend:
+    return TritonBackend(tiny_model, device=DEVICE, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model: Pengi) -> TorchBackend:
+    return TorchBackend(tiny_model)
+
+
+def options(beams: int, tokens: int, stop_id: int = 220, temperature: float = 1.0) -> DecodeOptions:
+    return DecodeOptions(beam_size=beams, max_new_tokens=tokens, temperature=temperature,
+                         stop_id=stop_id, pad_id=0)  # fmt: skip
+
+
+def prefixes(*lengths: int) -> list[F32]:
+    generator = np.random.default_rng(sum(lengths))
+    return [generator.normal(size=(length, 64)).astype(np.float32) for length in lengths]
+
+
+def same(found: list[Hypotheses], expected: list[Hypotheses]) -> None:
+    assert [answer.steps for answer in found] == [answer.steps for answer in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert [beam.tokens for beam in one.beams] == [beam.tokens for beam in other.beams]
+        found_scores, scores = ([beam.score for beam in each.beams] for each in (one, other))
+        np.testing.assert_allclose(found_scores, scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "beams", "tokens"),
+    [((16,), 3, 7), ((5, 16), 2, 4), ((7,), 1, 1), ((3, 1, 9), 5, 2)],
+)
+def test_searches_equal_the_reference(
+    backend: TritonBackend,
+    reference: TorchBackend,
+    lengths: tuple[int, ...],
+    beams: int,
+    tokens: int,
+) -> None:
+    clips = prefixes(*lengths)
+    assert isinstance(backend, SearchingBackend)
+    chosen = options(beams, tokens, temperature=0.7)
+    same(search(backend, clips, chosen), search(reference, clips, chosen))
+
+
+def test_clips_that_end_early(backend: TritonBackend, reference: TorchBackend) -> None:
+    """The stop token is one that ends all beams of a clip before the search is over."""
+    clips = prefixes(4, 11)
+    free = search(reference, clips, options(2, 6))
+    for stop in sorted({token for found in free for beam in found.beams for token in beam.tokens}):
+        expected = search(reference, clips, options(2, 6, stop_id=stop))
+        if any(answer.steps < 6 for answer in expected):
+            break
+    else:
+        pytest.fail("no token ends a clip early")
+    same(search(backend, clips, options(2, 6, stop_id=stop)), expected)
+
+
+def test_buffers_are_used_again(backend: TritonBackend, reference: TorchBackend) -> None:
+    """A search leaves nothing behind for the next one of its shape."""
+    for seed in (6, 8):
+        clips = [prefixes(seed)[0][:6]]
+        same(search(backend, clips, options(2, 3)), search(reference, clips, options(2, 3)))
+
+
+def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: TorchBackend) -> None:
+    """One after the other in the same buffers, and less behind the audio than the time before."""
+    waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
+    for rows in (prefixes(7)[0], prefixes(5)[0]):
+        clips = [np.concatenate([heard, rows]) for heard in reference.encode_audio(waves).prefix]
+        expected = search(reference, clips, options(2, 3))
+        same(answer(backend, waves, rows, options(2, 3)), expected)
+
+
+def test_a_new_prompt_in_the_same_go(backend: TritonBackend, reference: TorchBackend) -> None:
+    """A shorter one after a longer one, in the same buffers; with and without tokens behind."""
+    waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
+    tokens = reference.embed_tokens(np.array([3, 500]))
+    for ids, behind in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
+        prompt = np.array([ids])
+        text, expected = backend.encode_text(prompt), reference.encode_text(prompt)
+        found, answers = ask(backend, waves, prompt, behind, options(2, 3))
+        for one, again, other in zip(found, text, expected, strict=True):
+            np.testing.assert_array_equal(one, again)
+            np.testing.assert_allclose(one, other, atol=ATOL)
+        audio = reference.encode_audio(waves).prefix
+        clips = [np.concatenate([heard, expected.prefix[0], behind]) for heard in audio]
+        same(answers, search(reference, clips, options(2, 3)))
+    assert [*backend._texts] == [IDS]
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: values that come from the host, or go there."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = str(function)
+        assert not re.search(r"aten\.(lift_fresh|_local_scalar_dense|nonzero)", name), name
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_prompt_can_be_captured(backend: TritonBackend) -> None:
+    """Also with versions of transformers whose own mask could not."""
+    with torch.inference_mode():
+        encoding = TextEncoding(backend._model, IDS, backend._device)
+        with NoHost():  # type: ignore[no-untyped-call]
+            encoding.run()
+    with pytest.raises(AssertionError, match="lift_fresh"), NoHost():  # type: ignore[no-untyped-call]
+        torch.tensor(0.0)
+
+
+def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
+    wave = np.zeros((1, 32_000), np.float32)
+    with pytest.raises(UsageError, match="pass the decoder's"):
+        answer(backend, wave, prefixes(5)[0], options(2, 10_000))
+    with pytest.raises(UsageError, match="pass the decoder's"):
+        ask(backend, wave, np.array([[510, 511]]), prefixes(5)[0], options(2, 10_000))
+
+
+def test_steps_with_parents_from_outside(backend: TritonBackend, reference: TorchBackend) -> None:
+    generator = np.random.default_rng(1)
+    prefix = np.stack([prefixes(9)[0], prefixes(8, 9)[1]])
+    prefix[1, 5:] = np.nan  # padding is never read
+    lengths = np.array([9, 5])
+    found, logits = backend.prefill(prefix, lengths, width=2, max_new_tokens=3)
+    known, expected = reference.prefill(prefix, lengths, width=2, max_new_tokens=3)
+    np.testing.assert_allclose(logits, expected, atol=ATOL)
+    parents = np.zeros(4, np.int64)
+    for step in range(1, 4):
+        tokens = generator.integers(0, 512, 4)
+        logits = backend.step(found, tokens, parents)
+        np.testing.assert_allclose(logits, reference.step(known, tokens, parents), atol=ATOL)
+        assert (found.width, found.position) == (2, step)
+        parents = generator.integers(0, 2, 4)
+
+
+def test_text_and_tokens(backend: TritonBackend, reference: TorchBackend) -> None:
+    ids = np.array([[510, 5, 6, 7, 511], [510, 9, 511, 511, 511]])
+    for found, expected in zip(backend.encode_text(ids), reference.encode_text(ids), strict=True):
+        np.testing.assert_allclose(found, expected, atol=ATOL)
+    tokens = np.array([3, 500, 3])
+    np.testing.assert_array_equal(backend.embed_tokens(tokens), reference.embed_tokens(tokens))
+
+
+def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> None:
+    """From the waveform on, piece by piece."""
+    assert isinstance(engine.backend, OnnxBackend)
+    wave = np.random.default_rng(3).normal(scale=0.1, size=(1, 32_000)).astype(np.float32)
+    expected, found = engine.backend.encode_audio(wave), backend.encode_audio(wave)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=AUDIO_ATOL)
+    ids = engine.prompt_tokenizer.encode("generate audio caption").ids[None]
+    clip = np.concatenate([expected.prefix[0], engine.backend.encode_text(ids).prefix[0]])
+    same(search(backend, [clip], options(3, 4)), search(engine.backend, [clip], options(3, 4)))
+
+
+def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBackend) -> None:
+    ours = Engine(engine.plan, backend)
+    wave = np.random.default_rng(4).normal(scale=0.1, size=70_000).astype(np.float32)
+    asked: Options = {**DEFAULTS, "beam_size": 2, "max_new_tokens": 3, "text": "two"}
+    results = [each.generate((wave, 16_000), "a", **asked) for each in (ours, engine)]
+    windows, expected = (result.windows for result in results)
+    assert len(windows) > 1
+    assert ours.generate((wave, 16_000), "a", **asked).windows == windows  # a prompt it knows
+    for one, other in zip(windows, expected, strict=True):
+        assert (one.start, one.end, one.tokens) == (other.start, other.end, other.tokens)
+
+
+def test_labels_are_as_likely(backend: TritonBackend, reference: TorchBackend) -> None:
+    """More rows than a search has beams, of clips of two lengths."""
+    generator = np.random.default_rng(7)
+    labels = [[int(first), 5] for first in generator.permutation(500)[:20]] + [[5]]
+    found, expected = (
+        likelihoods(each, prefixes(4, 6), labels, end=220) for each in (backend, reference)
+    )
+    np.testing.assert_allclose(found.sums, expected.sums, atol=3 * ATOL)
+
+
+def test_what_the_host_decides(backend: TritonBackend, reference: TorchBackend) -> None:
+    """Draws, stop strings and streams go step by step, and over the same cache."""
+    clips = prefixes(4, 6)
+    drawing = SampleOptions(samples=2, max_new_tokens=3, temperature=1.5, top_k=None, top_p=0.9,
+                            seed=1, stop_id=220, pad_id=0)  # fmt: skip
+    same(sample(backend, clips, drawing), sample(reference, clips, drawing))
+    (best, *_) = search(reference, clips[:1], options(1, 4))
+    end = best.beams[0].tokens[1]
+    cut = [
+        search(each, clips, options(2, 4), ended=lambda tokens: end in tokens)
+        for each in (backend, reference)
+    ]
+    same(*cut)
+    streamed = [token.id for token in stream_tokens(backend, clips[0], options(1, 4))]
+    assert tuple(streamed) == best.beams[0].tokens
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_other_precisions(precision: str, tiny_model: Pengi) -> None:
+    """The error (RMS) is at most twice that of PyTorch in the same dtype.
+
+    With int8 both are measured against the model of the rounded weights.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    small = TritonBackend(tiny_model, device=DEVICE, precision=precision)
+    decoder = rounded_to_int8(tiny_model.decoder) if precision == "int8" else tiny_model.decoder
+    exact, native = (copy.deepcopy(decoder).to(kind) for kind in (torch.float64, dtype))
+    prefix, tokens = prefixes(6)[0], np.array([5, 9])
+    cache, first = small.prefill(prefix[None], np.array([6]), width=2, max_new_tokens=2)
+    found = [first[0], *small.step(cache, tokens, np.zeros(2, np.int64))]
+    for logits, said in zip(found, ([], [5], [9]), strict=True):
+        truth = recomputed(exact, prefix, said)
+        errors = [np.sqrt(np.mean((other - truth) ** 2))
+                  for other in (logits, recomputed(native, prefix, said))]  # fmt: skip
+        assert 0 < errors[0] <= 2 * errors[1]
+
+
+def recomputed(decoder: GPT2, prefix: F32, tokens: list[int]) -> NDArray[np.float64]:
+    """Logits behind a prefix and some tokens, in the decoder's own dtype."""
+    table = decoder.wte.weight
+    with torch.inference_mode():
+        rows = torch.cat([torch.from_numpy(prefix).to(table.dtype), table[tokens]])[None]
+        hidden, _ = decoder(rows, torch.arange(rows.shape[1]))
+        logits: NDArray[np.float64] = decoder.logits(hidden[0, -1]).double().numpy()
+    return logits
+
+
+def rounded_to_int8(decoder: GPT2) -> GPT2:
+    """A copy whose matrices are what int8 leaves of them; a scale an output channel."""
+    twin = copy.deepcopy(decoder)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if weight.ndim == 2 and "wpe" not in name:
+                dim = 1 if "wte" in name else 0
+                values, scale = quantised(weight, dim)
+                weight.copy_(values * scale.unsqueeze(dim))
+    return twin
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_plans_for_it_alone(
+    precision: PrecisionName, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Weights as stored give the reference's tokens; int8 is computed with as it stands."""
+    path = tmp_path / "gpu.plan"
+    export_plan(tiny_checkpoint, path, precision=precision, backends=("triton",), threads=1)
+    clips = prefixes(4, 6)
+    with Plan.open(path) as plan:
+        ours = TritonBackend.from_plan(plan, device=DEVICE, precision="fp32")
+        expected = search(TorchBackend.from_plan(plan), clips, options(2, 3))
+        same(search(ours, clips, options(2, 3)), expected)
+        head = TritonBackend.from_plan(plan, device=DEVICE, precision="int8")._weights.head
+        table = plan.tensor("decoder.wte.weight")
+        if precision == "int8":
+            assert head.scale is not None
+            np.testing.assert_array_equal(head.weight.cpu().numpy(), table)
+            scale = plan.tensor("decoder.wte.weight.scale")[:, 0]
+            np.testing.assert_allclose(head.scale.cpu().numpy(), scale, rtol=2**-23)
+
+
+def test_too_many_beams(backend: TritonBackend) -> None:
+    with pytest.raises(BackendError, match="at most 16 beams, got 17"):
+        search(backend, prefixes(3), options(17, 2))
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, interpreting
+def test_logits_that_are_nan(tiny_model: Pengi) -> None:
+    broken = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        broken.decoder.ln_f.bias[0] = torch.nan
+    backend = TritonBackend(broken, device=DEVICE, precision="fp32")
+    with pytest.raises(ValueError, match="NaN or without a finite maximum: clip 0"):
+        search(backend, prefixes(3), options(2, 2))
+
+
+def test_closing_gives_the_weights_back(tiny_model: Pengi) -> None:
+    backend = TritonBackend(tiny_model, device=DEVICE, precision="fp32")
+    backend.close()
+    backend.close()
+    assert not hasattr(backend, "_weights")

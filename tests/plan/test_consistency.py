@@ -1,0 +1,154 @@
+"""What does not fit together in a plan is refused by its place, before anything reads it."""
+
+import json
+from typing import Any
+
+import pytest
+import toy_plan
+
+from pengi_rt.errors import PlanError
+from pengi_rt.plan.consistency import check_complete, check_layout
+from pengi_rt.plan.manifest import MANIFEST, PRECISIONS, Manifest, TensorRecord
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = toy_plan.write(tmp_path_factory.mktemp("plan") / "toy.plan")
+    parsed: dict[str, Any] = json.loads(toy_plan.contents(path)[MANIFEST])
+    return parsed
+
+
+def record(offset: int, *shape: int) -> TensorRecord:
+    return TensorRecord(offset=offset, shape=shape, dtype="float32", sha256="0" * 64)
+
+
+def test_layout_that_holds() -> None:
+    check_layout([], 0)
+    check_layout([record(4096, 5), record(0, 3, 4), record(0, 12)], 4096 + 20)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "size"),
+    [
+        ([record(0, 4)], 15),
+        ([record(0, 4)], 17),
+        ([record(4096, 4)], 4096 + 16),  # a hole before
+        ([record(0, 4), record(8192, 4)], 8192 + 16),  # a hole between
+        ([record(0, 2048), record(4096, 4)], 8192),  # one across another
+        ([record(0, 4), record(16, 4)], 32),  # not aligned
+        ([record(0, 4), record(0, 5)], 20),
+        ([record(0, 1 << 62, 1 << 62)], 16),
+        ([], 1),
+    ],
+)
+def test_layout_that_does_not(tensors: list[TensorRecord], size: int) -> None:
+    with pytest.raises(PlanError, match=r"weights\.bin"):
+        check_layout(tensors, size)
+
+
+def incompleteness(data: dict[str, Any]) -> str:
+    manifest = Manifest.from_json(json.dumps(data))
+    with pytest.raises(PlanError) as caught:
+        check_complete(manifest)
+    assert toy_plan.one_line(str(caught.value))
+    return str(caught.value)
+
+
+def test_complete_plan(data: dict[str, Any]) -> None:
+    check_complete(Manifest.from_json(json.dumps(data)))
+
+
+@pytest.mark.parametrize("name", toy_plan.ENTRIES)
+def test_graphs_and_tokenizers_are_needed(data: dict[str, Any], name: str) -> None:
+    without = data | {"entries": {k: v for k, v in data["entries"].items() if k != name}}
+    if name.startswith("licences/"):
+        check_complete(Manifest.from_json(json.dumps(without)))
+    else:
+        assert incompleteness(without).startswith(f"entry {name} is missing")
+
+
+def test_a_plan_without_graphs_says_whom_it_is_for(data: dict[str, Any]) -> None:
+    """It names backends, and not the one that runs graphs; some graphs are not enough."""
+    entries = {k: v for k, v in data["entries"].items() if not k.startswith("graphs/")}
+    bare = data | {"entries": entries, "graphs": []}
+    check_complete(Manifest.from_json(json.dumps(bare | {"backends": ["torch", "triton"]})))
+    for backends in (["onnx"], ["torch", "onnx"]):
+        message = incompleteness(bare | {"backends": backends})
+        assert message.startswith("entry graphs/audio.onnx is missing, which every plan for onnx")
+    assert "neither graphs nor a backend" in incompleteness(bare | {"backends": []})
+    some = entries | {"graphs/audio.onnx": data["entries"]["graphs/audio.onnx"]}
+    partly = data | {"entries": some, "graphs": ["audio"], "backends": ["torch"]}
+    assert incompleteness(partly).startswith("entry graphs/text.onnx is missing")
+
+
+@pytest.mark.parametrize("name", ["decoder.wte.weight", "decoder.wpe.weight"])
+def test_embedding_tables_are_those_of_the_config(data: dict[str, Any], name: str) -> None:
+    table, others = data["tensors"][name], {k: v for k, v in data["tensors"].items() if k != name}
+    rows, width = table["shape"]
+    assert incompleteness(data | {"tensors": others}).startswith(f"tensor {name} is missing")
+    for shape in ([rows - 1, width], [width, rows], [rows * width], [rows, width, 1], [1] * 32):
+        wrong = data | {"tensors": others | {name: table | {"shape": shape}}}
+        assert incompleteness(wrong).startswith(f"tensor {name} has shape [")
+    half = data | {"tensors": others | {name: table | {"dtype": "float16"}}}
+    assert incompleteness(half).startswith(f"tensor {name} is float16 in a plan stored as fp32")
+
+
+TABLES = {"fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
+          "int8": ("int8", "float16")}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", TABLES)
+def test_embedding_tables_are_of_the_plans_precision(data: dict[str, Any], precision: str) -> None:
+    assert TABLES.keys() == set(PRECISIONS) - {"fp32"}
+    tokens, positions = TABLES[precision]
+    check_complete(Manifest.from_json(json.dumps(stored_as(data, precision, tokens, positions))))
+    for dtype in ("float32", "float16", "bfloat16", "int8", "int64"):
+        for kinds in ((tokens, dtype), (dtype, positions)):
+            if kinds != (tokens, positions):
+                message = incompleteness(stored_as(data, precision, *kinds))
+                assert f"is {dtype} in a plan stored as {precision}: export" in message
+
+
+def stored_as(
+    data: dict[str, Any], precision: str, tokens: str, positions: str, **scale: object
+) -> dict[str, Any]:
+    """A plan whose tables are of these types, with a scale for the tokens' and nothing else."""
+    table = data["tensors"]["decoder.wte.weight"]
+    rows, _ = table["shape"]
+    tensors = {
+        "decoder.wte.weight": table | {"dtype": tokens},
+        "decoder.wpe.weight": data["tensors"]["decoder.wpe.weight"] | {"dtype": positions},
+        "decoder.wte.weight.scale": table | {"shape": [rows, 1], "dtype": "float32"} | scale,
+    }
+    return data | {"precision": precision, "tensors": tensors}
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        {"dtype": "float16"},
+        {"shape": [256]},
+        {"shape": [1, 256]},
+        {"shape": [8, 1]},
+        {"shape": [256, 8]},
+        {"shape": [1, 1]},
+        {"shape": [1] * 32},
+    ],
+)
+def test_scales_are_of_their_tensor(data: dict[str, Any], scale: dict[str, object]) -> None:
+    """One for each row or for each column, in float32."""
+    columns = stored_as(data, "int8", "int8", "float16", shape=[1, 8])
+    check_complete(Manifest.from_json(json.dumps(columns)))
+    wrong = stored_as(data, "int8", "int8", "float16", **scale)
+    message = incompleteness(wrong)
+    assert message.startswith("tensor 'decoder.wte.weight.scale' is ")
+    assert "no scale for [256, 8]" in message
+
+
+def test_int8_without_a_scale(data: dict[str, Any]) -> None:
+    """Only of an int8 plan is it a weight: elsewhere int8 is a type as any."""
+    plan = stored_as(data, "int8", "int8", "float16")
+    del plan["tensors"]["decoder.wte.weight.scale"]
+    assert incompleteness(plan).startswith("tensor 'decoder.wte.weight' is int8 without a scale")
+    assert data["tensors"]["quantised"]["dtype"] == "int8"
+    check_complete(Manifest.from_json(json.dumps(data)))

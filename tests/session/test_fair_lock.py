@@ -1,0 +1,102 @@
+"""The lock is one thread's at a time, and goes round in the order of asking."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pengi_rt.session.fair_lock import Turns
+
+
+def until(condition: object) -> None:
+    """Wait for what another thread is about to do."""
+    assert callable(condition)
+    limit = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+
+
+def test_one_thread_at_a_time() -> None:
+    turns, inside, most = Turns(), [], []
+
+    def work(_: int) -> None:
+        for _ in range(50):
+            with turns, turns:  # it may ask again
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0)
+                inside.pop()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert len(most) == 300
+    assert max(most) == 1
+
+
+def test_in_the_order_of_asking() -> None:
+    """Whoever frees it and asks again at once is behind those that wait."""
+    turns, order = Turns(), []
+
+    def wait(name: int) -> None:
+        with turns:
+            order.append(name)
+
+    with ThreadPoolExecutor(3) as pool:
+        with turns:
+            for name in range(3):
+                pool.submit(wait, name)
+                until(lambda name=name: len(turns._waiting) == name + 1)
+        with turns:
+            order.append(3)
+    assert order == [0, 1, 2, 3]
+
+
+def test_an_error_inside_frees_it() -> None:
+    turns = Turns()
+    with pytest.raises(ZeroDivisionError), turns, turns:
+        raise ZeroDivisionError
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(turns.__enter__).result(30)
+
+
+@pytest.mark.parametrize("handed", [False, True])
+def test_one_who_stops_waiting_is_passed_over(
+    handed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while waiting, before it is our turn and just as it is."""
+    turns = Turns()
+    real = threading.Lock
+
+    class Interrupted:
+        def __init__(self) -> None:
+            self.lock, self.asked = real(), 0
+
+        def acquire(self) -> None:
+            self.asked += 1
+            self.lock.acquire(blocking=handed or self.asked == 1)
+            if self.asked == 2:
+                raise KeyboardInterrupt
+
+        def release(self) -> None:
+            self.lock.release()
+
+    monkeypatch.setattr("pengi_rt.session.fair_lock.Lock", Interrupted)
+
+    def wait() -> None:
+        with pytest.raises(KeyboardInterrupt), turns:
+            raise AssertionError("never its turn")
+
+    with ThreadPoolExecutor(1) as pool:
+        with turns:
+            waiting = pool.submit(wait)
+            if handed:
+                until(lambda: turns._waiting)
+            else:
+                waiting.result(30)
+        waiting.result(30)
+        assert not turns._waiting
+        with turns:
+            pass
+        pool.submit(turns.__enter__).result(30)

@@ -1,0 +1,38 @@
+"""Lines of files that people write."""
+
+from pathlib import Path
+
+import pytest
+from toy_plan import one_line
+
+from pengi_rt.errors import InputError
+from pengi_rt.system.text_file import text_lines
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", [""]),
+        (b"a\nb", ["a", "b"]),
+        (b"\xef\xbb\xbfa\r\n\r\nb\rc\n", ["a", "", "b", "c", ""]),
+        (
+            "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g\n".encode(),
+            ["a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g", ""],
+        ),
+    ],
+)
+def test_lines_end_where_an_editor_ends_them(
+    content: bytes, lines: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    assert text_lines(path) == lines
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for message in ("a.txt: cannot be read: No such file", "a.txt: is not UTF-8 at byte 3"):
+        with pytest.raises(InputError, match=message) as caught:
+            text_lines(path)
+        assert one_line(str(caught.value))
+        path.write_bytes(b"caf\xe9\n")

@@ -1,0 +1,44 @@
+"""A row is read back as it was written, and nothing else is a row."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pengi_rt.tasks.search.rows import Recording, Row
+
+ROW: dict[str, Any] = {
+    "file": "a.wav", "start": 0.0, "end": 7.0, "caption": "a dog", "score": -0.5,
+    "size": 5, "mtime_ns": 6, "sha256": "ab" * 32,
+}  # fmt: skip
+
+
+def test_row_as_json() -> None:
+    row = Row(Recording("a.wav", 5, 6, "ab" * 32), 0.0, 7.0, "a dog", -0.5)
+    assert json.loads(row.to_json()) == ROW
+    assert Row.from_json(row.to_json()) == row
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"file": file} for file in ("/etc/passwd", "../a", "a/../b", "", "a//b", "./a", "a\0")),
+        *({"start": -1.0}, {"start": 8.0}, {"end": 1}, {"caption": None}, {"score": True}),
+        *({"sha256": "AB" * 32}, {"size": -1}, {"size": 5.0}, {"more": 1}),
+    ],
+)
+def test_row_that_cannot_be(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is no|impossible|the line"):
+        Row.from_json(json.dumps(ROW | change).encode())
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 10**5, json.dumps(ROW)[:-1].encode()]
+)
+def test_line_that_is_no_row(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Row.from_json(line)
+    with pytest.raises(ValueError, match="NaN"):
+        Row.from_json(json.dumps(ROW | {"score": float("nan")}).encode())
+    with pytest.raises(ValueError, match="impossible"):
+        Row.from_json(json.dumps(ROW).replace("7.0", "1e999").encode())
