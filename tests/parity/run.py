@@ -43,8 +43,8 @@ HEADER = """\
 available everywhere, so both models are made with deterministic weights. The released code's own
 results with these weights are the golden files under `tests/data/golden_pengi` (the reference
 folder's README says how they were made). Every comparison is in float32. A stage passes if its
-largest absolute difference is within ten times what the released code itself loses to float32 there.
-Tokens must be equal, those of all beams.
+largest absolute difference is within ten times what the released code itself loses to float32
+there. Tokens must be equal, those of all beams.
 
 | | |
 |---|---|
