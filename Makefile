@@ -66,7 +66,7 @@ bench: .venv/.dev ## Time the benchmarks
 attack: .venv/.dev ## Run attacks: damaged and hostile files, kills, full disks; takes minutes
 	PENGI_RT_ATTACK=1 $(BIN)/pytest tests/reliability --numprocesses $(WORKERS) --dist worksteal
 
-parity: reference .venv/.dev ## Compare with the released model, REFERENCE=DIR; writes docs/parity.md
+parity: reference .venv/.dev ## Compare with the released model, REFERENCE=DIR; write docs/parity.md
 	$(BIN)/python tests/parity/run.py "$(REFERENCE)"
 
 reference:
