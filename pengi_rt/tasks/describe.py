@@ -9,7 +9,7 @@ from pengi_rt.errors import UsageError
 from pengi_rt.results.generation import Extent, Result
 from pengi_rt.session.batches import Batch
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.generate import answered, result_of
+from pengi_rt.tasks.generate import answer_recordings, result_for
 from pengi_rt.tasks.prepare import request
 
 PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
@@ -70,5 +70,7 @@ def describe(
     if options["task"] is not None or options["question"] is not None:
         raise UsageError("describe has its own prompts; ask tasks and questions with generate")
     asked = request(session, PROMPTS, options)
-    found = answered(session, batches, asked, partly=partly)
-    return (Description(*(result_of(asked, number, part) for number in range(3))) for part in found)
+    found = answer_recordings(session, batches, asked, partly=partly)
+    return (
+        Description(*(result_for(asked, number, part) for number in range(3))) for part in found
+    )
