@@ -69,6 +69,7 @@ def result_for(request: Request, number: int, part: Part[WindowAnswers]) -> Resu
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
         timings=Timings.together(answers.timings for answers in part.outputs),
+        options=request.options,
         extent=part.extent,
     )
 
