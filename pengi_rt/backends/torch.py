@@ -169,6 +169,7 @@ class TorchCache(Cache):
 
     def follow(self, parents: Tensor) -> None:
         """Make every row's generated history its parent's."""
+        self.check_room()
         rows = (torch.arange(self.slots)[:, None] * self.width + parents).flatten()
         self._generated = [(keys[rows], values[rows]) for keys, values in self._generated]
 

@@ -76,34 +76,28 @@ def result_for(request: Request, number: int, part: Part[WindowAnswers]) -> Resu
 
 def answer_batch(session: Session, request: Request, batch: Batch) -> list[WindowAnswers]:
     """Answer all prompts about every window of a batch. Raises as :func:`iter_results`."""
-    started = perf_counter()
-    by_prompt, encode = _decode_batch(session, batch.windows, request)
-    decode = perf_counter() - started - encode
-    timings = Timings(batch.read, encode, decode, len(batch))
-    by_window = zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
+    is_finished = stop_test(session.tokenizer, request.stops)
+    by_prompt = list[list[Hypotheses]]()
+    started = encoded = perf_counter()
+    with session.decoding():
+        fused = fused_search(session.backend, request.decode, is_finished)
+        if fused is not None and len(request.questions) == 1:
+            by_prompt.append(request.questions[0].search_on_device(fused, batch.windows))
+        else:
+            audio = session.backend.encoders.encode_audio(batch.windows).prefix
+            prompts = [question.rows for question in request.questions]
+            encoded = perf_counter()
+            for rows in prompts:
+                by_prompt.append(decode_windows(session, audio, rows, request))
+    decoded = perf_counter()
+    timings = Timings(batch.read, encoded - started, decoded - encoded, len(batch))
     return [
         WindowAnswers(
             tuple(_window(session.tokenizer, span, each, request.stops) for each in hypotheses),
             timings,
         )
-        for span, hypotheses in by_window
+        for span, hypotheses in zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
     ]
-
-
-def _decode_batch(
-    session: Session, windows: F32, request: Request
-) -> tuple[list[list[Hypotheses]], float]:
-    """For each prompt every window's hypotheses; and the seconds that encoding took."""
-    is_finished = stop_test(session.tokenizer, request.stops)
-    with session.decoding():
-        fused = fused_search(session.backend, request.decode, is_finished)
-        if fused is not None and len(request.questions) == 1:
-            return [request.questions[0].search_on_device(fused, windows)], 0.0
-        started = perf_counter()
-        audio = session.backend.encoders.encode_audio(windows).prefix
-        prompts = [question.rows for question in request.questions]
-        encode = perf_counter() - started
-        return [decode_windows(session, audio, rows, request) for rows in prompts], encode
 
 
 def decode_windows(session: Session, audio: F32, rows: F32, request: Request) -> list[Hypotheses]:
