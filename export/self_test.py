@@ -17,6 +17,7 @@ from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.text.tokenizers import PromptTokenizer
 
 RELATIVE_TOLERANCE = 1e-4
@@ -110,17 +111,21 @@ def _checks(plan: Backend, reference: Backend, waves: F32, ids: I64) -> Iterator
     # Both decoders start from the same prefix, so that a difference names its stage.
     joined = np.concatenate(prefixes, axis=1)
     lengths = np.full(batch, joined.shape[1])
-    first = [
-        _log_softmax(runner.prefill(joined, lengths, width=1, max_new_tokens=1)[1])
-        for runner in (plan, reference)
-    ]
+    first = [_log_softmax(_first_logits(runner, joined, lengths)) for runner in (plan, reference)]
     yield _compare(plan, "first log-probabilities", batch, *first)
     yield from _compare_search(plan, reference, list(joined), batch)
 
 
+def _first_logits(backend: Backend, prefix: F32, lengths: I64) -> F32:
+    decoder = require_decoder(backend)
+    slots, rows, _ = prefix.shape
+    cache = decoder.new_cache(slots=slots, width=1, prefix_rows=rows, new_tokens=1)
+    return decoder.prefill(cache, np.arange(slots), prefix, lengths)
+
+
 def _encoders(waves: F32, ids: I64) -> Iterator[tuple[str, Callable[[Backend], Encoded]]]:
-    yield "audio", lambda backend: backend.encode_audio(waves)
-    yield "text", lambda backend: backend.encode_text(ids)
+    yield "audio", lambda backend: backend.encoders.encode_audio(waves)
+    yield "text", lambda backend: backend.encoders.encode_text(ids)
 
 
 def _compare_search(

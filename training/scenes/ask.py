@@ -44,7 +44,7 @@ class Asker:
         clips = iter(clips)
         while chunk := list(islice(clips, BATCH)):
             waves = np.stack([clip.samples * (0 if silence else 1) for clip in chunk])
-            audio = self._engine.backend.encode_audio(waves).prefix
+            audio = self._engine.backend.encoders.encode_audio(waves).prefix
             said = self._search(
                 [
                     np.concatenate([audio[index], self._prompt(question.prompt)])
@@ -65,5 +65,5 @@ class Asker:
         """[T, n_embd]."""
         if prompt not in self._prompts:
             ids = self._engine.prompt_tokenizer.encode(prompt).ids
-            self._prompts[prompt] = self._engine.backend.encode_text(ids[None]).prefix[0]
+            self._prompts[prompt] = self._engine.backend.encoders.encode_text(ids[None]).prefix[0]
         return self._prompts[prompt]
