@@ -139,16 +139,14 @@ def load_windows(
         name: what results and messages call it; its path if None.
 
     Raises:
-        AudioError: it cannot be read, has warnings (``strict``), or gives over ``MAX_WINDOWS``
-            windows.
+        AudioError: it cannot be read, has ``warnings``, or over ``MAX_WINDOWS`` windows.
         UsageError: the options contradict each other.
     """
-    compat = _check_options(long_audio, resample=resample)
-    step = _hop_samples(hop, config, long_audio)
+    step = _hop_samples(hop, config, long_audio, resample=resample)
     plain, name = plain_recording(recording, name)
     shown, rate = one_line(name, LONGEST_PATH), config.mel.sample_rate
     source = open_recording(plain, shown, allow_truncated=allow_truncated)
-    read = end_to_end_samples if compat else mono_samples
+    read = end_to_end_samples if long_audio == "compat" else mono_samples
     samples = read(source, rate if resample else None, shown)
     _check_samples(samples, shown, config, None if hop is None else step, strict=strict)
     starts = _window_starts(samples.frames, config, step, long_audio, rng)
@@ -165,18 +163,13 @@ def _check_samples(
         _check_count(samples.frames - config.clip_samples, step, config.mel.sample_rate, name)
 
 
-def _check_options(long_audio: str, *, resample: bool) -> bool:
-    """Whether ``long_audio`` is ``compat``. Raises UsageError for options that contradict."""
+def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, resample: bool) -> int:
+    """Samples between the starts of windows. Raises UsageError for options that contradict."""
     if long_audio not in get_args(LongAudio):
         known = ", ".join(get_args(LongAudio))
         raise UsageError(f"long_audio must be one of {known}; got {long_audio!r}")
     if long_audio != "compat" and not resample:
         raise UsageError(f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}")
-    return long_audio == "compat"
-
-
-def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str) -> int:
-    """Samples between the starts of windows. Raises UsageError if they would leave gaps."""
     if hop is None:
         return config.clip_samples
     if long_audio != "windows":
