@@ -19,8 +19,7 @@ from pengi_rt.audio.recording import AudioLike, load_windows
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.system.quote import one_line
-from pengi_rt.system.regular import open_regular
-from pengi_rt.system.sources import Regular
+from pengi_rt.system.regular import Regular, open_regular
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_targets
 from pengi_rt.training.log_mel_cache import LogMelCache

@@ -21,7 +21,7 @@ from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
 from pengi_rt.system.files import replacing
 from pengi_rt.system.quote import one_line
-from pengi_rt.system.sources import Regular
+from pengi_rt.system.regular import Regular
 from pengi_rt.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from pengi_rt.audio.container import check_container
-from pengi_rt.audio.decode import open_sound, read_blocks
-from pengi_rt.audio.limits import check_shape
+from pengi_rt.audio.containers.common import check_shape
+from pengi_rt.audio.decode import open_decoder, read_blocks
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import open_regular
@@ -167,7 +167,7 @@ def audio_seconds(path: Path) -> float:
 def _seconds(file: BinaryIO, name: str) -> float:
     """By the header, or by the samples where that does not say it to the sample."""
     container = check_container(file, name)
-    with closing(open_sound(file, container, name)) as sound:
+    with closing(open_decoder(file, container, name)) as sound:
         if sound.frames is None or container.demuxer:
             frames = sum(block.shape[1] for block in read_blocks(sound, name))
         else:
