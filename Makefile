@@ -1,12 +1,12 @@
 # The menu of pengi-rt; `make` alone prints it. `make demo` and `make test` set everything up by
-# themselves: they need git, make, a C++ compiler and Python 3.11 or newer, and fetch the rest;
-# `make demo` only the runtime (no torch) and matplotlib.
+# themselves: they need git, make, a C++ compiler and Python 3.11 or newer, and fetch everything
+# else. `make demo` fetches only the runtime (no torch) and matplotlib.
 
 PYTHON ?= python3
 
-# The torch to install, as pip takes it. Where the package index offers a CPU build pip prefers it
-# (2.13.0+cpu sorts above 2.13.0). The public index offers for Linux only the build that brings
-# gigabytes of CUDA libraries along; PyTorch's own CPU index is then the shorter way:
+# The torch to install, as an argument of pip. If the package index offers a CPU build, pip prefers
+# it (2.13.0+cpu sorts above 2.13.0). For Linux the public index offers only the build that brings
+# gigabytes of CUDA libraries along; PyTorch's own CPU index is then the faster way:
 #   make test TORCH="torch==2.13.0 --index-url ADDRESS"
 TORCH ?= torch==2.13.0
 
@@ -21,10 +21,10 @@ ifeq ($(origin CXX),default)
 CXX := c++
 endif
 
-# Recordings for `make demo` instead of made ones: make demo SOUNDS="a.wav b.mp3"
+# Recordings for `make demo` instead of synthesized ones: make demo SOUNDS="a.wav b.mp3"
 SOUNDS ?=
 
-# Processes that share the tests; each makes its own plans, in some 2 GiB.
+# Number of processes that run the tests; each makes its own plans and needs about 2 GiB.
 WORKERS ?= 2
 
 # What `make isa` runs: make isa TESTS="tests/kernels tests/models"
@@ -34,7 +34,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet
 BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard kernels/csrc/*)
 
-# `check || $(stop) "one line"`: say the line and fail.
+# `check || $(stop) "one line"`: print the line and fail.
 stop = sh -c 'echo "make: $$0" >&2; exit 1'
 
 .PHONY: help demo test lint types isa bench attack parity reference clean
@@ -42,15 +42,15 @@ stop = sh -c 'echo "make: $$0" >&2; exit 1'
 help: ## Print this menu
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=$(PYTHON)  TORCH=$(TORCH)  REFERENCE=$(REFERENCE)  may be set behind any of them."
+	@echo "  PYTHON=$(PYTHON)  TORCH=$(TORCH)  REFERENCE=$(REFERENCE)  can follow any of them."
 
-demo: .venv/.ready ## Answer about made sounds, or SOUNDS="a.wav b.mp3"; draw the answers
+demo: .venv/.ready ## Answer about synthesized sounds, or SOUNDS="a.wav b.mp3"; plot the answers
 	$(BIN)/python -m pengi_rt.training.scenes.demo .demo $(SOUNDS)
 
-test: lint types ## Run every check: lint, types, tests; each benchmark once
+test: lint types ## Run every check: lint, types, tests, each benchmark once
 	$(BIN)/pytest tests benchmarks --numprocesses $(WORKERS) --dist worksteal
 
-isa: .venv/.dev ## Run the tests as on older processors: once per instruction set, TESTS=tests
+isa: .venv/.dev ## Run the tests once per instruction set, as on older processors, TESTS=tests
 	$(BIN)/python tests/support/instruction_sets.py $(TESTS) --numprocesses $(WORKERS) --dist worksteal
 
 lint: .venv/.dev ## Check style and formatting with ruff
@@ -63,7 +63,7 @@ types: .venv/.dev ## Check types with mypy, strict
 bench: .venv/.dev ## Time the benchmarks
 	$(BIN)/pytest benchmarks --benchmark-only
 
-attack: .venv/.dev ## Attack it with damaged and hostile files, kills, full disks: minutes
+attack: .venv/.dev ## Run attacks: damaged and hostile files, kills, full disks; takes minutes
 	PENGI_RT_ATTACK=1 $(BIN)/pytest tests/reliability --numprocesses $(WORKERS) --dist worksteal
 
 parity: reference .venv/.dev ## Compare with the released model, REFERENCE=DIR; write docs/parity.md
@@ -73,7 +73,7 @@ reference:
 	@test -n "$(REFERENCE)" || $(stop) "say where the reference data is: make parity REFERENCE=DIR"
 	@test -d "$(REFERENCE)" || $(stop) "REFERENCE=$(REFERENCE) is not a folder"
 
-clean: ## Remove all that make made, the environment too
+clean: ## Remove everything that make made, including the environment
 	rm -rf .venv .demo build dist .mypy_cache .ruff_cache .pytest_cache .benchmarks
 
 .venv/.made:
@@ -94,7 +94,7 @@ clean: ## Remove all that make made, the environment too
 	@touch $@
 
 .venv/.torch: .venv/.made
-	@echo "Fetching $(TORCH): minutes, once."
+	@echo "Fetching $(TORCH): takes minutes, only once."
 	$(PIP) $(TORCH)
 	@touch $@
 

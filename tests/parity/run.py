@@ -39,12 +39,12 @@ MEANING = {
 HEADER = """\
 # Parity with the released implementation
 
-Written by `make parity REFERENCE=DIR`; not by hand. The released weights cannot be had everywhere,
-so both models are made with deterministic weights, and the released code's own results on them are
-the golden files under `tests/data/golden_pengi` (how those were made: the reference folder's
-README). Every comparison is float32. A stage passes when its largest absolute difference is within
-ten times what the released code itself loses to float32 there; tokens must be equal, all beams of
-them.
+`make parity REFERENCE=DIR` writes this page; do not edit it by hand. The released weights are not
+available everywhere, so both models are made with deterministic weights. The released code's own
+results with these weights are the golden files under `tests/data/golden_pengi` (the reference
+folder's README says how they were made). Every comparison is in float32. A stage passes if its
+largest absolute difference is within ten times what the released code itself loses to float32
+there. Tokens must be equal, those of all beams.
 
 | | |
 |---|---|
