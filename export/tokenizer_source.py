@@ -88,8 +88,8 @@ def _fetch(name: str) -> Path:
     except Exception as error:  # noqa: BLE001 - whatever the network does
         raise TokenizerError(
             f"the {name} tokenizer is not in the Hugging Face cache and cannot be fetched from the "
-            f"hub ({type(error).__name__}): download tokenizer.json of {REPOSITORIES[name]}, put it "
-            f"in DIR/{name}/ and pass --tokenizers DIR"
+            f"hub ({type(error).__name__}): download tokenizer.json of {REPOSITORIES[name]}, put "
+            f"it in DIR/{name}/ and pass --tokenizers DIR"
         ) from None
     return Path(path)
 
