@@ -185,7 +185,7 @@ class Positions(Sampler[list[int]]):
     """The positions that one process reads in each part of each step, from ``start`` on."""
 
     def __init__(self, *, start: int, stop: int, size: int, rank: int = 0, world: int = 1) -> None:
-        """``start`` and ``stop`` count parts of steps; ``size`` is the size of a part per process."""
+        """``start`` and ``stop`` count parts of steps; ``size`` is a part's size per process."""
         self.parts = range(start, stop)
         self.size, self.rank, self.world = size, rank, world
 

@@ -56,9 +56,7 @@ class Run:
     step: int = 0
     stop_requested: bool = False  # by a signal to this process
     stop: bool = False  # all processes leave the loop after this step
-    sums: dict[str, float] = field(
-        default_factory=dict
-    )  # since the last report
+    sums: dict[str, float] = field(default_factory=dict)  # since the last report
 
     @property
     def root(self) -> Path:

@@ -1,4 +1,4 @@
-"""A backend that hears every clip once, however often an engine over it is asked about the clip."""
+"""A backend that encodes each clip only once, however many questions are asked about it."""
 
 from hashlib import blake2b
 
@@ -8,10 +8,10 @@ from pengi_rt.backends.protocol import F32, I64, Backend, Cache, Encoded
 
 
 class HeardOnce:
-    """Another backend, behind a memory of all audio that it encoded.
+    """Wraps another backend and caches the encoding of all audio.
 
-    Hearing is most of the time of a closed question. Who asks many of them about the same clips
-    (:mod:`pengi_rt.training.scenes.methods`) waits a fraction of it.
+    Encoding takes most of the time of a closed question, so asking many about the same clips
+    (:mod:`pengi_rt.training.scenes.methods`) becomes much faster.
     """
 
     def __init__(self, backend: Backend) -> None:
