@@ -88,7 +88,7 @@ def knocking(rng: np.random.Generator, seconds: float) -> F32:
 def _regular(
     rng: np.random.Generator, seconds: float, rate: float, *, jitter: float
 ) -> list[float]:
-    """Onsets in seconds, ``rate`` per second, each late by up to ``jitter`` gaps; the first is 0."""
+    """Onsets in seconds, ``rate`` per second, each late by up to ``jitter`` gaps; the first: 0."""
     even = np.arange(0, seconds - 0.03, 1 / rate)
     off = rng.uniform(0, jitter / rate, len(even))
     off[0] = 0
