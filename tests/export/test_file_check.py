@@ -10,14 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from pengi_rt.errors import CheckpointError
-from pengi_rt.export.integrity import check_integrity
+from pengi_rt.export.file_check import check_file
 from pengi_rt.export.torch_file import MAX_PICKLE, check_torch_file
 from pengi_rt.system.file_hash import file_sha256
 
-UNRECORDED = (
-    "no checksum is recorded for it, inside or in {}.sha256, so whether it is as it was saved "
-    "cannot be checked"
-)
+UNRECORDED = "no checksum is recorded for it, inside or in {}.sha256, so damage would go unnoticed"
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def without_sums() -> Iterator[None]:
 
 def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        check_integrity(path)
+        check_file(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
@@ -54,7 +51,7 @@ def values_of(path: Path) -> int:
 
 
 def test_a_flipped_bit_of_an_archive(pth: Path, caplog: pytest.LogCaptureFixture) -> None:
-    check_integrity(pth)
+    check_file(pth)
     assert not caplog.messages
     flip(pth, values_of(pth) + 2000)
     # PyTorch reads it without a word.
@@ -77,23 +74,23 @@ def test_what_has_no_checksum_is_read_and_said(
             request.getfixturevalue("without_sums")
         torch.save({"model": state}, path, _use_new_zipfile_serialization=form != "legacy")
     with caplog.at_level(logging.WARNING):
-        check_integrity(path)
+        check_file(path)
     assert caplog.messages == [f"{path}: {UNRECORDED.format(path.name)}"]
     caplog.clear()
     path.with_name(f"{path.name}.sha256").write_text(f"{file_sha256(path)}  {path.name}\n")
-    check_integrity(path)
+    check_file(path)
     assert not caplog.messages
 
 
 def test_the_file_that_pull_recorded(pth: Path) -> None:
     record = pth.with_name("base.pth.sha256")
     record.write_text(f"{file_sha256(pth).upper()}  base.pth\n")
-    check_integrity(pth)
+    check_file(pth)
     torch.save({"model": {"a": torch.ones(2)}}, pth)
     assert refusal(pth).startswith("its SHA-256 is not the one in base.pth.sha256: it is damaged")
     record.write_text("none\n")
-    with pytest.raises(CheckpointError, match=r"base\.pth\.sha256: holds no SHA-256; put it right"):
-        check_integrity(pth)
+    with pytest.raises(CheckpointError, match=r"base\.pth\.sha256: holds no SHA-256; correct it"):
+        check_file(pth)
 
 
 def test_bombs_are_not_unpacked(pth: Path) -> None:
@@ -102,7 +99,7 @@ def test_bombs_are_not_unpacked(pth: Path) -> None:
     assert "base/data.pkl is compressed, which torch.save never does" in refusal(pth)
     with zipfile.ZipFile(pth, "w") as archive:
         archive.writestr("base/data.pkl", bytes(MAX_PICKLE + 1))
-    assert "base/data.pkl is longer than that of the largest model" in refusal(pth)
+    assert "base/data.pkl is larger than that of the largest model" in refusal(pth)
 
 
 def test_entries_that_overlap(pth: Path) -> None:
@@ -113,7 +110,7 @@ def test_entries_that_overlap(pth: Path) -> None:
     listed = data.rindex(second.filename.encode())
     data[listed - 4 : listed] = first.header_offset.to_bytes(4, "little")
     pth.write_bytes(data)
-    assert "is longer than its place" in refusal(pth)
+    assert "overlaps the next entry" in refusal(pth)
 
 
 def test_a_list_of_entries_beyond_reason(pth: Path) -> None:
@@ -132,14 +129,14 @@ def test_a_list_of_entries_beyond_reason(pth: Path) -> None:
 
 def test_something_behind_the_archive(pth: Path) -> None:
     pth.write_bytes(pth.read_bytes() + b"x")
-    assert "its end is missing, or something was added behind it" in refusal(pth)
+    assert "its end is missing, or something was appended to it" in refusal(pth)
 
 
 def test_old_pickles_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     state = {f"a{n}": torch.zeros(1) for n in range(3)} | {"text": "x" * MAX_PICKLE}
     torch.save({"model": state}, path, _use_new_zipfile_serialization=False)
-    assert refusal(path).startswith("is damaged, or no PyTorch file of a model")
+    assert refusal(path).startswith("is damaged, or not a PyTorch file of a model")
 
 
 def test_says_which_files_have_sums(pth: Path, tmp_path: Path, without_sums: None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pengi_rt.errors import ExportError
-from pengi_rt.export.weights import WeightTable, bind
+from pengi_rt.export.weight_table import WeightTable, bind
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.normal(size=(40, 24)).astype(np.float32)
@@ -114,5 +114,5 @@ def test_a_weight_of_another_shape_is_refused() -> None:
     table = WeightTable({"w": WEIGHT})
     table.absorb(model, "audio")
     table.tensors["w"] = WEIGHT[:3]
-    with pytest.raises(ExportError, match=r"wants \(40, 24\), the weights are \(3, 24\)"):
+    with pytest.raises(ExportError, match=r"needs \(40, 24\), the weights are \(3, 24\)"):
         bind(model, {"w": 0}, table.tensors)
