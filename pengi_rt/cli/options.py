@@ -15,9 +15,9 @@ from pengi_rt.cli.arguments import (
     add_threads,
     check_threads,
 )
-from pengi_rt.cli.output import STDIO, refuse_overwriting, refuse_precious
-from pengi_rt.cli.resume import saved_rows
+from pengi_rt.cli.output import refuse_overwriting, refuse_precious
 from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.system.streams import STDIO
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
@@ -175,6 +175,13 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
+def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_reading` asks for, as the engine's options."""
+    names = ("long_audio", "hop", "seed", "allow_truncated", "strict")
+    return {**{name: getattr(arguments, name) for name in names},
+            "resample": not arguments.no_resample, "batch_size": arguments.batch_size}  # fmt: skip
+
+
 def open_engine(arguments: argparse.Namespace) -> "Engine":
     """The engine that the options name.
 
@@ -217,9 +224,6 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
     if arguments.output in (None, STDIO):
         return
     refuse_overwriting(arguments.output, inputs)
-    if hasattr(arguments, "resume"):
-        refuse_overwriting(saved_rows(arguments.output), inputs)
-        refuse_precious(saved_rows(arguments.output), arguments)
     refuse_precious(arguments.output, arguments)
 
 

@@ -14,10 +14,10 @@ from pengi_rt.cli.options import (
     decode_options,
     open_engine,
     protect_inputs,
+    read_options,
 )
-from pengi_rt.cli.output import add_output
-from pengi_rt.cli.resume import add_resume, check_resumable, marks
-from pengi_rt.cli.run import Recordings
+from pengi_rt.cli.output import add_output, add_resume, check_resumable
+from pengi_rt.cli.run import Run
 from pengi_rt.render.generation import Lines, about_audio, total
 from pengi_rt.render.writer import Row
 
@@ -62,19 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
         asked = {"text": arguments.text, **decode_options(arguments)}
-        done = marks(engine, names, arguments, {"verb": "describe", **asked})
-        recordings = Recordings(arguments, names, engine.config, done=done)
+        run = Run(arguments, names)
+        run.mark_rows(engine, {"verb": "describe", **asked})
         # Options are refused here, before the output is opened.
         results = engine.descriptions(
-            recordings,
-            partly=True,
-            on_error=recordings.broken,
-            batch_size=arguments.batch_size,
-            strict=arguments.strict,
-            **asked,
+            run, partly=True, on_error=run.on_error, **{**asked, **read_options(arguments)}
         )
         lines = Lines(recordings=len(names) > 1, prompts=False)
-        return recordings.write_output(
+        return run.write_output(
             results, _rows, columns=COLUMNS, line=lines, count=lambda windows: windows
         )
 

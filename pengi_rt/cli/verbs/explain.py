@@ -14,10 +14,11 @@ from pengi_rt.cli.options import (
     open_engine,
     prompt_options,
     protect_inputs,
+    read_options,
     warned,
 )
 from pengi_rt.cli.output import add_output
-from pengi_rt.cli.run import Recordings
+from pengi_rt.cli.run import Run
 from pengi_rt.render.generation import about_audio, span, total
 from pengi_rt.render.writer import Row
 from pengi_rt.system.quote import printable
@@ -62,18 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
         "csv": _flat,
     }
     with open_engine(arguments) as engine:
-        recordings = Recordings(arguments, names, engine.config)
+        run = Run(arguments, names)
         # Options and prompts are refused here, before the output is opened.
         results = engine.explain(
-            recordings,
+            run,
             arguments.prompt,
             k=arguments.neighbours,
             partly=True,
-            on_error=recordings.broken,
-            batch_size=arguments.batch_size,
-            **prompt_options(arguments),
+            on_error=run.on_error,
+            **{**prompt_options(arguments), **read_options(arguments)},
         )
-        return recordings.write_output(
+        return run.write_output(
             warned(results, engine),
             ways.get(arguments.format, _rows),
             columns=COLUMNS,

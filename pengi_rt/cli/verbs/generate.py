@@ -14,13 +14,14 @@ from pengi_rt.cli.options import (
     open_engine,
     prompt_options,
     protect_inputs,
+    read_options,
     warned,
 )
-from pengi_rt.cli.output import add_output, open_output
-from pengi_rt.cli.resume import add_resume, check_resumable, marks
-from pengi_rt.cli.run import Recordings
+from pengi_rt.cli.output import add_output, add_resume, check_resumable
+from pengi_rt.cli.run import Run
 from pengi_rt.errors import UsageError
 from pengi_rt.render.generation import ANSWER_COLUMNS, WINDOWS, Answers, Lines
+from pengi_rt.render.output import open_output
 from pengi_rt.render.writer import FORMATS, SUBTITLES
 from pengi_rt.system.quote import printable
 
@@ -70,19 +71,14 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     prompts = arguments.prompt
     each = 1 if prompts is None else len(prompts)
     about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows, **asked}
-    done = marks(engine, names, arguments, about)
-    recordings = Recordings(arguments, names, engine.config, each=each, done=done)
+    run = Run(arguments, names, results_each=each)
+    run.mark_rows(engine, about)
     # Options and prompts are refused here, before the output is opened.
     results = engine.answer(
-        recordings,
-        prompts,
-        partly=True,
-        on_error=recordings.broken,
-        batch_size=arguments.batch_size,
-        **asked,
+        run, prompts, partly=True, on_error=run.on_error, **{**asked, **read_options(arguments)}
     )
     lines = Lines(recordings=len(names) > 1, prompts=each > 1)
-    return recordings.write_output(
+    return run.write_output(
         warned(results, engine),
         Answers(arguments.windows),
         columns=ANSWER_COLUMNS,
