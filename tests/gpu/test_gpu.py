@@ -30,7 +30,7 @@ from pengi_rt.backends.triton.search import STEPS
 from pengi_rt.config.choices import PrecisionName
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan.builtin import builtin_plan

@@ -11,10 +11,10 @@ import pengi_rt
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.engine import Engine
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
-from pengi_rt.export.self_test import made_clips
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.export.self_test import synthetic_clips
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.tiny import make_tokenizers, random_model
 
 TINY = PRESETS["tiny"]
@@ -73,7 +73,7 @@ def test_both_backends_say_the_same(engines: tuple[Engine, Engine]) -> None:
     onnx, torch = engines
     rate = onnx.config.mel.sample_rate
     said = set()
-    for clip in made_clips(onnx.config):
+    for clip in synthetic_clips(onnx.config):
         for prompt in PROMPTS:
             ours, theirs = (
                 engine.generate((clip, rate), prompt, max_new_tokens=16).windows[0]
@@ -88,7 +88,7 @@ def test_encoded_shapes_are_the_configs(engines: tuple[Engine, Engine]) -> None:
     for engine in engines:
         config = engine.config
         width = config.decoder.n_embd
-        audio = engine.backend.encoders.encode_audio(made_clips(config))
+        audio = engine.backend.encoders.encode_audio(synthetic_clips(config))
         assert audio.embedding.shape == (2, config.d_proj)
         assert audio.prefix.shape == (2, config.audio_mapper.prefix_length, width)
         np.testing.assert_allclose(np.linalg.norm(audio.embedding, axis=1), 1.0, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""A backend that encodes every clip once, however often an engine over it is asked about it."""
+"""A backend that encodes each clip only once, however many questions are asked about it."""
 
 from hashlib import blake2b
 
@@ -8,10 +8,10 @@ from pengi_rt.backends.protocol import F32, I64, Backend, Encoded, Encoders
 
 
 class HeardOnce:
-    """A backend's own decoder, and its encoders with a cache of all audio they encoded.
+    """Wraps another backend and caches the encoding of all audio.
 
-    Encoding is most of the time of a closed question. Asking many of them about the same clips
-    (:mod:`pengi_rt.training.scenes.methods`) takes a fraction of it.
+    Encoding takes most of the time of a closed question, so asking many about the same clips
+    (:mod:`pengi_rt.training.scenes.methods`) becomes much faster.
     """
 
     device_search = None  # it would encode audio by itself

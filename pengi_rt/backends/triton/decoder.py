@@ -15,12 +15,12 @@ from pengi_rt.backends.triton.weights import DecoderWeights, Layer, dense
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.beam_history import BeamHistory
-from pengi_rt.kernels.beam_row import RowBest, beam_row
 from pengi_rt.kernels.beam_step import beam_step
 from pengi_rt.kernels.embed_rows import Embeddings
-from pengi_rt.kernels.linear_call import Cache, Linear, splits
 from pengi_rt.kernels.lm_head import lm_head
 from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, norm_qkv
+from pengi_rt.kernels.small_linear_launch import KeyValueCache, Linear, splits
+from pengi_rt.kernels.top_tokens import TopTokens, top_tokens
 from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE, VocabTiles
 
 Slots = slice | Tensor
@@ -127,7 +127,7 @@ class Decoding:
 
     def first_choice(self) -> None:
         """The first token of every beam."""
-        best = beam_row(self._first_tiles, self.temperature, self._vocab, self._first_best)
+        best = top_tokens(self._first_tiles, self.temperature, self._vocab, self._first_best)
         beam_step(best, self.history, self.ends, self._embeddings, self.residual, first=True)
 
     def step(self, out: Tensor | None = None) -> None:
@@ -149,7 +149,7 @@ class Decoding:
         Sums go to and fro between two buffers: attention's to the other one, the MLP's back.
         """
         keys, values, place = self._keys[index], self._values[index], self.history.position
-        norm_qkv(stream, layer.norm_1, layer.qkv, Cache(keys, values, place),
+        norm_qkv(stream, layer.norm_1, layer.qkv, KeyValueCache(keys, values, place),
                  out=self._queries, normed=self._normed)  # fmt: skip
         segments = Segments(
             self._prefix_keys[index], self._prefix_values[index], self.prefix_lengths, keys, values,
@@ -165,7 +165,7 @@ class Decoding:
 
     def choose(self) -> None:
         """The next beams."""
-        best = beam_row(self._tiles, self.temperature, self._vocab, self._best)
+        best = top_tokens(self._tiles, self.temperature, self._vocab, self._best)
         beam_step(best, self.history, self.ends, self._embeddings, self.residual)
 
     @property
@@ -175,9 +175,9 @@ class Decoding:
 
 def _candidates(
     rows: int, vocab: int, count: int, device: torch.device
-) -> tuple[VocabTiles, RowBest]:
+) -> tuple[VocabTiles, TopTokens]:
     """Buffers between the head and the choice."""
-    best = RowBest(
+    best = TopTokens(
         torch.empty(rows, count, dtype=torch.float64, device=device),
         torch.empty(rows, count, dtype=torch.int32, device=device),
     )
