@@ -213,6 +213,10 @@ class _Reader:
             allow_truncated=options.allow_truncated,
             strict=options.strict,
         )
+        way = options.long_audio
+        if recording.truncated and way != "windows":
+            name = one_line(recording.name)
+            logger.warning("%s: only one window is answered (long_audio %s)", name, way)
         return _told(recording)
 
     def _tell(self, source: AudioLike | Recording, error: AudioError) -> None:
