@@ -1,6 +1,6 @@
 """Scalars from callers: Python's, NumPy's, or arrays and tensors with no dimensions.
 
-Each ``as_`` function returns a plain Python value, or None if the value is not clearly of that type.
+Each ``as_`` function returns a plain Python value, or None for a value not clearly of that type.
 """
 
 import math
