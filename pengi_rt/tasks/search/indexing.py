@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pengi_rt.audio.find import Found as Names
+from pengi_rt.audio.find import FoundRecordings as Names
 from pengi_rt.audio.find import find_recordings
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
