@@ -23,16 +23,16 @@ from pengi_rt.plan.builtin import named_or_builtin
 from pengi_rt.plan.reader import Plan
 from pengi_rt.results.classification import Classification
 from pengi_rt.results.generation import Result
-from pengi_rt.session.batches import OnError, read_batches
+from pengi_rt.session.batches import AnyRecording, OnError, window_batches
+from pengi_rt.session.one_or_many import Prompts, as_list, in_groups, plain_prompts, shaped_like
 from pengi_rt.session.session import Session
-from pengi_rt.session.shapes import Prompts, Source, as_given, in_rows, plain_prompts, several
 from pengi_rt.tasks.classify.classify import CLASSIFY_DEFAULTS, ClassifyOptions, classify
 from pengi_rt.tasks.classify.labels import Labels
 from pengi_rt.tasks.describe import Description, describe
 from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
 from pengi_rt.tasks.explain import Explanation, explain
 from pengi_rt.tasks.generate import answers
-from pengi_rt.tasks.prepare import Question, one_prompt, prompts_of, request
+from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, index_folder
 from pengi_rt.tasks.search.searching import By, Hit, Query, search_index
@@ -87,26 +87,29 @@ class Engine:
 
     @overload  # a str is a path or a prompt, not a sequence of them
     def generate(  # type: ignore[overload-overlap]
-        self, audio: Source, prompt: str | None = None, **options: Unpack[Options]
+        self, audio: AnyRecording, prompt: str | None = None, **options: Unpack[Options]
     ) -> Result: ...
 
     @overload
     def generate(  # type: ignore[overload-overlap]
-        self, audio: Source, prompt: Sequence[str], **options: Unpack[Options]
+        self, audio: AnyRecording, prompt: Sequence[str], **options: Unpack[Options]
     ) -> list[Result]: ...
 
     @overload
     def generate(  # type: ignore[overload-overlap]
-        self, audio: Sequence[Source], prompt: str | None = None, **options: Unpack[Options]
+        self, audio: Sequence[AnyRecording], prompt: str | None = None, **options: Unpack[Options]
     ) -> list[Result]: ...
 
     @overload
     def generate(
-        self, audio: Sequence[Source], prompt: Sequence[str], **options: Unpack[Options]
+        self, audio: Sequence[AnyRecording], prompt: Sequence[str], **options: Unpack[Options]
     ) -> list[list[Result]]: ...
 
     def generate(
-        self, audio: Source | Sequence[Source], prompt: Prompts = None, **options: Unpack[Options]
+        self,
+        audio: AnyRecording | Sequence[AnyRecording],
+        prompt: Prompts = None,
+        **options: Unpack[Options],
     ) -> Result | list[Result] | list[list[Result]]:
         """Answer a prompt, or each of several, about one recording, or about each of several.
 
@@ -126,35 +129,36 @@ class Engine:
             UsageError: an option is out of range, or all together pass the decoder's positions.
         """
         prompt = None if prompt is None else plain_prompts(prompt)
-        results = list(self.answer(several(audio), prompt, **options))
+        results = list(self.answer(as_list(audio), prompt, **options))
         if prompt is None or isinstance(prompt, str):
-            return as_given(audio, results)
-        return as_given(audio, in_rows(results, len(prompt)))
+            return shaped_like(audio, results)
+        return shaped_like(audio, in_groups(results, len(prompt)))
 
     def answer(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[AnyRecording],
         prompt: Prompts = None,
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Result]:
         """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
 
-        Results come recording by recording, prompt by prompt; ``partly``, those to the first prompt
-        come with each batch of a recording's windows (:attr:`Result.extent`). ``on_error`` is told
-        of a recording that cannot be read, instead of raising the error, and the rest is answered.
+        Results come recording by recording, prompt by prompt; with ``partial_results`` those to the
+        first prompt come with each batch of a recording's windows (:attr:`Result.window_range`).
+        ``on_error`` is told of a recording that cannot be read, instead of raising the error, and
+        the rest is answered.
         What can be refused without recordings (options, prompts, engine closed) is, by the call.
         """
         chosen = completed(options, DEFAULTS, "generate")
-        batches = read_batches(recordings, self.config, chosen, on_error)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
-        asked = request(self.session, prompts, chosen)
-        return answers(self.session, batches, asked, partly=partly)
+        asked = prepare(self.session, prompts, chosen)
+        return answers(self.session, batches, asked, partial_results=partial_results)
 
     def stream(
-        self, audio: Source, prompt: str | None = None, **options: Unpack[Options]
+        self, audio: AnyRecording, prompt: str | None = None, **options: Unpack[Options]
     ) -> Iterator[str]:
         """The answer as it is written, piece by piece; joined it is ``generate(...).text``.
 
@@ -167,39 +171,39 @@ class Engine:
         return stream(self.session, audio, prompt, chosen)
 
     @overload
-    def describe(self, audio: Source, **options: Unpack[Options]) -> Description: ...  # type: ignore[overload-overlap]
+    def describe(self, audio: AnyRecording, **options: Unpack[Options]) -> Description: ...  # type: ignore[overload-overlap]
 
     @overload
     def describe(
-        self, audio: Sequence[Source], **options: Unpack[Options]
+        self, audio: Sequence[AnyRecording], **options: Unpack[Options]
     ) -> list[Description]: ...
 
     def describe(
-        self, audio: Source | Sequence[Source], **options: Unpack[Options]
+        self, audio: AnyRecording | Sequence[AnyRecording], **options: Unpack[Options]
     ) -> Description | list[Description]:
         """Caption, metadata and sound events of one recording or several, as one text.
 
         The prompts are the released wrapper's: a task or a question is a UsageError.
         """
-        return as_given(audio, list(self.descriptions(several(audio), **options)))
+        return shaped_like(audio, list(self.descriptions(as_list(audio), **options)))
 
     def descriptions(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[AnyRecording],
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Description]:
         """As :meth:`describe`, one by one, as :meth:`answer` does."""
         chosen = completed(options, DEFAULTS, "describe")
-        batches = read_batches(recordings, self.config, chosen, on_error)
-        return describe(self.session, batches, chosen, partly=partly)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
+        return describe(self.session, batches, chosen, partial_results=partial_results)
 
     @overload
     def classify(  # type: ignore[overload-overlap]
         self,
-        audio: Source,
+        audio: AnyRecording,
         labels: Labels,
         prompt: str | None = None,
         **options: Unpack[ClassifyOptions],
@@ -208,7 +212,7 @@ class Engine:
     @overload
     def classify(
         self,
-        audio: Sequence[Source],
+        audio: Sequence[AnyRecording],
         labels: Labels,
         prompt: str | None = None,
         **options: Unpack[ClassifyOptions],
@@ -216,7 +220,7 @@ class Engine:
 
     def classify(
         self,
-        audio: Source | Sequence[Source],
+        audio: AnyRecording | Sequence[AnyRecording],
         labels: Labels,
         prompt: str | None = None,
         **options: Unpack[ClassifyOptions],
@@ -234,36 +238,38 @@ class Engine:
                 asked of a plan without a text encoder.
             AudioError, PromptError: as :meth:`generate`.
         """
-        found = self.classifications(several(audio), labels, prompt, **options)
-        return as_given(audio, list(found))
+        found = self.classifications(as_list(audio), labels, prompt, **options)
+        return shaped_like(audio, list(found))
 
     def classifications(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[AnyRecording],
         labels: Labels,
         prompt: str | None = None,
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[Classification]:
         """As :meth:`classify`, one by one, as :meth:`answer` does."""
         chosen = completed(options, CLASSIFY_DEFAULTS, "classify", ClassifyOptions)
-        batches = read_batches(recordings, self.config, chosen, on_error)
-        return classify(self.session, batches, labels, prompt, chosen, partly=partly)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
+        return classify(
+            self.session, batches, labels, prompt, chosen, partial_results=partial_results
+        )
 
     def embed_audio(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[AnyRecording],
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         **options: Unpack[ReadOptions],
     ) -> Iterator[AudioEmbedding]:
         """Embeddings and prefixes of every recording in turn, as :meth:`answer` does."""
         chosen = completed(options, READ_DEFAULTS, "embed_audio")
-        batches = read_batches(recordings, self.config, chosen, on_error)
-        return embed_recordings(self.session, batches, partly=partly)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
+        return embed_recordings(self.session, batches, partial_results=partial_results)
 
     def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
         """Embeddings and prefixes of texts; ``strict`` refuses one over the encoder's limit.
@@ -278,20 +284,20 @@ class Engine:
 
     def explain(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[AnyRecording],
         prompt: str | None = None,
         *,
         k: int = 5,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         **options: Unpack[PromptOptions],
     ) -> Iterator[Explanation]:
         """The ``k`` vocabulary tokens nearest to each prefix vector, one by one as answers are."""
         chosen = completed(options, PROMPT_DEFAULTS, "explain")
-        batches = read_batches(recordings, self.config, chosen, on_error)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
-        question = Question(self.session, asked, chosen)
-        return explain(self.session, batches, question, k=k, partly=partly)
+        question = PreparedPrompt(self.session, asked, chosen)
+        return explain(self.session, batches, question, k=k, partial_results=partial_results)
 
     def index(
         self,
@@ -318,7 +324,7 @@ class Engine:
         index: str | os.PathLike[str] | Index,
         text: str | None = None,
         *,
-        like: Source | None = None,
+        like: AnyRecording | None = None,
         k: int = 10,
         by: By | None = None,
         approximate: bool = False,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording
     from pengi_rt.cli.resume import Done
     from pengi_rt.config.model import ModelConfig
-    from pengi_rt.results.generation import Extent
+    from pengi_rt.results.window_range import WindowRange
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class AnyPart(Protocol):
     """A result about a recording, or about a part of it."""
 
     @property
-    def extent(self) -> "Extent | None":
+    def window_range(self) -> "WindowRange | None":
         """Which windows it is about; None if all."""
 
 
@@ -162,7 +162,7 @@ class Recordings:
             writer.write(self._done.others)
         with Progress(len(self._names), quiet=self._arguments.quiet) as self._bar:
             for result in results:
-                self._take(result.extent, list(rows(result)), count)
+                self._take(result.window_range, list(rows(result)), count)
                 self._write_ready()
             self._write_ready()
         if not self.failed:
@@ -170,16 +170,19 @@ class Recordings:
         return SOME_FAILED if self.answered else AudioError.exit_code
 
     def _take(
-        self, extent: "Extent | None", rows: list[Row], count: Callable[[int], int] | None
+        self,
+        window_range: "WindowRange | None",
+        rows: list[Row],
+        count: Callable[[int], int] | None,
     ) -> None:
         """Rows of the first recording that is still being answered."""
         entry = self._entries[0]
-        self._bar.follow(entry.name, extent)
+        self._bar.follow(entry.name, window_range)
         entry.rows = [*entry.rows, *rows]
-        entry.missing -= extent is None or extent.is_last
+        entry.missing -= window_range is None or window_range.is_last
         if entry.signed is None:
-            if extent is not None and count is not None:
-                entry.sign(count(extent.total))
+            if window_range is not None and count is not None:
+                entry.sign(count(window_range.total))
             elif not entry.missing:
                 entry.sign(len(entry.rows))
         self.answered += not entry.missing

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pengi_rt.results.generation import Extent
+from pengi_rt.results.window_range import WindowRange
 
 Method = Literal["text-matching", "log-likelihood"]
 
@@ -56,8 +56,8 @@ class Classification:
     prompt_truncated: bool
     audio_truncated: bool
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
-    extent: Extent | None = None
-    """Set where these are not all windows of the recording (``partly``)."""
+    window_range: WindowRange | None = None
+    """Which windows of the recording these are (``partial_results``); None if all."""
 
     @property
     def label(self) -> str:

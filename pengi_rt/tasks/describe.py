@@ -6,11 +6,12 @@ from typing import Final
 
 from pengi_rt.config.options import Options
 from pengi_rt.errors import UsageError
-from pengi_rt.results.generation import Extent, Result
+from pengi_rt.results.generation import Result
+from pengi_rt.results.window_range import WindowRange
 from pengi_rt.session.batches import Batch
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.generate import answered, result_of
-from pengi_rt.tasks.prepare import request
+from pengi_rt.tasks.prepare import prepare
 
 PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
 """``PengiWrapper.describe``'s, in its order."""
@@ -30,9 +31,9 @@ class Description:
         return self.caption.audio
 
     @property
-    def extent(self) -> Extent | None:
-        """As :attr:`pengi_rt.results.generation.Result.extent`."""
-        return self.caption.extent
+    def window_range(self) -> WindowRange | None:
+        """As :attr:`pengi_rt.results.generation.Result.window_range`."""
+        return self.caption.window_range
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
@@ -59,16 +60,18 @@ class Description:
 
 
 def describe(
-    session: Session, batches: Iterable[Batch], options: Options, *, partly: bool = False
+    session: Session, batches: Iterable[Batch], options: Options, *, partial_results: bool = False
 ) -> Iterator[Description]:
-    """The description of every recording in turn; ``partly``: a part with every batch.
+    """The description of every recording in turn; ``partial_results``: a part with every batch.
 
     Raises:
         UsageError: a task or question is given, as the prompts are fixed; and as
-            :func:`pengi_rt.tasks.prepare.request`.
+            :func:`pengi_rt.tasks.prepare.prepare`.
     """
     if options["task"] is not None or options["question"] is not None:
         raise UsageError("describe has its own prompts; ask tasks and questions with generate")
-    asked = request(session, PROMPTS, options)
-    found = answered(session, batches, asked, partly=partly)
-    return (Description(*(result_of(asked, number, part) for number in range(3))) for part in found)
+    request = prepare(session, PROMPTS, options)
+    found = answered(session, batches, request, partial_results=partial_results)
+    return (
+        Description(*(result_of(request, number, part) for number in range(3))) for part in found
+    )

@@ -12,9 +12,9 @@ from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.loop import Ended
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
-from pengi_rt.session.batches import Batch, Part, parts
-from pengi_rt.session.session import Session, prefixes
-from pengi_rt.tasks.prepare import Request
+from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
+from pengi_rt.session.session import Session, full_prefixes
+from pengi_rt.tasks.prepare import PreparedRequest
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 
@@ -27,39 +27,49 @@ class Answered(NamedTuple):
 
 
 def answers(
-    session: Session, batches: Iterable[Batch], asked: Request, *, partly: bool = False
+    session: Session,
+    batches: Iterable[Batch],
+    request: PreparedRequest,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[Result]:
     """The results of every recording in turn, one for every question.
 
-    ``partly``: those of the first question come in parts, one with every batch.
+    ``partial_results``: those of the first question come in parts, one with every batch.
 
     Raises:
         BackendError: the session is closed meanwhile, or the decoder's output is no numbers.
     """
     held: list[Answered] = []
-    for part in answered(session, batches, asked, partly=partly):
-        yield result_of(asked, 0, part)
-        if len(asked.questions) == 1:
+    for part in answered(session, batches, request, partial_results=partial_results):
+        yield result_of(request, 0, part)
+        if len(request.prompts) == 1:
             continue
         if part.first == 0:
             held = []
         held += part.outputs
         if part.is_last:
-            whole = Part(part.recording, 0, held)
-            for number in range(1, len(asked.questions)):
-                yield result_of(asked, number, whole)
+            whole = RecordingOutputs(part.recording, 0, held)
+            for number in range(1, len(request.prompts)):
+                yield result_of(request, number, whole)
 
 
 def answered(
-    session: Session, batches: Iterable[Batch], asked: Request, *, partly: bool = False
-) -> Iterator[Part[Answered]]:
+    session: Session,
+    batches: Iterable[Batch],
+    request: PreparedRequest,
+    *,
+    partial_results: bool = False,
+) -> Iterator[RecordingOutputs[Answered]]:
     """What is answered about the windows of every recording in turn. Raises as :func:`answers`."""
-    return parts(batches, partial(answer_batch, session, asked), partly=partly)
+    return split_by_recording(
+        batches, partial(answer_batch, session, request), partial_results=partial_results
+    )
 
 
-def result_of(asked: Request, number: int, part: Part[Answered]) -> Result:
+def result_of(request: PreparedRequest, number: int, part: RecordingOutputs[Answered]) -> Result:
     """What ``part`` has about the question of that number."""
-    question = asked.questions[number]
+    question = request.prompts[number]
     return Result(
         audio=part.recording.name,
         prompt=question.prompt,
@@ -68,21 +78,21 @@ def result_of(asked: Request, number: int, part: Part[Answered]) -> Result:
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
         timings=Timings.together(each.timings for each in part.outputs),
-        extent=part.extent,
+        window_range=part.window_range,
     )
 
 
-def answer_batch(session: Session, asked: Request, batch: Batch) -> list[Answered]:
+def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[Answered]:
     """What is answered about every window of a batch. Raises as :func:`answers`."""
     started = perf_counter()
-    found: list[list[Hypotheses]] = [[] for _ in asked.questions]
-    encode = _answer_waves(session, batch.windows, asked, found)
+    found: list[list[Hypotheses]] = [[] for _ in request.prompts]
+    encode = _answer_waves(session, batch.windows, request, found)
     decode = perf_counter() - started - encode
-    timings = Timings(batch.read, encode, decode, len(batch))
+    timings = Timings(batch.read_seconds, encode, decode, len(batch))
     windows = zip(batch.spans, zip(*found, strict=True), strict=True)
     return [
         Answered(
-            tuple(_window(session.tokenizer, span, each, asked.stops) for each in hypotheses),
+            tuple(_window(session.tokenizer, span, each, request.stops) for each in hypotheses),
             timings,
         )
         for span, hypotheses in windows
@@ -90,33 +100,33 @@ def answer_batch(session: Session, asked: Request, batch: Batch) -> list[Answere
 
 
 def _answer_waves(
-    session: Session, wave: F32, asked: Request, found: Sequence[list[Hypotheses]]
+    session: Session, wave: F32, request: PreparedRequest, found: Sequence[list[Hypotheses]]
 ) -> float:
     """Add every window's answers to each question's; the seconds until all was encoded."""
-    backend, decode = session.backend, asked.decode
-    with session.decoding():
+    backend, decode = session.backend, request.decode
+    with session.exclusive_decoding():
         if (
             isinstance(backend, SearchingBackend)
             and isinstance(decode, DecodeOptions)
-            and not asked.stops
+            and not request.stops
             and len(found) == 1
         ):
-            found[0] += asked.questions[0].answered(wave, decode)
+            found[0] += request.prompts[0].search_on_device(wave, decode)
             return 0.0
         started = perf_counter()
         audio = backend.encode_audio(wave).prefix
-        rows = [question.rows for question in asked.questions]
+        rows = [question.prefix() for question in request.prompts]
         seconds = perf_counter() - started
         for behind, answered in zip(rows, found, strict=True):
-            answered.extend(written(session, audio, behind, asked))
+            answered.extend(written(session, audio, behind, request))
     return seconds
 
 
-def written(session: Session, audio: F32, rows: F32, asked: Request) -> list[Hypotheses]:
+def written(session: Session, audio: F32, rows: F32, request: PreparedRequest) -> list[Hypotheses]:
     """What is written behind every window's audio rows ``[B, a, n_embd]``, then ``rows``."""
-    whole, decode = prefixes(audio, rows), asked.decode
-    ended = stopping(session.tokenizer, asked.stops)
-    with session.decoding():
+    whole, decode = full_prefixes(audio, rows), request.decode
+    ended = stopping(session.tokenizer, request.stops)
+    with session.exclusive_decoding():
         if isinstance(decode, DecodeOptions):
             return search(session.backend, whole, decode, ended=ended)
         return sample(session.backend, whole, decode, ended=ended)

@@ -8,10 +8,10 @@ from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.options import Options
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
-from pengi_rt.session.batches import Batch, read_batches
-from pengi_rt.session.session import Session, prefixes
+from pengi_rt.session.batches import Batch, window_batches
+from pengi_rt.session.session import Session, full_prefixes
 from pengi_rt.tasks.generate import before_stop, stopping
-from pengi_rt.tasks.prepare import Request, one_prompt, request
+from pengi_rt.tasks.prepare import PreparedRequest, one_prompt, prepare
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 logger = logging.getLogger(__name__)
@@ -26,54 +26,53 @@ def stream(
     """Pieces of the answer about ``audio``, as :meth:`pengi_rt.engine.Engine.stream` gives them.
 
     Raises:
-        UsageError, PromptError, BackendError: as :func:`~pengi_rt.tasks.prepare.request`, by
+        UsageError, PromptError, BackendError: as :func:`~pengi_rt.tasks.prepare.prepare`, by
             the call itself; also if more than one beam, sample or prompt is asked for.
         AudioError: the recording cannot be read, with the first piece.
     """
     if options["samples"] is None and options["beam_size"] is None:
         options = Options(**{**options, "beam_size": 1})
-    batches = read_batches([audio], session.config, options)
+    batches = window_batches([audio], session.config, options)
     one = one_prompt(prompt, options, session.config.generation.prompt, "stream")
-    asked = request(session, [one], options)
-    check_single(asked.decode)
-    if asked.questions[0].truncated:
+    request = prepare(session, [one], options)
+    check_single(request.decode)
+    if request.prompts[0].truncated:
         logger.warning("the prompt is longer than the text encoder reads and was cut: %.40r", one)
-    return _pieces(session, batches, asked, cropped=options["long_audio"] != "windows")
+    return _pieces(session, batches, request, cropped=options["long_audio"] != "windows")
 
 
 def _pieces(
-    session: Session, batches: Iterable[Batch], asked: Request, *, cropped: bool
+    session: Session, batches: Iterable[Batch], request: PreparedRequest, *, cropped: bool
 ) -> Iterator[str]:
     """Window by window, a line each."""
     first = True
     for batch in batches:
-        for recording, *_ in batch.shares if cropped else ():
+        for recording, *_ in batch.slices if cropped else ():
             if recording.truncated:
                 logger.warning("%s: only one window is answered", recording.name)
-        with session.in_use():
-            audio = session.backend.encode_audio(batch.windows).prefix
-        for prefix in prefixes(audio, asked.questions[0].rows):
+        audio = session.encode_audio(batch.windows).prefix
+        for prefix in full_prefixes(audio, request.prompts[0].prefix()):
             if not first:
                 yield "\n"
             first = False
-            yield from _text(session, prefix, asked)
+            yield from _text(session, prefix, request)
 
 
-def _text(session: Session, prefix: F32, asked: Request) -> Iterator[str]:
-    written = Written(session.tokenizer, asked.stops)
-    for token in _tokens(session, prefix, asked):
+def _text(session: Session, prefix: F32, request: PreparedRequest) -> Iterator[str]:
+    written = Written(session.tokenizer, request.stops)
+    for token in _tokens(session, prefix, request):
         if piece := written.add(token.id):
             yield piece
     if piece := written.rest():
         yield piece
 
 
-def _tokens(session: Session, prefix: F32, asked: Request) -> Iterator[Token]:
+def _tokens(session: Session, prefix: F32, request: PreparedRequest) -> Iterator[Token]:
     """One by one: others may use the session between two of them."""
-    ended = stopping(session.tokenizer, asked.stops)
-    tokens = stream_tokens(session.backend, prefix, asked.decode, ended=ended)
+    ended = stopping(session.tokenizer, request.stops)
+    tokens = stream_tokens(session.backend, prefix, request.decode, ended=ended)
     while True:
-        with session.decoding():
+        with session.exclusive_decoding():
             token = next(tokens, None)
         if token is None:
             return

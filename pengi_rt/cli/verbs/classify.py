@@ -117,7 +117,7 @@ def _classify(
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.classifications(
         picture.heard(recordings), labels, arguments.prompt,
-        partly=arguments.plot is None, on_error=recordings.broken,
+        partial_results=arguments.plot is None, on_error=recordings.broken,
         batch_size=arguments.batch_size, **asked,
     )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Options are refused here, before the output is opened.
         results = engine.descriptions(
             recordings,
-            partly=True,
+            partial_results=True,
             on_error=recordings.broken,
             batch_size=arguments.batch_size,
             strict=arguments.strict,

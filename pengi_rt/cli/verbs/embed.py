@@ -93,7 +93,7 @@ def _embed(
         # Texts and options are refused here, before anything is heard.
         results = engine.embed_audio(
             recordings,
-            partly=True,
+            partial_results=True,
             on_error=recordings.broken,
             batch_size=arguments.batch_size,
             strict=arguments.strict,

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             recordings,
             arguments.prompt,
             k=arguments.neighbours,
-            partly=True,
+            partial_results=True,
             on_error=recordings.broken,
             batch_size=arguments.batch_size,
             **prompt_options(arguments),
@@ -121,7 +121,7 @@ class _Texts:
         self._headed = headed
 
     def __call__(self, explanation: "Explanation") -> Iterator[Row]:
-        begins = explanation.extent is None or explanation.extent.is_first
+        begins = explanation.window_range is None or explanation.window_range.is_first
         lines = [f"{explanation.audio}:"] if self._headed and begins else []
         for row in _rows(explanation):
             lines += [f"{span(row)}:"] if row["windows"] > 1 else []

@@ -76,7 +76,7 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     results = engine.answer(
         recordings,
         prompts,
-        partly=True,
+        partial_results=True,
         on_error=recordings.broken,
         batch_size=arguments.batch_size,
         **asked,

@@ -15,11 +15,11 @@ from pengi_rt.config.checked import argument
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import DEFAULTS, Options
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.session.batches import read_batches
+from pengi_rt.session.batches import window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
 from pengi_rt.tasks.generate import answers
-from pengi_rt.tasks.prepare import Request, request
+from pengi_rt.tasks.prepare import PreparedRequest, prepare
 from pengi_rt.tasks.search.approximate import nearest_approximate
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import nearest
@@ -74,7 +74,7 @@ def search_index(
     """The ``k`` recordings nearest to a query, best first; fewer if the index has no more.
 
     A recording is as near as its nearest window, to the nearest window of an example, which is
-    read, and for its captions asked, as the index's recordings were.
+    read, and for its captions request, as the index's recordings were.
 
     Args:
         session: the plan that the index was made by.
@@ -161,7 +161,7 @@ def _described(session: Session, text: str, *, strict: bool) -> F32:
 
 @dataclass(frozen=True)
 class _Example:
-    """A recording that is read, and for its captions asked, as the index's were."""
+    """A recording that is read, and for its captions request, as the index's were."""
 
     session: Session
     index: Index
@@ -171,16 +171,16 @@ class _Example:
 
     def sounds(self) -> F32:
         """``[windows, d_proj]``: of its sound."""
-        batches = read_batches([self.like], self.session.config, self._options())
+        batches = window_batches([self.like], self.session.config, self._options())
         (heard,) = embed_recordings(self.session, batches)
         return heard.embedding
 
     def captions(self) -> list[str]:
         """What is written of its windows."""
         options = self._options()
-        batches = read_batches([self.like], self.session.config, options)
-        asked = _asked(self.session, self.index.settings, options)
-        (written,) = answers(self.session, batches, asked)
+        batches = window_batches([self.like], self.session.config, options)
+        request = _asked(self.session, self.index.settings, options)
+        (written,) = answers(self.session, batches, request)
         return [window.text for window in written.windows]
 
     def vectors(self) -> F32:
@@ -202,11 +202,11 @@ class _Example:
         return Options(**{**DEFAULTS, **same, **own})  # type: ignore[typeddict-item]
 
 
-def _asked(session: Session, settings: Any, options: Options) -> Request:
+def _asked(session: Session, settings: Any, options: Options) -> PreparedRequest:
     """What the index's recordings were asked."""
-    asked = request(session, [settings["prompt"]], options)
-    assert isinstance(asked.decode, DecodeOptions)
-    return replace(asked, decode=replace(asked.decode, stop_id=settings["stop_id"]))
+    request = prepare(session, [settings["prompt"]], options)
+    assert isinstance(request.decode, DecodeOptions)
+    return replace(request, decode=replace(request.decode, stop_id=settings["stop_id"]))
 
 
 def _hits(index: Index, find: Finder, k: int) -> list[Hit]:
