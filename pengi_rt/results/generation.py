@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.results.timeline import Pooled, Segment, pooled, segments
 from pengi_rt.results.window_range import WindowRange
 
@@ -75,6 +76,8 @@ class Result:
     prompt_truncated: bool
     audio_truncated: bool
     timings: Timings
+    options: GenerateOptions
+    """What made it, the plan's own defaults filled in."""
     audio_warnings: tuple[str, ...] = ()
     window_range: WindowRange | None = None
     """Which windows of the recording these are (``partial_results``); None if all."""

@@ -17,19 +17,18 @@ from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.results.window_range import WindowRange
 from pengi_rt.system.quote import one_line, shown
-from pengi_rt.system.scalars import as_int
 
 logger = logging.getLogger(__name__)
 
 Output = TypeVar("Output")
 
-AnyRecording = AudioLike | Recording
+Audio = AudioLike | Recording
 """A recording as a caller gives it."""
 
 OnRead = Callable[[Recording], None]
 """Called with each recording once it can be read, before any of its windows is in a batch."""
 
-OnError = Callable[[AnyRecording, AudioError], None]
+OnError = Callable[[Audio, AudioError], None]
 """Called with a recording that cannot be read to its end; reading continues with the next one."""
 
 
@@ -90,7 +89,7 @@ class RecordingOutputs(NamedTuple, Generic[Output]):
 
 
 def window_batches(
-    recordings: Iterable[AnyRecording],
+    recordings: Iterable[Audio],
     config: ModelConfig,
     options: ReadOptions,
     *,
@@ -104,14 +103,11 @@ def window_batches(
     :class:`~pengi_rt.audio.recording.Recording` is cut already and used as it is.
 
     Raises:
-        UsageError: the batch size is below 1, or one recording was given instead of several; when
-            its turn comes, a Recording was cut for another plan.
+        UsageError: one recording was given instead of several; when its turn comes, a Recording
+            was cut for another plan.
         AudioError: a recording cannot be read, or has warnings (``strict``), and there is no
             ``on_error``. The windows before it are yielded first.
     """
-    batch_size = options["batch_size"]
-    if as_int(batch_size) is None or batch_size < 1:
-        raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     single = isinstance(recordings, Recording) or is_one(recordings)
     if single or not isinstance(recordings, Iterable):
         raise UsageError(
@@ -175,12 +171,12 @@ class _Reader:
         self._options = options
         self._on_error = on_error
         self._on_read = on_read
-        self._generator = random.Random(options["seed"])  # noqa: S311 - a crop, reproducible
+        self._generator = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
         self._windows: list[F32] = []
         self._slices: list[BatchSlice] = []
         self._seconds = 0.0
 
-    def batches(self, recordings: Iterable[AnyRecording]) -> Iterator[Batch]:
+    def batches(self, recordings: Iterable[Audio]) -> Iterator[Batch]:
         """Full batches; before an error and at the end whatever there is."""
         drawn = iter(recordings)
         try:
@@ -191,7 +187,7 @@ class _Reader:
             raise
         yield from self._rest()
 
-    def _read(self, given: AnyRecording) -> Iterator[Batch]:
+    def _read(self, given: Audio) -> Iterator[Batch]:
         """The batches that one recording fills."""
         recording: Recording | None = None
         try:
@@ -201,7 +197,7 @@ class _Reader:
             windows = iter(recording)
             for index in range(len(recording)):
                 self._add(recording, index, self._timed(lambda: next(windows)))
-                if len(self._windows) == self._options["batch_size"]:
+                if len(self._windows) == self._options.batch_size:
                     yield from self._rest()
         except AudioError as error:
             if recording is not None:  # its first windows are answered before the error is told
@@ -210,7 +206,7 @@ class _Reader:
                 raise
             self._on_error(given, error)
 
-    def _load(self, given: AnyRecording) -> Recording:
+    def _load(self, given: Audio) -> Recording:
         """The recording, its warnings logged, or refused (``strict``). Raises AudioError."""
         options = self._options
         if isinstance(given, Recording):
@@ -220,17 +216,24 @@ class _Reader:
             recording = load_windows(
                 given,
                 self._config,
-                long_audio=options["long_audio"],
-                hop=options["hop"],
+                long_audio=options.long_audio,
+                hop=options.hop,
                 rng=self._generator,
-                resample=options["resample"],
-                allow_truncated=options["allow_truncated"],
-                strict=options["strict"],
+                resample=options.resample,
+                allow_truncated=options.allow_truncated,
+                strict=options.strict,
             )
+            if recording.truncated and options.long_audio != "windows":
+                logger.warning(
+                    "%s: only one window is answered (long_audio %s)",
+                    one_line(recording.name),
+                    options.long_audio,
+                )
+        name = one_line(recording.name)
         for warning in recording.warnings:
-            if options["strict"]:
-                raise AudioError(f"{one_line(recording.name)}: {warning}")
-            logger.warning("%s: %s", one_line(recording.name), warning)
+            if options.strict:
+                raise AudioError(f"{name}: {warning}")
+            logger.warning("%s: %s", name, warning)
         return recording
 
     def _add(self, recording: Recording, index: int, window: F32) -> None:

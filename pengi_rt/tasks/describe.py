@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pengi_rt.config.options import Options
-from pengi_rt.errors import UsageError
+from pengi_rt.config.options import DescribeOptions, GenerateOptions
 from pengi_rt.results.generation import Result
 from pengi_rt.results.window_range import WindowRange
 from pengi_rt.session.batches import Batch
@@ -41,6 +40,11 @@ class Description:
         return self.caption.audio_warnings
 
     @property
+    def options(self) -> GenerateOptions:
+        """What made it, the plan's own defaults filled in."""
+        return self.caption.options
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Of every window all three, joined as the released wrapper does.
 
@@ -60,7 +64,11 @@ class Description:
 
 
 def describe(
-    session: Session, batches: Iterable[Batch], options: Options, *, partial_results: bool = False
+    session: Session,
+    batches: Iterable[Batch],
+    options: DescribeOptions,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[Description]:
     """The description of every recording in turn; ``partial_results``: a part with every batch.
 
@@ -68,8 +76,6 @@ def describe(
         UsageError: a task or question is given, as the prompts are fixed; and as
             :func:`pengi_rt.tasks.prepare.prepare`.
     """
-    if options["task"] is not None or options["question"] is not None:
-        raise UsageError("describe has its own prompts; ask tasks and questions with generate")
     request = prepare(session, PROMPTS, options)
     found = answered(session, batches, request, partial_results=partial_results)
     return (

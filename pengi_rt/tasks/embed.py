@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import listed
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.results.window_range import WindowRange
 from pengi_rt.session.batches import Batch, split_by_recording
@@ -31,6 +32,7 @@ class AudioEmbedding:
     embedding: F32
     prefix: F32
     audio_truncated: bool
+    options: ReadOptions
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     window_range: WindowRange | None = None
     """Which windows of the recording these are (``partial_results``); None if all."""
@@ -51,7 +53,11 @@ class TextEmbedding:
 
 
 def embed_recordings(
-    session: Session, batches: Iterable[Batch], *, partial_results: bool = False
+    session: Session,
+    batches: Iterable[Batch],
+    options: ReadOptions,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[AudioEmbedding]:
     """Every recording's vectors in turn; ``partial_results``: a part with every batch.
 
@@ -59,11 +65,11 @@ def embed_recordings(
         BackendError: the session is closed, now or meanwhile.
     """
     with session.exclusive():
-        return _embedded(session, batches, partial_results=partial_results)
+        return _embedded(session, batches, options, partial_results=partial_results)
 
 
 def _embedded(
-    session: Session, batches: Iterable[Batch], *, partial_results: bool
+    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partial_results: bool
 ) -> Iterator[AudioEmbedding]:
     def answer(batch: Batch) -> list[tuple[F32, F32]]:
         return list(zip(*session.encode_audio(batch.windows), strict=True))
@@ -78,6 +84,7 @@ def _embedded(
             embedding=embedding,
             prefix=prefix,
             audio_truncated=part.recording.truncated,
+            options=options,
             audio_warnings=part.recording.warnings,
             window_range=part.window_range,
         )

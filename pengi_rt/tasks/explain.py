@@ -11,6 +11,7 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.config.checked import whole
+from pengi_rt.config.options import ExplainOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.results.window_range import WindowRange
 from pengi_rt.session.batches import Batch, split_by_recording
@@ -60,6 +61,7 @@ class Explanation:
     windows: tuple[ExplainedWindow, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    options: ExplainOptions
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     window_range: WindowRange | None = None
     """Which windows of the recording these are (``partial_results``); None if all."""
@@ -69,11 +71,11 @@ def explain(
     session: Session,
     batches: Iterable[Batch],
     question: PreparedPrompt,
+    options: ExplainOptions,
     *,
-    k: int,
     partial_results: bool = False,
 ) -> Iterator[Explanation]:
-    """Explain every recording in turn, with the ``k`` nearest tokens of each vector.
+    """Explain every recording in turn, with the ``options.k`` nearest tokens of each vector.
 
     ``partial_results``: a part of the recording comes with every batch.
 
@@ -89,7 +91,7 @@ def explain(
         raise UsageError(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
         )
-    k = whole("k", k, 1, vocab)
+    k = whole("k", options.k, 1, vocab)
     found = split_by_recording(
         batches, _Explainer(session, question, k).windows, partial_results=partial_results
     )
@@ -100,6 +102,7 @@ def explain(
             windows=tuple(part.outputs),
             prompt_truncated=question.truncated,
             audio_truncated=part.recording.truncated,
+            options=options,
             audio_warnings=part.recording.warnings,
             window_range=part.window_range,
         )

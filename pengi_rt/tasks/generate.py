@@ -78,6 +78,7 @@ def result_of(request: PreparedRequest, number: int, part: RecordingOutputs[Answ
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
         timings=Timings.together(each.timings for each in part.outputs),
+        options=request.options,
         window_range=part.window_range,
     )
 

@@ -13,7 +13,7 @@ import pengi_rt
 from pengi_rt.backends.protocol import F32
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, UsageError
-from pengi_rt.tasks.stream import Written
+from pengi_rt.tasks.stream import StreamedText
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 RATE = 16_000
@@ -30,7 +30,7 @@ def test_pieces_joined_are_the_answer(engine: Engine, seed: int) -> None:
     assert "".join(pieces) == engine.generate(clip(seed), "what?", beam_size=1).text
     drawn = {"samples": 1, "seed": seed, "temperature": 1.5}
     streamed = engine.stream(clip(seed), "what?", **drawn)  # type: ignore[arg-type]
-    assert "".join(streamed) == engine.generate(clip(seed), "what?", **drawn).text  # type: ignore[call-overload]
+    assert "".join(streamed) == engine.generate(clip(seed), "what?", **drawn).text
 
 
 def test_a_stop_string_is_never_shown(engine: Engine) -> None:
@@ -119,7 +119,7 @@ def test_a_bad_recording_and_a_closed_engine(tiny_plan: Path) -> None:
 
 
 def written(tokenizer: DecoderTokenizer, text: str, stops: Sequence[str] = ()) -> list[str]:
-    stream = Written(tokenizer, stops)
+    stream = StreamedText(tokenizer, stops)
     return [stream.add(token) for token in tokenizer.encode(text)] + [stream.rest()]
 
 
