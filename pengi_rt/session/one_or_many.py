@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar, cast, overload
 
-from pengi_rt.audio.sources import is_several
+from pengi_rt.audio.audio_like import is_several
 from pengi_rt.config.checked import listed
 from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.session.batches import Audio

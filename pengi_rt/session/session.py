@@ -8,6 +8,7 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config.model import ModelConfig
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan.manifest import tokenizer_entry
 from pengi_rt.plan.reader import Plan
@@ -96,7 +97,7 @@ class Session:
             BackendError: as :meth:`exclusive`.
         """
         with self.exclusive():
-            return self.backend.encode_audio(windows)
+            return self.backend.encoders.encode_audio(windows)
 
     def encode_texts(self, ids: I64) -> Encoded:
         """Encode texts, ``[B, T]`` token ids of :attr:`prompt_tokenizer`.
@@ -105,7 +106,7 @@ class Session:
             BackendError: as :meth:`exclusive`.
         """
         with self.exclusive():
-            return self.backend.encode_text(ids)
+            return self.backend.encoders.encode_text(ids)
 
     def encode_prompt(self, prompt: str, *, strict: bool = False) -> EncodedText:
         """Encode a prompt; cached, because the same few are asked about many recordings.
@@ -141,7 +142,7 @@ class Session:
         with self.exclusive():
             if not len(ids):
                 return np.empty((0, self.config.decoder.n_embd), np.float32)
-            return self.backend.embed_tokens(np.asarray(ids, np.int64))
+            return require_decoder(self.backend).embed_tokens(np.asarray(ids, np.int64))
 
     def cached(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of ``key``, made if it is not among the few most recently used.

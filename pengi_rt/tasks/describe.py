@@ -9,7 +9,7 @@ from pengi_rt.results.generation import Result
 from pengi_rt.results.window_range import WindowRange
 from pengi_rt.session.batches import Batch
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.generate import answered, result_of
+from pengi_rt.tasks.generate import answer_recordings, result_for
 from pengi_rt.tasks.prepare import prepare
 
 PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
@@ -77,7 +77,7 @@ def describe(
             :func:`pengi_rt.tasks.prepare.prepare`.
     """
     request = prepare(session, PROMPTS, options)
-    found = answered(session, batches, request, partial_results=partial_results)
+    found = answer_recordings(session, batches, request, partial_results=partial_results)
     return (
-        Description(*(result_of(request, number, part) for number in range(3))) for part in found
+        Description(*(result_for(request, number, part) for number in range(3))) for part in found
     )

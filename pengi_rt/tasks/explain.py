@@ -92,9 +92,8 @@ def explain(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
         )
     k = whole("k", options.k, 1, vocab)
-    found = split_by_recording(
-        batches, _Explainer(session, question, k).windows, partial_results=partial_results
-    )
+    run = _Explainer(session, question, k).windows
+    found = split_by_recording(batches, run, partial_results=partial_results)
     return (
         Explanation(
             audio=part.recording.name,

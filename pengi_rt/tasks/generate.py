@@ -1,15 +1,15 @@
-"""Prompts about recordings, answered: beam search or sampling behind each window's prefix."""
+"""Answers to prompts about recordings: beam search or sampling after each window's prefix."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
-from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.backtrack import Hypotheses
-from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.loop import Ended
+from pengi_rt.decoding.beam import fused_search, search
+from pengi_rt.decoding.loop import StopTest
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
 from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
@@ -18,119 +18,116 @@ from pengi_rt.tasks.prepare import PreparedRequest
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 
-class Answered(NamedTuple):
-    """A window's answer to every question."""
+class WindowAnswers(NamedTuple):
+    """One window's answers to all prompts."""
 
     windows: tuple[Window, ...]
+    """One per prompt."""
     timings: Timings
-    """Of the batch that it was in."""
+    """Of the window's batch."""
 
 
-def answers(
+def iter_results(
     session: Session,
     batches: Iterable[Batch],
     request: PreparedRequest,
     *,
     partial_results: bool = False,
 ) -> Iterator[Result]:
-    """The results of every recording in turn, one for every question.
+    """Yield the results of each recording in turn, one per prompt.
 
-    ``partial_results``: those of the first question come in parts, one with every batch.
+    ``partial_results``: those of the first prompt come in parts, one with every batch.
 
     Raises:
-        BackendError: the session is closed meanwhile, or the decoder's output is no numbers.
+        BackendError: the session was closed meanwhile, or the decoder's output is NaN.
     """
-    held: list[Answered] = []
-    for part in answered(session, batches, request, partial_results=partial_results):
-        yield result_of(request, 0, part)
+    answers: list[WindowAnswers] = []
+    for part in answer_recordings(session, batches, request, partial_results=partial_results):
+        yield result_for(request, 0, part)
         if len(request.prompts) == 1:
             continue
         if part.first == 0:
-            held = []
-        held += part.outputs
+            answers = []
+        answers += part.outputs
         if part.is_last:
-            whole = RecordingOutputs(part.recording, 0, held)
+            whole = RecordingOutputs(part.recording, 0, answers)
             for number in range(1, len(request.prompts)):
-                yield result_of(request, number, whole)
+                yield result_for(request, number, whole)
 
 
-def answered(
+def answer_recordings(
     session: Session,
     batches: Iterable[Batch],
     request: PreparedRequest,
     *,
     partial_results: bool = False,
-) -> Iterator[RecordingOutputs[Answered]]:
-    """What is answered about the windows of every recording in turn. Raises as :func:`answers`."""
+) -> Iterator[RecordingOutputs[WindowAnswers]]:
+    """Yield the answers about all windows of each recording. Raises as :func:`iter_results`."""
     return split_by_recording(
         batches, partial(answer_batch, session, request), partial_results=partial_results
     )
 
 
-def result_of(request: PreparedRequest, number: int, part: RecordingOutputs[Answered]) -> Result:
-    """What ``part`` has about the question of that number."""
+def result_for(
+    request: PreparedRequest, number: int, part: RecordingOutputs[WindowAnswers]
+) -> Result:
+    """The result for prompt ``number`` over the windows of ``part``."""
     question = request.prompts[number]
     return Result(
         audio=part.recording.name,
         prompt=question.prompt,
-        windows=tuple(each.windows[number] for each in part.outputs),
+        windows=tuple(answers.windows[number] for answers in part.outputs),
         prompt_truncated=question.truncated,
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
-        timings=Timings.together(each.timings for each in part.outputs),
+        timings=Timings.together(answers.timings for answers in part.outputs),
         options=request.options,
         window_range=part.window_range,
     )
 
 
-def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[Answered]:
-    """What is answered about every window of a batch. Raises as :func:`answers`."""
+def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[WindowAnswers]:
+    """Answer all prompts about every window of a batch. Raises as :func:`iter_results`."""
     started = perf_counter()
-    found: list[list[Hypotheses]] = [[] for _ in request.prompts]
-    encode = _answer_waves(session, batch.windows, request, found)
+    by_prompt, encode = _decode_batch(session, batch.windows, request)
     decode = perf_counter() - started - encode
     timings = Timings(batch.read_seconds, encode, decode, len(batch))
-    windows = zip(batch.spans, zip(*found, strict=True), strict=True)
+    by_window = zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
     return [
-        Answered(
+        WindowAnswers(
             tuple(_window(session.tokenizer, span, each, request.stops) for each in hypotheses),
             timings,
         )
-        for span, hypotheses in windows
+        for span, hypotheses in by_window
     ]
 
 
-def _answer_waves(
-    session: Session, wave: F32, request: PreparedRequest, found: Sequence[list[Hypotheses]]
-) -> float:
-    """Add every window's answers to each question's; the seconds until all was encoded."""
-    backend, decode = session.backend, request.decode
+def _decode_batch(
+    session: Session, windows: F32, request: PreparedRequest
+) -> tuple[list[list[Hypotheses]], float]:
+    """For each prompt every window's hypotheses; and the seconds that encoding took."""
+    is_finished = stop_test(session.tokenizer, request.stops)
     with session.exclusive_decoding():
-        if (
-            isinstance(backend, SearchingBackend)
-            and isinstance(decode, DecodeOptions)
-            and not request.stops
-            and len(found) == 1
-        ):
-            found[0] += request.prompts[0].search_on_device(wave, decode)
-            return 0.0
+        fused = fused_search(session.backend, request.decode, is_finished)
+        if fused is not None and len(request.prompts) == 1:
+            return [request.prompts[0].search_on_device(fused, windows)], 0.0
         started = perf_counter()
-        audio = backend.encode_audio(wave).prefix
-        rows = [question.prefix() for question in request.prompts]
-        seconds = perf_counter() - started
-        for behind, answered in zip(rows, found, strict=True):
-            answered.extend(written(session, audio, behind, request))
-    return seconds
+        audio = session.backend.encoders.encode_audio(windows).prefix
+        prompts = [question.prefix() for question in request.prompts]
+        encode = perf_counter() - started
+        return [decode_windows(session, audio, rows, request) for rows in prompts], encode
 
 
-def written(session: Session, audio: F32, rows: F32, request: PreparedRequest) -> list[Hypotheses]:
-    """What is written behind every window's audio rows ``[B, a, n_embd]``, then ``rows``."""
+def decode_windows(
+    session: Session, audio: F32, rows: F32, request: PreparedRequest
+) -> list[Hypotheses]:
+    """Hypotheses after each window's audio prefix ``[B, a, n_embd]`` and then ``rows``."""
     whole, decode = full_prefixes(audio, rows), request.decode
-    ended = stopping(session.tokenizer, request.stops)
+    is_finished = stop_test(session.tokenizer, request.stops)
     with session.exclusive_decoding():
         if isinstance(decode, DecodeOptions):
-            return search(session.backend, whole, decode, ended=ended)
-        return sample(session.backend, whole, decode, ended=ended)
+            return search(session.backend, whole, decode, is_finished=is_finished)
+        return sample(session.backend, whole, decode, is_finished=is_finished)
 
 
 def _window(
@@ -144,28 +141,23 @@ def _window(
         for beam in hypotheses.beams
     )
     best = beams[0]
-    text = tidy(best.text, stops)
+    text = cut_at_stop(best.text, stops).strip()
     return Window(*span, text, best.text, best.tokens, best.score, beams)
 
 
-def tidy(raw: str, stops: Sequence[str]) -> str:
-    """An answer without the first of ``stops`` and what follows it, nor space at its ends."""
-    return before_stop(raw, stops).strip()
-
-
-def before_stop(text: str, stops: Sequence[str]) -> str:
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """``text`` up to where the first of ``stops`` begins."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
 
 
-def stopping(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> Ended | None:
-    """Whether tokens spell one of ``stops``; nothing if there are none."""
+def stop_test(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> StopTest | None:
+    """The test whether tokens spell one of ``stops``; None if there are none."""
     if not stops:
         return None
 
-    def ended(tokens: Sequence[int]) -> bool:
+    def is_finished(tokens: Sequence[int]) -> bool:
         text = tokenizer.decode(tokens)
         return any(stop in text for stop in stops)
 
-    return ended
+    return is_finished

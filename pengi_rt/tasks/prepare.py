@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
 from pengi_rt.config.options import GenerateOptions, PromptOptions
 from pengi_rt.decoding.backtrack import Hypotheses
-from pengi_rt.decoding.beam import answer, ask
+from pengi_rt.decoding.beam import FusedSearch
 from pengi_rt.errors import UsageError
 from pengi_rt.session.one_or_many import plain_prompts
 from pengi_rt.session.session import EncodedText, Session
@@ -62,15 +62,12 @@ class PreparedPrompt:
     def _with_suffix(self, prefix: F32) -> F32:
         return np.concatenate([prefix, self.suffix]) if len(self.suffix) else prefix
 
-    def search_on_device(self, windows: F32, options: DecodeOptions) -> list[Hypotheses]:
-        """Search after ``windows`` ``[B, clip_samples]``, all of it on the backend's device.
-
-        A new prompt is encoded alongside the audio.
-        """
-        session, backend = self._session, cast("SearchingBackend", self._session.backend)
+    def search_on_device(self, fused: FusedSearch, windows: F32) -> list[Hypotheses]:
+        """Search after ``windows`` ``[B, clip_samples]``; a new prompt is encoded alongside."""
+        session = self._session
         if self._prefix is not None or session.has_prompt(self.prompt):
-            return answer(backend, windows, self.prefix(), options)
-        text, hypotheses = ask(backend, windows, self.ids[None], self.suffix, options)
+            return fused.search_audio(windows, self.prefix())
+        text, hypotheses = fused.search_new_prompt(windows, self.ids[None], self.suffix)
         encoded = EncodedText(text.embedding[0], text.prefix[0], self.truncated)
         session.store_prompt(self.prompt, encoded)
         self._prefix = self._with_suffix(encoded.prefix)

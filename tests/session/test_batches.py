@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pengi_rt.audio.audio_like import is_several
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
-from pengi_rt.audio.sources import is_several
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError

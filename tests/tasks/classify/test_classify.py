@@ -40,7 +40,7 @@ def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> 
     )
     space = " " if text else ""
     candidates = [engine.tokenizer.encode(space + label) for label in LABELS]
-    prefix = full_prefixes(engine.backend.encode_audio(wave).prefix, rows)
+    prefix = full_prefixes(engine.backend.encoders.encode_audio(wave).prefix, rows)
     return likelihoods(engine.backend, prefix, candidates, end=engine.config.stop_id)
 
 
