@@ -5,13 +5,13 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import Backend
+from pengi_rt.backends.registry import backends as known
 from pengi_rt.backends.registry import open_backend
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.config.choices import PRECISIONS, PrecisionName
@@ -32,10 +32,8 @@ from pengi_rt.text.tokenizers import PromptTokenizer
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-BackendName = Literal["onnx", "torch", "triton"]
-
-BACKENDS: tuple[str, ...] = get_args(BackendName)
-USUAL: tuple[BackendName, ...] = ("onnx", "torch")
+USUAL = ("onnx", "torch")
+"""The backends that a plan is for when none is named."""
 
 LICENCE_NOTE = """\
 The weights in this plan were exported from {file} (sha256 {sha256}).
@@ -50,7 +48,7 @@ def export_plan(
     *,
     tokenizers: Path | None = None,
     precision: PrecisionName = "fp32",
-    backends: Sequence[BackendName] = USUAL,
+    backends: Sequence[str] = USUAL,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
@@ -89,7 +87,7 @@ def write_plan(
     output: Path,
     *,
     precision: PrecisionName = "fp32",
-    backends: Sequence[BackendName] = USUAL,
+    backends: Sequence[str] = USUAL,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
@@ -98,13 +96,13 @@ def write_plan(
     weights = _stored(model, source, precision)
     if precision != "fp32":
         model = restored(model, weights)
-    graphs = "onnx" in backends
+    graphs = _needs_graphs(backends)
     with PlanWriter(
         output,
         model.config,
         source=source,
         tools=_tools(graphs=graphs),
-        backends=BACKENDS if graphs else tuple(name for name in BACKENDS if name != "onnx"),
+        backends=tuple(spec.name for spec in known() if graphs or not spec.needs_graphs),
         precision=precision,
     ) as writer:
         _write(writer, model, weights, progress, graphs=graphs)
@@ -120,9 +118,13 @@ def write_plan(
     return checks
 
 
+def _needs_graphs(backends: Sequence[str]) -> bool:
+    return any(spec.needs_graphs for spec in known() if spec.name in backends)
+
+
 def steps(backends: Sequence[str]) -> int:
     """How often ``progress`` is called for a plan for ``backends``."""
-    return 5 if "onnx" in backends else 3
+    return 5 if _needs_graphs(backends) else 3
 
 
 def _check_choices(precision: str, backends: Sequence[str]) -> None:
@@ -131,10 +133,11 @@ def _check_choices(precision: str, backends: Sequence[str]) -> None:
             f"a plan stores its weights as {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not "
             f"as {precision!r}"
         )
-    unknown = [name for name in backends if name not in BACKENDS]
+    names = [spec.name for spec in known()]
+    unknown = [name for name in backends if name not in names]
     if unknown or not backends:
         raise UsageError(
-            f"a plan is for {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, not for "
+            f"a plan is for {', '.join(names[:-1])} or {names[-1]}, not for "
             f"{unknown[0] if unknown else 'nothing'!r}"
         )
 

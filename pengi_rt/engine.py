@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from typing import Self, Unpack, overload
 
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.registry import open_backend
-from pengi_rt.config.choices import BackendName, DeviceName, PrecisionName
+from pengi_rt.backends.registry import WarmUpStep, open_backend, warm_up
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import (
     DEFAULTS,
@@ -32,7 +31,7 @@ from pengi_rt.tasks.describe import Description, describe
 from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
 from pengi_rt.tasks.explain import Explanation, explain
 from pengi_rt.tasks.generate import answers
-from pengi_rt.tasks.prepare import Question, one_prompt, prompts_of, request
+from pengi_rt.tasks.prepare import Question, one_prompt, prompts_of, request, search_options
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, index_folder
 from pengi_rt.tasks.search.searching import By, Hit, Query, search_index
@@ -42,9 +41,9 @@ from pengi_rt.tasks.stream import stream
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
-    backend: BackendName = "auto",
-    device: DeviceName = "auto",
-    precision: PrecisionName = "fp32",
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
     threads: int | None = None,
 ) -> "Engine":
     """Open a plan, check every byte of it, and make it ready to answer.
@@ -337,6 +336,30 @@ class Engine:
         query = Query(text, like)
         return search_index(
             self.session, opened, query, k, by=by, approximate=approximate, strict=strict
+        )
+
+    def warm_up(
+        self,
+        batch_sizes: Sequence[int] = (1,),
+        *,
+        tune: bool = False,
+        beam_size: int | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Iterator[WarmUpStep]:
+        """Compile what the backend needs to answer so many windows at a time, part by part.
+
+        ``tune`` also measures which tiles its kernels are fastest with, and keeps the result.
+
+        Raises:
+            UsageError: an option is out of range.
+            BackendError: it fails, or what was measured cannot be kept.
+        """
+        given = completed(
+            {"beam_size": beam_size, "max_new_tokens": max_new_tokens}, DEFAULTS, "warm_up"
+        )
+        options = search_options(self.session, given)
+        return warm_up(
+            self.backend, self.config.prefix_length, tuple(batch_sizes), options, tune=tune
         )
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.backends.registry import RunOptions
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
@@ -188,6 +189,18 @@ class OnnxBackend:
 
     def _explained(self, graph: str) -> AbstractContextManager[None]:
         return explained(self._name(graph), its_graph=True)
+
+
+def open_plan(plan: Plan, options: RunOptions) -> OnnxBackend:
+    """The backend, after a check of every graph.
+
+    Raises:
+        UsageError: ``threads`` is below 1.
+        PlanError: a graph is not what the plan's config says.
+    """
+    backend = OnnxBackend(plan, threads=options.threads)
+    backend.check_graphs()
+    return backend
 
 
 class _Cache:

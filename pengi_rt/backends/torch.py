@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.backends.registry import RunOptions
 from pengi_rt.errors import PlanError
 from pengi_rt.models.gpt2 import KeyValue
 from pengi_rt.models.half import TRANSFORM
@@ -101,6 +102,11 @@ class TorchBackend:
     def close(self) -> None:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
         self.__dict__.pop("model", None)
+
+
+def open_plan(plan: Plan, options: RunOptions) -> TorchBackend:
+    """The backend. Raises as :meth:`TorchBackend.from_plan`."""
+    return TorchBackend.from_plan(plan, threads=options.threads)
 
 
 def model_of(plan: Plan) -> Pengi:

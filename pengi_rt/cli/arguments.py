@@ -1,12 +1,9 @@
-"""Options that several verbs share.
-
-What the engine offers is repeated here because importing it takes longer than ``--help`` may; a
-test compares.
-"""
+"""Options that several verbs share."""
 
 import argparse
 from typing import Any, NamedTuple
 
+from pengi_rt.backends.registry import backends, devices, precisions
 from pengi_rt.errors import UsageError
 
 
@@ -15,11 +12,6 @@ class Choice(NamedTuple):
 
     here: tuple[str, ...]
     later: tuple[str, ...]
-
-
-BACKENDS = Choice(("auto", "onnx", "torch", "triton"), ("tensorrt",))
-DEVICES = Choice(("auto", "cpu", "cuda"), ())
-PRECISIONS = Choice(("fp32", "fp16", "bf16", "int8"), ())
 
 
 class Once(argparse.Action):
@@ -57,6 +49,19 @@ def add_choice(parser: "argparse._ActionsContainer", option: str, choice: Choice
         metavar=f"{{{','.join(choice.here)}}}",
         help=f"(default: %(default)s{later})",
     )
+
+
+def add_backend(parser: "argparse._ActionsContainer") -> None:
+    """Add which backend runs the plan, where, and what it computes in."""
+    later = tuple(spec.name for spec in backends(later=True))
+    add_choice(parser, "--backend", Choice(("auto", *(spec.name for spec in backends())), later))
+    add_choice(parser, "--device", Choice(("auto", *devices()), ()))
+    add_precision(parser)
+
+
+def add_precision(parser: "argparse._ActionsContainer") -> None:
+    """Add what the backend computes in."""
+    add_choice(parser, "--precision", Choice(("auto", *precisions()), ()))
 
 
 def add_threads(parser: "argparse._ActionsContainer", purpose: str = "") -> None:

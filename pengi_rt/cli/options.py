@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pengi_rt.cli.arguments import (
-    BACKENDS,
-    DEVICES,
-    PRECISIONS,
     Once,
-    add_choice,
+    add_backend,
     add_threads,
     check_threads,
 )
@@ -154,9 +151,7 @@ def add_engine(parser: Container) -> None:
         metavar="PLAN",
         help="file made by pengi-rt export (default: the built-in demo model)",
     )
-    add_choice(group, "--backend", BACKENDS)
-    add_choice(group, "--device", DEVICES)
-    add_choice(group, "--precision", PRECISIONS)
+    add_backend(group)
     add_threads(group)
     group.add_argument("--batch-size", type=int, default=8, metavar="N",
                        help="windows answered together (default: %(default)s)")  # fmt: skip

@@ -2,12 +2,8 @@
 
 from typing import Final, Literal, get_args
 
-BackendName = Literal["auto", "onnx", "torch", "triton", "tensorrt"]
-DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 
-BACKENDS: Final[tuple[str, ...]] = get_args(BackendName)
-DEVICES: Final[tuple[str, ...]] = get_args(DeviceName)
 PRECISIONS: Final[tuple[str, ...]] = get_args(PrecisionName)
 
 LongAudio = Literal["windows", "first", "center", "random", "compat"]

@@ -19,7 +19,7 @@ from pengi_rt.config.choices import PrecisionName
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.export import USUAL, BackendName, write_plan
+from pengi_rt.export.export import USUAL, write_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.plan.manifest import Source
@@ -61,7 +61,7 @@ def bare(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 
 def write(
-    model: Pengi, path: Path, precision: PrecisionName, backends: Sequence[BackendName] = USUAL
+    model: Pengi, path: Path, precision: PrecisionName, backends: Sequence[str] = USUAL
 ) -> None:
     write_plan(
         model, make_tokenizers(CONFIG), SOURCE, path,
@@ -181,7 +181,7 @@ def test_what_was_not_tested_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    asked: list[list[BackendName]] = [["torch"], ["torch", "triton"]]
+    asked: list[list[str]] = [["torch"], ["torch", "triton"]]
     for backends in asked:
         with caplog.at_level(logging.WARNING, "pengi_rt"):
             write(model, tmp_path / "p.plan", "fp32", backends)
@@ -230,7 +230,7 @@ def test_broken_weights_are_no_int8_plan(value: float, model: Pengi, tmp_path: P
 )
 def test_there_are_no_others(
     precision: PrecisionName,
-    backends: Sequence[BackendName],
+    backends: Sequence[str],
     message: str,
     model: Pengi,
     tmp_path: Path,

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
+from pengi_rt.backends.registry import backends
+from pengi_rt.cli.arguments import add_threads, check_threads
 from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
+from pengi_rt.config.choices import PRECISIONS
 from pengi_rt.errors import BackendError, CheckpointError, UsageError, missing_module
 from pengi_rt.system.quote import one_line, printable
 from pengi_rt.system.streams import emit
@@ -43,8 +45,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--precision",
-        default=PRECISIONS.here[0],
-        choices=PRECISIONS.here,
+        default=PRECISIONS[0],
+        choices=PRECISIONS,
         help="how the weights are stored: fp16 and bf16 halve the file and round them, int8 rounds "
         "the decoder's matrices once more; arithmetic on the CPU is float32 with all (default: "
         "%(default)s)",
@@ -52,7 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--backend",
         action="append",
-        choices=[name for name in BACKENDS.here if name != "auto"],
+        choices=[spec.name for spec in backends()],
         help="what the plan is for, as often as needed; without onnx it holds no graphs, only the "
         "weights that torch and triton read (default: onnx and torch)",
     )
