@@ -39,7 +39,7 @@ EPSILON = 1e-5  # GPT-2's LayerNorm
 def decoder_graph(config: DecoderConfig) -> onnx.ModelProto:
     """The graph described above, its weights left as inputs named as in the state dict.
 
-    :func:`pengi_rt.export.weights.bind` turns them into initialisers that point into the plan.
+    :func:`pengi_rt.export.weight_table.bind` turns them into initialisers that point into the plan.
     """
     return _Builder(config).model()
 

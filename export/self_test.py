@@ -1,6 +1,6 @@
 """The export's last step: the written plan must compute what the PyTorch model computes.
 
-That is all: whether the checkpoint is as it was saved, :mod:`pengi_rt.export.integrity` says.
+That is all: whether the checkpoint is as it was saved, :mod:`pengi_rt.export.file_check` says.
 
 Two made clips and two prompts go through both, each of the four pairs alone (the worst is kept) and
 three pairs together, stage by stage and then token by token. The tolerance is 1e-4 of a stage's

@@ -46,9 +46,7 @@ def load(
     precision: str = "auto",
     threads: int | None = None,
 ) -> "Engine":
-    """Open a plan, check every byte of it, and make it ready to answer.
-
-    Without a ``path`` it is the built-in demo model's, and a warning is logged.
+    """Open a plan (default: the built-in demo model's, with a warning), check every byte of it.
 
     Raises:
         UsageError: ``path`` or ``threads`` cannot be.
@@ -157,10 +155,8 @@ class Engine:
     ) -> Iterator[str]:
         """The answer as it is written, piece by piece; joined it is ``generate(...).text``.
 
-        Of one hypothesis: greedy (``beam_size`` 1), or drawn (``samples`` 1).
-
-        Raises:
-            UsageError: more than one beam or sample is asked for; and as :meth:`generate`.
+        There is one hypothesis, greedy (``beam_size`` 1) or drawn (``samples`` 1); more is a
+        UsageError.
         """
         chosen = completed(options, DEFAULTS, "stream")
         return stream(self.session, audio, prompt, chosen)
@@ -222,11 +218,9 @@ class Engine:
     ) -> Classification | list[Classification]:
         """Choose among ``labels`` for one recording, or for each of several.
 
-        Args:
-            audio: as :meth:`generate`'s.
-            labels: a list of them, or a mapping of labels to the texts that stand for them.
-            prompt: what is asked; by default that of the task ``events``, "this is a sound of".
-            **options: see :class:`pengi_rt.tasks.classify.classify.ClassifyOptions`.
+        ``labels`` is a list, or a mapping of labels to the texts that stand for them; the default
+        prompt is that of the task ``events``, "this is a sound of". Options:
+        :class:`pengi_rt.tasks.classify.classify.ClassifyOptions`.
 
         Raises:
             UsageError: the labels or options cannot be, or contradict each other; text matching is
@@ -339,28 +333,11 @@ class Engine:
         )
 
     def warm_up(
-        self,
-        batch_sizes: Sequence[int] = (1,),
-        *,
-        tune: bool = False,
-        beam_size: int | None = None,
-        max_new_tokens: int | None = None,
+        self, batch_sizes: Iterable[int] = (1,), *, tune: bool = False, **options: Unpack[Options]
     ) -> Iterator[WarmUpStep]:
-        """Compile what the backend needs to answer so many windows at a time, part by part.
-
-        ``tune`` also measures which tiles its kernels are fastest with, and keeps the result.
-
-        Raises:
-            UsageError: an option is out of range.
-            BackendError: it fails, or what was measured cannot be kept.
-        """
-        given = completed(
-            {"beam_size": beam_size, "max_new_tokens": max_new_tokens}, DEFAULTS, "warm_up"
-        )
-        options = search_options(self.session, given)
-        return warm_up(
-            self.backend, self.config.prefix_length, tuple(batch_sizes), options, tune=tune
-        )
+        """Compile what the backend needs for such batches; ``tune`` measures its kernels, too."""
+        search = search_options(self.session, completed(options, DEFAULTS, "warm_up"))
+        return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:
         """Give back sessions and plan. The engine is not used again."""

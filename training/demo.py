@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from pengi_rt.errors import UsageError
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
-from pengi_rt.models.checkpoint import TOKENIZERS, save_checkpoint
+from pengi_rt.models.checkpoint_writer import TOKENIZERS, save_checkpoint
 from pengi_rt.plan.builtin import LOCATION
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_json
@@ -130,7 +130,7 @@ def make_plan(checkpoint: Path) -> Path:
     """The checkpoint's plan beside it, named after the run, with half-precision weights."""
     plan = checkpoint.parent / f"{checkpoint.parent.name}.plan"
     if not plan.exists():
-        export_plan(checkpoint, plan, precision="fp16")
+        export_plan(checkpoint, plan, weights="fp16")
     return plan
 
 
@@ -143,7 +143,7 @@ def ship(checkpoint: Path) -> None:
     SHIPPED.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(model, SHIPPED, tokenizers, dtype=torch.float16)
     LOCATION.parent.mkdir(parents=True, exist_ok=True)
-    export_plan(SHIPPED, LOCATION, precision="fp16")
+    export_plan(SHIPPED, LOCATION, weights="fp16")
 
 
 if __name__ == "__main__":

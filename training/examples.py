@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.export.tokenizers import STOP_TEXT
+from pengi_rt.export.tokenizer_source import STOP_TEXT
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.manifest import Row, Tag
 

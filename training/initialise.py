@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.checkpoint import read_checkpoint, shape_of
-from pengi_rt.export.parts import read_parts
-from pengi_rt.export.tokenizers import find_tokenizers
+from pengi_rt.export.checkpoint_reader import read_checkpoint, shape_of
+from pengi_rt.export.pretrained import read_parts
+from pengi_rt.export.tokenizer_source import find_tokenizers
 from pengi_rt.models.gpt2 import GPT2, Conv1D
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.system.quote import one_line

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.models.checkpoint import check_checkpoint_place, save_checkpoint
+from pengi_rt.models.checkpoint_writer import check_checkpoint_place, save_checkpoint
 from pengi_rt.system.files import replacing
 from pengi_rt.system.quote import one_line
 from pengi_rt.training.config import TrainConfig

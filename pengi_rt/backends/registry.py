@@ -18,6 +18,7 @@ from pengi_rt.system.quote import one_line, shown
 
 if TYPE_CHECKING:
     from pengi_rt.backends.protocol import Backend, SearchOptions
+    from pengi_rt.config.model import ModelConfig
     from pengi_rt.plan.reader import Plan
 
 
@@ -182,7 +183,7 @@ def prepare_warm_up(spec: BackendSpec, *, tune: bool) -> Iterator[WarmUpStep]:
 
 def warm_up(
     backend: "Backend",
-    prefix_length: int,
+    config: "ModelConfig",
     batch_sizes: tuple[int, ...],
     options: "SearchOptions",
     *,
@@ -195,7 +196,8 @@ def warm_up(
     """
     spec = _SPECS.get(backend.name)
     if spec is not None and spec.warm_up is not None:
-        yield from lazily(spec.warm_up)(backend, prefix_length, batch_sizes, options, tune=tune)
+        rows = config.prefix_length
+        yield from lazily(spec.warm_up)(backend, rows, batch_sizes, options, tune=tune)
 
 
 def lazily(name: str) -> Callable[..., Any]:

@@ -14,8 +14,8 @@ from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.backends.registry import RunOptions
 from pengi_rt.errors import PlanError
 from pengi_rt.models.gpt2 import KeyValue
-from pengi_rt.models.half import TRANSFORM
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.stored_weights import STFT_KERNELS
 from pengi_rt.plan.float32_view import Widened
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.threads import checked_threads
@@ -129,7 +129,7 @@ def _check_shapes(plan: Plan) -> None:
     for name, tensor in wanted.items():
         record = plan.manifest.tensors.get(name)
         shape = tuple(tensor.shape)
-        if record is None and name not in TRANSFORM:
+        if record is None and name not in STFT_KERNELS:
             raise PlanError(f"{plan.path}: the plan has no tensor {name!r}")
         if record is not None and record.shape != shape:
             raise PlanError(
@@ -184,7 +184,7 @@ def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
     """The plan's tensors by the model's names; of a transform left out, the model's own."""
     state = {}
     for name, own in model.state_dict().items():
-        if name in TRANSFORM and name not in plan.tensors:
+        if name in STFT_KERNELS and name not in plan.tensors:
             state[name] = own
         elif own.dtype == torch.float32:
             state[name] = _tensor(Widened(plan, name)[...])

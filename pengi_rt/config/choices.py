@@ -2,9 +2,10 @@
 
 from typing import Final, Literal, get_args
 
-PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
+WeightsName = Literal["fp32", "fp16", "bf16", "int8"]
+"""How a plan stores its weights."""
 
-PRECISIONS: Final[tuple[str, ...]] = get_args(PrecisionName)
+WEIGHTS_NAMES: Final[tuple[str, ...]] = get_args(WeightsName)
 
 LongAudio = Literal["windows", "first", "center", "random", "compat"]
 """How a recording longer than the model's clip is read.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.text.byte_bpe import END_OF_TEXT, decoder_tokenizer, text_tokenizer
 

@@ -7,8 +7,7 @@ import pytest
 from pengi_rt.backends import registry
 from pengi_rt.cli.main import build_parser, main
 from pengi_rt.cli.verbs import generate
-from pengi_rt.config.choices import LongAudio
-from pengi_rt.plan.manifest import PRECISIONS as STORED
+from pengi_rt.config.choices import WEIGHTS_NAMES, LongAudio
 
 
 @pytest.mark.parametrize("way", get_args(LongAudio))
@@ -28,7 +27,7 @@ def test_help_says_what_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plans_are_stored_as_what_runs() -> None:
-    assert registry.precisions() == STORED
+    assert registry.precisions() == WEIGHTS_NAMES
 
 
 @pytest.mark.parametrize("command", [["generate", "--engine", "e", "a.wav"], ["export", "c.pth"]])

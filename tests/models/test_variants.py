@@ -11,10 +11,10 @@ import pengi_rt
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.engine import Engine
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.export.self_test import made_clips
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.tiny import make_tokenizers, random_model
 
 TINY = PRESETS["tiny"]

@@ -31,7 +31,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
         "rows": INT8, "rows.scale": ROWS, "columns": INT8, "columns.scale": COLUMNS,
         "bare": INT8, "ids": np.arange(8),
     }  # fmt: skip
-    with PlanWriter(path, toy_plan.CONFIG, backends=("torch",), precision="bf16") as writer:
+    with PlanWriter(path, toy_plan.CONFIG, backends=("torch",), weights="bf16") as writer:
         writer.add_tensors(tensors)
         toy_plan.add_entries(writer, graphs=False)
         writer.seal()

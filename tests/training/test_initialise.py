@@ -13,8 +13,8 @@ from training_run import MODEL, VARIANTS, Workshop, merged, train, variant, weig
 
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError, TokenizerError, UsageError
-from pengi_rt.export.checkpoint import read_checkpoint
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.export.checkpoint_reader import read_checkpoint
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.config import _model

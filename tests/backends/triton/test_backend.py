@@ -21,7 +21,7 @@ from pengi_rt.backends.protocol import F32, SearchingBackend
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.backends.triton.text import IDS, TextEncoding
-from pengi_rt.config.choices import PrecisionName
+from pengi_rt.config.choices import WeightsName
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
 from pengi_rt.config.options import DEFAULTS, Options
 from pengi_rt.decoding.backtrack import Hypotheses
@@ -33,8 +33,8 @@ from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.gpt2 import GPT2
-from pengi_rt.models.int8 import quantised
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.stored_weights import quantize
 from pengi_rt.plan.reader import Plan
 
 ATOL = 5e-5
@@ -274,18 +274,16 @@ def rounded_to_int8(decoder: GPT2) -> GPT2:
         for name, weight in twin.named_parameters():
             if weight.ndim == 2 and "wpe" not in name:
                 dim = 1 if "wte" in name else 0
-                values, scale = quantised(weight, dim)
+                values, scale = quantize(weight, dim)
                 weight.copy_(values * scale.unsqueeze(dim))
     return twin
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_plans_for_it_alone(
-    precision: PrecisionName, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_plans_for_it_alone(weights: WeightsName, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Weights as stored give the reference's tokens; int8 is computed with as it stands."""
     path = tmp_path / "gpu.plan"
-    export_plan(tiny_checkpoint, path, precision=precision, backends=("triton",), threads=1)
+    export_plan(tiny_checkpoint, path, weights=weights, backends=("triton",), threads=1)
     clips = prefixes(4, 6)
     with Plan.open(path) as plan:
         ours = TritonBackend.from_plan(plan, device=DEVICE, precision="fp32")
@@ -293,7 +291,7 @@ def test_plans_for_it_alone(
         same(search(ours, clips, options(2, 3)), expected)
         head = TritonBackend.from_plan(plan, device=DEVICE, precision="int8")._weights.head
         table = plan.tensor("decoder.wte.weight")
-        if precision == "int8":
+        if weights == "int8":
             assert head.scale is not None
             np.testing.assert_array_equal(head.weight.cpu().numpy(), table)
             scale = plan.tensor("decoder.wte.weight.scale")[:, 0]

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pengi_rt.errors import ExportError
-from pengi_rt.export.weights import WeightTable, bind
+from pengi_rt.export.weight_table import WeightTable, bind
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.normal(size=(40, 24)).astype(np.float32)

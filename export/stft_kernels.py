@@ -10,14 +10,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pengi_rt.export.weights import WeightTable, prepend
-from pengi_rt.models.half import TRANSFORM
+from pengi_rt.export.weight_table import WeightTable, prepend
+from pengi_rt.models.stored_weights import STFT_KERNELS
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 
-def compute_transform(model: onnx.ModelProto, table: WeightTable, n_fft: int) -> None:
+def compute_stft_kernels(model: onnx.ModelProto, table: WeightTable, n_fft: int) -> None:
     """Let the audio graph compute its kernels, and take them out of the table.
 
     A kernel that does not come out equal bit for bit stays a weight: a published model brings its
@@ -28,7 +28,7 @@ def compute_transform(model: onnx.ModelProto, table: WeightTable, n_fft: int) ->
     turns = (np.cos(angle), -np.sin(angle))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / n_fft)
     bins = np.arange(n_fft // 2 + 1)[:, None, None]
-    for name, turn in zip(TRANSFORM, turns, strict=True):
+    for name, turn in zip(STFT_KERNELS, turns, strict=True):
         kernel = (turn[bins * samples % n_fft] * window).astype(np.float32)
         if np.array_equal(kernel, table.tensors[name]):
             _compute(model.graph, name, turn, window, bins)

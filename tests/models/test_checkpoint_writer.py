@@ -9,8 +9,8 @@ from rounding import rounded
 from safetensors.torch import load_file
 
 from pengi_rt.errors import CheckpointError
-from pengi_rt.export.checkpoint import load_model
-from pengi_rt.models.checkpoint import save_checkpoint, transform
+from pengi_rt.export.checkpoint_reader import load_model
+from pengi_rt.models.checkpoint_writer import save_checkpoint, stft_kernels
 from pengi_rt.models.pengi import Pengi
 
 TOKENIZERS = {"text": b'{"a": 1}', "decoder": b'{"b": 2}'}
@@ -21,7 +21,7 @@ def test_writes_weights_and_tokenizers(tiny_model: Pengi, tmp_path: Path) -> Non
     save_checkpoint(tiny_model, path, TOKENIZERS)
     stored = load_file(path)
     state = tiny_model.state_dict()
-    computed = transform(tiny_model.config)
+    computed = stft_kernels(tiny_model.config)
     assert all(state.pop(name).equal(kernel) for name, kernel in computed.items())
     for name, tensor in state.items():
         assert stored.pop(name).equal(tensor), name
@@ -34,7 +34,7 @@ def test_replaces_and_leaves_nothing_behind(tiny_model: Pengi, tmp_path: Path) -
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"old")
     save_checkpoint(tiny_model, path, TOKENIZERS)
-    left_out = len(transform(tiny_model.config))
+    left_out = len(stft_kernels(tiny_model.config))
     assert len(load_file(path)) == len(tiny_model.state_dict()) - left_out
     found = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")}
     assert found == {

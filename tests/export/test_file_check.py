@@ -10,14 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from pengi_rt.errors import CheckpointError
-from pengi_rt.export.integrity import check_integrity
+from pengi_rt.export.file_check import check_file
 from pengi_rt.export.torch_file import MAX_PICKLE, check_torch_file
 from pengi_rt.system.file_hash import file_sha256
 
-UNRECORDED = (
-    "no checksum is recorded for it, inside or in {}.sha256, so whether it is as it was saved "
-    "cannot be checked"
-)
+UNRECORDED = "no checksum is recorded for it, inside or in {}.sha256, so damage would go unnoticed"
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def without_sums() -> Iterator[None]:
 
 def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        check_integrity(path)
+        check_file(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
@@ -54,7 +51,7 @@ def values_of(path: Path) -> int:
 
 
 def test_a_flipped_bit_of_an_archive(pth: Path, caplog: pytest.LogCaptureFixture) -> None:
-    check_integrity(pth)
+    check_file(pth)
     assert not caplog.messages
     flip(pth, values_of(pth) + 2000)
     # PyTorch reads it without a word.
@@ -77,23 +74,23 @@ def test_what_has_no_checksum_is_read_and_said(
             request.getfixturevalue("without_sums")
         torch.save({"model": state}, path, _use_new_zipfile_serialization=form != "legacy")
     with caplog.at_level(logging.WARNING):
-        check_integrity(path)
+        check_file(path)
     assert caplog.messages == [f"{path}: {UNRECORDED.format(path.name)}"]
     caplog.clear()
     path.with_name(f"{path.name}.sha256").write_text(f"{file_sha256(path)}  {path.name}\n")
-    check_integrity(path)
+    check_file(path)
     assert not caplog.messages
 
 
 def test_the_file_that_pull_recorded(pth: Path) -> None:
     record = pth.with_name("base.pth.sha256")
     record.write_text(f"{file_sha256(pth).upper()}  base.pth\n")
-    check_integrity(pth)
+    check_file(pth)
     torch.save({"model": {"a": torch.ones(2)}}, pth)
     assert refusal(pth).startswith("its SHA-256 is not the one in base.pth.sha256: it is damaged")
     record.write_text("none\n")
-    with pytest.raises(CheckpointError, match=r"base\.pth\.sha256: holds no SHA-256; put it right"):
-        check_integrity(pth)
+    with pytest.raises(CheckpointError, match=r"base\.pth\.sha256: holds no SHA-256; correct it"):
+        check_file(pth)
 
 
 def test_bombs_are_not_unpacked(pth: Path) -> None:

@@ -26,9 +26,9 @@ from torch import Tensor
 from pengi_rt.config import model as config
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import CheckpointError
-from pengi_rt.export import checkpoint
-from pengi_rt.export.checkpoint import load_model, read_checkpoint
-from pengi_rt.export.parts import read_parts
+from pengi_rt.export import checkpoint_reader, published_keys
+from pengi_rt.export.checkpoint_reader import load_model, read_checkpoint
+from pengi_rt.export.pretrained import read_parts
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import random_model
 
@@ -117,10 +117,10 @@ def test_every_key_of_the_released_manifests_has_one_row(reference: Path) -> Non
         manifest = json.loads((reference / "manifests" / f"{name}.json").read_text())
         for entry in manifest["keys"]:
             key = entry["key"]
-            rows = [row for row, _ in checkpoint.PUBLISHED if re.fullmatch(row, key)]
-            harmless = [row for row in checkpoint.HARMLESS if re.fullmatch(row, key)]
+            rows = [row for row, _ in published_keys.PUBLISHED if re.fullmatch(row, key)]
+            harmless = [row for row in published_keys.HARMLESS if re.fullmatch(row, key)]
             # A key left out may also fit a row's open end; being left out comes first.
-            assert len(harmless) == 1 or len(rows) == 1 or key == checkpoint.HEAD, key
+            assert len(harmless) == 1 or len(rows) == 1 or key == published_keys.HEAD, key
 
 
 def test_attention_biases_are_weights_not_masks(path: Path, published: dict[str, Tensor]) -> None:
@@ -356,7 +356,7 @@ def test_what_is_no_checkpoint_at_all_is_refused(tmp_path: Path) -> None:
     refusal(sound)
     pipe = tmp_path / "pipe.pth"
     os.mkfifo(pipe)
-    assert "no regular file" in refusal(pipe)
+    assert "not a regular file" in refusal(pipe)
 
 
 def test_no_flipped_byte_brings_a_traceback(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_a_tensor_that_is_not_plain_is_refused(
 ) -> None:
     """In one line, before any of its values is touched; as weight, and as the tied head."""
     weight = next(key for key in published if key.endswith("layer_norm.bias"))
-    for key in (weight, checkpoint.HEAD):
+    for key in (weight, published_keys.HEAD):
         odd = odd_tensors(published[weight])[name]
         refusal(save(path, published | {key: odd}))
         with pytest.raises(CheckpointError):
@@ -490,5 +490,5 @@ def test_the_transform_is_computed_after_all_is_checked(
     state = {name: tensor for name, tensor in model.state_dict().items() if ".stft_" not in name}
     state["decoder.wpe.weight"] = torch.zeros(1)
     save_file(state, path, metadata={"pengi_rt": model.config.to_json()})
-    monkeypatch.setattr(checkpoint, "transform", None)
+    monkeypatch.setattr(checkpoint_reader, "stft_kernels", None)
     assert "decoder.wpe.weight is [1]" in refusal(path)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import TokenizerError
-from pengi_rt.export.tokenizers import REPOSITORIES, REVISIONS, find_tokenizers
+from pengi_rt.export.tokenizer_source import REPOSITORIES, REVISIONS, find_tokenizers
 from pengi_rt.models.tiny import make_tokenizers
 
 BASE, NO_TEXT = ModelConfig.preset("base"), ModelConfig.preset("base_no_text_enc")

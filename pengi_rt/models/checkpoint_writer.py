@@ -1,6 +1,6 @@
-"""Our own checkpoints out: ``NAME.safetensors`` with its config inside, tokenizers beside it.
+"""Write our own checkpoints: ``NAME.safetensors`` with its config inside, tokenizers beside it.
 
-:mod:`pengi_rt.export.checkpoint` reads them again.
+:mod:`pengi_rt.export.checkpoint_reader` reads them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError
-from pengi_rt.models.half import TRANSFORM, halved
 from pengi_rt.models.mel import dft_kernels
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.safetensors_file import with_digest
+from pengi_rt.models.stored_weights import STFT_KERNELS, to_half
 from pengi_rt.system.files import check_replaceable, replacing
 
 METADATA_KEY = "pengi_rt"
-"""Where the file's metadata holds the config as JSON."""
+"""The key of the config, as JSON, in the file's metadata."""
 
 TOKENIZERS = "tokenizers"
 """The folder beside the checkpoint with ``text.json`` and ``decoder.json``."""
@@ -32,16 +32,16 @@ def save_checkpoint(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write ``model`` to ``path`` and its tokenizers (by name, as JSON) beside it.
+    """Write ``model`` to ``path`` and its tokenizers (name -> JSON) beside it.
 
-    Every file appears whole or not at all, the checkpoint last, with its own SHA-256 inside. With
-    ``dtype=torch.float16`` the matrices are rounded to it (:func:`pengi_rt.models.half.halved`);
-    other types there are none.
+    Each file appears complete or not at all; the checkpoint comes last and holds its own SHA-256.
+    ``dtype`` is ``torch.float32`` or ``torch.float16``, which rounds the matrices
+    (:func:`pengi_rt.models.stored_weights.to_half`).
 
     Raises:
-        CheckpointError: the files cannot be written, or float16 does not hold the weights.
+        CheckpointError: the files cannot be written, or float16 cannot hold the weights.
     """
-    state = _stored(model, path, dtype)
+    state = _stored_state(model, path, dtype)
     parts = with_digest(save(state, metadata={METADATA_KEY: model.config.to_json()}))
     try:
         folder = path.parent / TOKENIZERS
@@ -54,10 +54,10 @@ def save_checkpoint(
 
 
 def check_checkpoint_place(path: Path, tokenizers: Iterable[str]) -> None:
-    """Find out, before a model is trained, whether :func:`save_checkpoint` could write it.
+    """Check, before a model is trained, that :func:`save_checkpoint` will be able to write it.
 
     Raises:
-        OSError: it could not.
+        OSError: it will not.
     """
     folder = path.parent / TOKENIZERS
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,30 +65,33 @@ def check_checkpoint_place(path: Path, tokenizers: Iterable[str]) -> None:
         check_replaceable(each)
 
 
-def _stored(model: Pengi, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def _stored_state(model: Pengi, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     if dtype not in (torch.float32, torch.float16):
         raise ValueError(f"a checkpoint is stored in float32 or float16, not {dtype}")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    state = without_transform(state, model.config)
+    state = without_stft_kernels(state, model.config)
     try:
-        return halved(state) if dtype == torch.float16 else state
+        return to_half(state) if dtype == torch.float16 else state
     except CheckpointError as error:
         raise CheckpointError(f"{path}: nothing was written: {error}") from None
 
 
-def transform(config: ModelConfig) -> dict[str, Tensor]:
-    """The STFT's kernels by name, which a checkpoint leaves out unless its own are others.
+def stft_kernels(config: ModelConfig) -> dict[str, Tensor]:
+    """The STFT's kernels by name. A checkpoint leaves them out unless its own are different.
 
     They are the larger part of a small model, and follow from ``config.mel.n_fft``.
     """
-    return dict(zip(TRANSFORM, dft_kernels(config.mel.n_fft), strict=True))
+    return dict(zip(STFT_KERNELS, dft_kernels(config.mel.n_fft), strict=True))
 
 
-def without_transform(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """``state`` without the kernels that are those of ``config``, bit for bit."""
-    own = transform(config)
-    return {name: tensor for name, tensor in state.items()
-            if name not in own or not torch.equal(tensor, own[name])}  # fmt: skip
+def without_stft_kernels(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """``state`` without the kernels that equal those of ``config`` bit for bit."""
+    kernels = stft_kernels(config)
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name not in kernels or not torch.equal(tensor, kernels[name])
+    }
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

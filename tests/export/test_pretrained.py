@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, GPT2Config, GPT2LMHeadModel
 
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.parts import read_parts
+from pengi_rt.export.pretrained import read_parts
 from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import random_model
 
