@@ -144,6 +144,7 @@ class Engine:
         of a recording that cannot be read, instead of raising the error, and the rest is answered.
         What can be refused without recordings (options, prompts, engine closed) is, by the call.
         """
+        self.plan.require("generate")
         chosen = completed(options, DEFAULTS, "generate")
         batches = read_batches(recordings, self.config, chosen, on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
@@ -158,6 +159,7 @@ class Engine:
         There is one hypothesis, greedy (``beam_size`` 1) or drawn (``samples`` 1); more is a
         UsageError.
         """
+        self.plan.require("stream")
         chosen = completed(options, DEFAULTS, "stream")
         return stream(self.session, audio, prompt, chosen)
 
@@ -187,6 +189,7 @@ class Engine:
         **options: Unpack[Options],
     ) -> Iterator[Description]:
         """As :meth:`describe`, one by one, as :meth:`answer` does."""
+        self.plan.require("describe")
         chosen = completed(options, DEFAULTS, "describe")
         batches = read_batches(recordings, self.config, chosen, on_error)
         return describe(self.session, batches, chosen, partly=partly)
@@ -241,6 +244,7 @@ class Engine:
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[Classification]:
         """As :meth:`classify`, one by one, as :meth:`answer` does."""
+        self.plan.require("classify")
         chosen = completed(options, CLASSIFY_DEFAULTS, "classify", ClassifyOptions)
         batches = read_batches(recordings, self.config, chosen, on_error)
         return classify(self.session, batches, labels, prompt, chosen, partly=partly)
@@ -254,6 +258,7 @@ class Engine:
         **options: Unpack[ReadOptions],
     ) -> Iterator[AudioEmbedding]:
         """Embeddings and prefixes of every recording in turn, as :meth:`answer` does."""
+        self.plan.require("embed")
         chosen = completed(options, READ_DEFAULTS, "embed_audio")
         batches = read_batches(recordings, self.config, chosen, on_error)
         return embed_recordings(self.session, batches, partly=partly)
@@ -265,6 +270,7 @@ class Engine:
             UsageError: the plan has no text encoder, or one string was given for a list.
             PromptError: a text cannot be read, or is too long (``strict``).
         """
+        self.plan.require("embed texts")
         if isinstance(texts, str):
             raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
         return embed_texts(self.session, texts, strict=strict)
@@ -280,6 +286,7 @@ class Engine:
         **options: Unpack[PromptOptions],
     ) -> Iterator[Explanation]:
         """The ``k`` vocabulary tokens nearest to each prefix vector, one by one as answers are."""
+        self.plan.require("explain")
         chosen = completed(options, PROMPT_DEFAULTS, "explain")
         batches = read_batches(recordings, self.config, chosen, on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
@@ -296,11 +303,8 @@ class Engine:
         approximate: bool = False,
         **options: Unpack[Options],
     ) -> Indexed:
-        """Caption a folder's recordings into the index at ``path``; only what is new is captioned.
-
-        Raises:
-            UsageError, InputError, AudioError: as :mod:`pengi_rt.tasks.search.indexing`.
-        """
+        """Caption a folder's new recordings into the index at ``path``."""
+        self.plan.require("index")
         chosen = completed(options, DEFAULTS, "index")
         return index_folder(
             self.session, folder, path, prompt, chosen, rebuild=rebuild, approximate=approximate
@@ -320,14 +324,9 @@ class Engine:
         """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
 
         ``by``: "captions" (a text's default), their "words", or "audio" (a recording's default).
-        ``strict`` refuses a text over the encoder's limit, or a recording with warnings.
-
-        Raises:
-            UsageError: not exactly one of text and ``like`` is given, or the index is another
-                plan's; and as :mod:`pengi_rt.tasks.search.searching`.
         """
-        opened = index if isinstance(index, Index) else Index.open(index)
-        query = Query(text, like)
+        self.plan.require("search")
+        opened, query = index if isinstance(index, Index) else Index.open(index), Query(text, like)
         return search_index(
             self.session, opened, query, k, by=by, approximate=approximate, strict=strict
         )
@@ -336,6 +335,7 @@ class Engine:
         self, batch_sizes: Iterable[int] = (1,), *, tune: bool = False, **options: Unpack[Options]
     ) -> Iterator[WarmUpStep]:
         """Compile what the backend needs for such batches; ``tune`` measures its kernels, too."""
+        self.plan.require("generate")
         search = search_options(self.session, completed(options, DEFAULTS, "warm_up"))
         return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
 

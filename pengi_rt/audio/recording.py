@@ -144,7 +144,7 @@ def load_windows(
     compat = _check_options(long_audio, resample=resample)
     step = _hop_samples(hop, config, long_audio)
     source, name = plain_source(source, name)
-    shown, rate = one_line(name, LONGEST_PATH), config.mel.sample_rate
+    shown, rate = one_line(name, LONGEST_PATH), config.sample_rate
     sound = sound_of(source, shown, allow_truncated=allow_truncated)
     wave = (end_to_end if compat else waveform)(sound, rate if resample else None, shown)
     _check_wave(wave, shown, config, None if hop is None else step, strict=strict)
@@ -159,7 +159,7 @@ def _check_wave(
     if strict and (wave.warnings or wave.cut):
         raise AudioError(f"{name}: {[*wave.warnings, wave.cut][0]}")
     if step is not None:
-        _check_count(wave.frames - config.clip_samples, step, config.mel.sample_rate, name)
+        _check_count(wave.frames - config.clip_samples, step, config.sample_rate, name)
 
 
 def _check_options(long_audio: str, *, resample: bool) -> bool:
@@ -184,7 +184,7 @@ def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str) -> int
             f"hop must be above 0 and at most a window's length ({seconds:g} s), so that all of a "
             f"recording is in some window; got {hop:g}"
         )
-    return max(1, round(hop * config.mel.sample_rate))
+    return max(1, round(hop * config.sample_rate))
 
 
 def _check_count(spare: int, step: int, rate: int, name: str) -> None:
@@ -212,7 +212,7 @@ def _window_starts(
         return [spare // 2]
     if long_audio == "windows":
         starts = [*range(0, spare, step), spare]
-        heard = spare - starts[-2] < min(step, config.mel.hop_length)
+        heard = spare - starts[-2] < min(step, config.hop_length)
         return starts[:-1] if heard else starts
     rng = rng or random.Random(0)  # noqa: S311 - a crop is no secret
     # The released wrapper never draws the very last start.
@@ -223,7 +223,7 @@ def _recording(
     name: str, wave: Waveform, starts: list[int], config: ModelConfig, *, all_of_it: bool
 ) -> Recording:
     """The windows at ``starts`` of a whole recording ``wave``; one alone keeps only itself."""
-    rate, clip = config.mel.sample_rate, config.clip_samples
+    rate, clip = config.sample_rate, config.clip_samples
     ends = [min(start + clip, wave.frames) for start in starts]
     if all_of_it:
         ends[-1] = wave.frames

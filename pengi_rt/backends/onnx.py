@@ -23,7 +23,7 @@ from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
 from pengi_rt.plan.float32_view import Widened
 from pengi_rt.plan.graph import Value, check_graph, contract
-from pengi_rt.plan.manifest import GRAPHS, WEIGHTS
+from pengi_rt.plan.manifest import WEIGHTS
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.system.quote import one_line
@@ -150,7 +150,7 @@ class OnnxBackend:
         Raises:
             PlanError: one of them is not what a graph of this config's is.
         """
-        for graph in GRAPHS:
+        for graph in self.plan.manifest.graphs:
             self._graph(graph)
 
     def _graph(self, graph: str) -> bytes:
@@ -169,7 +169,8 @@ class OnnxBackend:
         (taken,), _ = contract(graph, self.config)
         with self._explained(graph):
             outputs = session.run(None, {taken.name: batch})
-        return Encoded(*self._checked(graph, outputs, batch.shape))
+        embedding, *prefix = self._checked(graph, outputs, batch.shape)
+        return Encoded(embedding, *(prefix or [np.empty((len(batch), 0, 0), np.float32)]))
 
     def _checked(self, graph: str, outputs: Sequence[Any], sizes: Sequence[int]) -> list[F32]:
         """What a graph gave, if it is what it says; ``sizes`` are those left open, in order."""

@@ -5,15 +5,14 @@ A new backend is one module (or folder) and one call of :func:`register_backend`
 a backend, or NumPy, before it is opened: ``--help`` lists them all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pengi_rt.config.checked import argument
 from pengi_rt.errors import BackendError, missing_module
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import one_line, shown
 
 if TYPE_CHECKING:
@@ -198,13 +197,6 @@ def warm_up(
     if spec is not None and spec.warm_up is not None:
         rows = config.prefix_length
         yield from lazily(spec.warm_up)(backend, rows, batch_sizes, options, tune=tune)
-
-
-def lazily(name: str) -> Callable[..., Any]:
-    """The function named ``"module:function"``."""
-    module, _, function = name.partition(":")
-    found: Callable[..., Any] = attrgetter(function)(import_module(module))
-    return found
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, Backend
+from pengi_rt.config.family import family_of
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan.manifest import tokenizer_entry
 from pengi_rt.plan.reader import Plan
 from pengi_rt.session.fair_lock import Turns
 from pengi_rt.system.fork import register
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.lru import remembered
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
@@ -22,7 +24,6 @@ REMEMBERED_PROMPTS = 256
 REMEMBERED = 8
 
 Made = TypeVar("Made")
-Reader = TypeVar("Reader", PromptTokenizer, DecoderTokenizer)
 
 
 class EncodedText(NamedTuple):
@@ -43,8 +44,13 @@ class Session:
         self.plan = plan
         self.backend = backend
         self.config: ModelConfig = plan.config
-        self.prompt_tokenizer = _tokenizer(plan, "text", PromptTokenizer)
-        self.tokenizer = _tokenizer(plan, "decoder", DecoderTokenizer)
+        tokenizers = {
+            name: _tokenizer(plan, name, reader)
+            for name, reader in family_of(plan.config).tokenizers.items()
+        }
+        # None where the family has no such part: Plan.require refuses the tasks that need it.
+        self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
+        self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
         self._made: OrderedDict[Hashable, object] = OrderedDict()
         self._turns = Turns()
@@ -164,8 +170,9 @@ def prefixes(audio: F32, rows: F32) -> Sequence[F32]:
     return [np.concatenate([heard, rows]) for heard in audio]
 
 
-def _tokenizer(plan: Plan, name: str, reader: type[Reader]) -> Reader:
+def _tokenizer(plan: Plan, name: str, reader: str) -> object:
     try:
-        return reader(plan.tokenizer(name), plan.config)
+        tokenizer: object = lazily(reader)(plan.tokenizer(name), plan.config)
     except TokenizerError as error:
         raise TokenizerError(f"{plan.path}: {tokenizer_entry(name)}: {error}") from None
+    return tokenizer

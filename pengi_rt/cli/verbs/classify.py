@@ -113,7 +113,7 @@ def _classify(
              "best": arguments.best, **asked}  # fmt: skip
     done = marks(engine, names, arguments, about)
     recordings = Recordings(arguments, names, engine.config, done=done)
-    picture = _Picture(arguments.plot, engine.config.mel.sample_rate)
+    picture = _Picture(arguments.plot, engine.config.sample_rate)
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.classifications(
         picture.heard(recordings), labels, arguments.prompt,

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pengi_rt.backends.registry import BackendSpec, backend_spec, backends, lazily
+from pengi_rt.backends.registry import BackendSpec, backend_spec, backends
 from pengi_rt.errors import PengiError
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import emit
 from pengi_rt.system.version import __version__

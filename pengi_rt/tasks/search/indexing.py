@@ -148,7 +148,7 @@ def _request(session: Session, prompt: str | None, options: Options) -> Request:
     if options["long_audio"] != "windows":
         raise UsageError("an index holds all of a recording: leave long_audio")
     # What no recording could be read with is refused here, before anything is written.
-    click = np.array([0.5, -0.5], np.float32), session.config.mel.sample_rate
+    click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
     list(read_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
     return request(session, prompts, options)
