@@ -304,7 +304,6 @@ class Engine:
         **options: Unpack[Options],
     ) -> Indexed:
         """Caption a folder's new recordings into the index at ``path``."""
-        self.plan.require("index")
         chosen = completed(options, DEFAULTS, "index")
         return index_folder(
             self.session, folder, path, prompt, chosen, rebuild=rebuild, approximate=approximate
@@ -325,7 +324,6 @@ class Engine:
 
         ``by``: "captions" (a text's default), their "words", or "audio" (a recording's default).
         """
-        self.plan.require("search")
         opened, query = index if isinstance(index, Index) else Index.open(index), Query(text, like)
         return search_index(
             self.session, opened, query, k, by=by, approximate=approximate, strict=strict

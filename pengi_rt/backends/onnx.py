@@ -53,8 +53,6 @@ class OnnxBackend:
         # Sessions read from it until they are gone, whoever closes the plan meanwhile.
         self._weights = plan.weights
         self._graphs: dict[str, bytes] = {}
-        self._token_table = Widened(plan, "decoder.wte.weight")
-        self._position_table = Widened(plan, "decoder.wpe.weight")
 
     def encode_audio(self, wave: F32) -> Encoded:
         """See :class:`pengi_rt.backends.protocol.Backend`."""
@@ -103,6 +101,14 @@ class OnnxBackend:
         """Drop the sessions and their packed weights; the plan stays the caller's."""
         for session in ("_audio", "_text", "_decoder"):
             self.__dict__.pop(session, None)
+
+    @cached_property
+    def _token_table(self) -> Widened:
+        return Widened(self.plan, "decoder.wte.weight")
+
+    @cached_property
+    def _position_table(self) -> Widened:
+        return Widened(self.plan, "decoder.wpe.weight")
 
     @cached_property
     def _audio(self) -> ort.InferenceSession:

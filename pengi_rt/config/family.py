@@ -35,6 +35,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "search": _ENCODERS,
     "embed": _AUDIO,
     "embed texts": _ENCODERS,
+    "embed prefixes": ("audio", "decoder"),
 }
 """What a model can do, and the graphs that it takes."""
 

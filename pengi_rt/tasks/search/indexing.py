@@ -126,6 +126,7 @@ def index_folder(
             index is damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
+    session.plan.require("index")
     if approximate:
         load_faiss()
     folder, index = as_path("folder", folder), as_path("index", index)

@@ -94,6 +94,7 @@ def search_index(
         InputError: the index is damaged.
         BackendError: ``approximate`` without faiss.
     """
+    session.plan.require("search")
     k, strict = argument("k", k, int), argument("strict", strict, bool)
     approximate = argument("approximate", approximate, bool)
     by = by or ("audio" if query.text is None else "captions")
