@@ -186,12 +186,12 @@ def marks(
         engine: what is asked.
         names: of all recordings.
         arguments: the command line's, with :func:`add_resume`'s.
-        asked: everything that shapes an answer, but how recordings are read.
+        asked: everything that shapes an answer.
     """
     if arguments.format != "jsonl" or arguments.output in (None, STDIO):
         return None
-    read = ("long_audio", "hop", "precision", "no_resample", "allow_truncated")
-    settings = {**asked, **{name: getattr(arguments, name) for name in read}}
+    settings = {**asked, "precision": arguments.precision}
+    settings.pop("batch_size", None)  # changes no answer
     digest = settings_hash(engine.plan.fingerprint, settings)
     return Done(arguments.output, names, digest, resume=arguments.resume)
 

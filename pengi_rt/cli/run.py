@@ -209,7 +209,7 @@ class Recordings:
             long_audio=arguments.long_audio,
             hop=arguments.hop,
             rng=generator,
-            resample=not arguments.no_resample,
+            resample=arguments.resample,
             strict=arguments.strict,
             allow_truncated=arguments.allow_truncated,
         )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32, Encoded
 from pengi_rt.config.checked import listed
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.results.generation import Extent
 from pengi_rt.session.batches import Batch, parts
@@ -31,6 +32,7 @@ class AudioEmbedding:
     embedding: F32
     prefix: F32
     audio_truncated: bool
+    options: ReadOptions
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""
@@ -51,19 +53,20 @@ class TextEmbedding:
 
 
 def embed_recordings(
-    session: Session, batches: Iterable[Batch], *, partly: bool = False
+    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool = False
 ) -> Iterator[AudioEmbedding]:
     """Every recording's vectors in turn; ``partly``: a part with every batch.
 
     Raises:
         BackendError: the session is closed, now or meanwhile.
     """
+    session.plan.require("embed")
     with session.in_use():
-        return _embedded(session, batches, partly=partly)
+        return _embedded(session, batches, options, partly=partly)
 
 
 def _embedded(
-    session: Session, batches: Iterable[Batch], *, partly: bool
+    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool
 ) -> Iterator[AudioEmbedding]:
     def answer(batch: Batch) -> list[tuple[F32, F32]]:
         return list(zip(*heard(session, batch), strict=True))
@@ -78,6 +81,7 @@ def _embedded(
             embedding=embedding,
             prefix=prefix,
             audio_truncated=part.recording.truncated,
+            options=options,
             audio_warnings=part.recording.warnings,
             extent=part.extent,
         )
@@ -95,10 +99,13 @@ def embed_texts(
     """The vectors of ``texts``, in batches.
 
     Raises:
-        UsageError: the plan has no text encoder.
+        UsageError: the plan has no text encoder, or ``texts`` is one string.
         PromptError: a text cannot be read, or is too long (``strict``).
         BackendError: the session is closed.
     """
+    session.plan.require("embed texts")
+    if isinstance(texts, str):
+        raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
     if not session.joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "

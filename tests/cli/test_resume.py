@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the recordings that were answered."""
     names = []
-    answer = Engine.answer
+    answer = Engine.iter_generate
 
     def spied(engine: Engine, recordings: Any, *arguments: Any, **options: Any) -> Any:
         def named() -> Any:
@@ -59,7 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return answer(engine, named(), *arguments, **options)
 
-    monkeypatch.setattr(Engine, "answer", spied)
+    monkeypatch.setattr(Engine, "iter_generate", spied)
     return names
 
 

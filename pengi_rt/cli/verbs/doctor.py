@@ -33,13 +33,11 @@ class Diagnosis:
     problems: tuple[str, ...]  # with the core: without them all is well
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="say what is installed, what runs here, and why the rest does not",
-        description="Say what is installed, what this machine offers, which backends run here and "
-        "why the others do not. Exits with 5 if the engine itself cannot work.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Say what is installed, what this machine offers, which backends run here and "
+        "why the others do not. Exits with 5 if the engine itself cannot work."
     )
     parser.add_argument(
         "--format", choices=["text", "json"], default="text", help="(default: %(default)s)"

@@ -14,10 +14,12 @@ from pengi_rt.cli.options import (
     add_reading,
     add_recordings,
     open_engine,
+    options_of,
     protect_inputs,
 )
 from pengi_rt.cli.output import PART, add_force, check_place, open_output
 from pengi_rt.cli.run import SOME_FAILED, Recordings
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.generation import about_audio, span
 from pengi_rt.render.vectors import Stored, save_npy, save_safetensors
@@ -35,15 +37,13 @@ NPY: Final = ".npy"
 SAFETENSORS: Final = ".safetensors"
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "embed",
-        help="vectors of recordings and texts, as .npy or .safetensors",
-        description="Write the vectors of recordings, window by window, and of texts, in float32, "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Write the vectors of recordings, window by window, and of texts, in float32, "
         "and print which row is what. A recording's embedding has length 1; a text's is as the "
         "model reads it, of length 1 only if the model was trained so: divide by the length for "
-        "cosines.",
+        "cosines."
     )
     add_recordings(parser, required=False)
     group = parser.add_argument_group("texts (their rows are behind the recordings')")
@@ -96,8 +96,7 @@ def _embed(
             recordings,
             partly=True,
             on_error=recordings.broken,
-            batch_size=arguments.batch_size,
-            strict=arguments.strict,
+            options=options_of(arguments, ReadOptions),
         )
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)

@@ -4,19 +4,17 @@ import argparse
 from time import perf_counter
 
 from pengi_rt.backends.registry import WarmUpStep, backend_spec, backends, prepare_warm_up
-from pengi_rt.cli.arguments import add_precision
+from pengi_rt.cli.options import add_precision
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import emit
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "warmup",
-        help="compile the GPU kernels of a plan, and say how long it takes",
-        description="Compile and capture what the triton backend needs to answer, so that later "
-        "processes find compiled kernels in the cache, and print the seconds of every part.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Compile and capture what the triton backend needs to answer, so that later "
+        "processes find compiled kernels in the cache, and print the seconds of every part."
     )
     parser.add_argument("--engine", metavar="PLAN", help="(default: the built-in demo model)")
     names = [spec.name for spec in backends() if spec.warm_up]
