@@ -65,17 +65,10 @@ def export_plan(
 ) -> tuple[Check, ...]:
     """Export ``checkpoint`` to the plan ``output`` and return the self-test's checks.
 
-    Args:
-        checkpoint: a published ``.pth``, or our own ``.safetensors``.
-        output: the plan to write.
-        tokenizers: a folder with ``gpt2/`` and ``clip/``, if they should not be looked up.
-        weights: how the plan stores its weights. All types but ``fp32`` round them
-            (:mod:`pengi_rt.models.stored_weights`); the self-test then compares the plan, which
-            computes in float32, with the rounded model.
-        backends: those that the plan is for. Without ``onnx`` it holds no graphs, only the weights
-            that the others read.
-        threads: CPU threads of the self-test.
-        progress: called with the name of each step (:func:`count_steps`).
+    ``weights`` says how the plan stores its weights. All types except ``fp32`` round them
+    (:mod:`pengi_rt.models.stored_weights`), and the self-test then compares the plan, which
+    computes in float32, with the rounded model. A plan that is not for the backend ``onnx`` holds
+    no graphs, only the weights that the other ``backends`` read.
 
     Raises:
         CheckpointError: the checkpoint is refused, or ``weights`` cannot hold its values.

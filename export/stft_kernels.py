@@ -1,8 +1,9 @@
-"""The STFT's kernels as what they are made of: three short tables instead of megabytes of products.
+"""Let the audio graph compute the STFT's kernels from three short tables.
 
-A kernel is ``float32(turn[k * n mod N] * window[n])`` in double precision. ONNX Runtime computes
-that once, when it makes the session, so that a small plan need not store it; for ``n_fft`` 1024 it
-is 4.2 MB, which float16 would not hold well enough (docs/decisions/0007-weights-at-rest.md).
+A kernel is ``float32(turn[k * n mod N] * window[n])``, computed in double precision. ONNX Runtime
+does that once, when it creates the session, so a small plan does not have to store the kernels. For
+``n_fft`` 1024 they take 4.2 MB, and float16 would be too coarse for them
+(docs/decisions/0007-weights-at-rest.md).
 """
 
 import numpy as np
@@ -18,10 +19,10 @@ I64 = NDArray[np.int64]
 
 
 def compute_stft_kernels(model: onnx.ModelProto, table: WeightTable, n_fft: int) -> None:
-    """Let the audio graph compute its kernels, and take them out of the table.
+    """Let the audio graph compute its kernels, and remove them from the table.
 
-    A kernel that does not come out equal bit for bit stays a weight: a published model brings its
-    own.
+    A kernel that does not come out equal bit for bit stays a weight: a published model may bring
+    its own.
     """
     samples = np.arange(n_fft)
     angle = 2 * np.pi / n_fft * samples
@@ -36,13 +37,18 @@ def compute_stft_kernels(model: onnx.ModelProto, table: WeightTable, n_fft: int)
 
 
 def _compute(graph: onnx.GraphProto, name: str, turn: F64, window: F64, bins: I64) -> None:
-    """Replace the input ``name`` by the nodes that compute it."""
+    """Replace the input ``name`` with the nodes that compute it."""
     kept = [value for value in graph.input if value.name != name]
     del graph.input[:]
     graph.input.extend(kept)
     n_fft = len(window)
-    tables = {"turn": turn, "window": window, "bins": bins, "samples": np.arange(n_fft),
-              "n_fft": np.array(n_fft)}  # fmt: skip
+    tables = {
+        "turn": turn,
+        "window": window,
+        "bins": bins,
+        "samples": np.arange(n_fft),
+        "n_fft": np.array(n_fft),
+    }
     for part, array in tables.items():
         graph.initializer.append(numpy_helper.from_array(array, f"{name}.{part}"))
     steps = (

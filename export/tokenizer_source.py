@@ -1,7 +1,7 @@
-"""Where a plan's tokenizers come from, with their special tokens registered.
+"""Find a plan's tokenizers and register their special tokens.
 
-The published ``tokenizer.json`` files may list no added tokens: read as they are, " <|endoftext|>"
-falls into pieces and no answer ever stops.
+The published ``tokenizer.json`` files may list no added tokens. Used as they are, they would split
+" <|endoftext|>" into pieces, and no answer would ever stop.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from pengi_rt.system.quote import one_line
 from pengi_rt.text.tokenizer_file import longest_file, read_tokenizer
 
 SPECIALS = {
-    # "!" is the released wrapper's pad token: registered, it is split out before any merge.
+    # "!" is the released wrapper's pad token; once registered, it is split off before any merge.
     "gpt2": ("<|endoftext|>", "!"),
     "clip": ("<|startoftext|>", "<|endoftext|>"),
 }
@@ -29,28 +29,28 @@ STOP_TEXT = " <|endoftext|>"
 def find_tokenizers(
     config: ModelConfig, directory: Path | None, beside: Path | None
 ) -> dict[str, bytes]:
-    """The JSON of the ``text`` and ``decoder`` tokenizers.
+    """Find the ``text`` and ``decoder`` tokenizers and return them as JSON.
 
     Args:
-        config: the model they must fit.
+        config: the model that they must fit.
         directory: ``--tokenizers``, a folder with ``gpt2/`` and ``clip/``.
-        beside: the ``tokenizers/`` folder of our own checkpoint, which is complete as it is.
+        beside: the ``tokenizers/`` folder of our own checkpoint, which needs no changes.
 
     Raises:
-        TokenizerError: they are not to be had, or are another model's.
+        TokenizerError: they cannot be found or read, or belong to another model.
     """
-    clip = config.text.kind == "clip"  # else the decoder's tokenizer reads the prompts
+    clip = config.text.kind == "clip"  # otherwise prompts use the decoder's tokenizer
     rows = {"text": config.text.vocab_size, "decoder": config.decoder.vocab_size}
-    found: dict[str, Tokenizer] = {}
+    tokenizers: dict[str, Tokenizer] = {}
     for name, family in (("decoder", "gpt2"), ("text", "clip")):
         if name == "text" and not clip:
-            found[name] = found["decoder"]
+            tokenizers[name] = tokenizers["decoder"]
         elif directory is None and beside is not None:
-            found[name] = _read(beside / f"{name}.json", rows[name])
+            tokenizers[name] = _read(beside / f"{name}.json", rows[name])
         else:
-            found[name] = _published(family, directory, rows[name])
-    _check(found, config)
-    return {name: tokenizer.to_str().encode() for name, tokenizer in found.items()}
+            tokenizers[name] = _published(family, directory, rows[name])
+    _check(tokenizers, config)
+    return {name: tokenizer.to_str().encode() for name, tokenizer in tokenizers.items()}
 
 
 def _published(name: str, directory: Path | None, rows: int) -> Tokenizer:
@@ -63,7 +63,7 @@ def _published(name: str, directory: Path | None, rows: int) -> Tokenizer:
 def _read(path: Path, rows: int) -> Tokenizer:
     if not path.is_file():
         raise TokenizerError(
-            f"there is no {_shown(path)}: put it there, or give --tokenizers another DIR"
+            f"{_shown(path)}: there is no such file; put it there, or give --tokenizers another DIR"
         )
     try:
         with path.open("rb") as file:
@@ -80,16 +80,16 @@ def _shown(path: Path) -> str:
 
 
 def _fetch(name: str) -> Path:
-    """From the Hugging Face cache, or the hub where there is a network."""
+    """Fetch a tokenizer from the Hugging Face cache, or from the hub if there is a network."""
     from huggingface_hub import hf_hub_download
 
     try:
         path = hf_hub_download(REPOSITORIES[name], "tokenizer.json", revision=REVISIONS[name])
-    except Exception as error:  # noqa: BLE001 - whatever the network does, the answer is the same
+    except Exception as error:  # noqa: BLE001 - whatever the network does
         raise TokenizerError(
-            f"the {name} tokenizer is neither in the Hugging Face cache nor to be had from the hub "
-            f"({type(error).__name__}): fetch tokenizer.json of {REPOSITORIES[name]}, put it into "
-            f"DIR/{name}/ and say --tokenizers DIR"
+            f"the {name} tokenizer is not in the Hugging Face cache and cannot be fetched from the "
+            f"hub ({type(error).__name__}): download tokenizer.json of {REPOSITORIES[name]}, put "
+            f"it in DIR/{name}/ and pass --tokenizers DIR"
         ) from None
     return Path(path)
 
@@ -100,14 +100,16 @@ def _check(tokenizers: dict[str, Tokenizer], config: ModelConfig) -> None:
     if ids[:1] != [config.stop_id] or decoder.token_to_id(STOP_TEXT.strip()) not in ids:
         raise TokenizerError(
             f"the decoder tokenizer reads {STOP_TEXT!r} as {ids}, the model stops at "
-            f"{config.stop_id}: it is another model's, or its special tokens are not registered"
+            f"{config.stop_id}: it belongs to another model, or its special tokens are not "
+            "registered"
         )
     sizes = {"decoder": config.decoder.vocab_size}
     if config.text.kind == "clip":
         sizes["text"] = config.text.vocab_size
     for name, size in sizes.items():
-        found = tokenizers[name].get_vocab_size()
-        if found != size:
+        count = tokenizers[name].get_vocab_size()
+        if count != size:
             raise TokenizerError(
-                f"the {name} tokenizer has {found} tokens, the model {size}: it is another model's"
+                f"the {name} tokenizer has {count} tokens, the model {size}: it belongs to another "
+                "model"
             )

@@ -1,4 +1,4 @@
-"""Every tensor of a plan once: graphs give up their weights to one table and point into it."""
+"""One table of all tensors of a plan: each is stored once, and the graphs point to it."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ Array = NDArray[Any]
 
 
 class WeightTable:
-    """The tensors of the state dict, and those that only a graph has (folded biases, the stretch).
+    """The tensors of the state dict, plus those that only a graph has (folded biases, the stretch).
 
-    A graph's initialiser that equals a tensor of the table, or the transpose of one, is replaced by
-    it: exporters rename and transpose weights, and each copy would cost its size in the plan.
+    An initializer that equals a tensor in the table, or its transpose, is replaced by that tensor:
+    exporters rename and transpose weights, and each copy would take up space in the plan.
     """
 
     def __init__(self, state: Mapping[str, Array]) -> None:
@@ -29,7 +29,7 @@ class WeightTable:
         self._by_content = {_content(array): name for name, array in state.items()}
 
     def absorb(self, model: onnx.ModelProto, graph_name: str) -> None:
-        """Move the initialisers of ``model`` into the table; they become inputs of that name."""
+        """Move the initializers of ``model`` into the table; they become inputs of the graph."""
         graph = model.graph
         names: dict[str, str] = {}
         transposes: list[onnx.NodeProto] = []
@@ -52,10 +52,11 @@ class WeightTable:
         prepend(graph, transposes)
 
     def narrow(self, dtype: np.dtype[Any]) -> None:
-        """Keep as ``dtype`` every matrix that loses nothing by it, once all graphs are absorbed.
+        """Convert to ``dtype`` every matrix that it holds exactly. Call this after all graphs.
 
-        Nothing is rounded here: the model was, before its graphs were made. What only a graph has
-        (gathered position biases) is then exact too, or stays as it is (the stretch).
+        Nothing is rounded here: the model was rounded before its graphs were made. So the tensors
+        that only a graph has (gathered position biases) are exact too, or stay as they are (the
+        stretch).
         """
         for name, array in self.tensors.items():
             if array.dtype == np.float32 and array.ndim >= 2:
@@ -65,7 +66,7 @@ class WeightTable:
                     self.tensors[name] = narrow
 
     def _claim(self, array: Array, name: str) -> tuple[str, bool]:
-        """The table's name for ``array`` and whether it is stored transposed."""
+        """The table's name for ``array``, and whether the table holds its transpose."""
         found = self._by_content.get(_content(array))
         if found is not None:
             return found, False
@@ -79,13 +80,13 @@ class WeightTable:
 
 
 def bind(model: onnx.ModelProto, offsets: Mapping[str, int], tensors: Mapping[str, Array]) -> bytes:
-    """``model`` with the inputs that name tensors turned into initialisers in ``weights.bin``.
+    """Serialize ``model`` with its weights as initializers that point into ``weights.bin``.
 
-    A tensor kept in another type is widened by a ``Cast``, of int8 by a ``DequantizeLinear``, which
-    ONNX Runtime does once, when it makes the session.
+    A ``Cast`` widens a tensor of a smaller type (for int8, a ``DequantizeLinear``). ONNX Runtime
+    does that once, when it creates the session.
 
     Raises:
-        ExportError: a weight's shape is not the one the graph was built for.
+        ExportError: a weight's shape is not the one that the graph was built for.
     """
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
@@ -99,7 +100,7 @@ def bind(model: onnx.ModelProto, offsets: Mapping[str, int], tensors: Mapping[st
         shape = tuple(dim.dim_value for dim in kind.shape.dim)
         if shape != array.shape:
             raise ExportError(
-                f"{value.name}: the graph wants {shape}, the weights are {array.shape}"
+                f"{value.name}: the graph needs {shape}, the weights are {array.shape}"
             )
         name = value.name
         if kind.elem_type != helper.np_dtype_to_tensor_dtype(array.dtype):
@@ -124,7 +125,7 @@ def _widener(name: str, stored: str, scale: Array | None) -> onnx.NodeProto:
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of a graph, those of its branches included."""
+    """All nodes of a graph, including those of its branches."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -145,7 +146,7 @@ def _declare(graph: onnx.GraphProto, name: str, array: Array) -> None:
 
 
 def prepend(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Put ``nodes`` before all others: a graph's nodes stand in the order of what they need."""
+    """Put ``nodes`` before all others: ONNX wants each node after those it depends on."""
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])

@@ -16,7 +16,8 @@ from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import one_line, shown
 
 if TYPE_CHECKING:
-    from pengi_rt.backends.protocol import Backend, SearchOptions
+    from pengi_rt.backends.protocol import Backend
+    from pengi_rt.config.decode import DecodeOptions
     from pengi_rt.config.model import ModelConfig
     from pengi_rt.plan.reader import Plan
 
@@ -184,7 +185,7 @@ def warm_up(
     backend: "Backend",
     config: "ModelConfig",
     batch_sizes: tuple[int, ...],
-    options: "SearchOptions",
+    options: "DecodeOptions",
     *,
     tune: bool = False,
 ) -> Iterator[WarmUpStep]:

@@ -136,7 +136,7 @@ class Plan:
         """The tensor ``name``, read-only, mapped.
 
         NumPy has no bfloat16: of such a tensor these are the bits, as uint16.
-        :class:`pengi_rt.plan.float32_view.Widened` gives floats whatever is stored.
+        :func:`pengi_rt.plan.float32_view.float32_view` gives float32, however it is stored.
 
         Raises:
             PlanError: there is none.

@@ -9,8 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from pengi_rt.audio.audio_like import is_one, is_several
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
-from pengi_rt.audio.sources import is_one, is_several
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions

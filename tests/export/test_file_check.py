@@ -99,7 +99,7 @@ def test_bombs_are_not_unpacked(pth: Path) -> None:
     assert "base/data.pkl is compressed, which torch.save never does" in refusal(pth)
     with zipfile.ZipFile(pth, "w") as archive:
         archive.writestr("base/data.pkl", bytes(MAX_PICKLE + 1))
-    assert "base/data.pkl is longer than that of the largest model" in refusal(pth)
+    assert "base/data.pkl is larger than that of the largest model" in refusal(pth)
 
 
 def test_entries_that_overlap(pth: Path) -> None:
@@ -110,7 +110,7 @@ def test_entries_that_overlap(pth: Path) -> None:
     listed = data.rindex(second.filename.encode())
     data[listed - 4 : listed] = first.header_offset.to_bytes(4, "little")
     pth.write_bytes(data)
-    assert "is longer than its place" in refusal(pth)
+    assert "overlaps the next entry" in refusal(pth)
 
 
 def test_a_list_of_entries_beyond_reason(pth: Path) -> None:
@@ -129,14 +129,14 @@ def test_a_list_of_entries_beyond_reason(pth: Path) -> None:
 
 def test_something_behind_the_archive(pth: Path) -> None:
     pth.write_bytes(pth.read_bytes() + b"x")
-    assert "its end is missing, or something was added behind it" in refusal(pth)
+    assert "its end is missing, or something was appended to it" in refusal(pth)
 
 
 def test_old_pickles_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     state = {f"a{n}": torch.zeros(1) for n in range(3)} | {"text": "x" * MAX_PICKLE}
     torch.save({"model": state}, path, _use_new_zipfile_serialization=False)
-    assert refusal(path).startswith("is damaged, or no PyTorch file of a model")
+    assert refusal(path).startswith("is damaged, or not a PyTorch file of a model")
 
 
 def test_says_which_files_have_sums(pth: Path, tmp_path: Path, without_sums: None) -> None:

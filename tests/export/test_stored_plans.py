@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from import_graph import imports, source_files
+from lock_step import prefilled
 from rounding import rounded
 
 import pengi_rt
@@ -123,10 +124,9 @@ def test_the_same_tokens_on_both_backends(weights: str, plans: dict[str, Path]) 
 
 def logits(backend: Backend, prefix: F32) -> F32:
     """Before the first token and behind two, which come from the table."""
-    cache, first = backend.prefill(prefix, np.array([len(prefix[0])]), width=1, max_new_tokens=3)
-    nothing = np.zeros(1, np.int64)
-    steps = [backend.step(cache, np.array([token]), nothing).copy() for token in (5, 300)]
-    return np.concatenate([first, *steps])
+    run = prefilled(backend, prefix, new_tokens=3)
+    steps = [run.step([token]).copy() for token in (5, 300)]
+    return np.concatenate([run.first, *steps])
 
 
 def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:

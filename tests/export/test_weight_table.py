@@ -114,5 +114,5 @@ def test_a_weight_of_another_shape_is_refused() -> None:
     table = WeightTable({"w": WEIGHT})
     table.absorb(model, "audio")
     table.tensors["w"] = WEIGHT[:3]
-    with pytest.raises(ExportError, match=r"wants \(40, 24\), the weights are \(3, 24\)"):
+    with pytest.raises(ExportError, match=r"needs \(40, 24\), the weights are \(3, 24\)"):
         bind(model, {"w": 0}, table.tensors)

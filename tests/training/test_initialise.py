@@ -255,6 +255,8 @@ def test_shapes_are_checked_before_values(kind: str, workshop: Workshop) -> None
     torch.save({"model": {key: odd}}, path)
     with pytest.raises(CheckpointError) as caught:
         start(workshop, init={"decoder": str(path)})
-    said = "is no plain tensor" if odd.is_nested or odd.numel() != 3 else "is [3], this model's is"
+    said = (
+        "is not a plain tensor" if odd.is_nested or odd.numel() != 3 else "is [3], this model's is"
+    )
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"{path}: ")

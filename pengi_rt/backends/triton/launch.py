@@ -12,8 +12,8 @@ from pengi_rt.kernels.tuning_file import CannotWriteError, remove_damaged
 from pengi_rt.system.download import cache_directory
 
 if TYPE_CHECKING:
-    from pengi_rt.backends.protocol import SearchOptions
     from pengi_rt.backends.triton.backend import TritonBackend
+    from pengi_rt.config.decode import DecodeOptions
     from pengi_rt.plan.reader import Plan
 
 
@@ -64,7 +64,7 @@ def warm_up(
     backend: "TritonBackend",
     prefix_length: int,
     batch_sizes: tuple[int, ...],
-    options: "SearchOptions",
+    options: "DecodeOptions",
     *,
     tune: bool,
 ) -> Iterator[WarmUpStep]:
@@ -99,7 +99,7 @@ def _compiled(
     backend: "TritonBackend",
     prefix_length: int,
     batch_sizes: tuple[int, ...],
-    options: "SearchOptions",
+    options: "DecodeOptions",
 ) -> Iterator[WarmUpStep]:
     for clips in batch_sizes:
         for name, replayed in backend.warm_up(prefix_length, clips, options).items():

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pengi_rt.kernels.add_norm import Norm
-from pengi_rt.kernels.linear_call import Linear
 from pengi_rt.kernels.lm_head import Head
+from pengi_rt.kernels.small_linear_launch import Linear
 from pengi_rt.models.gpt2 import GPT2, Block, Conv1D
 from pengi_rt.models.stored_weights import quantize
 

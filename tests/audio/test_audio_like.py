@@ -11,8 +11,8 @@ import soundfile
 import torch
 from encoded import encode
 
+from pengi_rt.audio.audio_like import is_one, is_several, plain_recording
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.audio.sources import is_one, is_several, plain_source
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError
 
@@ -191,6 +191,6 @@ def test_one_or_several(source: Any, several: bool) -> None:
 
 
 def test_names_are_bytes_of_any_kind(tmp_path: Path) -> None:
-    assert plain_source(tmp_path / "a", None) == (tmp_path / "a", str(tmp_path / "a"))
-    assert plain_source("-", None) == ("-", "<stdin>")
-    assert plain_source(Path("-"), None) == (Path("-"), "-")
+    assert plain_recording(tmp_path / "a", None) == (tmp_path / "a", str(tmp_path / "a"))
+    assert plain_recording("-", None) == ("-", "<stdin>")
+    assert plain_recording(Path("-"), None) == (Path("-"), "-")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pengi_rt.audio.walk import ALL_BELOW, Walk
+from pengi_rt.audio.folder_walk import ALL_BELOW, FolderWalk
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_nothing_but_files_is_found(folder: Path) -> None:
         Path(f"s/{name}.wav").symlink_to(target)
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("s/socket.wav")
-        walk = Walk(folder, ALL_BELOW)
+        walk = FolderWalk(folder, ALL_BELOW)
     assert walk.found == {"s/a.wav", "s/b/c.wav", "s/d/e.wav"}
     assert walk.not_files == {f"s/{n}.wav" for n in ("pipe", "zero", "fifo", "tty", "socket")}
     assert walk.unread == {}
@@ -46,7 +46,7 @@ def test_folder_that_goes_away_meanwhile(folder: Path, monkeypatch: pytest.Monke
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", racing)
-    walk = Walk(folder, ALL_BELOW)
+    walk = FolderWalk(folder, ALL_BELOW)
     assert walk.found == {"s/a.wav"}
     assert walk.unread == {"s/b": "No such file or directory", "s/d": "Not a directory"}
 
@@ -74,7 +74,7 @@ def test_disk_that_fails_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
             return _Failing(sorted(entries, key=lambda entry: entry.name)[:2])
 
     monkeypatch.setattr(os, "scandir", failing)
-    walk = Walk(folder, ALL_BELOW)
+    walk = FolderWalk(folder, ALL_BELOW)
     assert walk.found == {"s/a.wav", "s/b/c.wav"}
     assert walk.unread == {"s": "Input/output error"}
 
@@ -84,7 +84,7 @@ def test_links_that_lead_nowhere(folder: Path) -> None:
         Path("s", name).symlink_to("nowhere")
         Path("s", f"round-{name}").symlink_to(f"round-{name}")
         Path("s", f"long-{name}").symlink_to("x" * 300)
-    walk = Walk(folder, ALL_BELOW)
+    walk = FolderWalk(folder, ALL_BELOW)
     assert {"s/gone.wav", "s/round-gone.wav", "s/long-gone.wav"} < walk.found
     assert walk.unread == {"s/long-gone": "File name too long"}  # it may have been a folder
 
@@ -100,6 +100,6 @@ def test_path_that_is_too_long(folder: Path) -> None:
             os.chdir(part)
     finally:
         os.chdir(here)
-    walk = Walk(folder, ALL_BELOW)
+    walk = FolderWalk(folder, ALL_BELOW)
     assert walk.found == {"s/a.wav", "s/b/c.wav", "s/d/e.wav"}
     assert list(walk.unread.values()) == ["File name too long"]

@@ -26,7 +26,7 @@ def extra_suffixes_read() -> bool:
     return find_spec("av") is not None
 
 
-class Walk:
+class FolderWalk:
     """What lies below ``folder`` and fits ``pattern``, or lies below a folder that does.
 
     A folder is read once for each rest of the pattern, however many links lead to it, so the walk
@@ -34,7 +34,7 @@ class Walk:
     """
 
     def __init__(self, folder: Path, pattern: Pattern) -> None:
-        """Walk."""
+        """FolderWalk."""
         self.found: set[str] = set()
         self.unread: dict[str, str] = {}
         """Folders, and links that may lead to one; and why they cannot be read."""

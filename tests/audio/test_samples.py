@@ -9,9 +9,10 @@ import pytest
 import soxr
 from encoded import encode, noise
 
-from pengi_rt.audio import decode, waveform
+from pengi_rt.audio import decode
+from pengi_rt.audio import samples as samples_module
 from pengi_rt.audio.recording import Recording, load_windows
-from pengi_rt.audio.resample import Soxr, Torchaudio, resample_torchaudio
+from pengi_rt.audio.resample import SoxrResampler, TorchaudioResampler, resample_torchaudio
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError
@@ -25,12 +26,12 @@ RATE, CLIP = TINY.mel.sample_rate, TINY.clip_samples
 def test_soxr_in_blocks_equals_soxr_in_one(rate: int, block: int) -> None:
     frames = 700 if block == 1 else 3 * rate + 17
     samples = noise(frames)[:, 0]
-    stream = Soxr(rate, 44_100)
-    found = [stream.block(samples[start : start + block]) for start in range(0, frames, block)]
-    whole = np.concatenate([*found, stream.rest()])
+    stream = SoxrResampler(rate, 44_100)
+    found = [stream.process(samples[start : start + block]) for start in range(0, frames, block)]
+    whole = np.concatenate([*found, stream.flush()])
     expected = soxr.resample(samples, rate, 44_100, quality="VHQ") if rate != 44_100 else samples
     np.testing.assert_array_equal(whole, expected)
-    assert Soxr(rate, 44_100).length(frames) == whole.size
+    assert SoxrResampler(rate, 44_100).output_length(frames) == whole.size
 
 
 def test_soxrs_lengths_are_known_beforehand() -> None:
@@ -40,16 +41,20 @@ def test_soxrs_lengths_are_known_beforehand() -> None:
         new_rate = generator.choice([16_000, 44_100])
         frames = generator.randrange(1, 3_000)
         got = soxr.resample(np.zeros(frames, np.float32), rate, new_rate, quality="VHQ")
-        assert Soxr(rate, new_rate).length(frames) == got.size, (rate, new_rate, frames)
+        assert SoxrResampler(rate, new_rate).output_length(frames) == got.size, (
+            rate,
+            new_rate,
+            frames,
+        )
 
 
 @pytest.mark.parametrize("rate", [8_000, 12_345, 16_000, 44_101, 48_000, 96_000])
 def test_a_stretch_has_the_bits_of_the_whole(rate: int) -> None:
     samples = noise(rate)[:, 0]
     whole = resample_torchaudio(samples[None], rate, 16_000)[0]
-    resampler = Torchaudio(rate, 16_000)
+    resampler = TorchaudioResampler(rate, 16_000)
     for start, stop in [(0, 1), (0, whole.size), (77, 5_000), (whole.size - 9, whole.size)]:
-        first, last = resampler.needs(start, stop)
+        first, last = resampler.input_span(start, stop)
         padded = np.pad(samples, (max(0, -first), max(0, last - samples.size)))
         got = resampler.outputs(padded[max(first, 0) :][: last - first], start, stop)
         np.testing.assert_array_equal(got, whole[start:stop])
@@ -59,7 +64,7 @@ def _both(monkeypatch: pytest.MonkeyPatch, source: Any, **options: Any) -> list[
     """The same recording held whole, and read again in small blocks."""
     found = []
     for kept, block in ((1 << 30, 1 << 18), (0, 3_001)):
-        monkeypatch.setattr(waveform, "KEPT", kept)
+        monkeypatch.setattr(samples_module, "KEPT", kept)
         monkeypatch.setattr(decode, "_BLOCK", block)
         found.append(load_windows(source, TINY, rng=random.Random(3), **options))
     return found
@@ -162,7 +167,7 @@ def test_a_file_that_changes_under_the_last_pass_has_no_last_window(
 def test_a_recording_that_is_damaged_at_its_end_has_no_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waveform, "KEPT", 1000)
+    monkeypatch.setattr(samples_module, "KEPT", 1000)
     samples = noise(5 * CLIP)
     samples[-1] = np.nan
     with pytest.raises(AudioError, match=rf"sample {5 * CLIP - 1} .* is nan"):

@@ -29,7 +29,7 @@ _KINDS = (
 )
 
 
-def unread_kind(head: bytes) -> str:
+def unsupported_kind(head: bytes) -> str:
     """What a file is by its first bytes; empty if nobody knows."""
     for magic, kind in _KINDS:
         if head[: len(magic)].lower() == magic.lower():

@@ -6,16 +6,15 @@ that is compared here.
 
 from collections.abc import Callable
 
-from pengi_rt.audio.containers.caf import coded_caf_end, is_caf
+from pengi_rt.audio.containers.caf import compressed_caf_end, is_caf
 from pengi_rt.audio.containers.common import (
     MAX_CHUNKS,
     Container,
-    Source,
+    Probe,
     Span,
-    check_rest,
-    checked,
+    check_trailing,
     is_id,
-    tags_begin,
+    trailing_tags_start,
 )
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
@@ -33,7 +32,7 @@ _ADTS = 7  # bytes of a frame's head
 _BLOCK = 1 << 22
 
 
-def check_foreign(source: Source, head: bytes) -> Container | None:
+def check_ffmpeg_format(probe: Probe, head: bytes) -> Container | None:
     """What FFmpeg is given; None for what is in no format that it may read.
 
     Raises:
@@ -41,43 +40,43 @@ def check_foreign(source: Source, head: bytes) -> Container | None:
     """
     for demuxer, (begins, end) in _FORMATS.items():
         if begins(head):
-            return checked(source, [Span(0, min(end(source), source.size))], demuxer=demuxer)
+            return probe.container([Span(0, min(end(probe), probe.size))], demuxer=demuxer)
     return None
 
 
-def _mov_end(source: Source) -> int:
+def _mov_end(probe: Probe) -> int:
     """The end of the boxes of MP4 and QuickTime (ISO 14496-12)."""
     offset = boxes = 0
-    end = tags_begin(source, 0)
+    end = trailing_tags_start(probe, 0)
     names: set[bytes] = set()
-    while offset < end and is_id((head := source.at(offset, 16))[4:8]):
+    while offset < end and is_id((head := probe.read_at(offset, 16))[4:8]):
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
         if size == 0:
-            size = source.size - offset
+            size = probe.size - offset
         if size < 8:
             break
         if names and head[4:8] == b"ftyp":
-            source.loses(f"a second MP4 file follows the first, at byte {source.start + offset}")
+            probe.note_loss(f"a second MP4 file follows the first, at byte {probe.start + offset}")
             return offset
         names.add(head[4:8])
         offset += size
         boxes += 1
         if boxes > _MAX_BOXES:
-            raise source.refuse(f"damaged: more than {_MAX_BOXES} boxes")
+            raise probe.error(f"damaged: more than {_MAX_BOXES} boxes")
     if b"moov" not in names:
-        raise source.refuse("cut short: this MP4 has no index (moov), which is written last")
-    return _compared(source, offset, "MP4")
+        raise probe.error("cut short: this MP4 has no index (moov), which is written last")
+    return _compared(probe, offset, "MP4")
 
 
-def _matroska_end(source: Source) -> int:
+def _matroska_end(probe: Probe) -> int:
     """The end of the segment of Matroska and WebM (RFC 9559); live ones do not know it."""
-    start = 4 + sum(_variable(source.at(4, 8)) or (0, 0))
-    if source.at(start, 4) != _SEGMENT:
-        raise source.refuse("cut short or damaged: this Matroska file has no segment")
-    size = _variable(source.at(start + 4, 8))
-    return source.size if size is None else _compared(source, start + 4 + sum(size), "Matroska")
+    start = 4 + sum(_variable(probe.read_at(4, 8)) or (0, 0))
+    if probe.read_at(start, 4) != _SEGMENT:
+        raise probe.error("cut short or damaged: this Matroska file has no segment")
+    size = _variable(probe.read_at(start + 4, 8))
+    return probe.size if size is None else _compared(probe, start + 4 + sum(size), "Matroska")
 
 
 def _variable(data: bytes) -> tuple[int, int] | None:
@@ -89,61 +88,61 @@ def _variable(data: bytes) -> tuple[int, int] | None:
     return None if number == (1 << 7 * length) - 1 else (length, number)
 
 
-def _asf_end(source: Source) -> int:
+def _asf_end(probe: Probe) -> int:
     """The end of the objects of Windows Media; live ones do not know it."""
     offset = 0
     for _ in range(MAX_CHUNKS):
-        head = source.at(offset, 24)
+        head = probe.read_at(offset, 24)
         size = int.from_bytes(head[16:], "little")
         if head[:16] == _ASF_DATA and size <= _ASF_DATA_HEAD:
-            return source.size
+            return probe.size
         if size < 24 or (offset and head[:16] == _ASF):
             break
         offset += size
-    return _compared(source, offset, "Windows Media")
+    return _compared(probe, offset, "Windows Media")
 
 
-def _avi_end(source: Source) -> int:
+def _avi_end(probe: Probe) -> int:
     """The end of the first part, where its size was written."""
-    size = int.from_bytes(source.at(4, 4), "little")
-    if 0 < size < 0xFFFF_FFFF and 8 + size > source.size:
-        return _compared(source, 8 + size, "AVI")
-    return source.size
+    size = int.from_bytes(probe.read_at(4, 4), "little")
+    if 0 < size < 0xFFFF_FFFF and 8 + size > probe.size:
+        return _compared(probe, 8 + size, "AVI")
+    return probe.size
 
 
-def _compared(source: Source, end: int, kind: str) -> int:
-    if end > source.size:
-        source.loses(f"cut short: its header says {end} bytes of {kind}, it has {source.size}")
-    elif end < source.size:
-        check_rest(source, end, kind)
+def _compared(probe: Probe, end: int, kind: str) -> int:
+    if end > probe.size:
+        probe.note_loss(f"cut short: its header says {end} bytes of {kind}, it has {probe.size}")
+    elif end < probe.size:
+        check_trailing(probe, end, kind)
     return end
 
 
-def _amr_end(source: Source) -> int:
+def _amr_end(probe: Probe) -> int:
     """The end of the last whole frame."""
-    magic = source.at(0, 9).split(b"\n")[0] + b"\n"
+    magic = probe.read_at(0, 9).split(b"\n")[0] + b"\n"
     sizes = [1 + size for size in _AMR[magic]] + [1] * 16
     sizes = [0 if byte & 0x83 else sizes[byte >> 3] for byte in range(256)]
     offset = len(magic)
-    while data := source.at(offset, _BLOCK):
+    while data := probe.read_at(offset, _BLOCK):
         at = size = 0
         while at < len(data) and (size := sizes[data[at]]):
             at += size
         if at < len(data):
-            check_rest(source, offset + at, "AMR")
+            check_trailing(probe, offset + at, "AMR")
             return offset + at
         offset += at
-        if offset > source.size:
+        if offset > probe.size:
             return offset - size
     return offset
 
 
-def _aac_end(source: Source) -> int:
+def _aac_end(probe: Probe) -> int:
     """The end of the last whole frame of AAC in ADTS (ISO 13818-7)."""
-    first = source.at(0, 4)
+    first = probe.read_at(0, 4)
     kind = first[1] | 1, first[2] & 0xFC  # version, profile and rate
     offset = 0
-    while len(data := source.at(offset, _BLOCK)) >= _ADTS:
+    while len(data := probe.read_at(offset, _BLOCK)) >= _ADTS:
         at, last, size = 0, len(data) - _ADTS, 0
         while at <= last and data[at] == 0xFF and (data[at + 1] | 1, data[at + 2] & 0xFC) == kind:
             size = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
@@ -151,9 +150,9 @@ def _aac_end(source: Source) -> int:
                 break
             at += size
         if at <= last:
-            check_rest(source, offset + at, "AAC")
+            check_trailing(probe, offset + at, "AAC")
             return offset + at
-        if offset + at > source.size:
+        if offset + at > probe.size:
             return offset + at - size
         offset += at
     return offset
@@ -171,12 +170,12 @@ def _is_aac(head: bytes) -> bool:
     return len(head) > 7 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
 
 
-_FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[Source], int]]] = {
+_FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[Probe], int]]] = {
     "mov": (_is_mov, _mov_end),
     "matroska": (lambda head: head.startswith(_EBML), _matroska_end),
     "asf": (lambda head: head.startswith(_ASF), _asf_end),
     "amr": (lambda head: head.startswith(tuple(_AMR)), _amr_end),
     "avi": (_is_avi, _avi_end),
     "aac": (_is_aac, _aac_end),
-    "caf": (is_caf, coded_caf_end),
+    "caf": (is_caf, compressed_caf_end),
 }

@@ -3,12 +3,13 @@
 import io
 import os
 
-from pengi_rt.audio.containers.common import Span
-from pengi_rt.audio.parts import Parts
+from pengi_rt.audio.containers.common import Span, SplicedFile
 
 
 def test_parts_follow_each_other() -> None:
-    parts = Parts(io.BytesIO(b"0123456789"), [b"ab", Span(2, 3), b"", Span(0, 0), Span(7, 9), b"z"])
+    parts = SplicedFile(
+        io.BytesIO(b"0123456789"), [b"ab", Span(2, 3), b"", Span(0, 0), Span(7, 9), b"z"]
+    )
     assert io.BufferedReader(parts).read(7) == b"ab23478"
     whole = io.BytesIO(b"ab234789")
     for at in range(10):
@@ -17,7 +18,7 @@ def test_parts_follow_each_other() -> None:
 
 
 def test_seeking() -> None:
-    parts = Parts(io.BytesIO(b"0123456789"), [b"ab", Span(2, 3)])
+    parts = SplicedFile(io.BytesIO(b"0123456789"), [b"ab", Span(2, 3)])
     assert parts.seek(0, os.SEEK_END) == 5
     assert parts.seek(-2, os.SEEK_CUR) == 3
     assert parts.read(9) == b"34"
@@ -29,7 +30,7 @@ def test_an_error_ends_the_file_and_is_kept() -> None:
         def read(self, size: int | None = -1, /) -> bytes:
             raise OSError(5, "Input/output error")
 
-    parts = Parts(Broken(), [b"ab", Span(2, 3)])
+    parts = SplicedFile(Broken(), [b"ab", Span(2, 3)])
     assert io.BufferedReader(parts).read() == b"ab"
     assert parts.error is not None
     assert parts.error.strerror == "Input/output error"

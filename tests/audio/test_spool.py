@@ -1,4 +1,4 @@
-"""Bytes that are read twice: on disk, in memory, and from a stream that comes only once."""
+"""Streams that come only once, kept in memory or on disk, and read twice."""
 
 import errno
 import io
@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from encoded import encode, noise
 
-from pengi_rt.audio import encoded
-from pengi_rt.audio.encoded import encoded_path, encoded_stream
+from pengi_rt.audio import spool
 from pengi_rt.audio.recording import load_windows
+from pengi_rt.audio.source import file_bytes
+from pengi_rt.audio.spool import spooled_stream
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError
 
@@ -25,13 +26,13 @@ DATA = encode(noise(9 * RATE), RATE, "WAV")
 
 @pytest.fixture
 def small_spool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoded, "SPOOL", 1000)
-    monkeypatch.setattr(encoded, "_READ", 700)
+    monkeypatch.setattr(spool, "SPOOL", 1000)
+    monkeypatch.setattr(spool, "_READ", 700)
 
 
 @pytest.mark.usefixtures("small_spool")
 def test_a_long_stream_is_spooled_and_read_again() -> None:
-    found = encoded_stream(io.BytesIO(DATA), "x")
+    found = spooled_stream(io.BytesIO(DATA), "x")
     with found.open() as one, found.open() as other:
         assert one.read(5) == other.read(5) == DATA[:5]
         assert one.seek(-7, os.SEEK_END) == len(DATA) - 7
@@ -52,7 +53,7 @@ def test_the_spool_has_no_name_and_goes_with_the_recording(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = _descriptors()
-    found = encoded_stream(io.BytesIO(DATA), "x")
+    found = spooled_stream(io.BytesIO(DATA), "x")
     assert _descriptors() == before + 1
     assert list(tmp_path.iterdir()) == []
     del found
@@ -70,7 +71,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(AudioError) as caught:
-        encoded_stream(io.BytesIO(DATA), "x")
+        spooled_stream(io.BytesIO(DATA), "x")
     assert str(caught.value) == (
         f"x: cannot be kept in {tempfile.gettempdir()} while it is read: No space left on device; "
         "set TMPDIR to a folder with more room, or save it as a file"
@@ -81,7 +82,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_recording_is_not_spooled() -> None:
     """Endless streams, which would fill the disk."""
     with pytest.raises(AudioError, match=r"^x: not WAV, FLAC"):
-        encoded_path("/dev/zero", "x")
+        file_bytes("/dev/zero", "x")
 
 
 @pytest.mark.usefixtures("small_spool")
@@ -96,7 +97,7 @@ def test_a_stream_that_breaks() -> None:
         stream = Broken(data)
         stream.seek(0 if data is DATA else 5001)
         with pytest.raises(AudioError, match=r"^x: cannot be .*Input/output error"):
-            encoded_stream(stream, "x")
+            spooled_stream(stream, "x")
 
 
 @pytest.mark.usefixtures("small_spool")
