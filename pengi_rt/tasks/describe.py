@@ -76,6 +76,7 @@ def describe(
         UsageError: a task or question is given, as the prompts are fixed; and as
             :func:`pengi_rt.tasks.prepare.prepare`.
     """
+    session.plan.require("describe")
     request = prepare(session, PROMPTS, options)
     found = answer_recordings(session, batches, request, partial_results=partial_results)
     return (

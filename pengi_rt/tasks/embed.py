@@ -64,6 +64,7 @@ def embed_recordings(
     Raises:
         BackendError: the session is closed, now or meanwhile.
     """
+    session.plan.require("embed")
     with session.exclusive():
         return _embedded(session, batches, options, partial_results=partial_results)
 
@@ -96,10 +97,13 @@ def embed_texts(
     """The vectors of ``texts``, in batches.
 
     Raises:
-        UsageError: the plan has no text encoder.
+        UsageError: the plan has no text encoder, or ``texts`` is one string.
         PromptError: a text cannot be read, or is too long (``strict``).
         BackendError: the session is closed.
     """
+    session.plan.require("embed texts")
+    if isinstance(texts, str):
+        raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
     if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "

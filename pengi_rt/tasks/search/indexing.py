@@ -122,6 +122,7 @@ def index_folder(
             index is damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
+    session.plan.require("index")
     if options.approximate:
         load_faiss()
     folder, index = as_path("folder", folder), as_path("index", index)
@@ -140,7 +141,7 @@ def _request(session: Session, prompt: str | None, options: IndexOptions) -> Pre
             "export a checkpoint that has one (base)"
         )
     # What no recording could be read with is refused here, before anything is written.
-    click = np.array([0.5, -0.5], np.float32), session.config.mel.sample_rate
+    click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
     list(window_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
     return prepare(session, prompts, options)
