@@ -32,7 +32,7 @@ from pengi_rt.tasks.classify.labels import Labels
 from pengi_rt.tasks.describe import Description, describe
 from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
 from pengi_rt.tasks.explain import Explanation, explain
-from pengi_rt.tasks.generate import answers
+from pengi_rt.tasks.generate import iter_results
 from pengi_rt.tasks.prepare import Question, one_prompt, prompts_of, request
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
@@ -156,7 +156,7 @@ class Engine:
         batches = read_batches(recordings, self.config, chosen, on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
         asked = request(self.session, prompts, chosen)
-        return answers(self.session, batches, asked, partly=partly)
+        return iter_results(self.session, batches, asked, partly=partly)
 
     @keywords_of(GenerateOptions)
     def stream(

@@ -1,19 +1,17 @@
 """One run in a folder at a time."""
 
-import fcntl
-import logging
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pengi_rt.errors import UsageError
+from pengi_rt.system.files import lock
 from pengi_rt.system.quote import one_line
 from pengi_rt.training.errors import TrainingError
 from pengi_rt.training.run_folder import CHECKPOINT, STATES
 from pengi_rt.training.state import has_states
-
-logger = logging.getLogger(__name__)
 
 _held: set[int] = set()
 """Descriptors of the folders that this process has locked."""
@@ -21,15 +19,15 @@ _held: set[int] = set()
 
 @contextmanager
 def only_run(root: Path, *, resume: bool = False) -> Iterator[None]:
-    """Hold the folder of a run, which is made, and removed again if nothing was put into it.
+    """Lock the folder of a run; it is created, and removed again if it stays empty.
 
-    The folder itself is locked, so that no file stays behind. Of several processes that train
-    together, the first one holds it.
+    The folder itself is locked, so no lock file remains. Of several processes that train together,
+    only the first one locks it.
 
     Raises:
-        UsageError: another run is training in it, or has trained in it and ``resume`` is not asked
-            (or there was none, and it is).
-        TrainingError: it cannot be made.
+        UsageError: another run is training in it; or it holds a run and ``resume`` is False; or it
+            holds none and ``resume`` is True.
+        TrainingError: it cannot be created.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -69,19 +67,14 @@ def _opened(root: Path) -> int:
 
 
 def _lock(descriptor: int, root: Path) -> None:
-    where = one_line(str(root))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise UsageError(
-            f"{where}: another run is training in it: wait for that one, or name another output_dir"
-        ) from None
-    except OSError as error:  # a file system without locks
-        logger.warning("%s: has no lock (%s): train one run at a time", where, error.strerror)
-    with suppress(OSError):
-        if os.path.samestat(os.fstat(descriptor), root.stat()):
-            return
-    raise UsageError(f"{where}: was removed by another run that has just ended; try again")
+        lock(descriptor, Path(os.path.realpath(root)))
+    except BlockingIOError as error:
+        if error.errno == errno.ESTALE:
+            why = "was removed by another run that has just ended; try again"
+        else:
+            why = "another run is training in it: wait for that one, or name another output_dir"
+        raise UsageError(f"{one_line(str(root))}: {why}") from None
 
 
 def _let_go() -> None:

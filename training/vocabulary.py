@@ -1,8 +1,8 @@
-"""Tokenizers trained on a manifest's own text, for a model that starts from nothing.
+"""Train tokenizers on a manifest's own text, for a model that starts from scratch.
 
 ``python -m pengi_rt.training.vocabulary MANIFEST OUT --size N`` writes ``OUT/text.json`` and
-``OUT/decoder.json``: name ``OUT`` as a run's ``tokenizers``, and ``N`` as the ``vocab_size`` of
-both ``[model.text]`` and ``[model.decoder]``. ``--tasks FILE`` adds the tasks of a TOML file.
+``OUT/decoder.json``. Set a run's ``tokenizers`` to ``OUT``, and the ``vocab_size`` of both
+``[model.text]`` and ``[model.decoder]`` to ``N``. ``--tasks FILE`` adds the tasks of a TOML file.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from pengi_rt.training.manifest import Row, read_manifest
 
 
 def write_vocabulary(rows: Sequence[Row], folder: Path, size: int) -> None:
-    """Write both tokenizers, of ``size`` tokens each.
+    """Write both tokenizers, with ``size`` tokens each.
 
     Raises:
-        UsageError: the rows do not hold enough different pieces of words.
+        UsageError: the rows do not contain enough distinct pieces of words.
         InputError: the folder cannot be written.
     """
     said = [text for row in rows for text in (row.target, row.prompt, f" {row.transcript}")]

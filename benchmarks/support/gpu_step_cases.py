@@ -18,7 +18,7 @@ from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, nor
 from pengi_rt.kernels.small_linear_launch import KeyValueCache, Linear, splits
 from pengi_rt.kernels.top_tokens import TopTokens, top_tokens
 from pengi_rt.kernels.vocab_tiles import VocabTiles, vocab_tiles_reference
-from pengi_rt.models.int8 import quantised
+from pengi_rt.models.stored_weights import quantize
 
 NO_STOP = -1
 
@@ -28,7 +28,7 @@ def make_linear(setting: Setting, depth: int, columns: int) -> Linear:
     bias = setting.single(columns)
     if setting.kind != "int8":
         return Linear(weight.to(setting.dtype), bias)
-    values, scale = quantised(weight, dim=0)
+    values, scale = quantize(weight, dim=0)
     return Linear(values, bias, scale)
 
 
@@ -217,7 +217,7 @@ def head(setting: Setting) -> Work:
     V, C, R = config.vocab_size, config.n_embd, setting.rows
     stream, norm = make_stream(setting), make_norm(setting)
     values = setting.single(V, C, scale=C**-0.5)
-    layer = Head(*quantised(values, dim=1)) if setting.kind == "int8" else Head(
+    layer = Head(*quantize(values, dim=1)) if setting.kind == "int8" else Head(
         values.to(setting.dtype)
     )  # fmt: skip
     temperature = torch.ones(1, dtype=torch.float64, device=setting.device)

@@ -1,7 +1,7 @@
-"""FFmpeg (through PyAV, the extra ``formats``) as a SoundReader: compressed formats, and video.
+"""FFmpeg (through PyAV, the extra ``formats``) as a Decoder: compressed formats, and video.
 
 FFmpeg reads hundreds of formats, some of which name other files and addresses to read. So it is
-told which one a file is in, may use the codecs listed here alone, and can open nothing else.
+told which format a file has, may use only the codecs listed here, and can open nothing else.
 """
 
 import io
@@ -12,8 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.containers.common import OPT_IN, Container
-from pengi_rt.audio.parts import Parts
+from pengi_rt.audio.containers.common import OPT_IN, Container, SplicedFile
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import shown
 
@@ -51,8 +50,8 @@ _ASF_SLACK = 1.0  # seconds; writers count what is played before the sound, and 
 _CAF_SLACK = 4096  # frames; the length may be that of whole packets
 
 
-class FFmpegReader:
-    """The first audio stream, or the one that is marked as the default; see SoundReader."""
+class FFmpegDecoder:
+    """The first audio stream, or the one that is marked as the default; see ``Decoder``."""
 
     def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
         self._name = name
@@ -60,10 +59,10 @@ class FFmpegReader:
         self._container = container
         self.lenient, self.cut = container.lenient, container.cut
         self._av = _import_av(name, container.demuxer)
-        self._parts = Parts(file, container.parts)
+        spliced = SplicedFile(file, container.parts)
         try:
             self._input = self._av.open(
-                io.BufferedReader(self._parts, 1 << 16),
+                io.BufferedReader(spliced, 1 << 16),
                 format=container.demuxer,
                 options={"codec_whitelist": ",".join(CODECS)},
                 metadata_errors="replace",
@@ -83,7 +82,7 @@ class FFmpegReader:
         self._held: F32 = np.empty((0, max(1, self.channels)), np.float32)
 
     def read(self, frames: int, /) -> F32:
-        """See SoundReader."""
+        """See :class:`~pengi_rt.audio.decode.Decoder`."""
         parts, size = [self._held], len(self._held)
         while size < frames and (block := next(self._blocks, None)) is not None:
             parts.append(block)
@@ -93,7 +92,7 @@ class FFmpegReader:
         return joined[:frames]
 
     def close(self) -> None:
-        """See SoundReader."""
+        """See :class:`~pengi_rt.audio.decode.Decoder`."""
         self._blocks.close()
         self._input.close()
         self._file.close()

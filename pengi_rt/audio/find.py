@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pengi_rt.audio.folder_walk import ALL_BELOW, ANY_DEPTH, FolderWalk, Pattern
 from pengi_rt.audio.suffixes import EXTRA_SUFFIXES, SUFFIXES
-from pengi_rt.audio.walk import ALL_BELOW, ANY_DEPTH, Pattern, Walk
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.system.quote import LONGEST_PATH, one_line
-from pengi_rt.system.sources import read_bounded, read_rest
+from pengi_rt.system.text_file import read_bounded, read_rest
 
 STDIN = "-"
 STDIN_LIST = "@-"
@@ -138,18 +138,18 @@ def _list_bytes(name: str) -> bytes:
         raise InputError(f"{_shown(name)}: the list cannot be read: {why}") from None
 
 
-def _walk(name: str) -> Walk | None:
+def _walk(name: str) -> FolderWalk | None:
     """What lies below a folder or fits a pattern; None if ``name`` is neither."""
     if name in ("", STDIN):
         return None
     if _is_folder(Path(name)):
-        return Walk(Path(name), ALL_BELOW)
+        return FolderWalk(Path(name), ALL_BELOW)
     if _MAGIC.search(name) and not os.path.lexists(name):
-        return Walk(*_split(name))
+        return FolderWalk(*_split(name))
     return None
 
 
-def _problems(name: str, walk: Walk) -> Iterator[Problem]:
+def _problems(name: str, walk: FolderWalk) -> Iterator[Problem]:
     """What could not be read, or that there is nothing at all."""
     for path, why in walk.unread.items():
         yield Problem(path, InputError(f"{_shown(path)}: the folder cannot be read: {why}"))
@@ -161,7 +161,7 @@ def _problems(name: str, walk: Walk) -> Iterator[Problem]:
         yield Problem(name, AudioError(f"{_shown(name)}: {what} ({looked}{others})"))
 
 
-def _passed_over(walk: Walk) -> str:
+def _passed_over(walk: FolderWalk) -> str:
     """How many files of other kinds there are, and what the extra ``formats`` reads of them."""
     counts = walk.passed_over.most_common()
     total = walk.passed_over.total()

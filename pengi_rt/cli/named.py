@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from pengi_rt.audio.find import Found, find_recordings
-from pengi_rt.cli.output import STDIO
 from pengi_rt.system.quote import LONGEST_PATH, one_line
-from pengi_rt.system.sources import Regular
-from pengi_rt.system.streams import say
+from pengi_rt.system.regular import Regular
+from pengi_rt.system.streams import STDIO, say
 
 MOST_LINES = 20  # about one thing; the rest is counted
 

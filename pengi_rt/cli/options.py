@@ -17,9 +17,8 @@ from typing import (
     get_origin,
 )
 
-from pengi_rt.cli.output import STDIO, refuse_overwriting, refuse_precious
+from pengi_rt.cli.output import refuse_overwriting, refuse_precious
 from pengi_rt.cli.parser import Once
-from pengi_rt.cli.resume import saved_rows
 from pengi_rt.config.options import (
     GenerateOptions,
     PromptOptions,
@@ -29,6 +28,7 @@ from pengi_rt.config.options import (
 )
 from pengi_rt.errors import UsageError
 from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.system.streams import STDIO
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
@@ -236,9 +236,6 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
     if arguments.output in (None, STDIO):
         return
     refuse_overwriting(arguments.output, inputs)
-    if hasattr(arguments, "resume"):
-        refuse_overwriting(saved_rows(arguments.output), inputs)
-        refuse_precious(saved_rows(arguments.output), arguments)
     refuse_precious(arguments.output, arguments)
 
 

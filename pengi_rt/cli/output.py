@@ -1,28 +1,24 @@
-"""The file that ``--output`` names: replaced when complete, and what it must not replace."""
+"""``--output``, ``--format``, ``--resume``, and the files that must not be overwritten."""
 
 import argparse
 import os
 import stat
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.plan.file_kind import precious_kind
+from pengi_rt.render.output import PART
 from pengi_rt.render.writer import FORMATS
-from pengi_rt.system.files import check_replaceable, lock, replaceable_mode, sync_folder
+from pengi_rt.system.files import check_replaceable
 from pengi_rt.system.quote import one_line
-from pengi_rt.system.streams import Output, standard_output
-
-STDIO = "-"
-PART = ".part"
-"""What a file is called, behind its name, until all of it is there."""
+from pengi_rt.system.streams import STDIO
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether ``path`` is a folder; one that cannot be looked at is none."""
+    """Whether ``path`` is a folder; False if that cannot be found out."""
     found = _status(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
@@ -36,25 +32,56 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 
 _OUTPUT_HELP: Final = (
-    "write results here (default, and -: stdout). They grow in FILE.part; when all are there it "
-    "becomes FILE. If the run ends early, FILE stays as it was and FILE.part holds what was "
-    "answered"
+    "write results here (default, and -: stdout). They are collected in FILE.part, which becomes "
+    "FILE when all are there. If the run ends early, FILE stays as it was and FILE.part holds what "
+    "was answered"
 )
 
 
 def add_output(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS) -> None:
-    """Add how rows are printed, and where to."""
+    """Add ``--format``, ``--output`` and ``--force``."""
     parser.add_argument("--format", choices=formats, default="text", help="(default: %(default)s)")
     parser.add_argument("-o", "--output", metavar="FILE", help=_OUTPUT_HELP)
     add_force(parser)
 
 
-def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
-    """Refuse at once a file that could not be written in the end.
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume``, to be checked by :func:`check_resumable`."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the rows in FILE and FILE.part (jsonl), and answer the rest: rows about "
+        "recordings that are named now are replaced if content, plan or settings differ, all "
+        "others stay in front",
+    )
+
+
+def check_resumable(arguments: argparse.Namespace) -> None:
+    """Refuse ``--resume`` where it cannot work.
 
     Raises:
-        UsageError: it is a folder, or its name ends in none of ``suffixes`` (in capitals or not).
-        InputError: it is in no folder that is there, or that takes no file of that name.
+        UsageError: the output is not a file of JSON Lines, or crops are drawn at random.
+    """
+    output = arguments.output
+    if not arguments.resume:
+        return
+    if arguments.format != "jsonl" or output in (None, STDIO):
+        raise UsageError("--resume goes on with a file of rows: give --format jsonl and -o FILE")
+    if Path(output).exists() and not Path(output).is_file():
+        raise UsageError(f"--resume goes on with a file of rows: --output {output} is not one")
+    if arguments.long_audio in ("random", "compat"):
+        raise UsageError(
+            f"--long-audio {arguments.long_audio} draws crops in turn, which --resume would upset; "
+            "take windows, first or center"
+        )
+
+
+def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
+    """Check before the work that a file can be written after it.
+
+    Raises:
+        UsageError: it is a folder, or its name ends in none of ``suffixes`` (in any case).
+        InputError: its folder does not exist, or no such file can be written there.
     """
     if path.suffix.lower() not in suffixes or is_folder(path):
         raise UsageError(f"{option} {path}: name a file that ends in {' or '.join(suffixes)}")
@@ -72,8 +99,8 @@ def refuse_precious(
     """Check that writing ``option`` replaces nothing that cannot be made again.
 
     Raises:
-        UsageError: what is there, or in the part that grows beside it, reads as a recording, a plan
-            or a checkpoint, or cannot be read; and there is no ``--force``.
+        UsageError: there is no ``--force``, and the file or its :data:`PART` reads as a recording,
+            a plan or a checkpoint, or cannot be read.
     """
     if arguments.force or output == STDIO:
         return
@@ -108,107 +135,6 @@ def refuse_overwriting(
                 raise UsageError(
                     f"{option} {output} would overwrite {name}, which is read here; name another"
                 )
-
-
-@contextmanager
-def open_output(path: str | None) -> Iterator[Output]:
-    """What ``--output`` names: by default, and for ``-``, standard output.
-
-    A regular file is left as it is until the block ends well, and is then replaced. Until then
-    everything stands in ``PATH.part``, which stays if the block raises, and the error says so.
-
-    Raises:
-        UsageError: it is a folder.
-        InputError: it cannot be written.
-    """
-    if path is None or path == STDIO or _is_stdout(path):
-        output = standard_output()
-        yield output
-        output.flush()
-        return
-    target = Path(os.path.realpath(path))
-    if is_folder(target) or path.endswith(os.sep):
-        raise UsageError(f"--output {path} is a folder; name a file")
-    found = _status(target)
-    whole = found is None or stat.S_ISREG(found.st_mode)
-    with (_replacing if whole else _opened)(target, f"--output {path}") as output:
-        yield output
-
-
-@contextmanager
-def _opened(path: Path, name: str) -> Iterator[Output]:
-    """A pipe or a device, written in place."""
-    try:
-        stream = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise InputError(f"cannot write {name}: {error.strerror or error}") from None
-    try:
-        output = Output(stream, name)
-        yield output
-        output.close()
-    finally:
-        with suppress(OSError):
-            stream.close()
-
-
-@contextmanager
-def _replacing(target: Path, name: str) -> Iterator[Output]:
-    """A file that grows beside ``target`` and takes its place."""
-    part = target.with_name(target.name + PART)
-    try:
-        stream = _open_part(part, target)
-    except OSError as error:
-        raise InputError(f"cannot write {name}: {part}: {error.strerror or error}") from None
-    try:
-        output = Output(stream, name)
-        yield output
-        output.sync()
-        # Closing gives up the lock: another run would begin the part anew before it is in place.
-        _replace(target, part, name)
-        output.close()
-    except BaseException as error:
-        with suppress(OSError):
-            stream.close()
-        with suppress(FileNotFoundError):  # it may have taken its place already
-            if part.stat().st_size:
-                error.add_note(f"what was answered is in {part}")
-            else:
-                part.unlink()
-        raise
-
-
-def _replace(target: Path, part: Path, name: str) -> None:
-    try:
-        part.replace(target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {name}: {error.strerror or error}") from None
-
-
-def _open_part(part: Path, target: Path) -> TextIO:
-    """``part``, empty, by us alone, readable by whoever may read ``target``."""
-    mode = replaceable_mode(target)
-    # A pipe of that name would wait for a reader.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(part, flags, 0o666)
-    stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace", newline="")
-    try:
-        lock(stream, part)
-        stream.truncate(0)
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-    except BaseException:
-        stream.close()
-        raise
-    return stream
-
-
-def _is_stdout(path: str) -> bool:
-    """Whether ``path`` is where standard output goes already, as /dev/stdout is."""
-    found = _status(path)
-    with suppress(OSError, AttributeError):
-        return found is not None and os.path.samestat(found, os.fstat(sys.stdout.fileno()))
-    return False
 
 
 def _status(path: str | Path | int) -> os.stat_result | None:

@@ -1,29 +1,23 @@
-"""Every recording of a command line through the engine, and its rows out, in the order of names."""
+"""The recordings of a command line: handed to the engine, and their rows written in order."""
 
 import argparse
-import logging
-import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pengi_rt.cli.named import source
-from pengi_rt.cli.output import STDIO, open_output
 from pengi_rt.cli.progress import Progress
-from pengi_rt.cli.resume import STDIN
 from pengi_rt.errors import AudioError
+from pengi_rt.render.ordered import Count, OrderedRows
+from pengi_rt.render.output import open_output
+from pengi_rt.render.resume import ResumeState, recording_mark, settings_hash
+from pengi_rt.render.row_file import RowSpan
 from pengi_rt.render.writer import Row, Writer
-from pengi_rt.system.streams import say
+from pengi_rt.system.streams import STDIN, STDIO, say
 
 if TYPE_CHECKING:
-    from pengi_rt.audio.recording import Recording
-    from pengi_rt.cli.resume import Done
-    from pengi_rt.config.model import ModelConfig
+    from pengi_rt.engine import Engine
     from pengi_rt.results.generation import Extent
-
-logger = logging.getLogger(__name__)
+    from pengi_rt.system.regular import Regular
 
 SOME_FAILED = 4
 
@@ -39,79 +33,64 @@ class AnyPart(Protocol):
 Found = TypeVar("Found", bound=AnyPart)
 
 
-@dataclass
-class _Entry:
-    """A recording; ``missing`` results are still to come."""
+class Run:
+    """One run over the recordings of a command line.
 
-    name: str
-    missing: int
-    mark: Row = field(default_factory=dict)
-    rows: Iterable[Row] = ()  # not written yet
-    signed: Row | None = None  # what says of what new rows are made, once it is known
-
-    def sign(self, rows: int) -> None:
-        """Let new rows say of what they are made, if that is asked, and how many they are."""
-        self.signed = {**self.mark, "rows": rows} if self.mark else {}
-
-    def take(self) -> Iterator[Row]:
-        """The rows that can be written now."""
-        rows, self.rows = self.rows, []
-        return ({**row, **(self.signed or {})} for row in rows)
-
-
-class Recordings:
-    """The recordings of a command line, read one after the other as the engine draws them.
-
-    One that cannot be read is reported at once, counted, and has a row that says why.
+    The engine iterates over it to draw recordings, and calls :meth:`on_error` for one that it
+    cannot read: it is reported, counted, and has a row that says why.
     """
 
     def __init__(
-        self,
-        arguments: argparse.Namespace,
-        names: list[str],
-        config: "ModelConfig",
-        *,
-        each: int = 1,
-        done: "Done | None" = None,
+        self, arguments: argparse.Namespace, names: list[str], *, results_each: int = 1
     ) -> None:
-        """``each``: results of a recording. ``done``: rows of earlier runs, which stay."""
+        """The engine will give ``results_each`` results for each recording."""
         self.answered = 0
         self.failed = 0
         self._arguments = arguments
         self._names = names
-        self._config = config
-        self._each = each
-        self._done = done
-        self._entries: deque[_Entry] = deque()
-        self._writer: Writer | None = None
-        self._bar = Progress(0, quiet=True)
+        self._results_each = results_each
+        self._settings: str | None = None
+        self._resume: ResumeState | None = None
+        self._rows: OrderedRows
+        self._bar = Progress(len(names), quiet=arguments.quiet)
 
-    def __iter__(self) -> "Iterator[Recording]":
-        generator = random.Random(self._arguments.seed)  # noqa: S311 - the released crop
+    def mark_rows(self, engine: "Engine", asked: Mapping[str, Any]) -> None:
+        """Let rows of a JSON Lines file say what they were made from, and resume it if told to.
+
+        Args:
+            engine: what will answer.
+            asked: everything that shapes an answer.
+        """
+        arguments = self._arguments
+        if arguments.format != "jsonl" or arguments.output in (None, STDIO):
+            return
+        settings = {**asked, "precision": arguments.precision}
+        settings.pop("batch_size", None)  # changes no answer
+        self._settings = settings_hash(engine.plan.fingerprint, settings)
+        if arguments.resume:
+            self._resume = ResumeState(self._names, self._settings)
+
+    def __iter__(self) -> "Iterator[str | Regular]":
         for name in self._names:
             try:
-                mark = {} if self._done is None else self._done.mark(name)
-                kept = None if self._done is None else self._done.rows(name, mark)
-                if kept is None:
-                    self._bar.read(name)
-                recording = self._read(name, generator) if kept is None else None
+                mark = {} if self._settings is None else recording_mark(name, self._settings)
             except AudioError as error:
-                self._fail(name, error)
+                self._count_failure(error)
+                self._rows.fail(name, _error_row(name, error))
                 continue
-            if recording is None:
+            kept = None if self._resume is None else self._resume.find(name, mark)
+            if kept is not None:
                 self.answered += 1
-                self._add(_Entry(name, 0, rows=kept or ()))
-            else:
-                self._add(_Entry(name, self._each, mark))
-                yield recording
+                self._rows.keep(name, kept)
+                continue
+            self._bar.read(name)
+            self._rows.expect(name, self._results_each, mark)
+            yield source(name, self._arguments)
 
-    def broken(self, _: object, error: AudioError) -> None:
-        """The recording that was drawn last cannot be read to its end any more."""
-        say(error)
-        self.failed += 1
-        entry = self._entries[-1]
-        entry.missing, entry.rows, entry.signed = 0, [_error_row(entry.name, error)], {}
-        self._write_ready()
+    def on_error(self, _: object, error: AudioError) -> None:
+        """The recording that was drawn last cannot be read, or not to its end."""
+        self._count_failure(error)
+        self._rows.fail_last(lambda name: _error_row(name, error))
 
     def write_output(
         self,
@@ -120,26 +99,25 @@ class Recordings:
         *,
         columns: Sequence[str],
         line: Callable[[Row], str],
-        count: Callable[[int], int] | None = None,
+        count: Count | None = None,
     ) -> int:
-        """As :meth:`write`, to ``--output`` in ``--format``, behind the rows of earlier runs.
+        """Write the rows of all results to ``--output`` in ``--format``; the exit code.
 
         Args:
-            results: what the engine makes of this.
-            rows: of a result.
+            results: what the engine makes of these recordings.
+            rows: makes the rows of a result.
             columns: see :class:`~pengi_rt.render.writer.Writer`.
             line: see there.
-            count: see :meth:`write`.
+            count: see :class:`~pengi_rt.render.ordered.OrderedRows`.
         """
-        arguments, done = self._arguments, self._done
+        arguments, resume = self._arguments, self._resume
         with (
-            done or nullcontext(),
-            open_output(arguments.output) as output,
+            open_output(arguments.output, resume) as output,
             Writer(output, arguments.format, columns=columns, line=line) as writer,
         ):
             code = self.write(writer, results, rows, count)
-        if done is not None and done.summary and not arguments.quiet:
-            say(f"{arguments.output}: {done.summary}")
+        if resume is not None and resume.summary and not arguments.quiet:
+            say(f"{arguments.output}: {resume.summary}")
         return code
 
     def write(
@@ -147,81 +125,25 @@ class Recordings:
         writer: Writer,
         results: Iterable[Found],
         rows: Callable[[Found], Iterable[Row]],
-        count: Callable[[int], int] | None = None,
+        count: Count | None = None,
     ) -> int:
-        """Write the rows of ``results``, which the engine makes of this, as they come.
-
-        Rows that say of what they are made say how many the recording has, too. Where ``count``
-        does not tell that from its windows, they wait for the last one.
-
-        Returns:
-            The exit code.
-        """
-        self._writer = writer
-        if self._done is not None:
-            writer.write(self._done.others)
-        with Progress(len(self._names), quiet=self._arguments.quiet) as self._bar:
+        """Write the rows of all results as they come; the exit code."""
+        with self._bar as bar:
+            self._rows = OrderedRows(writer.write, self._keep, bar.update, count)
             for result in results:
-                self._take(result.extent, list(rows(result)), count)
-                self._write_ready()
-            self._write_ready()
+                bar.follow(self._rows.current, result.extent)
+                self.answered += self._rows.add(result.extent, rows(result))
         if not self.failed:
             return 0
         return SOME_FAILED if self.answered else AudioError.exit_code
 
-    def _take(
-        self, extent: "Extent | None", rows: list[Row], count: Callable[[int], int] | None
-    ) -> None:
-        """Rows of the first recording that is still being answered."""
-        entry = self._entries[0]
-        self._bar.follow(entry.name, extent)
-        entry.rows = [*entry.rows, *rows]
-        entry.missing -= extent is None or extent.is_last
-        if entry.signed is None:
-            if extent is not None and count is not None:
-                entry.sign(count(extent.total))
-            elif not entry.missing:
-                entry.sign(len(entry.rows))
-        self.answered += not entry.missing
+    def _keep(self, span: RowSpan) -> None:
+        assert self._resume is not None
+        self._resume.keep(span)
 
-    def _add(self, entry: _Entry) -> None:
-        self._entries.append(entry)
-        self._write_ready()
-
-    def _write_ready(self) -> None:
-        """Rows of all recordings before the first that is still being answered, and of that one."""
-        while self._writer and self._entries:
-            entry = self._entries[0]
-            if entry.rows and (not entry.missing or entry.signed is not None or not entry.mark):
-                self._writer.write(entry.take())
-            if entry.missing:
-                break
-            self._entries.popleft()
-            self._bar.update()
-
-    def _read(self, name: str, generator: random.Random) -> "Recording":
-        from pengi_rt.audio.recording import load_windows
-
-        arguments = self._arguments
-        recording = load_windows(
-            source(name, arguments),
-            self._config,
-            long_audio=arguments.long_audio,
-            hop=arguments.hop,
-            rng=generator,
-            resample=arguments.resample,
-            strict=arguments.strict,
-            allow_truncated=arguments.allow_truncated,
-        )
-        if recording.truncated and arguments.long_audio != "windows":
-            way = arguments.long_audio
-            logger.warning("%s: only one window is answered (--long-audio %s)", name, way)
-        return recording
-
-    def _fail(self, name: str, error: AudioError) -> None:
+    def _count_failure(self, error: AudioError) -> None:
         say(error)
         self.failed += 1
-        self._add(_Entry(name, 0, rows=[_error_row(name, error)]))
 
 
 def _error_row(name: str, error: AudioError) -> Row:

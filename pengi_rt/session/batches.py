@@ -9,8 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from pengi_rt.audio.audio_like import is_one, is_several
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
-from pengi_rt.audio.sources import is_one, is_several
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions
@@ -213,6 +213,10 @@ class _Reader:
             allow_truncated=options.allow_truncated,
             strict=options.strict,
         )
+        way = options.long_audio
+        if recording.truncated and way != "windows":
+            name = one_line(recording.name)
+            logger.warning("%s: only one window is answered (long_audio %s)", name, way)
         return _told(recording)
 
     def _tell(self, source: AudioLike | Recording, error: AudioError) -> None:

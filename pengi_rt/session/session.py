@@ -9,6 +9,7 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.config.model import ModelConfig
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan.manifest import tokenizer_entry
 from pengi_rt.plan.reader import Plan
@@ -101,7 +102,7 @@ class Session:
             tokens = self.prompt_tokenizer.encode(prompt, strict=strict)
 
             def encoded(_: str) -> EncodedText:
-                embedding, rows = self.backend.encode_text(tokens.ids[None])
+                embedding, rows = self.backend.encoders.encode_text(tokens.ids[None])
                 return EncodedText(embedding[0], rows[0], tokens.truncated)
 
             return remembered(self._texts, prompt, encoded, REMEMBERED_PROMPTS)
@@ -134,7 +135,8 @@ class Session:
         with self.in_use():
             if not text:
                 return np.empty((0, self.config.decoder.n_embd), np.float32)
-            return self.backend.embed_tokens(np.asarray(self.tokenizer.encode(text), np.int64))
+            ids = np.asarray(self.tokenizer.encode(text), np.int64)
+            return require_decoder(self.backend).embed_tokens(ids)
 
     @property
     def joint_embeddings(self) -> bool:

@@ -12,14 +12,14 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
 from pengi_rt.errors import DownloadError, UsageError
-from pengi_rt.system.files import lock, replacing, sync_folder
+from pengi_rt.system.files import locked, move_into_place, replacing
 from pengi_rt.system.version import __version__
 
 PUBLISHED = {"base": "base.pth", "base_no_text_enc": "base_no_text_enc.pth"}
@@ -82,8 +82,7 @@ def fetch(
             _download(url, target, file, progress)
             os.fsync(file.fileno())
             fetched = _accept(part, target, expected)
-            part.replace(target)
-            sync_folder(target.parent)
+            move_into_place(part, target)
             _beside(target, ".part.etag").unlink(missing_ok=True)
     except OSError as error:
         raise DownloadError(f"{target}: cannot be written: {error.strerror or error}") from None
@@ -114,10 +113,10 @@ def _recorded(target: Path) -> str | None:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """``part`` open for appending, by us alone."""
-    with part.open("ab") as file:
+    """``part`` locked and open for appending; it is removed if it stays empty."""
+    with ExitStack() as files:
         try:
-            lock(file, part)
+            file = files.enter_context(locked(part))
         except BlockingIOError:
             raise DownloadError(
                 f"{part}: another pengi-rt pull is writing it; wait for that one"

@@ -63,10 +63,8 @@ class Draft:
         self.file.flush()
         if self._durable:
             os.fsync(self.file.fileno())
-        self.path.replace(self.target)
+        (move_into_place if self._durable else Path.replace)(self.path, self.target)
         self.file.close()
-        if self._durable:
-            sync_folder(self.target.parent)
 
     def discard(self) -> None:
         """Remove it, unless it was committed."""
@@ -116,13 +114,15 @@ def sweep(folder: Path, name: str | None = None) -> None:
                 _remove_unlocked(entry.path)
 
 
-def lock(file: IO[Any], path: Path) -> None:
-    """Keep other runs off ``file``, which was opened for writing as ``path``, until it is closed.
+def lock(file: IO[Any] | int, path: Path) -> None:
+    """Lock an open file or folder against other processes until it is closed.
 
-    Where there are no locks it is said that nothing keeps them off.
+    On a file system without locks a warning is logged instead. The lock is flock's: the kernel
+    releases it when the process dies, and on NFS the file must be open for writing.
 
     Raises:
-        BlockingIOError: another run is writing it, or the name now stands for another file.
+        BlockingIOError: another process holds the lock; or, with errno ``ESTALE``, ``path`` is not
+            this file (any more).
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,24 +133,37 @@ def lock(file: IO[Any], path: Path) -> None:
         name = one_line(str(path))
         logger.warning("%s: has no lock (%s): run one pengi-rt at a time", name, error.strerror)
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+        descriptor = file if isinstance(file, int) else file.fileno()
+        if os.path.samestat(os.fstat(descriptor), path.lstat()):
             return
     why = "this is a link, or was just moved; try again"
-    raise BlockingIOError(errno.EWOULDBLOCK, why, str(path))
+    raise BlockingIOError(errno.ESTALE, why, str(path))
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which is made if there is none, and stays.
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """The file ``path``, created if necessary, locked and open for reading and appending.
 
     Raises:
-        BlockingIOError: another run holds it.
-        OSError: there can be none.
+        BlockingIOError: another process holds the lock, or ``path`` is a link.
+        OSError: it cannot be opened.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o666), "rb+", buffering=0) as file:
+    # Without O_NONBLOCK a pipe of that name would wait for a reader.
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o666), "rb+") as file:
         lock(file, path)
-        yield
+        file.seek(0, os.SEEK_END)
+        yield file
+
+
+def move_into_place(path: Path, target: Path) -> None:
+    """Atomically replace ``target`` by the file ``path`` of the same folder, and sync the folder.
+
+    Raises:
+        OSError: it cannot be replaced or synced.
+    """
+    path.replace(target)
+    sync_folder(target.parent)
 
 
 def replaceable_mode(target: Path) -> int | None:

@@ -16,6 +16,12 @@ from typing import TextIO
 from pengi_rt.errors import InputError
 from pengi_rt.system.quote import message as one_message
 
+STDIO = "-"
+"""The name of standard input or output on a command line."""
+
+STDIN = "<stdin>"
+"""The name of standard input in rows and messages."""
+
 
 class Output:
     """A stream whose failures are one line; once it has failed, it swallows what still comes."""

@@ -37,7 +37,7 @@ def parse(text: str | bytes, limits: Limits) -> object:
         _check_count(text, limits.values)
         data = json.loads(
             text,
-            object_pairs_hook=_unique,
+            object_pairs_hook=unique_keys,
             parse_constant=_refused if limits.finite else float,
             parse_float=_finite if limits.finite else float,
             parse_int=_integer,
@@ -56,7 +56,8 @@ def _check_count(text: str, limit: int) -> None:
         raise ValueError(f"more than {limit} values, too many")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object for :func:`json.loads`. Raises ValueError if a key occurs twice."""
     data = dict(pairs)
     if len(data) != len(pairs):
         raise ValueError("an object has the same key twice")

@@ -8,7 +8,7 @@ from pengi_rt.config.options import DescribeOptions, GenerateOptions
 from pengi_rt.results.generation import Extent, Result
 from pengi_rt.session.batches import Batch
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.generate import answered, result_of
+from pengi_rt.tasks.generate import answer_recordings, result_for
 from pengi_rt.tasks.prepare import request
 
 PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
@@ -72,5 +72,7 @@ def describe(
             :func:`pengi_rt.tasks.prepare.request`.
     """
     asked = request(session, PROMPTS, options)
-    found = answered(session, batches, asked, partly=partly)
-    return (Description(*(result_of(asked, number, part) for number in range(3))) for part in found)
+    found = answer_recordings(session, batches, asked, partly=partly)
+    return (
+        Description(*(result_for(asked, number, part) for number in range(3))) for part in found
+    )

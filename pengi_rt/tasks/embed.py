@@ -89,7 +89,7 @@ def _embedded(
 def heard(session: Session, batch: Batch) -> Encoded:
     """Embeddings ``[n, d_proj]`` and prefixes ``[n, a, n_embd]`` of a batch's windows."""
     with session.in_use():
-        return session.backend.encode_audio(batch.windows)
+        return session.backend.encoders.encode_audio(batch.windows)
 
 
 def embed_texts(
@@ -113,7 +113,9 @@ def embed_texts(
     for start in range(0, len(texts), TEXT_BATCH):
         batch = prompts[start : start + TEXT_BATCH]
         with session.in_use():
-            encoded = session.backend.encode_text(tokenizer.pad([prompt.ids for prompt in batch]))
+            encoded = session.backend.encoders.encode_text(
+                tokenizer.pad([prompt.ids for prompt in batch])
+            )
         named = zip(texts[start : start + TEXT_BATCH], batch, *encoded, strict=True)
         found += [
             TextEmbedding(text, embedding, prefix, prompt.truncated)

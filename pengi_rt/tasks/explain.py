@@ -12,6 +12,7 @@ import numpy as np
 from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.config.checked import whole
 from pengi_rt.config.options import ExplainOptions
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import UsageError
 from pengi_rt.results.generation import Extent
 from pengi_rt.session.batches import Batch, parts
@@ -154,7 +155,7 @@ def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour
     for start in range(0, vocab, _TOKENS):
         ids = np.arange(start, min(start + _TOKENS, vocab))
         with session.in_use():
-            table = unit(session.backend.embed_tokens(ids))
+            table = unit(require_decoder(session.backend).embed_tokens(ids))
         cosines = np.concatenate([cosines, vectors.astype(np.float64) @ table.T], axis=1)
         tokens = np.concatenate([tokens, np.broadcast_to(ids, (len(vectors), len(ids)))], axis=1)
         best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]

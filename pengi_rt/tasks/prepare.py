@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
 from pengi_rt.config.options import GenerateOptions, PromptOptions
 from pengi_rt.decoding.backtrack import Hypotheses
-from pengi_rt.decoding.beam import answer, ask
+from pengi_rt.decoding.beam import FusedSearch
 from pengi_rt.errors import UsageError
 from pengi_rt.session.session import EncodedText, Session
 from pengi_rt.session.shapes import plain_prompts
@@ -58,15 +58,12 @@ class Question:
     def _with_text(self, prefix: F32) -> F32:
         return np.concatenate([prefix, self.behind]) if len(self.behind) else prefix
 
-    def answered(self, wave: F32, options: DecodeOptions) -> list[Hypotheses]:
-        """Searched behind ``wave`` ``[B, clip_samples]`` by a backend that does it all.
-
-        It encodes a prompt that is new beside the audio.
-        """
-        session, backend = self._session, cast("SearchingBackend", self._session.backend)
+    def search_on_device(self, fused: FusedSearch, wave: F32) -> list[Hypotheses]:
+        """Search after ``wave`` ``[B, clip_samples]``; a new prompt is encoded beside the audio."""
+        session = self._session
         if self._rows is not None or session.knows(self.prompt):
-            return answer(backend, wave, self.rows, options)
-        text, found = ask(backend, wave, self.ids[None], self.behind, options)
+            return fused.search_audio(wave, self.rows)
+        text, found = fused.search_new_prompt(wave, self.ids[None], self.behind)
         session.learn(self.prompt, EncodedText(text.embedding[0], text.prefix[0], self.truncated))
         self._rows = self._with_text(text.prefix[0])
         return found

@@ -11,7 +11,7 @@ from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
 from pengi_rt.session.batches import Batch, read_batches
 from pengi_rt.session.session import Session, prefixes
-from pengi_rt.tasks.generate import before_stop, stopping
+from pengi_rt.tasks.generate import cut_at_stop, stop_test
 from pengi_rt.tasks.prepare import Request, one_prompt, request
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
@@ -52,7 +52,7 @@ def _pieces(
             if recording.truncated:
                 logger.warning("%s: only one window is answered", recording.name)
         with session.in_use():
-            audio = session.backend.encode_audio(batch.windows).prefix
+            audio = session.backend.encoders.encode_audio(batch.windows).prefix
         for prefix in prefixes(audio, asked.questions[0].rows):
             if not first:
                 yield "\n"
@@ -71,8 +71,8 @@ def _text(session: Session, prefix: F32, asked: Request) -> Iterator[str]:
 
 def _tokens(session: Session, prefix: F32, asked: Request) -> Iterator[Token]:
     """One by one: others may use the session between two of them."""
-    ended = stopping(session.tokenizer, asked.stops)
-    tokens = stream_tokens(session.backend, prefix, asked.decode, ended=ended)
+    is_finished = stop_test(session.tokenizer, asked.stops)
+    tokens = stream_tokens(session.backend, prefix, asked.decode, is_finished=is_finished)
     while True:
         with session.decoding():
             token = next(tokens, None)
@@ -107,7 +107,7 @@ class Written:
 
     def _text(self) -> str:
         text = self._tokenizer.decode(self._tokens)
-        return before_stop(text, self._stops).lstrip()
+        return cut_at_stop(text, self._stops).lstrip()
 
     def _up_to(self, text: str) -> str:
         new = text[self._given :]

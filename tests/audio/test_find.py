@@ -367,7 +367,7 @@ def test_audio_of_other_kinds_is_counted() -> None:
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_kinds_that_the_extra_reads(*, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pengi_rt.audio.walk.extra_suffixes_read", lambda: installed)
+    monkeypatch.setattr("pengi_rt.audio.folder_walk.extra_suffixes_read", lambda: installed)
     _make("s/a.wav", "s/b.M4A", "s/c.webm")
     found = _find(["s"])
     if installed:

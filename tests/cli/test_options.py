@@ -10,7 +10,6 @@ import pytest
 import soundfile
 
 from pengi_rt.cli.main import main
-from pengi_rt.cli.resume import saved_rows
 from pengi_rt.plan.builtin import builtin_plan
 
 VERBS = {
@@ -67,11 +66,11 @@ def test_what_is_read_is_not_overwritten(
     assert read.read_text() == "a.wav\n"
 
 
-def test_a_list_in_the_place_of_saved_rows(
+def test_a_list_in_the_place_of_the_part(
     folder: Path, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would go even without --resume, when the output is whole."""
-    names = saved_rows("out.jsonl")
+    """It would go even without --resume."""
+    names = Path("out.jsonl.part")
     names.write_text("a.wav\n")
     command = ["generate", f"@{names}", "-o", "out.jsonl", "--format", "jsonl"]
     assert main([*command, "--engine", str(tiny_plan)]) == 2

@@ -19,16 +19,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from pengi_rt.audio.recording import Recording
+from pengi_rt.audio.recording import Recording, load_windows
 from pengi_rt.cli.main import main
-from pengi_rt.cli.output import open_output
-from pengi_rt.cli.resume import Done
-from pengi_rt.cli.run import Recordings
-from pengi_rt.engine import Engine
+from pengi_rt.render.output import open_output
+from pengi_rt.render.resume import ResumeState
 
 Capture = pytest.CaptureFixture[str]
 Run = Callable[..., int]
 Ask = Callable[..., list[str]]
+LOAD = "pengi_rt.session.batches.load_windows"
 
 
 @pytest.fixture
@@ -46,20 +45,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the recordings that were answered."""
+    """The names of the recordings that were read to be answered."""
     names = []
-    answer = Engine.iter_generate
 
-    def spied(engine: Engine, recordings: Any, *arguments: Any, **options: Any) -> Any:
-        def named() -> Any:
-            for recording in recordings:
-                assert isinstance(recording, Recording)
-                names.append(Path(recording.name).name)
-                yield recording
+    def read(*arguments: Any, **options: Any) -> Recording:
+        recording = load_windows(*arguments, **options)
+        names.append(Path(recording.name).name)
+        return recording
 
-        return answer(engine, named(), *arguments, **options)
-
-    monkeypatch.setattr(Engine, "iter_generate", spied)
+    monkeypatch.setattr(LOAD, read)
     return names
 
 
@@ -250,11 +244,11 @@ def test_settings_given_by_mistake_cost_nothing(
     output.rename(f"{output}.part")
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(Recordings, "_read", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(LOAD, Mock(side_effect=KeyboardInterrupt))
         ask("1.wav", "2.wav", beams=2, code=130)
-    saved = folder.parent / "out.jsonl.part.done"
+    saved = folder.parent / "out.jsonl.part"
     assert saved.read_bytes() == whole
-    note = f"interrupted; what runs before it answered is in {saved}"
+    note = f"interrupted; what was answered is in {saved}"
     assert capsys.readouterr().err == f"pengi-rt: {note}\n"
     assert ask("1.wav", "2.wav") == []
     assert output.read_bytes() == whole
@@ -294,7 +288,7 @@ def test_names_that_are_no_unicode(ask: Ask, folder: Path) -> None:
     assert heard(folder) == [name, "2.wav", "2.wav"]
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.part", "out.jsonl.part.done"])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.part"])
 @pytest.mark.parametrize("line", ["no JSON", "[1]", '{"text": "a"}', "[" * 100_000])
 def test_other_files_are_refused(
     ask: Ask, folder: Path, name: str, line: str, capsys: Capture
@@ -307,7 +301,7 @@ def test_other_files_are_refused(
     capsys.readouterr()
     ask("1.wav", "2.wav", code=3)
     err = capsys.readouterr().err
-    assert err.startswith(f"pengi-rt: {folder.parent / name}:2: is no row about a recording: ")
+    assert err.startswith(f"pengi-rt: {folder.parent / name}:2: is not a row about a recording: ")
     assert err.count("\n") == 1
     assert [path.name for path in folder.parent.glob("out*")] == [name]
     assert (folder.parent / name).read_text() == text
@@ -322,22 +316,22 @@ def test_a_second_run_is_refused_before_it_changes_anything(
     ask("1.wav")
     output = folder.parent / "out.jsonl"
     (folder.parent / "out.jsonl.part").write_bytes(output.read_bytes().replace(b"1.wav", b"9.wav"))
-    with Done(str(output), ["1.wav"], "settings", resume=True) as done:
+    with open_output(str(output), ResumeState(["1.wav"], "settings")) as written:
         before = files()
-        assert len(before) == 3
+        assert len(before) == 2
         capsys.readouterr()
         ask("1.wav", "2.wav", code=3)
         assert files() == before
-        with open_output(str(output)) as written:
-            written.write("".join(json.dumps(row) + "\n" for row in done.others))
-            written.flush()
-            before = files()
-            ask("1.wav", "2.wav", code=3)
-            assert files() == before
+        written.write('{"audio": "1.wav"}\n')
+        written.flush()
+        before = files()
+        ask("1.wav", "2.wav", code=3)
+        assert files() == before
     errors = capsys.readouterr().err.splitlines()
     assert all("another pengi-rt is writing it" in error for error in errors)
     assert len(errors) == 2
     assert list(files()) == ["out.jsonl"]
+    assert heard(folder) == ["9.wav", "1.wav"]
     with open_output(str(output)) as written:  # a run that does not resume
         written.write("some")
         written.flush()
@@ -361,7 +355,8 @@ def test_a_full_disk_changes_nothing(ask: Ask, folder: Path, capsys: Capture) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     err = capsys.readouterr().err
-    assert err == f"pengi-rt: cannot resume {output}: {output}: File too large\n"
+    note = f"; what was answered is in {part}"
+    assert err == f"pengi-rt: cannot write --output ../out.jsonl: File too large{note}\n"
     assert part.read_bytes() == before
     assert [path.name for path in folder.parent.glob("out*")] == [part.name]
 
@@ -388,19 +383,17 @@ def test_rows_are_written_as_soon_as_none_is_missing_before_them(
     ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask("0.wav", "2.wav", "5.wav")
-    read = Recordings._read
     written = []
 
-    def spied(*arguments: Any) -> Any:
+    def spied(*arguments: Any, **options: Any) -> Any:
         part = folder.parent / "out.jsonl.part"
         written.append([json.loads(line)["audio"] for line in part.read_text().splitlines()])
-        return read(*arguments)
+        return load_windows(*arguments, **options)
 
-    monkeypatch.setattr(Recordings, "_read", spied)
-    assert ask("0.wav", "2.wav", "1.wav", "5.wav", "3.wav") == ["1.wav", "3.wav"]
-    front = ["0.wav", "2.wav", "2.wav"]
-    assert written == [front, front]  # a batch is two windows
-    assert heard(folder) == [*front, "1.wav", "5.wav", "3.wav"]
+    monkeypatch.setattr(LOAD, spied)
+    ask("0.wav", "2.wav", "1.wav", "3.wav", "5.wav", "4.wav", "6.wav")
+    assert written == [[], [], ["1.wav", "3.wav"], ["1.wav", "3.wav"]]  # a batch is two windows
+    assert heard(folder) == ["0.wav", "2.wav", "2.wav", "1.wav", "3.wav", "5.wav", "4.wav", "6.wav"]
 
 
 def test_rows_stay_in_their_file(tmp_path: Path) -> None:
@@ -415,14 +408,19 @@ def test_rows_stay_in_their_file(tmp_path: Path) -> None:
     names = [f"{number}.wav" for number in range(160)]
     tracemalloc.start()
     try:
-        with Done(str(output), names, "s", resume=True) as done:
-            kept = [done.rows(name, mark) for name in names]
-            others = sum(len(row["text"]) for row in done.others)
-            found = sum(len(row["text"]) for rows in kept for row in rows or ())
+        state = ResumeState(names, "s")
+        with open_output(str(output), state):
+            for name in names:
+                span = state.find(name, mark)
+                assert span is not None
+                state.keep(span)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (others, found) == (160 * size, 160 * size)
+    found = rows(tmp_path / "any")
+    order = [*range(160, 320), *range(160)]
+    assert [row["audio"] for row in found] == [f"{number}.wav" for number in order]
+    assert sum(len(row["text"]) for row in found) == 320 * size
     assert peak < 10 * size
 
 

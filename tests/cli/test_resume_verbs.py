@@ -23,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(name).name)
         return load_windows(name, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pengi_rt.audio.recording.load_windows", read)
+    monkeypatch.setattr("pengi_rt.session.batches.load_windows", read)
     return names
 
 

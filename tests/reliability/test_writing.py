@@ -48,6 +48,10 @@ def generate(plan: Path, collection: Path, path: Path) -> Argv:
     return ["generate", "--engine", plan, collection, "--format", "jsonl", "-o", path]
 
 
+def resume(plan: Path, collection: Path, path: Path) -> Argv:
+    return [*generate(plan, collection, path), "--resume"]
+
+
 def describe(plan: Path, collection: Path, path: Path) -> Argv:
     return ["describe", "--engine", plan, collection, "--format", "json", "-o", path]
 
@@ -97,6 +101,7 @@ def names(folder: Path) -> list[str]:
     ("command", "name", "check"),
     [
         (generate, "rows.jsonl", is_rows),
+        (resume, "rows.jsonl", is_rows),
         (embed, "e.npy", is_vectors),
         (index, "c.index", is_index),
         (toy, "toy.plan", is_plan),

@@ -16,7 +16,8 @@ from typing import Any
 
 WRITING = (
     "pengi_rt/system/files.py",
-    "pengi_rt/cli/output.py",
+    "pengi_rt/render/output.py",
+    "pengi_rt/render/resume.py",
     "pengi_rt/render/writer.py",
     "pengi_rt/render/vectors.py",
     "pengi_rt/plan/writer.py",

@@ -52,7 +52,7 @@ def test_nearest_tokens(
     for window in found.windows:
         first = round(window.start * rate)
         wave = samples[None, first : first + 2 * rate]
-        audio = engine.backend.encode_audio(wave).prefix[0]
+        audio = engine.backend.encoders.encode_audio(wave).prefix[0]
         assert_nearest(window.vectors, np.concatenate([audio, rows]), tiny_model, 5)
 
 

@@ -3,11 +3,10 @@
 from pengi_rt.audio.containers.common import (
     MAX_CHUNKS,
     Container,
-    Source,
+    Probe,
     Span,
-    checked,
-    is_zero,
-    tags_begin,
+    is_padding,
+    trailing_tags_start,
 )
 
 HEAD = 26
@@ -24,7 +23,7 @@ def is_flac(head: bytes) -> bool:
     return head[:4] == b"fLaC"
 
 
-def check_flac(source: Source) -> Container:
+def check_flac(probe: Probe) -> Container:
     """What libFLAC is given: the file without tags around it, as one that does not know its length.
 
     With the length in its header libsndfile would stop there, whatever follows. So all is decoded,
@@ -33,32 +32,32 @@ def check_flac(source: Source) -> Container:
     Raises:
         AudioError: a second FLAC file follows.
     """
-    head = source.at(0, HEAD)
+    head = probe.read_at(0, HEAD)
     if len(head) < HEAD:
-        raise source.refuse("damaged or cut short: its header is not complete")
-    end = _end(source)
-    second = _find(source, HEAD, end)
+        raise probe.error("damaged or cut short: its header is not complete")
+    end = _end(probe)
+    second = _find(probe, HEAD, end)
     if second >= 0:
-        at = source.start + second
-        source.loses(f"a second FLAC file follows the first, at byte {at}; split it")
+        at = probe.start + second
+        probe.note_loss(f"a second FLAC file follows the first, at byte {at}; split it")
         end = second
     head, frames = without_length(head)
-    if not _is_piece(source):
-        return checked(source, (head, Span(HEAD, end - HEAD)), frames=frames)
-    return checked(source, (head, Span(HEAD, end - HEAD)))
+    if not _is_piece(probe):
+        return probe.container((head, Span(HEAD, end - HEAD)), frames=frames)
+    return probe.container((head, Span(HEAD, end - HEAD)))
 
 
-def _is_piece(source: Source) -> bool:
+def _is_piece(probe: Probe) -> bool:
     """Whether the first frame has another number than 0: the header is that of a longer file."""
     offset = len(b"fLaC")
     for _ in range(MAX_CHUNKS):
-        block = source.at(offset, 4)
+        block = probe.read_at(offset, 4)
         if len(block) < 4:
             return False
         offset += 4 + int.from_bytes(block[1:], "big")
         if block[0] >= 0x80:  # the last one
             break
-    frame = source.at(offset, 5)
+    frame = probe.read_at(offset, 5)
     return len(frame) == 5 and frame[0] == 0xFF and frame[1] & 0xFE == 0xF8 and frame[4] != 0
 
 
@@ -68,15 +67,15 @@ def without_length(head: bytes) -> tuple[bytes, int | None]:
     return head[:18] + (fields & ~_TOTAL).to_bytes(8, "big"), fields & _TOTAL or None
 
 
-def _end(source: Source) -> int:
+def _end(probe: Probe) -> int:
     """Where tags and zeros begin that others have put at the end."""
-    end = tags_begin(source, HEAD)
+    end = trailing_tags_start(probe, HEAD)
     for _ in range(_MAX_ZEROS):
-        if end - HEAD <= _BLOCK or not is_zero(source, end - _BLOCK, end):
+        if end - HEAD <= _BLOCK or not is_padding(probe, end - _BLOCK, end):
             break
         end -= _BLOCK
     size = min(_BLOCK, end - HEAD)
-    tail = source.at(end - size, size)
+    tail = probe.read_at(end - size, size)
     zeros = size - len(tail.rstrip(b"\0"))
     return end - zeros if zeros >= _PADDING else end
 
@@ -84,10 +83,10 @@ def _end(source: Source) -> int:
 _PADDING = 16  # bytes; a frame may end in a few zeros
 
 
-def _find(source: Source, start: int, end: int) -> int:
+def _find(probe: Probe, start: int, end: int) -> int:
     """Where a second file begins, -1 if there is none."""
     while start < end:
-        data = source.at(start, min(_BLOCK + len(_MAGIC), end - start))
+        data = probe.read_at(start, min(_BLOCK + len(_MAGIC), end - start))
         found = data.find(_MAGIC)
         if found >= 0:
             return start + found

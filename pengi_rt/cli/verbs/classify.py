@@ -1,11 +1,12 @@
 """``pengi-rt classify``: which of given labels fit recordings, by either of the paper's methods."""
 
 import argparse
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.options import (
@@ -20,18 +21,19 @@ from pengi_rt.cli.options import (
     protect_inputs,
     warned,
 )
-from pengi_rt.cli.output import add_output, check_place
-from pengi_rt.cli.resume import add_resume, check_resumable, marks
-from pengi_rt.cli.run import Recordings
-from pengi_rt.config.options import ClassifyOptions
-from pengi_rt.errors import InputError, UsageError
+from pengi_rt.cli.output import add_output, add_resume, check_place, check_resumable
+from pengi_rt.cli.run import Run
+from pengi_rt.config.options import ClassifyOptions, ReadOptions
+from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.render.classification import LABEL_COLUMNS, Labelled
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording
     from pengi_rt.audio.resample import F32
+    from pengi_rt.config.model import ModelConfig
     from pengi_rt.engine import Engine
     from pengi_rt.results.classification import Classification, LabelScore
+    from pengi_rt.system.regular import Regular
 
 PNG = ".png"
 
@@ -96,16 +98,16 @@ def _classify(
     options = options_of(arguments, ClassifyOptions)
     about = {"verb": "classify", "labels": labels, "prompt": arguments.prompt,
              "best": arguments.best, **options.to_json()}  # fmt: skip
-    done = marks(engine, names, arguments, about)
-    recordings = Recordings(arguments, names, engine.config, done=done)
-    picture = _Picture(arguments.plot, engine.config.mel.sample_rate)
+    run = Run(arguments, names)
+    run.mark_rows(engine, about)
+    picture = _Picture(arguments.plot, engine.config, options)
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.iter_classify(
-        picture.heard(recordings), labels, arguments.prompt,
-        partly=arguments.plot is None, on_error=recordings.broken, options=options,
+        picture.heard(run), labels, arguments.prompt,
+        partly=arguments.plot is None, on_error=run.on_error, options=options,
     )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
-    code = recordings.write_output(
+    code = run.write_output(
         picture.seen(warned(results, engine)), rows, columns=LABEL_COLUMNS, line=rows.line,
         count=lambda windows: windows + (windows > 1),
     )  # fmt: skip
@@ -146,18 +148,30 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
 class _Picture:
     """The picture of one recording: keeps what it needs of it while it is classified."""
 
-    def __init__(self, path: Path | None, rate: int) -> None:
+    def __init__(self, path: Path | None, config: "ModelConfig", options: ReadOptions) -> None:
         self._path = path
-        self._rate = rate
+        self._config = config
+        self._options = options
         self._recording: Recording | None = None
         self._result: Classification | None = None
 
-    def heard(self, recordings: "Iterable[Recording]") -> "Iterator[Recording]":
-        """The recordings; remembers one if it is to be drawn."""
-        for recording in recordings:
-            if self._path is not None:
-                self._recording = recording
-            yield recording
+    def heard(self, run: Run) -> "Iterator[str | Regular | Recording]":
+        """The recordings of the run; one that is to be drawn is loaded and kept."""
+        if self._path is None:
+            yield from run
+            return
+        from pengi_rt.audio.recording import load_windows
+
+        read = ("long_audio", "hop", "resample", "strict", "allow_truncated")
+        options: dict[str, Any] = {name: getattr(self._options, name) for name in read}
+        rng = random.Random(self._options.seed)  # noqa: S311 - a crop, reproducible
+        for source in run:
+            try:
+                self._recording = load_windows(source, self._config, rng=rng, **options)
+            except AudioError as error:
+                run.on_error(source, error)
+            else:
+                yield self._recording
 
     def seen(self, results: "Iterable[Classification]") -> "Iterator[Classification]":
         """The results; remembers one."""
@@ -187,7 +201,9 @@ class _Picture:
             scores=np.array([[scores[label] for label in whole] for scores in windows]),
         )
         with _on_disk(self._recording) as samples:
-            timeline_picture(samples, self._rate, timeline, self._path, title=title, axis=axis)
+            timeline_picture(
+                samples, self._config.mel.sample_rate, timeline, self._path, title=title, axis=axis
+            )
 
 
 @contextmanager

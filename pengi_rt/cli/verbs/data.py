@@ -5,18 +5,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.output import (
-    STDIO,
-    add_force,
-    is_folder,
-    open_output,
-    refuse_overwriting,
-    refuse_precious,
-)
+from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
 from pengi_rt.cli.parser import Parser, add_verbosity
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.render.output import open_output
 from pengi_rt.system.quote import message, one_line
-from pengi_rt.system.streams import emit, say
+from pengi_rt.system.streams import STDIO, emit, say
 
 if TYPE_CHECKING:
     from pengi_rt.training.datasets.registry import Conversion

@@ -15,9 +15,8 @@ from pengi_rt.cli.options import (
     options_of,
     protect_inputs,
 )
-from pengi_rt.cli.output import add_output
-from pengi_rt.cli.resume import add_resume, check_resumable, marks
-from pengi_rt.cli.run import Recordings
+from pengi_rt.cli.output import add_output, add_resume, check_resumable
+from pengi_rt.cli.run import Run
 from pengi_rt.config.options import DescribeOptions
 from pengi_rt.render.generation import Lines, about_audio, total
 from pengi_rt.render.writer import Row
@@ -61,14 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
         options = options_of(arguments, DescribeOptions)
-        done = marks(engine, names, arguments, {"verb": "describe", **options.to_json()})
-        recordings = Recordings(arguments, names, engine.config, done=done)
+        run = Run(arguments, names)
+        run.mark_rows(engine, {"verb": "describe", **options.to_json()})
         # Options are refused here, before the output is opened.
-        results = engine.iter_describe(
-            recordings, partly=True, on_error=recordings.broken, options=options
-        )
+        results = engine.iter_describe(run, partly=True, on_error=run.on_error, options=options)
         lines = Lines(recordings=len(names) > 1, prompts=False)
-        return recordings.write_output(
+        return run.write_output(
             results, _rows, columns=COLUMNS, line=lines, count=lambda windows: windows
         )
 

@@ -17,11 +17,12 @@ from pengi_rt.cli.options import (
     options_of,
     protect_inputs,
 )
-from pengi_rt.cli.output import PART, add_force, check_place, open_output
-from pengi_rt.cli.run import SOME_FAILED, Recordings
+from pengi_rt.cli.output import add_force, check_place
+from pengi_rt.cli.run import SOME_FAILED, Run
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.generation import about_audio, span
+from pengi_rt.render.output import PART, open_output
 from pengi_rt.render.vectors import Stored, save_npy, save_safetensors
 from pengi_rt.render.writer import FORMATS, Row, Writer
 from pengi_rt.system.quote import printable
@@ -85,16 +86,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _embed(
     engine: "Engine", names: list[str], texts: list[str], arguments: argparse.Namespace
 ) -> int:
-    recordings = Recordings(arguments, names, engine.config)
+    run = Run(arguments, names)
     target = Path(os.path.realpath(arguments.output))  # a link stays a link
     with ExitStack() as files:
         found = _Found(engine, _kinds(arguments), target, files)
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
         results = engine.embed_audio(
-            recordings,
+            run,
             partly=True,
-            on_error=recordings.broken,
+            on_error=run.on_error,
             options=options_of(arguments, ReadOptions),
         )
         for text in _embedded(engine, texts, strict=arguments.strict):
@@ -104,7 +105,7 @@ def _embed(
                 open_output(None) as output,
                 Writer(output, arguments.format, columns=COLUMNS, line=_line) as writer,
             ):
-                code = recordings.write(writer, results, found.keep_audio)
+                code = run.write(writer, results, found.keep_audio)
                 writer.write(found.text_rows())
             if texts or found.audio_rows:
                 found.save(target)

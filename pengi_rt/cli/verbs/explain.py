@@ -18,7 +18,7 @@ from pengi_rt.cli.options import (
     warned,
 )
 from pengi_rt.cli.output import add_output
-from pengi_rt.cli.run import Recordings
+from pengi_rt.cli.run import Run
 from pengi_rt.config.options import ExplainOptions
 from pengi_rt.render.generation import about_audio, span, total
 from pengi_rt.render.writer import Row
@@ -55,16 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
         "csv": _flat,
     }
     with open_engine(arguments) as engine:
-        recordings = Recordings(arguments, names, engine.config)
+        run = Run(arguments, names)
         # Options and prompts are refused here, before the output is opened.
         results = engine.explain(
-            recordings,
+            run,
             arguments.prompt,
             partly=True,
-            on_error=recordings.broken,
+            on_error=run.on_error,
             options=options_of(arguments, ExplainOptions),
         )
-        return recordings.write_output(
+        return run.write_output(
             warned(results, engine),
             ways.get(arguments.format, _rows),
             columns=COLUMNS,

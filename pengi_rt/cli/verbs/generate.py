@@ -15,12 +15,12 @@ from pengi_rt.cli.options import (
     protect_inputs,
     warned,
 )
-from pengi_rt.cli.output import add_output, open_output
-from pengi_rt.cli.resume import add_resume, check_resumable, marks
-from pengi_rt.cli.run import Recordings
+from pengi_rt.cli.output import add_output, add_resume, check_resumable
+from pengi_rt.cli.run import Run
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.render.generation import ANSWER_COLUMNS, WINDOWS, Answers, Lines
+from pengi_rt.render.output import open_output
 from pengi_rt.render.writer import FORMATS, SUBTITLES
 from pengi_rt.system.quote import printable
 
@@ -67,19 +67,15 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     options = options_of(arguments, GenerateOptions)
     prompts = arguments.prompt
     each = 1 if prompts is None else len(prompts)
+    run = Run(arguments, names, results_each=each)
     about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows}
-    done = marks(engine, names, arguments, {**about, **options.to_json()})
-    recordings = Recordings(arguments, names, engine.config, each=each, done=done)
+    run.mark_rows(engine, {**about, **options.to_json()})
     # Options and prompts are refused here, before the output is opened.
     results = engine.iter_generate(
-        recordings,
-        prompts,
-        partly=True,
-        on_error=recordings.broken,
-        options=options,
+        run, prompts, partly=True, on_error=run.on_error, options=options
     )
     lines = Lines(recordings=len(names) > 1, prompts=each > 1)
-    return recordings.write_output(
+    return run.write_output(
         warned(results, engine),
         Answers(arguments.windows),
         columns=ANSWER_COLUMNS,

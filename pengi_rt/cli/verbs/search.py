@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.options import add_engine, add_options, open_engine, options_of, protect_inputs
-from pengi_rt.cli.output import STDIO, add_output, open_output
-from pengi_rt.cli.resume import STDIN
+from pengi_rt.cli.output import add_output
 from pengi_rt.cli.run import SOME_FAILED
 from pengi_rt.config.options import SearchOptions
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
 from pengi_rt.render.generation import span
+from pengi_rt.render.output import open_output
 from pengi_rt.render.writer import Row, Writer
 from pengi_rt.system.quote import printable
-from pengi_rt.system.streams import say
+from pengi_rt.system.streams import STDIN, STDIO, say
 
 if TYPE_CHECKING:
     from pengi_rt.tasks.search.index import Index

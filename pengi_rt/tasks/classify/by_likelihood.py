@@ -10,6 +10,7 @@ import numpy as np
 from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.config.options import Normalize
 from pengi_rt.decoding.likelihood import Likelihoods, likelihoods
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import UsageError
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.by_matching import SEPARATOR
@@ -119,7 +120,8 @@ class Scorer:
 
     def _written(self, prefix: F32, label: Sequence[int]) -> F32:
         with self._session.in_use():
-            rows = self._session.backend.embed_tokens(np.array([*label, self._comma], np.int64))
+            decoder = require_decoder(self._session.backend)
+            rows = decoder.embed_tokens(np.array([*label, self._comma], np.int64))
         return np.concatenate([prefix, rows])
 
     @property

@@ -120,7 +120,7 @@ class _Likelihood:
 
 def _prefixes(task: _Task, wave: F32) -> Sequence[F32]:
     with task.session.in_use():
-        audio = task.session.backend.encode_audio(wave).prefix
+        audio = task.session.backend.encoders.encode_audio(wave).prefix
     return prefixes(audio, task.question.rows)
 
 

@@ -24,9 +24,9 @@ from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.session.batches import Batch, Part, parts, read_batches
 from pengi_rt.session.session import Session
 from pengi_rt.system.file_hash import file_sha256
-from pengi_rt.system.sources import Regular
+from pengi_rt.system.regular import Regular
 from pengi_rt.tasks.embed import embed_texts, unit
-from pengi_rt.tasks.generate import tidy, written
+from pengi_rt.tasks.generate import cut_at_stop, decode_windows
 from pengi_rt.tasks.prepare import Request, prompts_of, request
 from pengi_rt.tasks.search.approximate import complete_approximate, load_faiss
 from pengi_rt.tasks.search.builder import Builder
@@ -265,11 +265,11 @@ class _Run:
         """What is written of every window of a batch, and the vectors of that and of its sound."""
         (question,) = self.asked.questions
         with self.session.decoding():
-            heard = self.session.backend.encode_audio(batch.windows)
-            answers = written(self.session, heard.prefix, question.rows, self.asked)
+            heard = self.session.backend.encoders.encode_audio(batch.windows)
+            answers = decode_windows(self.session, heard.prefix, question.rows, self.asked)
         best = [each.beams[0] for each in answers]
         decode, stops = self.session.tokenizer.decode, self.asked.stops
-        captions = [tidy(decode(beam.tokens), stops) for beam in best]
+        captions = [cut_at_stop(decode(beam.tokens), stops).strip() for beam in best]
         vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
         scores = [beam.score for beam in best]
         return list(map(_Captioned, captions, scores, vectors, unit(heard.embedding)))

@@ -17,7 +17,7 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.session.batches import read_batches
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
-from pengi_rt.tasks.generate import answers
+from pengi_rt.tasks.generate import iter_results
 from pengi_rt.tasks.prepare import Request, request
 from pengi_rt.tasks.search.approximate import nearest_approximate
 from pengi_rt.tasks.search.index import Index
@@ -165,7 +165,7 @@ class _Example:
         options = self._options()
         batches = read_batches([self.like], self.session.config, options)
         asked = _asked(self.session, self.index.settings, options)
-        (written,) = answers(self.session, batches, asked)
+        (written,) = iter_results(self.session, batches, asked)
         return [window.text for window in written.windows]
 
     def vectors(self) -> F32:

@@ -35,7 +35,7 @@ def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> 
     rows = np.concatenate([engine.session.text(prompt).rows, engine.session.embedded(text)])
     space = " " if text else ""
     candidates = [engine.tokenizer.encode(space + label) for label in LABELS]
-    prefix = prefixes(engine.backend.encode_audio(wave).prefix, rows)
+    prefix = prefixes(engine.backend.encoders.encode_audio(wave).prefix, rows)
     return likelihoods(engine.backend, prefix, candidates, end=engine.config.stop_id)
 
 
