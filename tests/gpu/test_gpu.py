@@ -203,7 +203,7 @@ def test_a_replayed_encoder_is_the_eager_one(tiny_model: Pengi, precision: str) 
     np.testing.assert_array_equal(first.prefix, second.prefix)
     with torch.inference_mode():
         eager = AudioEncoding(backend.encoders._model, backend.encoders._tables, len(wave))
-        eager.hear(wave)
+        eager.load(wave)
         eager.run()
         torch.testing.assert_close(torch.from_numpy(first.prefix), eager.prefix.cpu())
         torch.testing.assert_close(torch.from_numpy(first.embedding), eager.embedding.cpu())
