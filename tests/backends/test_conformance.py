@@ -15,8 +15,9 @@ import pytest
 from fake_backend import FakeBackend, ToyModel
 from triton_interpreter import DEVICE
 
-from pengi_rt.backends.onnx import OnnxBackend, OnnxCache
+from pengi_rt.backends.onnx import OnnxBackend, OnnxCache, open_plan
 from pengi_rt.backends.protocol import F32, I64, Backend, Cache, Decoder
+from pengi_rt.backends.registry import RunOptions
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
