@@ -21,15 +21,18 @@ from pengi_rt.config.options import (
 from pengi_rt.plan.builtin import named_or_builtin
 from pengi_rt.plan.reader import Plan
 from pengi_rt.results.classification import Classification
+from pengi_rt.results.description import Description
+from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
+from pengi_rt.results.explanation import Explanation
 from pengi_rt.results.generation import Result
 from pengi_rt.session.batches import Audio, OnError, window_batches
 from pengi_rt.session.one_or_many import OneOrMany, Prompts, as_list, plain_prompts, shaped_like
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.classify import classify
 from pengi_rt.tasks.classify.labels import Labels
-from pengi_rt.tasks.describe import Description, describe
-from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
-from pengi_rt.tasks.explain import Explanation, explain
+from pengi_rt.tasks.describe import describe
+from pengi_rt.tasks.embed import embed_recordings, embed_texts
+from pengi_rt.tasks.explain import explain
 from pengi_rt.tasks.generate import iter_results
 from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of, search_options
 from pengi_rt.tasks.search.index import Index

@@ -30,7 +30,7 @@ from pengi_rt.system.quote import printable
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
     from pengi_rt.plan.reader import Plan
-    from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding
+    from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
 
 COLUMNS: Final = ("row", "audio", "text", "start", "end", "text_truncated", "audio_truncated")
 KINDS: Final = ("embedding", "prefix")
