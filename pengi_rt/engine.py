@@ -3,20 +3,21 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Self, Unpack, overload
+from typing import Any, Self, overload
 
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.backends.registry import open_backend
 from pengi_rt.config.choices import BackendName, DeviceName, PrecisionName
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import (
-    DEFAULTS,
-    PROMPT_DEFAULTS,
-    READ_DEFAULTS,
-    Options,
-    PromptOptions,
+    ClassifyOptions,
+    DescribeOptions,
+    ExplainOptions,
+    GenerateOptions,
+    IndexOptions,
     ReadOptions,
-    completed,
+    SearchOptions,
+    keywords_of,
 )
 from pengi_rt.errors import UsageError
 from pengi_rt.plan.builtin import named_or_builtin
@@ -26,7 +27,7 @@ from pengi_rt.results.generation import Result
 from pengi_rt.session.batches import OnError, read_batches
 from pengi_rt.session.session import Session
 from pengi_rt.session.shapes import Prompts, Source, as_given, in_rows, plain_prompts, several
-from pengi_rt.tasks.classify.classify import CLASSIFY_DEFAULTS, ClassifyOptions, classify
+from pengi_rt.tasks.classify.classify import classify
 from pengi_rt.tasks.classify.labels import Labels
 from pengi_rt.tasks.describe import Description, describe
 from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
@@ -34,8 +35,8 @@ from pengi_rt.tasks.explain import Explanation, explain
 from pengi_rt.tasks.generate import answers
 from pengi_rt.tasks.prepare import Question, one_prompt, prompts_of, request
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.indexing import Indexed, index_folder
-from pengi_rt.tasks.search.searching import By, Hit, Query, search_index
+from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
+from pengi_rt.tasks.search.searching import Hit, Query, search_index
 from pengi_rt.tasks.stream import stream
 
 
@@ -86,39 +87,42 @@ class Engine:
         self.tokenizer = self.session.tokenizer
 
     @overload  # a str is a path or a prompt, not a sequence of them
-    def generate(  # type: ignore[overload-overlap]
-        self, audio: Source, prompt: str | None = None, **options: Unpack[Options]
-    ) -> Result: ...
+    def generate(self, audio: Source, prompt: str | None = None, **options: Any) -> Result: ...
 
     @overload
-    def generate(  # type: ignore[overload-overlap]
-        self, audio: Source, prompt: Sequence[str], **options: Unpack[Options]
-    ) -> list[Result]: ...
+    def generate(self, audio: Source, prompt: Sequence[str], **options: Any) -> list[Result]: ...
 
     @overload
-    def generate(  # type: ignore[overload-overlap]
-        self, audio: Sequence[Source], prompt: str | None = None, **options: Unpack[Options]
+    def generate(
+        self, audio: Sequence[Source], prompt: str | None = None, **options: Any
     ) -> list[Result]: ...
 
     @overload
     def generate(
-        self, audio: Sequence[Source], prompt: Sequence[str], **options: Unpack[Options]
+        self, audio: Sequence[Source], prompt: Sequence[str], **options: Any
     ) -> list[list[Result]]: ...
 
+    @keywords_of(GenerateOptions)
     def generate(
-        self, audio: Source | Sequence[Source], prompt: Prompts = None, **options: Unpack[Options]
+        self,
+        audio: Source | Sequence[Source],
+        prompt: Prompts = None,
+        *,
+        options: GenerateOptions | None = None,
+        **keywords: Any,
     ) -> Result | list[Result] | list[list[Result]]:
         """Answer a prompt, or each of several, about one recording, or about each of several.
 
-        Several prompts hear a recording once. The result has the shape of what was given: a list of
-        recordings makes a list, and in it a list of prompts one of its own.
+        Several prompts hear a recording once. A list of recordings makes a list, and in it a list
+        of prompts one of its own.
 
         Args:
             audio: a path, ``"-"`` (standard input), bytes, a binary file, ``(samples, rate)``, a
                 :class:`~pengi_rt.audio.recording.Recording`, or a list of these.
             prompt: what is asked, or a list of it; by default the plan's own
                 (``config.generation.prompt``).
-            **options: see :class:`pengi_rt.config.options.Options`.
+            options: how; ``keywords`` replace its fields.
+            **keywords: fields of :class:`~pengi_rt.config.options.GenerateOptions`.
 
         Raises:
             AudioError: a recording cannot be read, or holds nothing.
@@ -126,118 +130,121 @@ class Engine:
             UsageError: an option is out of range, or all together pass the decoder's positions.
         """
         prompt = None if prompt is None else plain_prompts(prompt)
-        results = list(self.answer(several(audio), prompt, **options))
+        chosen = GenerateOptions.given(options, keywords, "generate")
+        results = list(self.iter_generate(several(audio), prompt, options=chosen))
         if prompt is None or isinstance(prompt, str):
             return as_given(audio, results)
         return as_given(audio, in_rows(results, len(prompt)))
 
-    def answer(
+    def iter_generate(
         self,
         recordings: Iterable[Source],
         prompt: Prompts = None,
         *,
         partly: bool = False,
         on_error: OnError | None = None,
-        **options: Unpack[Options],
+        options: GenerateOptions | None = None,
+        **keywords: Any,
     ) -> Iterator[Result]:
         """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
 
         Results come recording by recording, prompt by prompt; ``partly``, those to the first prompt
-        come with each batch of a recording's windows (:attr:`Result.extent`). ``on_error`` is told
-        of a recording that cannot be read, instead of raising the error, and the rest is answered.
-        What can be refused without recordings (options, prompts, engine closed) is, by the call.
+        come with each batch of windows (:attr:`Result.extent`). ``on_error`` is told of a recording
+        that cannot be read, and the rest is answered. Bad options and prompts raise at the call.
         """
-        chosen = completed(options, DEFAULTS, "generate")
+        chosen = GenerateOptions.given(options, keywords, "generate")
         batches = read_batches(recordings, self.config, chosen, on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
         asked = request(self.session, prompts, chosen)
         return answers(self.session, batches, asked, partly=partly)
 
+    @keywords_of(GenerateOptions)
     def stream(
-        self, audio: Source, prompt: str | None = None, **options: Unpack[Options]
+        self,
+        audio: Source,
+        prompt: str | None = None,
+        *,
+        options: GenerateOptions | None = None,
+        **keywords: Any,
     ) -> Iterator[str]:
         """The answer as it is written, piece by piece; joined it is ``generate(...).text``.
 
-        Of one hypothesis: greedy (``beam_size`` 1), or drawn (``samples`` 1).
-
-        Raises:
-            UsageError: more than one beam or sample is asked for; and as :meth:`generate`.
+        Greedy (``beam_size`` 1) or drawn (``samples`` 1): UsageError for more. Raises as
+        :meth:`generate`.
         """
-        chosen = completed(options, DEFAULTS, "stream")
+        chosen = GenerateOptions.given(options, keywords, "stream")
         return stream(self.session, audio, prompt, chosen)
 
     @overload
-    def describe(self, audio: Source, **options: Unpack[Options]) -> Description: ...  # type: ignore[overload-overlap]
+    def describe(self, audio: Source, **options: Any) -> Description: ...
 
     @overload
-    def describe(
-        self, audio: Sequence[Source], **options: Unpack[Options]
-    ) -> list[Description]: ...
+    def describe(self, audio: Sequence[Source], **options: Any) -> list[Description]: ...
 
+    @keywords_of(DescribeOptions)
     def describe(
-        self, audio: Source | Sequence[Source], **options: Unpack[Options]
+        self,
+        audio: Source | Sequence[Source],
+        *,
+        options: DescribeOptions | None = None,
+        **keywords: Any,
     ) -> Description | list[Description]:
-        """Caption, metadata and sound events of one recording or several, as one text.
+        """Caption, metadata and events of one recording or several, by the released prompts."""
+        chosen = DescribeOptions.given(options, keywords, "describe")
+        return as_given(audio, list(self.iter_describe(several(audio), options=chosen)))
 
-        The prompts are the released wrapper's: a task or a question is a UsageError.
-        """
-        return as_given(audio, list(self.descriptions(several(audio), **options)))
-
-    def descriptions(
+    def iter_describe(
         self,
         recordings: Iterable[Source],
         *,
         partly: bool = False,
         on_error: OnError | None = None,
-        **options: Unpack[Options],
+        options: DescribeOptions | None = None,
+        **keywords: Any,
     ) -> Iterator[Description]:
-        """As :meth:`describe`, one by one, as :meth:`answer` does."""
-        chosen = completed(options, DEFAULTS, "describe")
+        """As :meth:`describe`, one by one, as :meth:`iter_generate` does."""
+        chosen = DescribeOptions.given(options, keywords, "describe")
         batches = read_batches(recordings, self.config, chosen, on_error)
         return describe(self.session, batches, chosen, partly=partly)
 
     @overload
-    def classify(  # type: ignore[overload-overlap]
-        self,
-        audio: Source,
-        labels: Labels,
-        prompt: str | None = None,
-        **options: Unpack[ClassifyOptions],
+    def classify(
+        self, audio: Source, labels: Labels, prompt: str | None = None, **options: Any
     ) -> Classification: ...
 
     @overload
     def classify(
-        self,
-        audio: Sequence[Source],
-        labels: Labels,
-        prompt: str | None = None,
-        **options: Unpack[ClassifyOptions],
+        self, audio: Sequence[Source], labels: Labels, prompt: str | None = None, **options: Any
     ) -> list[Classification]: ...
 
+    @keywords_of(ClassifyOptions)
     def classify(
         self,
         audio: Source | Sequence[Source],
         labels: Labels,
         prompt: str | None = None,
-        **options: Unpack[ClassifyOptions],
+        *,
+        options: ClassifyOptions | None = None,
+        **keywords: Any,
     ) -> Classification | list[Classification]:
         """Choose among ``labels`` for one recording, or for each of several.
 
         Args:
-            audio: as :meth:`generate`'s.
+            audio: see :meth:`generate`.
             labels: a list of them, or a mapping of labels to the texts that stand for them.
             prompt: what is asked; by default that of the task ``events``, "this is a sound of".
-            **options: see :class:`pengi_rt.tasks.classify.classify.ClassifyOptions`.
+            options: how; ``keywords`` replace its fields.
+            **keywords: fields of :class:`~pengi_rt.config.options.ClassifyOptions`.
 
         Raises:
-            UsageError: the labels or options cannot be, or contradict each other; text matching is
-                asked of a plan without a text encoder.
+            UsageError: labels or options cannot be, contradict each other, or need a text encoder.
             AudioError, PromptError: as :meth:`generate`.
         """
-        found = self.classifications(several(audio), labels, prompt, **options)
-        return as_given(audio, list(found))
+        chosen = ClassifyOptions.given(options, keywords, "classify")
+        results = self.iter_classify(several(audio), labels, prompt, options=chosen)
+        return as_given(audio, list(results))
 
-    def classifications(
+    def iter_classify(
         self,
         recordings: Iterable[Source],
         labels: Labels,
@@ -245,102 +252,94 @@ class Engine:
         *,
         partly: bool = False,
         on_error: OnError | None = None,
-        **options: Unpack[ClassifyOptions],
+        options: ClassifyOptions | None = None,
+        **keywords: Any,
     ) -> Iterator[Classification]:
-        """As :meth:`classify`, one by one, as :meth:`answer` does."""
-        chosen = completed(options, CLASSIFY_DEFAULTS, "classify", ClassifyOptions)
+        """As :meth:`classify`, one by one, as :meth:`iter_generate` does."""
+        chosen = ClassifyOptions.given(options, keywords, "classify")
         batches = read_batches(recordings, self.config, chosen, on_error)
         return classify(self.session, batches, labels, prompt, chosen, partly=partly)
 
+    @keywords_of(ReadOptions)
     def embed_audio(
         self,
         recordings: Iterable[Source],
         *,
         partly: bool = False,
         on_error: OnError | None = None,
-        **options: Unpack[ReadOptions],
+        options: ReadOptions | None = None,
+        **keywords: Any,
     ) -> Iterator[AudioEmbedding]:
-        """Embeddings and prefixes of every recording in turn, as :meth:`answer` does."""
-        chosen = completed(options, READ_DEFAULTS, "embed_audio")
+        """Embeddings and prefixes of recordings, one by one, as :meth:`iter_generate` does."""
+        chosen = ReadOptions.given(options, keywords, "embed_audio")
         batches = read_batches(recordings, self.config, chosen, on_error)
-        return embed_recordings(self.session, batches, partly=partly)
+        return embed_recordings(self.session, batches, chosen, partly=partly)
 
     def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
         """Embeddings and prefixes of texts; ``strict`` refuses one over the encoder's limit.
 
         Raises:
-            UsageError: the plan has no text encoder, or one string was given for a list.
+            UsageError: the plan has no text encoder, or ``texts`` is one string.
             PromptError: a text cannot be read, or is too long (``strict``).
         """
         if isinstance(texts, str):
             raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
         return embed_texts(self.session, texts, strict=strict)
 
+    @keywords_of(ExplainOptions)
     def explain(
         self,
         recordings: Iterable[Source],
         prompt: str | None = None,
         *,
-        k: int = 5,
         partly: bool = False,
         on_error: OnError | None = None,
-        **options: Unpack[PromptOptions],
+        options: ExplainOptions | None = None,
+        **keywords: Any,
     ) -> Iterator[Explanation]:
-        """The ``k`` vocabulary tokens nearest to each prefix vector, one by one as answers are."""
-        chosen = completed(options, PROMPT_DEFAULTS, "explain")
+        """The vocabulary nearest to each prefix vector, one by one, as :meth:`iter_generate`."""
+        chosen = ExplainOptions.given(options, keywords, "explain")
         batches = read_batches(recordings, self.config, chosen, on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
         question = Question(self.session, asked, chosen)
-        return explain(self.session, batches, question, k=k, partly=partly)
+        return explain(self.session, batches, question, chosen, partly=partly)
 
+    @keywords_of(IndexOptions)
     def index(
         self,
         folder: str | os.PathLike[str],
         path: str | os.PathLike[str],
         prompt: str | None = None,
         *,
-        rebuild: bool = False,
-        approximate: bool = False,
-        **options: Unpack[Options],
+        listener: Listener | None = None,
+        options: IndexOptions | None = None,
+        **keywords: Any,
     ) -> Indexed:
-        """Caption a folder's recordings into the index at ``path``; only what is new is captioned.
+        """Caption the recordings of a folder into the index at ``path``, as far as they are new."""
+        chosen = IndexOptions.given(options, keywords, "index")
+        return index_folder(self.session, folder, path, prompt, chosen, listener=listener)
 
-        Raises:
-            UsageError, InputError, AudioError: as :mod:`pengi_rt.tasks.search.indexing`.
-        """
-        chosen = completed(options, DEFAULTS, "index")
-        return index_folder(
-            self.session, folder, path, prompt, chosen, rebuild=rebuild, approximate=approximate
-        )
-
+    @keywords_of(SearchOptions)
     def search(
         self,
         index: str | os.PathLike[str] | Index,
         text: str | None = None,
         *,
         like: Source | None = None,
-        k: int = 10,
-        by: By | None = None,
-        approximate: bool = False,
-        strict: bool = False,
+        options: SearchOptions | None = None,
+        **keywords: Any,
     ) -> list[Hit]:
-        """The ``k`` recordings of an index nearest to a text, or to a recording ``like``.
-
-        ``by``: "captions" (a text's default), their "words", or "audio" (a recording's default).
-        ``strict`` refuses a text over the encoder's limit, or a recording with warnings.
+        """The recordings of an index nearest to a text, or to a recording ``like``, best first.
 
         Raises:
-            UsageError: not exactly one of text and ``like`` is given, or the index is another
-                plan's; and as :mod:`pengi_rt.tasks.search.searching`.
+            UsageError: not exactly one of the two is given, or the index is another plan's.
         """
+        chosen = SearchOptions.given(options, keywords, "search")
         opened = index if isinstance(index, Index) else Index.open(index)
-        query = Query(text, like)
-        return search_index(
-            self.session, opened, query, k, by=by, approximate=approximate, strict=strict
-        )
+        return search_index(self.session, opened, Query(text, like), chosen)
 
     def close(self) -> None:
-        """Give back sessions and plan. The engine is not used again."""
+        """Release the backend and the plan. The engine cannot be used again."""
         self.session.close()
 
     def __enter__(self) -> Self:

@@ -156,7 +156,7 @@ def test_refuses_options_that_cannot_be(
 
 def test_refuses_options_it_does_not_know(engine: Engine) -> None:
     with pytest.raises(TypeError, match="no option beams"):
-        engine.generate(clip(0), beams=3)  # type: ignore[call-overload]
+        engine.generate(clip(0), beams=3)
 
 
 def test_refuses_silence_of_no_length(engine: Engine) -> None:
@@ -183,16 +183,16 @@ def test_bad_options_are_refused_before_anything_is_read(engine: Engine) -> None
         yield clip(0)
 
     with pytest.raises(UsageError, match="beam_size"):
-        engine.answer(never(), beam_size=0)
+        engine.iter_generate(never(), beam_size=0)
     with pytest.raises(UsageError, match="128"):
-        engine.answer(never(), max_new_tokens=1000)
+        engine.iter_generate(never(), max_new_tokens=1000)
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
 def test_a_closed_engine_says_so(tiny_plan: Path, backend: Literal["onnx", "torch"]) -> None:
     engine = pengi_rt.load(tiny_plan, backend=backend, threads=1)
     engine.generate(clip(0), max_new_tokens=2)
-    running = engine.answer([clip(0), clip(1)], batch_size=1, max_new_tokens=2)
+    running = engine.iter_generate([clip(0), clip(1)], batch_size=1, max_new_tokens=2)
     next(running)
     engine.close()
     engine.close()
@@ -221,7 +221,7 @@ def test_other_threads_get_their_turn_between_batches(
     with ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(engine.backend, "encode_audio", encoded)
         # Batches of one: the second may not begin before the other thread had its turn.
-        results = engine.answer([clip(0, seconds=16.0)], batch_size=1, max_new_tokens=1)
+        results = engine.iter_generate([clip(0, seconds=16.0)], batch_size=1, max_new_tokens=1)
         assert len(next(results).windows) == 8
     assert len(others) == 2
 

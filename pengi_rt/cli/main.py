@@ -5,11 +5,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from importlib import import_module
 
-from pengi_rt.cli.arguments import add_verbosity
 from pengi_rt.cli.native_stderr import libraries_silenced
-from pengi_rt.cli.parser import Parser, names_marked
+from pengi_rt.cli.parser import Parser, VerbParser, add_verbosity, names_marked
 from pengi_rt.cli.run import SOME_FAILED
 from pengi_rt.errors import INTERRUPTED, OUT_OF_MEMORY, BackendError, PengiError, UsageError
 from pengi_rt.system.interrupt import was_interrupted
@@ -17,22 +15,23 @@ from pengi_rt.system.quote import message
 from pengi_rt.system.streams import abandon, prepare_streams, say, standard_output
 from pengi_rt.system.version import __version__
 
-VERBS = (
-    "generate",
-    "describe",
-    "classify",
-    "embed",
-    "explain",
-    "index",
-    "search",
-    "export",
-    "pull",
-    "inspect",
-    "doctor",
-    "warmup",
-    "train",
-    "data",
-)
+VERBS = {
+    "generate": "answer prompts about recordings",
+    "describe": "caption, metadata and sound events of recordings, as one text",
+    "classify": "choose among labels for recordings",
+    "embed": "vectors of recordings and texts, as .npy or .safetensors",
+    "explain": "the words nearest to each vector of a recording's prefix",
+    "index": "caption a folder of recordings into an index, for search",
+    "search": "find recordings of an index by a text, or by an example",
+    "export": "turn a checkpoint into an engine file",
+    "pull": "fetch the published weights",
+    "inspect": "show what is inside an engine file",
+    "doctor": "say what is installed, what runs here, and why the rest does not",
+    "warmup": "compile the GPU kernels of a plan, and say how long it takes",
+    "train": "train a model, one stage at a time",
+    "data": "check training data, convert public datasets",
+}
+"""Every verb, a module of ``cli/verbs/``, and what ``pengi-rt --help`` says of it."""
 
 DESCRIPTION = "Answers audio and a text prompt with text (Pengi), on a CPU, from one engine file."
 EPILOG = """\
@@ -48,7 +47,7 @@ interrupted
 
 
 def build_parser() -> Parser:
-    """The parser, every verb's included."""
+    """The parser; what a verb takes is read from its module when that verb is parsed."""
     parser = Parser(
         prog="pengi-rt",
         description=DESCRIPTION,
@@ -57,11 +56,11 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"pengi-rt {__version__}")
     add_verbosity(parser, default=False)
-    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in VERBS:
-        import_module(f"pengi_rt.cli.verbs.{verb}").add_parser(subparsers)
-    for verb_parser in subparsers.choices.values():
-        add_verbosity(verb_parser, default=argparse.SUPPRESS)
+    subparsers = parser.add_subparsers(
+        title="verbs", metavar="VERB", required=True, parser_class=VerbParser
+    )
+    for verb, told in VERBS.items():
+        subparsers.add_parser(verb, help=told, module=f"pengi_rt.cli.verbs.{verb}")
     return parser
 
 

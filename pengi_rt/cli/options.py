@@ -4,18 +4,29 @@ import argparse
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-from pengi_rt.cli.arguments import (
-    BACKENDS,
-    DEVICES,
-    PRECISIONS,
-    Once,
-    add_choice,
-    add_threads,
-    check_threads,
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
 )
+
 from pengi_rt.cli.output import refuse_overwriting, refuse_precious
+from pengi_rt.cli.parser import Once
+from pengi_rt.config.options import (
+    GenerateOptions,
+    PromptOptions,
+    ReadOptions,
+    TaskOptions,
+    described,
+)
+from pengi_rt.errors import UsageError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.system.streams import STDIO
 
@@ -25,6 +36,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Container = argparse._ActionsContainer  # noqa: SLF001 - parsers and their groups have no other name
+
+
+class Choice(NamedTuple):
+    """The values of an option: those of this version, and those it only knows by name."""
+
+    here: tuple[str, ...]
+    later: tuple[str, ...]
+
+
+BACKENDS = Choice(("auto", "onnx", "torch", "triton"), ("tensorrt",))
+DEVICES = Choice(("auto", "cpu", "cuda"), ())
+PRECISIONS = Choice(("fp32", "fp16", "bf16", "int8"), ())
 
 
 class Asked(Protocol):
@@ -39,6 +62,7 @@ class Asked(Protocol):
         """Its end did not fit."""
 
 
+AnyOptions = TypeVar("AnyOptions", bound=TaskOptions)
 AnyAsked = TypeVar("AnyAsked", bound=Asked)
 
 
@@ -53,6 +77,45 @@ def add_recordings(parser: Container, *, required: bool = True) -> None:
     )
 
 
+def add_options(parser: Container, cls: type[TaskOptions], *names: str) -> None:
+    """Add flags for fields of ``cls``, with the defaults and the help that the fields have."""
+    for name in names:
+        hint, about = described(cls)[name]
+        default = cls.__dataclass_fields__[name].default
+        shown = "" if default in (None, "", (), True, False) else " (default: %(default)s)"
+        parser.add_argument(
+            *(about.flag or f"--{name.replace('_', '-')}").split(),
+            dest=name,
+            help=about.help.replace("%", "%%") + shown,
+            **_argument(hint, default, about.metavar),
+        )
+
+
+def _argument(hint: Any, default: Any, metavar: str | None) -> dict[str, Any]:
+    """What argparse is told of a field's type."""
+    if hint is bool:
+        return {"action": "store_false" if default else "store_true"}
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    if get_origin(hint) is tuple:
+        return {"action": "append", "default": list(default), "metavar": metavar}
+    kind = kinds[0] if get_origin(hint) in (Union, UnionType) else hint
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind), "default": default}
+    if kind is str:
+        return {"action": Once, "default": default, "metavar": metavar}
+    return {"type": kind, "default": default, "metavar": metavar}
+
+
+def options_of(arguments: argparse.Namespace, cls: type[AnyOptions]) -> AnyOptions:
+    """The options of a command line; a field that has no flag there keeps its default.
+
+    Raises:
+        UsageError, PromptError: a value cannot be.
+    """
+    given = vars(arguments)
+    return cls(**{name: given[name] for name in described(cls) if name in given})
+
+
 def add_prompt(parser: Container, *, several: bool = False, default: str) -> None:
     """Add what is asked; the verb's own prompt is ``default``."""
     group = parser.add_argument_group("what is asked")
@@ -63,87 +126,25 @@ def add_prompt(parser: Container, *, several: bool = False, default: str) -> Non
         metavar="TEXT",
         help=f"({default}{more})",
     )
-    group.add_argument(
-        "--task", action=Once, metavar="NAME",
-        help="a task's prompt instead: caption, qa, events, scene, emotion, sentiment, music, "
-        "note, metadata",
-    )  # fmt: skip
-    group.add_argument("--question", action=Once, metavar="TEXT", help="what the task qa asks")
-    add_text(group)
-
-
-def add_text(parser: Container) -> None:
-    """Add what stands behind the prompt."""
-    parser.add_argument(
-        "--text", action=Once, default="",
-        help="additional text, which the answer continues; without a space at its end",
-    )  # fmt: skip
+    add_options(group, PromptOptions, "task", "question", "text")
 
 
 def add_search(parser: Container, *, drawn: bool = True) -> None:
     """Add how answers are found; ``drawn``: the options of answers drawn at random as well."""
     title = "beam search (defaults: the plan's own, as released 5, 67, 1)"
     group = parser.add_argument_group(f"{title}, or answers drawn at random" if drawn else title)
-    group.add_argument("--beam-size", type=int, metavar="N", help="hypotheses kept; 1 is greedy")
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer")
-    group.add_argument("--temperature", type=float, metavar="T",
-                       help="divides the logits; 0 or less counts as 1, as released")  # fmt: skip
-    group.add_argument("--stop", metavar="TEXT",
-                       help="end answers at TEXT's first token instead of the plan's")  # fmt: skip
-    group.add_argument(
-        "--stop-string", action="append", default=[], metavar="TEXT", dest="stop_strings",
-        help="end answers where TEXT appears, and cut it off; again for several",
-    )  # fmt: skip
+    names = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings")
+    add_options(group, GenerateOptions, *names)
     if drawn:
-        _add_draw(group)
-
-
-def _add_draw(group: Container) -> None:
-    group.add_argument(
-        "--samples",
-        type=int,
-        metavar="N",
-        help="draw N answers (--seed); text and CSV show the best, JSON all",
-    )
-    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
-    group.add_argument("--top-p", type=float, metavar="P",
-                       help="draw from the likeliest that have probability P together")  # fmt: skip
+        add_options(group, GenerateOptions, "samples", "top_k", "top_p")
 
 
 def add_reading(parser: Container) -> None:
     """Add how recordings are read."""
     group = parser.add_argument_group("long recordings")
-    group.add_argument(
-        "--long-audio",
-        choices=["windows", "first", "center", "random", "compat"],
-        default="windows",
-        help="recordings longer than a clip: all windows, one of them, or exactly what the "
-        "released wrapper does (default: %(default)s)",
-    )
-    group.add_argument("--hop", type=float, metavar="SECONDS",
-                       help="between the starts of windows (default: a clip's length)")  # fmt: skip
-    group.add_argument(
-        "--no-resample",
-        action="store_true",
-        help="take the samples as they are, whatever the file's rate (with --long-audio compat)",
-    )
-    group.add_argument(
-        "--allow-truncated",
-        action="store_true",
-        help="hear what is there of a file that is cut short or damaged (audio_truncated)",
-    )
-    group.add_argument("--seed", type=int, default=0,
-                       help="of random crops and drawn answers (default: %(default)s)")  # fmt: skip
-    add_strict(parser)
-
-
-def add_strict(parser: Container) -> None:
-    """Add what refuses where otherwise there is a warning."""
-    parser.add_argument(
-        "--strict", action="store_true",
-        help="refuse text over the encoder's limit, and recordings that seem to hold no sound or "
-        "samples of another scale, instead of warning",
-    )  # fmt: skip
+    names = ("long_audio", "hop", "resample", "allow_truncated", "seed")
+    add_options(group, ReadOptions, *names)
+    add_options(parser, ReadOptions, "strict")
 
 
 def add_engine(parser: Container) -> None:
@@ -158,28 +159,39 @@ def add_engine(parser: Container) -> None:
     add_choice(group, "--device", DEVICES)
     add_choice(group, "--precision", PRECISIONS)
     add_threads(group)
-    group.add_argument("--batch-size", type=int, default=8, metavar="N",
-                       help="windows answered together (default: %(default)s)")  # fmt: skip
+    add_options(group, ReadOptions, "batch_size")
 
 
-def prompt_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What :func:`add_prompt` asks for, but for the prompt itself, as the engine's options."""
-    names = ("task", "question", "text", "strict")
-    return {name: getattr(arguments, name) for name in names}
+def add_choice(parser: Container, option: str, choice: Choice) -> None:
+    """Add an option whose default is the first choice. Those of later versions parse.
+
+    The engine then refuses them, in words of its own.
+    """
+    later = f"; not in this version: {', '.join(choice.later)}" if choice.later else ""
+    parser.add_argument(
+        option,
+        choices=[*choice.here, *choice.later],
+        default=choice.here[0],
+        metavar=f"{{{','.join(choice.here)}}}",
+        help=f"(default: %(default)s{later})",
+    )
 
 
-def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What :func:`add_search` asks for, and the seed of draws, as the engine's options."""
-    names = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings", "samples",
-             "top_k", "top_p", "seed")  # fmt: skip
-    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+def add_threads(parser: Container, purpose: str = "") -> None:
+    """Add ``--threads``, to be checked by :func:`check_threads`."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help=f"{purpose}(default: all we may use)"
+    )
 
 
-def read_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What :func:`add_reading` asks for, as the engine's options."""
-    names = ("long_audio", "hop", "seed", "allow_truncated", "strict")
-    return {**{name: getattr(arguments, name) for name in names},
-            "resample": not arguments.no_resample, "batch_size": arguments.batch_size}  # fmt: skip
+def check_threads(arguments: argparse.Namespace) -> None:
+    """Check ``--threads``.
+
+    Raises:
+        UsageError: it is below 1.
+    """
+    if arguments.threads is not None and arguments.threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {arguments.threads}")
 
 
 def open_engine(arguments: argparse.Namespace) -> "Engine":

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn, Self
 
 from pengi_rt.system.quote import message
@@ -97,6 +98,47 @@ class Parser(argparse.ArgumentParser):
         return super()._get_value(action, arg_string)
 
 
+class VerbParser(Parser):
+    """Parses what one verb takes. Its module is imported only when there is something to parse."""
+
+    def __init__(self, *, module: str, **options: Any) -> None:
+        """As the base class, for the verb in ``module``."""
+        super().__init__(**options)
+        self._module: str | None = module
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As the base class."""
+        if self._module is not None:
+            import_module(self._module).add_arguments(self)
+            add_verbosity(self, default=argparse.SUPPRESS)
+            self._module = None
+        return super().parse_known_args(args, namespace)
+
+
+class Once(argparse.Action):
+    """Stores a value; a second one is refused, where argparse would forget the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - argparse's own signature
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Store ``values``.
+
+        Raises:
+            ArgumentError: there is a value already.
+        """
+        given: set[str] = vars(namespace).setdefault("given_once", set())
+        if self.dest in given:
+            raise argparse.ArgumentError(self, "is given twice: run the command once for each")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 def names_marked(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command line, those after the first ``--`` as :class:`Name`."""
     if END_OF_OPTIONS not in arguments:
@@ -107,3 +149,16 @@ def names_marked(arguments: Sequence[str]) -> list[str]:
 
 def _text(argument: str) -> str:
     return argument.text if isinstance(argument, Name) else argument
+
+
+def add_verbosity(parser: argparse.ArgumentParser, default: bool | str) -> None:
+    """Add ``--quiet`` and ``--verbose``, before the verb and after it.
+
+    After it, ``default`` is SUPPRESS: not given says nothing about the one before.
+    """
+    group = parser.add_mutually_exclusive_group()
+    for names, explanation in (
+        (("-q", "--quiet"), "errors only on stderr"),
+        (("-v", "--verbose"), "say more on stderr"),
+    ):
+        group.add_argument(*names, action="store_true", default=default, help=explanation)

@@ -59,13 +59,13 @@ class Run:
 
         Args:
             engine: what will answer.
-            asked: everything that shapes an answer, except for how recordings are read.
+            asked: everything that shapes an answer.
         """
         arguments = self._arguments
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
-        read = ("long_audio", "hop", "precision", "no_resample", "allow_truncated")
-        settings = {**asked, **{name: getattr(arguments, name) for name in read}}
+        settings = {**asked, "precision": arguments.precision}
+        settings.pop("batch_size", None)  # changes no answer
         self._settings = settings_hash(engine.plan.fingerprint, settings)
         if arguments.resume:
             self._resume = ResumeState(self._names, self._settings)

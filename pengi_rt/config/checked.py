@@ -107,7 +107,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> int:
     """
     number = as_int(value)
     if number is None or number < low or (high is not None and number > high):
-        bound = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        bound = f"of at least {low}" if high is None else f"in [{low}, {high}]"
         raise UsageError(f"{name} must be a whole number {bound}, got {shown(value)}")
     return number
 

@@ -6,10 +6,9 @@ from typing import Final
 
 from pengi_rt.config.checked import whole
 from pengi_rt.config.model import DecoderConfig
+from pengi_rt.config.options import MAX_BEAM_SIZE, MAX_SAMPLES
 from pengi_rt.errors import UsageError
 
-MAX_BEAM_SIZE: Final = 64
-MAX_SAMPLES: Final = 64
 MIN_TEMPERATURE: Final = 2.0**-126  # smallest normal float32: divided by it, any logit is finite
 
 

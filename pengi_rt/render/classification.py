@@ -74,6 +74,7 @@ class Labelled:
             "windows": total(result),
             "prompt_truncated": result.prompt_truncated,
             **about_audio(result),
+            "options": result.options.to_json(),
         }
 
     def _flat(self, result: "Classification") -> Iterator[Row]:

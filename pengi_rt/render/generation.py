@@ -61,6 +61,7 @@ def answer_rows(result: "Result", windows: str) -> Iterator[Row]:
         "windows": total(result),
         "prompt_truncated": result.prompt_truncated,
         **about_audio(result),
+        "options": result.options.to_json(),
     }
     for row in {"each": _each, "merged": _merged, "pooled": _pooled}[windows](result):
         yield {**about, **row, **rest}

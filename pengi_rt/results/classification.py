@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pengi_rt.config.options import ClassifyOptions
 from pengi_rt.results.generation import Extent
 
 Method = Literal["text-matching", "log-likelihood"]
@@ -55,6 +56,8 @@ class Classification:
     chosen: tuple[str, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    options: ClassifyOptions
+    """What made it, the plan's own defaults filled in."""
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""

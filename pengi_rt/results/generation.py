@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.results.timeline import Pooled, Segment, pooled, segments
 
 
@@ -96,6 +97,8 @@ class Result:
     prompt_truncated: bool
     audio_truncated: bool
     timings: Timings
+    options: GenerateOptions
+    """What made it, the plan's own defaults filled in."""
     audio_warnings: tuple[str, ...] = ()
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""

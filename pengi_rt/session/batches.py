@@ -17,7 +17,6 @@ from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.results.generation import Extent
 from pengi_rt.system.quote import one_line, shown
-from pengi_rt.system.scalars import as_int
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ def read_batches(
     options: ReadOptions,
     on_error: OnError | None = None,
 ) -> Iterator[Batch]:
-    """The windows of all sources, ``options["batch_size"]`` at a time; the last batch has the rest.
+    """The windows of all sources, ``options.batch_size`` at a time; the last batch has the rest.
 
     Sources are drawn only as they are needed, and of a long recording no more is in memory than a
     batch; one generator draws all random crops. The call itself reads nothing.
@@ -102,14 +101,11 @@ def read_batches(
     A :class:`~pengi_rt.audio.recording.Recording` is cut already: it stays as it is.
 
     Raises:
-        UsageError: the batch size is below 1, or one recording was given for several; when its turn
-            comes, a Recording was cut for another plan.
+        UsageError: one recording was given for several; when its turn comes, a Recording was cut
+            for another plan.
         AudioError: a recording cannot be read, or has warnings (``strict``), when its turn comes,
             and nobody else is told (``on_error``). What was read before it is a batch first.
     """
-    batch_size = options["batch_size"]
-    if as_int(batch_size) is None or batch_size < 1:
-        raise UsageError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     if _is_one(sources) or not isinstance(sources, Iterable):
         raise UsageError(f"recordings must be a list or an iterator of them, got {shown(sources)}")
     if on_error is not None and not callable(on_error):
@@ -167,7 +163,7 @@ class _Reader:
         self._config = config
         self._options = options
         self._on_error = on_error
-        self._generator = random.Random(options["seed"])  # noqa: S311 - a crop, reproducible
+        self._generator = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
         self._windows: list[F32] = []
         self._shares: list[Share] = []
         self._seconds = 0.0
@@ -199,25 +195,25 @@ class _Reader:
                 self._tell(source, error)
                 return
             self._add(recording, number, window)
-            if len(self._windows) == self._options["batch_size"]:
+            if len(self._windows) == self._options.batch_size:
                 yield from self._rest()
 
     def _load(self, source: AudioLike | Recording) -> Recording:
         if isinstance(source, Recording):
             _check_windows(source, self._config)
-            return _told(source, strict=self._options["strict"])
+            return _told(source, strict=self._options.strict)
         options = self._options
         recording = load_windows(
             source,
             self._config,
-            long_audio=options["long_audio"],
-            hop=options["hop"],
+            long_audio=options.long_audio,
+            hop=options.hop,
             rng=self._generator,
-            resample=options["resample"],
-            allow_truncated=options["allow_truncated"],
-            strict=options["strict"],
+            resample=options.resample,
+            allow_truncated=options.allow_truncated,
+            strict=options.strict,
         )
-        way = options["long_audio"]
+        way = options.long_audio
         if recording.truncated and way != "windows":
             name = one_line(recording.name)
             logger.warning("%s: only one window is answered (long_audio %s)", name, way)

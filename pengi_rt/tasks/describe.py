@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pengi_rt.config.options import Options
-from pengi_rt.errors import UsageError
+from pengi_rt.config.options import DescribeOptions, GenerateOptions
 from pengi_rt.results.generation import Extent, Result
 from pengi_rt.session.batches import Batch
 from pengi_rt.session.session import Session
@@ -40,6 +39,11 @@ class Description:
         return self.caption.audio_warnings
 
     @property
+    def options(self) -> GenerateOptions:
+        """What made it, the plan's own defaults filled in."""
+        return self.caption.options
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Of every window all three, joined as the released wrapper does.
 
@@ -59,7 +63,7 @@ class Description:
 
 
 def describe(
-    session: Session, batches: Iterable[Batch], options: Options, *, partly: bool = False
+    session: Session, batches: Iterable[Batch], options: DescribeOptions, *, partly: bool = False
 ) -> Iterator[Description]:
     """The description of every recording in turn; ``partly``: a part with every batch.
 
@@ -67,8 +71,6 @@ def describe(
         UsageError: a task or question is given, as the prompts are fixed; and as
             :func:`pengi_rt.tasks.prepare.request`.
     """
-    if options["task"] is not None or options["question"] is not None:
-        raise UsageError("describe has its own prompts; ask tasks and questions with generate")
     asked = request(session, PROMPTS, options)
     found = answered(session, batches, asked, partly=partly)
     return (Description(*(result_of(asked, number, part) for number in range(3))) for part in found)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32, Encoded
 from pengi_rt.config.checked import listed
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.results.generation import Extent
 from pengi_rt.session.batches import Batch, parts
@@ -31,6 +32,7 @@ class AudioEmbedding:
     embedding: F32
     prefix: F32
     audio_truncated: bool
+    options: ReadOptions
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""
@@ -51,7 +53,7 @@ class TextEmbedding:
 
 
 def embed_recordings(
-    session: Session, batches: Iterable[Batch], *, partly: bool = False
+    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool = False
 ) -> Iterator[AudioEmbedding]:
     """Every recording's vectors in turn; ``partly``: a part with every batch.
 
@@ -59,11 +61,11 @@ def embed_recordings(
         BackendError: the session is closed, now or meanwhile.
     """
     with session.in_use():
-        return _embedded(session, batches, partly=partly)
+        return _embedded(session, batches, options, partly=partly)
 
 
 def _embedded(
-    session: Session, batches: Iterable[Batch], *, partly: bool
+    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool
 ) -> Iterator[AudioEmbedding]:
     def answer(batch: Batch) -> list[tuple[F32, F32]]:
         return list(zip(*heard(session, batch), strict=True))
@@ -78,6 +80,7 @@ def _embedded(
             embedding=embedding,
             prefix=prefix,
             audio_truncated=part.recording.truncated,
+            options=options,
             audio_warnings=part.recording.warnings,
             extent=part.extent,
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.config.checked import whole
+from pengi_rt.config.options import ExplainOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.results.generation import Extent
 from pengi_rt.session.batches import Batch, parts
@@ -60,6 +61,7 @@ class Explanation:
     windows: tuple[ExplainedWindow, ...]
     prompt_truncated: bool
     audio_truncated: bool
+    options: ExplainOptions
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
     extent: Extent | None = None
     """Set where these are not all windows of the recording (``partly``)."""
@@ -69,11 +71,11 @@ def explain(
     session: Session,
     batches: Iterable[Batch],
     question: Question,
+    options: ExplainOptions,
     *,
-    k: int,
     partly: bool = False,
 ) -> Iterator[Explanation]:
-    """Explain every recording in turn, with the ``k`` nearest tokens of each vector.
+    """Explain every recording in turn, with the ``options.k`` nearest tokens of each vector.
 
     ``partly``: a part of the recording comes with every batch.
 
@@ -89,7 +91,7 @@ def explain(
         raise UsageError(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
         )
-    k = whole("k", k, 1, vocab)
+    k = whole("k", options.k, 1, vocab)
     found = parts(batches, _Explainer(session, question, k).windows, partly=partly)
     return (
         Explanation(
@@ -98,6 +100,7 @@ def explain(
             windows=tuple(part.outputs),
             prompt_truncated=question.truncated,
             audio_truncated=part.recording.truncated,
+            options=options,
             audio_warnings=part.recording.warnings,
             extent=part.extent,
         )

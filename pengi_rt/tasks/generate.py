@@ -68,6 +68,7 @@ def result_of(asked: Request, number: int, part: Part[Answered]) -> Result:
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
         timings=Timings.together(each.timings for each in part.outputs),
+        options=asked.options,
         extent=part.extent,
     )
 

@@ -1,18 +1,17 @@
 """What is asked about recordings, checked: prompts, how answers are found, where they stop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, cast
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, SearchingBackend
-from pengi_rt.config.checked import listed
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
-from pengi_rt.config.options import Options, PromptOptions
+from pengi_rt.config.options import GenerateOptions, PromptOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import answer, ask
-from pengi_rt.errors import PromptError, UsageError
+from pengi_rt.errors import UsageError
 from pengi_rt.session.session import EncodedText, Session
 from pengi_rt.session.shapes import plain_prompts
 from pengi_rt.text.prompts import task_prompt
@@ -37,8 +36,8 @@ class Question:
         """
         self._session = session
         self.prompt = prompt
-        self.ids, self.truncated = session.prompt_tokenizer.encode(prompt, strict=options["strict"])
-        self.behind = session.embedded(options["text"])
+        self.ids, self.truncated = session.prompt_tokenizer.encode(prompt, strict=options.strict)
+        self.behind = session.embedded(options.text)
         self._rows: F32 | None = None
 
     def __len__(self) -> int:
@@ -80,6 +79,8 @@ class Request:
     questions: tuple[Question, ...]
     decode: DecodeOptions | SampleOptions
     stops: tuple[str, ...]
+    options: GenerateOptions
+    """As given, the plan's own defaults filled in."""
 
 
 def prompts_of(
@@ -90,7 +91,7 @@ def prompts_of(
     Raises:
         UsageError: both are given, or no prompt at all, or the task does not fit.
     """
-    task, question = options["task"], options["question"]
+    task, question = options.task, options.question
     if task is None and question is not None:
         task = "qa"
     if task is None:
@@ -118,7 +119,7 @@ def one_prompt(
     return prompts[0]
 
 
-def request(session: Session, prompts: Sequence[str], options: Options) -> Request:
+def request(session: Session, prompts: Sequence[str], options: GenerateOptions) -> Request:
     """Check everything about a call but its recordings, and read its prompts.
 
     Raises:
@@ -126,48 +127,53 @@ def request(session: Session, prompts: Sequence[str], options: Options) -> Reque
         PromptError: a prompt cannot be read, or does not fit (``strict``).
         UsageError: an option is out of range, or all together pass the decoder's positions.
     """
-    samples = options["samples"]
+    samples = options.samples
     decode = (
         search_options(session, options)
         if samples is None
         else sample_options(session, samples, options)
     )
-    stops = _stop_strings(options["stop_strings"])
     questions = [Question(session, prompt, options) for prompt in prompts]
     config = session.config
     longest = config.audio_mapper.prefix_length + max(map(len, questions))
     check_fits(longest, decode, config.decoder)
-    return Request(tuple(questions), decode, stops)
+    return Request(tuple(questions), decode, options.stop_strings, _filled_in(options, decode))
 
 
-def search_options(session: Session, options: Options) -> DecodeOptions:
+def _filled_in(options: GenerateOptions, decode: DecodeOptions | SampleOptions) -> GenerateOptions:
+    """``options`` with the plan's own defaults in the place of None."""
+    return replace(
+        options,
+        beam_size=decode.beam_size if isinstance(decode, DecodeOptions) else None,
+        max_new_tokens=decode.max_new_tokens,
+        temperature=decode.temperature,
+    )
+
+
+def search_options(session: Session, options: GenerateOptions) -> DecodeOptions:
     """The beam search that ``options`` ask for, with the plan's own defaults.
 
     Raises:
         UsageError: an option is out of range, or for drawn answers alone.
     """
-    if options["top_k"] is not None or options["top_p"] is not None:
-        raise UsageError("top_k and top_p are for drawn answers: give samples too")
-    beam_size = options["beam_size"]
+    beam_size = options.beam_size
     return DecodeOptions(
         beam_size=session.config.generation.beam_size if beam_size is None else beam_size,
         **_common(session, options),
     )
 
 
-def sample_options(session: Session, samples: int, options: Options) -> SampleOptions:
+def sample_options(session: Session, samples: int, options: GenerateOptions) -> SampleOptions:
     """The draw of ``samples`` that ``options`` ask for, with the plan's own defaults.
 
     Raises:
         UsageError: an option is out of range, or for a search alone.
     """
-    if options["beam_size"] is not None:
-        raise UsageError("beam_size and samples contradict each other; give one of them")
     return SampleOptions(
         samples=samples,
-        top_k=options["top_k"],
-        top_p=options["top_p"],
-        seed=options["seed"],
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
         **_common(session, options),
     )
 
@@ -179,23 +185,13 @@ class _Common(TypedDict):
     pad_id: int
 
 
-def _common(session: Session, options: Options) -> _Common:
+def _common(session: Session, options: GenerateOptions) -> _Common:
     """What a search and a draw both have."""
     default = session.config.generation
-    tokens, temperature, stop = options["max_new_tokens"], options["temperature"], options["stop"]
+    tokens, temperature, stop = options.max_new_tokens, options.temperature, options.stop
     return _Common(
         max_new_tokens=default.max_new_tokens if tokens is None else tokens,
         temperature=default.temperature if temperature is None else temperature,
         stop_id=session.config.stop_id if stop is None else session.tokenizer.stop_id(stop),
         pad_id=session.config.pad_id,
     )
-
-
-def _stop_strings(stops: Sequence[str]) -> tuple[str, ...]:
-    given = (stops,) if isinstance(stops, str) else tuple(listed("stop_strings", stops))
-    for stop in given:
-        if not isinstance(stop, str):
-            raise PromptError(f"a stop string must be a string, got {type(stop).__name__}")
-        if not stop:
-            raise UsageError("a stop string must hold at least one character")
-    return given

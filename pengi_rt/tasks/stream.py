@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
-from pengi_rt.config.options import Options
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
 from pengi_rt.session.batches import Batch, read_batches
 from pengi_rt.session.session import Session, prefixes
@@ -21,7 +22,7 @@ _UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"  # bytes of a character whose r
 
 
 def stream(
-    session: Session, audio: AudioLike | Recording, prompt: str | None, options: Options
+    session: Session, audio: AudioLike | Recording, prompt: str | None, options: GenerateOptions
 ) -> Iterator[str]:
     """Pieces of the answer about ``audio``, as :meth:`pengi_rt.engine.Engine.stream` gives them.
 
@@ -30,15 +31,15 @@ def stream(
             the call itself; also if more than one beam, sample or prompt is asked for.
         AudioError: the recording cannot be read, with the first piece.
     """
-    if options["samples"] is None and options["beam_size"] is None:
-        options = Options(**{**options, "beam_size": 1})
+    if options.samples is None and options.beam_size is None:
+        options = replace(options, beam_size=1)
     batches = read_batches([audio], session.config, options)
     one = one_prompt(prompt, options, session.config.generation.prompt, "stream")
     asked = request(session, [one], options)
     check_single(asked.decode)
     if asked.questions[0].truncated:
         logger.warning("the prompt is longer than the text encoder reads and was cut: %.40r", one)
-    return _pieces(session, batches, asked, cropped=options["long_audio"] != "windows")
+    return _pieces(session, batches, asked, cropped=options.long_audio != "windows")
 
 
 def _pieces(

@@ -68,7 +68,7 @@ def test_whole_numbers_within_bounds() -> None:
         with pytest.raises(UsageError) as caught:
             whole("k", value, 1, 3)
         assert str(caught.value) == f"k must be a whole number {bound}, got {value}"
-    with pytest.raises(UsageError, match=r"^k must be a whole number at least 1, got '1'$"):
+    with pytest.raises(UsageError, match=r"^k must be a whole number of at least 1, got '1'$"):
         whole("k", "1", 1)
 
 

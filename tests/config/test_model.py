@@ -11,7 +11,6 @@ import toy_plan
 
 from pengi_rt.config import model as config
 from pengi_rt.config.checked import Checked, Within
-from pengi_rt.config.decode import MAX_BEAM_SIZE
 from pengi_rt.config.model import (
     DecoderConfig,
     GenerationConfig,
@@ -21,6 +20,7 @@ from pengi_rt.config.model import (
     ModelConfig,
     TextConfig,
 )
+from pengi_rt.config.options import MAX_BEAM_SIZE
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import UsageError
 

@@ -1,5 +1,7 @@
 """Options of every task through the engine: NumPy's values, and what is of another type."""
 
+import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,19 @@ import pytest
 from clips import RATE, clip
 
 import pengi_rt
-from pengi_rt.config.options import DEFAULTS, completed
+from pengi_rt.config.options import (
+    ClassifyOptions,
+    DescribeOptions,
+    ExplainOptions,
+    GenerateOptions,
+    IndexOptions,
+    ReadOptions,
+    SearchOptions,
+    TaskOptions,
+    described,
+)
 from pengi_rt.engine import Engine
 from pengi_rt.errors import PengiError, UsageError
-from pengi_rt.tasks.classify.classify import CLASSIFY_DEFAULTS, ClassifyOptions
 
 NUMPY: dict[str, Any] = {
     "beam_size": np.int64(2),
@@ -67,19 +78,56 @@ def test_lists_of_prompts_texts_and_labels(engine: Engine) -> None:
     assert embedding.text == "a dog"
 
 
-@pytest.mark.parametrize("name", sorted(CLASSIFY_DEFAULTS))
+@pytest.mark.parametrize("name", sorted(described(ClassifyOptions)))
 @pytest.mark.parametrize("value", [object(), b"x", {"a": 1}, 1j], ids=type)
 def test_other_types_are_refused(name: str, value: object) -> None:
     if name == "stop_strings":  # which the task reads
         return
     with pytest.raises(UsageError, match=rf"^(the )?{name} must be ") as caught:
-        completed({name: value}, CLASSIFY_DEFAULTS, "classify", ClassifyOptions)
+        ClassifyOptions(**{name: value})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
-def test_defaults_are_what_completed_gives() -> None:
-    assert completed({}, DEFAULTS, "generate") == DEFAULTS
-    assert completed(dict(DEFAULTS), DEFAULTS, "generate") == DEFAULTS
+def test_keywords_go_before_options() -> None:
+    assert GenerateOptions.given(None, {}, "generate") == GenerateOptions()
+    asked = GenerateOptions(beam_size=2, text="two")
+    assert GenerateOptions.given(asked, {}, "generate") == asked
+    both = GenerateOptions.given(asked, {"beam_size": 3}, "generate")
+    assert both == GenerateOptions(beam_size=3, text="two")
+
+
+def test_unknown_keywords_and_other_options_are_type_errors() -> None:
+    with pytest.raises(TypeError, match="generate has no option beams, wide"):
+        GenerateOptions.given(None, {"wide": 1, "beams": 2}, "generate")
+    with pytest.raises(TypeError, match="classify takes ClassifyOptions, got GenerateOptions"):
+        ClassifyOptions.given(GenerateOptions(), {}, "classify")  # type: ignore[arg-type]
+
+
+CLASSES = (ClassifyOptions, DescribeOptions, ExplainOptions, GenerateOptions, IndexOptions,
+           ReadOptions, SearchOptions)  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_json_and_back(cls: type[TaskOptions]) -> None:
+    request = json.dumps(cls().to_json())
+    assert cls.from_json(json.loads(request)) == cls()
+
+
+def test_a_json_request() -> None:
+    request = {"beam_size": 3, "stop_strings": ["a", "b"], "hop": 1}
+    options = GenerateOptions.from_json(request)
+    assert (options.beam_size, options.stop_strings, options.hop) == (3, ("a", "b"), 1.0)
+    with pytest.raises(UsageError, match=r"^unknown options 'beams'; known: long_audio, hop, "):
+        GenerateOptions.from_json({"beams": 3})
+    with pytest.raises(UsageError, match=r"^beam_size must be a whole number in \[1, 64\]"):
+        GenerateOptions.from_json({"beam_size": 65})
+
+
+def test_a_signature_shows_the_keywords() -> None:
+    known = signature(Engine.generate).parameters
+    assert {*described(GenerateOptions)} < {*known}
+    assert known["batch_size"].default == 8
+    assert "hypotheses kept; 1 is greedy" in (Engine.generate.__doc__ or "")
 
 
 CALLS: dict[str, Any] = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import InputError
 from pengi_rt.render.generation import ANSWER_COLUMNS, Lines, answer_rows
 from pengi_rt.render.writer import FORMATS, Row, Writer
@@ -17,6 +18,8 @@ from pengi_rt.results.generation import Beam, Result, Timings, Window
 from pengi_rt.system.streams import Output
 
 AWKWARD = 'é \U0001f600 bad\udcff "x", y'
+
+OPTIONS = GenerateOptions()
 
 
 class Full(io.BytesIO):
@@ -29,7 +32,9 @@ class Full(io.BytesIO):
 def result(text: str = AWKWARD) -> Result:
     beam = Beam(text, (1, 2), -0.5, (-0.25, -0.75))
     window = Window(0.0, 2.0, text, text, (1, 2), -0.5, (beam,))
-    return Result("a\udcff.wav", "what?", (window,), False, False, Timings(0.0, 0.0, 0.0, 1))
+    return Result(
+        "a\udcff.wav", "what?", (window,), False, False, Timings(0.0, 0.0, 0.0, 1), OPTIONS
+    )
 
 
 def writer(output: Output, form: str) -> Writer:
@@ -122,7 +127,7 @@ def test_rows_over_time() -> None:
         Window(2.0 * i, 2.0 * i + 2, text, text, (1,), score, ())
         for i, (text, score) in enumerate(zip(texts, (-1, -2, -0.5, -3), strict=True))
     )
-    long = Result("a.wav", "what?", windows, True, False, Timings(0.0, 0.0, 0.0, 4))
+    long = Result("a.wav", "what?", windows, True, False, Timings(0.0, 0.0, 0.0, 4), OPTIONS)
     merged = [(row["start"], row["end"], row["text"]) for row in answer_rows(long, "merged")]
     assert merged == [(0, 4, "rain"), (4, 6, "a dog"), (6, 8, "rain")]
     (pooled,) = answer_rows(long, "pooled")

@@ -12,7 +12,7 @@ import pytest
 
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.config.options import READ_DEFAULTS, ReadOptions
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.session.batches import Batch, is_batch, parts, read_batches
 
@@ -21,7 +21,7 @@ RATE, CLIP = CONFIG.mel.sample_rate, CONFIG.clip_samples
 
 
 def options(**changes: Any) -> ReadOptions:
-    return ReadOptions(**{**READ_DEFAULTS, **changes})  # type: ignore[typeddict-item]
+    return ReadOptions(**changes)
 
 
 def sound(seed: int, windows: int) -> tuple[np.ndarray, int]:

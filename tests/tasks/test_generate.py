@@ -52,10 +52,10 @@ def test_several_prompts_hear_a_recording_once(
 
 
 def test_answers_come_recording_by_recording(engine: Engine) -> None:
-    found = list(engine.answer(iter([clip(0), clip(1)]), PROMPTS, max_new_tokens=2))
+    found = list(engine.iter_generate(iter([clip(0), clip(1)]), PROMPTS, max_new_tokens=2))
     assert [r.prompt for r in found] == PROMPTS * 2
     with pytest.raises(UsageError, match="no prompt in the list"):
-        engine.answer([clip(0)], [])
+        engine.iter_generate([clip(0)], [])
 
 
 def test_tasks_are_their_prompts(engine: Engine) -> None:
@@ -94,7 +94,7 @@ def test_refusals_are_one_line(
     engine: Engine, prompt: str | None, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises((UsageError, PromptError), match=message) as caught:
-        engine.generate(clip(0), prompt, **options)  # type: ignore[call-overload]
+        engine.generate(clip(0), prompt, **options)
     assert "\n" not in str(caught.value)
 
 

@@ -6,15 +6,15 @@ held-out set, word for word.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F64
+from pengi_rt.config.options import ClassifyOptions
 from pengi_rt.engine import Engine
 from pengi_rt.results.classification import Classification
-from pengi_rt.tasks.classify.classify import ClassifyOptions
 from pengi_rt.tasks.classify.labels import FIELD
 from pengi_rt.training.scenes.facts import EVENTS, INSTRUMENTS, PLACES, SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import YES_NO, Clip, Question
@@ -115,19 +115,14 @@ def choose(
     for place, item in enumerate(task.items):
         by_prompt[item.prompt].append(place)
     found: dict[int, Classification] = {}
-    told: ClassifyOptions = {
-        "batch_size": BATCH,
-        "template": task.template,
-        "multi_label": task.multi_label,
-        **options,
-    }
-    if options["method"] == "text-matching":
-        told["stop_strings"] = task.ends
+    told = replace(options, batch_size=BATCH, template=task.template, multi_label=task.multi_label)
+    if options.method == "text-matching":
+        told = replace(told, stop_strings=tuple(task.ends))
     for prompt, places in by_prompt.items():
         asked = (clips[task.items[place].clip].samples for place in places)
         heard = [np.zeros_like(next(asked))] if silence else asked
         recordings = ((samples, SAMPLE_RATE) for samples in heard)
-        results = list(engine.classifications(recordings, task.labels, prompt, **told))
+        results = list(engine.iter_classify(recordings, task.labels, prompt, options=told))
         chosen = results * (len(places) if silence else 1)
         found.update(zip(places, chosen, strict=True))
     return [found[place] for place in range(len(task.items))]

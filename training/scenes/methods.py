@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from pengi_rt.backends.registry import open_backend
 from pengi_rt.config.choices import BackendName
+from pengi_rt.config.options import ClassifyOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.reader import Plan
-from pengi_rt.tasks.classify.classify import ClassifyOptions
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.scenes.closed import (
@@ -43,13 +43,13 @@ from pengi_rt.training.scenes.retrieve import NAMED, Recall, retrieval
 MATCHING, LIKELIHOOD = "text matching", "log-likelihood"
 
 METHODS: Mapping[str, ClassifyOptions] = {
-    MATCHING: {"method": "text-matching"},
-    LIKELIHOOD: {"method": "log-likelihood"},
+    MATCHING: ClassifyOptions(method="text-matching"),
+    LIKELIHOOD: ClassifyOptions(method="log-likelihood"),
 }
 VARIANTS: Mapping[str, ClassifyOptions] = {
-    "… per token": {"method": "log-likelihood", "normalize": "mean"},
-    "… per character": {"method": "log-likelihood", "normalize": "chars"},
-    "… over silence": {"method": "log-likelihood", "calibrate": "silence"},
+    "… per token": ClassifyOptions(method="log-likelihood", normalize="mean"),
+    "… per character": ClassifyOptions(method="log-likelihood", normalize="chars"),
+    "… over silence": ClassifyOptions(method="log-likelihood", calibrate="silence"),
 }
 """Of log-likelihood. Several labels are chosen by plain sums alone."""
 

@@ -102,7 +102,7 @@ def named(engine: Engine, clips: Sequence[Clip], index: F32, words: Words) -> di
 
 def captions(engine: Engine, sounds: Sequence[F32]) -> list[str]:
     """What the plan's caption prompt makes of every clip."""
-    told = engine.answer(
+    told = engine.iter_generate(
         ((samples, SAMPLE_RATE) for samples in sounds), task="caption", batch_size=BATCH
     )
     return [result.windows[0].text for result in told]

@@ -6,24 +6,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.options import (
     add_engine,
+    add_options,
     add_prompt,
     add_reading,
     add_recordings,
     add_search,
-    decode_options,
     open_engine,
-    prompt_options,
+    options_of,
     protect_inputs,
-    read_options,
     warned,
 )
 from pengi_rt.cli.output import add_output, add_resume, check_place, check_resumable
 from pengi_rt.cli.run import Run
+from pengi_rt.config.options import ClassifyOptions, ReadOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.render.classification import LABEL_COLUMNS, Labelled
 
@@ -38,14 +38,12 @@ if TYPE_CHECKING:
 PNG = ".png"
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "classify",
-        help="choose among labels for recordings",
-        description="Choose among given labels for each recording. A recording longer than the "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Choose among given labels for each recording. A recording longer than the "
         "model's clip is classified window by window, and as a whole by the mean of its windows' "
-        "scores.",
+        "scores."
     )
     add_recordings(parser)
     _add_labels(parser)
@@ -71,22 +69,8 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
         "--labels-file", type=Path, metavar="FILE",
         help="UTF-8, one label a line; behind a tab the text that stands for it, if that differs",
     )  # fmt: skip
-    group.add_argument(
-        "--method", choices=("text-matching", "log-likelihood"), default="text-matching",
-        help="the label nearest to the answer, by the cosine of their text embeddings, or the one "
-        "that the decoder would likeliest write (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--normalize", choices=("sum", "mean", "chars"),
-        help="log-likelihoods: a label's sum, or per token or character (default: sum)",
-    )  # fmt: skip
-    group.add_argument(
-        "--calibrate", choices=("none", "silence"),
-        help="log-likelihoods: take off what silence scores (default: none)",
-    )  # fmt: skip
-    group.add_argument("--multi-label", action="store_true", help="choose every label that fits")
-    group.add_argument("--template", default="{label}", metavar="TEXT",
-                       help="what stands for a label (default: %(default)s)")  # fmt: skip
+    names = ("method", "normalize", "calibrate", "multi_label", "template")
+    add_options(group, ClassifyOptions, *names)
     group.add_argument("--top-k", type=int, dest="best", metavar="K",
                        help="show the K best labels (default: all)")  # fmt: skip
 
@@ -111,17 +95,16 @@ def _classify(
     engine: "Engine", labels: "list[str] | dict[str, str]", names: list[str],
     arguments: argparse.Namespace,
 ) -> int:  # fmt: skip
-    asked = _options(arguments)
+    options = options_of(arguments, ClassifyOptions)
     about = {"verb": "classify", "labels": labels, "prompt": arguments.prompt,
-             "best": arguments.best, **asked}  # fmt: skip
+             "best": arguments.best, **options.to_json()}  # fmt: skip
     run = Run(arguments, names)
     run.mark_rows(engine, about)
-    picture = _Picture(arguments.plot, engine.config, read_options(arguments))
+    picture = _Picture(arguments.plot, engine.config, options)
     # Options, labels and prompts are refused here, before the output is opened.
-    results = engine.classifications(
+    results = engine.iter_classify(
         picture.heard(run), labels, arguments.prompt,
-        partly=arguments.plot is None, on_error=run.on_error,
-        **{**asked, **read_options(arguments)},
+        partly=arguments.plot is None, on_error=run.on_error, options=options,
     )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = run.write_output(
@@ -130,12 +113,6 @@ def _classify(
     )  # fmt: skip
     picture.draw()
     return code
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("method", "normalize", "calibrate", "multi_label", "template")
-    own = {name: getattr(arguments, name) for name in names}
-    return {**own, **prompt_options(arguments), **decode_options(arguments)}
 
 
 def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":
@@ -171,7 +148,7 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
 class _Picture:
     """The picture of one recording: keeps what it needs of it while it is classified."""
 
-    def __init__(self, path: Path | None, config: "ModelConfig", options: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, config: "ModelConfig", options: ReadOptions) -> None:
         self._path = path
         self._config = config
         self._options = options
@@ -185,12 +162,19 @@ class _Picture:
             return
         from pengi_rt.audio.recording import load_windows
 
-        read = ("long_audio", "hop", "resample", "strict", "allow_truncated")
-        options = {name: self._options[name] for name in read}
-        rng = random.Random(self._options["seed"])  # noqa: S311 - a crop, reproducible
+        options = self._options
         for source in run:
             try:
-                self._recording = load_windows(source, self._config, rng=rng, **options)
+                self._recording = load_windows(
+                    source,
+                    self._config,
+                    long_audio=options.long_audio,
+                    hop=options.hop,
+                    rng=random.Random(options.seed),  # noqa: S311 - a crop, reproducible
+                    resample=options.resample,
+                    strict=options.strict,
+                    allow_truncated=options.allow_truncated,
+                )
             except AudioError as error:
                 run.on_error(source, error)
             else:
@@ -224,9 +208,8 @@ class _Picture:
             scores=np.array([[scores[label] for label in whole] for scores in windows]),
         )
         with _on_disk(self._recording) as samples:
-            timeline_picture(
-                samples, self._config.mel.sample_rate, timeline, self._path, title=title, axis=axis
-            )
+            rate = self._config.mel.sample_rate
+            timeline_picture(samples, rate, timeline, self._path, title=title, axis=axis)
 
 
 @contextmanager

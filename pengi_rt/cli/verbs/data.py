@@ -5,8 +5,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.arguments import add_verbosity
-from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
+from pengi_rt.cli.output import (
+    add_force,
+    is_folder,
+    refuse_overwriting,
+    refuse_precious,
+)
+from pengi_rt.cli.parser import Parser, add_verbosity
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.output import open_output
 from pengi_rt.system.quote import message, one_line
@@ -35,15 +40,14 @@ _TABLES = (".csv", ".json", ".yaml", ".tsv", ".txt")  # of datasets, as they are
 _TASKS_HELP = "add the tasks of a TOML file (docs/data.md); may be given again"
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "data",
-        help="check training data, convert public datasets",
-        description="Training data: manifests, JSON Lines files of recordings and what to say "
-        "about them.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Training data: manifests, JSON Lines files of recordings and what to say about them."
     )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(
+        title="actions", metavar="ACTION", required=True, parser_class=Parser
+    )
     _add_check(actions)
     _add_convert(actions)
     _add_tasks(actions)
@@ -51,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         add_verbosity(action, default=argparse.SUPPRESS)
 
 
-def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_check(actions: "argparse._SubParsersAction[Parser]") -> None:
     parser = actions.add_parser(
         "check",
         help="find everything wrong with a manifest",
@@ -80,7 +84,7 @@ def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=run_check)
 
 
-def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_convert(actions: "argparse._SubParsersAction[Parser]") -> None:
     parser = actions.add_parser(
         "convert",
         help="make a manifest from a public dataset",
@@ -131,7 +135,7 @@ def _add_copy_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_tasks(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_tasks(actions: "argparse._SubParsersAction[Parser]") -> None:
     parser = actions.add_parser(
         "tasks",
         help="list the tasks and their prompts",

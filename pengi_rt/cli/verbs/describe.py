@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Final
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.options import (
     add_engine,
+    add_options,
     add_reading,
     add_recordings,
     add_search,
-    add_text,
-    decode_options,
     open_engine,
+    options_of,
     protect_inputs,
-    read_options,
 )
 from pengi_rt.cli.output import add_output, add_resume, check_resumable
 from pengi_rt.cli.run import Run
+from pengi_rt.config.options import DescribeOptions
 from pengi_rt.render.generation import Lines, about_audio, total
 from pengi_rt.render.writer import Row
 
@@ -36,17 +36,15 @@ COLUMNS: Final = (
 )
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "describe",
-        help="caption, metadata and sound events of recordings, as one text",
-        description="Answer the released wrapper's three prompts about each recording and join the "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Answer the released wrapper's three prompts about each recording and join the "
         "answers: its caption, its metadata and its sound events. A recording longer than the "
-        "model's clip is described window by window.",
+        "model's clip is described window by window."
     )
     add_recordings(parser)
-    add_text(parser.add_argument_group("what is asked"))
+    add_options(parser.add_argument_group("what is asked"), DescribeOptions, "text")
     add_search(parser)
     add_reading(parser)
     add_engine(parser)
@@ -61,12 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
     names = named_recordings(arguments)
     protect_inputs(arguments, names)
     with open_engine(arguments) as engine:
-        asked = {"text": arguments.text, **decode_options(arguments)}
+        options = options_of(arguments, DescribeOptions)
         run = Run(arguments, names)
-        run.mark_rows(engine, {"verb": "describe", **asked})
+        run.mark_rows(engine, {"verb": "describe", **options.to_json()})
         # Options are refused here, before the output is opened.
-        results = engine.descriptions(
-            run, partly=True, on_error=run.on_error, **{**asked, **read_options(arguments)}
+        results = engine.iter_describe(
+            run, partly=True, on_error=run.on_error, options=options
         )
         lines = Lines(recordings=len(names) > 1, prompts=False)
         return run.write_output(
@@ -89,4 +87,5 @@ def _rows(description: "Description") -> Iterator[Row]:
             "end": caption.end,
             "windows": total(description.caption),
             **about_audio(description.caption),
+            "options": description.options.to_json(),
         }

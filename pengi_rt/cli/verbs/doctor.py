@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.arguments import BACKENDS
+from pengi_rt.cli.options import BACKENDS
 from pengi_rt.errors import PengiError
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import emit
@@ -41,13 +41,11 @@ class Diagnosis:
     problems: tuple[str, ...]  # with the core: without them all is well
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="say what is installed, what runs here, and why the rest does not",
-        description="Say what is installed, what this machine offers, which backends run here and "
-        "why the others do not. Exits with 5 if the engine itself cannot work.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Say what is installed, what this machine offers, which backends run here and "
+        "why the others do not. Exits with 5 if the engine itself cannot work."
     )
     parser.add_argument(
         "--format", choices=["text", "json"], default="text", help="(default: %(default)s)"

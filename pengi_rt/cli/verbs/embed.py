@@ -14,11 +14,12 @@ from pengi_rt.cli.options import (
     add_reading,
     add_recordings,
     open_engine,
+    options_of,
     protect_inputs,
-    read_options,
 )
 from pengi_rt.cli.output import add_force, check_place
 from pengi_rt.cli.run import SOME_FAILED, Run
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.generation import about_audio, span
 from pengi_rt.render.output import PART, open_output
@@ -36,15 +37,13 @@ NPY: Final = ".npy"
 SAFETENSORS: Final = ".safetensors"
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "embed",
-        help="vectors of recordings and texts, as .npy or .safetensors",
-        description="Write the vectors of recordings, window by window, and of texts, in float32, "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Write the vectors of recordings, window by window, and of texts, in float32, "
         "and print which row is what. A recording's embedding has length 1; a text's is as the "
         "model reads it, of length 1 only if the model was trained so: divide by the length for "
-        "cosines.",
+        "cosines."
     )
     add_recordings(parser, required=False)
     group = parser.add_argument_group("texts (their rows are behind the recordings')")
@@ -94,7 +93,10 @@ def _embed(
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
         results = engine.embed_audio(
-            run, partly=True, on_error=run.on_error, **read_options(arguments)
+            run,
+            partly=True,
+            on_error=run.on_error,
+            options=options_of(arguments, ReadOptions),
         )
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Final
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.options import (
     add_engine,
+    add_options,
     add_prompt,
     add_reading,
     add_recordings,
     open_engine,
-    prompt_options,
+    options_of,
     protect_inputs,
-    read_options,
     warned,
 )
 from pengi_rt.cli.output import add_output
 from pengi_rt.cli.run import Run
+from pengi_rt.config.options import ExplainOptions
 from pengi_rt.render.generation import about_audio, span, total
 from pengi_rt.render.writer import Row
 from pengi_rt.system.quote import printable
@@ -29,25 +30,16 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("audio", "start", "end", "part", "position", "rank", "token", "text", "cosine")
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "explain",
-        help="the words nearest to each vector of a recording's prefix",
-        description="Show what the decoder reads in front of its answer: for each vector that "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Show what the decoder reads in front of its answer: for each vector that "
         "stands for a recording, the prompt or the additional text, the nearest tokens of its "
-        "vocabulary, by cosine (paper, appendix B).",
+        "vocabulary, by cosine (paper, appendix B)."
     )
     add_recordings(parser)
     add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
-    parser.add_argument(
-        "-k",
-        "--neighbours",
-        type=int,
-        default=5,
-        metavar="K",
-        help="tokens for each vector (default: %(default)s)",
-    )
+    add_options(parser, ExplainOptions, "k")
     add_reading(parser)
     add_engine(parser)
     add_output(parser)
@@ -68,10 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
         results = engine.explain(
             run,
             arguments.prompt,
-            k=arguments.neighbours,
             partly=True,
             on_error=run.on_error,
-            **{**prompt_options(arguments), **read_options(arguments)},
+            options=options_of(arguments, ExplainOptions),
         )
         return run.write_output(
             warned(results, engine),
@@ -103,6 +94,7 @@ def _rows(explanation: "Explanation") -> Iterator[Row]:
             "windows": total(explanation),
             "prompt_truncated": explanation.prompt_truncated,
             **about_audio(explanation),
+            "options": explanation.options.to_json(),
         }
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.arguments import BACKENDS, PRECISIONS, add_threads, check_threads
+from pengi_rt.cli.options import BACKENDS, PRECISIONS, add_threads, check_threads
 from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
 from pengi_rt.errors import BackendError, CheckpointError, UsageError, missing_module
 from pengi_rt.system.quote import one_line, printable
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "export",
-        help="turn a checkpoint into an engine file",
-        description="Turn a checkpoint (published .pth, or our own .safetensors) into one engine "
-        "file, and test the written file against the PyTorch model.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Turn a checkpoint (published .pth, or our own .safetensors) into one engine "
+        "file, and test the written file against the PyTorch model."
     )
     parser.add_argument(
         "checkpoint", type=Path, help="base.pth, base_no_text_enc.pth, or NAME.safetensors"

@@ -10,15 +10,14 @@ from pengi_rt.cli.options import (
     add_reading,
     add_recordings,
     add_search,
-    decode_options,
     open_engine,
-    prompt_options,
+    options_of,
     protect_inputs,
-    read_options,
     warned,
 )
 from pengi_rt.cli.output import add_output, add_resume, check_resumable
 from pengi_rt.cli.run import Run
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.render.generation import ANSWER_COLUMNS, WINDOWS, Answers, Lines
 from pengi_rt.render.output import open_output
@@ -29,13 +28,11 @@ if TYPE_CHECKING:
     from pengi_rt.engine import Engine
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "generate",
-        help="answer prompts about recordings",
-        description="Answer a prompt, or several, about each recording. A recording longer than "
-        "the model's clip is answered window by window.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Answer a prompt, or several, about each recording. A recording longer than "
+        "the model's clip is answered window by window."
     )
     add_recordings(parser)
     add_prompt(parser, several=True, default='default: the plan\'s own, "generate audio caption"')
@@ -67,15 +64,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -> int:
-    asked = {**prompt_options(arguments), **decode_options(arguments)}
+    options = options_of(arguments, GenerateOptions)
     prompts = arguments.prompt
     each = 1 if prompts is None else len(prompts)
-    about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows, **asked}
+    about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows}
     run = Run(arguments, names, results_each=each)
-    run.mark_rows(engine, about)
+    run.mark_rows(engine, {**about, **options.to_json()})
     # Options and prompts are refused here, before the output is opened.
-    results = engine.answer(
-        run, prompts, partly=True, on_error=run.on_error, **{**asked, **read_options(arguments)}
+    results = engine.iter_generate(
+        run, prompts, partly=True, on_error=run.on_error, options=options
     )
     lines = Lines(recordings=len(names) > 1, prompts=each > 1)
     return run.write_output(
@@ -89,16 +86,8 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
 
 def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     prompt = arguments.prompt[0] if arguments.prompt else None
-    pieces = engine.stream(
-        source(name, arguments),
-        prompt,
-        long_audio=arguments.long_audio,
-        hop=arguments.hop,
-        resample=not arguments.no_resample,
-        allow_truncated=arguments.allow_truncated,
-        **prompt_options(arguments),
-        **decode_options(arguments),
-    )
+    options = options_of(arguments, GenerateOptions)
+    pieces = engine.stream(source(name, arguments), prompt, options=options)
     with open_output(arguments.output) as output:
         for piece in pieces:
             # Between windows it ends a line.

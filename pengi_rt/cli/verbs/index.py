@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 from pengi_rt.cli.named import report
 from pengi_rt.cli.options import (
     add_engine,
+    add_options,
     add_prompt,
     add_search,
-    add_strict,
-    decode_options,
     open_engine,
-    prompt_options,
+    options_of,
     warned,
 )
 from pengi_rt.cli.run import SOME_FAILED
+from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.streams import say
 
@@ -31,56 +31,37 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".index"
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "index",
-        help="caption a folder of recordings into an index, for search",
-        description="Caption every recording below a folder, and keep captions and embeddings in "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Caption every recording below a folder, and keep captions and embeddings in "
         "an index, for pengi-rt search. Run again, it captions only what is new or has changed, "
-        "and goes on where an earlier run was interrupted.",
+        "and goes on where an earlier run was interrupted."
     )
     parser.add_argument("folder", metavar="DIR", help="looked through at any depth for audio files")
     parser.add_argument(
         "-o", "--output", metavar="INDEX", help=f"the index's folder (default: DIR{SUFFIX}, beside "
         "DIR)",
     )  # fmt: skip
-    parser.add_argument("--rebuild", action="store_true",
-                        help="make it anew: use nothing of the index that is there")  # fmt: skip
-    parser.add_argument(
-        "--approximate", action="store_true",
-        help="also write what search --approximate needs, for millions of rows (pip install "
-        "'pengi-rt[faiss]')",
-    )  # fmt: skip
+    add_options(parser, IndexOptions, "rebuild", "approximate")
     add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
     add_search(parser, drawn=False)
     parser.add_argument_group("long recordings").add_argument(
         "--hop", type=float, metavar="SECONDS",
         help="between the starts of windows, each a row of the index (default: a clip's length)",
     )  # fmt: skip
-    add_strict(parser)
+    add_options(parser, IndexOptions, "strict")
     add_engine(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Bring the index up to date; a bad recording is reported and passed over."""
-    from pengi_rt.config.options import DEFAULTS, Options, completed
-    from pengi_rt.tasks.search.indexing import index_folder
-
     path = _index(arguments)
-    given = {**prompt_options(arguments), **decode_options(arguments), "hop": arguments.hop}
-    options: Options = completed({**given, "batch_size": arguments.batch_size}, DEFAULTS, "index")
+    options = options_of(arguments, IndexOptions)
     with open_engine(arguments) as engine, _Progress(arguments, engine, path) as progress:
-        indexed = index_folder(
-            engine.session,
-            arguments.folder,
-            path,
-            arguments.prompt,
-            options,
-            rebuild=arguments.rebuild,
-            approximate=arguments.approximate,
-            listener=progress,
+        indexed = engine.index(
+            arguments.folder, path, arguments.prompt, listener=progress, options=options
         )
     if not arguments.quiet:
         say(f"{path}: {_summary(indexed)}")

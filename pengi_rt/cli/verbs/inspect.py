@@ -21,13 +21,11 @@ LONGEST_LINE = 1000  # characters of what a plan says of itself
 MAX_CHECKS, MAX_COLUMNS = 100, 16
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "inspect",
-        help="show what is inside an engine file",
-        description="Show what is inside an engine file. Every entry's SHA-256 is always checked "
-        "before anything is shown.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Show what is inside an engine file. Every entry's SHA-256 is always checked "
+        "before anything is shown."
     )
     parser.add_argument(
         "plan",

@@ -9,14 +9,12 @@ from pengi_rt.system.download import PUBLISHED, cache_directory, fetch, publishe
 from pengi_rt.system.streams import emit, say
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "pull",
-        help="fetch the published weights",
-        description="Fetch a published checkpoint (Zenodo record 8387083) and print where it is. "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Fetch a published checkpoint (Zenodo record 8387083) and print where it is. "
         "What was cut off is resumed. The first fetch records the file's SHA-256 beside it; later "
-        "ones compare.",
+        "ones compare."
     )
     parser.add_argument("model", choices=PUBLISHED, help="which published model")
     parser.add_argument(

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.cli.options import add_engine, add_strict, open_engine, protect_inputs
+from pengi_rt.cli.options import add_engine, add_options, open_engine, options_of, protect_inputs
 from pengi_rt.cli.output import add_output
 from pengi_rt.cli.run import SOME_FAILED
+from pengi_rt.config.options import SearchOptions
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
 from pengi_rt.render.generation import span
 from pengi_rt.render.output import open_output
@@ -26,14 +27,12 @@ logger = logging.getLogger(__name__)
 COLUMNS: Final = ("query", "rank", "score", "file", "path", "start", "end", "caption")
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "search",
-        help="find recordings of an index by a text, or by an example",
-        description="Print the recordings of an index that are nearest to a text, or to a "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Print the recordings of an index that are nearest to a text, or to a "
         "recording, by the cosine of their embeddings. A recording of several windows is as near "
-        "as its nearest window.",
+        "as its nearest window."
     )
     parser.add_argument("index", metavar="INDEX", help="folder made by pengi-rt index")
     parser.add_argument("text", nargs="*", metavar="TEXT",
@@ -41,19 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--like", action="append", default=[], metavar="AUDIO",
                         help="look for what is like this recording instead (- is standard input); "
                         "again for several searches")  # fmt: skip
-    parser.add_argument("-k", type=int, default=10, metavar="K",
-                        help="recordings to find (default: %(default)s)")  # fmt: skip
-    parser.add_argument(
-        "--by", choices=("captions", "words", "audio"),
-        help="what is compared: what was written of the recordings, by meaning (embeddings) or by "
-        "its words, or their sound (default: captions with TEXT, audio with --like)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--approximate", action="store_true",
-        help="look only where faiss finds candidates, for millions of rows (made by index "
-        "--approximate)",
-    )  # fmt: skip
-    add_strict(parser)
+    add_options(parser, SearchOptions, "k", "by", "approximate", "strict")
     add_engine(parser)
     add_output(parser)
     parser.set_defaults(run=run)
@@ -62,25 +49,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(arguments: argparse.Namespace) -> int:
     """Print what is found; a query that cannot be read is reported and passed over."""
     from pengi_rt.tasks.search.index import Index
-    from pengi_rt.tasks.search.searching import search_index
 
     queries = _queries(arguments)
+    options = options_of(arguments, SearchOptions)
     index = Index.open(arguments.index)
     protect_inputs(arguments, [*arguments.like, *map(str, index.path.rglob("*"))])
     if not index.rows:
         logger.warning("%s: is empty: there is nothing to find", index.path)
     with open_engine(arguments) as engine:
         found = _Found(
-            lambda query: search_index(
-                engine.session,
-                index,
-                query,
-                arguments.k,
-                by=arguments.by,
-                approximate=arguments.approximate,
-                batch_size=arguments.batch_size,
-                strict=arguments.strict,
-            )
+            lambda query: engine.search(index, query.text, like=query.like, options=options)
         )
         rows = _Blocks(index, headed=len(queries) > 1) if arguments.format == "text" else _rows
         with (

@@ -8,14 +8,12 @@ from pengi_rt.system.quote import one_line
 from pengi_rt.system.streams import emit
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a model, one stage at a time",
-        description="Run one stage (contrastive, captioning, language_model) as its TOML file "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Run one stage (contrastive, captioning, language_model) as its TOML file "
         "says, and write a checkpoint that the next stage and export read. On several GPUs: "
-        "torchrun --nproc-per-node N -m pengi_rt train CONFIG. See docs/training.md.",
+        "torchrun --nproc-per-node N -m pengi_rt train CONFIG. See docs/training.md."
     )
     parser.add_argument("config", type=Path, help="the run, a TOML file")
     parser.add_argument(

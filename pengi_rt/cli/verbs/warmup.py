@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.arguments import PRECISIONS, add_choice
+from pengi_rt.cli.options import PRECISIONS, add_choice
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.kernels.tuning_file import CannotWriteError, remove_damaged
 from pengi_rt.system.quote import printable
@@ -17,13 +17,11 @@ if TYPE_CHECKING:
     from pengi_rt.engine import Engine
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "warmup",
-        help="compile the GPU kernels of a plan, and say how long it takes",
-        description="Compile and capture what the triton backend needs to answer, so that later "
-        "processes find compiled kernels in the cache, and print the seconds of every part.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.description = (
+        "Compile and capture what the triton backend needs to answer, so that later "
+        "processes find compiled kernels in the cache, and print the seconds of every part."
     )
     parser.add_argument("--engine", metavar="PLAN", help="(default: the built-in demo model)")
     add_choice(parser, "--precision", PRECISIONS)
@@ -121,11 +119,13 @@ def _warmed(engine: "Engine", arguments: argparse.Namespace) -> Iterator[str]:
 
 def _warmed_batch(engine: "Engine", clips: int, arguments: argparse.Namespace) -> Iterator[str]:
     backend: TritonBackend = engine.backend  # type: ignore[assignment]
-    from pengi_rt.config.options import DEFAULTS, Options
+    from pengi_rt.config.options import GenerateOptions
     from pengi_rt.tasks.prepare import search_options
 
-    given = {"beam_size": arguments.beam_size, "max_new_tokens": arguments.max_new_tokens}
-    options = search_options(engine.session, Options(**{**DEFAULTS, **given}))  # type: ignore[typeddict-item]
+    options = search_options(
+        engine.session,
+        GenerateOptions(beam_size=arguments.beam_size, max_new_tokens=arguments.max_new_tokens),
+    )
     parts = backend.warm_up(engine.config.prefix_length, clips, options)
     for name, replayed in parts.items():
         what = f"{name}, batch {clips}: first run, compilation included"

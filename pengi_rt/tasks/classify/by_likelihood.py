@@ -4,20 +4,15 @@ Source: paper, section 4.2, which leaves open how labels of different lengths co
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64
+from pengi_rt.config.options import Normalize
 from pengi_rt.decoding.likelihood import Likelihoods, likelihoods
 from pengi_rt.errors import UsageError
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.by_matching import SEPARATOR
-
-Normalize = Literal["sum", "mean", "chars"]
-"""Of a label's tokens, the stop token with them: the sum of their log-probabilities, its mean per
-token, or per character of the label's text.
-"""
 
 
 class Scorer:

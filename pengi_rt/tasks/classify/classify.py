@@ -1,60 +1,26 @@
 """Recordings to labels: what is asked is checked, and every window scored by either method."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64
-from pengi_rt.config.checked import choice
-from pengi_rt.config.options import DEFAULTS, Options
-from pengi_rt.errors import UsageError
-from pengi_rt.results.classification import Classification, ClassifiedWindow, LabelScore, Method
+from pengi_rt.config.options import ClassifyOptions, Normalize
+from pengi_rt.results.classification import Classification, ClassifiedWindow, LabelScore
 from pengi_rt.session.batches import Batch, Part, parts
 from pengi_rt.session.session import Session, prefixes
-from pengi_rt.tasks.classify.by_likelihood import Normalize, Scorer
+from pengi_rt.tasks.classify.by_likelihood import Scorer
 from pengi_rt.tasks.classify.by_matching import Matcher
-from pengi_rt.tasks.classify.labels import FIELD, Labels, check_labels
+from pengi_rt.tasks.classify.labels import Labels, check_labels
 from pengi_rt.tasks.generate import answer_batch
 from pengi_rt.tasks.prepare import Question, Request, one_prompt, request
 from pengi_rt.text.prompts import task_prompt
 
-Calibrate = Literal["none", "silence"]
-"""Whether the same labels' scores for silence are taken off, so that none is likely by itself."""
-
 TASK: Final = "events"
 """What is asked where nothing else is."""
-
-WRITES: Final = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings", "samples",
-                 "top_k", "top_p")  # fmt: skip
-"""Options that shape an answer, nothing by default; a log-likelihood writes none."""
-
-
-class ClassifyOptions(Options, total=False):
-    """What ``classify`` can be told; without a prompt or a task it asks the task ``events``."""
-
-    method: Method
-    """Match the answer's text (the default), or take the likeliest label."""
-    template: str
-    """The text that stands for a label: ``{label}`` in it is the label."""
-    multi_label: bool
-    """Choose every label that fits."""
-    normalize: Normalize | None
-    """Of log-likelihoods: their sum (the default), or per token or character."""
-    calibrate: Calibrate | None
-    """Of log-likelihoods: as they are (the default), or over those for silence."""
-
-
-CLASSIFY_DEFAULTS = ClassifyOptions(
-    **DEFAULTS,
-    method="text-matching",
-    template=FIELD,
-    multi_label=False,
-    normalize=None,
-    calibrate=None,
-)
 
 
 class Scored(NamedTuple):
@@ -93,17 +59,17 @@ def classify(
         PromptError: the prompt or a label cannot be read.
         BackendError: the session is closed.
     """
-    _check(options)
-    texts = check_labels(labels, options["template"])
+    texts = check_labels(labels, options.template)
     asked = one_prompt(prompt, options, task_prompt(TASK), "classify")
-    if options["method"] == "text-matching":
+    if options.method == "text-matching":
         answering = request(session, [asked], options)
+        options = cast("ClassifyOptions", answering.options)
         task = _Task(session, tuple(texts), answering.questions[0], options)
-        matcher = Matcher(session, texts, strict=options["strict"])
+        matcher = Matcher(session, texts, strict=options.strict)
         matched = partial(_matched, task, answering, matcher)
         return _classifications(task, parts(batches, matched, partly=partly))
     task = _Task(session, tuple(texts), Question(session, asked, options), options)
-    scorer = Scorer(session, texts, continues=bool(options["text"]))
+    scorer = Scorer(session, texts, continues=bool(options.text))
     scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question))
     scored = _Likelihood(task, scorer).scored
     return _classifications(task, parts(batches, scored, partly=partly))
@@ -112,7 +78,7 @@ def classify(
 def _matched(task: _Task, answering: Request, matcher: Matcher, batch: Batch) -> list[Scored]:
     """Every window by its answer's text."""
     texts = [each.windows[0].text for each in answer_batch(task.session, answering, batch)]
-    if task.options["multi_label"]:
+    if task.options.multi_label:
         scores, chosen = matcher.lists(texts)
     else:
         scores = matcher.scores(texts)
@@ -127,13 +93,13 @@ class _Likelihood:
     def __init__(self, task: _Task, scorer: Scorer) -> None:
         self._task = task
         self._scorer = scorer
-        self._normalize: Normalize = task.options["normalize"] or "sum"
+        self._normalize: Normalize = task.options.normalize or "sum"
         self._silent: F64 | None = None
 
     def scored(self, batch: Batch) -> list[Scored]:
         """Every window."""
         prefixes = _prefixes(self._task, batch.windows)
-        if self._task.options["multi_label"]:
+        if self._task.options.multi_label:
             scores, chosen = self._scorer.lists(prefixes)
         else:
             silent = self._silence()
@@ -145,7 +111,7 @@ class _Likelihood:
         """What is taken off: nothing, or the scores of silence."""
         if self._silent is None:
             self._silent = np.zeros(1)
-            if self._task.options["calibrate"] == "silence":
+            if self._task.options.calibrate == "silence":
                 silence = np.zeros((1, self._task.session.config.clip_samples), np.float32)
                 prefixes = _prefixes(self._task, silence)
                 self._silent = self._scorer.scores(prefixes, self._normalize)
@@ -179,17 +145,18 @@ def _classification(
         for span, each in zip(part.spans, part.outputs, strict=True)
     )
     whole = [each.label for each in labels if each.label in found]
-    if found and not task.options["multi_label"]:
+    if found and not task.options.multi_label:
         whole = [labels[0].label]
     return Classification(
         audio=part.recording.name,
         prompt=task.question.prompt,
-        method=task.options["method"],
+        method=task.options.method,
         windows=windows,
         labels=labels,
         chosen=tuple(whole),
         prompt_truncated=task.question.truncated,
         audio_truncated=part.recording.truncated,
+        options=task.options,
         audio_warnings=part.recording.warnings,
         extent=part.extent,
     )
@@ -198,8 +165,8 @@ def _classification(
 def _ranked(task: _Task, scores: F64) -> tuple[LabelScore, ...]:
     """Best first, equal ones as they were given."""
     shares: list[float | None] = [None] * len(scores)
-    if task.options["method"] == "log-likelihood":
-        shares = _probabilities(scores, several=task.options["multi_label"]).tolist()
+    if task.options.method == "log-likelihood":
+        shares = _probabilities(scores, several=task.options.multi_label).tolist()
     return tuple(
         LabelScore(task.names[place], float(scores[place]), shares[place])
         for place in np.argsort(-scores, kind="stable").tolist()
@@ -214,20 +181,3 @@ def _probabilities(scores: F64, *, several: bool) -> F64:
 
 def _named(task: _Task, places: Iterable[int]) -> tuple[str, ...]:
     return tuple(task.names[place] for place in places)
-
-
-def _check(options: ClassifyOptions) -> None:
-    """Refuse what the method does not do."""
-    given: Mapping[str, Any] = options
-    choice("method", options["method"], get_args(Method))
-    if options["method"] == "text-matching":
-        if name := next((n for n in ("normalize", "calibrate") if given[n] is not None), None):
-            raise UsageError(f"{name} is for log-likelihoods: give method log-likelihood too")
-        return
-    choice("normalize", options["normalize"] or "sum", get_args(Normalize))
-    choice("calibrate", options["calibrate"] or "none", get_args(Calibrate))
-    if name := next((n for n in WRITES if given[n] not in (None, (), [])), None):
-        raise UsageError(f"{name} shapes an answer, and log-likelihoods are taken without one")
-    plain = options["normalize"] in (None, "sum") and options["calibrate"] in (None, "none")
-    if options["multi_label"] and not plain:
-        raise UsageError("several labels are chosen by plain sums: leave normalize and calibrate")

@@ -19,7 +19,7 @@ from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import as_path
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.options import Options
+from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.session.batches import Batch, Part, parts, read_batches
 from pengi_rt.session.session import Session
@@ -99,11 +99,9 @@ def index_folder(
     folder: str | os.PathLike[str],
     index: str | os.PathLike[str],
     prompt: str | None,
-    options: Options,
+    options: IndexOptions,
     *,
-    rebuild: bool = False,
-    approximate: bool = False,
-    listener: Listener = _DEAF,
+    listener: Listener | None = None,
 ) -> Indexed:
     """Make the index of ``folder``, or bring it up to date: only what is new is captioned.
 
@@ -114,9 +112,7 @@ def index_folder(
         folder: looked through at any depth for recordings.
         index: the index's own folder; made if it is not there.
         prompt: what is asked; by default the plan's own.
-        options: how it is searched; every recording is read window by window.
-        rebuild: use nothing of the index that is there.
-        approximate: write what approximate search needs as well.
+        options: see :class:`IndexOptions`; every recording is read window by window.
         listener: is told how the work goes on.
 
     Raises:
@@ -126,27 +122,23 @@ def index_folder(
             index is damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
-    if approximate:
+    if options.approximate:
         load_faiss()
     folder, index = as_path("folder", folder), as_path("index", index)
-    run = _Run(session, folder, _request(session, prompt, options), options, listener)
-    outcome = run.bring_up_to_date(index, rebuild=rebuild)
-    if approximate and outcome.recordings:
+    run = _Run(session, folder, _request(session, prompt, options), options, listener or _DEAF)
+    outcome = run.bring_up_to_date(index, rebuild=options.rebuild)
+    if options.approximate and outcome.recordings:
         complete_approximate(Index.open(index))
     return outcome
 
 
-def _request(session: Session, prompt: str | None, options: Options) -> Request:
+def _request(session: Session, prompt: str | None, options: IndexOptions) -> Request:
     """What every recording is asked. Raises UsageError, PromptError."""
     if not session.joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so captions have no embedding to search in; "
             "export a checkpoint that has one (base)"
         )
-    if options["samples"] is not None:
-        raise UsageError("an index holds what a search finds, not drawn answers: leave samples")
-    if options["long_audio"] != "windows":
-        raise UsageError("an index holds all of a recording: leave long_audio")
     # What no recording could be read with is refused here, before anything is written.
     click = np.array([0.5, -0.5], np.float32), session.config.mel.sample_rate
     list(read_batches([click], session.config, options))
@@ -167,20 +159,20 @@ def _check_collection(index: Path, folder: Path) -> None:
         )
 
 
-def _identity(session: Session, asked: Request, options: Options) -> Identity:
+def _identity(session: Session, asked: Request, options: IndexOptions) -> Identity:
     decode, config = asked.decode, session.config
     assert isinstance(decode, DecodeOptions)
     return Identity(
         plan=session.plan.fingerprint,
         settings={
             "prompt": asked.questions[0].prompt,
-            "text": options["text"],
+            "text": options.text,
             "beam_size": decode.beam_size,
             "max_new_tokens": decode.max_new_tokens,
             "temperature": float(decode.divisor),
             "stop_id": decode.stop_id,
             "stop_strings": list(asked.stops),
-            "hop": float(config.clip_seconds if options["hop"] is None else options["hop"]),
+            "hop": float(config.clip_seconds if options.hop is None else options.hop),
         },
         dimension=config.d_proj,
         audio_dimension=config.d_proj,
@@ -194,7 +186,7 @@ class _Run:
     session: Session
     folder: Path
     asked: Request
-    options: Options
+    options: IndexOptions
     listener: Listener
     failed: list[tuple[str, str]] = field(default_factory=list)
     _entries: dict[str, Entry] = field(default_factory=dict)  # read and not yet captioned
@@ -263,7 +255,7 @@ class _Run:
         path = self.folder / found.file
         # Hashed before it is read: if it is replaced in between, the next run sees another content.
         sha256 = _digest(path)
-        hop, strict = self.options["hop"], self.options["strict"]
+        hop, strict = self.options.hop, self.options.strict
         recording = load_windows(Regular(path), self.session.config, hop=hop, strict=strict)
         if sha256 is None:
             raise AudioError(f"{path}: could not be read a moment ago: run the command again")

@@ -5,15 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32, I64
-from pengi_rt.config.checked import argument
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.options import DEFAULTS, Options
+from pengi_rt.config.options import By, GenerateOptions, SearchOptions
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.session.batches import read_batches
 from pengi_rt.session.session import Session
@@ -26,10 +25,6 @@ from pengi_rt.tasks.search.nearest import nearest
 
 logger = logging.getLogger(__name__)
 
-By = Literal["captions", "words", "audio"]
-"""What of the index a query is compared with: the captions by their embeddings (paper, section 5.4)
-or by their words (BM25), or the sounds themselves.
-"""
 
 Finder = Callable[[int], tuple[F32, I64]]
 """The best so many rows for every query, and their scores: [Q, rows]."""
@@ -64,12 +59,7 @@ def search_index(
     session: Session,
     index: Index,
     query: Query,
-    k: int,
-    *,
-    by: By | None = None,
-    approximate: bool = False,
-    batch_size: int = DEFAULTS["batch_size"],
-    strict: bool = False,
+    options: SearchOptions,
 ) -> list[Hit]:
     """The ``k`` recordings nearest to a query, best first; fewer if the index has no more.
 
@@ -80,12 +70,9 @@ def search_index(
         session: the plan that the index was made by.
         index: open.
         query: a text, or a recording as an example.
-        k: how many.
-        by: what is compared; by default captions with a text, sounds with an example. A text has no
-            place among sounds: the two share no space once a Pengi is trained.
-        approximate: find candidates with faiss; a recording may be missed.
-        batch_size: windows of an example heard together.
-        strict: refuse a text over the encoder's limit, or an example with warnings.
+        options: see :class:`SearchOptions`. By default captions are compared with a text, sounds
+            with an example. A text has no place among sounds: the two share no space once a Pengi
+            is trained. ``approximate`` may miss a recording.
 
     Raises:
         UsageError: an argument cannot be; the index is another plan's, or lacks what
@@ -94,12 +81,11 @@ def search_index(
         InputError: the index is damaged.
         BackendError: ``approximate`` without faiss.
     """
-    k, strict = argument("k", k, int), argument("strict", strict, bool)
-    approximate = argument("approximate", approximate, bool)
-    by = by or ("audio" if query.text is None else "captions")
+    by = options.by or ("audio" if query.text is None else "captions")
+    approximate = options.approximate
     _check(session, index, query, by, approximate=approximate)
-    example = _Example(session, index, query.like, batch_size, strict)
-    return _hits(index, _finder(query, example, by, approximate=approximate), k)
+    example = _Example(session, index, query.like, options.batch_size, options.strict)
+    return _hits(index, _finder(query, example, by, approximate=approximate), options.k)
 
 
 def _finder(query: Query, example: "_Example", by: By, *, approximate: bool) -> Finder:
@@ -128,8 +114,6 @@ def _check(session: Session, index: Index, query: Query, by: By, *, approximate:
             f"{index.path}: was made by another plan than {session.plan.path}: search with that "
             "one (--engine), or index the collection again with --rebuild"
         )
-    if by not in get_args(By):
-        raise UsageError(f"by must be one of {', '.join(get_args(By))}; got {by!r}")
     if by == "audio" and query.text is not None:
         raise UsageError("a text is compared with captions or their words; sounds need an example")
     if by == "audio" and index.audio is None:
@@ -171,8 +155,9 @@ class _Example:
 
     def sounds(self) -> F32:
         """``[windows, d_proj]``: of its sound."""
-        batches = read_batches([self.like], self.session.config, self._options())
-        (heard,) = embed_recordings(self.session, batches)
+        options = self._options()
+        batches = read_batches([self.like], self.session.config, options)
+        (heard,) = embed_recordings(self.session, batches, options)
         return heard.embedding
 
     def captions(self) -> list[str]:
@@ -188,7 +173,7 @@ class _Example:
         captions = embed_texts(self.session, self.captions())
         return np.stack([each.embedding for each in captions])
 
-    def _options(self) -> Options:
+    def _options(self) -> GenerateOptions:
         """Raises InputError."""
         settings = self.index.settings
         if any(type(settings.get(name)) is not kind for name, kind in _SETTINGS.items()):
@@ -197,12 +182,11 @@ class _Example:
                 "collection again with --rebuild"
             )
         names = ("text", "beam_size", "max_new_tokens", "temperature", "stop_strings", "hop")
-        same = {name: settings[name] for name in names}
-        own = {"batch_size": self.batch_size, "strict": self.strict}
-        return Options(**{**DEFAULTS, **same, **own})  # type: ignore[typeddict-item]
+        same: dict[str, Any] = {name: settings[name] for name in names}
+        return GenerateOptions(**same, batch_size=self.batch_size, strict=self.strict)
 
 
-def _asked(session: Session, settings: Any, options: Options) -> Request:
+def _asked(session: Session, settings: Any, options: GenerateOptions) -> Request:
     """What the index's recordings were asked."""
     asked = request(session, [settings["prompt"]], options)
     assert isinstance(asked.decode, DecodeOptions)

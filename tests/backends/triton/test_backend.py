@@ -23,7 +23,7 @@ from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.backends.triton.text import IDS, TextEncoding
 from pengi_rt.config.choices import PrecisionName
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
-from pengi_rt.config.options import DEFAULTS, Options
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import answer, ask, search
 from pengi_rt.decoding.likelihood import likelihoods
@@ -201,11 +201,11 @@ def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> No
 def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBackend) -> None:
     ours = Engine(engine.plan, backend)
     wave = np.random.default_rng(4).normal(scale=0.1, size=70_000).astype(np.float32)
-    asked: Options = {**DEFAULTS, "beam_size": 2, "max_new_tokens": 3, "text": "two"}
-    results = [each.generate((wave, 16_000), "a", **asked) for each in (ours, engine)]
+    asked = GenerateOptions(beam_size=2, max_new_tokens=3, text="two")
+    results = [each.generate((wave, 16_000), "a", options=asked) for each in (ours, engine)]
     windows, expected = (result.windows for result in results)
     assert len(windows) > 1
-    assert ours.generate((wave, 16_000), "a", **asked).windows == windows  # a prompt it knows
+    assert ours.generate((wave, 16_000), "a", options=asked).windows == windows  # a prompt it knows
     for one, other in zip(windows, expected, strict=True):
         assert (one.start, one.end, one.tokens) == (other.start, other.end, other.tokens)
 

@@ -22,7 +22,7 @@ HEALTHY = {
 
 def run(*argv: str) -> int:
     parser = argparse.ArgumentParser()
-    doctor.add_parser(parser.add_subparsers())
+    doctor.add_arguments(parser.add_subparsers().add_parser("doctor"))
     arguments = parser.parse_args(["doctor", *argv])
     code: int = arguments.run(arguments)
     return code

@@ -84,7 +84,7 @@ def test_a_long_prompt_is_cut_and_said(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["-k", "0"], 2, "k must be a whole number in [1, 512], got 0"),
+        (["-k", "0"], 2, "k must be a whole number of at least 1, got 0"),
         (["-k", "513"], 2, "k must be a whole number in [1, 512], got 513"),
         (["--task", "poetry"], 2, "there is no task 'poetry'"),
         (["--task", "qa"], 2, "needs the field 'question'"),

@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 def run(*argv: str) -> int:
     parser = argparse.ArgumentParser()
-    inspect.add_parser(parser.add_subparsers())
+    inspect.add_arguments(parser.add_subparsers().add_parser("inspect"))
     arguments = parser.parse_args(["inspect", *argv])
     code: int = arguments.run(arguments)
     return code

@@ -21,7 +21,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 def run(*argv: str, quiet: bool = False) -> int:
     parser = argparse.ArgumentParser()
-    pull.add_parser(parser.add_subparsers())
+    pull.add_arguments(parser.add_subparsers().add_parser("pull"))
     arguments = parser.parse_args(["pull", *argv], argparse.Namespace(quiet=quiet))
     code: int = arguments.run(arguments)
     return code

@@ -183,7 +183,7 @@ def test_a_query_that_cannot_be_read(
     [
         ((), 2, "there is nothing to look for"),
         (("a", "--like", "b.wav"), 2, "contradict each other"),
-        (("a", "-k", "0"), 2, "k must be at least 1, got 0"),
+        (("a", "-k", "0"), 2, "k must be a whole number of at least 1, got 0"),
         (("\udcff",), 3, "is not valid UTF-8"),
         (("a", "--approximate"), 2, "there is no such file: build it"),
         (("a", "-o", "{index}/current"), 2, "would overwrite"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,16 @@ def test_a_template_stands_for_the_label(engine: Engine) -> None:
         clip(3), ["dog", "rain"], method="log-likelihood", template="a {label} in the background"
     )
     written = {each: f"a {each} in the background" for each in ("dog", "rain")}
-    assert templated == engine.classify(clip(3), written, method="log-likelihood")
+    plain = engine.classify(clip(3), written, method="log-likelihood")
+    assert templated == replace(plain, options=templated.options)
+    assert templated.options.template == "a {label} in the background"
 
 
 def test_what_is_asked_matters(engine: Engine) -> None:
     options: dict[str, Any] = {"method": "log-likelihood"}
     asked = engine.classify(clip(0), LABELS, "this emotion is", **options)
-    assert asked == engine.classify(clip(0), LABELS, task="emotion", **options)
+    by_task = engine.classify(clip(0), LABELS, task="emotion", **options)
+    assert asked == replace(by_task, options=asked.options)
     assert asked.prompt == "this emotion is"
     other = engine.classify(clip(0), LABELS, **options)
     assert other.prompt == EVENTS
@@ -231,7 +235,7 @@ def test_refused_by_the_call(engine: Engine, kind: str) -> None:
         yield
 
     with pytest.raises(error, match=message) as caught:
-        engine.classifications(unread(), labels, **options)
+        engine.iter_classify(unread(), labels, **options)
     assert one_line(str(caught.value))
 
 
@@ -273,7 +277,7 @@ def test_threads_get_their_own(engine: Engine) -> None:
 @pytest.mark.parametrize("method", ["text-matching", "log-likelihood"])
 def test_a_closed_engine_says_so(tiny_plan: Path, method: Any) -> None:
     engine = pengi_rt.load(tiny_plan, threads=1)
-    running = engine.classifications([clip(0), clip(1)], LABELS, method=method, batch_size=1)
+    running = engine.iter_classify([clip(0), clip(1)], LABELS, method=method, batch_size=1)
     next(running)
     engine.close()
     with pytest.raises(BackendError, match="closed"):

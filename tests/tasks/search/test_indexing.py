@@ -269,7 +269,7 @@ def test_what_cannot_be_leaves_nothing_behind(
 
 def test_unknown_options(engine: Engine, folder: Path, index: Path) -> None:
     with pytest.raises(TypeError, match="index has no option beams"):
-        engine.index(folder, index, beams=2)  # type: ignore[call-arg]
+        engine.index(folder, index, beams=2)
 
 
 def test_a_plan_without_text_encoder(

@@ -218,7 +218,7 @@ def test_few_candidates_end_the_search(tmp_path: Path) -> None:
     [
         ({}, UsageError, "a text or for an example"),
         ({"text": "a", "like": b""}, UsageError, "a text or for an example"),
-        ({"text": "a", "k": 0}, UsageError, "k must be at least 1, got 0"),
+        ({"text": "a", "k": 0}, UsageError, "k must be a whole number of at least 1, got 0"),
         ({"text": "a", "strict": "no"}, UsageError, "strict must be True or False, got 'no'"),
         ({"text": "a", "approximate": 1}, UsageError, "approximate must be True or False"),
         ({"text": "a", "by": "names"}, UsageError, "by must be one of captions, words, aud"),

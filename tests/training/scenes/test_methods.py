@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pengi_rt.backends.protocol import F32, Encoded
+from pengi_rt.config.options import ClassifyOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.plan.builtin import LOCATION
@@ -65,6 +66,7 @@ def choice(*chosen: str, **by_label: float) -> Classification:
         chosen=chosen,
         prompt_truncated=False,
         audio_truncated=False,
+        options=ClassifyOptions(),
     )
 
 

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 
 from pengi_rt.backends import registry
-from pengi_rt.cli.arguments import BACKENDS, DEVICES, PRECISIONS, Choice
 from pengi_rt.cli.main import build_parser, main
+from pengi_rt.cli.options import BACKENDS, DEVICES, PRECISIONS, Choice
 from pengi_rt.cli.verbs import generate
 from pengi_rt.config import choices
 from pengi_rt.config.choices import LongAudio
