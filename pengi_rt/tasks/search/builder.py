@@ -56,7 +56,7 @@ class Builder:
             stack.enter_context(locked(self.path))
             base = self._base(rebuild=rebuild)
             self._old = None if base is None or rebuild else self._old_index()
-            self._journal = Journal.open(self.path / PARTIAL, identity, base, rebuild=rebuild)
+            self._journal = Journal(self.path / PARTIAL, identity, base, rebuild=rebuild)
             stack.callback(self._journal.close)
             self._known = self._parts_known()
             self._open = stack.pop_all()
