@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from pengi_rt.errors import UsageError
-from pengi_rt.tasks.search.manifest import Identity
-from pengi_rt.tasks.search.rows import Block, Held, Row
+from pengi_rt.tasks.search.index_manifest import Identity
+from pengi_rt.tasks.search.rows import IndexRow, RowBlock, StoredRecording
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Journal:
             OSError: it cannot be read or written.
         """
         self.path = path
-        self.recordings: dict[str, Held] = {}
+        self.recordings: dict[str, StoredRecording] = {}
         """The recordings appended last under each name."""
         self._widths = tuple(identity.matrices.values())
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -58,17 +58,17 @@ class Journal:
             self.close()
             raise
 
-    def append(self, block: Block) -> Held:
+    def append(self, block: RowBlock) -> StoredRecording:
         """Add a finished recording. Raises OSError if the file cannot be written."""
         matrices = (block.captions,) if block.audio is None else (block.captions, block.audio)
         vectors = b"".join(matrix.astype("<f4").tobytes() for matrix in matrices)
         rows = b"".join(row.to_json() for row in block.rows).decode()
         at = self._write({"rows": rows, "vectors": b64encode(vectors).decode()})
         recording = block.rows[0].recording
-        held = self.recordings[recording.file] = Held(recording, len(block.rows), at)
+        held = self.recordings[recording.file] = StoredRecording(recording, len(block.rows), at)
         return held
 
-    def read(self, held: Held) -> Block:
+    def read(self, held: StoredRecording) -> RowBlock:
         """Rows and vectors of one recording."""
         self._file.seek(held.at)
         return self._block(next(self._records()))
@@ -105,22 +105,22 @@ class Journal:
             return 0
         with suppress(ValueError, TypeError, KeyError):
             for record in records:
-                recording = Row.from_json(record["rows"].partition("\n")[0]).recording
-                self.recordings[recording.file] = Held(recording, record["rows"].count("\n"), end)
+                lines = record["rows"].splitlines()
+                recording = IndexRow.from_json(lines[0]).recording
+                self.recordings[recording.file] = StoredRecording(recording, len(lines), end)
                 end = self._file.tell()
         if size > end:
             logger.warning("%s: its last record is torn, and dropped", self.path)
         return end
 
-    def _block(self, record: dict[str, Any]) -> Block:
-        rows = [Row.from_json(line) for line in record["rows"].split("\n")[:-1]]
+    def _block(self, record: dict[str, Any]) -> RowBlock:
+        rows = [IndexRow.from_json(line) for line in record["rows"].splitlines()]
         flat = np.frombuffer(b64decode(record["vectors"]), "<f4").astype(np.float32)
         parts = np.split(flat, np.cumsum([len(rows) * width for width in self._widths])[:-1])
         matrices = [
-            part.reshape(len(rows), width)
-            for part, width in zip(parts, self._widths, strict=True)
+            part.reshape(len(rows), width) for part, width in zip(parts, self._widths, strict=True)
         ]
-        return Block(rows, matrices[0], matrices[1] if len(matrices) > 1 else None)
+        return RowBlock(rows, matrices[0], matrices[1] if len(matrices) > 1 else None)
 
     def _write(self, record: dict[str, Any]) -> int:
         """Append a record; where it starts."""
