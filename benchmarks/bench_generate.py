@@ -21,6 +21,7 @@ import pengi_rt
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
 from pengi_rt.models.pengi import Pengi
 
@@ -53,9 +54,9 @@ class Setup:
     def ours(self, *, known_prompt: bool = True) -> list[tuple[int, ...]]:
         """pengi-rt end to end: waveform and prompt to five hypotheses."""
         if not known_prompt:
-            self.engine.backend.encode_text(self.ids.numpy())
-        audio = self.engine.backend.encode_audio(self.wave[None]).prefix[0]
-        text = self.engine.session.text(PROMPT).rows
+            self.engine.backend.encoders.encode_text(self.ids.numpy())
+        audio = self.engine.backend.encoders.encode_audio(self.wave[None]).prefix[0]
+        text = self.engine.session.encode_prompt(PROMPT).prefix
         (found,) = search(self.engine.backend, [np.concatenate([audio, text])], self.options)
         return [beam.tokens for beam in found.beams]
 
@@ -129,9 +130,11 @@ def prepared_step(backend: Backend) -> Callable[[], object]:
     config = backend.config
     prefix = np.zeros((1, config.prefix_length, config.decoder.n_embd), np.float32)
     lengths = np.array([config.prefix_length])
-    cache, _ = backend.prefill(prefix, lengths, width=BEAMS, max_new_tokens=80)
-    tokens, parents = np.arange(BEAMS), np.zeros(BEAMS, np.int64)
-    return lambda: backend.step(cache, tokens, parents)
+    decoder = require_decoder(backend)
+    cache = decoder.new_cache(slots=1, width=BEAMS, prefix_rows=config.prefix_length, new_tokens=80)
+    decoder.prefill(cache, np.zeros(1, np.int64), prefix, lengths)
+    tokens, parents = np.arange(BEAMS)[None], np.zeros((1, BEAMS), np.int64)
+    return lambda: decoder.step(cache, tokens, parents)
 
 
 def decoder_bytes(engine: Engine) -> int:

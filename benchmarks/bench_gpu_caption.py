@@ -24,9 +24,10 @@ from contenders import PyTorch
 from gpu import Times, captured, device_for, launched, machine, roofs
 
 from pengi_rt.backends.protocol import F32
-from pengi_rt.backends.triton.backend import STEPS, TritonBackend
+from pengi_rt.backends.triton.backend import TritonBackend
+from pengi_rt.backends.triton.search import STEPS
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.decoding.beam import answer, ask
+from pengi_rt.decoding.beam import FusedSearch
 from pengi_rt.models.pengi import Pengi
 
 # PyTorch's compiler warns about what it does to code that is not ours.
@@ -97,12 +98,15 @@ class Bench:
             self._compiled = (batch, made)
         return self._compiled[1]
 
+    def fused(self, backend: TritonBackend) -> FusedSearch:
+        return FusedSearch(backend.device_search, backend.config, self.options)
+
     def ours(self, precision: str, batch: int) -> Callable[[], Tokens]:
         backend, waves = self.backend(precision), self.waves(batch)
-        text = backend.encode_text(self.ids.numpy()).prefix[0]
+        text = backend.encoders.encode_text(self.ids.numpy()).prefix[0]
 
         def call() -> Tokens:
-            found = answer(backend, waves, text, self.options)
+            found = self.fused(backend).search_audio(waves, text)
             return [[beam.tokens for beam in each.beams] for each in found]
 
         return call
@@ -171,7 +175,7 @@ def test_new_prompt(benchmark: Any, bench: Bench, batch: int) -> None:
     nothing = np.empty((0, bench.model.config.decoder.n_embd), np.float32)
 
     def call() -> Tokens:
-        _, found = ask(backend, waves, bench.ids.numpy(), nothing, bench.options)
+        _, found = bench.fused(backend).search_new_prompt(waves, bench.ids.numpy(), nothing)
         return [[beam.tokens for beam in each.beams] for each in found]
 
     assert_forced(call(), batch, bench.options)
@@ -287,7 +291,7 @@ def parts(benchmark: Any, bench: Bench, precision: str, batch: int) -> None:
     prefix = bench.model.config.prefix_length
     options = bench.options
     graphs = backend.warm_up(prefix, batch, options)
-    run = backend._searches[backend._shape(batch, prefix, options)]
+    run = backend.device_search._run_for(batch, prefix, options)
     position = run.decoding.history.position
     middle = max(bench.options.max_new_tokens // 2 - STEPS // 2, 0)
     more = graphs[f"{STEPS} steps"]
@@ -334,7 +338,7 @@ def parts_of(rival: Compiled, waves: torch.Tensor, text: torch.Tensor) -> dict[s
 
 def decoder_bytes(backend: TritonBackend) -> int:
     """Of the weights that one step reads: all of the decoder's but the position table."""
-    weights = backend._weights
+    weights = backend.decoder.weights
     tensors = [weights.head.weight, weights.head.scale]
     for layer in weights.layers:
         for part in layer:

@@ -14,9 +14,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import pengi_rt
-from pengi_rt.backends.protocol import F32, I64, Encoded, Searched, SearchOptions
+from pengi_rt.backends.protocol import F32, I64, Encoded, SearchTrace
+from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.decoding.backtrack import all_hypotheses
+from pengi_rt.decoding.backtrack import read_hypotheses
 from pengi_rt.engine import Engine
 
 BEAMS, STEPS = 5, 20
@@ -24,40 +25,36 @@ BATCHES = (1, 64)
 
 
 class Instant:
-    """The searching half of a backend, whose answers are drawn beforehand."""
+    """A backend that searches on its own, with traces drawn beforehand."""
 
     name = "instant"
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+        self.encoders = self.device_search = self
         self.answers = {clips: searched(config.decoder.vocab_size, clips) for clips in BATCHES}
 
     def encode_text(self, ids: I64) -> Encoded:
         shape = (len(ids), self.config.prompt_rows(ids.shape[1]), self.config.decoder.n_embd)
         return Encoded(np.zeros((len(ids), self.config.d_proj), np.float32), np.zeros(shape, "f4"))
 
-    def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
+    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
         return self.answers[len(wave)]
 
-    def ask(
-        self, wave: F32, ids: I64, rows: F32, options: SearchOptions
-    ) -> tuple[Encoded, Searched]:
+    def search_new_prompt(
+        self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+    ) -> tuple[Encoded, SearchTrace]:
         return self.encode_text(ids), self.answers[len(wave)]
-
-    def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
-        raise NotImplementedError
-
-    encode_audio = embed_tokens = prefill = step = search
 
     def close(self) -> None:
         """Nothing to give back."""
 
 
-def searched(vocab: int, clips: int) -> Searched:
+def searched(vocab: int, clips: int) -> SearchTrace:
     """Random beams that no token ended."""
     generator = np.random.default_rng(0)
     shape = (STEPS, clips, BEAMS)
-    return Searched(
+    return SearchTrace(
         tokens=generator.integers(0, vocab, shape).astype(np.int32),
         sources=generator.integers(0, BEAMS, shape).astype(np.int32),
         lengths=np.broadcast_to(np.arange(1, STEPS + 1, dtype=np.int32)[:, None, None], shape),
@@ -96,9 +93,9 @@ def test_engine(benchmark: BenchmarkFixture, engine: Engine, clips: int) -> None
 def test_read_out(benchmark: BenchmarkFixture, engine: Engine, clips: int) -> None:
     """Of that, following the beams back."""
     found = engine.backend.answers[clips]  # type: ignore[attr-defined]
-    assert len(all_hypotheses(found, STEPS)) == clips
+    assert len(read_hypotheses(found, STEPS)) == clips
     benchmark.group = f"host, {clips} clips"
-    benchmark(all_hypotheses, found, STEPS)
+    benchmark(read_hypotheses, found, STEPS)
     note(benchmark, clips)
 
 

@@ -1,27 +1,27 @@
-"""The decoder's ONNX graph: GPT-2's prefill and step in one, so that its weights are packed once.
+"""The decoder's ONNX graph: GPT-2's prefill and step in one graph, so weights are packed once.
 
-The matrix products stand outside; around each layer's attention stands an ``If`` on ``is_step``.
-Its two branches are ONNX Runtime contrib operators:
+Both share the matrix products. Only each layer's attention is inside an ``If`` on ``is_step``,
+whose two branches use ONNX Runtime contrib operators:
 
-* prefill: causal ``MultiHeadAttention`` over the rows' own positions. Rows may be padded on the
-  right: causality keeps padding out of every position before it.
+* prefill: causal ``MultiHeadAttention`` over each row's own positions. Rows may be padded on the
+  right, since no position attends to a later one.
 * step: ``DecoderMaskedMultiHeadAttention`` over a key/value buffer that is updated in place. Row
   ``r`` of clip ``b`` reads position ``s`` from slot ``ancestry[b, r, s]`` of its clip, so the
-  prefix is stored once a clip (slot 0) and beams are never reordered.
+  prefix is stored once per clip (slot 0) and beams are never reordered.
 
 Inputs:
 
-* ``embeddings`` [R, n, C] float32: token + position embeddings, gathered by the caller
-* ``last`` [R, 1] int64: the position whose logits are wanted
-* ``is_step`` [] bool: False for a prefill, True for a step (then n = 1)
-* ``past_length`` [1] int32: positions in the buffer before this one, padding included
-* ``beam_width`` [1] int32: W, rows a clip; R = clips * W
-* ``ancestry`` [clips, W, S] int32: the slot of every row's every position
-* ``mask`` [R, past + 1] int32: 0 where a shorter prefix left a gap
-* ``key_i``, ``value_i`` [R, H, S, D] float32: the buffers (a prefill reads none)
+* ``embeddings`` [R, n, C] float32: token plus position embeddings, gathered by the caller
+* ``last`` [R, 1] int64: the position whose logits are returned
+* ``is_step`` [] bool: False for a prefill, True for a step (n = 1)
+* ``past_length`` [1] int32: positions already in the buffer, including padding
+* ``beam_width`` [1] int32: W, rows per clip; R = clips * W
+* ``ancestry`` [clips, W, S] int32: the slot that each row reads each position from
+* ``mask`` [R, past + 1] int32: 0 at the gap after a shorter prefix
+* ``key_i``, ``value_i`` [R, H, S, D] float32: the buffers (not read by a prefill)
 
-Outputs are ``logits`` [R, V] and ``new_key_i``, ``new_value_i``: [R, H, n, D] after a prefill;
-after a step the same buffers, to be bound to the inputs' memory.
+Outputs are ``logits`` [R, V], and ``new_key_i`` and ``new_value_i``: [R, H, n, D] after a prefill;
+after a step the updated buffers, which the caller binds to the memory of the inputs.
 """
 
 from typing import Any
@@ -37,15 +37,15 @@ EPSILON = 1e-5  # GPT-2's LayerNorm
 
 
 def decoder_graph(config: DecoderConfig) -> onnx.ModelProto:
-    """The graph described above, its weights left as inputs named as in the state dict.
+    """Build the graph described above, with its weights as inputs named as in the state dict.
 
-    :func:`pengi_rt.export.weights.bind` turns them into initialisers that point into the plan.
+    :func:`pengi_rt.export.weight_table.bind` turns them into initializers that point into the plan.
     """
     return _Builder(config).model()
 
 
 class _Builder:
-    """Collects nodes; every method returns the name of its result."""
+    """Collects nodes; each method returns the name of its result."""
 
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config

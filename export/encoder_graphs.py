@@ -1,7 +1,7 @@
-"""The encoders' ONNX graphs, by PyTorch's own exporter, with batch (and prompt length) left open.
+"""The encoders' ONNX graphs, made by PyTorch's exporter with dynamic batch and prompt length.
 
-``audio``: ``wave`` [B, clip_samples] to ``joint_embedding`` and ``prefix``; ``text``: ``ids``
-[B, T] to the same.
+``audio`` maps ``wave`` [B, clip_samples] to ``joint_embedding`` and ``prefix``; ``text`` maps
+``ids`` [B, T] to the same two outputs.
 """
 
 import contextlib
@@ -40,13 +40,16 @@ class _Text(nn.Module):
 
 
 def audio_graph(model: Pengi) -> onnx.ModelProto:
-    """Waveform to audio embedding and prefix."""
+    """Export the audio encoder: waveform to embedding and prefix."""
     wave = torch.zeros(2, model.config.clip_samples)
     return _export(_Audio(model), wave, "wave", {0: torch.export.Dim("B")})
 
 
 def text_graph(model: Pengi) -> onnx.ModelProto:
-    """Token ids to text embedding and prefix; of any length, but for ``token_embedding``'s one."""
+    """Export the text encoder: token ids to embedding and prefix.
+
+    Prompts may have any length, except with ``token_embedding``, whose length is fixed.
+    """
     config = model.config.text
     dims = {0: torch.export.Dim("B")}
     if config.kind == "clip":
@@ -69,7 +72,7 @@ def _sample_ids(config: ModelConfig) -> Tensor:
 def _export(
     module: nn.Module, sample: Tensor, name: str, dims: Mapping[int, object]
 ) -> onnx.ModelProto:
-    # The exporter reports its own steps on stdout and warns about its internals; neither is for us.
+    # The exporter prints its own steps and warns about its internals; hide both.
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -94,7 +97,7 @@ def _export(
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Errors only, from these loggers, for a while."""
+    """Let these loggers report only errors inside the ``with`` block."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -107,7 +110,7 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def _strip(graph: onnx.GraphProto) -> None:
-    """Drop where in our source each node came from: five times the size of the graph itself."""
+    """Drop the source location of each node: five times the size of the graph itself."""
     del graph.metadata_props[:]
     del graph.value_info[:]
     for node in graph.node:

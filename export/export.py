@@ -1,4 +1,17 @@
-"""Checkpoint to plan: read, round, export the graphs, write, and test what was written."""
+"""Turn a checkpoint into a plan.
+
+The one way, step by step; each step is a module of this folder:
+
+1. ``checkpoint_reader`` reads the checkpoint, after ``file_check`` and ``torch_file`` have checked
+   the file; ``published_keys`` renames the tensors of the published layout.
+2. ``tokenizer_source`` finds the tokenizers.
+3. :mod:`pengi_rt.models.stored_weights` rounds the weights to the type in which they are stored.
+4. ``graphs`` writes the ONNX graphs (``encoder_graphs``, ``decoder_graph``) and every weight once
+   (``weight_table``); small plans let the graph compute the ``stft_kernels``. A plan without graphs
+   holds the weights alone.
+5. ``self_test`` runs the plan that was written and compares it with the PyTorch model. Only a plan
+   that passes is put in place.
+"""
 
 import logging
 import platform
@@ -14,15 +27,14 @@ from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.backends.registry import open_backend
 from pengi_rt.backends.torch import TorchBackend
-from pengi_rt.config.choices import PRECISIONS, PrecisionName
+from pengi_rt.config.choices import WEIGHTS_NAMES, WeightsName
 from pengi_rt.errors import CheckpointError, ExportError, UsageError
-from pengi_rt.export.arrays import array_of
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.self_test import Check, report, run_self_test
-from pengi_rt.export.tokenizers import find_tokenizers
-from pengi_rt.models.at_rest import restored, stored
-from pengi_rt.models.checkpoint import without_transform
+from pengi_rt.export.tokenizer_source import find_tokenizers
+from pengi_rt.models.checkpoint_writer import without_stft_kernels
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.stored_weights import as_array, store_weights, with_weights
 from pengi_rt.plan.manifest import Source, tokenizer_entry
 from pengi_rt.plan.reader import Plan
 from pengi_rt.plan.writer import PlanWriter
@@ -35,7 +47,7 @@ Progress = Callable[[str], None]
 BackendName = Literal["onnx", "torch", "triton"]
 
 BACKENDS: tuple[str, ...] = get_args(BackendName)
-USUAL: tuple[BackendName, ...] = ("onnx", "torch")
+DEFAULT_BACKENDS: tuple[BackendName, ...] = ("onnx", "torch")
 
 LICENCE_NOTE = """\
 The weights in this plan were exported from {file} (sha256 {sha256}).
@@ -49,37 +61,41 @@ def export_plan(
     output: Path,
     *,
     tokenizers: Path | None = None,
-    precision: PrecisionName = "fp32",
-    backends: Sequence[BackendName] = USUAL,
+    weights: WeightsName = "fp32",
+    backends: Sequence[BackendName] = DEFAULT_BACKENDS,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
-    """Write ``output`` from ``checkpoint`` and return the self-test's checks.
+    """Export ``checkpoint`` to the plan ``output`` and return the self-test's checks.
 
-    ``precision`` says how the plan stores its weights: but for ``fp32`` they are rounded
-    (:mod:`pengi_rt.models.at_rest`), and what the plan computes, in float32, is compared with the
-    rounded model. The plan is for ``backends``: without ``onnx`` among them it has no graphs, only
-    the weights that the others read.
+    ``weights`` says how the plan stores its weights. All types except ``fp32`` round them
+    (:mod:`pengi_rt.models.stored_weights`), and the self-test then compares the plan, which
+    computes in float32, with the rounded model. A plan that is not for the backend ``onnx`` holds
+    no graphs, only the weights that the other ``backends`` read.
 
     Raises:
-        CheckpointError: the checkpoint is refused, or ``precision`` does not hold its weights.
-        TokenizerError: its tokenizers are not to be had.
+        CheckpointError: the checkpoint is refused, or ``weights`` cannot hold its values.
+        TokenizerError: its tokenizers cannot be found.
         PlanError: the plan cannot be written.
-        UsageError: there is no such ``precision``, or no plan is for such ``backends``.
-        ExportError: the written plan does not compute what the model computes; no plan is left.
+        UsageError: ``weights`` or ``backends`` is invalid.
+        ExportError: the plan does not compute what the model computes; no plan is left behind.
     """
     progress("reading the checkpoint")
     model, read = load_model(checkpoint)
-    if read.converted and precision == "fp32":
-        logger.warning("%d tensors of another precision become float32", len(read.converted))
+    if read.converted and weights == "fp32":
+        logger.warning("%d tensors of another type are converted to float32", len(read.converted))
     if read.left_out:
         logger.info("left out, known and not needed: %s", ", ".join(read.left_out))
-    files = find_tokenizers(read.config, tokenizers, read.tokenizers)
-    source = Source(file=checkpoint.name, sha256=read.sha256)
     return write_plan(
-        model, files, source, output,
-        precision=precision, backends=backends, threads=threads, progress=progress,
-    )  # fmt: skip
+        model,
+        find_tokenizers(read.config, tokenizers, read.tokenizers),
+        Source(file=checkpoint.name, sha256=read.sha256),
+        output,
+        weights=weights,
+        backends=backends,
+        threads=threads,
+        progress=progress,
+    )
 
 
 def write_plan(
@@ -88,16 +104,19 @@ def write_plan(
     source: Source,
     output: Path,
     *,
-    precision: PrecisionName = "fp32",
-    backends: Sequence[BackendName] = USUAL,
+    weights: WeightsName = "fp32",
+    backends: Sequence[BackendName] = DEFAULT_BACKENDS,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
-    """Write ``output`` from a model in memory. Returns and raises as :func:`export_plan`."""
-    _check_choices(precision, backends)
-    weights = _stored(model, source, precision)
-    if precision != "fp32":
-        model = restored(model, weights)
+    """Write the plan ``output`` from a model in memory, and test it.
+
+    Arguments, return value and errors are those of :func:`export_plan`.
+    """
+    _check_choices(weights, backends)
+    stored = _store(model, source, weights)
+    if weights != "fp32":
+        model = with_weights(model, stored)
     graphs = "onnx" in backends
     with PlanWriter(
         output,
@@ -105,9 +124,9 @@ def write_plan(
         source=source,
         tools=_tools(graphs=graphs),
         backends=BACKENDS if graphs else tuple(name for name in BACKENDS if name != "onnx"),
-        precision=precision,
+        weights=weights,
     ) as writer:
-        _write(writer, model, weights, progress, graphs=graphs)
+        _add_weights(writer, model, stored, progress, graphs=graphs)
         for name, text in tokenizers.items():
             writer.add(tokenizer_entry(name), text)
         note = LICENCE_NOTE.format(file=source.file, sha256=source.sha256)
@@ -120,16 +139,16 @@ def write_plan(
     return checks
 
 
-def steps(backends: Sequence[str]) -> int:
+def count_steps(backends: Sequence[str]) -> int:
     """How often ``progress`` is called for a plan for ``backends``."""
     return 5 if "onnx" in backends else 3
 
 
-def _check_choices(precision: str, backends: Sequence[str]) -> None:
-    if precision not in PRECISIONS:
+def _check_choices(weights: str, backends: Sequence[str]) -> None:
+    if weights not in WEIGHTS_NAMES:
         raise UsageError(
-            f"a plan stores its weights as {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not "
-            f"as {precision!r}"
+            f"a plan stores its weights as {', '.join(WEIGHTS_NAMES[:-1])} or {WEIGHTS_NAMES[-1]}, "
+            f"not as {weights!r}"
         )
     unknown = [name for name in backends if name not in BACKENDS]
     if unknown or not backends:
@@ -139,30 +158,30 @@ def _check_choices(precision: str, backends: Sequence[str]) -> None:
         )
 
 
-def _stored(model: Pengi, source: Source, precision: str) -> dict[str, Tensor]:
+def _store(model: Pengi, source: Source, weights: WeightsName) -> dict[str, Tensor]:
     try:
-        return stored(model.state_dict(), precision)
+        return store_weights(model.state_dict(), weights)
     except CheckpointError as error:
-        raise CheckpointError(f"{source.file}: cannot be stored as {precision}: {error}") from None
+        raise CheckpointError(f"{source.file}: cannot be stored as {weights}: {error}") from None
 
 
-def _write(
+def _add_weights(
     writer: PlanWriter,
     model: Pengi,
-    weights: Mapping[str, Tensor],
+    stored: Mapping[str, Tensor],
     progress: Progress,
     *,
     graphs: bool,
 ) -> None:
-    """``weights``, and the graphs of ``model`` with what only they have."""
+    """Write the ``stored`` weights, and the graphs of ``model`` with the tensors only they have."""
     if graphs:
         from pengi_rt.export.graphs import add_graphs
 
-        add_graphs(writer, model, {name: array_of(t) for name, t in weights.items()}, progress)
+        add_graphs(writer, model, {name: as_array(t) for name, t in stored.items()}, progress)
         return
     progress("writing the weights")
-    kept = without_transform(weights, model.config)
-    writer.add_tensors({name: array_of(tensor) for name, tensor in kept.items()})
+    kept = without_stft_kernels(stored, model.config)
+    writer.add_tensors({name: as_array(tensor) for name, tensor in kept.items()})
 
 
 def _refuse_failed(checks: Sequence[Check]) -> None:
@@ -180,7 +199,7 @@ def _test(path: Path, model: Pengi, threads: int | None, *, on_gpu: bool) -> tup
     checks: list[Check] = []
     with Plan.open(path) as plan:
         tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        for backend in _runners(plan, threads, on_gpu=on_gpu):
+        for backend in _testable_backends(plan, threads, on_gpu=on_gpu):
             try:
                 checks += run_self_test(backend, TorchBackend(model), tokenizer)
             except ValueError as error:
@@ -192,8 +211,8 @@ def _test(path: Path, model: Pengi, threads: int | None, *, on_gpu: bool) -> tup
     return tuple(checks)
 
 
-def _runners(plan: Plan, threads: int | None, *, on_gpu: bool) -> Iterator[Backend]:
-    """The backends of ``plan`` that can be tested here."""
+def _testable_backends(plan: Plan, threads: int | None, *, on_gpu: bool) -> Iterator[Backend]:
+    """Open, one after the other, the backends of ``plan`` that can be tested on this machine."""
     if plan.manifest.graphs:
         yield OnnxBackend(plan, threads=threads)
     else:
@@ -201,7 +220,7 @@ def _runners(plan: Plan, threads: int | None, *, on_gpu: bool) -> Iterator[Backe
     if on_gpu and torch.cuda.is_available():
         yield open_backend(plan, backend="triton", device="cuda", precision="fp32")
     elif on_gpu:
-        logger.warning("no CUDA GPU here: the triton backend itself was not tested with this plan")
+        logger.warning("no CUDA GPU here: the triton backend was not tested with this plan")
 
 
 def _tools(*, graphs: bool) -> dict[str, str]:

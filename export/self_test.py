@@ -1,11 +1,11 @@
-"""The export's last step: the written plan must compute what the PyTorch model computes.
+"""The last step of an export: check that the plan computes what the PyTorch model computes.
 
-That is all: whether the checkpoint is as it was saved, :mod:`pengi_rt.export.integrity` says.
+Nothing else: whether the checkpoint is intact is checked in :mod:`pengi_rt.export.file_check`.
 
-Two made clips and two prompts go through both, each of the four pairs alone (the worst is kept) and
-three pairs together, stage by stage and then token by token. The tolerance is 1e-4 of a stage's
-largest value. On the published geometry and on ``tiny`` the largest difference seen was 1.4e-5 of
-it; one matrix 1 % off is beyond it by far.
+Both run two synthetic clips with two prompts, stage by stage and then token by token: each of the
+four pairs alone (the worst result is kept), then three pairs as a batch. The tolerance is 1e-4 of a
+stage's largest value. On the published geometry and on ``tiny`` the largest difference measured was
+1.4e-5 of it; a single matrix that is 1 % off exceeds the tolerance by far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +17,19 @@ from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.decoding.beam import search
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.text.tokenizers import PromptTokenizer
 
 RELATIVE_TOLERANCE = 1e-4
 PROMPTS = ("generate audio caption", "this is a sound of")
 NEW_TOKENS = 12
 PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Clip and prompt: each pair alone, the first three together."""
+"""Pairs of clip and prompt. Each runs alone; the first three also run as a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One stage of a backend compared: the largest difference, and how large it may be."""
+    """One stage of a backend, compared: the largest difference and the tolerance."""
 
     backend: str
     stage: str
@@ -38,12 +39,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is in bounds (NaN is not)."""
+        """Whether the difference is within the tolerance (NaN is not)."""
         return self.difference <= self.tolerance
 
     @property
     def strain(self) -> float:
-        """How near to its tolerance it came, 1 at it; NaN is furthest beyond."""
+        """The difference relative to the tolerance: above 1 the check failed; NaN is infinity."""
         strain = self.difference / self.tolerance if self.tolerance else self.difference
         return strain if strain == strain else float("inf")  # noqa: PLR0124 - NaN
 
@@ -51,12 +52,12 @@ class Check:
 def run_self_test(
     plan: Backend, reference: Backend, tokenizer: PromptTokenizer
 ) -> tuple[Check, ...]:
-    """Every stage of ``plan`` against ``reference``, batch 1 and 3.
+    """Compare every stage of ``plan`` with ``reference``, in batches of 1 and 3.
 
     Raises:
-        ValueError: logits are not numbers.
+        ValueError: the logits contain NaN.
     """
-    clips = made_clips(plan.config)
+    clips = synthetic_clips(plan.config)
     prompts = _prompts(plan.config, tokenizer)
 
     def run(pairs: Sequence[tuple[int, int]]) -> list[Check]:
@@ -70,14 +71,14 @@ def run_self_test(
 
 
 def _prompts(config: ModelConfig, tokenizer: PromptTokenizer) -> list[I64]:
-    """Ids of the prompts, of which any make a batch: bare tokens are cut to one length."""
+    """Token ids of the prompts, cut to one length where a batch cannot be padded."""
     prompts = [tokenizer.encode(prompt).ids for prompt in PROMPTS]
     bare = config.text.kind == "decoder"
     return [ids[: min(map(len, prompts))] for ids in prompts] if bare else prompts
 
 
 def report(checks: Sequence[Check]) -> dict[str, object]:
-    """What the plan keeps of the test."""
+    """The record of the test that the plan keeps."""
     return {
         "passed": all(check.passed for check in checks),
         "prompts": list(PROMPTS),
@@ -86,10 +87,10 @@ def report(checks: Sequence[Check]) -> dict[str, object]:
     }
 
 
-def made_clips(config: ModelConfig) -> F32:
-    """A rising tone and bursts of noise, [2, clip_samples], the same in every export.
+def synthetic_clips(config: ModelConfig) -> F32:
+    """A rising tone and bursts of noise, float32 [2, clip_samples], the same in every export.
 
-    Both over a floor of noise: in an empty mel bin the logarithm would blow up rounding.
+    Both have a noise floor: in an empty mel bin the logarithm would amplify rounding errors.
     """
     seconds = np.arange(config.clip_samples) / config.mel.sample_rate
     rate = config.mel.sample_rate / 8 / config.clip_seconds
@@ -107,20 +108,24 @@ def _checks(plan: Backend, reference: Backend, waves: F32, ids: I64) -> Iterator
         yield _compare(plan, f"{stage} embedding", batch, ours.embedding, theirs.embedding)
         yield _compare(plan, f"{stage} prefix", batch, ours.prefix, theirs.prefix)
         prefixes.append(theirs.prefix)
-    # Both decoders start from the same prefix, so that a difference names its stage.
+    # Both decoders start from the same prefix, so that a difference points to its stage.
     joined = np.concatenate(prefixes, axis=1)
     lengths = np.full(batch, joined.shape[1])
-    first = [
-        _log_softmax(runner.prefill(joined, lengths, width=1, max_new_tokens=1)[1])
-        for runner in (plan, reference)
-    ]
+    first = [_log_softmax(_first_logits(runner, joined, lengths)) for runner in (plan, reference)]
     yield _compare(plan, "first log-probabilities", batch, *first)
     yield from _compare_search(plan, reference, list(joined), batch)
 
 
+def _first_logits(backend: Backend, prefix: F32, lengths: I64) -> F32:
+    decoder = require_decoder(backend)
+    slots, rows, _ = prefix.shape
+    cache = decoder.new_cache(slots=slots, width=1, prefix_rows=rows, new_tokens=1)
+    return decoder.prefill(cache, np.arange(slots), prefix, lengths)
+
+
 def _encoders(waves: F32, ids: I64) -> Iterator[tuple[str, Callable[[Backend], Encoded]]]:
-    yield "audio", lambda backend: backend.encode_audio(waves)
-    yield "text", lambda backend: backend.encode_text(ids)
+    yield "audio", lambda backend: backend.encoders.encode_audio(waves)
+    yield "text", lambda backend: backend.encoders.encode_text(ids)
 
 
 def _compare_search(
@@ -140,8 +145,8 @@ def _compare_search(
         for hypotheses, expected in zip(ours, theirs, strict=True)
         for mine, other in zip(hypotheses.beams, expected.beams, strict=True)
     ]
-    wrong = sum(tuple(mine.tokens) != tuple(other.tokens) for mine, other in pairs)
-    yield Check(plan.name, "beams with other tokens", batch, float(wrong), 0.0)
+    different = sum(tuple(mine.tokens) != tuple(other.tokens) for mine, other in pairs)
+    yield Check(plan.name, "beams with other tokens", batch, float(different), 0.0)
     scores = np.array([(mine.score, other.score) for mine, other in pairs])
     yield _compare(plan, "beam scores", batch, scores[:, 0], scores[:, 1])
 
@@ -154,5 +159,5 @@ def _compare(plan: Backend, stage: str, batch: int, ours: F32, theirs: F32) -> C
 
 def _log_softmax(logits: F32) -> F32:
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    normalised: F32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return normalised
+    normalized: F32 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized

@@ -1,17 +1,20 @@
-r"""Residual sum and layer normalisation of a few rows.
+r"""Residual sum and layer normalization of the rows of a decode step.
 
-Linear layers whose output joins the residual stream leave it as split-K partials; whoever reads
-the stream next adds them, in a fixed order:
+Linear layers whose output joins the residual stream leave it as split-K partial sums. The layer
+that reads the stream next adds them, in a fixed order:
 
 .. math:: x = r + b + \sum_s p_s, \qquad
           y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \gamma + \beta
 
-with mean :math:`\mu` and biased variance :math:`\sigma^2` over the row (Ba et al., 2016). Shapes:
-:math:`r, x` float32 [R, C], :math:`p` float32 [S, R, C], all vectors float32 [C], :math:`y` [R, C]
-in the compute dtype. Everything is computed in float32.
+with the mean :math:`\mu` and the biased variance :math:`\sigma^2` of the row.
+
+Shapes: :math:`r, x` float32 [M, C], :math:`p` float32 [S, M, C], all vectors float32 [C], :math:`y`
+[M, C] in the compute dtype. All arithmetic is float32.
+
+Source: Ba, Kiros and Hinton, *Layer Normalization*, 2016.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import triton
@@ -20,24 +23,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pengi_rt.kernels.build import Build
-from pengi_rt.kernels.launch import require_tensor, row_warps
+from pengi_rt.kernels.launch import DTYPES, Argument, Launch, on_meta, require_tensor, row_warps
+
+FUSED_ROWS: Final = 8
+"""With at most this many rows, the kernels that read the stream normalize it in every program;
+with more, that would read more than the weights."""
 
 
 class Stream(NamedTuple):
     """The residual stream, and what has still to be added to it."""
 
     residual: Tensor
-    """float32 [R, C]."""
+    """float32 [M, C]."""
     bias: Tensor | None = None
-    """float32 [C], of the layer that left the partials."""
+    """float32 [C], of the layer that left the partial sums."""
     partials: Tensor | None = None
-    """float32 [S, R, C]; absent together with ``bias`` and ``out``."""
+    """float32 [S, M, C]; given together with ``bias`` and ``out``, or not at all."""
     out: Tensor | None = None
-    """float32 [R, C], takes the sum; another buffer than ``residual``, which stays as it is."""
+    """float32 [M, C], receives the sum; must not be ``residual``, which is left as it is."""
+
+    @property
+    def splits(self) -> int:
+        """S: how many partial sums have still to be added."""
+        return 0 if self.partials is None else len(self.partials)
 
 
 class Norm(NamedTuple):
-    """Layer normalisation."""
+    """Parameters of a layer normalization."""
 
     weight: Tensor
     """float32 [C]."""
@@ -49,95 +61,97 @@ class Norm(NamedTuple):
 @triton.jit
 def stream_tile(
     p_residual: tl.tensor,
-    p_bias: tl.tensor,
+    p_stream_bias: tl.tensor,
     p_partials: tl.tensor,
     o_m: tl.tensor,
-    o_k: tl.tensor,
+    o_c: tl.tensor,
     mask: tl.tensor,
-    R: tl.tensor,
-    K: tl.constexpr,
+    M: tl.tensor,
+    C: tl.constexpr,
     SPLITS: tl.constexpr,
 ) -> tl.tensor:
-    """``x`` at rows ``o_m`` and columns ``o_k``, which broadcast; 0 where the mask is false."""
-    offsets = o_m * K + o_k
+    """``x`` at rows ``o_m`` and columns ``o_c``, which broadcast; 0 where the mask is false."""
+    offsets = o_m * C + o_c
     x = tl.load(p_residual + offsets, mask=mask, other=0.0)
     if SPLITS > 0:
-        x += tl.load(p_bias + o_k, mask=o_k < K, other=0.0)
+        x += tl.load(p_stream_bias + o_c, mask=o_c < C, other=0.0)
         for i_split in tl.static_range(SPLITS):
-            x += tl.load(p_partials + i_split * R * K + offsets, mask=mask, other=0.0)
+            x += tl.load(p_partials + i_split * M * C + offsets, mask=mask, other=0.0)
     return tl.where(mask, x, 0.0)
 
 
 @triton.jit
 def row_moments(
     p_residual: tl.tensor,
-    p_bias: tl.tensor,
+    p_stream_bias: tl.tensor,
     p_partials: tl.tensor,
     p_sum: tl.tensor,
-    o_r: tl.tensor,
+    o_m: tl.tensor,
     writes: tl.tensor,
-    R: tl.tensor,
+    M: tl.tensor,
     C: tl.constexpr,
     SPLITS: tl.constexpr,
-    BLOCK_R: tl.constexpr,
     BLOCK_M: tl.constexpr,
-) -> tl.tensor:
-    """Mean and variance of rows, by merging those of their chunks (Chan et al., 1979)."""
-    mean = tl.zeros((BLOCK_R,), tl.float32)
-    squares = tl.zeros((BLOCK_R,), tl.float32)
-    for c_first in range(0, C, BLOCK_M):
-        o_c = c_first + tl.arange(0, BLOCK_M)[None, :]
-        mask = (o_r[:, None] < R) & (o_c < C)
-        x = stream_tile(p_residual, p_bias, p_partials, o_r[:, None], o_c, mask, R, C, SPLITS)
+    BLOCK_C: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Mean and variance of rows, merged from those of their tiles (Chan et al., 1979)."""
+    mean = tl.zeros((BLOCK_M,), tl.float32)
+    squares = tl.zeros((BLOCK_M,), tl.float32)
+    for c_start in range(0, C, BLOCK_C):
+        o_c = c_start + tl.arange(0, BLOCK_C)[None, :]
+        mask = (o_m[:, None] < M) & (o_c < C)
+        x = stream_tile(
+            p_residual, p_stream_bias, p_partials, o_m[:, None], o_c, mask, M, C, SPLITS
+        )
         if SPLITS > 0:
-            tl.store(p_sum + o_r[:, None] * C + o_c, x, mask=mask & writes)
-        count = tl.minimum(C - c_first, BLOCK_M).to(tl.float32)
-        chunk_mean = tl.sum(x, axis=1) / count
-        centred = tl.where(mask, x - chunk_mean[:, None], 0.0)
-        delta = chunk_mean - mean
-        share = count / (c_first + count)
+            tl.store(p_sum + o_m[:, None] * C + o_c, x, mask=mask & writes)
+        count = tl.minimum(C - c_start, BLOCK_C).to(tl.float32)
+        tile_mean = tl.sum(x, axis=1) / count
+        centered = tl.where(mask, x - tile_mean[:, None], 0.0)
+        delta = tile_mean - mean
+        share = count / (c_start + count)
         mean += delta * share
-        squares += tl.sum(centred * centred, axis=1) + delta * delta * (c_first * share)
+        squares += tl.sum(centered * centered, axis=1) + delta * delta * (c_start * share)
     return mean, squares / C
 
 
-@triton.jit(do_not_specialize=["R", "eps"])
+@triton.jit(do_not_specialize=["M", "eps"])
 def add_norm_kernel(
     p_residual: tl.tensor,
-    p_bias: tl.tensor,
+    p_stream_bias: tl.tensor,
     p_partials: tl.tensor,
     p_sum: tl.tensor,
     p_norm_weight: tl.tensor,
     p_norm_bias: tl.tensor,
     p_out: tl.tensor,
-    R: tl.tensor,
+    M: tl.tensor,
     eps: tl.tensor,
-    K: tl.constexpr,
+    C: tl.constexpr,
     SPLITS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ) -> None:
-    """One row a program."""
+    """One row per program."""
     i_m = tl.program_id(0)
-    o_k = tl.arange(0, BLOCK_K)
-    m_k = o_k < K
-    x = stream_tile(p_residual, p_bias, p_partials, i_m, o_k, m_k, R, K, SPLITS)
+    o_c = tl.arange(0, BLOCK_C)
+    m_c = o_c < C
+    x = stream_tile(p_residual, p_stream_bias, p_partials, i_m, o_c, m_c, M, C, SPLITS)
     if SPLITS > 0:
-        tl.store(p_sum + i_m * K + o_k, x, mask=m_k)
-    centred = tl.where(m_k, x - tl.sum(x, axis=0) / K, 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / K + eps)
-    weight = tl.load(p_norm_weight + o_k, mask=m_k, other=0.0)
-    bias = tl.load(p_norm_bias + o_k, mask=m_k, other=0.0)
-    y = centred * scale * weight + bias
-    tl.store(p_out + i_m * K + o_k, y.to(p_out.dtype.element_ty), mask=m_k)
+        tl.store(p_sum + i_m * C + o_c, x, mask=m_c)
+    centered = tl.where(m_c, x - tl.sum(x, axis=0) / C, 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(centered * centered, axis=0) / C + eps)
+    weight = tl.load(p_norm_weight + o_c, mask=m_c, other=0.0)
+    bias = tl.load(p_norm_bias + o_c, mask=m_c, other=0.0)
+    y = centered * scale * weight + bias
+    tl.store(p_out + i_m * C + o_c, y.to(p_out.dtype.element_ty), mask=m_c)
 
 
 def add_norm(stream: Stream, norm: Norm, out: Tensor) -> Tensor:
-    """Add what is due to the stream and normalise it, in one launch.
+    """Add the partial sums to the stream and normalize it, in one launch.
 
     Args:
         stream: ``stream.out`` is written.
         norm: of the layer that reads the result.
-        out: [R, C] in the compute dtype, written.
+        out: [M, C] in the compute dtype, written.
 
     Returns:
         ``out``.
@@ -145,25 +159,49 @@ def add_norm(stream: Stream, norm: Norm, out: Tensor) -> Tensor:
     Raises:
         ValueError: a shape, dtype or layout does not fit.
     """
-    splits = check_stream(stream, norm)
-    rows, width = stream.residual.shape
-    require_tensor("out", out, (rows, width), out.dtype)
-    block = triton.next_power_of_2(width)
-    add_norm_kernel[(rows,)](
-        stream.residual, stream.bias, stream.partials, stream.out, norm.weight, norm.bias, out,
-        rows, norm.eps, K=width, SPLITS=splits, BLOCK_K=block, num_warps=row_warps(block),
-        num_stages=1,
-    )  # fmt: skip
+    check_stream(stream, norm)
+    require_tensor("out", out, tuple(stream.residual.shape), out.dtype)
+    _launch(stream, norm, out).run()
     return out
+
+
+def _launch(stream: Stream, norm: Norm, out: Tensor) -> Launch:
+    rows, width = stream.residual.shape
+    block = triton.next_power_of_2(width)
+    return Launch(
+        kernel=add_norm_kernel,
+        grid=(rows,),
+        arguments={**stream_arguments(stream), **norm_arguments(norm), "p_out": out, "M": rows},
+        constexprs={"C": width, "SPLITS": stream.splits, "BLOCK_C": block},
+        warps=row_warps(block),
+        stages=1,
+    )
+
+
+def stream_arguments(stream: Stream | None) -> dict[str, Argument]:
+    """The stream as kernels that read it take it."""
+    residual, bias, partials, out = stream or (None, None, None, None)
+    return {
+        "p_residual": residual,
+        "p_stream_bias": bias,
+        "p_partials": partials,
+        "p_sum": out,
+    }
+
+
+def norm_arguments(norm: Norm | None) -> dict[str, Argument]:
+    """The norm as kernels that read the stream take it."""
+    weight, bias, eps = norm or (None, None, 0.0)
+    return {"p_norm_weight": weight, "p_norm_bias": bias, "eps": eps}
 
 
 def add_norm_reference(stream: Stream, norm: Norm, out: Tensor) -> Tensor:
     """:func:`add_norm` in plain PyTorch."""
-    return out.copy_(normalised(stream, norm))
+    return out.copy_(normalized(stream, norm))
 
 
-def normalised(stream: Stream, norm: Norm) -> Tensor:
-    """The reference's normalised rows in the stream's dtype; writes ``stream.out``."""
+def normalized(stream: Stream, norm: Norm) -> Tensor:
+    """The reference's normalized rows, in the stream's dtype; writes ``stream.out``."""
     x = stream.residual
     if stream.partials is not None and stream.bias is not None and stream.out is not None:
         x = x + stream.bias
@@ -173,39 +211,32 @@ def normalised(stream: Stream, norm: Norm) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
 
 
-def check_stream(stream: Stream, norm: Norm) -> int:
-    """How many partials are due; raises ValueError if the tensors do not fit each other."""
+def check_stream(stream: Stream, norm: Norm) -> None:
+    """Raise ValueError unless the tensors of both fit each other."""
     rows, width = stream.residual.shape
     require_tensor("residual", stream.residual, (rows, width), torch.float32)
     require_tensor("norm.weight", norm.weight, (width,), torch.float32)
     require_tensor("norm.bias", norm.bias, (width,), torch.float32)
-    due = (stream.bias, stream.partials, stream.out)
-    if all(tensor is None for tensor in due):
-        return 0
+    if stream.bias is None and stream.partials is None and stream.out is None:
+        return
     if stream.bias is None or stream.partials is None or stream.out is None:
         raise ValueError("a stream has bias, partials and out, or none of them: give all three")
-    splits = len(stream.partials)
     require_tensor("stream.bias", stream.bias, (width,), torch.float32)
-    require_tensor("stream.partials", stream.partials, (splits, rows, width), torch.float32)
+    shape = (stream.splits, rows, width)
+    require_tensor("stream.partials", stream.partials, shape, torch.float32)
     require_tensor("stream.out", stream.out, (rows, width), torch.float32)
     if stream.out.data_ptr() == stream.residual.data_ptr():
         raise ValueError("stream.out is residual itself, which other programs still read")
-    return splits
 
 
 def builds() -> tuple[Build, ...]:
-    """What full-size base needs: any compute dtype, 0 to 3 partials."""
-    return tuple(_build(dtype, splits) for dtype in ("fp16", "bf16", "fp32") for splits in (0, 3))
-
-
-def _build(dtype: str, splits: int) -> Build:
-    signature = {"p_residual": "*fp32", "p_norm_weight": "*fp32", "p_norm_bias": "*fp32",
-                 "p_out": f"*{dtype}", "R": "i32", "eps": "fp32"}  # fmt: skip
-    due = ("p_bias", "p_partials", "p_sum")
-    constexprs: dict[str, object] = {"K": 768, "SPLITS": splits, "BLOCK_K": 1024}
-    if splits:
-        signature |= dict.fromkeys(due, "*fp32")
-    else:
-        constexprs |= dict.fromkeys(due)
-    name = f"add_norm {dtype} {splits} partials"
-    return Build(name, add_norm_kernel, signature, constexprs, row_warps(1024), 1)
+    """Full-size base: every compute dtype, 0 or 3 partial sums."""
+    x, vector, partials = on_meta(5, 768), on_meta(768), on_meta(3, 5, 768)
+    streams = {0: Stream(x), 3: Stream(x, vector, partials, x)}
+    return tuple(
+        _launch(stream, Norm(vector, vector), on_meta(5, 768, dtype=dtype)).build(
+            f"add_norm {name} {splits} partials"
+        )
+        for dtype, name in DTYPES.items()
+        for splits, stream in streams.items()
+    )

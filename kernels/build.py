@@ -1,7 +1,7 @@
-"""Which specialisations of a Triton kernel a model needs, known before a GPU is at hand.
+"""The specialisations of Triton kernels that a model needs, listed without a GPU.
 
-Every kernel file lists its own (``builds()``), so that one test can compile all of them for every
-architecture, and the table in ``docs/kernels.md`` is made of what was compiled.
+Every kernel file lists its own in ``builds()``, so that one test can compile them all for every
+architecture. The table in ``docs/kernels.md`` is made from the compiled kernels.
 """
 
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ CAPABILITIES = (80, 89, 90)
 """A100, L40S / RTX 4090, H100 / H200, as Triton numbers them."""
 
 SHARED_BYTES: Mapping[int, int] = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}
-"""Shared memory that one program may take (CUDA C++ Programming Guide, table of capabilities)."""
+"""Shared memory that one program may use (CUDA C++ Programming Guide, compute capabilities)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One specialisation.
+    """One specialisation of a kernel.
 
     Attributes:
-        name: unique among all kernels; what the table shows.
+        name: unique among all kernels, as the table shows it.
         kernel: the ``@triton.jit`` function.
-        signature: type of every run-time parameter (``"*fp16"``, ``"i32"``), in any order. Pointers
-            are taken as aligned to 16 bytes, as PyTorch allocates them.
-        constexprs: the other parameters.
-        num_warps: of 32 threads.
-        num_stages: of the software pipeline.
-        capabilities: what it is for; tiles may differ between architectures.
+        signature: types of the run-time parameters (``"*fp16"``, ``"i32"``), in any order. Pointers
+            are assumed to be aligned to 16 bytes, as PyTorch allocates them.
+        constexprs: values of all other parameters.
+        num_warps: warps of 32 threads per program.
+        num_stages: stages of the software pipeline.
+        capabilities: the architectures it is compiled for.
     """
 
     name: str

@@ -1,7 +1,8 @@
-"""What the log-mel kernel (:mod:`pengi_rt.kernels.log_mel`) reads besides the waveform.
+"""The tables that the log-mel kernel (:mod:`pengi_rt.kernels.log_mel`) reads besides the waveform.
 
-Made once, on the host, from the buffers of the front end: the Fourier tables folded in the middle
-of the frame and cut to the bins that count, the mel bank in groups of bands, the stretch as taps.
+They are made once, on the host, from the buffers of the front end: the Fourier tables, folded in
+the middle of the frame and cut to the bins in use; the mel bank in groups of bands; the stretch as
+taps.
 """
 
 import itertools
@@ -12,21 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SOURCES: Final = (32, 64)  # source frames of a tile
-BINS: Final = 64  # of one turn of the outer loop
-BANDS: Final = 32  # of a group, at most: more of them, and operands spill
-SAMPLES: Final = 16  # of half a frame in one turn of the inner loop
+BINS: Final = 64  # per iteration of the outer loop
+BANDS: Final = 32  # per group, at most; with more of them operands spill
+SAMPLES: Final = 16  # of half a frame, per iteration of the inner loop
 TAPS: Final = 4  # of bicubic interpolation
 GROUP_BINS: Final = {32: 2 * BINS, 64: 1 << 20}  # small tiles split the bins too
 TOLERANCE: Final = 1e-6  # a few roundings of a table's values, which are up to 1
 DECIBELS: Final = 3.010299956639812  # of a doubling: 10 log10(2)
 
 
-class Tile(NamedTuple):
-    """How one size of tile cuts the work: tiles along time, groups along frequency.
+class Cut(NamedTuple):
+    """How the work is cut for one size of tile: tiles along time, groups along frequency.
 
     Attributes:
-        step: image frames that it makes.
-        groups: [groups, 4] int32: first mel band and end, first bin and end.
+        step: image frames per tile.
+        groups: [groups, 4] int32: first and end of the mel bands, first and end of the bins.
     """
 
     step: int
@@ -38,16 +39,16 @@ class LogMelTables(NamedTuple):
 
     Attributes:
         basis: [2, bins, n_fft / 2] float32: cosine and sine, window included, from the middle of
-            the frame (column 0) to its start. The middle, which is in both halves, counts half.
-        bank: [bins, n_mels] float32. Rows of zeros at the end of both let loads go unmasked.
-        scale: [n_mels] float32, and
-        shift: [n_mels] float32: a normalised level is ``log2(energy) * scale + shift``.
+            the frame (column 0) to its start. The middle, which both halves contain, counts half.
+        bank: [bins, n_mels] float32. Both end in rows of zeros, so that loads need no mask.
+        scale: [n_mels] float32; a normalized level is ``log2(energy) * scale + shift``.
+        shift: [n_mels] float32.
         first: [image_frames] int32: the first of the 4 source frames that an image frame mixes.
         taps: [image_frames, 4] float32: their weights.
-        tiles: by the source frames that they read.
+        cuts: how the work is cut, by the source frames of a tile.
         frames: source frames of a clip.
         hop_length: samples between two of them.
-        spec_size: pixels, the side of the image.
+        spec_size: pixels along a side of the image.
     """
 
     basis: Tensor
@@ -56,7 +57,7 @@ class LogMelTables(NamedTuple):
     shift: Tensor
     first: Tensor
     taps: Tensor
-    tiles: dict[int, Tile]
+    cuts: dict[int, Cut]
     frames: int
     hop_length: int
     spec_size: int
@@ -76,17 +77,17 @@ def log_mel_tables(
     """Tables from the buffers of a front end, on the device where they are.
 
     Args:
-        stft_real: ``[n_fft / 2 + 1, 1, n_fft]``, window included.
-        stft_imag: the same.
-        mel_bank: ``[n_fft / 2 + 1, n_mels]``.
-        stretch: ``[image_frames, frames]``, at most 4 neighbours in a row.
-        scale: ``[n_mels]``: the batch norm of decibels is ``x * scale + shift``; best in float64.
-        shift: the same.
+        stft_real: [n_fft / 2 + 1, 1, n_fft], window included.
+        stft_imag: like ``stft_real``.
+        mel_bank: [n_fft / 2 + 1, n_mels].
+        stretch: [image_frames, frames], with at most 4 neighboring frames per row.
+        scale: [n_mels]; the batch norm of decibels is ``x * scale + shift``, best in float64.
+        shift: like ``scale``.
         hop_length: samples.
         spec_size: pixels.
 
     Raises:
-        ValueError: a size is none that the kernel takes, or the tables are not symmetric.
+        ValueError: the kernel does not support a size, or the tables are not symmetric.
     """
     basis, bank = _used(_folded(stft_real, stft_imag), mel_bank.float())
     first, last, taps = _taps(stretch.float(), spec_size**2 / bank.shape[1])
@@ -97,7 +98,7 @@ def log_mel_tables(
         shift=shift.float(),
         first=first.int(),
         taps=taps,
-        tiles={n: Tile(_step(first, last, n), _groups(bank, n)) for n in SOURCES},
+        cuts={n: Cut(_step(first, last, n), _groups(bank, n)) for n in SOURCES},
         frames=stretch.shape[1],
         hop_length=hop_length,
         spec_size=spec_size,
@@ -105,13 +106,13 @@ def log_mel_tables(
 
 
 def _folded(stft_real: Tensor, stft_imag: Tensor) -> Tensor:
-    """Both tables from the middle of the frame to its start, ``[2, bins, n_fft / 2]``."""
+    """Both tables from the middle of the frame to its start, [2, bins, n_fft / 2]."""
     if stft_real.shape[-1] % (2 * SAMPLES):
         raise ValueError(f"n_fft must be a multiple of {2 * SAMPLES}, got {stft_real.shape[-1]}")
     tables = torch.cat([stft_real, stft_imag], 1).float().transpose(0, 1)
-    # Sample n faces sample n_fft - n; sample 0 faces none, and a Hann window is 0 there.
-    facing = tables.flip(-1).roll(1, -1) * tables.new_tensor([1, -1])[:, None, None]
-    error = float(torch.maximum((tables - facing).abs().amax(), tables[..., 0].abs().amax()))
+    # Sample n mirrors sample n_fft - n; sample 0 has no mirror, and a Hann window is 0 there.
+    mirrored = tables.flip(-1).roll(1, -1) * tables.new_tensor([1, -1])[:, None, None]
+    error = float(torch.maximum((tables - mirrored).abs().amax(), tables[..., 0].abs().amax()))
     if not error <= TOLERANCE:
         raise ValueError(
             "stft_real and stft_imag must be even and odd around the middle of the frame and 0 at "
@@ -124,14 +125,14 @@ def _folded(stft_real: Tensor, stft_imag: Tensor) -> Tensor:
 
 
 def _used(basis: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Only the bins from the first to the last that the bank reads."""
+    """The bins from the first to the last one that the bank reads."""
     read = bank.any(1).nonzero().flatten().tolist() or [0]
     used = slice(read[0], read[-1] + 1)
     return basis[:, used], bank[used]
 
 
 def _groups(bank: Tensor, source: int) -> Tensor:
-    """Neighbouring bands in groups; one whose bins alone are too many is a group of its own."""
+    """Neighboring bands in groups; a band that alone has too many bins is its own group."""
     groups: list[list[int]] = []
     for band, column in enumerate(bank.T.cpu()):
         bins = column.nonzero().flatten().tolist()
@@ -147,14 +148,14 @@ def _groups(bank: Tensor, source: int) -> Tensor:
 
 
 def _taps(stretch: Tensor, rows: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every image frame: the first and the last source frame that it mixes, and 4 weights."""
+    """The first and last source frame that every image frame mixes, and its 4 weights."""
     if len(stretch) != rows:
         raise ValueError(f"stretch must make the {rows:g} frames of the image, got {len(stretch)}")
     frames = torch.arange(stretch.shape[1], device=stretch.device)
     used = stretch != 0
     first = torch.where(used, frames, len(frames)).amin(1)
     last = torch.where(used, frames, -1).amax(1)
-    # A row that hits a frame exactly mixes only that one: it gets zeros around it.
+    # A row that falls exactly on a frame mixes only that one; the others get weight 0.
     first, last = first.flip(0).cummin(0).values.flip(0), last.cummax(0).values
     if not ((last >= first) & (last - first < TAPS)).all():
         raise ValueError(f"stretch must mix 1 to {TAPS} neighbours in a row, in the order of time")

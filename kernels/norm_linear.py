@@ -1,14 +1,20 @@
-"""The linear layers of a Swin block, with what stands around them: LayerNorm, GELU, residual.
+r"""The linear layers of a Swin block, fused with their layer norm, GELU or residual.
 
-Source: Liu et al., *Swin Transformer*, ICCV 2021, section 3.1. One kernel does it all:
-:mod:`pengi_rt.kernels.row_linear`.
+.. math:: y = f(\operatorname{LN}(x) W^\top + b) \qquad\text{or}\qquad y = r + x W^\top + b
+
+with :math:`f` the identity or the exact GELU. One kernel does both:
+:mod:`pengi_rt.kernels.swin_linear`, which has the details.
+
+Shapes: :math:`x` [..., K], :math:`W` [N, K], :math:`b` [N], :math:`r` and :math:`y` [..., N].
+
+Source: Liu et al., *Swin Transformer*, ICCV 2021, section 3.1.
 """
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from pengi_rt.kernels.build import Build
-from pengi_rt.kernels.row_linear import kernel_builds, launch
+from pengi_rt.kernels.swin_linear import Layer, kernel_builds, swin_linear
 
 
 def norm_linear(
@@ -22,35 +28,34 @@ def norm_linear(
     gelu: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """LayerNorm where its parameters are given, linear layer, and GELU where wanted.
+    """Layer norm if its parameters are given, linear layer, and GELU on request.
 
     Args:
-        x: ``[..., K]``, contiguous.
-        weight: ``[N, K]``; all parameters and the result are of its dtype.
-        bias: ``[N]``.
-        norm_weight: ``[K]``, given together with ``norm_bias``.
-        norm_bias: ``[K]``.
-        eps: of the normalisation.
+        x: [..., K], contiguous.
+        weight: [N, K]; all parameters and the result have its dtype.
+        bias: [N].
+        norm_weight: [K], given together with ``norm_bias``.
+        norm_bias: [K].
+        eps: of the layer norm.
         gelu: whether the exact GELU follows.
-        out: written to instead of a new tensor: ``[..., N]``, contiguous.
+        out: [..., N], contiguous; written instead of a new tensor.
 
     Raises:
-        ValueError: a shape, dtype, device or memory layout is another.
+        ValueError: a shape, dtype, device or memory layout does not fit.
     """
-    shape = (*x.shape[:-1], weight.shape[0])
-    norm = (norm_weight, norm_bias)
-    return launch(x, weight, bias, norm=norm, shape=shape, eps=eps, gelu=gelu, out=out)
+    layer = Layer(weight, bias, norm_weight, norm_bias, eps, gelu)
+    return swin_linear(x, layer, (*x.shape[:-1], weight.shape[0]), out=out)
 
 
 def linear_residual(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, *, out: Tensor | None = None
 ) -> Tensor:
-    """Linear layer, added to ``residual`` ``[..., N]``, whose dtype the result has.
+    """Add a linear layer to ``residual`` [..., N], whose dtype the result has.
 
-    ``out`` may be the residual itself. Other arguments and what is raised: :func:`norm_linear`.
+    ``out`` may be the residual itself. The rest is as for :func:`norm_linear`.
     """
     shape = (*x.shape[:-1], weight.shape[0])
-    return launch(x, weight, bias, shape=shape, residual=residual, out=out)
+    return swin_linear(x, Layer(weight, bias), shape, residual=residual, out=out)
 
 
 def norm_linear_reference(
@@ -82,12 +87,11 @@ def linear_residual_reference(
 
 
 def builds() -> tuple[Build, ...]:
-    """What ``base`` needs for 1 and for 16 clips."""
+    """Full-size base, for 1 and for 16 clips."""
     stages = [(clips * 4096 >> 2 * stage, 96 << stage) for clips in (1, 16) for stage in range(4)]
     qkv, hidden, same = ([(M, n * C, C) for M, C in stages] for n in (3, 4, 1))
-    whole, bare = ("p_residual",), ("p_norm_weight", "p_norm_bias")
     return (
-        *kernel_builds("norm_linear", whole, qkv, GELU=False, MERGE=False),
-        *kernel_builds("norm_linear gelu", whole, hidden, GELU=True, MERGE=False),
-        *kernel_builds("linear_residual", bare, same, GELU=False, MERGE=False),
+        *kernel_builds("norm_linear", qkv, norm=True, bias=True),
+        *kernel_builds("norm_linear gelu", hidden, norm=True, bias=True, gelu=True),
+        *kernel_builds("linear_residual", same, bias=True, residual=True),
     )

@@ -1,48 +1,59 @@
-r"""Linear layers on the few rows of a decode step, which take as long as reading their weights.
+r"""Linear layers on the few rows of a decode step, which take as long as reading the weights.
 
 .. math:: y = \operatorname{epilogue}\bigl(s \odot (x W) + b\bigr)
 
-with :math:`x` [R, K], weights :math:`W` [K, N] (as GPT-2 stores them) and, where these are int8,
-float32 scales :math:`s` [N]. The input is given, or it is the layer norm of the residual stream
-(:mod:`pengi_rt.kernels.add_norm`). The epilogue is GELU by its tanh approximation (Hendrycks &
-Gimpel, 2016), or sends queries to the output and appends keys and values to the cache, or leaves
-the float32 partial sums [S, R, N] of S slices of K for the reader to add up.
+with float32 scales :math:`s` if the weights are int8. The input is given, or is the layer norm of
+the residual stream (:mod:`pengi_rt.kernels.add_norm`). The epilogue is the tanh approximation of
+GELU, or writes queries to the output and appends keys and values to the cache, or leaves the
+partial sums over S slices of K for the next layer to add up.
 
 With at most 16 rows (and 16-bit activations) a program requests all its weights at once, and every
-warp multiplies its own slice of K; otherwise the tiles are those of any product. All sums are
-float32, in an order that depends on nothing but the shapes. The compute dtype (float32, float16 or
-bfloat16) is that of the weights; int8 weights go with 16-bit activations. Biases and scales are
-float32.
+warp multiplies its own slice of K (:mod:`pengi_rt.kernels.small_linear_kernels`); otherwise the
+product is an ordinary one. All sums are float32, in an order that depends on the shapes alone.
+
+Shapes: :math:`x` [M, K], weights :math:`W` [K, N] as GPT-2 stores them, partial sums float32
+[S, M, N], bias and scales float32 [N]. The compute dtype (float32, float16 or bfloat16) is that of
+the weights; int8 weights go with 16-bit activations.
+
+Source: Hendrycks and Gimpel, *Gaussian Error Linear Units*, 2016.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pengi_rt.kernels.add_norm import Norm, Stream, add_norm, check_stream, normalised
+from pengi_rt.kernels.add_norm import Norm, Stream, add_norm, check_stream, normalized
 from pengi_rt.kernels.launch import DTYPES, require_tensor
-from pengi_rt.kernels.linear_call import Cache, Linear, chunk_of, fuses, linear_call, splits
+from pengi_rt.kernels.small_linear_launch import (
+    KeyValueCache,
+    Linear,
+    chunk_of,
+    fuses,
+    linear_launch,
+    splits,
+)
 
 
 def norm_qkv(
     stream: Stream,
     norm: Norm,
     layer: Linear,
-    cache: Cache,
+    cache: KeyValueCache,
     *,
     out: Tensor | None = None,
     normed: Tensor | None = None,
 ) -> Tensor:
     """Norm the stream, project to queries, keys and values, and append the last two to the cache.
 
+    One launch if :func:`~pengi_rt.kernels.small_linear_launch.fuses`, otherwise two.
+
     Args:
-        stream: of R = clips * beams rows, clip-major; ``stream.out`` is written.
+        stream: of M = clips * beams rows, clip-major; ``stream.out`` is written.
         norm: its parameters.
         layer: N = 3 C columns: queries, keys, values; heads inside.
-        cache: written at ``cache.position`` of each clip; the dtype of activations is its own.
-        out: [R, C], takes the queries instead of a new tensor.
-        normed: [R, C], scratch for more than :data:`FUSED_ROWS` rows instead of a new tensor; these
-            (and float32, and C over :data:`FUSED_WIDTH`) are two launches, fewer are one.
+        cache: written at ``cache.position`` of each clip; its dtype is the compute dtype.
+        out: [M, C], receives the queries instead of a new tensor.
+        normed: [M, C], scratch for two launches instead of a new tensor.
 
     Returns:
         ``out``.
@@ -67,13 +78,13 @@ def norm_gelu_linear(
     out: Tensor | None = None,
     normed: Tensor | None = None,
 ) -> Tensor:
-    """Norm the stream, apply the layer, then GELU by its tanh approximation.
+    """Norm the stream, apply the layer, then the tanh approximation of GELU.
 
     Args:
         stream: ``stream.out`` is written.
         norm: its parameters.
         layer: from C to N.
-        out: [R, N], written instead of a new tensor; int8 weights need it, to say the dtype.
+        out: [M, N], written instead of a new tensor; required with int8 weights, for its dtype.
         normed: as for :func:`norm_qkv`.
 
     Returns:
@@ -91,7 +102,7 @@ def norm_gelu_linear(
 
 
 def linear(x: Tensor, layer: Linear, *, out: Tensor | None = None) -> Tensor:
-    """Apply the layer to ``x`` [R, K] in the compute dtype; ``out`` is [R, N].
+    """Apply the layer to ``x`` [M, K] in the compute dtype; ``out`` is [M, N].
 
     Raises:
         ValueError: a shape, dtype or layout does not fit.
@@ -101,7 +112,7 @@ def linear(x: Tensor, layer: Linear, *, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = x.new_empty(len(x), layer.weight.shape[1])
     require_tensor("out", out, (len(x), layer.weight.shape[1]), x.dtype)
-    linear_call(x, layer, out, "plain").launch()
+    linear_launch(x, layer, out, "plain").run()
     return out
 
 
@@ -109,9 +120,9 @@ def linear_partials(x: Tensor, layer: Linear, *, out: Tensor | None = None) -> T
     """The layer without its bias, as partial sums over slices of K.
 
     Args:
-        x: [R, K] in the compute dtype.
-        layer: its bias is left to whoever adds the partials up.
-        out: float32 [S, R, N], written instead of a new tensor with S = :func:`splits`.
+        x: [M, K] in the compute dtype.
+        layer: its bias is left for the layer that adds up the partial sums.
+        out: float32 [S, M, N], written instead of a new tensor with S = :func:`splits`.
 
     Returns:
         ``out``.
@@ -125,7 +136,7 @@ def linear_partials(x: Tensor, layer: Linear, *, out: Tensor | None = None) -> T
     if out is None:
         out = x.new_empty(splits(len(x), layer.weight), *shape, dtype=torch.float32)
     require_tensor("out", out, (len(out), *shape), torch.float32)
-    linear_call(x, layer, out, "partials").launch()
+    linear_launch(x, layer, out, "partials").run()
     return out
 
 
@@ -133,7 +144,7 @@ def norm_qkv_reference(
     stream: Stream,
     norm: Norm,
     layer: Linear,
-    cache: Cache,
+    cache: KeyValueCache,
     *,
     out: Tensor | None = None,
     normed: Tensor | None = None,
@@ -141,7 +152,7 @@ def norm_qkv_reference(
     """:func:`norm_qkv` in plain PyTorch; ``normed`` is left alone."""
     del normed
     keys, values, position = cache
-    y = linear_reference(normalised(stream, norm).to(keys.dtype), layer)
+    y = linear_reference(normalized(stream, norm).to(keys.dtype), layer)
     q, k, v = y.chunk(3, dim=1)
     clips, beams, heads, _, _ = keys.shape
     for clip, slot in enumerate(position.tolist()):
@@ -163,27 +174,27 @@ def norm_gelu_linear_reference(
     """:func:`norm_gelu_linear` in plain PyTorch; ``normed`` is left alone."""
     del normed
     dtype = layer.weight.dtype if out is None else out.dtype
-    y = F.gelu(linear_reference(normalised(stream, norm).to(dtype), layer), approximate="tanh")
+    y = F.gelu(linear_reference(normalized(stream, norm).to(dtype), layer), approximate="tanh")
     return y if out is None else out.copy_(y)
 
 
 def linear_reference(x: Tensor, layer: Linear, *, out: Tensor | None = None) -> Tensor:
     """:func:`linear` in plain PyTorch, in the dtype of ``x``."""
-    y = x @ _dequantised(layer, x.dtype) + layer.bias.to(x.dtype)
+    y = x @ _dequantized(layer, x.dtype) + layer.bias.to(x.dtype)
     return y if out is None else out.copy_(y)
 
 
 def linear_partials_reference(x: Tensor, layer: Linear, *, out: Tensor | None = None) -> Tensor:
     """:func:`linear_partials` in plain PyTorch, in the dtype of ``x``."""
     count = splits(len(x), layer.weight) if out is None else len(out)
-    weight = _dequantised(layer, x.dtype)
+    weight = _dequantized(layer, x.dtype)
     chunk = chunk_of(len(weight), count)
     sums = [x[:, i * chunk :][:, :chunk] @ weight[i * chunk :][:chunk] for i in range(count)]
     y = torch.stack(sums)
     return y.float() if out is None else out.copy_(y)
 
 
-def _dequantised(layer: Linear, dtype: torch.dtype) -> Tensor:
+def _dequantized(layer: Linear, dtype: torch.dtype) -> Tensor:
     weight = layer.weight.to(dtype)
     return weight if layer.scale is None else weight * layer.scale.to(dtype)
 
@@ -196,39 +207,39 @@ def _norm_linear(
     out: Tensor,
     *,
     normed: Tensor | None,
-    cache: Cache | None = None,
+    cache: KeyValueCache | None = None,
 ) -> Tensor:
-    """In one launch or, where every program would read too much for a norm of its own, in two."""
+    """One launch, or two where every program would read too much to norm the rows itself."""
     rows, width = stream.residual.shape
     if fuses(rows, width, out.dtype):
         check_stream(stream, norm)
-        linear_call(stream, layer, out, epilogue, norm=norm, cache=cache).launch()
+        linear_launch(stream, layer, out, epilogue, norm=norm, cache=cache).run()
         return out
     if normed is None:
         normed = out.new_empty(rows, width)
     require_tensor("normed", normed, (rows, width), out.dtype)
     add_norm(stream, norm, normed)
-    linear_call(normed, layer, out, epilogue, cache=cache).launch()
+    linear_launch(normed, layer, out, epilogue, cache=cache).run()
     return out
 
 
 def _check_layer(layer: Linear, depth: int, dtype: torch.dtype) -> None:
-    """That a layer takes ``depth`` inputs of this compute dtype."""
+    """Raise ValueError unless a layer takes ``depth`` inputs of this compute dtype."""
     if layer.weight.ndim != 2:
         raise ValueError(f"weight must be [K, N], got {list(layer.weight.shape)}")
     columns = layer.weight.shape[1]
-    quantised = layer.scale is not None
-    if dtype not in DTYPES or (quantised and dtype == torch.float32):
-        wanted = "float16 or bfloat16" if quantised else "float32, float16 or bfloat16"
+    quantized = layer.scale is not None
+    if dtype not in DTYPES or (quantized and dtype == torch.float32):
+        wanted = "float16 or bfloat16" if quantized else "float32, float16 or bfloat16"
         raise ValueError(f"the compute dtype must be {wanted}, got {dtype}")
-    require_tensor("weight", layer.weight, (depth, columns), torch.int8 if quantised else dtype)
+    require_tensor("weight", layer.weight, (depth, columns), torch.int8 if quantized else dtype)
     require_tensor("bias", layer.bias, (columns,), torch.float32)
     if layer.scale is not None:
         require_tensor("scale", layer.scale, (columns,), torch.float32)
 
 
-def _check_cache(cache: Cache, rows: int, layer: Linear) -> None:
-    """That the cache has room for what the layer makes of so many rows."""
+def _check_cache(cache: KeyValueCache, rows: int, layer: Linear) -> None:
+    """Raise ValueError unless the cache fits the layer's keys and values of so many rows."""
     if cache.keys.ndim != 5:
         raise ValueError(f"keys must be [B, W, H, T, D], got {list(cache.keys.shape)}")
     clips, beams, heads, _, head_dim = cache.keys.shape

@@ -1,14 +1,14 @@
-"""Which of several tiles a launcher takes: its table's, or the fastest one measured on this GPU.
+"""Choose a launcher's tile: its default, or the fastest one measured on this GPU.
 
-A launcher says what decides and which tiles it can run with, its table's first. That one is taken
-unless measured choices were adopted for the device; nothing is measured but inside :func:`tuning`.
-A result therefore depends on the shapes and on the file of choices alone. Another tile may add in
-another order: then the last bits differ.
+A launcher describes its :class:`Problem` and lists the tiles it can run with, the default first.
+The default is taken unless measured tiles were adopted for the device; only :func:`tuning` measures
+anything. So a result depends on the shapes and on the file of measured tiles alone. Another tile
+may add in another order, which changes the last bits.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -17,104 +17,114 @@ from typing import Final
 import torch
 from triton.errors import TritonError
 
-from pengi_rt.kernels.tuning_file import Measured, Tile, file_for, read, read_or_nothing, write
+from pengi_rt.kernels.tuning_file import Measured, Tile, file_for, read, read_if_valid, write
 
-Launch = Callable[[Tile], object]
-"""Puts a kernel with such a tile into the current stream, as often as wanted with one result."""
-Chooser = Callable[[str, Sequence[Tile], Launch], Tile]
-"""Takes one of the tiles for what the name says."""
+RunTile = Callable[[Tile], object]
+"""Launches a kernel with the given tile; running it again gives the same result."""
+Chooser = Callable[[str, Sequence[Tile], RunTile], Tile]
+"""Chooses a tile for the problem of that name."""
 Timer = Callable[[Callable[[], object]], float]
-"""Microseconds on the device of what is called."""
+"""Microseconds that a call takes on the device."""
 
 NOISE: Final = 0.02
-"""Of a time: a tile that is not faster by more than this is none worth leaving the table for."""
+"""A tile must be faster than the default by more than this share of its time."""
 FLUSH_BYTES: Final = 2**30
-"""Many times any L2 cache; filling so many takes an H200 0.25 ms, and others longer."""
+"""Many times any L2 cache. Filling them takes 0.25 ms on an H200, and longer on other GPUs."""
 WARM_UPS, REPEATS = 4, 32
 
 _adopted: dict[torch.device, "Adopted"] = {}
-_deciding: dict[torch.device, Chooser] = {}
-"""What decides instead of the tables, of which :func:`choosing` comes first. No other state."""
+_choosers: dict[torch.device, Chooser] = {}
+"""Set by :func:`use_chooser`; they come before what was adopted. There is no other state."""
 
 
-def chosen(
-    kernel: str,
-    shape: Mapping[str, object],
-    tiles: Sequence[Tile],
-    launch: Launch,
-    device: torch.device,
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One size of a kernel's work.
+
+    Each launcher has a subclass. Its fields are everything that the kernel's time depends on, and
+    that decides which tiles it can run with.
+    """
+
+    @property
+    def key(self) -> str:
+        """The fields, as files of measured tiles spell them."""
+        pairs = (f"{each.name}={getattr(self, each.name)}" for each in fields(self))
+        return " ".join(pairs).replace("torch.", "")
+
+
+def choose_tile(
+    kernel: str, problem: Problem, tiles: Sequence[Tile], run: RunTile, device: torch.device
 ) -> Tile:
     """One of ``tiles``.
 
     Args:
-        kernel: by name.
-        shape: all that a time depends on, and which ``tiles`` there are.
-        tiles: that the launcher can run with; the table's first.
-        launch: runs with one of them.
-        device: of the tensors.
+        kernel: its name.
+        problem: what it is to do.
+        tiles: those that the launcher can run with, the default first.
+        run: launches the kernel with one of them.
+        device: where the tensors are.
     """
-    chooser = _deciding.get(device) or _adopted.get(device)
+    chooser = _choosers.get(device) or _adopted.get(device)
     if chooser is None:
         return tiles[0]
-    words = (f"{key}={value}".replace("torch.", "") for key, value in shape.items())
-    return chooser(" ".join((kernel, *words)), tiles, launch)
+    return chooser(f"{kernel} {problem.key}", tiles, run)
 
 
 @contextmanager
-def choosing(device: torch.device, chooser: Chooser) -> Iterator[None]:
-    """Let ``chooser`` decide for a device meanwhile."""
-    before = _deciding.get(device)
-    _deciding[device] = chooser
+def use_chooser(device: torch.device, chooser: Chooser) -> Iterator[None]:
+    """Let ``chooser`` choose all tiles on ``device`` inside the block."""
+    before = _choosers.get(device)
+    _choosers[device] = chooser
     try:
         yield
     finally:
-        del _deciding[device]
+        del _choosers[device]
         if before is not None:
-            _deciding[device] = before
+            _choosers[device] = before
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """The choices of a file."""
+    """The measured tiles of a file."""
 
     path: Path
-    choices: Mapping[str, Measured]
+    tiles: Mapping[str, Measured]
 
-    def __call__(self, name: str, tiles: Sequence[Tile], launch: Launch) -> Tile:  # noqa: ARG002
-        """What was measured, if it is there and can be run."""
-        measured = self.choices.get(name)
+    def __call__(self, name: str, tiles: Sequence[Tile], run: RunTile) -> Tile:  # noqa: ARG002
+        """The measured tile, if there is one and the launcher can run it; else the default."""
+        measured = self.tiles.get(name)
         return measured.tile if measured is not None and measured.tile in tiles else tiles[0]
 
 
 def adopt(device: torch.device, folder: Path) -> None:
-    """Take on ``device`` what was measured on such a GPU, if ``folder`` has a file of it.
+    """Use the tiles measured on this kind of GPU on ``device``, if ``folder`` has their file.
 
     Raises:
         ValueError: the file is damaged.
     """
     path = file_for(folder, gpu_name(device))
-    found = Adopted(path, read(path)) if path.exists() else None
+    adopted_now = Adopted(path, read(path)) if path.exists() else None
     _adopted.pop(device, None)
-    if found is not None:
-        _adopted[device] = found
+    if adopted_now is not None:
+        _adopted[device] = adopted_now
 
 
 def adopted(device: torch.device) -> Path | None:
-    """The file whose choices are taken on ``device``."""
+    """The file of measured tiles that are used on ``device``."""
     return _adopted[device].path if device in _adopted else None
 
 
 @dataclass(slots=True)
 class Tuner:
-    """Measures what is not known yet.
+    """Measures the tiles of every problem it has not met yet.
 
     Attributes:
-        device: on which.
-        timer: by which.
-        known: what was measured before, and is not again.
-        measured: what this one has measured.
-        failed: tiles that could not be compiled, or would need more than the device has.
-        seconds: that measuring took, compilation included.
+        device: where it measures.
+        timer: how it measures.
+        known: what was measured before and is not measured again.
+        measured: what this tuner has measured.
+        failed: how many tiles did not compile, or needed more than the device has.
+        seconds: how long measuring took, compilation included.
     """
 
     device: torch.device
@@ -124,38 +134,38 @@ class Tuner:
     failed: int = 0
     seconds: float = 0.0
 
-    def __call__(self, name: str, tiles: Sequence[Tile], launch: Launch) -> Tile:
-        """The fastest; while a graph is captured, which cannot be timed, what is known of it."""
-        found = self.measured.get(name) or self.known.get(name)
-        if found is not None and found.tile in tiles:
-            return found.tile
+    def __call__(self, name: str, tiles: Sequence[Tile], run: RunTile) -> Tile:
+        """The fastest tile; the default of a new problem met while a graph is captured."""
+        known = self.measured.get(name) or self.known.get(name)
+        if known is not None and known.tile in tiles:
+            return known.tile
         if len(tiles) == 1 or self._capturing():
             return tiles[0]
         started = perf_counter()
-        found = self.measured[name] = self._measured(tiles, launch)
+        measured = self.measured[name] = self._measure(tiles, run)
         self.seconds += perf_counter() - started
-        return found.tile
+        return measured.tile
 
     @property
     def gains(self) -> list[float]:
-        """Microseconds by which each choice is faster than the table's; 0 where it is that."""
-        return [found.table_us - found.us for found in self.measured.values()]
+        """Microseconds by which each chosen tile beats the default; 0 where it is the default."""
+        return [measured.table_us - measured.us for measured in self.measured.values()]
 
-    def _measured(self, tiles: Sequence[Tile], launch: Launch) -> Measured:
-        launch(tiles[0])  # compiled for every GPU by a test: what it raises is no reason to go on
-        running = [tiles[0], *(tile for tile in tiles[1:] if self._runs(tile, launch))]
-        times = [self.timer(partial(launch, tile)) for tile in running]
+    def _measure(self, tiles: Sequence[Tile], run: RunTile) -> Measured:
+        run(tiles[0])  # a test compiles the defaults for every GPU: if one fails, stop
+        running = [tiles[0], *(tile for tile in tiles[1:] if self._try(tile, run))]
+        times = [self.timer(partial(run, tile)) for tile in running]
         least = min(times)
         best = times.index(least) if least < times[0] * (1 - NOISE) else 0
         return Measured(running[best], times[best], times[0])
 
-    def _runs(self, tile: Tile, launch: Launch) -> bool:
-        """Once; which compiles it."""
+    def _try(self, tile: Tile, run: RunTile) -> bool:
+        """Run a tile once, which compiles it, and say whether it could."""
         try:
-            launch(tile)
-        except (torch.AcceleratorError, torch.OutOfMemoryError):  # which are no fault of the tile
+            run(tile)
+        except (torch.AcceleratorError, torch.OutOfMemoryError):  # not the tile's fault
             raise
-        except (TritonError, RuntimeError):  # the latter where a pass of the compiler gives up
+        except (TritonError, RuntimeError):  # RuntimeError: a pass of the compiler gave up
             self.failed += 1
             return False
         return True
@@ -168,26 +178,26 @@ class Tuner:
 def tuning(
     device: torch.device, folder: Path | None, timer: Timer | None = None
 ) -> Iterator[Tuner]:
-    """Measure every choice that comes up on ``device`` and is not known, and keep it.
+    """Measure the tiles of every new problem that comes up on ``device`` inside the block.
 
-    What was measured is written at the end, whatever ends it, and adopted. A damaged file is
+    At the end, even after an exception, the results are written and adopted. A damaged file is
     replaced.
 
     Args:
-        device: is the current one.
-        folder: of the files; None keeps nothing.
-        timer: instead of :class:`ColdTimer`.
+        device: the current device.
+        folder: where the files of measured tiles are; None keeps nothing.
+        timer: used instead of :class:`ColdTimer`.
 
     Yields:
-        What measures.
+        The tuner.
 
     Raises:
         CannotWriteError: the file cannot be written.
     """
     path = folder and file_for(folder, gpu_name(device))
-    tuner = Tuner(device, timer or ColdTimer(device), read_or_nothing(path) if path else {})
+    tuner = Tuner(device, timer or ColdTimer(device), read_if_valid(path) if path else {})
     try:
-        with choosing(device, tuner):
+        with use_chooser(device, tuner):
             yield tuner
     finally:
         if path and tuner.measured:
@@ -197,17 +207,17 @@ def tuning(
 
 
 def gpu_name(device: torch.device) -> str:
-    """What files of choices are named after."""
+    """The GPU's name, after which its file of measured tiles is named."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
 
 
 class ColdTimer:
-    """The mean of the middle half of many times, each from an L2 cache without our tensors.
+    """Times a call with a cold L2 cache: the mean of the middle half of many runs.
 
-    In a decode step every layer's weights come from memory. The cache is overwritten with so much
-    that the host has launched the kernel before the device gets to it: by ``do_bench`` of Triton,
-    whose 256 MB are written within 0.07 ms, a kernel of 5 microseconds would be timed with a part
-    of Python's launch. A mean, as events tell no times less than half a microsecond apart.
+    In a decode step every layer's weights come from memory, so the cache is overwritten before each
+    run. That takes long enough for the host to have launched the kernel before the device gets to
+    it. Triton's ``do_bench`` overwrites 256 MB, within 0.07 ms, and would count part of Python's
+    launch in the time of a 5 us kernel. A mean, because events resolve only half a microsecond.
     """
 
     def __init__(self, device: torch.device) -> None:

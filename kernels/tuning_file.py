@@ -1,4 +1,4 @@
-"""The measured choices of tiles, kept as JSON: a file for every GPU and version of the kernels."""
+"""Measured tiles, kept as JSON: one file for each GPU and version of the kernels."""
 
 import fcntl
 import hashlib
@@ -14,27 +14,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Tile = tuple[int, ...]
-"""What a launcher can choose, in an order of its own."""
+"""What a launcher can choose, such as block sizes, warps and stages; the order is its own."""
 
 
 class Measured(NamedTuple):
-    """One choice."""
+    """The fastest tile of one problem."""
 
     tile: Tile
-    """The fastest."""
     us: float
-    """Its microseconds."""
+    """Microseconds with this tile."""
     table_us: float
-    """Those of the launcher's table."""
+    """Microseconds with the launcher's default."""
 
 
 class CannotWriteError(Exception):
-    """The file of choices, and why; one line."""
+    """The file cannot be written; the message, one line, says which and why."""
 
 
 @cache
 def kernel_hash() -> str:
-    """SHA-256 of what compiled kernels are made of: these files, and the version of Triton."""
+    """SHA-256 of what compiled kernels depend on: the files of ``kernels/``, Triton's version."""
     digest = hashlib.sha256(_triton().encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         data = path.read_bytes()
@@ -43,16 +42,16 @@ def kernel_hash() -> str:
 
 
 def file_for(folder: Path, gpu: str) -> Path:
-    """Where the choices for a GPU and these kernels are, or would be."""
+    """The path of the measured tiles of a GPU and these kernels; the file may not exist."""
     slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     return folder / f"{slug}-{kernel_hash()[:16]}.json"
 
 
 def read(path: Path) -> dict[str, Measured]:
-    """Choices by name; none, if there is no such file.
+    """Measured tiles by problem; empty if there is no such file.
 
     Raises:
-        ValueError: the file cannot be read, or is none of these.
+        ValueError: the file cannot be read, or does not hold measured tiles.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -61,13 +60,13 @@ def read(path: Path) -> dict[str, Measured]:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{path}: is no file of measured tiles ({type(error).__name__}: {error}); "
+            f"{path}: not a file of measured tiles ({type(error).__name__}: {error}); "
             "delete it or run pengi-rt warmup --tune"
         ) from None
 
 
-def read_or_nothing(path: Path) -> dict[str, Measured]:
-    """As :func:`read`; of a damaged file nothing, which whoever replaces it may lose."""
+def read_if_valid(path: Path) -> dict[str, Measured]:
+    """Like :func:`read`, but empty for a damaged file, which is about to be replaced."""
     try:
         return read(path)
     except ValueError:
@@ -77,23 +76,23 @@ def read_or_nothing(path: Path) -> dict[str, Measured]:
 def _measured(entry: Any) -> Measured:
     tile, us, table_us = entry["tile"], entry["us"], entry["table_us"]
     if not 0 < us <= table_us < math.inf:
-        raise ValueError(f"{us} and {table_us} are no times of the best and of the table's")
+        raise ValueError(f"us={us} and table_us={table_us} must be times, 0 < us <= table_us")
     return Measured(tuple(map(operator.index, tile)), us, table_us)
 
 
 def write(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
-    """Add choices to a file, over those of the same name; what was damaged is gone.
+    """Add measured tiles to a file, replacing those of the same problem or a damaged file.
 
-    Another process may write at the same time: nothing of either is lost.
+    Another process may write at the same time; neither loses anything.
 
     Raises:
-        CannotWriteError: it cannot be written.
+        CannotWriteError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent) as alone:
-            for left in path.parent.glob(f".{path.name}.*.tmp") if alone else ():
-                left.unlink(missing_ok=True)  # of a process that was killed
+        with _locked(path.parent) as locked:
+            for left in path.parent.glob(f".{path.name}.*.tmp") if locked else ():
+                left.unlink(missing_ok=True)  # left by a process that was killed
             _merge(path, gpu, measured)
     except OSError as error:
         raise CannotWriteError(
@@ -102,14 +101,14 @@ def write(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
 
 
 def _merge(path: Path, gpu: str, measured: Mapping[str, Measured]) -> None:
-    found = {**read_or_nothing(path), **measured}
-    tiles = {name: one._asdict() for name, one in sorted(found.items())}
+    merged = {**read_if_valid(path), **measured}
+    tiles = {name: one._asdict() for name, one in sorted(merged.items())}
     content = {"gpu": gpu, "triton": _triton(), "kernels": kernel_hash(), "tiles": tiles}
     _replace(path, json.dumps(content, indent=1) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:
-    """As ``pengi_rt.system.files.replacing``, which kernels may not import."""
+    """Like ``pengi_rt.system.files.replacing``, which kernels may not import."""
     part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with part.open("x", encoding="utf-8") as file:
@@ -122,35 +121,35 @@ def _replace(path: Path, text: str) -> None:
 
 
 def remove_damaged(folder: Path) -> None:
-    """Remove the files that :func:`read` refuses for what is in them."""
+    """Remove the files whose content :func:`read` refuses."""
     for path in folder.glob("*.json"):
         try:
             read(path)
         except ValueError as error:
             if not isinstance(error.__context__, OSError):
-                with suppress(OSError):  # whoever reads it next says what is wrong with it
+                with suppress(OSError):  # the next reader reports what is wrong
                     path.unlink(missing_ok=True)
 
 
 def _triton() -> str:
-    # Not at the top: who only removes a file must not import it before its cache is set.
+    # Not at the top: removing a file must not import Triton before its cache folder is set.
     import triton
 
     return str(triton.__version__)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Among processes that write into ``folder``; False where there are no locks.
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of ``folder``; yields False where the file system has no locks.
 
-    The choices of another may be lost there.
+    Then what another process writes at the same time may be lost.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        alone = False
+        locked = False
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
-        yield alone
+            locked = True
+        yield locked
     finally:
         os.close(descriptor)

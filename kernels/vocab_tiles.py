@@ -1,10 +1,11 @@
 r"""What a beam search needs of a row of logits, tile by tile.
 
-Of every 128 tokens: the maximum :math:`m`, the sum of :math:`\exp((z_v - m) / \tau)`, and the
-``K`` best tokens with their logits, equal ones in the order of their ids. A candidate is one int64:
-the bits of the logit, turned so that they order as the number does, above the inverted id.
+For every tile of 128 tokens: the maximum :math:`m`, the sum of :math:`\exp((z_v - m) / \tau)`, and
+the ``K`` best tokens with their logits, equal ones in the order of their ids. A candidate is one
+int64: in the upper half the bits of the logit, changed to sort as the number does; in the lower
+half the inverted id.
 
-:mod:`pengi_rt.kernels.lm_head` writes them, :mod:`pengi_rt.kernels.beam_row` reads them.
+:mod:`pengi_rt.kernels.lm_head` writes the tiles, :mod:`pengi_rt.kernels.top_tokens` reads them.
 """
 
 from typing import Final, NamedTuple, Self
@@ -18,26 +19,26 @@ from torch.nn import functional as F
 from pengi_rt.kernels.launch import require_tensor
 
 TILE: Final = 128
-"""Tokens that are reduced together."""
+"""Tokens per tile."""
 MAX_BEAM_SIZE: Final = 16
 EMPTY = tl.constexpr(-(2**63))
-"""No candidate: less than all others."""
+"""Stands for no candidate; less than any other."""
 LAST_ID = tl.constexpr(2**31 - 1)
 
 
 class VocabTiles(NamedTuple):
-    """What is kept of the logits of R rows."""
+    """What is kept of the logits of M rows, in I tiles."""
 
     maxima: Tensor
-    """float32 [R, N]."""
+    """float32 [M, I]."""
     sums: Tensor
-    """float32 [R, N]: of the exponentials, relative to the maximum."""
+    """float32 [M, I]: sums of the exponentials relative to the maximum."""
     candidates: Tensor
-    """int64 [R, N, K], best first; see :func:`unpacked`."""
+    """int64 [M, I, K], best first; :func:`unpack_candidates` reads them."""
 
     @classmethod
     def empty(cls, rows: int, vocab: int, beam_size: int, device: torch.device | str) -> Self:
-        """Buffers that :func:`lm_head` can write."""
+        """Buffers for :func:`~pengi_rt.kernels.lm_head.lm_head` to write."""
         shape = (rows, triton.cdiv(vocab, TILE))
         return cls(
             torch.empty(shape, device=device),
@@ -48,22 +49,25 @@ class VocabTiles(NamedTuple):
 
 @triton.jit
 def pack_candidate(logits: tl.tensor, o_v: tl.tensor) -> tl.tensor:
-    """The order of floats is that of their bits, if negative ones are turned round; -0 is 0."""
+    """One int64 per token.
+
+    Floats sort as their bits do once those of negative numbers are inverted; -0 counts as 0.
+    """
     bits = tl.where(logits == 0.0, 0.0, logits).to(tl.int32, bitcast=True)
     key = bits ^ ((bits >> 31) & LAST_ID)
     return (key.to(tl.int64) << 32) | (o_v ^ LAST_ID).to(tl.int64)
 
 
 @triton.jit
-def unpack_candidate(candidate: tl.tensor) -> tl.tensor:
-    """Logit and token of a candidate."""
+def unpack_candidate(candidate: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Logits and tokens of candidates."""
     key = (candidate >> 32).to(tl.int32)
     bits = key ^ ((key >> 31) & LAST_ID)
     return bits.to(tl.float32, bitcast=True), (candidate & LAST_ID).to(tl.int32) ^ LAST_ID
 
 
 def vocab_tiles_reference(logits: Tensor, temperature: Tensor, out: VocabTiles) -> VocabTiles:
-    """What is kept of float32 ``logits`` [R, V], in plain PyTorch."""
+    """What is kept of float32 ``logits`` [M, V], in plain PyTorch."""
     rows, vocab = logits.shape
     tiles, beam_size = out.candidates.shape[1:]
     padding = tiles * TILE - vocab
@@ -80,15 +84,15 @@ def vocab_tiles_reference(logits: Tensor, temperature: Tensor, out: VocabTiles) 
     return out
 
 
-def unpacked(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits float32 and tokens int64 of candidates; those of empty ones mean nothing."""
+def unpack_candidates(candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, float32, and tokens, int64; meaningless for empty candidates."""
     key = (candidates >> 32).int()
     logits = (key ^ ((key >> 31) & LAST_ID.value)).view(torch.float32)
     return logits, LAST_ID.value - (candidates & LAST_ID.value)
 
 
 def check_vocab_tiles(out: VocabTiles, rows: int, vocab: int) -> int:
-    """The number of beams; raises ValueError unless ``out`` is for these rows and tokens."""
+    """The number of beams, K; raises ValueError unless ``out`` fits these rows and tokens."""
     beam_size = out.candidates.shape[-1]
     if not 1 <= beam_size <= min(vocab, MAX_BEAM_SIZE):
         most = min(vocab, MAX_BEAM_SIZE)

@@ -14,7 +14,7 @@ import torch
 
 import pengi_rt
 from pengi_rt.engine import Engine
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tiny
@@ -86,7 +86,7 @@ def tiny_plan(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 def half_plan(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's plan with its weights stored as float16, self-tested."""
     path = tmp_path_factory.mktemp("half") / "half.plan"
-    export_plan(tiny_checkpoint, path, precision="fp16", threads=1)
+    export_plan(tiny_checkpoint, path, weights="fp16", threads=1)
     return path
 
 

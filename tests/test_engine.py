@@ -101,13 +101,13 @@ def test_the_prompt_and_the_additional_text_matter(engine: Engine) -> None:
 def encoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[I64]:
     """The ids of every call that encodes text from now on."""
     calls: list[I64] = []
-    encode = engine.backend.encode_text
+    encode = engine.backend.encoders.encode_text
 
     def counted(ids: I64) -> Encoded:
         calls.append(ids)
         return encode(ids)
 
-    monkeypatch.setattr(engine.backend, "encode_text", counted)
+    monkeypatch.setattr(engine.backend.encoders, "encode_text", counted)
     return calls
 
 
@@ -120,8 +120,8 @@ def test_a_prompt_is_encoded_once(engine: Engine, encoded: list[I64]) -> None:
 def test_prompts_of_one_call_are_encoded_once(
     engine: Engine, encoded: list[I64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if they are more than the engine remembers from call to call."""
-    monkeypatch.setattr("pengi_rt.session.session.REMEMBERED_PROMPTS", 1)
+    """Also if they are more than the session caches from call to call."""
+    monkeypatch.setattr(engine.session._prompts, "_size", 1)
     prompts = [f"question {word}" for word in ("one", "two", "three")]
     engine.generate([clip(seed) for seed in range(2)], prompts, batch_size=1, max_new_tokens=2)
     assert len(encoded) == len(prompts)
@@ -206,7 +206,7 @@ def test_other_threads_get_their_turn_between_batches(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour's recording is one group: the others do not wait for all of it."""
-    encode = engine.backend.encode_audio
+    encode = engine.backend.encoders.encode_audio
     others: list[Future[object]] = []
 
     def encoded(wave: np.ndarray) -> Encoded:
@@ -219,7 +219,7 @@ def test_other_threads_get_their_turn_between_batches(
         return found
 
     with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(engine.backend, "encode_audio", encoded)
+        monkeypatch.setattr(engine.backend.encoders, "encode_audio", encoded)
         # Batches of one: the second may not begin before the other thread had its turn.
         results = engine.iter_generate([clip(0, seconds=16.0)], batch_size=1, max_new_tokens=1)
         assert len(next(results).windows) == 8

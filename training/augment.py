@@ -1,8 +1,8 @@
-"""What only training does to the network: SpecAugment, mixup, stochastic depth.
+"""Augmentation that only training uses: SpecAugment, mixup, stochastic depth.
 
-The reference model has a stateless ``nn.Identity`` at each of these places;
-:func:`prepare_augmentation` puts these in. They act in training mode alone, so a model that has
-them can still be evaluated, and they add nothing to a checkpoint.
+The reference model has a stateless ``nn.Identity`` at each of these places, which
+:func:`prepare_augmentation` replaces. The replacements act only in training mode, so the model can
+still be evaluated, and they add nothing to a checkpoint.
 """
 
 import torch
@@ -15,10 +15,10 @@ from pengi_rt.training.config import AugmentConfig
 
 
 class SpecAugment(nn.Module):
-    """Zero some stripes of time and of frequency (Park et al., 2019), as torchlibrosa does.
+    """Zeroes some stripes of time and frequency (Park et al., 2019), as torchlibrosa does.
 
-    Takes the batch-normed bins [B, n_mels, frames], so zero is each bin's mean. Every stripe's
-    width is uniform below its limit, its place uniform; every clip has its own.
+    Takes the batch-normed bins [B, n_mels, frames], so zero is each bin's mean. The width of each
+    stripe is uniform below its limit, its position uniform; each clip has its own stripes.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -35,10 +35,10 @@ class SpecAugment(nn.Module):
 
 
 class Mixup(nn.Module):
-    """Every clip mixed with its mirror in the batch, as HTSAT does (Zhang et al., 2018).
+    """Mixes each clip with its mirror in the batch, as HTSAT does (Zhang et al., 2018).
 
-    :attr:`share` [B] is what each clip of the last batch kept of itself; the loss of clip ``i``
-    counts that much for its own target and the rest for clip ``B - 1 - i``'s.
+    :attr:`share` [B] is the share that each clip of the last batch kept of itself. The loss of clip
+    ``i`` weighs its own target by that share, and the target of clip ``B - 1 - i`` by the rest.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -56,7 +56,7 @@ class Mixup(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leave a residual branch out, clip by clip (stochastic depth, Huang et al., 2016)."""
+    """Drops a residual branch at random, per clip (stochastic depth, Huang et al., 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 
 
 def prepare_augmentation(encoder: AudioEncoder, config: AugmentConfig) -> Mixup | None:
-    """Put the training-only parts into ``encoder``; returns the mixup, if there is one."""
+    """Install the augmentation in ``encoder``; returns the mixup, if there is one."""
     if config.spec_augment:
         encoder.mel.augment = SpecAugment(config)
     blocks = [part for part in encoder.htsat.modules() if isinstance(part, SwinBlock)]
@@ -92,7 +92,7 @@ def prepare_augmentation(encoder: AudioEncoder, config: AugmentConfig) -> Mixup 
 
 
 def _stripes(bins: Tensor, dim: int, limit: int, count: int) -> Tensor:
-    """Where the stripes along ``dim`` are, [B, size] bool."""
+    """Random stripes along ``dim``: [B, size] bool, True inside a stripe."""
     size, batch = bins.shape[dim], bins.shape[0]
     place = torch.arange(size, device=bins.device)
     masked = torch.zeros(batch, size, dtype=torch.bool, device=bins.device)

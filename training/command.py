@@ -1,4 +1,4 @@
-"""What the commands of this room (``python -m pengi_rt.training...``) share."""
+"""Helpers shared by the commands in this folder (``python -m pengi_rt.training...``)."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from pengi_rt.system.files import replacing
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """Do ``work``; 0, or an error of ours or Ctrl-C as one line on stderr and its exit code."""
+    """Run ``work`` and return its exit code; our errors and Ctrl-C become one line on stderr."""
     try:
         work()
     except PengiError as error:
@@ -23,7 +23,7 @@ def exit_code(work: Callable[[], object]) -> int:
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write ``content`` as JSON, all of it or nothing.
+    """Write ``content`` as JSON, atomically.
 
     Raises:
         InputError: ``path`` cannot be written.
@@ -32,7 +32,7 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write ``content``, all of it or nothing.
+    """Write ``content``, atomically.
 
     Raises:
         InputError: ``path`` cannot be written.

@@ -1,7 +1,7 @@
-"""What a training run is: one TOML file as frozen dataclasses, checked before anything is spent.
+"""The config of a training run: one TOML file as frozen dataclasses, checked before the run.
 
 Paths are relative to the current directory. The defaults are the paper's (section 4.3 and appendix
-D); what differs between its experiments is a line or two (``docs/training.md`` lists them).
+D); its experiments differ in a line or two (``docs/training.md`` lists them).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ TRAINED: Mapping[str, tuple[str, ...]] = {
     "captioning": ("audio_encoder", "audio_mapper", "text_mapper"),
     "language_model": ("decoder",),
 }
-"""The parts that a stage trains when its file has no ``train``; the others are frozen."""
+"""The parts that a stage trains if its file has no ``train``; the others are frozen."""
 
 Share = Annotated[float, Within(0, 1)]
 Count = Annotated[int, Within(0, 10**9)]
@@ -39,19 +39,21 @@ class DataConfig(Checked):
     """Where examples come from, and how they are drawn."""
 
     manifests: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()  # manifests, for the loss on unseen examples
-    shards: tuple[str, ...] = ()  # webdataset archives or patterns, instead of manifests
-    tasks: tuple[str, ...] = ()  # task files beside the nine of table 1
-    only: tuple[str, ...] = ()  # names of tasks; the rows of others are left out
-    text: tuple[str, ...] = ()  # plain text, a document a line; language_model only
-    rows_per_clip: Positive = 1  # 1: every row is an example. More: clips are, with this many rows
-    task_weights: dict[str, float] = field(default_factory=dict)  # of a row to be one of them
+    validation: tuple[str, ...] = ()  # manifests for the loss on unseen examples
+    shards: tuple[str, ...] = ()  # webdataset archives or patterns instead of manifests
+    tasks: tuple[str, ...] = ()  # task files in addition to the nine tasks of table 1
+    only: tuple[str, ...] = ()  # names of tasks; rows of other tasks are ignored
+    text: tuple[str, ...] = ()  # plain text, one document per line; language_model only
+    rows_per_clip: Positive = 1  # above 1, each example is a clip with this many rows
+    task_weights: dict[str, float] = field(
+        default_factory=dict
+    )  # relative odds of drawing a row, by task
     max_seconds: Annotated[float, Within(0.01, 10**6)] = 60.0  # a longer recording is refused
-    max_target_tokens: Positive = 77  # as released; the rest is cut, and said
-    cache_log_mel: bool = False  # keep every clip's log-mel on disk, in float16
+    max_target_tokens: Positive = 77  # as released; longer targets are cut with a warning
+    cache_log_mel: bool = False  # keep each clip's log-mel on disk, in float16
     workers: Annotated[int, Within(0, 256)] = 0  # processes that read audio
-    check: bool = True  # every row and recording before the first step
-    shuffle_pairs: bool = False  # audio of one clip with the text of another: must learn nothing
+    check: bool = True  # check every row and recording before the first step
+    shuffle_pairs: bool = False  # a control: wrong pairs, learns nothing
 
     def _check(self) -> None:
         for task, weight in self.task_weights.items():
@@ -61,13 +63,13 @@ class DataConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig(Checked):
-    """Adam and its schedule; the rate rises linearly to ``rate``, then falls to zero."""
+    """Adam and its schedule: the rate rises linearly to ``rate``, then falls to zero."""
 
     name: Literal["adam", "adamw"] = "adam"
     rate: Annotated[float, Within(0, 10)] = 1e-4
-    rates: dict[str, float] = field(default_factory=dict)  # factor on ``rate``, by part
+    rates: dict[str, float] = field(default_factory=dict)  # factors on ``rate``, by part
     betas: Annotated[tuple[float, ...], Within(0, 1)] = (0.9, 0.999)
-    weight_decay: Weight = 0.0  # of matrices; norms, biases and tables have none
+    weight_decay: Weight = 0.0  # for matrices; norms, biases and tables have none
     clip_norm: Weight = 0.0  # of the gradient; 0 does not clip
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: Count = 2000
@@ -84,25 +86,27 @@ class OptimizerConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig(Checked):
-    """What training does to the spectrogram and the network: the released HTSAT's numbers."""
+    """Augmentation of spectrogram and network, with the released HTSAT's values."""
 
     spec_augment: bool = True
     time_drop_width: Positive = 64  # frames
     time_stripes: Count = 2
     freq_drop_width: Positive = 8  # mel bins
     freq_stripes: Count = 2
-    mixup_alpha: Annotated[float, Within(0, 100)] = 0.0  # of the beta distribution; 0 mixes nothing
-    drop_path: Share = 0.1  # of the last block, rising linearly from 0
-    gain_db: Annotated[float, Within(0, 60)] = 0.0  # uniform, either way
+    mixup_alpha: Annotated[float, Within(0, 100)] = (
+        0.0  # of the beta distribution; 0 turns mixup off
+    )
+    drop_path: Share = 0.1  # rate of the last block, rising linearly from 0
+    gain_db: Annotated[float, Within(0, 60)] = 0.0  # uniform, in both directions
     dropout: Share = 0.5  # of both encoders' projections
 
     def _check(self) -> None:
-        require(self.drop_path < 1, "drop_path must be below 1: nothing would be left")
+        require(self.drop_path < 1, "drop_path must be below 1, or nothing is left")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastiveConfig(Checked):
-    """CLAP's objective (paper, section 4.3), and tagging beside it."""
+    """CLAP's objective (paper, section 4.3), and optional tagging."""
 
     temperature: Annotated[float, Within(1e-4, 100)] = 0.07  # at the start; learned
     max_scale: Annotated[float, Within(1, 10**6)] = 100.0  # of 1 / temperature
@@ -113,11 +117,11 @@ class ContrastiveConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModelConfig(Checked):
-    """Pre-training of the decoder on text; ``reading``: transcript, prompt, then the answer."""
+    """Pre-training of the decoder on text. ``reading`` trains transcript, prompt, then answer."""
 
     reading: bool = False
-    prompts: tuple[str, ...] = ("tokens",)  # how a prompt is read: "encoder", "tokens"; in turn
-    naming: Weight = 0.0  # weight of the loss by which the text prefix names its prompt's words
+    prompts: tuple[str, ...] = ("tokens",)  # how prompts are read, in turn: "encoder", "tokens"
+    naming: Weight = 0.0  # weight of naming the prompt's words from its text prefix
 
     def _check(self) -> None:
         known = {"encoder", "tokens"}
@@ -127,14 +131,14 @@ class LanguageModelConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(Checked):
-    """How long, how large, on what, and what is kept."""
+    """Length and batch size of a run, its hardware, and what it saves."""
 
-    steps: Positive = 10_000  # of the optimiser
-    batch_size: Positive = 384  # clips (rows, of text) a step, over all processes
-    accumulate: Positive = 1  # a step's batch in so many parts
+    steps: Positive = 10_000  # of the optimizer
+    batch_size: Positive = 384  # clips (rows, for text) per step, over all processes
+    accumulate: Positive = 1  # parts that a step's batch is split into
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Within(0, 1024)] = 0  # of the CPU; 0: PyTorch's choice
+    threads: Annotated[int, Within(0, 1024)] = 0  # CPU threads; 0: PyTorch's default
     save_every: Positive = 1000  # steps
     keep: Positive = 2  # resume states
     log_every: Positive = 10  # steps
@@ -153,10 +157,12 @@ class TrainConfig(Checked):
 
     stage: Stage
     output_dir: str
-    init_from: str = ""  # a checkpoint of ours, whole
-    init: dict[str, str] = field(default_factory=dict)  # part of the model: file it starts from
-    tokenizers: str = ""  # a folder; by default those of init_from
-    train: tuple[str, ...] = ()  # parts; by default the stage's (TRAINED)
+    init_from: str = ""  # one of our checkpoints, all parts
+    init: dict[str, str] = field(
+        default_factory=dict
+    )  # part of the model -> file that it starts from
+    tokenizers: str = ""  # a folder; default: those of init_from
+    train: tuple[str, ...] = ()  # parts; default: those of the stage (TRAINED)
     seed: Annotated[int, Within(0, 2**31 - 1)] = 0
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -164,7 +170,7 @@ class TrainConfig(Checked):
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    model: ModelConfig | None = None  # by default init_from's
+    model: ModelConfig | None = None  # default: that of init_from
 
     def _check(self) -> None:
         require(self.output_dir != "", "output_dir must name a folder")
@@ -206,7 +212,7 @@ class TrainConfig(Checked):
         return self.train or TRAINED[self.stage]
 
     def to_json(self) -> str:
-        """All values, the defaults too, as JSON."""
+        """All values, including defaults, as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
@@ -214,10 +220,10 @@ STAGE_TABLES = ("contrastive", "language_model")
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The run that a TOML file describes.
+    """Read the run that a TOML file describes.
 
     Raises:
-        UsageError: it cannot be read, has an unknown key, or a value that cannot be.
+        UsageError: the file cannot be read, or has an unknown key or an invalid value.
     """
     where, data = one_line(str(path)), read_toml(path, pipes=True)
     missing = [key for key in ("stage", "output_dir") if key not in data]
@@ -238,7 +244,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def _refuse_nul(table: Mapping[str, Any], path: str) -> None:
-    """Refuse a NUL character in a string: no file name may have one. Raises UsageError."""
+    """Refuse NUL characters in strings, since no file name may have one. Raises UsageError."""
     for key, value in table.items():
         if isinstance(value, Mapping):
             _refuse_nul(value, f"{path}.{key}")
@@ -248,7 +254,7 @@ def _refuse_nul(table: Mapping[str, Any], path: str) -> None:
 
 
 def _model(table: object) -> dict[str, Any]:
-    """The ``[model]`` table: a preset's values, and the file's over them."""
+    """The ``[model]`` table: a preset's values, overridden by the file's."""
     if not isinstance(table, dict):
         raise UsageError(f"config.model must be a table, got {shown(table)}")
     changes = dict(table)
@@ -257,12 +263,12 @@ def _model(table: object) -> dict[str, Any]:
         raise UsageError(
             f"config.model.preset must be one of {', '.join(PRESETS)}, got {shown(preset)}"
         )
-    # Training normalises both embeddings; only the released wrapper does not.
+    # Training normalizes both embeddings; only the released wrapper does not.
     return _over({"normalize_text": True}, _over(PRESETS[preset], changes))
 
 
 def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` put over it, table by table."""
+    """``base`` overridden by ``changes``, table by table."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)

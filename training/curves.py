@@ -1,7 +1,7 @@
-"""Training curves: what runs wrote into their ``metrics.jsonl``, as one picture.
+"""Training curves: draw the ``metrics.jsonl`` of some runs as one picture.
 
-``python -m pengi_rt.training.curves RUN_DIR ... -o curves.png`` draws a row of panels for every
-run: its losses, its learning rate, and how many clips a second it trained on.
+``python -m pengi_rt.training.curves RUN_DIR ... -o curves.png`` draws one row of panels per run:
+its losses, its learning rate, and its speed in clips per second.
 """
 
 import argparse
@@ -24,30 +24,31 @@ from pengi_rt.training.command import exit_code
 from pengi_rt.training.run_folder import CONFIG, METRICS
 
 RATE, SPEED, UNSEEN = "rate", "clips_per_second", "validation_"
-"""Names of the records; those that are none of these are training losses."""
+"""Names in the records; all other names are training losses."""
 
-SMOOTHING = 0.02  # of the run: the time constant of the smoothed training losses
+SMOOTHING = 0.02  # time constant of the smoothed training losses, as a fraction of the run
 _PANEL, _ROW = 4.2, 2.6  # inches
 
 _NO_RECORD = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-"""What reading a line that is no record raises."""
+"""Errors that an invalid line can cause."""
 
 F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One quantity of a run: its values at these steps, in order."""
+    """One quantity of a run: its values at the given steps, in order."""
 
     steps: F64
     values: F64
 
 
 def read_metrics(folder: Path) -> dict[str, Curve]:
-    """Every quantity that a run recorded, by name. A last line without its end is still written.
+    """Every quantity that a run recorded, by name. An unfinished last line is ignored.
 
     Raises:
-        InputError: the folder has no records, or a line is none; the message names file and line.
+        InputError: the folder has no records, or a line is invalid; the message names file and
+            line.
     """
     path = folder / METRICS
     where = one_line(str(path))
@@ -68,10 +69,9 @@ def read_metrics(folder: Path) -> dict[str, Curve]:
 
 
 def smoothed(curve: Curve) -> F64:
-    """A running mean that forgets over :data:`SMOOTHING` of the run; the first values count less.
+    """An exponential moving average with a time constant of :data:`SMOOTHING` of the run.
 
-    The mean is exact from the start (its weights are normalised), so that it does not lag behind
-    a steep first fall.
+    Its weights are normalized from the start, so it does not lag behind a steep first drop.
     """
     span = max(curve.steps[-1] - curve.steps[0], 1.0) * SMOOTHING
     total = weight = 0.0
@@ -85,7 +85,7 @@ def smoothed(curve: Curve) -> F64:
 
 
 def draw_curves(folders: Sequence[Path], path: Path) -> None:
-    """Draw the runs in ``folders``, one below the other, into the PNG ``path``.
+    """Draw the runs in ``folders``, one row each, into the PNG file ``path``.
 
     Raises:
         InputError: a run has no records, or ``path`` cannot be written.
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _record(line: str, where: str) -> list[tuple[str, float, float]]:
-    """Name, step and value of everything in a line."""
+    """Name, step and value of every quantity in a line."""
     try:
         record = json.loads(line)
         step = float(record.pop("step"))
@@ -135,7 +135,7 @@ def _config(folder: Path) -> Any:
 
 
 def _title(folder: Path) -> str:
-    """The run's folder, and its stage where its config is there."""
+    """The run's folder, and its stage if its config is there."""
     name = folder.resolve().name
     try:
         stage = _config(folder)["stage"]
@@ -145,7 +145,7 @@ def _title(folder: Path) -> str:
 
 
 def _draw_losses(panel: Any, curves: dict[str, Curve]) -> None:
-    """Training losses faint and smoothed; losses on unseen examples dashed, in the same colour."""
+    """Training losses faint and smoothed; losses on unseen examples dashed, in the same color."""
     names = [name for name in curves if name not in (RATE, SPEED)]
     kinds = list(dict.fromkeys(name.removeprefix(UNSEEN) for name in names))
     for number, kind in enumerate(kinds):
@@ -163,7 +163,7 @@ def _draw_losses(panel: Any, curves: dict[str, Curve]) -> None:
 
 
 def _logarithmic(panel: Any, curves: Sequence[Curve]) -> None:
-    """A logarithmic axis where the losses cover more than a decade."""
+    """Use a logarithmic axis if the losses span more than a decade."""
     values = np.concatenate([curve.values for curve in curves]) if curves else np.ones(1)
     if values.min() > 0 and values.max() > 10 * values.min():
         panel.set_yscale("log")

@@ -1,8 +1,8 @@
-"""What a step reads: examples drawn by their place in the run, so that a resumed run draws on.
+"""Training data: examples drawn by their position in the run, so that a run can be resumed.
 
-Nothing here has a state. Position ``p`` of the run is always the same example with the same crop
-and the same rows: epochs are permutations seeded by their number, and every example has a
-generator of its own. A run that goes on at step ``s`` starts at position ``s * batch_size``.
+Nothing here has state. Position ``p`` of the run is always the same example with the same crop and
+the same rows: each epoch is a permutation seeded by its number, and each example has its own random
+generator. A run that resumes at step ``s`` starts at position ``s * batch_size``.
 """
 
 import os
@@ -19,19 +19,18 @@ from pengi_rt.audio.recording import AudioLike, load_windows
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.system.quote import one_line
-from pengi_rt.system.regular import open_regular
-from pengi_rt.system.sources import Regular
+from pengi_rt.system.regular import Regular, open_regular
 from pengi_rt.training.config import DataConfig
 from pengi_rt.training.examples import Clips, RowEncoder, TextRows, tag_targets
 from pengi_rt.training.log_mel_cache import LogMelCache
 from pengi_rt.training.manifest import Row
 
 ORDER, DRAW = 0, 1
-"""What a generator is for: the order of an epoch, one example's draws."""
+"""Purposes of a random generator: the order of an epoch, the draws of one example."""
 
 
 class Stream:
-    """The order in which ``size`` examples are read for ever: one permutation an epoch."""
+    """An endless order of ``size`` examples: one permutation per epoch."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
@@ -48,12 +47,12 @@ class Stream:
         return int(self._order[place])
 
     def generator(self, position: int) -> np.random.Generator:
-        """The generator of the example at ``position``: its crop, its rows, its gain."""
+        """The random generator of the example at ``position``, for its crop, rows and gain."""
         return np.random.default_rng([self.seed, DRAW, position])
 
 
 class ClipData(Dataset[Clips]):
-    """Batches of clips with rows about them; indexed by lists of positions."""
+    """Batches of clips and the rows about them, indexed by lists of positions."""
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class ClipData(Dataset[Clips]):
         self._heard = _exchanged(rows) if config.shuffle_pairs else {}
 
     def __getitem__(self, positions: list[int]) -> Clips:
-        """The batch of these positions of the run. Raises AudioError for a broken recording."""
+        """The batch at these positions of the run. Raises AudioError for a broken recording."""
         rows: list[Row] = []
         clips: list[int] = []
         audio: list[Tensor] = []
@@ -107,7 +106,7 @@ class ClipData(Dataset[Clips]):
         return [unit[index] for index in drawn]
 
     def _read(self, row: Row, rng: np.random.Generator) -> tuple[Tensor, float]:
-        """The clip of a row (samples, or log-mel in dB), and where it starts, in seconds."""
+        """A row's clip (samples, or log-mel in dB), and its start in the recording in seconds."""
         assert row.audio is not None
         gain = rng.uniform(-self.gain_db, self.gain_db)  # dB
         if self.cache:
@@ -124,7 +123,7 @@ class ClipData(Dataset[Clips]):
         return torch.from_numpy(samples), recording.starts[0]
 
     def _source(self, audio: Path) -> AudioLike:
-        """Where a row's recording is read from."""
+        """The source of a row's recording."""
         return Regular(audio)
 
     def _tags(self, row: Row, start: float) -> Tensor:
@@ -135,7 +134,7 @@ class ClipData(Dataset[Clips]):
 
 
 class TextData(Dataset[tuple[TextRows, ...]]):
-    """Batches of text rows, in as many equal groups as there are ways to read a prompt."""
+    """Batches of text rows, in one group of equal size for each way to read a prompt."""
 
     def __init__(
         self,
@@ -146,7 +145,7 @@ class TextData(Dataset[tuple[TextRows, ...]]):
         seed: int,
         prompts: Sequence[str] = (),
     ) -> None:
-        """``prompts``: ``encoder`` or ``tokens`` for each group; none: the targets alone."""
+        """``prompts`` is ``encoder`` or ``tokens`` for each group; empty: targets only."""
         self.encoder = encoder
         self.prompts = prompts
         self.rows = rows
@@ -155,7 +154,7 @@ class TextData(Dataset[tuple[TextRows, ...]]):
         self._cumulative = np.cumsum(weights) / weights.sum() if config.task_weights else None
 
     def __getitem__(self, positions: list[int]) -> tuple[TextRows, ...]:
-        """The batch of these positions of the run."""
+        """The batch at these positions of the run."""
         rows = [self.rows[self._index(position)] for position in positions]
         if not self.prompts:
             bare = [_bare(row) for row in rows]
@@ -170,7 +169,7 @@ class TextData(Dataset[tuple[TextRows, ...]]):
         )
 
     def _by_length(self, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-        """The rows in two groups, so that the longest quarter does not lengthen the others."""
+        """Split the rows into two groups, so that the longest quarter does not pad the others."""
         ordered = sorted(rows, key=lambda row: len(self.encoder.target_ids(row.target)))
         short = len(ordered) * 3 // 4
         yield from filter(None, (ordered[:short], ordered[short:]))
@@ -182,10 +181,10 @@ class TextData(Dataset[tuple[TextRows, ...]]):
 
 
 class Positions(Sampler[list[int]]):
-    """The positions that one process reads at each part of each step, from ``start`` on."""
+    """The positions that one process reads in each part of each step, from ``start`` on."""
 
     def __init__(self, *, start: int, stop: int, size: int, rank: int = 0, world: int = 1) -> None:
-        """``start`` and ``stop`` count parts of steps; ``size`` is a part's size for a process."""
+        """``start`` and ``stop`` count parts of steps; ``size`` is a part's size per process."""
         self.parts = range(start, stop)
         self.size, self.rank, self.world = size, rank, world
 
@@ -199,7 +198,7 @@ class Positions(Sampler[list[int]]):
 
 
 class _Told(Dataset[object]):
-    """Data whose errors are items: raised in a worker, they would carry its traceback as text."""
+    """Returns errors as items: raised in a worker, they would contain a traceback."""
 
     def __init__(self, data: Dataset[object]) -> None:
         self.data = data
@@ -212,10 +211,10 @@ class _Told(Dataset[object]):
 
 
 def make_loader(data: Dataset[object], positions: Positions, workers: int) -> Iterator[object]:
-    """Batches in order. The global generators are not touched, whatever the number of workers.
+    """Yield batches in order. The global random generators are never used, with any workers.
 
     Raises:
-        PengiError: what the data raised, where its batch would have come.
+        PengiError: the error of the data, in place of its batch.
     """
     loader: DataLoader[object] = DataLoader(
         _Told(data),
@@ -234,7 +233,7 @@ def make_loader(data: Dataset[object], positions: Positions, workers: int) -> It
 
 
 def _leave_group(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group: the first process needs its workers to stop well."""
+    """Leave the process group: Ctrl-C should stop the main process, not its workers."""
     os.setpgid(0, 0)
 
 
@@ -243,7 +242,7 @@ def _as_it_is(batch: object) -> object:
 
 
 def text_documents(paths: Sequence[Path]) -> list[Row]:
-    """Plain text, one document a line, as rows that have a target alone.
+    """Read plain text, one document per line, as rows that have only a target.
 
     Raises:
         UsageError: a file cannot be read, or all of them are empty.
@@ -271,10 +270,10 @@ def text_documents(paths: Sequence[Path]) -> list[Row]:
 def check_geometry(
     config: ModelConfig, rows: Sequence[Row], encoder: RowEncoder, *, prompts_as_tokens: bool
 ) -> None:
-    """Refuse rows that cannot fit the decoder's positions.
+    """Refuse rows that do not fit into the decoder's positions.
 
     Raises:
-        UsageError: prefix (or transcript and prompt) and the longest target are more than
+        UsageError: the prefix (or transcript and prompt) and the longest target together exceed
             ``decoder.n_positions``.
     """
     longest = max(len(encoder.target_ids(row.target)) for row in rows)
@@ -287,12 +286,12 @@ def check_geometry(
         raise UsageError(
             f"prefix ({prefix}) and targets ({longest} tokens) need {needed} "
             f"positions, the decoder has {config.decoder.n_positions}: lower "
-            "data.max_target_tokens, or make model.decoder.n_positions larger"
+            "data.max_target_tokens, or raise model.decoder.n_positions"
         )
 
 
 def _units(rows: Sequence[Row], *, by_clip: bool) -> list[list[Row]]:
-    """What is drawn as one: each row, or all rows of a recording."""
+    """The units to draw from: each row, or all rows of a recording."""
     if not by_clip:
         return [[row] for row in rows]
     clips: dict[Path | None, list[Row]] = {}
@@ -302,7 +301,7 @@ def _units(rows: Sequence[Row], *, by_clip: bool) -> list[list[Row]]:
 
 
 def _exchanged(rows: Sequence[Row]) -> dict[Path | None, Row]:
-    """For every recording a row of one in the other half of the set: none keeps its own."""
+    """Map each recording to a row from the other half of the set, so none keeps its own."""
     clips = {row.audio: row for row in rows}
     if len(clips) < 2:
         raise UsageError("data.shuffle_pairs needs at least two recordings")
@@ -313,6 +312,11 @@ def _exchanged(rows: Sequence[Row]) -> dict[Path | None, Row]:
 def _bare(row: Row) -> Row:
     """The row's target without its prompt."""
     return Row(
-        line=row.line, audio=None, task=row.task, prompt="", target=row.target, tags=(),
+        line=row.line,
+        audio=None,
+        task=row.task,
+        prompt="",
+        target=row.target,
+        tags=(),
         transcript="",
-    )  # fmt: skip
+    )

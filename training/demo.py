@@ -1,8 +1,8 @@
-"""The demo model from nothing: its sounds, its tokenizers, its five runs, its plan, its scores.
+"""Make the demo model from scratch: sounds, tokenizers, five training runs, plan, scores.
 
-``python -m pengi_rt.training.demo`` does, in ``runs/demo``, whatever is not done there yet, and
-puts the checkpoint and the plan where they ship. An interrupted stage goes on where it was.
-``--variants`` trains and scores the paper's variants too, at their own, smaller budget.
+``python -m pengi_rt.training.demo`` does whatever is not done yet in ``runs/demo``, then puts the
+checkpoint and the plan where they ship. An interrupted stage is resumed. ``--variants`` also trains
+and scores the paper's variants, with a smaller budget of their own.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from pengi_rt.errors import UsageError
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
-from pengi_rt.models.checkpoint import TOKENIZERS, save_checkpoint
+from pengi_rt.models.checkpoint_writer import TOKENIZERS, save_checkpoint
 from pengi_rt.plan.builtin import LOCATION
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_json
@@ -60,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_demo(workers: int, *, variants: bool) -> None:
-    """Whatever is not done yet, in order.
+    """Do whatever is not done yet, in order.
 
     Raises:
-        UsageError: the current directory is not the repository's root, where the recipes' paths
-            begin.
+        UsageError: the current directory is not the repository's root, to which the recipes' paths
+            are relative.
     """
     if Path.cwd() != HERE.parent:
-        raise UsageError(f"run this in {HERE.parent}: the recipes' paths begin there")
+        raise UsageError(f"run this in {HERE.parent}: the recipes' paths are relative to it")
     make_data(workers)
     *_, demo = [run_recipe(name) for name in STAGES]
     columns = compare([make_plan(demo)], HELD_OUT, silence=True)
@@ -85,16 +85,20 @@ def _keep(columns: Mapping[str, Scores]) -> None:
 
 
 def make_data(workers: int) -> None:
-    """Clips to train on and to validate with, texts to read, and the tokenizers."""
-    sets = ((RUNS / "train", TRAIN_SEED, TRAIN_CLIPS),
-            (RUNS / "validation", VALIDATION_SEED, VALIDATION_CLIPS))  # fmt: skip
+    """Make the clips for training and validation, the texts, and the tokenizers."""
+    sets = (
+        (RUNS / "train", TRAIN_SEED, TRAIN_CLIPS),
+        (RUNS / "validation", VALIDATION_SEED, VALIDATION_CLIPS),
+    )
     for folder, seed, count in sets:
         if not (folder / "manifest.jsonl").exists():
             logger.info("%s: making %d clips", folder, count)
             write_clips(folder, seed, 0, count, workers, progress=True)
             write_text(folder, seed, 0, count)
-    texts = ((RUNS / "text", TEXT_SEED, TEXT_CLIPS),
-             (RUNS / "text_validation", VALIDATION_SEED, VALIDATION_CLIPS))  # fmt: skip
+    texts = (
+        (RUNS / "text", TEXT_SEED, TEXT_CLIPS),
+        (RUNS / "text_validation", VALIDATION_SEED, VALIDATION_CLIPS),
+    )
     for folder, seed, count in texts:
         if not (folder / "manifest.jsonl").exists():
             write_text(folder, seed, 0, count, audio=False)
@@ -108,18 +112,18 @@ def make_data(workers: int) -> None:
 
 
 def run_recipe(name: str) -> Path:
-    """Train one recipe to its end, from where it was; its checkpoint.
+    """Train one recipe to its end, resuming if it was started; returns the checkpoint.
 
     Raises:
-        UsageError: it is there, but not by this recipe.
+        UsageError: the checkpoint is there, but from another version of the recipe.
     """
     config = read_config(RECIPES / f"{name}.toml")
     checkpoint = Path(config.output_dir) / CHECKPOINT
     if checkpoint.exists():
         if checkpoint.with_name(CONFIG).read_text() != config.to_json():
             raise UsageError(
-                f"{checkpoint.parent} was made by another {name}.toml than today's: remove it and "
-                "the runs that began from it"
+                f"{checkpoint.parent} was made by another version of {name}.toml: remove it and "
+                "the runs that started from it"
             )
         return checkpoint
     logger.info("%s: training", config.output_dir)
@@ -127,23 +131,24 @@ def run_recipe(name: str) -> Path:
 
 
 def make_plan(checkpoint: Path) -> Path:
-    """The checkpoint's plan beside it, named after the run, with half-precision weights."""
+    """Export the checkpoint to a plan beside it, named after the run, with fp16 weights."""
     plan = checkpoint.parent / f"{checkpoint.parent.name}.plan"
     if not plan.exists():
-        export_plan(checkpoint, plan, precision="fp16")
+        export_plan(checkpoint, plan, weights="fp16")
     return plan
 
 
 def ship(checkpoint: Path) -> None:
-    """Put the checkpoint, in half precision, and its plan where the project ships them."""
+    """Put the checkpoint, with float16 weights, and its plan where the project ships them."""
     model, read = load_model(checkpoint)
     assert read.tokenizers is not None
-    tokenizers = {name: (read.tokenizers / f"{name}.json").read_bytes()
-                  for name in ("text", "decoder")}  # fmt: skip
+    tokenizers = {
+        name: (read.tokenizers / f"{name}.json").read_bytes() for name in ("text", "decoder")
+    }
     SHIPPED.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(model, SHIPPED, tokenizers, dtype=torch.float16)
     LOCATION.parent.mkdir(parents=True, exist_ok=True)
-    export_plan(SHIPPED, LOCATION, precision="fp16")
+    export_plan(SHIPPED, LOCATION, weights="fp16")
 
 
 if __name__ == "__main__":

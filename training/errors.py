@@ -1,7 +1,7 @@
-"""What can go wrong in a run, beside the errors of :mod:`pengi_rt.errors`."""
+"""Errors of a training run, in addition to those of :mod:`pengi_rt.errors`."""
 
 from pengi_rt.errors import PengiError
 
 
 class TrainingError(PengiError):
-    """A run that cannot go on: its disk, its state, or its numbers (exit 5)."""
+    """A run cannot go on because of its disk, its state, or its numbers (exit 5)."""

@@ -1,4 +1,4 @@
-"""Manifest rows as the tensors that the stages read."""
+"""Turn manifest rows into the tensors that the stages read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,26 +10,26 @@ import torch
 from torch import Tensor
 
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.export.tokenizers import STOP_TEXT
+from pengi_rt.export.tokenizer_source import STOP_TEXT
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.manifest import Row, Tag
 
 SLOT = "|"
-"""In a transcript: what stands before it and what behind are different rows of the prefix."""
+"""Separates the rows of the prefix in a transcript."""
 
 NOTHING = -1
-"""Fills a slot with fewer words than another."""
+"""Fills up a slot that has fewer words than another."""
 
-REMEMBERED = 2**16  # texts whose ids are kept: questions and labels come again and again
+REMEMBERED = 2**16  # texts whose ids are cached: questions and labels repeat
 
 
 class Tensors:
-    """A dataclass of tensors (or such dataclasses, or None) that moves as one."""
+    """A dataclass of tensors (or such dataclasses, or None) that is moved as a whole."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
+        """Copy everything to another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(
             **{name: None if value is None else value.to(device) for name, value in values.items()}
@@ -38,14 +38,17 @@ class Tensors:
 
 @dataclass(frozen=True, slots=True)
 class TextRows(Tensors):
-    """R rows of text: what is read, and what is to be said.
+    """R rows of text: the input, and the answer to learn.
 
-    ``tokens`` [R, N] int64 is what follows the prefix; the loss counts where ``mask`` [R, N] is
-    true. ``prompts`` [R, T] is for the text encoder (None where the decoder reads prompts itself:
-    then they stand at the start of ``tokens``). ``transcripts`` [R, P, W] stand for the audio
-    prefix in the reading task: the words of each of its rows, the rest :data:`NOTHING`; and
-    ``words`` [R, K] are the encoded prompts' tokens to the decoder, filled likewise. ``clips`` [R]
-    says which clip of the batch a row is about.
+    Attributes:
+        tokens: [R, N] int64, what follows the prefix.
+        mask: [R, N] bool, True where the loss counts.
+        prompts: [R, T] int64 for the text encoder; None if the decoder reads the prompts itself,
+            which are then at the start of ``tokens``.
+        transcripts: [R, P, W] int64, in place of the audio prefix in the reading task: the words of
+            each row of the prefix, filled up with :data:`NOTHING`.
+        words: [R, K] int64, the decoder's tokens of the prompts that are encoded, filled likewise.
+        clips: [R] int64, the clip of the batch that each row is about.
     """
 
     tokens: Tensor
@@ -60,8 +63,8 @@ class TextRows(Tensors):
 class Clips(Tensors):
     """B clips and the rows about them.
 
-    One of ``wave`` [B, clip_samples] and ``log_mel`` [B, frames, n_mels] (dB) is there; ``tags``
-    [B, audio_steps, n_tags] is 1 where a tag holds.
+    Either ``wave`` [B, clip_samples] or ``log_mel`` [B, frames, n_mels] (dB) is set. ``tags``
+    [B, audio_steps, n_tags] is 1 where a tag applies.
     """
 
     rows: TextRows
@@ -71,7 +74,7 @@ class Clips(Tensors):
 
 
 class RowEncoder:
-    """Rows to ids, with the model's own tokenizers. Counts the targets that it had to cut.
+    """Turns rows into ids with the model's tokenizers. Counts the targets that it had to cut.
 
     Raises:
         TokenizerError: a tokenizer file is broken, or larger than the model.
@@ -92,7 +95,7 @@ class RowEncoder:
         self.transcript_ids = lru_cache(REMEMBERED)(self._transcript_ids)
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
-        """Made again where it arrives: what is remembered stays (workers may be spawned)."""
+        """Pickle without the caches; a spawned worker builds its own."""
         return type(self), (self.config, self._tokenizers, self.max_target_tokens)
 
     def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
@@ -104,13 +107,14 @@ class RowEncoder:
         return tuple(ids[: self.max_target_tokens])
 
     def _plain_ids(self, text: str) -> tuple[int, ...]:
-        """Ids of ``text`` as the decoder reads it, nothing added."""
+        """Ids of ``text`` for the decoder, with nothing added."""
         return tuple(self._decoder.encode(text))
 
     def _transcript_ids(self, transcript: str) -> tuple[tuple[int, ...], ...]:
-        """The ids of every slot; each token has its own unless bars (``|``) say what goes together.
+        """The ids of each slot: bars (``|``) separate slots; without bars each token is a slot.
 
-        There are as many slots as the audio prefix has rows: cut, or filled with ``pad_id``.
+        There are as many slots as the audio prefix has rows; extra slots are cut, missing ones
+        filled with ``pad_id``.
         """
         length = self.config.audio_mapper.prefix_length
         if SLOT in transcript:
@@ -128,14 +132,14 @@ class RowEncoder:
         transcripts: bool = False,
         clips: Sequence[int] | None = None,
     ) -> TextRows:
-        """A batch of rows.
+        """Make a batch of rows.
 
         Args:
             rows: the rows.
             prompts_as_tokens: put the prompts before the targets instead of encoding them; always
-                so where the model has no text side (``text.kind`` ``decoder``).
-            transcripts: whether the rows' transcripts are wanted.
-            clips: for every row the clip that it is about.
+                the case if the model has no text encoder (``text.kind`` ``decoder``).
+            transcripts: whether to include the rows' transcripts.
+            clips: for each row, the clip that it is about.
         """
         in_decoder = prompts_as_tokens or self.config.text.kind == "decoder"
         targets = [self.target_ids(row.target) for row in rows]
@@ -161,13 +165,13 @@ class RowEncoder:
 
 
 def _slots(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """[R, P, W] int64: the words of every slot, filled with :data:`NOTHING`."""
+    """The words of each slot, [R, P, W] int64, filled up with :data:`NOTHING`."""
     words = _filled([slot for row in rows for slot in row])
     return words.reshape(len(rows), -1, words.shape[1])
 
 
 def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
-    """[R, W] int64: the ids of every row, filled with :data:`NOTHING`."""
+    """The ids of each row, [R, W] int64, filled up with :data:`NOTHING`."""
     width = max(map(len, rows))
     return torch.tensor([[*ids, *[NOTHING] * (width - len(ids))] for ids in rows])
 
@@ -175,7 +179,7 @@ def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
 def _tokens(
     before: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], fill: int
 ) -> tuple[Tensor, Tensor]:
-    """Prompt and target ids as one batch, filled at the end, and where the targets are."""
+    """Prompt and target ids as one batch, padded at the end, and a mask of the targets."""
     lengths = [len(prompt) + len(target) for prompt, target in zip(before, targets, strict=True)]
     tokens = torch.full((len(targets), max(lengths)), fill)
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
@@ -186,22 +190,22 @@ def _tokens(
 
 
 def tag_names(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Every tag of the rows once, sorted."""
+    """The distinct tags of the rows, sorted."""
     return tuple(sorted({tag.name for row in rows for tag in row.tags}))
 
 
 def tag_targets(
     tags: Sequence[Tag], index: Mapping[str, int], *, steps: int, seconds: float, start: float
 ) -> Tensor:
-    """[steps, n_tags]: 1 where the middle of a step lies inside the tag's time.
+    """Targets [steps, n_tags]: 1 where the middle of a step is inside the tag's time.
 
-    A tag without times holds throughout; with a single step, a tag holds if it is there at all.
+    A tag without times applies throughout. With a single step, every tag applies.
 
     Args:
-        tags: those of a recording; their seconds count from its start.
-        index: column of every tag; tags that it does not name are left out.
-        steps: rows.
-        seconds: length of the clip.
+        tags: the tags of a recording; their seconds count from its start.
+        index: the column of each tag; other tags are ignored.
+        steps: the number of rows.
+        seconds: the length of the clip.
         start: where the clip begins in the recording, in seconds.
     """
     middles = start + (np.arange(steps) + 0.5) * (seconds / steps)

@@ -1,4 +1,4 @@
-"""The model that a run starts with: fresh weights, a checkpoint, or parts of several."""
+"""Make the model that a run starts from: fresh weights, a checkpoint, or parts of several."""
 
 import logging
 import os
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.checkpoint import read_checkpoint, shape_of
-from pengi_rt.export.parts import read_parts
-from pengi_rt.export.tokenizers import find_tokenizers
+from pengi_rt.export.checkpoint_reader import read_checkpoint, shape_of
+from pengi_rt.export.pretrained import read_parts
+from pengi_rt.export.tokenizer_source import find_tokenizers
 from pengi_rt.models.gpt2 import GPT2, Conv1D
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.system.quote import one_line
@@ -20,16 +20,16 @@ from pengi_rt.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 DEVIATION = 0.02
-"""Standard deviation of fresh embeddings and of GPT-2's fresh weights, as GPT-2 has it."""
+"""Standard deviation of fresh embeddings and of GPT-2's fresh weights, as in GPT-2."""
 
 
 def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
-    """The model to train, on the CPU, and its tokenizers (``text`` and ``decoder``) as JSON.
+    """Make the model to train, on the CPU; also returns its tokenizers, by name, as JSON.
 
     Raises:
         UsageError: the config trains or needs a part that its model does not have.
-        CheckpointError: a file is no checkpoint, or has another model's shapes.
-        TokenizerError: tokenizers are not to be had, or are another model's.
+        CheckpointError: a file is not a checkpoint, or holds a model with other shapes.
+        TokenizerError: the tokenizers cannot be found, or belong to another model.
     """
     beside = Path(config.tokenizers) if config.tokenizers else None
     torch.manual_seed(config.seed)
@@ -50,17 +50,18 @@ def make_model(config: TrainConfig) -> tuple[Pengi, dict[str, bytes]]:
     for part, file in config.init.items():
         _load_part(model, part, Path(file))
     _check_parts(config, model)
-    # A folder of our own layout is complete; one of the published files needs special tokens.
+    # A folder in our layout is complete; the published files still need special tokens.
     published = beside is not None and not os.path.exists(beside / "decoder.json")  # noqa: PTH110
     directory, beside = (beside, None) if published else (None, beside)
     return model, find_tokenizers(model.config, directory, beside)
 
 
 def fresh_weights(model: Pengi) -> None:
-    """Layers of deviation 1 / sqrt(inputs), which keeps signals (LeCun et al., 1998), no biases.
+    """Initialize layers with deviation 1 / sqrt(inputs) (LeCun et al., 1998) and zero biases.
 
-    A constant 0.02, as Swin's, suits wide layers: in narrow ones signals fade (docs/training.md).
-    GPT-2 keeps its own, its residuals the less the deeper, and CLIP's tower its own library's.
+    This keeps the scale of signals. A constant 0.02, as in Swin, suits wide layers, but signals
+    fade in narrow ones (docs/training.md). GPT-2 keeps its own deviation, with residual projections
+    scaled down by depth, and CLIP's tower keeps its library's initialization.
     """
     for name, module in model.named_modules():
         if ".clip." in name:
@@ -79,7 +80,7 @@ def fresh_weights(model: Pengi) -> None:
 
 
 def set_trained(model: Pengi, parts: Sequence[str]) -> None:
-    """Training mode and gradients for ``parts`` alone; frozen parts stay in eval mode."""
+    """Enable training mode and gradients for ``parts`` only; frozen parts stay in eval mode."""
     for name, part in model.named_children():
         part.train(name in parts)
         part.requires_grad_(name in parts)
@@ -93,7 +94,7 @@ def _calm_residuals(decoder: GPT2) -> None:
 
 
 def _load_part(model: Pengi, part: str, file: Path) -> None:
-    """Load one part of a file; what the file does not have of it starts fresh, and is named."""
+    """Load one part from a file; tensors that the file lacks start fresh, with a warning."""
     own = {name: value for name, value in model.state_dict().items() if name.split(".")[0] == part}
     if not own:
         raise UsageError(f"init.{part}: this model ({one_line(model.config.name)}) has no {part}")

@@ -1,7 +1,8 @@
-"""Every clip's log-mel kept on disk, so that a recording is decoded and transformed once.
+"""A disk cache of each clip's log-mel, so that each recording is decoded and transformed once.
 
-One float16 array [clips, frames, n_mels] (dB: float16 is exact to 0.06 at -100) in a file named
-after what it was made from: the recordings' paths, sizes and times, and the front end's numbers.
+The cache is one float16 array [clips, frames, n_mels] in dB (float16 is exact to 0.06 at -100), in
+a file named after a hash of its inputs: the recordings' paths, sizes and modification times, and
+the config of the front end.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
 from pengi_rt.system.files import replacing
 from pengi_rt.system.quote import one_line
-from pengi_rt.system.sources import Regular
+from pengi_rt.system.regular import Regular
 from pengi_rt.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,10 @@ CHUNK = 32  # clips transformed at a time
 
 
 class LogMelCache:
-    """Log-mels of ``paths``, made on first use and mapped into memory.
+    """The log-mels of ``paths``, computed on first use and memory-mapped.
 
     Raises:
-        UsageError: a recording is longer than a clip: which part of it, would never change.
+        UsageError: a recording is longer than a clip; the cache would freeze which part is used.
         AudioError: a recording cannot be read.
         TrainingError: the file cannot be written.
     """
@@ -50,7 +51,7 @@ class LogMelCache:
         self._clips = _mapped(self.file, self.shape)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the clips, which a spawned worker maps again."""
+        """Pickle without the clips, which a spawned worker maps again."""
         return {name: value for name, value in vars(self).items() if name != "_clips"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -58,13 +59,13 @@ class LogMelCache:
         self._clips = _mapped(self.file, self.shape)
 
     def read(self, path: Path) -> NDArray[np.float32]:
-        """Log-mel [frames, n_mels] of one recording, dB."""
+        """The log-mel [frames, n_mels] of one recording, in dB."""
         log_mel: NDArray[np.float32] = self._clips[self._index[path]].astype(np.float32)
         return log_mel
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> F16:
-    """The clips of a file. Raises TrainingError."""
+    """Map the clips of a file into memory. Raises TrainingError."""
     try:
         clips: F16 = np.load(file, mmap_mode="r")
     except (OSError, ValueError) as error:
@@ -95,7 +96,7 @@ def _write(
 ) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Not through mapped memory: on a full disk a page that is written there is a SIGBUS.
+        # Not through mapped memory: writing to it when the disk is full raises SIGBUS.
         with replacing(file) as out:
             header = {"descr": "<f2", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(out, header)

@@ -1,4 +1,4 @@
-"""The loop that every stage runs in: steps, losses, states, and the checkpoint at the end."""
+"""The training loop of every stage: steps, losses, resume states, and the final checkpoint."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.models.checkpoint import check_checkpoint_place, save_checkpoint
+from pengi_rt.models.checkpoint_writer import check_checkpoint_place, save_checkpoint
 from pengi_rt.system.files import replacing
 from pengi_rt.system.quote import one_line
 from pengi_rt.training.config import TrainConfig
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Run:
-    """A run on its way."""
+    """A run in progress."""
 
     config: TrainConfig
     prepared: Prepared
@@ -54,29 +54,29 @@ class Run:
     optimizer: Optimizer
     schedule: LambdaLR
     step: int = 0
-    asked: bool = False  # to stop, by a signal to this process
-    stop: bool = False  # every process leaves the loop after this step
-    sums: dict[str, float] = field(default_factory=dict)  # of losses and steps since last said
+    stop_requested: bool = False  # by a signal to this process
+    stop: bool = False  # all processes leave the loop after this step
+    sums: dict[str, float] = field(default_factory=dict)  # since the last report
 
     @property
     def root(self) -> Path:
-        """Where the run writes."""
+        """The folder that the run writes to."""
         return Path(self.config.output_dir)
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
     """Run a stage to its end and return its checkpoint.
 
-    Interrupted (SIGINT, SIGTERM), it finishes its step and writes a resume state first.
+    If it is interrupted (SIGINT, SIGTERM), it finishes its step and writes a resume state.
 
     Args:
         config: the run.
-        resume: go on from the newest whole state instead of starting.
+        resume: continue from the newest complete state instead of starting.
 
     Raises:
-        PengiError: whatever can be refused, before the first step.
-        TrainingError: a state cannot be written, or a loss is no number.
-        KeyboardInterrupt: it was asked to stop; the state is written.
+        PengiError: something is wrong with the config or the data; raised before the first step.
+        TrainingError: a state cannot be written, or a loss is not finite.
+        KeyboardInterrupt: the run was interrupted; its state has been written.
     """
     with only_run(Path(config.output_dir), resume=resume):
         return _train(config, resume=resume)
@@ -86,7 +86,7 @@ def _train(config: TrainConfig, *, resume: bool) -> Path:
     checkpoint = Path(config.output_dir) / CHECKPOINT
     run = _start(config)
     if resume:
-        _go_on(run)
+        _resume(run)
     if run.accelerator.is_main_process:
         _open_folder(run, resume=resume)
     with _stopping(run), _workers_watched(), _progress(run) as bar:
@@ -110,10 +110,10 @@ def _save(run: Run, checkpoint: Path) -> None:
 
 def _start(config: TrainConfig) -> Run:
     accelerator = _accelerator(config)
-    torch.set_flush_denormal(True)  # a decaying Adam state would slow the CPU down many times
+    torch.set_flush_denormal(True)  # a decaying Adam state becomes denormal, which is slow on CPUs
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    with accelerator.main_process_first():  # the others find the caches that it wrote
+    with accelerator.main_process_first():  # the others then find its caches
         prepared = prepare(config)
     torch.manual_seed(config.seed + accelerator.process_index)
     optimizer = make_optimizer(prepared.stage, config.optimizer)
@@ -149,7 +149,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _go_on(run: Run) -> None:
+def _resume(run: Run) -> None:
     state = latest_state(run.root / STATES)
     if state is None:
         where = one_line(str(run.root / STATES))
@@ -160,7 +160,7 @@ def _go_on(run: Run) -> None:
 
 
 def _open_folder(run: Run, *, resume: bool) -> None:
-    """Make the run's folder fit for it: a run that died before its first state left records."""
+    """Prepare the run's folder; drop the metrics of a run that died before its first state."""
     try:
         run.root.mkdir(parents=True, exist_ok=True)
         with replacing(run.root / CONFIG) as file:
@@ -179,7 +179,7 @@ def _steps(run: Run, bar: tqdm) -> None:
     while run.step < options.steps and not run.stop:
         _step(run, batches)
         run.step += 1
-        run.stop = _asked(run)
+        run.stop = _should_stop(run)
         bar.update()
         last = run.step == options.steps
         if run.step % options.log_every == 0 or last:
@@ -192,11 +192,11 @@ def _steps(run: Run, bar: tqdm) -> None:
             save_state(run.accelerator, run.root / STATES, run.step, run.config, run.sums)
 
 
-def _asked(run: Run) -> bool:
-    """Whether to stop after this step. Collective: one signal stops all, or the rest would wait."""
+def _should_stop(run: Run) -> bool:
+    """Whether to stop after this step. Collective: a signal to one process stops all."""
     if run.accelerator.num_processes == 1:
-        return run.asked
-    if run.asked:
+        return run.stop_requested
+    if run.stop_requested:
         run.accelerator.set_trigger()
     return bool(run.accelerator.check_trigger())
 
@@ -237,7 +237,7 @@ def _step(run: Run, batches: Iterator[Any]) -> None:
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:
-    """PyTorch's fused attention is six times slower than the plain one on a CPU in bf16."""
+    """Plain attention on the CPU: in bf16 PyTorch's fused attention is six times slower there."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
@@ -259,7 +259,7 @@ def _say(run: Run, bar: tqdm, seconds: float) -> None:
 
 
 def _validate(run: Run) -> None:
-    """The mean loss over the first batches of the validation set."""
+    """Record the mean loss over the first batches of the validation set."""
     assert run.prepared.validation is not None
     options = run.config.run
     positions = Positions(start=0, stop=options.validation_batches, size=options.batch_size)
@@ -293,7 +293,7 @@ def _record(run: Run, values: dict[str, float]) -> None:
 
 
 def _cut_metrics(path: Path, step: int) -> None:
-    """Drop what was recorded after the state that the run goes on from, and a line cut off."""
+    """Drop the metrics recorded after the state that the run resumes from, and a torn line."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
         with replacing(path) as file:
@@ -314,7 +314,7 @@ def _progress(run: Run) -> tqdm:
 
 @contextmanager
 def _workers_watched() -> Iterator[None]:
-    """A worker that dies is one line; PyTorch may tell of it anywhere, by a signal."""
+    """Report a dead worker in one line; PyTorch may raise its error anywhere, by a signal."""
     try:
         yield
     except RuntimeError as error:
@@ -329,10 +329,10 @@ def _workers_watched() -> Iterator[None]:
 
 @contextmanager
 def _stopping(run: Run) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run after its step; a second one ends it at once."""
+    """SIGINT and SIGTERM end the run after its step; a second signal ends it at once."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        run.asked = True
+        run.stop_requested = True
         signal.signal(number, before[signal.Signals(number)])
         logger.warning("stopping after step %d, with a state to resume from", run.step + 1)
 

@@ -1,7 +1,7 @@
-"""Manifests: what a model is trained on, one JSON object a line (docs/data.md).
+"""Manifests: the training data, one JSON object per line (docs/data.md).
 
-Reading stops at the first bad row and looks at no audio file, so a million rows are read in
-seconds; checking (:mod:`pengi_rt.training.manifest_check`) finds everything and opens every file.
+Reading stops at the first bad row and opens no audio file, so a million rows take seconds. Checking
+(:mod:`pengi_rt.training.manifest_check`) reports every problem and opens every audio file.
 """
 
 import json
@@ -23,15 +23,15 @@ _LONGEST = sys.float_info.max  # JSON integers have no limit
 _BOM = b"\xef\xbb\xbf"
 
 LONGEST_LINE = 4 << 20
-"""Bytes of a row; JSON of them takes some 100 MB while it is read."""
+"""Maximum bytes of a row; parsing that much JSON takes some 100 MB of memory."""
 
 
 class ManifestError(InputError):
-    """A manifest that cannot be read, or a row of it that cannot be trained on."""
+    """A manifest cannot be read, or one of its rows cannot be used for training."""
 
 
 class Tag(NamedTuple):
-    """Something to be heard, and from when to when in seconds; None: all the time."""
+    """A sound in a recording, with its start and end in seconds; None: throughout."""
 
     name: str
     start: float | None
@@ -40,16 +40,16 @@ class Tag(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example: a recording, what is asked, and what should be answered.
+    """One example: a recording, a question, and the answer to learn.
 
     Attributes:
-        line: where it stands in its manifest, from 1.
-        audio: the recording; None only where manifests may go without.
+        line: its line in the manifest, from 1.
+        audio: the recording; None only in manifests that may omit it.
         task: the task's name.
         prompt: the task's prompt, filled in.
         target: the task's target, filled in.
-        tags: what is to be heard.
-        transcript: what is to be heard, as words, for the language model's reading task.
+        tags: the sounds in the recording.
+        transcript: the sounds as words, for the language model's reading task.
     """
 
     line: int
@@ -62,15 +62,15 @@ class Row:
 
 
 def read_manifest(path: Path, tasks: Mapping[str, Task], *, need_audio: bool = True) -> list[Row]:
-    """Every row of a manifest; blank lines are passed over, audio files are not looked at.
+    """Read every row of a manifest. Blank lines are skipped; audio files are not opened.
 
     Args:
-        path: the manifest; its rows' relative paths start at its folder.
-        tasks: what a row's ``task`` may be (:func:`pengi_rt.text.prompts.load_tasks`).
+        path: the manifest; relative paths in its rows start at its folder.
+        tasks: the known tasks (:func:`pengi_rt.text.prompts.load_tasks`).
         need_audio: refuse rows without ``audio``.
 
     Raises:
-        ManifestError: it cannot be read, has no row, or has a bad one: FILE:LINE, what, what to do.
+        ManifestError: it cannot be read, has no row, or has a bad one (named as FILE:LINE).
     """
     parser = RowParser(path.parent, tasks, need_audio=need_audio)
     rows = []
@@ -86,7 +86,7 @@ def read_manifest(path: Path, tasks: Mapping[str, Task], *, need_audio: bool = T
 
 
 def manifest_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1. Raises ManifestError."""
+    """Yield the lines that are not blank, with their numbers from 1. Raises ManifestError."""
     where = one_line(str(path))
     try:
         with open_regular(path) as file:
@@ -99,7 +99,7 @@ def manifest_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                         "has one row on each line"
                     )
                 if number == 1:
-                    line = line.removeprefix(_BOM)  # some editors begin so
+                    line = line.removeprefix(_BOM)  # some editors write one
                 if not line.isspace():
                     yield number, line
     except OSError as error:
@@ -108,22 +108,22 @@ def manifest_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 @dataclass(slots=True)
 class RowParser:
-    """Lines to rows. Every method raises :class:`UsageError` without file and line.
+    """Parses lines into rows. Methods raise :class:`UsageError` without file and line.
 
     Attributes:
         folder: where relative paths start.
-        tasks: what a row's ``task`` may be.
+        tasks: the known tasks.
         need_audio: refuse rows without ``audio``.
     """
 
     folder: Path
     tasks: Mapping[str, Task]
     need_audio: bool
-    _paths: dict[str, Path] = field(default_factory=dict)  # rows of one clip share its Path
+    _paths: dict[str, Path] = field(default_factory=dict)  # rows about one clip share its Path
     _known: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def decoded(self, line: bytes) -> dict[str, object]:
-        """The JSON object of a line."""
+        """Parse the JSON object in a line."""
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -146,7 +146,7 @@ class RowParser:
         return data
 
     def row(self, number: int, data: dict[str, object]) -> Row:
-        """The row of line ``number``."""
+        """Parse the row in line ``number``."""
         task = self.task(data)
         self.check_keys(data, task)
         return Row(
@@ -160,7 +160,7 @@ class RowParser:
         )
 
     def faults(self, data: dict[str, object]) -> list[str]:
-        """Everything that :meth:`row` would raise one after the other."""
+        """All errors that :meth:`row` would raise, one after the other, as messages."""
         steps: list[Callable[[], object]] = [
             lambda: self.audio(data),
             lambda: read_tags(data),
@@ -188,7 +188,7 @@ class RowParser:
         raise UsageError(f"{got}; known: {one_line(', '.join(self.tasks))}")
 
     def check_keys(self, data: Mapping[str, object], task: Task) -> None:
-        """Refuse keys that the task does not know, and a ``meta`` that is no object."""
+        """Refuse keys that the task does not have, and a ``meta`` that is not an object."""
         known = self._known.get(task.name)
         if known is None:
             names = (*task.fields, *task.optional_fields, *RESERVED)
@@ -204,7 +204,7 @@ class RowParser:
             raise UsageError(f"'meta' must be an object, got {shown(data['meta'])}")
 
     def audio(self, data: Mapping[str, object]) -> Path | None:
-        """The path of the recording, not looked at."""
+        """The path of the recording, which is not opened."""
         name = data.get("audio")
         if name is None and not self.need_audio:
             return None
@@ -218,7 +218,7 @@ class RowParser:
 
 
 def read_tags(data: Mapping[str, object]) -> tuple[Tag, ...]:
-    """A row's ``tags``. Raises UsageError."""
+    """Parse a row's ``tags``. Raises UsageError."""
     tags = data.get("tags")
     if tags is None:
         return ()
@@ -228,7 +228,7 @@ def read_tags(data: Mapping[str, object]) -> tuple[Tag, ...]:
 
 
 def read_transcript(data: Mapping[str, object]) -> str:
-    """A row's ``transcript``; empty if it has none. Raises UsageError."""
+    """Parse a row's ``transcript``; empty if it has none. Raises UsageError."""
     transcript = data.get("transcript")
     if transcript is None:
         return ""
@@ -263,7 +263,7 @@ def _raised(steps: Iterable[Callable[[], object]]) -> Iterator[UsageError]:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """``json`` keeps the last of two equal keys; a row with two captions is a mistake."""
+    """Refuse duplicate keys: ``json`` keeps the last, but two captions in a row are a mistake."""
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -277,7 +277,7 @@ def _refuse(constant: str) -> None:
 
 
 def _finite(text: str) -> float:
-    """A number; 1e400 would be written again as Infinity, which is no JSON."""
+    """Parse a number; refuse 1e400, which would be written again as Infinity, not JSON."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{shown(text)} is beyond the largest number")

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a manifest, its audio files included."""
+"""Find every problem in a manifest, including its audio files."""
 
 import os
 from collections import Counter
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from pengi_rt.audio.container import check_container
-from pengi_rt.audio.decode import open_sound, read_blocks
-from pengi_rt.audio.limits import check_shape
+from pengi_rt.audio.containers.common import check_shape
+from pengi_rt.audio.decode import open_decoder, read_blocks
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import open_regular
@@ -20,11 +20,11 @@ from pengi_rt.training.manifest import ManifestError, Row, RowParser, manifest_l
 MAX_SECONDS = 60.0
 
 _LFS = b"version https://git-lfs"
-_ROUNDING = 0.05  # seconds by which a tag may end after its recording: labels are written rounded
+_ROUNDING = 0.05  # seconds that a tag may end after its recording, since labels are rounded
 
 
 class Problem(NamedTuple):
-    """Something wrong. ``line`` is 0 where it is the whole manifest."""
+    """A problem. ``line`` is 0 if it concerns the whole manifest."""
 
     path: Path
     line: int
@@ -43,24 +43,24 @@ def check_manifest(
     max_seconds: float = MAX_SECONDS,
     need_audio: bool = True,
 ) -> Iterator[Problem]:
-    """Every problem of a manifest, in the order of its lines; see :class:`ManifestCheck`."""
+    """Yield every problem in a manifest, in line order; see :class:`ManifestCheck`."""
     return ManifestCheck(path, tasks, max_seconds, need_audio=need_audio).problems()
 
 
 @dataclass(slots=True)
 class ManifestCheck:
-    """A check, and what it has counted so far.
+    """A check in progress, with its counts so far.
 
-    Each distinct audio file is opened once, and its header is read, not its samples.
+    Each distinct audio file is opened once, and only its header is read, not its samples.
 
     Attributes:
         path: the manifest.
-        tasks: what a row's ``task`` may be.
-        max_seconds: a longer recording is a problem.
-        need_audio: a row without ``audio`` is one.
-        rows: rows seen, bad ones too.
+        tasks: the known tasks.
+        max_seconds: longer recordings are a problem.
+        need_audio: whether rows without ``audio`` are a problem.
+        rows: rows seen, including bad ones.
         per_task: good rows of each task.
-        clips: length in seconds of every readable recording.
+        clips: length of each readable recording, in seconds.
     """
 
     path: Path
@@ -71,10 +71,10 @@ class ManifestCheck:
     per_task: Counter[str] = field(default_factory=Counter)
     clips: dict[Path, float] = field(default_factory=dict)
     _refused: dict[Path, str] = field(default_factory=dict)
-    _seen: dict[int, int] = field(default_factory=dict)  # hash of a row: its line
+    _seen: dict[int, int] = field(default_factory=dict)  # hash of a row -> its line
 
     def problems(self) -> Iterator[Problem]:
-        """All of them, in the order of the lines."""
+        """Yield all problems, in line order."""
         parser = RowParser(self.path.parent, self.tasks, need_audio=self.need_audio)
         try:
             for number, line in manifest_lines(self.path):
@@ -133,18 +133,18 @@ class ManifestCheck:
             self._refused[audio] = str(error)
 
     def _first_equal(self, row: Row) -> int | None:
-        """The line of an equal row, if there was one."""
+        """The line of an earlier equal row, if there is one."""
         key = hash((row.audio, row.task, row.prompt, row.target, row.tags, row.transcript))
         first = self._seen.setdefault(key, row.line)
         return first if first != row.line else None
 
 
 def audio_seconds(path: Path) -> float:
-    """Length of a recording, from its header.
+    """The length of a recording in seconds, from its header.
 
     Raises:
-        AudioError: there is none, it is empty, a Git LFS pointer, no audio that we read, or beyond
-            a limit.
+        AudioError: there is no file, or it is empty, a Git LFS pointer, not audio that we read, or
+            beyond a limit.
     """
     name = f"audio {one_line(str(path))}"
     try:
@@ -165,9 +165,9 @@ def audio_seconds(path: Path) -> float:
 
 
 def _seconds(file: BinaryIO, name: str) -> float:
-    """By the header, or by the samples where that does not say it to the sample."""
+    """The length by the header, or by decoding where the header is not exact."""
     container = check_container(file, name)
-    with closing(open_sound(file, container, name)) as sound:
+    with closing(open_decoder(file, container, name)) as sound:
         if sound.frames is None or container.demuxer:
             frames = sum(block.shape[1] for block in read_blocks(sound, name))
         else:

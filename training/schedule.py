@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate."""
+"""The optimizer and its learning rate."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pengi_rt.training.config import OptimizerConfig
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Adam or AdamW over what is trainable; matrices alone decay, each part has its own rate."""
+    """Adam or AdamW over the trainable weights; only matrices decay, and rates are per part."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -30,7 +30,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
 
 
 def make_schedule(optimizer: Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
-    """The factor on every group's rate: a linear rise, then the named fall to zero at ``steps``."""
+    """The factor on all rates: a linear rise, then the configured decay until ``steps``."""
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:

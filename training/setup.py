@@ -1,4 +1,4 @@
-"""From a config to everything a run needs, with all that can be refused refused first."""
+"""Build everything a run needs from its config, and refuse what is wrong before it starts."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +29,12 @@ from pengi_rt.training.stages.language_model import LanguageModel
 logger = logging.getLogger(__name__)
 
 VALIDATION_SEED = 2**31
-"""Added to the run's seed: validation draws its own rows."""
+"""Added to the run's seed for validation, which draws its own rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run before its first step."""
+    """Everything that a run needs before its first step."""
 
     model: Pengi
     tokenizers: Mapping[str, bytes]
@@ -47,7 +47,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """Read, check and build everything.
 
     Raises:
-        PengiError: whatever is wrong with the config, a manifest, a recording or a checkpoint.
+        PengiError: the config, a manifest, a recording or a checkpoint is invalid.
     """
     model, tokenizers = make_model(config)
     encoder = RowEncoder(model.config, tokenizers, config.data.max_target_tokens)
@@ -97,7 +97,7 @@ def _maker(
     tags: Sequence[str],
     shards: Shards | None,
 ) -> Callable[[Sequence[Row], bool], Dataset[object]]:
-    """What makes a dataset of rows; ``True`` for validation, which is not augmented."""
+    """Return a function that makes a dataset of rows; ``validation`` is not augmented."""
 
     def make(rows: Sequence[Row], validation: bool) -> Dataset[object]:
         seed = config.seed + VALIDATION_SEED * validation
@@ -119,12 +119,12 @@ def _maker(
 
 
 def _described(row: Row, text: str) -> Row:
-    """A row whose prompt is what the text encoder reads of it in the contrastive stage."""
+    """The row with, as its prompt, the text that the contrastive stage encodes."""
     return replace(row, prompt=row.target if text == "target" else f"{row.prompt} {row.target}")
 
 
 def _reads_tokens(config: TrainConfig) -> bool:
-    """Whether prompts stand before the targets as they are, whatever their length."""
+    """Whether prompts are put before the targets as tokens, whatever their length."""
     options = config.language_model
     return config.stage == "language_model" and options.reading and "tokens" in options.prompts
 
@@ -143,7 +143,7 @@ def _rows(
     tasks: Mapping[str, Task],
     packed: Sequence[Row] = (),
 ) -> list[Row]:
-    """The rows of manifests (or text files, or shards) that the run reads, checked if asked."""
+    """The rows that the run reads, of manifests, text files or shards; checked by default."""
     need_audio = config.stage != "language_model"
     if config.data.text:
         return text_documents([Path(name) for name in manifests])

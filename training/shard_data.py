@@ -1,4 +1,4 @@
-"""Examples out of shards, in an order that follows from the seed and the position alone."""
+"""Examples from shards, in an order that depends only on the seed and the position."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,19 +14,18 @@ from pengi_rt.training.manifest import Row
 from pengi_rt.training.shards import Shards
 
 TOGETHER = 8
-"""Shards that are shuffled as one: a batch is not of one shard alone, and few are read at a time.
-"""
+"""Shards that are shuffled together, so that a batch mixes shards but only a few are read."""
 
 
 class ShardStream(Stream):
-    """An epoch goes through the shards in a random order, eight at a time, these well mixed.
+    """Goes through the shards in a random order, mixing the examples of eight at a time.
 
-    As :class:`Stream`'s, the order depends on the seed and the epoch: not on where a run was
-    resumed, nor on how many processes share it.
+    As in :class:`Stream`, the order depends on the seed and the epoch, not on where a run was
+    resumed or how many processes share it.
     """
 
     def __init__(self, shards: Sequence[Path], seed: int) -> None:
-        """``shards``: for every example the shard that it is in."""
+        """``shards`` holds, for each example, the shard that it is in."""
         super().__init__(len(shards), seed)
         places: dict[Path, list[int]] = {}
         for example, shard in enumerate(shards):
@@ -52,7 +51,7 @@ class ShardStream(Stream):
 
 
 class ShardData(ClipData):
-    """Batches as :class:`ClipData`'s, from shards."""
+    """Like :class:`ClipData`, but reads from shards."""
 
     def __init__(
         self,
@@ -65,10 +64,10 @@ class ShardData(ClipData):
         tags: Sequence[str] = (),
         gain_db: float = 0.0,
     ) -> None:
-        """``rows``: those of ``shards.rows`` that the run reads.
+        """``rows`` are the rows of ``shards.rows`` that the run reads.
 
         Raises:
-            UsageError: the config asks for a cache of log-mels.
+            UsageError: the config turns on the log-mel cache.
         """
         if config.cache_log_mel:
             raise UsageError("data.cache_log_mel is for manifests, not for data.shards; remove it")

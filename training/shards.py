@@ -1,15 +1,16 @@
-"""Shards: recordings and their rows in tar archives, for data beyond one folder or one disk.
+"""Shards: recordings and their rows in tar archives, for data too large for a folder or a disk.
 
 ``python -m pengi_rt.training.shards MANIFEST ... OUT`` packs manifests; a run reads the shards with
 ``data.shards = ["OUT/*.tar"]`` in place of ``data.manifests``. A shard is a plain tar in
-webdataset's form, two members for each recording::
+webdataset's form, with two members per recording::
 
     shard-000000.tar      000000000.wav, 000000000.json, 000000001.flac, 000000001.json, ...
     shard-000000.jsonl    the index: the shard's size, then each recording's place and rows
 
-webdataset's own reader goes through a shard from its start and shuffles in a buffer, so what it
-gives next depends on what it gave before. A resumed run must draw what the killed one would have
-drawn: the index says where every recording lies, and only that is read. Nothing is ever unpickled.
+webdataset's own reader goes through a shard from the start and shuffles in a buffer, so what it
+returns depends on what it returned before. But a resumed run must draw the same examples as if it
+had not been interrupted. So the index records where each recording is, and only that is read.
+Nothing is ever unpickled.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from pengi_rt.training.manifest_check import MAX_SECONDS, check_manifest
 PER_SHARD = 2000  # recordings: about 1 GB at 5 s, 48 kHz, 16 bits
 INDEX = ".jsonl"
 
-# webdataset decodes members by these endings; none of ours may be one that it would unpickle.
+# webdataset decodes members by suffix; never use one that it would unpickle.
 _ENDINGS = ("wav", "flac", "ogg", "mp3")
 _OTHER = "audio"
 
@@ -46,16 +47,16 @@ Fields = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The rows of some shards, and where their recordings lie.
+    """The rows of some shards, and where their recordings are.
 
-    ``rows[i].audio`` is ``SHARD/MEMBER``, the path of no file; :meth:`read` has its bytes.
+    ``rows[i].audio`` is ``SHARD/MEMBER``, which is not a real path; :meth:`read` returns its bytes.
     """
 
     rows: list[Row]
     places: Mapping[Path, tuple[int, int]]  # offset and size, bytes
 
     def read(self, audio: Path) -> bytes:
-        """The file that was packed, as it was.
+        """The bytes of a packed recording, unchanged.
 
         Raises:
             InputError: the shard cannot be read, or has become shorter.
@@ -74,20 +75,22 @@ class Shards:
 
 
 def read_shards(patterns: Sequence[str], tasks: Mapping[str, Task]) -> Shards:
-    """The rows of all shards; of the shards themselves only the sizes are looked at.
+    """Read the rows of all shards from their indexes; of the shards only the size is checked.
 
     Args:
-        patterns: paths of shards, ``*``, ``?`` and ``[]`` as in the shell; each shard counts once.
-        tasks: what a row's ``task`` may be.
+        patterns: paths of shards, with ``*``, ``?`` and ``[]`` as in the shell. Duplicates count
+            once.
+        tasks: the known tasks.
 
     Raises:
-        UsageError: a pattern names nothing.
-        InputError: a shard has no index, another one's, or one with a bad row; FILE:LINE is said.
+        UsageError: a pattern matches nothing.
+        InputError: a shard's index is missing, belongs to another shard, or has a bad row (named as
+            FILE:LINE).
     """
     paths: dict[Path, None] = {}
     for pattern in patterns:
-        found = [name for name in sorted(glob(pattern))  # noqa: PTH207 - it may begin anywhere
-                 if Path(name).name]  # fmt: skip
+        names = sorted(glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        found = [name for name in names if Path(name).name]
         if not found:
             raise UsageError(f"data.shards: {one_line(pattern)} names no file; shards end in .tar")
         paths |= dict.fromkeys(map(Path, found))
@@ -109,25 +112,25 @@ def write_shards(
     seed: int = 0,
     max_seconds: float = MAX_SECONDS,
 ) -> list[Path]:
-    """Pack the recordings of manifests, in a random order; the shards' paths.
+    """Pack the recordings of manifests in a random order; returns the shards' paths.
 
-    The same arguments and files make the same bytes.
+    The same arguments and files give the same bytes.
 
     Args:
-        manifests: all of their rows go in, those of one recording together.
-        folder: gets ``shard-000000.tar``, ...; made where missing.
-        tasks: what a row's ``task`` may be.
-        per_shard: recordings in a shard.
-        seed: of the order.
-        max_seconds: a longer recording is refused.
+        manifests: all of their rows are packed, grouped by recording.
+        folder: receives ``shard-000000.tar``, ...; created if missing.
+        tasks: the known tasks.
+        per_shard: recordings per shard.
+        seed: determines the order.
+        max_seconds: longer recordings are refused.
 
     Raises:
-        UsageError: ``folder`` has shards already, or a number cannot be.
+        UsageError: ``folder`` already has shards, or a number is invalid.
         InputError: a manifest or recording is refused, or something cannot be written.
     """
     _check(folder, per_shard, seed)
     clips = [clip for path in manifests for clip in _read_clips(path, tasks, max_seconds)]
-    random.Random(seed).shuffle(clips)  # noqa: S311 - an order, reproducible
+    random.Random(seed).shuffle(clips)  # noqa: S311 - a reproducible order
     starts = range(0, len(clips), per_shard)
     paths = [folder / f"shard-{number:06d}.tar" for number in range(len(starts))]
     try:
@@ -189,7 +192,7 @@ def _check(folder: Path, per_shard: int, seed: int) -> None:
 def _read_clips(
     path: Path, tasks: Mapping[str, Task], max_seconds: float
 ) -> list[tuple[Path, list[Fields]]]:
-    """Every recording of a manifest with its rows, all of them checked."""
+    """Every recording of a manifest with its rows, after checking all of them."""
     for problem in check_manifest(path, tasks, max_seconds=max_seconds):
         raise InputError(
             f"{problem}; nothing was packed (pengi-rt data check {one_line(str(path))})"
@@ -206,7 +209,7 @@ def _read_clips(
 
 
 def _write_shard(path: Path, first: int, clips: Sequence[tuple[Path, list[Fields]]]) -> None:
-    """Write a shard, then its index; each takes its place when it is whole."""
+    """Write a shard, then its index; each is put in place when it is complete."""
     draft = Draft(path)
     try:
         with tarfile.open(fileobj=draft.file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -225,7 +228,7 @@ def _write_shard(path: Path, first: int, clips: Sequence[tuple[Path, list[Fields
 
 
 def _add(tar: tarfile.TarFile, key: str, audio: Path, rows: list[Fields]) -> str:
-    """Add a recording and its rows; the name of the recording's member."""
+    """Add a recording and its rows; returns the name of the recording's member."""
     ending = audio.suffix[1:].lower()
     name = f"{key}.{ending if ending in _ENDINGS else _OTHER}"
     text = json.dumps({"source": str(audio), "rows": rows})
@@ -237,7 +240,7 @@ def _add(tar: tarfile.TarFile, key: str, audio: Path, rows: list[Fields]) -> str
 
 
 def _read_index(path: Path, tasks: Mapping[str, Task]) -> Iterator[tuple[Row, tuple[int, int]]]:
-    """Every row of a shard, and where its recording lies. Raises InputError."""
+    """Yield each row of a shard, and where its recording is. Raises InputError."""
     index = path.with_suffix(INDEX)
     where = one_line(str(index))
     parser = RowParser(path, tasks, need_audio=True)
@@ -264,7 +267,7 @@ def _read_index(path: Path, tasks: Mapping[str, Task]) -> Iterator[tuple[Row, tu
 
 
 def _size(shard: Path) -> int:
-    """Bytes of a shard, which must be a regular file. Raises InputError."""
+    """The size of a shard in bytes; it must be a regular file. Raises InputError."""
     try:
         with open_regular(shard) as file:
             return file.seek(0, io.SEEK_END)
@@ -274,7 +277,7 @@ def _size(shard: Path) -> int:
 
 
 def _check_header(path: Path, size: int, data: Mapping[str, object]) -> int:
-    """How many recordings follow. Raises UsageError."""
+    """Check the first line of an index; returns how many recordings follow. Raises UsageError."""
     expected = data.get("recordings")
     if not _are_counts(data.get("bytes"), expected):
         raise UsageError("is no line of an index")
@@ -290,7 +293,7 @@ def _recording(
 ) -> tuple[str, tuple[int, int], list[Fields]]:
     """Name, place and rows of one line, for a shard of ``size`` bytes. Raises UsageError.
 
-    A name with a slash would lead to a file that is no shard.
+    A name with a slash is refused, since it would lead to a file outside the shard.
     """
     name, place, rows = (data.get(key) for key in ("audio", "place", "rows"))
     if not isinstance(name, str) or not isinstance(rows, list) or not isinstance(place, list):

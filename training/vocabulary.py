@@ -1,8 +1,8 @@
-"""Tokenizers trained on a manifest's own text, for a model that starts from nothing.
+"""Train tokenizers on a manifest's own text, for a model that starts from scratch.
 
 ``python -m pengi_rt.training.vocabulary MANIFEST OUT --size N`` writes ``OUT/text.json`` and
-``OUT/decoder.json``: name ``OUT`` as a run's ``tokenizers``, and ``N`` as the ``vocab_size`` of
-both ``[model.text]`` and ``[model.decoder]``. ``--tasks FILE`` adds the tasks of a TOML file.
+``OUT/decoder.json``. Set a run's ``tokenizers`` to ``OUT``, and the ``vocab_size`` of both
+``[model.text]`` and ``[model.decoder]`` to ``N``. ``--tasks FILE`` adds the tasks of a TOML file.
 """
 
 import argparse
@@ -11,22 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pengi_rt.errors import InputError
-from pengi_rt.text.byte_bpe import decoder_tokenizer, text_tokenizer
+from pengi_rt.text.byte_bpe import train_decoder_tokenizer, train_text_tokenizer
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_file
 from pengi_rt.training.manifest import Row, read_manifest
 
 
 def write_vocabulary(rows: Sequence[Row], folder: Path, size: int) -> None:
-    """Write both tokenizers, of ``size`` tokens each.
+    """Write both tokenizers, with ``size`` tokens each.
 
     Raises:
-        UsageError: the rows do not hold enough different pieces of words.
+        UsageError: the rows do not contain enough distinct pieces of words.
         InputError: the folder cannot be written.
     """
     said = [text for row in rows for text in (row.target, row.prompt, f" {row.transcript}")]
     asked = [text for row in rows for text in (row.prompt, row.target)]
-    made = {"decoder": decoder_tokenizer(said, size), "text": text_tokenizer(asked, size)}
+    made = {
+        "decoder": train_decoder_tokenizer(said, size),
+        "text": train_text_tokenizer(asked, size),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

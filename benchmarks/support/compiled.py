@@ -14,9 +14,9 @@ from contenders import PyTorch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.backends.protocol import Searched
+from pengi_rt.backends.protocol import SearchTrace
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.decoding.backtrack import Hypotheses, all_hypotheses
+from pengi_rt.decoding.backtrack import Hypotheses, read_hypotheses
 from pengi_rt.models.gpt2 import GPT2, Block
 
 
@@ -130,8 +130,8 @@ class CachedDecoder(nn.Module):
         averages = self.averages.cpu().double().numpy()
         lengths = np.broadcast_to(lengths, tokens.shape)
         done = np.zeros(self.shape[0], np.int32)
-        found = Searched(tokens, sources, lengths, averages, done)
-        return all_hypotheses(found, len(tokens))
+        trace = SearchTrace(tokens, sources, lengths, averages, done)
+        return read_hypotheses(trace, len(tokens))
 
 
 class Compiled:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pengi_rt.backends.triton.audio import tables_of
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.kernels.log_mel import log_mel_image
+from pengi_rt.kernels.log_mel import log_mel
 from pengi_rt.kernels.log_mel_tables import LogMelTables
 from pengi_rt.kernels.norm_linear import (
     linear_residual,
@@ -63,7 +63,7 @@ def front_tables(config: ModelConfig, device: torch.device) -> LogMelTables:
     return tables_of(front_end(config, device), device)
 
 
-def log_mel(setting: Setting) -> Work:
+def front_end_work(setting: Setting) -> Work:
     config, device = setting.config, setting.device
     front, tables = front_end(config, device), front_tables(config, device)
     wave = setting.single(setting.batch, config.clip_samples, scale=0.1)
@@ -72,7 +72,7 @@ def log_mel(setting: Setting) -> Work:
     used = int(front.mel_bank.any(1).sum())
     rows = setting.batch * config.mel_frames
     return Work(
-        kernel=lambda: log_mel_image(wave, tables, out, precision=precision),
+        kernel=lambda: log_mel(wave, tables, out, precision=precision),
         result=lambda: out,
         exact=lambda: copy.deepcopy(front).double()(wave.double()),
         rivals={"convolution": Rival(front, (wave,)), "fft": Rival(FFTLogMel(front), (wave,))},
@@ -194,7 +194,7 @@ def audio_cases(config: ModelConfig) -> tuple[Case, ...]:
     widest, busiest = 0, max(stages, key=lambda stage: config.htsat.depths[stage])
     parts = dict.fromkeys((widest, busiest))
     return (
-        Case("log_mel_image", log_mel, ("fp32",)),
+        Case("log_mel", front_end_work, ("fp32",)),
         *(
             Case(f"window_attention stage {stage}{' shifted' if shifted else ''}",
                  cast("Any", partial(attention, stage, shifted)))

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.beam_history import BeamHistory
-from pengi_rt.kernels.beam_row import RowBest, beam_row
 from pengi_rt.kernels.beam_step import beam_step
 from pengi_rt.kernels.embed_rows import Embeddings
-from pengi_rt.kernels.linear_call import Cache, Linear, splits
 from pengi_rt.kernels.lm_head import Head, lm_head
 from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, norm_qkv
+from pengi_rt.kernels.small_linear_launch import KeyValueCache, Linear, splits
+from pengi_rt.kernels.top_tokens import TopTokens, top_tokens
 from pengi_rt.kernels.vocab_tiles import VocabTiles, vocab_tiles_reference
-from pengi_rt.models.int8 import quantised
+from pengi_rt.models.stored_weights import quantize
 
 NO_STOP = -1
 
@@ -28,7 +28,7 @@ def make_linear(setting: Setting, depth: int, columns: int) -> Linear:
     bias = setting.single(columns)
     if setting.kind != "int8":
         return Linear(weight.to(setting.dtype), bias)
-    values, scale = quantised(weight, dim=0)
+    values, scale = quantize(weight, dim=0)
     return Linear(values, bias, scale)
 
 
@@ -101,7 +101,7 @@ def qkv(setting: Setting) -> Work:
 
     return Work(
         kernel=lambda: norm_qkv(
-            stream, norm, layer, Cache(keys, values, position), out=out, normed=scratch
+            stream, norm, layer, KeyValueCache(keys, values, position), out=out, normed=scratch
         ),
         result=result,
         exact=lambda: in_float64(rival),
@@ -217,7 +217,7 @@ def head(setting: Setting) -> Work:
     V, C, R = config.vocab_size, config.n_embd, setting.rows
     stream, norm = make_stream(setting), make_norm(setting)
     values = setting.single(V, C, scale=C**-0.5)
-    layer = Head(*quantised(values, dim=1)) if setting.kind == "int8" else Head(
+    layer = Head(*quantize(values, dim=1)) if setting.kind == "int8" else Head(
         values.to(setting.dtype)
     )  # fmt: skip
     temperature = torch.ones(1, dtype=torch.float64, device=setting.device)
@@ -259,10 +259,10 @@ def row(setting: Setting) -> Work:
     logits = setting.single(R, V, scale=3)
     empty = VocabTiles.empty(R, V, W, setting.device)
     tiles = vocab_tiles_reference(logits, temperature, empty)
-    out = RowBest.empty(R, W, setting.device)
+    out = TopTokens.empty(R, W, setting.device)
     rival = Rival(torch_row, (logits, W))
     return Work(
-        kernel=lambda: beam_row(tiles, temperature, V, out),
+        kernel=lambda: top_tokens(tiles, temperature, V, out),
         result=lambda: out.log_probs,
         exact=lambda: in_float64(rival),
         rivals={"torch, from logits": rival},
@@ -305,7 +305,7 @@ def step(setting: Setting) -> Work:
     table = setting.random(config.vocab_size, C)
     places, lengths = setting.random(config.n_positions, C), torch.full_like(history.done, 8)
     residual = setting.unwritten(B * W, C, dtype=torch.float32)
-    best = RowBest(log_probs, tokens.int())
+    best = TopTokens(log_probs, tokens.int())
     embeddings = Embeddings(table, places, lengths)
     known = history.ancestry[t, ..., :t].clone()
     before = (history.scores[t].clone(), history.lengths[t].clone(), history.finished[t].bool())
@@ -332,6 +332,6 @@ def step_cases() -> tuple[Case, ...]:
         Case("norm_gelu_linear", gelu, both),
         Case("linear_partials, MLP", cast("Any", partial(partials, 4)), both),
         Case("lm_head", head, both),
-        Case("beam_row", row),
+        Case("top_tokens", row),
         Case("beam_step", step),
     )

@@ -1,15 +1,17 @@
 """Samples that a caller holds in memory: ``(samples, rate)``, checked and scaled.
 
-What holds them is told by what it can do: no library of tensors is imported.
+Arrays and tensors are recognised by their methods: no library of tensors is imported.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.decode import F32
-from pengi_rt.audio.limits import MAX_CHANNELS, check_shape
+from pengi_rt.audio.containers.common import MAX_CHANNELS, check_shape
+from pengi_rt.audio.decode import F32, Decoder
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.scalars import plain, whole_value
@@ -18,11 +20,45 @@ FULL_SCALE: Final = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31
 """The number that means full scale, for every integer type."""
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", np.dtype(np.longdouble).name)
-_LARGEST_RATE = 10**9  # Hz; what is beyond is not even printed
+_LARGEST_RATE = 10**9  # Hz; a larger one is not even printed
+
+
+class ArraySource:
+    """``(samples, rate)`` as a recording. The samples stay the caller's: they are not copied.
+
+    Raises:
+        AudioError: they are not a recording; the message starts with ``name``.
+    """
+
+    def __init__(self, recording: tuple[Any, ...], name: str) -> None:
+        self._samples, self._rate = array_samples(recording, name)
+
+    @contextmanager
+    def open(self) -> Iterator[Decoder]:
+        """See :class:`~pengi_rt.audio.source.SampleSource`."""
+        yield _ArrayDecoder(self._samples, self._rate)
+
+
+class _ArrayDecoder:
+    def __init__(self, samples: NDArray[Any], rate: int) -> None:
+        self.rate = rate
+        self.channels: int = samples.shape[0]
+        self.frames: int | None = samples.shape[1]
+        self.lenient, self.cut = False, ""
+        self._samples = samples
+        self._position = 0
+
+    def read(self, frames: int, /) -> F32:
+        block = self._samples[:, self._position :][:, :frames].T
+        self._position += len(block)
+        return as_float(block)
+
+    def close(self) -> None:
+        """There is nothing to release."""
 
 
 def is_samples(value: object) -> bool:
-    """Whether it holds samples by itself: an array, a tensor, a column, a buffer of numbers."""
+    """Whether it is an array, a tensor, a column of a table or a buffer of numbers."""
     if isinstance(value, str | bytes | bytearray | np.generic | type):
         return False
     if isinstance(value, memoryview):
@@ -30,19 +66,19 @@ def is_samples(value: object) -> bool:
     return any(hasattr(value, name) for name in ("__array__", "__dlpack__")) or _is_buffer(value)
 
 
-def array_samples(source: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int]:
+def array_samples(recording: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int]:
     """Check ``(samples, rate)``.
 
     Returns:
-        The caller's own samples as ``[channels, frames]``, a view where that is possible, of a type
+        The caller's samples as ``[channels, frames]``, if possible without a copy, of a type
         that :func:`as_float` takes; and the rate in Hz.
 
     Raises:
-        AudioError: they are no recording; the message starts with ``name``.
+        AudioError: they are not a recording; the message starts with ``name``.
     """
-    _check_pair(source, name)
-    samples = _array(source[0], name)
-    rate = _rate(source[1], name)
+    _check_pair(recording, name)
+    samples = _array(recording[0], name)
+    rate = _rate(recording[1], name)
     if samples.ndim not in (1, 2):
         raise AudioError(
             f"{name}: samples must be [frames] or [frames, channels], got {samples.shape}"
@@ -65,9 +101,9 @@ def array_samples(source: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int
 
 
 def as_float(samples: NDArray[Any]) -> F32:
-    """Float32 samples with full scale 1, of a type that :func:`array_samples` lets through."""
+    """Float32 samples with full scale 1, of a type that :func:`array_samples` accepts."""
     kind = samples.dtype.name
-    with np.errstate(over="ignore"):  # what overflows is refused by check_samples
+    with np.errstate(over="ignore"):  # check_samples refuses what overflows
         scaled: F32 = samples.astype(np.float32)
     if kind in FULL_SCALE:
         scaled *= np.float32(1 / FULL_SCALE[kind])  # powers of two: exact
@@ -76,13 +112,13 @@ def as_float(samples: NDArray[Any]) -> F32:
     return scaled
 
 
-def _check_pair(source: tuple[Any, ...], name: str) -> None:
-    """Refuse what is not samples and then a rate."""
-    kinds = ", ".join(type(item).__name__ for item in source)
+def _check_pair(recording: tuple[Any, ...], name: str) -> None:
+    """Refuse anything but samples followed by a rate."""
+    kinds = ", ".join(type(item).__name__ for item in recording)
     got = f"an array recording is (samples, rate); got ({kinds})"
-    if len(source) != 2:
+    if len(recording) != 2:
         raise AudioError(f"{name}: {got}")
-    samples, rate = source
+    samples, rate = recording
     if whole_value(samples) is not None and _is_many(rate):
         raise AudioError(f"{name}: {got}: in the order (rate, samples), as scipy has it; swap them")
     if isinstance(samples, bytes | bytearray | memoryview) and not is_samples(samples):
@@ -104,27 +140,27 @@ def _is_many(value: object) -> bool:
 
 
 def _array(samples: Any, name: str) -> NDArray[Any]:
-    """The samples as a plain array, without a copy where that is possible."""
+    """The samples as a plain array, if possible without a copy."""
     if isinstance(samples, np.ma.MaskedArray) and samples.count() < samples.size:
         raise AudioError(
             f"{name}: {samples.size - samples.count()} samples are masked; fill them first: "
             "samples.filled(0)"
         )
     try:
-        found = _converted(samples)
+        array = _converted(samples)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's container raises
+    except Exception as error:  # noqa: BLE001 - whatever another library's container raises
         raise AudioError(
             f"{name}: samples of type {type(samples).__name__} cannot be read as an array: "
             f"{one_line(str(error))}"
         ) from None
-    if isinstance(samples, list | tuple) and found.dtype.kind in "iu":
+    if isinstance(samples, list | tuple) and array.dtype.kind in "iu":
         raise AudioError(
             f"{name}: a list of whole numbers does not say its full scale; "
             "np.array(samples, np.int16) does"
         )
-    return found
+    return array
 
 
 def _converted(samples: Any) -> NDArray[Any]:
@@ -141,7 +177,7 @@ def _converted(samples: Any) -> NDArray[Any]:
 
 
 def _is_buffer(value: Any) -> bool:
-    """Whether it is memory that NumPy reads without a copy."""
+    """Whether NumPy can read its memory without a copy."""
     try:
         memoryview(value).release()
     except (TypeError, ValueError, BufferError):
@@ -157,6 +193,6 @@ def _rate(rate: Any, name: str) -> int:
 
 
 def _channels_first(frames: int) -> str:
-    """Whose order it may be; more channels than there can be are no channels."""
+    """Names the likely mistake; so many "frames" may well be channels."""
     likely = frames <= MAX_CHANNELS
     return " (samples.T): they are in the order [channels, frames], as torch has it" * likely

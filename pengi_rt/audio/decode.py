@@ -1,42 +1,42 @@
 """Decoding: an encoded recording to float32 samples, block by block, never silently less.
 
 Half a megabyte of FLAC can be an hour of silence, and a two-kilobyte WAV can claim any length. So
-nothing is held or made to the length that a header announces: samples are read until there are no
-more, and then compared with it.
+no memory is reserved for the length that a header announces: samples are read until there are no
+more, and then their number is compared with it.
 """
 
+import io
 from collections.abc import Iterator
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.audio.containers.common import OPT_IN, Container
-from pengi_rt.audio.ffmpeg import FFmpegReader
-from pengi_rt.audio.limits import check_shape
-from pengi_rt.audio.sndfile import SndFileReader
+from pengi_rt.audio.containers.common import OPT_IN, Container, SplicedFile, check_shape
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
 
-MAX_MAGNITUDE = 2.0**31  # louder "samples" are no audio, and overflow in the power spectrum
+MAX_MAGNITUDE = 2.0**31  # louder "samples" are not audio, and overflow in the power spectrum
 
 _BLOCK = 5 << 16  # samples decoded at a time: a mono clip of the released model is one block
+_UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream of unknown length
+_LENIENT_BLOCK = 4_096  # frames; of the block that has the damage, all are lost
 
 
-class SoundReader(Protocol):
-    """One pass through a recording, from its beginning to its end; every decoder gives one."""
+class Decoder(Protocol):
+    """One pass through a recording, from its beginning to its end."""
 
     rate: int
     """Hz."""
     channels: int
     frames: int | None
-    """Frames that there must be: fewer are an error. None where the file does not say."""
+    """Frames that there must be: fewer are an error. None if the file does not say."""
 
     lenient: bool
-    """What can be read is enough, where the recording is cut short or damaged."""
+    """A recording that is cut short or damaged is read as far as possible."""
     cut: str
-    """Why it ends before the recording does; only where that is allowed, and known at the end."""
+    """Why it ends early; only if that is allowed, and complete once all is read."""
 
     def read(self, frames: int, /) -> F32:
         """The next ``[n, channels]``, integers scaled to [-1, 1).
@@ -48,47 +48,122 @@ class SoundReader(Protocol):
         """
 
     def close(self) -> None:
-        """Give back what it holds, its file too."""
+        """Release what it holds, its file too."""
 
 
-def open_sound(file: BinaryIO, container: Container, name: str) -> SoundReader:
-    """Begin to decode ``file``, which :func:`check_container` has let through.
-
-    The reader owns the file: it closes it.
+def open_decoder(file: BinaryIO, container: Container, name: str) -> Decoder:
+    """A decoder for ``file``, whose ``container`` was checked. It owns the file, and closes it.
 
     Raises:
         AudioError: it cannot be decoded.
     """
     if container.demuxer:
-        return FFmpegReader(file, container, name)
-    return SndFileReader(file, container, name)
+        from pengi_rt.audio.ffmpeg import FFmpegDecoder
+
+        return FFmpegDecoder(file, container, name)
+    return SndFileDecoder(file, container, name)
 
 
-def read_blocks(sound: SoundReader, name: str) -> Iterator[F32]:
-    """Everything that ``sound`` has, ``[channels, n]`` at a time, each checked.
+class SndFileDecoder:
+    """A :class:`Decoder` on libsndfile."""
+
+    def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
+        import soundfile
+
+        self._name = name
+        self._file = file
+        self.lenient, self.cut = container.lenient, container.cut
+        self._spliced = SplicedFile(file, container.parts)
+        self._error: type[Exception] = soundfile.LibsndfileError
+        layout: dict[str, Any] = {}
+        if container.raw is not None:
+            rate, channels, subtype, endian = container.raw
+            layout = {"samplerate": rate, "channels": channels, "format": "RAW"}
+            layout |= {"subtype": subtype, "endian": endian}
+        try:
+            self._sound = soundfile.SoundFile(io.BufferedReader(self._spliced, 1 << 16), **layout)
+        except soundfile.LibsndfileError as error:
+            raise self._damaged(error) from None
+        # soundfile seeks after every block if it can: wasted work, inexact in MP3, and an error at
+        # the end of a FLAC file of unknown length.
+        self._sound.seekable = lambda: False
+        self.rate = int(self._sound.samplerate)
+        self.channels = int(self._sound.channels)
+        known = self._sound.frames < _UNKNOWN_LENGTH
+        self.frames = container.frames or (int(self._sound.frames) if known else None)
+        self._skip = container.skip
+        self._left = container.frames if container.skip else None
+
+    def read(self, frames: int, /) -> F32:
+        """See :class:`Decoder`."""
+        while self._skip:
+            skipped = len(self._decode(min(self._skip, frames)))
+            self._skip = self._skip - skipped if skipped else 0
+        if self._left is None:
+            return self._decode(frames)
+        block = self._decode(min(self._left, frames))
+        self._left -= len(block)
+        return block
+
+    def close(self) -> None:
+        """See :class:`Decoder`."""
+        self._sound.close()
+        self._file.close()
+
+    def _decode(self, frames: int) -> F32:
+        """Up to ``frames`` frames; if lenient, in small blocks, to lose little before damage."""
+        blocks: list[F32] = []
+        size = _LENIENT_BLOCK if self.lenient else max(1, frames)
+        for start in range(0, max(1, frames), size):
+            wanted = min(size, frames - start)
+            try:
+                blocks.append(self._sound.read(wanted, dtype="float32", always_2d=True))
+            except self._error as error:
+                damaged = self._damaged(error)
+                if not self.lenient:
+                    raise damaged from None
+                self.cut = self.cut or str(damaged).removeprefix(f"{self._name}: ")
+                break
+            if len(blocks[-1]) < wanted:
+                break
+        if (why := self._spliced.error) is not None:
+            raise AudioError(f"{self._name}: cannot be read: {why.strerror or why}")
+        if len(blocks) == 1:
+            return blocks[0]
+        return np.concatenate(blocks) if blocks else np.empty((0, self.channels), np.float32)
+
+    def _damaged(self, error: Any) -> AudioError:
+        why = error.error_string.removeprefix("Error : ").rstrip(".")
+        hint = "" if self.lenient else f"; {OPT_IN}"
+        return AudioError(f"{self._name}: damaged or cut short: {why}{hint}")
+
+
+def read_blocks(decoder: Decoder, name: str) -> Iterator[F32]:
+    """All samples of a recording, ``[channels, n]`` at a time, each block checked.
 
     Raises:
         AudioError: rate or channels are beyond a limit, samples are not finite, there are none, or
             fewer than promised.
     """
-    check_shape(name, sound.rate, sound.channels, 1 if sound.frames is None else sound.frames)
+    check_shape(
+        name, decoder.rate, decoder.channels, 1 if decoder.frames is None else decoder.frames
+    )
     frames = 0
-    size = max(1, _BLOCK // sound.channels)
-    while len(read := sound.read(size)):
+    size = max(1, _BLOCK // decoder.channels)
+    while len(read := decoder.read(size)):
         block = np.ascontiguousarray(read.T)
-        check_samples(name, block, sound.rate, start=frames)
+        check_samples(name, block, decoder.rate, start=frames)
         frames += len(read)
         yield block
-    if frames < (sound.frames or 0):
-        sound.cut = sound.cut or _too_short(sound, frames)
-        if not sound.lenient:
-            raise AudioError(f"{name}: {sound.cut}; {OPT_IN}")
-    check_shape(name, sound.rate, sound.channels, frames)
-
-
-def _too_short(sound: SoundReader, frames: int) -> str:
-    seconds, announced = frames / sound.rate, (sound.frames or 0) / sound.rate
-    return f"only {seconds:.3f} s of {announced:.3f} s can be read: cut short, or damaged"
+    promised = decoder.frames or 0
+    if frames < promised:
+        seconds, announced = frames / decoder.rate, promised / decoder.rate
+        decoder.cut = decoder.cut or (
+            f"only {seconds:.3f} s of {announced:.3f} s can be read: cut short, or damaged"
+        )
+        if not decoder.lenient:
+            raise AudioError(f"{name}: {decoder.cut}; {OPT_IN}")
+    check_shape(name, decoder.rate, decoder.channels, frames)
 
 
 def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None:
@@ -97,7 +172,7 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
     Raises:
         AudioError: it names the first such frame; ``start`` is the number of the first one here.
     """
-    if samples.min() >= -MAX_MAGNITUDE and samples.max() <= MAX_MAGNITUDE:  # neither holds for NaN
+    if samples.min() >= -MAX_MAGNITUDE and samples.max() <= MAX_MAGNITUDE:  # both false for NaN
         return
     bad = ~(np.abs(samples) <= MAX_MAGNITUDE)
     frame, channel = np.argwhere(bad.T)[0]

@@ -1,8 +1,8 @@
-"""Audio in: whatever holds a recording to the windows that the model reads.
+"""From a recording to the windows that the model reads.
 
-Our own way (``windows``): channels averaged, soxr to the model's rate, a recording longer than the
-model's clip cut into windows that cover all of it, a shorter one tiled as the model was trained.
-``compat`` is the released wrapper's way, sample for sample.
+By default the channels are averaged, soxr resamples to the model's rate, a recording longer than
+the model's clip is cut into windows that cover all of it, and a shorter one is repeated, as in
+training. ``compat`` does what the released wrapper does, sample for sample.
 """
 
 import math
@@ -13,11 +13,12 @@ from typing import get_args
 
 import numpy as np
 
-from pengi_rt.audio.resample import F32
-from pengi_rt.audio.sound import AudioLike as AudioLike  # noqa: PLC0414 - and for callers
-from pengi_rt.audio.sound import sound_of
-from pengi_rt.audio.sources import plain_source
-from pengi_rt.audio.waveform import Waveform, end_to_end, waveform
+from pengi_rt.audio.audio_like import AudioLike as AudioLike  # noqa: PLC0414 - and for callers
+from pengi_rt.audio.audio_like import plain_recording
+from pengi_rt.audio.compat import end_to_end_samples
+from pengi_rt.audio.decode import F32
+from pengi_rt.audio.samples import Samples, mono_samples
+from pengi_rt.audio.source import open_recording
 from pengi_rt.config.checked import argument
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.config.model import ModelConfig
@@ -31,21 +32,21 @@ MAX_WINDOWS = 100_000  # of one recording: an hour with a hop of 36 ms
 class Recording:
     """A recording, ready for the model; its length is its number of windows.
 
-    Iterated over, it gives its windows ``[clip_samples]`` in turn, only to be read. One of up to
-    three minutes is in memory; a longer one is read again from where it came each time, block by
-    block, so a file must stay as it is, and an array too.
+    Iterating over it gives its windows, float32 ``[clip_samples]``, read-only. A recording of up to
+    three minutes is held in memory; a longer one is decoded again each time, block by block, so its
+    file or array must stay as it is.
 
     Attributes:
-        name: what to call it.
-        clip_samples: the length of a window. A recording shorter than that is repeated and cut to
-            it, as the model was trained.
+        name: what results and messages call it.
+        clip_samples: the length of a window. A shorter recording is repeated to fill one, as in
+            training.
         starts: where each window begins, in seconds.
-        ends: where each window ends; for a recording shorter than a window, its own end. A tail of
-            less than a hop of the mel spectrogram counts to the last one.
+        ends: where each window ends, in seconds; at most the end of the recording. A tail shorter
+            than a hop of the mel spectrogram counts as part of the last window.
         seconds: length of the whole recording (``compat``: of its channels end to end).
-        truncated: part of the recording is in no window, or not there (``allow_truncated``).
-        warnings: why it may be no sound (silence, samples of another scale), and why not all of it
-            is there, a line each.
+        truncated: part of the recording is in no window, or missing (``allow_truncated``).
+        warnings: why it may hold no sound (silence, samples of another scale), and why part of it
+            is missing, one line each.
     """
 
     name: str
@@ -59,44 +60,44 @@ class Recording:
     _blocks: Callable[[], Iterator[F32]] = field(repr=False)
 
     def __len__(self) -> int:
-        """How many windows there are, at least one."""
+        """The number of windows, at least one."""
         return len(self._offsets)
 
     def __iter__(self) -> Iterator[F32]:
         """The windows in turn.
 
         Raises:
-            AudioError: a long recording cannot be read any more, or has changed.
+            AudioError: a long recording can no longer be read, or has changed.
         """
         return self._cut(self._offsets)
 
     def windows(self, first: int = 0, last: int | None = None) -> F32:
-        """Copies of the windows ``first`` up to ``last``, as a slice counts them.
+        """Copies of the windows ``[first:last]``.
 
-        Of a long recording all before them is read too. Raises as :meth:`__iter__`.
+        A long recording is decoded up to their end. Raises as :meth:`__iter__`.
 
         Returns:
-            Float32 ``[windows, clip_samples]``, C-contiguous; no window where the slice is empty.
+            Float32 ``[windows, clip_samples]``, C-contiguous; no windows if the slice is empty.
         """
         windows = list(self._cut(self._offsets[first:last]))
         return np.stack(windows) if windows else np.empty((0, self.clip_samples), np.float32)
 
     @property
     def samples(self) -> F32:
-        """All windows, as :meth:`windows` copies them: with a small hop, far more than there is."""
+        """Copies of all windows; with a small hop, far more samples than the recording has."""
         return self.windows()
 
     def blocks(self) -> Iterator[F32]:
-        """What the windows are cut from, ``[n]`` at a time at the model's rate; only to be read.
+        """The samples that the windows are cut from, ``[n]`` at a time; read-only.
 
         Raises as :meth:`__iter__`.
         """
         return self._blocks()
 
     def _cut(self, offsets: Sequence[int]) -> Iterator[F32]:
-        """The windows that begin at ``offsets``; ahead of the last one, all the rest is read."""
+        """The windows that begin at ``offsets``; before the last one, all the rest is decoded."""
         blocks = self._blocks()
-        held, begin = np.empty(0, np.float32), 0  # samples, and the place of the first of them
+        held, begin = np.empty(0, np.float32), 0  # samples, and the offset of the first of them
         for offset in offsets:
             while begin + held.size < offset + self.clip_samples:
                 passed = min(offset - begin, held.size)
@@ -106,12 +107,12 @@ class Recording:
             window = held[offset - begin :][: self.clip_samples]
             if offset == self._offsets[-1]:
                 for _ in blocks:
-                    """What is wrong with the rest is said before the last window."""
+                    pass  # damage in the rest must be reported before the last window is used
             yield window
 
 
 def load_windows(
-    source: AudioLike,
+    recording: AudioLike,
     config: ModelConfig,
     *,
     long_audio: LongAudio = "windows",
@@ -125,55 +126,50 @@ def load_windows(
     """Read a recording and cut it into the windows that the model reads.
 
     Args:
-        source: the recording.
-        config: rate and length of a window.
-        long_audio: which windows of a longer recording. Only ``windows`` reads all of it; its last
-            window is moved back to end with the recording.
+        recording: a path, bytes, a file, samples: see :data:`AudioLike`.
+        config: gives the rate and the length of a window.
+        long_audio: which windows of a longer recording to use. Only ``windows`` covers all of it;
+            its last window is moved back to end with the recording.
         hop: seconds between the starts of windows, their length if None; only for ``windows``.
-        rng: where ``random`` and ``compat`` draw from, ``Random(0)`` if None. Recordings that share
-            one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
+        rng: the generator for ``random`` and ``compat``, ``Random(0)`` if None. Recordings that
+            share one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
         strict: refuse a recording that has ``warnings``.
-        allow_truncated: hear what is there of a file that is cut short, with a warning.
-        name: what results and messages call it, if not its path.
+        allow_truncated: use what is there of a file that is cut short, with a warning.
+        name: what results and messages call it; its path if None.
 
     Raises:
-        AudioError: it cannot be read, or has warnings (``strict``) or over ``MAX_WINDOWS`` windows.
+        AudioError: it cannot be read, has ``warnings``, or over ``MAX_WINDOWS`` windows.
         UsageError: the options contradict each other.
     """
-    compat = _check_options(long_audio, resample=resample)
-    step = _hop_samples(hop, config, long_audio)
-    source, name = plain_source(source, name)
+    step = _hop_samples(hop, config, long_audio, resample=resample)
+    plain, name = plain_recording(recording, name)
     shown, rate = one_line(name, LONGEST_PATH), config.mel.sample_rate
-    sound = sound_of(source, shown, allow_truncated=allow_truncated)
-    wave = (end_to_end if compat else waveform)(sound, rate if resample else None, shown)
-    _check_wave(wave, shown, config, None if hop is None else step, strict=strict)
-    starts = _window_starts(wave.frames, config, step, long_audio, rng)
-    return _recording(name, wave, starts, config, all_of_it=long_audio == "windows")
+    source = open_recording(plain, shown, allow_truncated=allow_truncated)
+    read = end_to_end_samples if long_audio == "compat" else mono_samples
+    samples = read(source, rate if resample else None, shown)
+    _check_samples(samples, shown, config, None if hop is None else step, strict=strict)
+    starts = _window_starts(samples.frames, config, step, long_audio, rng)
+    return _recording(name, samples, starts, config, covers_all=long_audio == "windows")
 
 
-def _check_wave(
-    wave: Waveform, name: str, config: ModelConfig, step: int | None, *, strict: bool
+def _check_samples(
+    samples: Samples, name: str, config: ModelConfig, step: int | None, *, strict: bool
 ) -> None:
-    """Refuse what has warnings (``strict``) or, ``step`` apart, too many windows."""
-    if strict and (wave.warnings or wave.cut):
-        raise AudioError(f"{name}: {[*wave.warnings, wave.cut][0]}")
+    """Refuse warnings (``strict``) and, if there is a ``step``, too many windows."""
+    if strict and (samples.warnings or samples.cut):
+        raise AudioError(f"{name}: {[*samples.warnings, samples.cut][0]}")
     if step is not None:
-        _check_count(wave.frames - config.clip_samples, step, config.mel.sample_rate, name)
+        _check_count(samples.frames - config.clip_samples, step, config.mel.sample_rate, name)
 
 
-def _check_options(long_audio: str, *, resample: bool) -> bool:
-    """Whether the released wrapper's way is asked for; raises UsageError for nonsense."""
+def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, resample: bool) -> int:
+    """Samples between the starts of windows. Raises UsageError for options that contradict."""
     if long_audio not in get_args(LongAudio):
         known = ", ".join(get_args(LongAudio))
         raise UsageError(f"long_audio must be one of {known}; got {long_audio!r}")
     if long_audio != "compat" and not resample:
         raise UsageError(f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}")
-    return long_audio == "compat"
-
-
-def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str) -> int:
-    """Samples between the starts of windows; raises UsageError where they would not cover all."""
     if hop is None:
         return config.clip_samples
     if long_audio != "windows":
@@ -188,7 +184,7 @@ def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str) -> int
 
 
 def _check_count(spare: int, step: int, rate: int, name: str) -> None:
-    """Refuse a hop so small that a long recording would never be answered."""
+    """Refuse a hop so small that a long recording would take forever. Raises AudioError."""
     windows = 1 - -max(spare, 0) // step
     if windows > MAX_WINDOWS:
         least = math.ceil(1000 * spare / (MAX_WINDOWS - 1) / rate) / 1000
@@ -201,9 +197,10 @@ def _check_count(spare: int, step: int, rate: int, name: str) -> None:
 def _window_starts(
     frames: int, config: ModelConfig, step: int, long_audio: LongAudio, rng: random.Random | None
 ) -> list[int]:
-    """First samples of the windows, ``step`` apart where all are read.
+    """The first sample of each window: all of them, ``step`` apart, or one.
 
-    The last one is moved back to end with the recording, or left out (:data:`LongAudio`).
+    Of all, the last one is moved back to end with the recording, or left out if the one before
+    covers the recording but for less than a hop of the mel spectrogram.
     """
     spare = frames - config.clip_samples
     if spare <= 0 or long_audio == "first":
@@ -212,24 +209,24 @@ def _window_starts(
         return [spare // 2]
     if long_audio == "windows":
         starts = [*range(0, spare, step), spare]
-        heard = spare - starts[-2] < min(step, config.mel.hop_length)
-        return starts[:-1] if heard else starts
-    rng = rng or random.Random(0)  # noqa: S311 - a crop is no secret
+        is_covered = spare - starts[-2] < min(step, config.mel.hop_length)
+        return starts[:-1] if is_covered else starts
+    rng = rng or random.Random(0)  # noqa: S311 - a crop needs no cryptography
     # The released wrapper never draws the very last start.
     return [rng.randrange(spare if long_audio == "compat" else spare + 1)]
 
 
 def _recording(
-    name: str, wave: Waveform, starts: list[int], config: ModelConfig, *, all_of_it: bool
+    name: str, samples: Samples, starts: list[int], config: ModelConfig, *, covers_all: bool
 ) -> Recording:
-    """The windows at ``starts`` of a whole recording ``wave``; one alone keeps only itself."""
+    """The windows of ``samples`` at ``starts``; a single one keeps no other samples in memory."""
     rate, clip = config.mel.sample_rate, config.clip_samples
-    ends = [min(start + clip, wave.frames) for start in starts]
-    if all_of_it:
-        ends[-1] = wave.frames
-    offsets, blocks = tuple(starts), wave.blocks
+    ends = [min(start + clip, samples.frames) for start in starts]
+    if covers_all:
+        ends[-1] = samples.frames
+    offsets, blocks = tuple(starts), samples.blocks
     if len(starts) == 1:
-        window = wave.part(starts[0], min(starts[0] + clip, wave.frames))
+        window = samples.slice(starts[0], min(starts[0] + clip, samples.frames))
         if window.size < clip:
             window = np.resize(window, clip)
         offsets, blocks = (0,), lambda: iter([window])
@@ -238,9 +235,9 @@ def _recording(
         clip_samples=clip,
         starts=tuple(start / rate for start in starts),
         ends=tuple(end / rate for end in ends),
-        seconds=wave.frames / rate,
-        truncated=bool(wave.cut) or (not all_of_it and wave.frames > clip),
-        warnings=(*wave.warnings, *filter(None, [wave.cut])),
+        seconds=samples.frames / rate,
+        truncated=bool(samples.cut) or (not covers_all and samples.frames > clip),
+        warnings=(*samples.warnings, *filter(None, [samples.cut])),
         _offsets=offsets,
         _blocks=blocks,
     )

@@ -1,7 +1,7 @@
 """Resampling: soxr for our own policies, the released wrapper's filter for ``compat``.
 
-Both give the same samples however a recording is divided: soxr takes its blocks in turn, the
-wrapper's filter makes any stretch of its output from the stretch of input behind it.
+Both give the same samples however a recording is divided into blocks: soxr keeps its state between
+blocks, and the wrapper's filter computes any stretch of its output from a stretch of its input.
 """
 
 import math
@@ -15,10 +15,10 @@ F32 = NDArray[np.float32]
 LOWPASS_WIDTH = 6  # zero crossings of the sinc on each side
 ROLLOFF = 0.99  # of the lower Nyquist frequency
 
-_OUTPUTS = 1 << 16  # computed at a time: the cache holds them
+_OUTPUTS = 1 << 16  # computed at a time; they fit into the cache
 
 
-class Soxr:
+class SoxrResampler:
     """Blocks ``[n]`` at ``rate`` Hz, one after the other, to ``new_rate`` Hz, soxr quality VHQ.
 
     VHQ keeps 28 bits, more than float32 holds; it costs a quarter more than HQ (57 against 45 ms
@@ -34,18 +34,18 @@ class Soxr:
 
             self._stream = soxr.ResampleStream(rate, new_rate, 1, dtype="float32", quality="VHQ")
 
-    def length(self, frames: int) -> int:
-        """How many samples come of so many: soxr's own rounding."""
+    def output_length(self, frames: int) -> int:
+        """The number of output samples for ``frames`` input samples, rounded as soxr does."""
         return frames if self._stream is None else int(frames / self._ratio + 0.5)
 
-    def block(self, samples: F32) -> F32:
-        """What is certain once ``samples`` are there too."""
+    def process(self, samples: F32) -> F32:
+        """The outputs that are complete once ``samples``, the next block, are in."""
         if self._stream is None:
             return samples
         return np.asarray(self._stream.resample_chunk(samples), np.float32)
 
-    def rest(self) -> F32:
-        """What remains once there are no more."""
+    def flush(self) -> F32:
+        """The remaining outputs, after the last block."""
         rest = np.empty(0, np.float32)
         if self._stream is None:
             return rest
@@ -53,14 +53,14 @@ class Soxr:
 
 
 def resample_soxr(samples: F32, rate: int, new_rate: int) -> F32:
-    """A whole recording ``[frames]`` through :class:`Soxr`."""
+    """A whole recording ``[frames]`` through :class:`SoxrResampler`."""
     if rate == new_rate:
         return samples
-    soxr = Soxr(rate, new_rate)
-    return np.concatenate([soxr.block(samples), soxr.rest()])
+    resampler = SoxrResampler(rate, new_rate)
+    return np.concatenate([resampler.process(samples), resampler.flush()])
 
 
-class Torchaudio:
+class TorchaudioResampler:
     """Samples at ``rate`` Hz to ``new_rate`` Hz as torchaudio's ``Resample`` makes them.
 
     With its defaults: a sinc of 6 zero crossings a side under a squared cosine, rolloff 0.99. The
@@ -80,16 +80,19 @@ class Torchaudio:
         self._kernel, self._first = _sinc_kernel(self._stride, self._phases)
         self._margin = self._kernel.shape[1] // 2 - 1
 
-    def length(self, frames: int) -> int:
-        """How many samples come of so many."""
+    def output_length(self, frames: int) -> int:
+        """The number of output samples for ``frames`` input samples."""
         if self._same:
             return frames
-        # torchaudio computes it as a float32 too, which decides it for one fraction in many.
+        # torchaudio rounds it to float32 too, which changes the result for a few fractions.
         most = (frames // self._stride + 1) * self._phases
         return min(most, math.ceil(np.float32(self._phases * frames / self._stride)))
 
-    def needs(self, start: int, stop: int) -> tuple[int, int]:
-        """The samples behind the outputs ``start`` up to ``stop``; outside a recording, zeros."""
+    def input_span(self, start: int, stop: int) -> tuple[int, int]:
+        """The inputs that the outputs ``start`` up to ``stop`` depend on.
+
+        They may reach beyond the recording, where its samples are zeros.
+        """
         if self._same:
             return start, stop
         first = start // self._phases * self._stride - self._margin
@@ -97,7 +100,7 @@ class Torchaudio:
         return first, last
 
     def outputs(self, samples: F32, start: int, stop: int) -> F32:
-        """The outputs ``start`` up to ``stop`` of the samples that :meth:`needs` names."""
+        """The outputs ``start`` up to ``stop``, from the ``samples`` of :meth:`input_span`."""
         if self._same:
             return samples
         first, last = start // self._phases, (stop - 1) // self._phases + 1
@@ -118,15 +121,15 @@ class Torchaudio:
 
 
 def resample_torchaudio(samples: F32, rate: int, new_rate: int) -> F32:
-    """A whole recording ``[channels, frames]`` through :class:`Torchaudio`."""
+    """A whole recording ``[channels, frames]`` through :class:`TorchaudioResampler`."""
     if rate == new_rate:
         return samples
-    filter_ = Torchaudio(rate, new_rate)
+    resampler = TorchaudioResampler(rate, new_rate)
     frames = samples.shape[1]
-    length = filter_.length(frames)
-    first, last = filter_.needs(0, length)
+    length = resampler.output_length(frames)
+    first, last = resampler.input_span(0, length)
     padded = np.pad(samples, ((0, 0), (-first, max(0, last - frames))))
-    return np.stack([filter_.outputs(channel, 0, length) for channel in padded])
+    return np.stack([resampler.outputs(channel, 0, length) for channel in padded])
 
 
 def _sinc_kernel(stride: int, phases: int) -> tuple[F32, NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""Whatever stops a backend, as one line of ours; what ran out of memory says so.
+"""Whatever stops a backend, as a one-line error of ours; running out of memory is named.
 
 ONNX Runtime raises a dozen classes without a common base, and plain RuntimeErrors where outputs are
 bound; PyTorch, Triton and NumPy have their own.
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, PengiError, PlanError
 from pengi_rt.system.quote import one_line
 
-_SAYS_NO_MEMORY = (
+_OUT_OF_MEMORY_WORDS = (
     "bad_alloc",
     "bad allocation",
     "failed to allocate memory",
@@ -23,32 +23,38 @@ _SAYS_NO_MEMORY = (
 
 
 @contextmanager
-def explained(what: str, *, its_graph: bool = False) -> Iterator[None]:
-    """Make what ``what`` raises one line; our own errors pass.
+def explained(what: str) -> Iterator[None]:
+    """Turn exceptions of the block into one-line errors that name ``what``.
 
-    So do ValueErrors, with which a backend's own search says that logits are no numbers; a graph
-    raises them too, but for reasons of ONNX Runtime's.
+    Our own errors pass unchanged, and so do ValueErrors, with which a device's own search reports
+    logits that are NaN.
 
     Raises:
         BackendError: it ran out of memory, or failed.
-        PlanError: it failed, and is a graph that the plan brings (``its_graph``).
     """
     try:
         yield
-    except PengiError:
+    except (PengiError, ValueError):
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and not its_graph:
-            raise
-        if ran_out_of_memory(error):
-            raise BackendError(f"{what} {OUT_OF_MEMORY}") from error
-        reason = one_line(" ".join(str(error).split()) or type(error).__name__)
-        if its_graph:
-            raise PlanError(f"{what} does not run: {reason}; export it again") from error
-        raise BackendError(f"{what} failed: {reason}") from error
+        raise failure(error, what) from error
+
+
+def failure(error: Exception, what: str, *, of_graph: bool = False) -> BackendError | PlanError:
+    """The one-line error to raise for ``error``, which ``what`` raised.
+
+    A BackendError, or, where ``what`` is a graph from a plan (``of_graph``), a PlanError unless
+    memory ran out.
+    """
+    if ran_out_of_memory(error):
+        return BackendError(f"{what} {OUT_OF_MEMORY}")
+    reason = one_line(" ".join(str(error).split()) or type(error).__name__)
+    if of_graph:
+        return PlanError(f"{what} does not run: {reason}; export it again")
+    return BackendError(f"{what} failed: {reason}")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether that is why: few libraries have a class for it."""
+    """Whether ``error`` means that; few libraries have a class for it."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _SAYS_NO_MEMORY)
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY_WORDS)

@@ -1,28 +1,31 @@
 """The CPU backend: ONNX Runtime over the plan's graphs, weights read from the mapped plan.
 
-The decoder keeps one key/value buffer a layer, ``[clips * W, H, S, D]``. A clip's prefix is written
-to its slot 0 once and read there by all its rows; what row ``j`` generates goes to slot ``j``, and
-later rows find their history through ``ancestry`` ``[clips, W, S]`` instead of moving keys and
-values about. (ONNX Runtime calls that table ``cache_indirection``; the graph is in
+The decoder keeps one key/value buffer per layer, ``[slots * W, H, S, D]``. A clip's prefix is
+written to its row 0 once and read there by all its rows; what row ``j`` generates goes to row
+``j``, and later rows find their history through ``ancestry`` ``[slots, W, S]`` instead of moving
+keys and values. (ONNX Runtime calls that table ``cache_indirection``; the graph is in
 ``export/decoder_graph.py``.)
+
+A step writes to one position of the buffer, the same for all slots (``past_length`` is one number).
+So a clip that enters late leaves a gap between its prefix and what it generates, which its mask
+hides; see :class:`OnnxCache`.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from pengi_rt.backends.failures import explained
+from pengi_rt.backends.failures import failure
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.model import DecoderConfig, ModelConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
-from pengi_rt.plan.float32_view import Widened
-from pengi_rt.plan.graph import Value, check_graph, contract
-from pengi_rt.plan.manifest import GRAPHS, WEIGHTS
+from pengi_rt.plan.float32_view import Float32View, float32_view
+from pengi_rt.plan.graph import check_graph, contract
+from pengi_rt.plan.manifest import WEIGHTS
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.system.quote import one_line
@@ -33,12 +36,10 @@ F32_TYPE = np.dtype(np.float32)
 
 
 class OnnxBackend:
-    """Runs a plan on the CPU, in float32 whatever its weights are stored as.
-
-    Sessions are made on first use and share only the file.
-    """
+    """Runs a plan on the CPU, in float32 however its weights are stored."""
 
     name = "onnx"
+    device_search = None
 
     def __init__(self, plan: Plan, *, threads: int | None = None) -> None:
         """Over an open ``plan``, with ``threads`` (default: what the process may use).
@@ -49,76 +50,97 @@ class OnnxBackend:
         self.plan = plan
         self.config: ModelConfig = plan.config
         self.threads = checked_threads(threads)
-        # Sessions read from it until they are gone, whoever closes the plan meanwhile.
-        self._weights = plan.weights
-        self._graphs: dict[str, bytes] = {}
-        self._token_table = Widened(plan, "decoder.wte.weight")
-        self._position_table = Widened(plan, "decoder.wpe.weight")
+        self.graphs = {name: Graph(plan, name, self.threads) for name in plan.manifest.graphs}
+        self.encoders = OnnxEncoders(self.graphs)
+        self.decoder = None
+        if "decoder" in self.graphs:
+            self.decoder = OnnxDecoder(plan, self.graphs["decoder"])
 
-    def encode_audio(self, wave: F32) -> Encoded:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        return self._encoded("audio", wave)
+    def check_graphs(self) -> None:
+        """Check all graphs, which is cheap, before the first request comes.
 
-    def encode_text(self, ids: I64) -> Encoded:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        return self._encoded("text", ids)
-
-    def embed_tokens(self, ids: I64) -> F32:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        return self._token_table[ids]
-
-    def prefill(
-        self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
-    ) -> tuple[Cache, F32]:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        decoder = self._decoder
-        clips, longest, _ = prefix.shape
-        with self._explained("decoder"):
-            cache = _Cache(self.config, lengths, width, longest + max_new_tokens)
-            # Whatever stands in the padding, its keys and values must be numbers: attention gives
-            # them weight 0, and 0 * NaN is NaN.
-            real = np.arange(longest)[:, None] < lengths[:, None, None]
-            embeddings = np.where(real, prefix + self._position_table[:longest], np.float32(0))
-            outputs = decoder.run(None, _prefill_feeds(self.config, embeddings, lengths))
-            logits, *new = self._checked("decoder", outputs, (clips, longest))
-            for buffer, prefix_part in zip(cache.buffers, new, strict=True):
-                buffer.reshape(clips, width, *buffer.shape[1:])[:, 0, :, :longest] = prefix_part
-            cache.bind(decoder)
-        return cache, logits
-
-    def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        assert isinstance(cache, _Cache)
-        cache.follow(parents)
-        np.add(
-            self._token_table[tokens],
-            self._position_table[cache.positions],
-            out=cache.embeddings[:, 0],
-        )
-        with self._explained("decoder"):
-            return cache.run(self._decoder)
+        Raises:
+            PlanError: one of them is not a graph of this config's model.
+        """
+        for graph in self.graphs.values():
+            graph.check()
 
     def close(self) -> None:
         """Drop the sessions and their packed weights; the plan stays the caller's."""
-        for session in ("_audio", "_text", "_decoder"):
-            self.__dict__.pop(session, None)
+        for graph in self.graphs.values():
+            graph.close()
+
+
+class Graph:
+    """One of the plan's graphs. Its session is made on first use and shares only the file."""
+
+    def __init__(self, plan: Plan, name: str, threads: int) -> None:
+        self._plan, self._graph, self._threads = plan, name, threads
+        self.name = f"{one_line(str(plan.path), 1000)}: its {name} graph"
+        self.inputs, self._outputs = contract(name, plan.config)
+        # The session reads from it until it is gone, whoever closes the plan meanwhile.
+        self._weights = plan.weights
+
+    def run(self, feeds: Mapping[str, Any], sizes: Sequence[int]) -> list[F32]:
+        """Run it, and check that it gives what it says; ``sizes`` are the open sizes, in order.
+
+        Raises:
+            BackendError: memory ran out.
+            PlanError: it does not run, or gives something else.
+        """
+        session = self.session
+        try:
+            outputs = session.run(None, feeds)
+        except Exception as error:
+            raise failure(error, self.name, of_graph=True) from error
+        for value, array in zip(self._outputs, outputs, strict=True):
+            shape = list(value.shape)
+            for size in sizes:
+                if None in shape:
+                    shape[shape.index(None)] = size
+            got = getattr(array, "dtype", ""), list(getattr(array, "shape", ()))
+            if not isinstance(array, np.ndarray) or got != (F32_TYPE, shape):
+                raise PlanError(
+                    f"{self.name} gave {got[0]} {got[1]} for {value.name}, not float32 {shape}; "
+                    "export it again"
+                )
+        return list(outputs)
+
+    def run_bound(self, binding: Any) -> None:
+        """Run it over bound buffers. Raises as :meth:`run`."""
+        session = self.session
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:
+            raise failure(error, self.name, of_graph=True) from error
+
+    def check(self) -> None:
+        """Check that the graph holds nothing but what an exporter of ours writes.
+
+        Raises:
+            PlanError: it does.
+        """
+        _ = self._data
+
+    def close(self) -> None:
+        """Drop the session."""
+        self.__dict__.pop("session", None)
 
     @cached_property
-    def _audio(self) -> ort.InferenceSession:
-        return self._session("audio")
+    def _data(self) -> bytes:
+        data = self._plan.graph(self._graph)
+        try:
+            check_graph(data, self._graph, self._plan.config, len(self._weights))
+        except ValueError as error:
+            raise PlanError(f"{self.name} {error}; export it again") from None
+        return data
 
     @cached_property
-    def _text(self) -> ort.InferenceSession:
-        return self._session("text")
-
-    @cached_property
-    def _decoder(self) -> ort.InferenceSession:
-        return self._session("decoder")
-
-    def _session(self, graph: str) -> ort.InferenceSession:
-        data = self._graph(graph)
+    def session(self) -> ort.InferenceSession:
+        """The graph, its weights packed."""
+        data = self._data
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what it has to say comes with what it raises
         # Spinning makes a step 8 % faster on cores of one's own (24.8 to 22.9 ms) and several times
@@ -134,92 +156,118 @@ class OnnxBackend:
         options.add_external_initializers_from_files_in_memory(
             [WEIGHTS], [self._weights], [len(self._weights)]
         )
-        with self._explained(graph):
+        try:
             session = ort.InferenceSession(data, options, providers=[PROVIDER])
+        except Exception as error:
+            raise failure(error, self.name, of_graph=True) from error
         if session.get_providers() != [PROVIDER]:
             raise BackendError(f"ONNX Runtime gave {session.get_providers()} for {PROVIDER}")
         # The session has packed what it multiplies by; the file's pages would only count twice.
-        self.plan.release_pages()
+        self._plan.release_pages()
         return_freed_memory()
         return session
 
-    def check_graphs(self) -> None:
-        """Check all three graphs, which is cheap, before the first question comes.
 
-        Raises:
-            PlanError: one of them is not what a graph of this config's is.
-        """
-        for graph in GRAPHS:
-            self._graph(graph)
+class OnnxEncoders:
+    """The audio and text graphs, as :class:`pengi_rt.backends.protocol.Encoders`."""
 
-    def _graph(self, graph: str) -> bytes:
-        """The plan's graph, which holds nothing but what an exporter of ours writes."""
-        if graph not in self._graphs:
-            data = self.plan.graph(graph)
-            try:
-                check_graph(data, graph, self.config, len(self._weights))
-            except ValueError as error:
-                raise PlanError(f"{self._name(graph)} {error}; export it again") from None
-            self._graphs[graph] = data
-        return self._graphs[graph]
+    def __init__(self, graphs: Mapping[str, Graph]) -> None:
+        self._graphs = graphs
 
-    def _encoded(self, graph: str, batch: F32 | I64) -> Encoded:
-        session: ort.InferenceSession = getattr(self, f"_{graph}")
-        (taken,), _ = contract(graph, self.config)
-        with self._explained(graph):
-            outputs = session.run(None, {taken.name: batch})
-        return Encoded(*self._checked(graph, outputs, batch.shape))
+    def encode_audio(self, wave: F32) -> Encoded:
+        return self._run("audio", wave)
 
-    def _checked(self, graph: str, outputs: Sequence[Any], sizes: Sequence[int]) -> list[F32]:
-        """What a graph gave, if it is what it says; ``sizes`` are those left open, in order."""
-        _, gives = contract(graph, self.config)
-        for value, array in zip(gives, outputs, strict=True):
-            shape = _sized(value, sizes)
-            if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (F32_TYPE, shape):
-                raise PlanError(
-                    f"{self._name(graph)} gave {getattr(array, 'dtype', '')} "
-                    f"{list(getattr(array, 'shape', ()))} for {value.name}, not float32 "
-                    f"{list(shape)}; export it again"
-                )
-        return list(outputs)
+    def encode_text(self, ids: I64) -> Encoded:
+        return self._run("text", ids)
 
-    def _name(self, graph: str) -> str:
-        return f"{one_line(str(self.plan.path), 1000)}: its {graph} graph"
-
-    def _explained(self, graph: str) -> AbstractContextManager[None]:
-        return explained(self._name(graph), its_graph=True)
+    def _run(self, name: str, batch: F32 | I64) -> Encoded:
+        graph = self._graphs[name]
+        return Encoded(*graph.run({graph.inputs[0].name: batch}, batch.shape))
 
 
-class _Cache:
-    """Buffers of one batch of clips, allocated once and updated in place."""
+class OnnxDecoder:
+    """The decoder's graph, as :class:`pengi_rt.backends.protocol.Decoder`.
 
-    def __init__(self, config: ModelConfig, lengths: I64, width: int, capacity: int) -> None:
-        clips = len(lengths)
-        rows = clips * width
-        decoder = config.decoder
-        self.width = width
-        self.position = 0
-        self.start = int(lengths.max())
-        self.positions = np.repeat(lengths, width) - 1
-        shape = (rows, decoder.n_head, capacity, decoder.head_dim)
-        # Not zeroed: pages nothing is written to (prefixes of slots 1 ...) never become resident.
-        self.buffers = [np.empty(shape, np.float32) for _ in range(2 * decoder.n_layer)]
-        self.ancestry = np.zeros((clips, width, capacity), np.int32)
-        self.mask = _mask(lengths, width, capacity)
-        self.embeddings = np.empty((rows, 1, decoder.n_embd), np.float32)
-        self.past = np.zeros(1, np.int32)
-        self.logits = np.empty((rows, decoder.vocab_size), np.float32)
+    Tokens and positions are embedded outside the graph.
+    """
+
+    def __init__(self, plan: Plan, graph: Graph) -> None:
+        self.config = plan.config.decoder
+        self._graph = graph
+        self._tokens: F32 | Float32View = float32_view(plan, "decoder.wte.weight")
+        self._positions: F32 | Float32View = float32_view(plan, "decoder.wpe.weight")
+
+    def embed_tokens(self, ids: I64) -> F32:
+        return self._tokens[ids]
+
+    def new_cache(self, **sizes: int) -> Cache:
+        session = self._graph.session
+        try:
+            cache = OnnxCache(self.config, **sizes)
+            cache.bind(session)
+        except Exception as error:
+            raise failure(error, self._graph.name, of_graph=True) from error
+        return cache
+
+    def prefill(self, cache: Cache, slots: I64, prefix: F32, lengths: I64) -> F32:
+        assert isinstance(cache, OnnxCache)
+        clips, longest, _ = prefix.shape
+        # Whatever stands in the padding, its keys and values must be numbers: attention gives
+        # them weight 0, and 0 * NaN is NaN.
+        real = np.arange(longest)[:, None] < lengths[:, None, None]
+        embeddings = np.where(real, prefix + self._positions[:longest], np.float32(0))
+        feeds = _prefill_feeds(self.config, embeddings, lengths)
+        logits, *keys_and_values = self._graph.run(feeds, (clips, longest))
+        cache.write(slots, lengths, keys_and_values)
+        return logits
+
+    def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
+        assert isinstance(cache, OnnxCache)
+        cache.make_room()
+        # Every row inherits its parent's ancestry and, last, its row. In a clip's first step this
+        # names row 0 for the position before, which is where its prefix is.
+        update_ancestry(cache.ancestry, parents, cache.now - 1)
+        positions = np.repeat(cache.lengths + cache.generated, cache.width)
+        rows = self._tokens[tokens.reshape(-1)]
+        np.add(rows, self._positions[positions], out=cache.embeddings[:, 0])
+        cache.advance()
+        self._graph.run_bound(cache.binding())
+        return cache.logits.reshape(cache.slots, cache.width, -1)
+
+
+class OnnxCache(Cache):
+    """Buffers allocated once and updated in place.
+
+    Positions ``0 .. prefix_rows - 1`` hold prefixes. All slots write their next token to position
+    :attr:`now`, so that what a clip has generated ends there, and begins where :attr:`now` was when
+    it entered. At the end of the buffer all histories are moved back to its beginning. With several
+    slots there is room for twice ``new_tokens``, so that this is done at most once in so many
+    steps; clips that enter together never need it.
+    """
+
+    def __init__(self, config: DecoderConfig, **sizes: int) -> None:
+        super().__init__(**sizes)
+        rows = self.slots * self.width
+        capacity = self.prefix_rows + self.new_tokens * min(self.slots, 2)
+        self.now = self.prefix_rows
+        shape = (rows, config.n_head, capacity, config.head_dim)
+        # Not zeroed: pages nothing is written to (prefixes of rows 1 ...) never become resident.
+        self.buffers = [np.empty(shape, np.float32) for _ in range(2 * config.n_layer)]
+        self.ancestry = np.zeros((self.slots, self.width, capacity), np.int32)
+        self.mask = np.ones((rows, capacity), np.int32)
+        self.embeddings = np.empty((rows, 1, config.n_embd), np.float32)
+        self.logits = np.empty((rows, config.vocab_size), np.float32)
+        self._past = np.zeros(1, np.int32)
         self._binding: Any = None
 
     def bind(self, decoder: ort.InferenceSession) -> None:
         """Bind all that keeps its place; arrays are shared with ONNX Runtime, not copied."""
         self._binding = decoder.io_binding()
-        self._last = np.zeros((len(self.logits), 1), np.int64)
         fixed = {
             "embeddings": self.embeddings,
-            "last": self._last,
+            "last": np.zeros((len(self.logits), 1), np.int64),
             "is_step": np.array(True),
-            "past_length": self.past,
+            "past_length": self._past,
             "beam_width": np.array([self.width], np.int32),
             "ancestry": self.ancestry,
         }
@@ -234,40 +282,52 @@ class _Cache:
             self._binding.bind_ortvalue_output(name, value)
         self._keep = (fixed, values, outputs)
 
-    def follow(self, parents: I64) -> None:
-        """Make every row continue its parent: it inherits the ancestry and, last, the slot."""
-        written = self.start + self.position  # where the coming step writes
-        # Before the first step this names slot 0 for the prefix's last position: where it is.
-        update_ancestry(self.ancestry, parents.reshape(-1, self.width), written - 1)
-        self.position += 1
-        self.positions += 1
-        self.past[0] = written
+    def write(self, slots: I64, lengths: I64, keys_and_values: Sequence[F32]) -> None:
+        """Take in clips whose prefixes have these keys and values ``[n, H, P, D]``."""
+        if not self.in_use.any():
+            self.now = self.prefix_rows
+        self.admit(slots, lengths)
+        self.ancestry[slots] = 0
+        self._hide_gaps()
+        for buffer, prefix_part in zip(self.buffers, keys_and_values, strict=True):
+            longest = prefix_part.shape[2]
+            shared = buffer.reshape(self.slots, self.width, *buffer.shape[1:])[:, 0]
+            shared[slots, :, :longest] = prefix_part
+            shared[slots, :, longest : self.now] = 0  # hidden, but 0 * NaN is NaN
 
-    def run(self, decoder: ort.InferenceSession) -> F32:
-        """One step over the bound buffers; the returned logits are overwritten by the next."""
-        mask = np.ascontiguousarray(self.mask[:, : self.past[0] + 1])
+    def advance(self) -> None:
+        super().advance()
+        self._past[0] = self.now
+        self.now += 1
+
+    def binding(self) -> Any:
+        """The binding for the step that the cache has advanced to."""
+        mask = np.ascontiguousarray(self.mask[:, : self.now])
         self._binding.bind_cpu_input("mask", mask)
-        decoder.run_with_iobinding(self._binding)
-        return self.logits
+        return self._binding
+
+    def make_room(self) -> None:
+        """At the end of the buffers, move what was generated back, right after the prefixes."""
+        self.check_room()
+        if self.now < self.mask.shape[1]:
+            return
+        longest = int(self.generated.max())
+        for table in (*self.buffers, self.ancestry):
+            table[:, :, self.prefix_rows :][:, :, :longest] = table[:, :, self.now - longest :]
+        self.now = self.prefix_rows + longest
+        self._hide_gaps()
+
+    def _hide_gaps(self) -> None:
+        """Hide the positions between each clip's prefix and what it has generated."""
+        position = np.arange(self.mask.shape[1])
+        prefix = position < self.lengths[:, None]
+        generated = position >= (self.now - self.generated)[:, None]
+        self.mask[:] = np.repeat(prefix | generated, self.width, axis=0)
 
 
-def _sized(value: Value, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Its shape, the open sizes filled in."""
-    given = iter(sizes)
-    return tuple(next(given) if size is None else size for size in value.shape)
-
-
-def _mask(lengths: I64, width: int, capacity: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """[rows, capacity]: 0 between a shorter clip's prefix and the longest prefix's end."""
-    position = np.arange(capacity)
-    gap = (position >= lengths[:, None]) & (position < lengths.max())
-    return np.repeat(1 - gap.astype(np.int32), width, axis=0)
-
-
-def _prefill_feeds(config: ModelConfig, embeddings: F32, lengths: I64) -> Mapping[str, Any]:
+def _prefill_feeds(config: DecoderConfig, embeddings: F32, lengths: I64) -> Mapping[str, Any]:
     """Inputs of a prefill; the step's own inputs get the smallest shapes their types allow."""
-    decoder = config.decoder
-    nothing = np.zeros((1, decoder.n_head, 1, decoder.head_dim), np.float32)
+    nothing = np.zeros((1, config.n_head, 1, config.head_dim), np.float32)
     return {
         "embeddings": embeddings,
         "last": lengths[:, None] - 1,
@@ -276,5 +336,5 @@ def _prefill_feeds(config: ModelConfig, embeddings: F32, lengths: I64) -> Mappin
         "beam_width": np.ones(1, np.int32),
         "ancestry": np.zeros((1, 1, 1), np.int32),
         "mask": np.ones((1, 1), np.int32),
-        **{f"{kind}_{i}": nothing for i in range(decoder.n_layer) for kind in ("key", "value")},
+        **{f"{kind}_{i}": nothing for i in range(config.n_layer) for kind in ("key", "value")},
     }

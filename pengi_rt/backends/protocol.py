@@ -1,12 +1,19 @@
-"""What a backend does, whatever it runs on. The engine and the beam search know only this."""
+"""What a backend does, whatever it runs on. Decoding and the tasks know only this.
 
-from typing import NamedTuple, Protocol, runtime_checkable
+A backend has encoders, which turn recordings and prompts into prefixes; a decoder, which writes
+text after a prefix, unless the plan has none; and, on some devices, a beam search of its own. Its
+methods may be called from one thread at a time.
+"""
+
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.model import DecoderConfig, ModelConfig
 
+Bool = NDArray[np.bool_]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
@@ -14,125 +21,174 @@ F64 = NDArray[np.float64]
 
 
 class Encoded(NamedTuple):
-    """A batch through an encoder and its mapping network.
+    """A batch after an encoder and its mapping network, float32.
 
-    ``embedding`` is ``[B, d_proj]``, as the mapper reads it (without a text encoder: ``[B, T,
-    n_embd]``); ``prefix`` is ``[B, prefix_length, n_embd]``. float32.
+    ``embedding`` is ``[B, d_proj]``, the mapper's input (without a text encoder: ``[B, T,
+    n_embd]``); ``prefix`` is ``[B, prefix_length, n_embd]``.
     """
 
     embedding: F32
     prefix: F32
 
 
-class Cache(Protocol):
-    """Keys and values: one prefix segment a clip, read by all its rows, and slots for theirs."""
-
-    @property
-    def width(self) -> int:
-        """Rows (beams, candidates) a clip."""
-
-    @property
-    def position(self) -> int:
-        """Generated positions written so far."""
-
-
-class Backend(Protocol):
-    """Runs the model's three graphs. Methods may be called from one thread at a time."""
-
-    name: str
-    config: ModelConfig
+class Encoders(Protocol):
+    """The audio and text sides."""
 
     def encode_audio(self, wave: F32) -> Encoded:
-        """``[B, clip_samples]`` in [-1, 1] to embedding and prefix."""
+        """Encode ``[B, clip_samples]`` float32 in [-1, 1]."""
 
     def encode_text(self, ids: I64) -> Encoded:
-        """``[B, T]`` token ids to embedding and prefix. CLIP rows may be padded with EOS."""
+        """Encode ``[B, T]`` token ids. For CLIP, shorter rows may be padded with EOS."""
+
+
+class Cache:
+    """Keys and values of the clips being decoded, each clip in a slot.
+
+    A slot holds a clip's prefix, shared by its ``width`` rows, and what each row has generated.
+    Slots do not influence each other: one may be prefilled while others are in mid-answer, and
+    released while others go on. Backends add the keys and values.
+
+    Attributes:
+        slots, width, prefix_rows, new_tokens: as given to :meth:`Decoder.new_cache`.
+        lengths: int64 ``[slots]``, prefix rows of the clip in each slot; 0 in a free one.
+        generated: int64 ``[slots]``, tokens per row since the slot was prefilled.
+    """
+
+    def __init__(self, *, slots: int, width: int, prefix_rows: int, new_tokens: int) -> None:
+        self.slots, self.width = slots, width
+        self.prefix_rows, self.new_tokens = prefix_rows, new_tokens
+        self.lengths = np.zeros(slots, np.int64)
+        self.generated = np.zeros(slots, np.int64)
+
+    @property
+    def in_use(self) -> Bool:
+        """``[slots]``: whether a clip is in the slot."""
+        return self.lengths > 0
+
+    def release(self, slot: int) -> None:
+        """Free a slot for another clip; what it held is not read again."""
+        self.lengths[slot] = self.generated[slot] = 0
+
+    def admit(self, slots: I64, lengths: I64) -> None:
+        """Note the clips that are being prefilled."""
+        assert not self.lengths[slots].any(), f"a slot of {slots.tolist()} is in use"
+        assert np.all((lengths > 0) & (lengths <= self.prefix_rows)), lengths
+        self.lengths[slots] = lengths
+
+    def check_room(self) -> None:
+        """Check that another token fits into every slot: buffers end there."""
+        assert self.generated.max() < self.new_tokens, "a slot has no room for another token"
+
+    def advance(self) -> None:
+        """Note one more token in every row of the slots in use."""
+        self.generated += self.lengths > 0
+
+
+class Decoder(Protocol):
+    """The language model, over slots of a cache that clips enter and leave at any time."""
+
+    config: DecoderConfig
 
     def embed_tokens(self, ids: I64) -> F32:
-        """``[n]`` decoder token ids to their ``[n, n_embd]`` embeddings, without positions."""
+        """Embed ``[n]`` token ids: ``[n, n_embd]``, without positions."""
 
-    def prefill(
-        self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
-    ) -> tuple[Cache, F32]:
-        """Read ``prefix`` ``[B, P, n_embd]`` once and make room for ``width`` rows a clip.
+    def new_cache(self, *, slots: int, width: int, prefix_rows: int, new_tokens: int) -> Cache:
+        """Make room for ``slots`` clips of ``width`` rows (beams, samples, candidates) each.
 
-        Rows of ``prefix`` at and beyond ``lengths[b]`` are padding and never read. Returns the
-        cache and the logits ``[B, V]`` at the last prefix position.
+        Args:
+            slots: clips at a time.
+            width: rows per clip.
+            prefix_rows: rows of the longest prefix.
+            new_tokens: the most tokens that :meth:`step` adds to a clip.
+        """
+
+    def prefill(self, cache: Cache, slots: I64, prefix: F32, lengths: I64) -> F32:
+        """Put clips into free slots. Clips in other slots stay as they are.
+
+        Args:
+            cache: from :meth:`new_cache`.
+            slots: ``[n]`` different free slots.
+            prefix: ``[n, P, n_embd]``, ``P`` at most ``prefix_rows``.
+            lengths: ``[n]``, at least 1; rows of ``prefix`` from there on are padding and never
+                read.
+
+        Returns:
+            Logits ``[n, V]`` at each clip's last prefix row.
         """
 
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
-        """Extend every row by a token: ``tokens`` and ``parents`` are ``[B * width]``, clip-major.
+        """Extend every row of every slot in use by a token.
 
-        ``parents`` are the rows of the same clip (``0 .. width - 1``) whose history each row
-        continues; in the first step after :meth:`prefill` they are all 0. Returns logits ``[B *
-        width, V]``, valid until the next call.
+        Args:
+            cache: from :meth:`new_cache`.
+            tokens: ``[slots, width]`` token ids; those of free slots are ignored, but must be valid
+                ids.
+            parents: ``[slots, width]``, for each row the row of the same slot (``0 .. width - 1``)
+                whose history it continues. All 0 in the first step after a slot's prefill.
+
+        Returns:
+            Logits ``[slots, width, V]``, valid until the next call; those of free slots mean
+            nothing.
         """
 
-    def close(self) -> None:
-        """Give the memory back. The backend is not used again."""
 
-
-class SearchOptions(Protocol):
-    """What a search needs of :class:`pengi_rt.config.decode.DecodeOptions`."""
-
-    @property
-    def beam_size(self) -> int:
-        """Hypotheses kept."""
-
-    @property
-    def max_new_tokens(self) -> int:
-        """The longest answer."""
-
-    @property
-    def divisor(self) -> float:
-        """Of the logits: the temperature."""
-
-    @property
-    def stop_id(self) -> int:
-        """The token that ends a hypothesis."""
-
-    @property
-    def pad_id(self) -> int:
-        """The token that a finished one goes on with."""
-
-
-class Searched(NamedTuple):
-    """The beams after each of ``N`` tokens, best first; ``[N, B, W]`` but for ``done``."""
+class SearchTrace(NamedTuple):
+    """The beams after each of ``N`` tokens, best first; ``[N, B, W]`` except for ``done``."""
 
     tokens: I32
-    """What the beam was continued with."""
+    """The token each beam was extended by."""
     sources: I32
-    """The beam of the token before that it continues."""
+    """The beam of the step before that it continues."""
     lengths: I32
-    """Tokens of the beam, the stop token counted and what follows it not."""
+    """Tokens of the beam: the stop token counts, what follows it does not."""
     averages: F64
     """Mean log-probability per token."""
     done: I32
     """``[B]``: tokens when all beams of the clip were first finished, 0 if they never were."""
 
 
-@runtime_checkable
-class SearchingBackend(Backend, Protocol):
-    """A backend that searches by itself, without the host between its steps."""
+class DeviceSearch(Protocol):
+    """A beam search that runs on the device, without the host between steps.
 
-    def answer(self, wave: F32, rows: F32, options: SearchOptions) -> Searched:
-        """Search behind the audio prefix of each of ``[B, clip_samples]``, then ``[n, n_embd]``.
+    Every method raises BackendError if there are more beams than the device can search with, and
+    ValueError if logits are NaN.
+    """
 
-        As :meth:`search`, but no prefix passes through the host.
+    def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
+        """Search after padded prefixes, ``[B, P, n_embd]`` with ``[B]`` lengths."""
+
+    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
+        """Encode ``[B, clip_samples]`` and search after each clip's prefix and the suffix.
+
+        ``suffix`` is ``[n, n_embd]``, the same for all clips. No prefix passes through the host.
         """
 
-    def ask(
-        self, wave: F32, ids: I64, rows: F32, options: SearchOptions
-    ) -> tuple[Encoded, Searched]:
-        """As :meth:`answer` behind a prompt that is not encoded yet, ``[1, T]``, then ``rows``.
+    def search_new_prompt(
+        self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+    ) -> tuple[Encoded, SearchTrace]:
+        """Like :meth:`search_audio`, with a prompt between audio and suffix that is encoded too.
 
-        Returns what :meth:`encode_text` makes of the prompt, too.
+        ``ids`` is ``[1, T]``. Also returns the encoded prompt.
         """
 
-    def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
-        """Search behind the padded ``[B, P, n_embd]``, as :mod:`pengi_rt.decoding.beam` does.
 
-        Raises:
-            BackendError: it cannot search with so many beams.
-            ValueError: the logits hold NaN.
-        """
+class Backend(Protocol):
+    """Runs a plan."""
+
+    name: str
+    config: ModelConfig
+
+    @property
+    def encoders(self) -> Encoders:
+        """The audio and text sides."""
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """The language model; None if the plan has none."""
+
+    @property
+    def device_search(self) -> DeviceSearch | None:
+        """The device's own beam search; None if the host makes every step."""
+
+    def close(self) -> None:
+        """Free the memory. The backend is not used again."""

@@ -43,7 +43,7 @@ def open_backend(
     if precision != "fp32":
         raise BackendError(
             f"the {chosen} backend computes in fp32, not in {precision}: ask for triton on a GPU, "
-            "or store the weights smaller (export --precision)"
+            "or store the weights smaller (export --weights)"
         )
     if chosen == "torch":
         return _torch(plan, threads)

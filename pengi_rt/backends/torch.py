@@ -1,21 +1,22 @@
 """The reference backend: PyTorch, float32, on the CPU. Clarity before speed.
 
-What the other backends are compared with. The prefix's keys and values are kept once a clip; those
-of generated positions are gathered through the parents at every step.
+What the other backends are compared with.
 """
 
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.config.model import DecoderConfig
 from pengi_rt.errors import PlanError
-from pengi_rt.models.gpt2 import KeyValue
-from pengi_rt.models.half import TRANSFORM
+from pengi_rt.models.gpt2 import GPT2, KeyValue
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.plan.float32_view import Widened
+from pengi_rt.models.stored_weights import STFT_KERNELS
+from pengi_rt.plan.float32_view import float32_view
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.threads import checked_threads
 
@@ -26,11 +27,13 @@ class TorchBackend:
     """Runs a model in memory."""
 
     name = "torch"
+    device_search = None
 
     def __init__(self, model: Pengi, *, threads: int | None = None) -> None:
         """Over ``model``, put into eval mode; ``threads`` are PyTorch's, for the whole process."""
-        self.model = model.eval()
         self.config = model.config
+        self.encoders = TorchEncoders(model.eval())
+        self.decoder = TorchDecoder(model.decoder)
         if threads is not None:
             torch.set_num_threads(checked_threads(threads))
 
@@ -45,62 +48,70 @@ class TorchBackend:
         threads = checked_threads(threads)
         return cls(model_of(plan), threads=threads)
 
+    def close(self) -> None:
+        self.__dict__.pop("encoders", None)
+        self.__dict__.pop("decoder", None)
+
+
+class TorchEncoders:
+    """The model's audio and text sides, as :class:`pengi_rt.backends.protocol.Encoders`."""
+
+    def __init__(self, model: Pengi) -> None:
+        self.model = model
+
     @_explained
     @torch.inference_mode()
     def encode_audio(self, wave: F32) -> Encoded:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
         embedding, prefix = self.model.encode_audio(_tensor(wave))
         return Encoded(embedding.numpy(), prefix.numpy())
 
     @_explained
     @torch.inference_mode()
     def encode_text(self, ids: I64) -> Encoded:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
         embedding, prefix = self.model.encode_text(_tensor(ids))
         return Encoded(embedding.numpy(), prefix.numpy())
+
+
+class TorchDecoder:
+    """The model's GPT-2, as :class:`pengi_rt.backends.protocol.Decoder`."""
+
+    def __init__(self, model: GPT2) -> None:
+        self.config = model.config
+        self._model = model
 
     @_explained
     @torch.inference_mode()
     def embed_tokens(self, ids: I64) -> F32:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        embeddings: F32 = self.model.decoder.wte(_tensor(ids)).numpy()
+        embeddings: F32 = self._model.wte(_tensor(ids)).numpy()
         return embeddings
 
     @_explained
+    def new_cache(self, **sizes: int) -> Cache:
+        return TorchCache(self.config, **sizes)
+
+    @_explained
     @torch.inference_mode()
-    def prefill(
-        self,
-        prefix: F32,
-        lengths: I64,
-        *,
-        width: int,
-        max_new_tokens: int,  # noqa: ARG002 - this cache grows
-    ) -> tuple[Cache, F32]:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        sizes = _tensor(lengths)
-        longest = prefix.shape[1]
-        real = torch.arange(longest) < sizes[:, None]
+    def prefill(self, cache: Cache, slots: I64, prefix: F32, lengths: I64) -> F32:
+        assert isinstance(cache, TorchCache)
+        rows, sizes = torch.arange(prefix.shape[1]), _tensor(lengths)
+        real = rows < sizes[:, None]
         embeddings = torch.where(real[:, :, None], _tensor(prefix), 0.0)
-        hidden, kv = self.model.decoder(embeddings, torch.arange(longest))
+        hidden, kv = self._model(embeddings, rows)
+        cache.write_prefix(slots, lengths, kv)
         last = hidden[torch.arange(len(sizes)), sizes - 1]
-        cache = _Cache(kv, real, sizes, width)
-        return cache, self.model.decoder.logits(last).numpy()
+        logits: F32 = self._model.logits(last).numpy()
+        return logits
 
     @_explained
     @torch.inference_mode()
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        assert isinstance(cache, _Cache)
+        assert isinstance(cache, TorchCache)
         cache.follow(_tensor(parents))
-        embeddings = self.model.decoder.wte(_tensor(tokens))[:, None]
-        hidden, kv = self.model.decoder(embeddings, cache.positions(), cache.past(), cache.mask())
+        embeddings = self._model.wte(_tensor(tokens).flatten())[:, None]
+        hidden, kv = self._model(embeddings, cache.positions(), cache.past(), cache.mask())
         cache.append(kv)
-        logits: F32 = self.model.decoder.logits(hidden[:, 0]).numpy()
-        return logits
-
-    def close(self) -> None:
-        """See :class:`pengi_rt.backends.protocol.Backend`."""
-        self.__dict__.pop("model", None)
+        logits: F32 = self._model.logits(hidden[:, 0]).numpy()
+        return logits.reshape(cache.slots, cache.width, -1)
 
 
 def model_of(plan: Plan) -> Pengi:
@@ -123,7 +134,7 @@ def _check_shapes(plan: Plan) -> None:
     for name, tensor in wanted.items():
         record = plan.manifest.tensors.get(name)
         shape = tuple(tensor.shape)
-        if record is None and name not in TRANSFORM:
+        if record is None and name not in STFT_KERNELS:
             raise PlanError(f"{plan.path}: the plan has no tensor {name!r}")
         if record is not None and record.shape != shape:
             raise PlanError(
@@ -132,56 +143,81 @@ def _check_shapes(plan: Plan) -> None:
             )
 
 
-class _Cache:
-    """A prefix segment [B, H, P, D] and a generated segment [B * W, H, t, D] for every layer."""
+class TorchCache(Cache):
+    """A prefix segment [slots, H, P, D] and a generated one [slots * W, H, T, D] per layer.
 
-    def __init__(self, prefix: list[KeyValue], real: Tensor, lengths: Tensor, width: int) -> None:
-        self.width = width
-        self.position = 0
-        self._prefix = prefix
-        self._real = real
-        self._lengths = lengths
-        self._generated: list[KeyValue] | None = None
+    What a row generates is gathered through the parents at every step. Slots of different ages
+    stand side by side: each fills its generated segment from the left.
+    """
+
+    def __init__(self, config: DecoderConfig, **sizes: int) -> None:
+        super().__init__(**sizes)
+
+        def segments(*shape: int) -> list[KeyValue]:
+            size = (*shape[:1], config.n_head, *shape[1:], config.head_dim)
+            return [(torch.zeros(size), torch.zeros(size)) for _ in range(config.n_layer)]
+
+        self._prefix = segments(self.slots, self.prefix_rows)
+        self._generated = segments(self.slots * self.width, self.new_tokens)
+
+    def write_prefix(self, slots: I64, lengths: I64, new: list[KeyValue]) -> None:
+        """Take in clips whose prefixes have these keys and values."""
+        self.admit(slots, lengths)
+        for segment, part in zip(self._prefix, new, strict=True):
+            for kept, rows in zip(segment, part, strict=True):
+                kept[slots, :, : rows.shape[2]] = rows
 
     def follow(self, parents: Tensor) -> None:
         """Make every row's generated history its parent's."""
-        if self._generated is not None:
-            clip = torch.arange(len(parents)) // self.width
-            rows = clip * self.width + parents
-            self._generated = [(keys[rows], values[rows]) for keys, values in self._generated]
+        self.check_room()
+        rows = (torch.arange(self.slots)[:, None] * self.width + parents).flatten()
+        self._generated = [(keys[rows], values[rows]) for keys, values in self._generated]
 
     def positions(self) -> Tensor:
-        """[B * W, 1]: each row goes on behind its own prefix, not behind the longest."""
-        return (self._lengths + self.position).repeat_interleave(self.width)[:, None]
+        """[slots * W, 1]: each row goes on after its own prefix, not after the longest."""
+        return torch.from_numpy(self.lengths + self.generated).repeat_interleave(self.width)[
+            :, None
+        ]
 
     def past(self) -> list[KeyValue]:
         """Prefix and generated segments joined, for every row."""
-        prefix = [
-            (keys.repeat_interleave(self.width, 0), values.repeat_interleave(self.width, 0))
-            for keys, values in self._prefix
+        longest = int(self.generated.max())
+
+        def joined(prefix: Tensor, generated: Tensor) -> Tensor:
+            shared = prefix.repeat_interleave(self.width, 0)
+            return torch.cat([shared, generated[:, :, :longest]], dim=2)
+
+        return [
+            (joined(prefix[0], generated[0]), joined(prefix[1], generated[1]))
+            for prefix, generated in zip(self._prefix, self._generated, strict=True)
         ]
-        return prefix if self._generated is None else _joined(prefix, self._generated)
 
     def mask(self) -> Tensor:
-        """[B * W, 1, 1, P + t + 1], False on the padding of shorter prefixes."""
-        generated = torch.ones(len(self._real), self.position + 1, dtype=torch.bool)
-        mask = torch.cat([self._real, generated], dim=1)
+        """[slots * W, 1, 1, P + t + 1], True where a row finds its clip's prefix or its history."""
+        prefix = np.arange(self.prefix_rows) < self.lengths[:, None]
+        generated = np.arange(self.generated.max()) < self.generated[:, None]
+        own = np.ones((self.slots, 1), np.bool_)
+        mask = torch.from_numpy(np.concatenate([prefix, generated, own], axis=1))
         return mask.repeat_interleave(self.width, 0)[:, None, None]
 
     def append(self, new: list[KeyValue]) -> None:
-        """Put this step's keys and values behind each row's history."""
-        self.position += 1
-        self._generated = new if self._generated is None else _joined(self._generated, new)
+        """Add this step's keys and values [slots * W, H, 1, D] to each row's history."""
+        place = torch.from_numpy(self.generated).repeat_interleave(self.width)
+        self.advance()
+        row = torch.arange(len(place))
+        for segment, part in zip(self._generated, new, strict=True):
+            for kept, rows in zip(segment, part, strict=True):
+                kept[row, :, place] = rows[:, :, 0]
 
 
 def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
     """The plan's tensors by the model's names; of a transform left out, the model's own."""
     state = {}
     for name, own in model.state_dict().items():
-        if name in TRANSFORM and name not in plan.tensors:
+        if name in STFT_KERNELS and name not in plan.tensors:
             state[name] = own
         elif own.dtype == torch.float32:
-            state[name] = _tensor(Widened(plan, name)[...])
+            state[name] = _tensor(float32_view(plan, name)[...])
         else:
             state[name] = _integers(plan, name, own.dtype)
     return state
@@ -200,10 +236,3 @@ def _integers(plan: Plan, name: str, dtype: torch.dtype) -> Tensor:
 def _tensor(array: F32 | I64) -> Tensor:
     """A copy: PyTorch takes neither read-only nor reversed arrays as they are."""
     return torch.from_numpy(array.copy())
-
-
-def _joined(first: list[KeyValue], second: list[KeyValue]) -> list[KeyValue]:
-    return [
-        (torch.cat([keys, more_keys], dim=2), torch.cat([values, more_values], dim=2))
-        for (keys, values), (more_keys, more_values) in zip(first, second, strict=True)
-    ]

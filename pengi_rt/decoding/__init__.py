@@ -1,1 +1,1 @@
-"""Beam search, sampling and streaming over any backend."""
+"""Beam search, sampling, streaming and likelihoods over any backend."""

@@ -1,19 +1,27 @@
 """Beam search over any backend, several clips at a time.
 
-:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams. Tokens are kept as chosen,
-``(source, token)`` a beam and step, and a hypothesis is read backwards from its last token.
+:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams. What was chosen is kept as
+``(source, token)`` per beam and step, and a hypothesis is read backwards from its last token.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, I64, Backend, Encoded, SearchingBackend
-from pengi_rt.config.decode import DecodeOptions, check_fits
-from pengi_rt.decoding.backtrack import Hypotheses, all_hypotheses
-from pengi_rt.decoding.loop import Choice, Ended, searched, steps
-from pengi_rt.decoding.padding import pad
+from pengi_rt.backends.protocol import F32, I64, Backend, DeviceSearch, Encoded
+from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.decoding.backtrack import Hypotheses, read_hypotheses
+from pengi_rt.decoding.loop import (
+    Choice,
+    StopTest,
+    decode_steps,
+    pad,
+    require_decoder,
+    stack_steps,
+)
 from pengi_rt.kernels.beam_step_cpu import BeamStep, beam_step
 
 
@@ -23,82 +31,101 @@ def search(
     options: DecodeOptions,
     *,
     on_step: Callable[[int], None] | None = None,
-    ended: Ended | None = None,
+    is_finished: StopTest | None = None,
 ) -> list[Hypotheses]:
-    """Answer every prefix: Pengi's beam search, ranked by the mean log-probability per token.
+    """Search after every prefix: Pengi's beam search, ranked by mean log-probability per token.
 
-    Clips do not influence each other. One whose beams are all finished has its answer; its rows
-    idle along until the last clip is done. With ``on_step`` or ``ended`` the host makes every step,
-    also where the backend could search by itself.
+    Clips do not influence each other. A clip whose beams are all finished has its hypotheses; its
+    rows idle until the last clip is done. With ``on_step`` or ``is_finished`` the host makes every
+    step, even where the device could search by itself.
 
     Args:
         backend: runs the decoder.
-        prefixes: one ``[P, n_embd]`` float32 array a clip; ``P`` may differ.
+        prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         options: see :class:`DecodeOptions`.
         on_step: called after each token with their number so far. What it raises ends the search.
-        ended: asked about every unfinished beam after each token; a beam for which it is true is
-            finished as by the stop token.
+        is_finished: called with the tokens of every unfinished beam after each token; a beam for
+            which it is true is finished, as by the stop token.
 
     Raises:
-        UsageError: a prefix and ``max_new_tokens`` pass the decoder's positions, or ``beam_size``
-            its vocabulary.
+        UsageError: the plan has no decoder, a prefix and ``max_new_tokens`` exceed its positions,
+            or ``beam_size`` its vocabulary.
         ValueError: the backend's logits hold NaN.
     """
     if not prefixes:
         return []
     lengths = np.array([len(prefix) for prefix in prefixes], np.int64)
-    check_fits(int(lengths.max()), options, backend.config.decoder)
-    if on_step is None and ended is None and isinstance(backend, SearchingBackend):
-        found = backend.search(pad(prefixes, lengths), lengths, options)
+    check_fits(int(lengths.max()), options, require_decoder(backend).config)
+    if on_step is None and is_finished is None and backend.device_search is not None:
+        trace = backend.device_search.search_prefix(pad(prefixes, lengths), lengths, options)
     else:
-        chosen = steps(backend, prefixes, options, best(options), ended)
-        found = searched(chosen if on_step is None else _counted(chosen, on_step))
-    return all_hypotheses(found, options.max_new_tokens)
+        steps = list[BeamStep]()
+        for step in decode_steps(backend, prefixes, options, beam_choice(options), is_finished):
+            steps.append(step)
+            if on_step is not None:
+                on_step(len(steps))
+        trace = stack_steps(steps)
+    return read_hypotheses(trace, options.max_new_tokens)
 
 
-def answer(
-    backend: SearchingBackend, wave: F32, rows: F32, options: DecodeOptions
-) -> list[Hypotheses]:
-    """As :func:`search` behind every clip's audio prefix and then ``rows``, all by the backend.
+@dataclass(frozen=True)
+class FusedSearch:
+    """Audio encoding and beam search in one go, all on the device.
 
-    Args:
-        backend: runs the audio side and searches.
-        wave: ``[B, clip_samples]``.
-        rows: ``[n, n_embd]``, behind the audio prefix of every clip.
-        options: see :class:`DecodeOptions`.
-
-    Raises:
-        UsageError, ValueError: as :func:`search`.
+    Its methods raise as :func:`search` does.
     """
-    config = backend.config
-    check_fits(config.audio_mapper.prefix_length + len(rows), options, config.decoder)
-    return all_hypotheses(backend.answer(wave, rows, options), options.max_new_tokens)
+
+    device: DeviceSearch
+    config: ModelConfig
+    options: DecodeOptions
+
+    def search_audio(self, wave: F32, suffix: F32) -> list[Hypotheses]:
+        """Search after the prefix of each recording and then ``suffix``.
+
+        Args:
+            wave: ``[B, clip_samples]``.
+            suffix: ``[n, n_embd]``, the same after every recording.
+        """
+        self._check_fits(len(suffix))
+        trace = self.device.search_audio(wave, suffix, self.options)
+        return read_hypotheses(trace, self.options.max_new_tokens)
+
+    def search_new_prompt(
+        self, wave: F32, ids: I64, suffix: F32
+    ) -> tuple[Encoded, list[Hypotheses]]:
+        """Encode a prompt, too, and search after recording, prompt and ``suffix``.
+
+        Args:
+            wave: ``[B, clip_samples]``.
+            ids: ``[1, T]``, the prompt's.
+            suffix: ``[n, n_embd]``.
+
+        Returns:
+            The encoded prompt, and every clip's hypotheses.
+        """
+        self._check_fits(self.config.prompt_rows(ids.shape[1]) + len(suffix))
+        text, trace = self.device.search_new_prompt(wave, ids, suffix, self.options)
+        return text, read_hypotheses(trace, self.options.max_new_tokens)
+
+    def _check_fits(self, rows: int) -> None:
+        rows += self.config.audio_mapper.prefix_length
+        check_fits(rows, self.options, self.config.decoder)
 
 
-def ask(
-    backend: SearchingBackend, wave: F32, ids: I64, rows: F32, options: DecodeOptions
-) -> tuple[Encoded, list[Hypotheses]]:
-    """As :func:`answer` behind a prompt that is yet to be encoded, and that prompt encoded.
-
-    Args:
-        backend: runs both sides, if it can at the same time, and searches.
-        wave: ``[B, clip_samples]``.
-        ids: ``[1, T]``, of the prompt.
-        rows: ``[n, n_embd]``, behind the prompt's prefix.
-        options: see :class:`DecodeOptions`.
-
-    Raises:
-        UsageError, ValueError: as :func:`search`.
-    """
-    config = backend.config
-    length = config.audio_mapper.prefix_length + config.prompt_rows(ids.shape[1]) + len(rows)
-    check_fits(length, options, config.decoder)
-    text, found = backend.ask(wave, ids, rows, options)
-    return text, all_hypotheses(found, options.max_new_tokens)
+def fused_search(
+    backend: Backend,
+    options: DecodeOptions | SampleOptions,
+    is_finished: StopTest | None = None,
+) -> FusedSearch | None:
+    """The backend's own way from recordings to hypotheses, if it has one for these options."""
+    device = backend.device_search
+    if device is None or is_finished is not None or not isinstance(options, DecodeOptions):
+        return None
+    return FusedSearch(device, backend.config, options)
 
 
-def best(options: DecodeOptions) -> Choice:
-    """The beams of the best averages."""
+def beam_choice(options: DecodeOptions) -> Choice:
+    """The beams with the best averages."""
     return partial(
         beam_step,
         beam_size=options.beam_size,
@@ -106,9 +133,3 @@ def best(options: DecodeOptions) -> Choice:
         stop_id=options.stop_id,
         pad_id=options.pad_id,
     )
-
-
-def _counted(chosen: Iterable[BeamStep], on_step: Callable[[int], None]) -> Iterator[BeamStep]:
-    for count, step in enumerate(chosen, 1):
-        on_step(count)
-        yield step

@@ -1,16 +1,15 @@
-r"""How likely given answers are: their log-probabilities behind a prefix, over any backend.
+r"""How likely given texts are: their log-probabilities after a prefix, over any backend.
 
-For a candidate :math:`v_1 \dots v_n` behind prefix :math:`x`
+For a candidate :math:`v_1 \dots v_n` after prefix :math:`x`
 
 .. math:: \log p(v \mid x) = \sum_{i=1}^{n} \log p(v_i \mid x, v_1 \dots v_{i-1})
 
-Candidates that begin alike share their beginning: all of them make a trie, and a step of the
+Candidates that begin alike share that beginning: together they make a trie, and each step of the
 decoder computes one of its levels. The rows of a step are the level's inner nodes, and ``parents``
-its edges. The prefix is read once, however many candidates stand behind it.
+its edges. The prefix is read once, however many candidates follow it.
 
-Cost: one prefill, then a step for every token of the longest candidate but the last (of which only
-the probability is wanted, not what follows), each with as many rows a clip as the widest level has
-inner nodes.
+Cost: one prefill, then a step for every token of the longest candidate except the last (nothing
+follows that), each with as many rows per clip as the widest level has inner nodes.
 
 Source: Pengi (NeurIPS 2023), section 4.2, compares log-likelihoods in closed tasks.
 """
@@ -20,26 +19,26 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, F64, I64, Backend
+from pengi_rt.backends.protocol import F32, F64, I64, Backend, Decoder
 from pengi_rt.config.model import DecoderConfig
-from pengi_rt.decoding.padding import pad
+from pengi_rt.decoding.loop import pad, require_decoder
 from pengi_rt.decoding.trie import Trie, tries, width
 from pengi_rt.errors import UsageError
 
 MAX_WIDTH: Final = 64
-"""Rows of a clip. Wider tries are cut in parts, each scored as a clip of its own."""
+"""Rows per clip. Wider tries are split into parts, each scored as a clip of its own."""
 
 MAX_ROWS: Final = 128
-"""Rows of a step, all clips together: 26 MB of logits with GPT-2's vocabulary."""
+"""Rows per step, all clips together: 26 MB of logits with GPT-2's vocabulary."""
 
 
 class Likelihoods(NamedTuple):
-    """Of ``N`` candidates behind each of ``B`` prefixes."""
+    """Log-likelihoods of ``N`` candidates after each of ``B`` prefixes."""
 
     sums: F64
-    """``[B, N]``: natural logarithms of the probabilities; ``-inf`` is probability 0."""
+    """``[B, N]``: natural logarithms of the probabilities; ``-inf`` for probability 0."""
     counts: I64
-    """``[N]``: the tokens of each sum, the end counted."""
+    """``[N]``: tokens in each sum, including the end."""
 
     @property
     def means(self) -> F64:
@@ -54,26 +53,27 @@ def likelihoods(
     *,
     end: int | None,
 ) -> Likelihoods:
-    """Score every candidate behind every prefix. Clips do not influence each other.
+    """Score every candidate after every prefix. Clips do not influence each other.
 
     Args:
         backend: runs the decoder.
-        prefixes: one ``[P, n_embd]`` float32 array a clip; ``P`` may differ.
+        prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         candidates: token ids; none empty, no two equal.
         end: the token that must follow every candidate; None for any. Without it a candidate's sum
             is never below that of one that begins with it.
 
     Raises:
-        UsageError: there is no candidate, one is empty or equal to another, a token is none of the
-            vocabulary's, or a prefix and a candidate pass the decoder's positions.
+        UsageError: the plan has no decoder, there is no candidate, one is empty or equal to
+            another, a token is not in the vocabulary, or a prefix and a candidate exceed the
+            decoder's positions.
         ValueError: logits hold NaN or have no finite maximum (clip and candidate are named).
     """
-    decoder = backend.config.decoder
-    _check(candidates, end, decoder)
+    decoder = require_decoder(backend)
+    _check(candidates, end, decoder.config)
     ending = () if end is None else (end,)
     sequences = [(*candidate, *ending) for candidate in candidates]
     counts = np.array([len(sequence) for sequence in sequences], np.int64)
-    _check_fit(prefixes, counts, decoder)
+    _check_fit(prefixes, counts, decoder.config)
     sums = np.zeros((len(prefixes), len(sequences)))
     parts = tries(sequences, MAX_WIDTH)
     jobs = [
@@ -81,12 +81,12 @@ def likelihoods(
     ]
     size = MAX_ROWS // max(map(width, parts))
     for start in range(0, len(jobs), size):
-        _score(backend, jobs[start : start + size])
+        _score(decoder, jobs[start : start + size])
     return Likelihoods(sums, counts)
 
 
 class _Job(NamedTuple):
-    """A trie to be scored behind a prefix: a clip of the backend's."""
+    """A trie to be scored after a prefix, in a slot of the cache."""
 
     clip: int
     prefix: F32
@@ -97,8 +97,8 @@ class _Job(NamedTuple):
         """Add the log-probabilities of the tokens that follow a level's nodes.
 
         Args:
-            depth: of the level.
-            logits: ``[W, V]``, of the nodes and then of idle rows.
+            depth: the level's.
+            logits: ``[W, V]``: the nodes' and then those of idle rows.
         """
         tokens, _, candidates, nodes, following = self.trie[depth]
         maxima, totals = np.array([_maximum_and_total(row) for row in logits[: len(tokens)]]).T
@@ -111,38 +111,39 @@ class _Job(NamedTuple):
         self.sums[candidates] += (logits[nodes, following] - maxima[nodes]) - totals[nodes]
 
 
-def _score(backend: Backend, jobs: Sequence[_Job]) -> None:
+def _score(decoder: Decoder, jobs: Sequence[_Job]) -> None:
     """Score jobs side by side, level by level."""
     lengths = np.array([len(job.prefix) for job in jobs], np.int64)
     depths = max(len(job.trie) for job in jobs)
-    cache, logits = backend.prefill(
-        pad([job.prefix for job in jobs], lengths),
-        lengths,
+    cache = decoder.new_cache(
+        slots=len(jobs),
         width=max(width(job.trie) for job in jobs),
-        max_new_tokens=depths,
+        prefix_rows=int(lengths.max()),
+        new_tokens=depths,
     )
+    prefixes = pad([job.prefix for job in jobs], lengths)
+    logits = decoder.prefill(cache, np.arange(len(jobs)), prefixes, lengths)[:, None]
     for depth in range(depths):
         if depth > 0:
-            logits = backend.step(cache, *_rows(jobs, depth, cache.width))
-        by_job = logits.reshape(len(jobs), -1, logits.shape[-1])
-        for job, rows in zip(jobs, by_job, strict=True):
+            logits = decoder.step(cache, *_rows(jobs, depth, cache.width))
+        for job, rows in zip(jobs, logits, strict=True):
             if depth < len(job.trie):
                 job.add(depth, rows)
 
 
 def _rows(jobs: Sequence[_Job], depth: int, row_count: int) -> tuple[I64, I64]:
-    """Tokens and parents of a step: every job's nodes, then rows that idle on row 0."""
+    """Tokens and parents of a step: every job's nodes, then idle rows that continue row 0."""
     tokens, parents = np.zeros((2, len(jobs), row_count), np.int64)
     for index, job in enumerate(jobs):
         if depth < len(job.trie):
             level = job.trie[depth]
             tokens[index, : len(level.tokens)] = level.tokens
             parents[index, : len(level.parents)] = level.parents
-    return tokens.reshape(-1), parents.reshape(-1)
+    return tokens, parents
 
 
 def _maximum_and_total(logits: F32) -> tuple[float, float]:
-    """The greatest of ``[V]``, and in float64 what log-sum-exp adds to it; NaN if that is none."""
+    """The maximum of ``[V]``, and in float64 what log-sum-exp adds to it; NaN if not finite."""
     maximum = float(logits.max())
     if not np.isfinite(maximum):
         return maximum, np.nan
@@ -150,7 +151,7 @@ def _maximum_and_total(logits: F32) -> tuple[float, float]:
 
 
 def _check(candidates: Sequence[Sequence[int]], end: int | None, decoder: DecoderConfig) -> None:
-    """Refuse what cannot be scored behind any prefix."""
+    """Refuse what cannot be scored after any prefix."""
     if not candidates:
         raise UsageError("there is no candidate to score: give at least one")
     if end is not None:

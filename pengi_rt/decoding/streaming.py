@@ -1,19 +1,19 @@
-"""One answer, token by token as it is written."""
+"""One text, token by token as it is generated."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
-from pengi_rt.decoding.beam import best
-from pengi_rt.decoding.loop import Ended, steps
-from pengi_rt.decoding.sampling import drawn
+from pengi_rt.decoding.beam import beam_choice
+from pengi_rt.decoding.loop import StopTest, decode_steps, require_decoder
+from pengi_rt.decoding.sampling import sample_choice
 from pengi_rt.errors import UsageError
 from pengi_rt.kernels.beam_step_cpu import BeamStep
 
 
 class Token(NamedTuple):
-    """A token and its log-probability, as :class:`~pengi_rt.decoding.backtrack.Hypothesis` has."""
+    """A token and its log-probability, as in :class:`~pengi_rt.decoding.backtrack.Hypothesis`."""
 
     id: int
     logprob: float
@@ -24,33 +24,33 @@ def stream_tokens(
     prefix: F32,
     options: DecodeOptions | SampleOptions,
     *,
-    ended: Ended | None = None,
+    is_finished: StopTest | None = None,
 ) -> Iterator[Token]:
-    """The tokens that a search with one beam, or one sample, answers ``prefix`` with.
+    """Yield the tokens that a search with one beam, or one sample, generates after ``prefix``.
 
-    A forward pass is made when the next token is asked for. The last token is the stop token, or
-    the one with which ``ended`` is true, or number ``max_new_tokens``. What can be refused is
-    refused by the call.
+    Each forward pass runs when the next token is requested. The last token is the stop token, or
+    the one with which ``is_finished`` is true, or number ``max_new_tokens``. The call itself checks
+    all arguments.
 
     Args:
-        backend: runs the decoder. Its cache is the stream's until that is closed.
+        backend: runs the decoder. The cache lives until the stream is closed.
         prefix: ``[P, n_embd]`` float32.
         options: greedy (``beam_size`` 1) or sampled (``samples`` 1).
-        ended: as :func:`pengi_rt.decoding.beam.search` has it.
+        is_finished: as for :func:`pengi_rt.decoding.beam.search`.
 
     Raises:
-        UsageError: there is more than one beam or sample, or the prefix and ``max_new_tokens``
-            pass the decoder's positions.
+        UsageError: there is more than one beam or sample, the plan has no decoder, or the prefix
+            and ``max_new_tokens`` exceed its positions.
         ValueError: the backend's logits hold NaN; from the iterator.
     """
     check_single(options)
-    check_fits(len(prefix), options, backend.config.decoder)
-    choose = best(options) if isinstance(options, DecodeOptions) else drawn(options)
-    return _tokens(steps(backend, [prefix], options, choose, ended))
+    check_fits(len(prefix), options, require_decoder(backend).config)
+    choose = beam_choice(options) if isinstance(options, DecodeOptions) else sample_choice(options)
+    return _tokens(decode_steps(backend, [prefix], options, choose, is_finished))
 
 
 def check_single(options: DecodeOptions | SampleOptions) -> None:
-    """Refuse what cannot be streamed.
+    """Refuse options that cannot be streamed.
 
     Raises:
         UsageError: there is more than one beam or sample.
@@ -63,9 +63,9 @@ def check_single(options: DecodeOptions | SampleOptions) -> None:
         )
 
 
-def _tokens(chosen: Iterable[BeamStep]) -> Iterator[Token]:
+def _tokens(steps: Iterable[BeamStep]) -> Iterator[Token]:
     before = 0.0
-    for count, step in enumerate(chosen, 1):
+    for count, step in enumerate(steps, 1):
         total = step.averages.item() * count
         yield Token(step.tokens.item(), min(total - before, 0.0))
         before = total

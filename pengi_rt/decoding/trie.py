@@ -1,4 +1,4 @@
-"""Token sequences as tries: what begins alike is stored, and computed, once."""
+"""Token sequences as tries: a shared beginning is stored, and computed, once."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,9 +10,9 @@ from pengi_rt.backends.protocol import I64
 
 
 class Level(NamedTuple):
-    """The ``n`` inner nodes of one depth, and the ``m`` sequences that go on from them.
+    """The ``n`` inner nodes of one depth, and the ``m`` sequences that continue from them.
 
-    Leaves are not here: nothing follows them.
+    Leaves are left out: nothing follows them.
     """
 
     tokens: I64
@@ -20,40 +20,40 @@ class Level(NamedTuple):
     parents: I64
     """``[n]``: its parent among the nodes of the level above; 0 for the root."""
     sequences: I64
-    """``[m]``: their indices."""
+    """``[m]``: the indices of the sequences."""
     nodes: I64
-    """``[m]``: the node where each of them is."""
+    """``[m]``: the node that each of them has reached."""
     following: I64
     """``[m]``: its next token."""
 
 
 Trie = list[Level]
-"""From the root downwards: as many levels as the longest sequence has tokens."""
+"""Levels from the root down, as many as the longest sequence has tokens."""
 
 
 def tries(sequences: Sequence[tuple[int, ...]], max_width: int) -> list[Trie]:
-    """All sequences in one trie, or in several where a level of one would have too many nodes.
+    """Put all sequences into one trie, or into several if a level would have too many nodes.
 
-    Each trie has neighbours in sorted order, which share the most. All have about as many
-    sequences, so that side by side they leave few rows idle.
+    Each trie takes neighbors in sorted order, which share the most. All have about the same number
+    of sequences, so that side by side they leave few rows idle.
 
     Args:
         sequences: at least one, none empty.
-        max_width: nodes of a level, at most.
+        max_width: the most nodes per level.
     """
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
     parts = 1
     while True:
         bounds = [len(order) * part // parts for part in range(parts + 1)]
-        found = [_trie(sequences, order[start:end]) for start, end in pairwise(bounds)]
-        widest = max(map(width, found))
+        parted = [_trie(sequences, order[start:end]) for start, end in pairwise(bounds)]
+        widest = max(map(width, parted))
         if widest <= max_width:
-            return found
+            return parted
         parts = min(-(-parts * widest // max_width), len(order))
 
 
 def width(trie: Trie) -> int:
-    """Nodes of the widest level."""
+    """Nodes in the widest level."""
     return max(len(level.tokens) for level in trie)
 
 
@@ -61,12 +61,12 @@ def _trie(sequences: Sequence[tuple[int, ...]], chosen: Sequence[int]) -> Trie:
     levels = []
     nodes = dict.fromkeys(chosen, 0)
     for depth in range(max(len(sequences[each]) for each in chosen)):
-        going = [each for each in chosen if len(sequences[each]) > depth]
+        longer = [each for each in chosen if len(sequences[each]) > depth]
         edges: dict[tuple[int, int], int] = {}
-        for each in going:
+        for each in longer:
             edge = (sequences[each][depth - 1], nodes[each]) if depth > 0 else (0, 0)
             nodes[each] = edges.setdefault(edge, len(edges))
         tokens, parents = np.array(list(edges), np.int64).T
-        held = [(each, nodes[each], sequences[each][depth]) for each in going]
-        levels.append(Level(tokens, parents, *np.array(held, np.int64).T))
+        steps = [(each, nodes[each], sequences[each][depth]) for each in longer]
+        levels.append(Level(tokens, parents, *np.array(steps, np.int64).T))
     return levels

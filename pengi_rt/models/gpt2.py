@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al., 2019), plain: pre-norm blocks, a tied head, an explicit cache."""
+"""GPT-2 (Radford et al., 2019): pre-norm blocks, a tied head, an explicit cache."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from pengi_rt.config.model import DecoderConfig
 
 KeyValue = tuple[Tensor, Tensor]
-"""One layer's keys and values, [B, heads, positions, head_dim] each."""
+"""One layer's keys and values, each [B, heads, positions, head_dim]."""
 
 
 class Conv1D(nn.Module):
@@ -25,7 +25,7 @@ class Conv1D(nn.Module):
 
 
 class GPT2(nn.Module):
-    """Embeddings [B, n, n_embd] to hidden states, with the keys and values of earlier positions."""
+    """Maps embeddings [B, n, n_embd] to hidden states, given the cache of earlier positions."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class GPT2(nn.Module):
         """Run the blocks.
 
         Args:
-            embeddings: [B, n, n_embd], without positions.
-            positions: [B, n] or [n] int64, added here.
-            past: keys and values of earlier positions, one pair a layer.
-            mask: [B, 1, n, past + n] bool, True where a row may look; causal by default.
+            embeddings: [B, n, n_embd], without position embeddings.
+            positions: [B, n] or [n] int64; their embeddings are added here.
+            past: keys and values of earlier positions, one pair per layer.
+            mask: [B, 1, n, past + n] bool, True where a row may attend; causal by default.
 
         Returns:
-            Hidden states after the final norm [B, n, n_embd], and every layer's keys and values for
-            the n positions alone.
+            Hidden states after the final norm [B, n, n_embd], and each layer's keys and values for
+            these n positions only.
         """
         x = embeddings + self.wpe(positions)
         new: list[KeyValue] = []
@@ -64,7 +64,7 @@ class GPT2(nn.Module):
         return self.ln_f(x), new
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., n_embd] to [..., vocab_size], by the embedding table itself."""
+        """Project [..., n_embd] to [..., vocab_size] with the embedding table (tied weights)."""
         return hidden @ self.wte.weight.mT
 
 
@@ -99,9 +99,9 @@ class Attention(nn.Module):
         self, x: Tensor, past: KeyValue | None, mask: Tensor | None
     ) -> tuple[Tensor, KeyValue]:
         q, k, v = self.c_attn(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        keys, values = (k, v) if past is None else (
-            torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        )  # fmt: skip
+        keys, values = k, v
+        if past is not None:
+            keys, values = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         causal = mask is None and past is None
         y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
         return self.c_proj(y.transpose(1, 2).flatten(2)), (k, v)

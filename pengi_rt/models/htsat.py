@@ -1,7 +1,7 @@
 """HTSAT, a Swin transformer over the folded spectrogram (Chen et al., ICASSP 2022).
 
-Only what Pengi uses: the mean of the last stage's tokens. The released file also holds a class
-head. The tokens as a sequence in time are ours.
+Only the part that Pengi uses: the mean of the last stage's tokens. The released file also holds a
+class head. Returning the tokens as a sequence in time is our addition.
 """
 
 import torch
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from pengi_rt.config.model import HTSATConfig, exact_div
 
-MASKED = -100.0  # what the shift mask adds; not -inf, as released
+MASKED = -100.0  # added by the shift mask; -100 as released, not -inf
 
 
 class HTSAT(nn.Module):
-    """Image [B, 1, spec_size, spec_size] to embedding [B, num_features].
+    """Maps an image [B, 1, spec_size, spec_size] to an embedding [B, num_features].
 
-    With ``pooling="time"`` to a sequence [B, T, num_features], T = ``strips`` * R, where R is the
-    last stage's resolution: step ``t`` is column ``t % R`` of strip ``t // R``.
+    With ``pooling="time"`` it returns a sequence [B, T, num_features], where T = ``strips`` * R and
+    R is the last stage's resolution: step ``t`` is column ``t % R`` of strip ``t // R``.
     """
 
     def __init__(self, config: HTSATConfig, strips: int = 1) -> None:
-        """For images of ``strips`` strips of consecutive time, one below the other."""
+        """``strips`` is the number of stacked strips of time in an image."""
         super().__init__()
         self.strips = strips
         self.patch_embed = PatchEmbed(config)
@@ -43,7 +43,7 @@ class HTSAT(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image to tokens [B, R, R, C]; there is no absolute position embedding."""
+    """Maps an image to tokens [B, R, R, C]; there is no absolute position embedding."""
 
     def __init__(self, config: HTSATConfig) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, then (but for the last stage) a merge of 2 x 2 tokens."""
+    """Blocks at one resolution, followed (except in the last stage) by a merge of 2 x 2 tokens."""
 
     def __init__(self, config: HTSATConfig, stage: int) -> None:
         super().__init__()
@@ -77,20 +77,20 @@ class Stage(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and MLP, pre-norm; odd blocks shift the windows by half of one."""
+    """Window attention and MLP, pre-norm; odd blocks shift the windows by half a window."""
 
     def __init__(
         self, config: HTSATConfig, dim: int, heads: int, resolution: int, *, shifted: bool
     ) -> None:
         super().__init__()
-        # One window that covers everything is not shifted: the last stage, as released.
+        # A single window that covers everything is not shifted (the last stage), as released.
         window = min(config.window_size, resolution)
         self.shift = window // 2 if shifted and resolution > window else 0
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, heads, window, resolution, self.shift)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, config.mlp_ratio * dim)
-        self.drop_path: nn.Module = nn.Identity()  # a place for the trainer's stochastic depth
+        self.drop_path: nn.Module = nn.Identity()  # a hook for the trainer's stochastic depth
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
@@ -105,7 +105,7 @@ class SwinBlock(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention inside windows of tokens, with a learned bias for every relative position."""
+    """Attention within windows of tokens, with a learned bias per relative position."""
 
     index: Tensor
     mask: Tensor
@@ -125,7 +125,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("mask", mask[:, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, R, R, C] to the same."""
+        """Map [B, R, R, C] to the same shape."""
         windows = self._partition(x)
         q, k, v = self.qkv(windows).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         scores = (q * self.scale) @ k.mT + self.bias()
@@ -140,18 +140,18 @@ class WindowAttention(nn.Module):
         return bias + self.mask
 
     def _partition(self, x: Tensor) -> Tensor:
-        """[B, R, R, C] to [B, windows, window^2, C]."""
+        """Reshape [B, R, R, C] to [B, windows, window^2, C]."""
         x = x.unflatten(1, (self.side, self.window)).unflatten(3, (self.side, self.window))
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _reverse(self, windows: Tensor) -> Tensor:
-        """The inverse of :meth:`_partition`."""
+        """Undo :meth:`_partition`."""
         x = windows.unflatten(1, (self.side, self.side)).unflatten(3, (self.window, self.window))
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 class PatchMerging(nn.Module):
-    """2 x 2 neighbours to one token of twice the width: [B, R, R, C] to [B, R/2, R/2, 2C]."""
+    """Merges 2 x 2 tokens into one of twice the width: [B, R, R, C] to [B, R/2, R/2, 2C]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Column parity outside row parity: (even, even), (odd row, even column), ... as released.
+        # Column parity outside row parity, as released: (even, even), (odd row, even column), ...
         side = exact_div(x.shape[1], 2)
         x = x.unflatten(1, (side, 2)).unflatten(3, (side, 2))
         merged: Tensor = self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
@@ -167,7 +167,7 @@ class PatchMerging(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, exact GELU, Linear."""
+    """Linear, exact GELU, linear."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -181,9 +181,10 @@ class MLP(nn.Module):
 
 
 def unfold(tokens: Tensor, strips: int) -> Tensor:
-    """Tokens of the folded image [B, R, R, C] in time order, [B, strips * R, (R / strips) * C].
+    """Put the tokens [B, R, R, C] of a folded image in time order.
 
-    A step holds the tokens of one column of one strip, from the lowest frequency to the highest.
+    Returns [B, strips * R, (R / strips) * C]: each step holds the tokens of one column of one
+    strip, from the lowest frequency to the highest.
     """
     bands = exact_div(tokens.shape[1], strips)
     x = tokens.unflatten(1, (strips, bands)).transpose(2, 3)
@@ -191,7 +192,7 @@ def unfold(tokens: Tensor, strips: int) -> Tensor:
 
 
 def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for every pair of tokens of a window, [window^2, window^2] int64."""
+    """The bias table's row for each pair of tokens in a window, [window^2, window^2] int64."""
     row, column = torch.arange(window**2) // window, torch.arange(window**2) % window
     down = row[:, None] - row + window - 1
     right = column[:, None] - column + window - 1
@@ -199,9 +200,9 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
-    """What keeps tokens apart that only the cyclic shift made neighbours.
+    """The mask between tokens that are neighbors only because of the cyclic shift.
 
-    [windows, window^2, window^2], 0 or -100; a single zero [1, 1, 1] without a shift.
+    Returns [windows, window^2, window^2] with values 0 or -100; without a shift, a zero [1, 1, 1].
     """
     if not shift:
         return torch.zeros(1, 1, 1)

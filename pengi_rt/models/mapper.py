@@ -1,7 +1,7 @@
-"""Mapping networks: an embedding becomes a prefix of decoder embeddings (paper, section 3.2).
+"""Mapping networks: turn an embedding into a prefix of decoder embeddings (paper, section 3.2).
 
-ClipCap's transformer mapper (Mokady et al., 2021) with the released code's numbers, its sequence
-variant for ``base_no_text_enc``, and its MLP; and our variant for a sequence in time.
+ClipCap's transformer mapper (Mokady et al., 2021) with the released code's sizes, its sequence
+variant for ``base_no_text_enc``, its MLP, and our own variant for a sequence in time.
 """
 
 import torch
@@ -11,9 +11,9 @@ from pengi_rt.config.model import MapperConfig, exact_div
 
 
 def make_mapper(config: MapperConfig, inputs: int, width: int, steps: int = 1) -> nn.Module:
-    """The mapper that ``config`` names, from ``inputs`` features to rows of ``width``.
+    """Make the mapper that ``config`` names, from ``inputs`` features to rows of ``width``.
 
-    ``steps`` are those of a sequence in time (``transformer_time``).
+    ``steps`` is the length of a sequence in time (``transformer_time``).
     """
     if config.kind == "mlp":
         return MLPMapper(config, inputs, width)
@@ -21,11 +21,11 @@ def make_mapper(config: MapperConfig, inputs: int, width: int, steps: int = 1) -
 
 
 class TransformerMapper(nn.Module):
-    """[B, inputs] to [B, constant_length, width].
+    """Maps [B, inputs] to [B, constant_length, width].
 
-    The prefix is what attention makes of the learned rows beside the input's. ``transformer_seq``
-    takes its rows [B, T, width] as they come; ``transformer_time`` gets [B, steps, inputs] and
-    learns the steps' positions, for attention itself knows no order.
+    Learned rows are appended to the input's rows; the prefix is the output at the learned rows.
+    ``transformer_seq`` takes rows [B, T, width] as its input; ``transformer_time`` takes
+    [B, steps, inputs] and adds learned positions, since attention alone ignores order.
     """
 
     def __init__(self, config: MapperConfig, inputs: int, width: int, steps: int) -> None:
@@ -51,7 +51,7 @@ class TransformerMapper(nn.Module):
         return rows[:, inputs:]
 
     def _rows(self, x: Tensor) -> Tensor:
-        """The input as rows [B, n, width]."""
+        """Turn the input into rows [B, n, width]."""
         if self.linear is None:
             return x
         rows: Tensor = self.linear(x)
@@ -59,7 +59,7 @@ class TransformerMapper(nn.Module):
 
 
 class MLPMapper(nn.Module):
-    """[B, inputs] to [B, prefix_length, width] by linear, tanh, linear."""
+    """Maps [B, inputs] to [B, prefix_length, width] by linear, tanh, linear."""
 
     def __init__(self, config: MapperConfig, inputs: int, width: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class MapperLayer(nn.Module):
 
 
 class MapperAttention(nn.Module):
-    """Multi-head self-attention; queries, keys and values have no bias, the output has one."""
+    """Multi-head self-attention. Only the output projection has a bias."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()

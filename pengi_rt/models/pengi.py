@@ -1,4 +1,4 @@
-"""Pengi: audio and prompt in, a prefix for GPT-2 out (Deshmukh et al., NeurIPS 2023, figure 1)."""
+"""Pengi maps audio and a prompt to a prefix for GPT-2 (Deshmukh et al., NeurIPS 2023, figure 1)."""
 
 from typing import NamedTuple
 
@@ -18,10 +18,10 @@ PARTS = ("audio_encoder", "text_encoder", "audio_mapper", "text_mapper", "decode
 
 
 class Prefix(NamedTuple):
-    """What an encoder and its mapper make of a batch.
+    """The output of an encoder and its mapper for a batch.
 
-    ``embedding`` is [B, d_proj] (without a text encoder [B, T, n_embd]), ``prefix`` [B, P, n_embd];
-    where the decoder itself embeds the prompt, the two are one and P is T.
+    ``embedding`` is [B, d_proj], or [B, T, n_embd] without a text encoder. ``prefix`` is
+    [B, P, n_embd]; where the decoder itself embeds the prompt, both are the same and P is T.
     """
 
     embedding: Tensor
@@ -29,10 +29,10 @@ class Prefix(NamedTuple):
 
 
 class AudioEncoder(nn.Module):
-    """Waveform [B, clip_samples] to the joint space, not normalised.
+    """Maps a waveform [B, clip_samples] to the joint space, not normalized.
 
-    [B, d_proj]; with ``htsat.pooling="time"`` one row for each of ``config.audio_steps`` steps,
-    [B, T, d_proj].
+    The result is [B, d_proj]; with ``htsat.pooling="time"`` it is [B, T, d_proj], one row for each
+    of the ``config.audio_steps`` steps.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -45,13 +45,13 @@ class AudioEncoder(nn.Module):
         return self.from_log_mel(self.mel.log_mel(wave))
 
     def from_log_mel(self, log_mel: Tensor) -> Tensor:
-        """Decibels [B, frames, n_mels] (:meth:`.LogMel.log_mel`), which a trainer can keep."""
+        """Continue from decibels [B, frames, n_mels], which a trainer can cache."""
         features: Tensor = self.projection(self.htsat(self.mel.fold(log_mel)))
         return features
 
 
 class Pengi(nn.Module):
-    """The whole model. Its parts are called one by one: decoding is the backends' work."""
+    """The whole model. There is no ``forward``: the backends call its parts and decode."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,30 +68,30 @@ class Pengi(nn.Module):
         self.decoder = GPT2(config.decoder)
 
     def encode_audio(self, wave: Tensor) -> Prefix:
-        """Waveform [B, clip_samples] in [-1, 1] to embedding and prefix."""
+        """Encode a waveform [B, clip_samples] in [-1, 1]."""
         return self.map_audio(self.audio_encoder(wave))
 
     def map_audio(self, features: Tensor) -> Prefix:
-        """What the audio encoder gives, [B, d_proj] or [B, T, d_proj], to embedding and prefix.
+        """Map the audio encoder's output, [B, d_proj] or [B, T, d_proj], to embedding and prefix.
 
-        The embedding is [B, d_proj] in either case: of a sequence the mean over time, normalised
+        The embedding is always [B, d_proj]. For a sequence it is the mean over time, normalized
         again if the steps are (``config.normalize_audio``).
         """
-        steps = self._normalised_audio(features)
-        embedding = steps if steps.ndim == 2 else self._normalised_audio(steps.mean(dim=1))
+        steps = self._normalize_audio(features)
+        embedding = steps if steps.ndim == 2 else self._normalize_audio(steps.mean(dim=1))
         return Prefix(embedding, self.audio_mapper(steps))
 
     def encode_text(self, ids: Tensor) -> Prefix:
-        """Token ids [B, T] to embedding and prefix."""
+        """Encode token ids [B, T]."""
         encoder = self.decoder.wte if self.text_encoder is None else self.text_encoder
         return self.map_text(encoder(ids))
 
     def map_text(self, features: Tensor) -> Prefix:
-        """What the text encoder gives, [B, d_proj], to embedding and prefix.
+        """Map the text encoder's output, [B, d_proj], to embedding and prefix.
 
-        Without one, the decoder's embeddings of the prompt, [B, T, n_embd]. The released wrapper
-        does not normalise the text embedding, although training did: ``config.normalize_text``
-        says which.
+        Without a text encoder the input is the decoder's embedding of the prompt, [B, T, n_embd].
+        The released wrapper does not normalize the text embedding, although training did;
+        ``config.normalize_text`` chooses.
         """
         if self.text_mapper is None:
             return Prefix(features, features)
@@ -99,7 +99,7 @@ class Pengi(nn.Module):
             features = F.normalize(features, dim=1)
         return Prefix(features, self.text_mapper(features))
 
-    def _normalised_audio(self, features: Tensor) -> Tensor:
+    def _normalize_audio(self, features: Tensor) -> Tensor:
         if not self.config.normalize_audio:
             return features
-        return F.normalize(features, dim=features.ndim - 1)  # -1 would write another graph
+        return F.normalize(features, dim=features.ndim - 1)  # dim=-1 would export another graph

@@ -1,4 +1,4 @@
-"""The projection into the joint space: linear, GELU, linear, a residual, LayerNorm."""
+"""The projection into the joint space: linear, GELU, linear, residual, LayerNorm."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ DROPOUT = 0.5  # in training, as released
 
 
 class Projection(nn.Module):
-    """[..., inputs] to [..., d_proj]. The linear layers have no bias."""
+    """Maps [..., inputs] to [..., d_proj]. The linear layers have no bias."""
 
     def __init__(self, inputs: int, d_proj: int) -> None:
         super().__init__()

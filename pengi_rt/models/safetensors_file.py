@@ -1,6 +1,6 @@
-"""A safetensors file's header, looked at before the library parses it, and the digest in ours.
+"""The header of a safetensors file: checked before the library parses it, and our checksum in it.
 
-The format has no checksum. Ours record one in their metadata: the SHA-256 of everything else.
+The format has no checksum. Our files carry one in their metadata: the SHA-256 of everything else.
 """
 
 import hashlib
@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 
 from pengi_rt.errors import CheckpointError
 from pengi_rt.system.quote import one_line
+from pengi_rt.system.strict_json import unique_keys
 
-MAX_HEADER = 4 << 20  # bytes; the largest model that a config can describe needs 1.3 MB
+MAX_HEADER = 4 << 20  # bytes; the largest model that a config allows needs 1.3 MB
 MAX_TENSORS = 16_384  # that model has 10 030
 DIGEST_KEY = "sha256"
 
@@ -21,13 +22,13 @@ _CHUNK = 1 << 20
 
 
 def with_digest(data: bytes) -> tuple[bytes, memoryview]:
-    """A safetensors file with its digest in its metadata, in two parts: the tensors are not copied.
+    """Add the digest to a safetensors file; returns header and tensors, which are not copied.
 
-    Its header is written anew: the library puts metadata in a random order.
+    The header is written again because the library orders metadata at random.
     """
     end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     header, tensors = json.loads(data[_LENGTH:end]), memoryview(data)[end:]
-    digest = _started(header)
+    digest = _start_digest(header)
     digest.update(tensors)
     header[_METADATA][DIGEST_KEY] = digest.hexdigest()
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -36,13 +37,13 @@ def with_digest(data: bytes) -> tuple[bytes, memoryview]:
 
 
 def check_safetensors(path: Path) -> bool:
-    """Bound a file's header, and compare the file with the digest that it may carry.
+    """Bound the size of a file's header, and verify the digest if the file carries one.
 
     Returns:
-        Whether it carries one.
+        Whether it does.
 
     Raises:
-        CheckpointError: it is no safetensors file, or is not what was saved.
+        CheckpointError: this is not a safetensors file, or not what was saved.
     """
     where = one_line(str(path))
     try:
@@ -52,7 +53,7 @@ def check_safetensors(path: Path) -> bool:
             recorded = metadata.pop(DIGEST_KEY, None) if isinstance(metadata, dict) else None
             if recorded is None:
                 return False
-            digest = _started(header)
+            digest = _start_digest(header)
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:
@@ -70,17 +71,18 @@ def _header(file: BinaryIO, where: str) -> dict[str, Any]:
     length = int.from_bytes(file.read(_LENGTH), "little")
     if length > MAX_HEADER:
         raise CheckpointError(
-            f"{where}: is no safetensors file of a model: its header would be {length} bytes, at "
-            f"most {MAX_HEADER} are read"
+            f"{where}: is not a safetensors file of a model: its header would be {length} bytes, "
+            f"at most {MAX_HEADER} are read"
         )
     text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_unique) if len(text) == length else None
+        header = json.loads(text, object_pairs_hook=unique_keys) if len(text) == length else None
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise CheckpointError(
-            f"{where}: is no whole safetensors file (its header is damaged); fetch or save it again"
+            f"{where}: is not a complete safetensors file (its header is damaged); fetch or save "
+            "it again"
         )
     if len(header) > MAX_TENSORS:
         raise CheckpointError(
@@ -89,13 +91,6 @@ def _header(file: BinaryIO, where: str) -> dict[str, Any]:
     return header
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a name stands twice")
-    return made
-
-
-def _started(header: dict[str, Any]) -> "hashlib._Hash":
-    """The digest of a header that does not hold it yet, to go on with the tensors."""
+def _start_digest(header: dict[str, Any]) -> "hashlib._Hash":
+    """The SHA-256 of a header without its digest; the caller goes on with the tensors."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode())

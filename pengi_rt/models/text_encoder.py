@@ -1,4 +1,4 @@
-"""CLIP's text tower (Radford et al., 2021) through transformers, and the projection behind it."""
+"""CLIP's text tower (Radford et al., 2021), from transformers, and the projection after it."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from pengi_rt.models.projection import Projection
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, T] int64 to embedding [B, d_proj], not normalised.
+    """Maps token ids [B, T] int64 to an embedding [B, d_proj], not normalized.
 
-    The tower is causal and pooled at the first EOS, so whatever stands behind it (padding: EOS
-    again) changes nothing and needs no mask.
+    The tower is causal and pooled at the first EOS, so whatever follows (padding, which is EOS
+    again) has no effect and needs no mask.
     """
 
     def __init__(self, config: TextConfig, d_proj: int) -> None:
@@ -36,7 +36,7 @@ class TextEncoder(nn.Module):
         self.projection = Projection(config.projection_dim, d_proj)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``mask`` [1, 1, T, T] instead of transformers' own: :func:`causal_mask`'s."""
+        """``mask`` [1, 1, T, T] (:func:`causal_mask`) replaces the one that transformers makes."""
         states: Tensor = self.clip(input_ids=ids, attention_mask=mask).last_hidden_state
         first_eos = (ids == self.eos_id).int().argmax(dim=1)
         index = first_eos[:, None, None].expand(-1, 1, states.shape[2])
@@ -46,6 +46,6 @@ class TextEncoder(nn.Module):
 
 
 def causal_mask(length: int, like: Tensor) -> Tensor:
-    """[1, 1, T, T], added to attention's scores, in the dtype and on the device of ``like``."""
-    least = torch.finfo(like.dtype).min  # as transformers: a finite one
+    """A mask [1, 1, T, T] to add to attention scores, with the dtype and device of ``like``."""
+    least = torch.finfo(like.dtype).min  # finite, as in transformers
     return like.new_full((1, 1, length, length), least).triu(1)

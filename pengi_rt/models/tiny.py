@@ -1,7 +1,7 @@
-"""The tiny model: random weights and its own tokenizers, for tests and the demo, made from nothing.
+"""The tiny model for tests: random weights, and tokenizers trained on a few made-up sentences.
 
 ``python -m pengi_rt.models.tiny DIR`` writes ``DIR/tiny.safetensors`` and ``DIR/tokenizers/``. Its
-text is gibberish; its quirks are the released model's.
+text is gibberish; its quirks are those of the released model.
 """
 
 import sys
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.text.byte_bpe import END_OF_TEXT, decoder_tokenizer, text_tokenizer
+from pengi_rt.text.byte_bpe import END_OF_TEXT, train_decoder_tokenizer, train_text_tokenizer
 
 SUBJECTS = (
     "a dog", "a cat", "a man", "a woman", "two children", "a crowd", "an engine", "a siren",
@@ -35,7 +35,7 @@ PLACES = (
 
 
 def make_tiny(directory: Path, seed: int = 0) -> Path:
-    """Write the tiny checkpoint into ``directory``: the same seed, the same bytes."""
+    """Write the tiny checkpoint into ``directory``. The same seed gives the same bytes."""
     config = ModelConfig.preset("tiny")
     model = random_model(config, seed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -45,10 +45,10 @@ def make_tiny(directory: Path, seed: int = 0) -> Path:
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
-    """A model of any size whose random weights behave: values of order one, answers that end.
+    """A model of any size with random weights that behave: values of order one, answers that end.
 
-    Every tensor has its own stream, seeded by its name. Answers depend on the recording and the
-    prompt; late positions lean towards the stop token, so that they differ in length.
+    Each tensor has its own random stream, seeded by its name. Answers depend on the recording and
+    the prompt. Late positions favor the stop token, so that answers differ in length.
     """
     model = Pengi(config)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
         assert bn.running_var is not None
         bn.running_mean.fill_(-20.0)  # dB
         bn.running_var.fill_(800.0)
-        # Without its mean a filter sees differences, not level: recordings come out different.
+        # A filter without its mean sees differences instead of level, so recordings differ.
         filters = model.audio_encoder.htsat.patch_embed.proj.weight
         filters -= filters.mean(dim=(1, 2, 3), keepdim=True)
         _lean_to_stop(model)
@@ -67,20 +67,20 @@ def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
 
 
 def make_tokenizers(config: ModelConfig) -> dict[str, bytes]:
-    """Byte-level BPEs of exactly the config's sizes: the prompt's and the decoder's.
+    """Train byte-level BPEs of exactly the config's sizes, for the prompt and for the decoder.
 
-    Without a text encoder they are one.
+    Without a text encoder, both are the same tokenizer.
     """
     sentences = [f"{who} {does} {where}" for who in SUBJECTS for does in SOUNDS for where in PLACES]
-    decoder = decoder_tokenizer(sentences, config.decoder.vocab_size).to_str().encode()
+    decoder = train_decoder_tokenizer(sentences, config.decoder.vocab_size).to_str().encode()
     if config.text.kind != "clip":
         return dict.fromkeys(("text", "decoder"), decoder)
-    text = text_tokenizer(sentences, config.text.vocab_size)
+    text = train_text_tokenizer(sentences, config.text.vocab_size)
     assert text.token_to_id(END_OF_TEXT) == config.text.eos_id
     return {"text": text.to_str().encode(), "decoder": decoder}
 
 
-# (Ending of the name, standard deviation); the rest get a gain over the root of their inputs.
+# (Suffix of the name, standard deviation). The rest get a gain over the root of their inputs.
 _DEVIATIONS = (
     ("decoder.wpe.weight", 0.5),
     ("token_embedding.weight", 0.6),
@@ -93,10 +93,8 @@ _DEVIATIONS = (
     ("audio_mapper.position", 0.5),
 )
 _GAIN = 1.3
-_DECODER_GAIN = (
-    2.6  # attention must outweigh the token itself, or the tied head repeats it for ever
-)
-_WTE_GAIN = 3.2  # times the root of n_embd: the logits' standard deviation
+_DECODER_GAIN = 2.6  # attention must outweigh the token itself, or the tied head repeats it
+_WTE_GAIN = 3.2  # the standard deviation of the logits is this times the root of n_embd
 
 
 def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -112,7 +110,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
         return values * (_WTE_GAIN / shape[1] ** 0.5)
     if name.startswith("decoder."):  # GPT-2 stores its weights [inputs, outputs]
         if name.endswith("mlp.c_proj.weight"):
-            values[1::2] = -values[0::2]  # pairs cancel the mean of GELU, a constant otherwise
+            values[1::2] = -values[0::2]  # pairs cancel GELU's mean, otherwise a constant
         return values * (_DECODER_GAIN / shape[0] ** 0.5)
     if name.endswith("mlp.fc2.weight"):
         values[:, 1::2] = -values[:, 0::2]
@@ -120,7 +118,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _lean_to_stop(model: Pengi) -> None:
-    """Let late positions favour the stop token, through one direction of the hidden state."""
+    """Make late positions favor the stop token, through one direction of the hidden state."""
     config = model.config.decoder
     direction = _draw("stop direction", (config.n_embd,), 0).sign() / config.n_embd**0.5
     model.decoder.wte.weight[model.config.stop_id] += 3.0 * direction

@@ -26,7 +26,7 @@ TABLES = {
         "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16",
     },
 }  # fmt: skip
-"""The embedding tables, which backends gather from: their element type by the plan's precision."""
+"""The embedding tables, which backends gather from: element type by the plan's ``weights``."""
 
 
 def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
@@ -66,10 +66,10 @@ def check_complete(manifest: Manifest) -> None:
     for name, count in rows.items():
         if name not in manifest.tensors:
             raise PlanError(f"tensor {name} is missing, which every plan has: {_EXPORT_AGAIN}")
-        _check_table(name, manifest.tensors[name], (count, decoder.n_embd), manifest.precision)
+        _check_table(name, manifest.tensors[name], (count, decoder.n_embd), manifest.weights)
     for name, tensor in manifest.tensors.items():
         if tensor.dtype == "int8":
-            _check_scale(name, manifest.tensors, needed=manifest.precision == "int8")
+            _check_scale(name, manifest.tensors, needed=manifest.weights == "int8")
 
 
 def _check_graphs(manifest: Manifest) -> None:
@@ -84,15 +84,15 @@ def _check_graphs(manifest: Manifest) -> None:
             )
 
 
-def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], precision: str) -> None:
+def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], weights: str) -> None:
     if table.shape != shape:
         raise PlanError(
             f"tensor {name} has shape {shown(list(table.shape))}, the config needs {list(shape)}: "
             f"{_EXPORT_AGAIN}"
         )
-    if table.dtype != TABLES[name][precision]:
+    if table.dtype != TABLES[name][weights]:
         raise PlanError(
-            f"tensor {name} is {table.dtype} in a plan stored as {precision}: {_EXPORT_AGAIN}"
+            f"tensor {name} is {table.dtype} in a plan stored as {weights}: {_EXPORT_AGAIN}"
         )
 
 

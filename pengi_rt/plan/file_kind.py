@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from stat import S_ISREG
 
-from pengi_rt.audio.containers.common import Source
+from pengi_rt.audio.containers.common import Probe
 from pengi_rt.audio.containers.mp3 import find_mp3
 
 _HEAD = 4096  # bytes
@@ -65,7 +65,7 @@ def precious_kind(path: str | os.PathLike[str]) -> str | None:
         if kind := _kind(head, file.read(_TAIL)):
             return kind
         # A capture that began in mid-frame: three frames in a row look like nothing else.
-        return "a recording" if find_mp3(Source(file, str(path), lenient=True)) >= 0 else None
+        return "a recording" if find_mp3(Probe(file, str(path), lenient=True)) >= 0 else None
 
 
 def _kind(head: bytes, tail: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""A plan's weights as float32, whatever they are stored as: exact, and where they are read."""
+"""A plan's weights as float32, however they are stored: exact, and widened only where read."""
 
 from typing import Any
 
@@ -12,14 +12,24 @@ from pengi_rt.plan.reader import Plan
 F32 = NDArray[np.float32]
 
 
-class Widened:
-    """One tensor of an open plan. It is indexed like an array, and widens what is asked for."""
+def float32_view(plan: Plan, name: str) -> "F32 | Float32View":
+    """The tensor ``name`` of an open plan: mapped if it is stored as float32, else a view.
+
+    Raises:
+        PlanError: there is no such tensor, or its type is none that weights are stored as.
+    """
+    stored: F32 = plan.tensor(name)
+    return stored if stored.dtype == np.float32 else Float32View(plan, name)
+
+
+class Float32View:
+    """A tensor stored in a narrower type. Indexing it like an array widens that part."""
 
     def __init__(self, plan: Plan, name: str) -> None:
         """Over the mapped tensor ``name``.
 
         Raises:
-            PlanError: there is none, or it is of a type that no weight is stored as.
+            PlanError: there is no such tensor, or its type is none that weights are stored as.
         """
         self._stored = plan.tensor(name)
         self._scale: NDArray[np.float32] | None = None
@@ -33,7 +43,7 @@ class Widened:
             )
 
     def __getitem__(self, index: Any) -> F32:
-        """What NumPy's indexing gives, in float32; of a float32 tensor perhaps a view."""
+        """What NumPy's indexing gives, as float32."""
         part = self._stored[index]
         wide: F32
         if self._scale is not None:

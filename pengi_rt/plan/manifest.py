@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pengi_rt.config.choices import WEIGHTS_NAMES
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.system.quote import shown
@@ -24,7 +25,6 @@ MANIFEST = "plan.json"
 WEIGHTS = "weights.bin"
 GRAPHS = ("audio", "text", "decoder")
 TOKENIZERS = ("text", "decoder")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ITEM_SIZES = {  # bytes
     "float32": 4,
     "float16": 2,
@@ -152,7 +152,7 @@ class Manifest:
 
     format: int = FORMAT_VERSION
     config: ModelConfig
-    precision: str = "fp32"  # of the weights as stored; what is computed is the backend's affair
+    weights: str = "fp32"  # how they are stored; the arithmetic is up to the backend
     graphs: tuple[str, ...]
     backends: tuple[str, ...]
     tensors: Mapping[str, TensorRecord]
@@ -174,15 +174,15 @@ class Manifest:
         """
         data = _parse(text)
         _check_format(data)
-        values = _object(data, _keys(cls), MANIFEST)
-        precision, self_test, source = (values[key] for key in ("precision", "self_test", "source"))
-        if precision not in PRECISIONS:
+        values = _object(_with_present_keys(data), _keys(cls), MANIFEST)
+        weights, self_test, source = (values[key] for key in ("weights", "self_test", "source"))
+        if weights not in WEIGHTS_NAMES:
             raise PlanError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {shown(precision)}"
+                f"weights must be one of {', '.join(WEIGHTS_NAMES)}, got {shown(weights)}"
             )
         return cls(
             config=_config(values["config"]),
-            precision=precision,
+            weights=weights,
             graphs=_names(values["graphs"], "graphs"),
             backends=_names(values["backends"], "backends"),
             tensors={
@@ -218,6 +218,13 @@ def _check_format(data: object) -> None:
             f"this plan has format {version}; pengi-rt {__version__} reads format "
             f"{FORMAT_VERSION}: upgrade pengi-rt, or export the checkpoint again"
         )
+
+
+def _with_present_keys(data: object) -> object:
+    """``data``, in which plans from before 0.1.0 call ``weights`` ``precision``."""
+    if isinstance(data, dict) and "precision" in data and "weights" not in data:
+        return {("weights" if key == "precision" else key): data[key] for key in data}
+    return data
 
 
 def _config(data: object) -> ModelConfig:

@@ -54,7 +54,7 @@ class PlanWriter:
 
     Attributes:
         path: where the plan will stand.
-        precision: of the weights as stored.
+        weights: how the weights are stored.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PlanWriter:
         source: Source | None = None,
         tools: Mapping[str, str] | None = None,
         backends: tuple[str, ...] = ("onnx",),
-        precision: str = "fp32",
+        weights: str = "fp32",
     ) -> None:
         """Start a plan.
 
@@ -75,13 +75,13 @@ class PlanWriter:
             source: the checkpoint it comes from.
             tools: package: version, of what made it.
             backends: that can run it.
-            precision: of the weights as stored.
+            weights: how the weights are stored.
 
         Raises:
             PlanError: ``path`` is a folder or a device, or its folder cannot be written to.
         """
         self.path = Path(path)
-        self.precision = precision
+        self.weights = weights
         self._config = config
         self._source = source
         self._tools = dict(tools or {})
@@ -141,7 +141,7 @@ class PlanWriter:
         """
         manifest = Manifest(
             config=self._config,
-            precision=self.precision,
+            weights=self.weights,
             graphs=tuple(self._graphs()),
             backends=self._backends,
             tensors=self._tensors,

@@ -1,6 +1,7 @@
-"""Opening what a list, a manifest or a folder names: regular files and nothing else.
+"""Opening files named in a list, a manifest or a folder: regular files and nothing else.
 
-A pipe would wait for a writer for ever, a device such as ``/dev/zero`` never ends.
+A pipe would wait for a writer forever, and a device such as ``/dev/zero`` never ends. Someone who
+names one on a command line means it; one that turns up in a folder would make a run hang.
 """
 
 import errno
@@ -10,16 +11,30 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 
+class Regular(os.PathLike[str]):
+    """A path that nobody named on purpose: what opens it must use :func:`open_regular`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Wrap ``path``."""
+        self._path = os.fspath(path)
+
+    def __fspath__(self) -> str:
+        """The path itself."""
+        return self._path
+
+    __str__ = __fspath__
+
+
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Raises:
-        OSError: there is none, or it is something else: a pipe, a device, a socket, a folder.
+        OSError: there is no such file, or it is a pipe, a device, a socket or a folder.
     """
     if "\0" in os.fspath(path):  # os.open raises ValueError for it
         raise OSError(errno.EINVAL, "its name has a NUL character", str(path))
-    _refuse_others(os.stat(path).st_mode, path)  # noqa: PTH116 - a device is not even opened
-    # O_NONBLOCK: it may have become a pipe since.
+    _refuse_others(os.stat(path).st_mode, path)  # noqa: PTH116 - never open a device
+    # O_NONBLOCK: it may have become a pipe in the meantime.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _refuse_others(os.fstat(descriptor).st_mode, path)
@@ -30,7 +45,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what :func:`open_regular` refuses. Raises OSError."""
+    """Raise the OSError that :func:`open_regular` would raise, if any."""
     open_regular(path).close()
 
 

@@ -1,21 +1,22 @@
-"""Text files that people write by hand: labels, texts, one a line."""
+"""Text files that people write by hand, such as labels, one per line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pengi_rt.errors import InputError
-from pengi_rt.system.sources import read_bounded
+from pengi_rt.system.quote import one_line
 
 MAX_BYTES = 1 << 26  # a million lines
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, with or without a byte order mark, without their ends.
+    """The lines of a UTF-8 file, with or without a byte order mark, without line ends.
 
-    A line ends at a line feed, a carriage return, or both: at nothing else that
-    :meth:`str.splitlines` splits at, such as a form feed or U+2028, as an editor shows it.
+    A line ends at a line feed, a carriage return, or both, as in an editor; not at a form feed or
+    U+2028, where :meth:`str.splitlines` splits too.
 
     Raises:
-        InputError: it cannot be read, is no UTF-8, or longer than anybody writes.
+        InputError: it cannot be read, is not UTF-8, or is longer than anybody writes.
     """
     try:
         text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
@@ -24,3 +25,26 @@ def text_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 at byte {error.start}: save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The bytes of a file that a person named; it may be a pipe.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: it has more than ``most`` bytes.
+    """
+    with path.open("rb") as file:
+        return read_rest(file.read, most, str(path))
+
+
+def read_rest(read: Callable[[int], bytes], most: int, name: str) -> bytes:
+    """The rest of a stream, whose ``read`` method is given.
+
+    Raises:
+        InputError: that is more than ``most`` bytes.
+    """
+    data = read(most + 1)
+    if len(data) > most:
+        raise InputError(f"{one_line(name)}: is longer than {most >> 20} MiB: name another file")
+    return data

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from pengi_rt.config.options import DescribeOptions, GenerateOptions
-from pengi_rt.results.generation import Extent, Result
+from pengi_rt.results.generation import Result
+from pengi_rt.results.window_range import WindowRange
 from pengi_rt.session.batches import Batch
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.generate import answered, result_of
-from pengi_rt.tasks.prepare import request
+from pengi_rt.tasks.generate import answer_recordings, result_for
+from pengi_rt.tasks.prepare import prepare
 
 PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
 """``PengiWrapper.describe``'s, in its order."""
@@ -29,9 +30,9 @@ class Description:
         return self.caption.audio
 
     @property
-    def extent(self) -> Extent | None:
-        """As :attr:`pengi_rt.results.generation.Result.extent`."""
-        return self.caption.extent
+    def window_range(self) -> WindowRange | None:
+        """As :attr:`pengi_rt.results.generation.Result.window_range`."""
+        return self.caption.window_range
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
@@ -63,14 +64,20 @@ class Description:
 
 
 def describe(
-    session: Session, batches: Iterable[Batch], options: DescribeOptions, *, partly: bool = False
+    session: Session,
+    batches: Iterable[Batch],
+    options: DescribeOptions,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[Description]:
-    """The description of every recording in turn; ``partly``: a part with every batch.
+    """The description of every recording in turn; ``partial_results``: a part with every batch.
 
     Raises:
         UsageError: a task or question is given, as the prompts are fixed; and as
-            :func:`pengi_rt.tasks.prepare.request`.
+            :func:`pengi_rt.tasks.prepare.prepare`.
     """
-    asked = request(session, PROMPTS, options)
-    found = answered(session, batches, asked, partly=partly)
-    return (Description(*(result_of(asked, number, part) for number in range(3))) for part in found)
+    request = prepare(session, PROMPTS, options)
+    found = answer_recordings(session, batches, request, partial_results=partial_results)
+    return (
+        Description(*(result_for(request, number, part) for number in range(3))) for part in found
+    )

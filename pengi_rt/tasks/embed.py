@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.backends.protocol import F32, Encoded
+from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import listed
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import UsageError
-from pengi_rt.results.generation import Extent
-from pengi_rt.session.batches import Batch, parts
+from pengi_rt.results.window_range import WindowRange
+from pengi_rt.session.batches import Batch, split_by_recording
 from pengi_rt.session.session import Session
 
 TEXT_BATCH = 64
@@ -34,8 +34,8 @@ class AudioEmbedding:
     audio_truncated: bool
     options: ReadOptions
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
-    extent: Extent | None = None
-    """Set where these are not all windows of the recording (``partly``)."""
+    window_range: WindowRange | None = None
+    """Which windows of the recording these are (``partial_results``); None if all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,24 +53,28 @@ class TextEmbedding:
 
 
 def embed_recordings(
-    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool = False
+    session: Session,
+    batches: Iterable[Batch],
+    options: ReadOptions,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[AudioEmbedding]:
-    """Every recording's vectors in turn; ``partly``: a part with every batch.
+    """Every recording's vectors in turn; ``partial_results``: a part with every batch.
 
     Raises:
         BackendError: the session is closed, now or meanwhile.
     """
-    with session.in_use():
-        return _embedded(session, batches, options, partly=partly)
+    with session.exclusive():
+        return _embedded(session, batches, options, partial_results=partial_results)
 
 
 def _embedded(
-    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool
+    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partial_results: bool
 ) -> Iterator[AudioEmbedding]:
     def answer(batch: Batch) -> list[tuple[F32, F32]]:
-        return list(zip(*heard(session, batch), strict=True))
+        return list(zip(*session.encode_audio(batch.windows), strict=True))
 
-    for part in parts(batches, answer, partly=partly):
+    for part in split_by_recording(batches, answer, partial_results=partial_results):
         embedding, prefix = map(np.stack, zip(*part.outputs, strict=True))
         starts, ends = zip(*part.spans, strict=True)
         yield AudioEmbedding(
@@ -82,14 +86,8 @@ def _embedded(
             audio_truncated=part.recording.truncated,
             options=options,
             audio_warnings=part.recording.warnings,
-            extent=part.extent,
+            window_range=part.window_range,
         )
-
-
-def heard(session: Session, batch: Batch) -> Encoded:
-    """Embeddings ``[n, d_proj]`` and prefixes ``[n, a, n_embd]`` of a batch's windows."""
-    with session.in_use():
-        return session.backend.encode_audio(batch.windows)
 
 
 def embed_texts(
@@ -102,7 +100,7 @@ def embed_texts(
         PromptError: a text cannot be read, or is too long (``strict``).
         BackendError: the session is closed.
     """
-    if not session.joint_embeddings:
+    if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "
             "export a checkpoint that has one (base)"
@@ -112,8 +110,7 @@ def embed_texts(
     found = []
     for start in range(0, len(texts), TEXT_BATCH):
         batch = prompts[start : start + TEXT_BATCH]
-        with session.in_use():
-            encoded = session.backend.encode_text(tokenizer.pad([prompt.ids for prompt in batch]))
+        encoded = session.encode_texts(tokenizer.pad([prompt.ids for prompt in batch]))
         named = zip(texts[start : start + TEXT_BATCH], batch, *encoded, strict=True)
         found += [
             TextEmbedding(text, embedding, prefix, prompt.truncated)

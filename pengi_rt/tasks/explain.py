@@ -13,11 +13,11 @@ from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.config.checked import whole
 from pengi_rt.config.options import ExplainOptions
 from pengi_rt.errors import UsageError
-from pengi_rt.results.generation import Extent
-from pengi_rt.session.batches import Batch, parts
+from pengi_rt.results.window_range import WindowRange
+from pengi_rt.session.batches import Batch, split_by_recording
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.embed import heard, unit
-from pengi_rt.tasks.prepare import Question
+from pengi_rt.tasks.embed import unit
+from pengi_rt.tasks.prepare import PreparedPrompt
 
 Part = Literal["audio", "prompt", "text"]
 
@@ -63,21 +63,21 @@ class Explanation:
     audio_truncated: bool
     options: ExplainOptions
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
-    extent: Extent | None = None
-    """Set where these are not all windows of the recording (``partly``)."""
+    window_range: WindowRange | None = None
+    """Which windows of the recording these are (``partial_results``); None if all."""
 
 
 def explain(
     session: Session,
     batches: Iterable[Batch],
-    question: Question,
+    question: PreparedPrompt,
     options: ExplainOptions,
     *,
-    partly: bool = False,
+    partial_results: bool = False,
 ) -> Iterator[Explanation]:
     """Explain every recording in turn, with the ``options.k`` nearest tokens of each vector.
 
-    ``partly``: a part of the recording comes with every batch.
+    ``partial_results``: a part of the recording comes with every batch.
 
     Raises:
         UsageError: ``k`` is below 1 or above the vocabulary; the prefix passes the decoder's
@@ -92,7 +92,8 @@ def explain(
             f"a prefix of {rows} rows passes the decoder's {positions} positions: shorten the text"
         )
     k = whole("k", options.k, 1, vocab)
-    found = parts(batches, _Explainer(session, question, k).windows, partly=partly)
+    run = _Explainer(session, question, k).windows
+    found = split_by_recording(batches, run, partial_results=partial_results)
     return (
         Explanation(
             audio=part.recording.name,
@@ -102,7 +103,7 @@ def explain(
             audio_truncated=part.recording.truncated,
             options=options,
             audio_warnings=part.recording.warnings,
-            extent=part.extent,
+            window_range=part.window_range,
         )
         for part in found
     )
@@ -111,15 +112,15 @@ def explain(
 class _Explainer:
     """A question, and the neighbours of the vectors that it puts behind every recording's."""
 
-    def __init__(self, session: Session, question: Question, k: int) -> None:
+    def __init__(self, session: Session, question: PreparedPrompt, k: int) -> None:
         self._session = session
         self._k = k
         self._parts = _parts(session, question)
-        self._shared = _neighbours(session, question.rows, k)
+        self._shared = _neighbours(session, question.prefix(), k)
 
     def windows(self, batch: Batch) -> list[ExplainedWindow]:
         """The vectors of every window of a batch."""
-        _, prefixes = heard(self._session, batch)
+        prefixes = self._session.encode_audio(batch.windows).prefix
         rows, length, size = prefixes.shape
         found = _neighbours(self._session, prefixes.reshape(rows * length, size), self._k)
         near = (found[at : at + length] for at in range(0, len(found), length))
@@ -131,10 +132,10 @@ class _Explainer:
         return tuple(PrefixVector(*part, neighbours) for part, neighbours in found)
 
 
-def _parts(session: Session, question: Question) -> list[tuple[Part, int]]:
+def _parts(session: Session, question: PreparedPrompt) -> list[tuple[Part, int]]:
     """What every vector of a whole prefix stands for."""
     audio = session.config.audio_mapper.prefix_length
-    text = len(question.behind)
+    text = len(question.suffix)
     prompt = len(question) - text
     lengths: list[tuple[Part, int]] = [("audio", audio), ("prompt", prompt), ("text", text)]
     return [(part, position) for part, length in lengths for position in range(length)]
@@ -152,9 +153,8 @@ def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour
     cosines: F64 = np.empty((len(vectors), 0))
     tokens: I64 = np.empty((len(vectors), 0), np.int64)
     for start in range(0, vocab, _TOKENS):
-        ids = np.arange(start, min(start + _TOKENS, vocab))
-        with session.in_use():
-            table = unit(session.backend.embed_tokens(ids))
+        ids = range(start, min(start + _TOKENS, vocab))
+        table = unit(session.embed_tokens(ids))
         cosines = np.concatenate([cosines, vectors.astype(np.float64) @ table.T], axis=1)
         tokens = np.concatenate([tokens, np.broadcast_to(ids, (len(vectors), len(ids)))], axis=1)
         best = np.argsort(-cosines, axis=1, kind="stable")[:, :k]

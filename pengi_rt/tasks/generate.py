@@ -1,126 +1,127 @@
-"""Prompts about recordings, answered: beam search or sampling behind each window's prefix."""
+"""Answers to prompts about recordings: beam search or sampling after each window's prefix."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
-from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.backtrack import Hypotheses
-from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.loop import Ended
+from pengi_rt.decoding.beam import fused_search, search
+from pengi_rt.decoding.loop import StopTest
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
-from pengi_rt.session.batches import Batch, Part, parts
-from pengi_rt.session.session import Session, prefixes
-from pengi_rt.tasks.prepare import Request
+from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
+from pengi_rt.session.session import Session, full_prefixes
+from pengi_rt.tasks.prepare import PreparedRequest
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 
-class Answered(NamedTuple):
-    """A window's answer to every question."""
+class WindowAnswers(NamedTuple):
+    """One window's answers to all prompts."""
 
     windows: tuple[Window, ...]
+    """One per prompt."""
     timings: Timings
-    """Of the batch that it was in."""
+    """Of the window's batch."""
 
 
-def answers(
-    session: Session, batches: Iterable[Batch], asked: Request, *, partly: bool = False
+def iter_results(
+    session: Session,
+    batches: Iterable[Batch],
+    request: PreparedRequest,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[Result]:
-    """The results of every recording in turn, one for every question.
+    """Yield the results of each recording in turn, one per prompt.
 
-    ``partly``: those of the first question come in parts, one with every batch.
+    ``partial_results``: those of the first prompt come in parts, one with every batch.
 
     Raises:
-        BackendError: the session is closed meanwhile, or the decoder's output is no numbers.
+        BackendError: the session was closed meanwhile, or the decoder's output is NaN.
     """
-    held: list[Answered] = []
-    for part in answered(session, batches, asked, partly=partly):
-        yield result_of(asked, 0, part)
-        if len(asked.questions) == 1:
+    answers: list[WindowAnswers] = []
+    for part in answer_recordings(session, batches, request, partial_results=partial_results):
+        yield result_for(request, 0, part)
+        if len(request.prompts) == 1:
             continue
         if part.first == 0:
-            held = []
-        held += part.outputs
+            answers = []
+        answers += part.outputs
         if part.is_last:
-            whole = Part(part.recording, 0, held)
-            for number in range(1, len(asked.questions)):
-                yield result_of(asked, number, whole)
+            whole = RecordingOutputs(part.recording, 0, answers)
+            for number in range(1, len(request.prompts)):
+                yield result_for(request, number, whole)
 
 
-def answered(
-    session: Session, batches: Iterable[Batch], asked: Request, *, partly: bool = False
-) -> Iterator[Part[Answered]]:
-    """What is answered about the windows of every recording in turn. Raises as :func:`answers`."""
-    return parts(batches, partial(answer_batch, session, asked), partly=partly)
-
-
-def result_of(asked: Request, number: int, part: Part[Answered]) -> Result:
-    """What ``part`` has about the question of that number."""
-    question = asked.questions[number]
-    return Result(
-        audio=part.recording.name,
-        prompt=question.prompt,
-        windows=tuple(each.windows[number] for each in part.outputs),
-        prompt_truncated=question.truncated,
-        audio_truncated=part.recording.truncated,
-        audio_warnings=part.recording.warnings,
-        timings=Timings.together(each.timings for each in part.outputs),
-        options=asked.options,
-        extent=part.extent,
+def answer_recordings(
+    session: Session,
+    batches: Iterable[Batch],
+    request: PreparedRequest,
+    *,
+    partial_results: bool = False,
+) -> Iterator[RecordingOutputs[WindowAnswers]]:
+    """Yield the answers about all windows of each recording. Raises as :func:`iter_results`."""
+    return split_by_recording(
+        batches, partial(answer_batch, session, request), partial_results=partial_results
     )
 
 
-def answer_batch(session: Session, asked: Request, batch: Batch) -> list[Answered]:
-    """What is answered about every window of a batch. Raises as :func:`answers`."""
-    started = perf_counter()
-    found: list[list[Hypotheses]] = [[] for _ in asked.questions]
-    encode = _answer_waves(session, batch.windows, asked, found)
-    decode = perf_counter() - started - encode
-    timings = Timings(batch.read, encode, decode, len(batch))
-    windows = zip(batch.spans, zip(*found, strict=True), strict=True)
+def result_for(
+    request: PreparedRequest, number: int, part: RecordingOutputs[WindowAnswers]
+) -> Result:
+    """The result for prompt ``number`` over the windows of ``part``."""
+    question = request.prompts[number]
+    return Result(
+        audio=part.recording.name,
+        prompt=question.prompt,
+        windows=tuple(answers.windows[number] for answers in part.outputs),
+        prompt_truncated=question.truncated,
+        audio_truncated=part.recording.truncated,
+        audio_warnings=part.recording.warnings,
+        timings=Timings.together(answers.timings for answers in part.outputs),
+        options=request.options,
+        window_range=part.window_range,
+    )
+
+
+def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[WindowAnswers]:
+    """Answer all prompts about every window of a batch. Raises as :func:`iter_results`."""
+    is_finished = stop_test(session.tokenizer, request.stops)
+    by_prompt = list[list[Hypotheses]]()
+    started = encoded = perf_counter()
+    with session.exclusive_decoding():
+        fused = fused_search(session.backend, request.decode, is_finished)
+        if fused is not None and len(request.prompts) == 1:
+            by_prompt.append(request.prompts[0].search_on_device(fused, batch.windows))
+        else:
+            audio = session.backend.encoders.encode_audio(batch.windows).prefix
+            prompts = [prompt.prefix() for prompt in request.prompts]
+            encoded = perf_counter()
+            for rows in prompts:
+                by_prompt.append(decode_windows(session, audio, rows, request))
+    decoded = perf_counter()
+    timings = Timings(batch.read_seconds, encoded - started, decoded - encoded, len(batch))
     return [
-        Answered(
-            tuple(_window(session.tokenizer, span, each, asked.stops) for each in hypotheses),
+        WindowAnswers(
+            tuple(_window(session.tokenizer, span, each, request.stops) for each in hypotheses),
             timings,
         )
-        for span, hypotheses in windows
+        for span, hypotheses in zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
     ]
 
 
-def _answer_waves(
-    session: Session, wave: F32, asked: Request, found: Sequence[list[Hypotheses]]
-) -> float:
-    """Add every window's answers to each question's; the seconds until all was encoded."""
-    backend, decode = session.backend, asked.decode
-    with session.decoding():
-        if (
-            isinstance(backend, SearchingBackend)
-            and isinstance(decode, DecodeOptions)
-            and not asked.stops
-            and len(found) == 1
-        ):
-            found[0] += asked.questions[0].answered(wave, decode)
-            return 0.0
-        started = perf_counter()
-        audio = backend.encode_audio(wave).prefix
-        rows = [question.rows for question in asked.questions]
-        seconds = perf_counter() - started
-        for behind, answered in zip(rows, found, strict=True):
-            answered.extend(written(session, audio, behind, asked))
-    return seconds
-
-
-def written(session: Session, audio: F32, rows: F32, asked: Request) -> list[Hypotheses]:
-    """What is written behind every window's audio rows ``[B, a, n_embd]``, then ``rows``."""
-    whole, decode = prefixes(audio, rows), asked.decode
-    ended = stopping(session.tokenizer, asked.stops)
-    with session.decoding():
+def decode_windows(
+    session: Session, audio: F32, rows: F32, request: PreparedRequest
+) -> list[Hypotheses]:
+    """Hypotheses after each window's audio prefix ``[B, a, n_embd]`` and then ``rows``."""
+    whole, decode = full_prefixes(audio, rows), request.decode
+    is_finished = stop_test(session.tokenizer, request.stops)
+    with session.exclusive_decoding():
         if isinstance(decode, DecodeOptions):
-            return search(session.backend, whole, decode, ended=ended)
-        return sample(session.backend, whole, decode, ended=ended)
+            return search(session.backend, whole, decode, is_finished=is_finished)
+        return sample(session.backend, whole, decode, is_finished=is_finished)
 
 
 def _window(
@@ -134,28 +135,23 @@ def _window(
         for beam in hypotheses.beams
     )
     best = beams[0]
-    text = tidy(best.text, stops)
+    text = cut_at_stop(best.text, stops).strip()
     return Window(*span, text, best.text, best.tokens, best.score, beams)
 
 
-def tidy(raw: str, stops: Sequence[str]) -> str:
-    """An answer without the first of ``stops`` and what follows it, nor space at its ends."""
-    return before_stop(raw, stops).strip()
-
-
-def before_stop(text: str, stops: Sequence[str]) -> str:
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """``text`` up to where the first of ``stops`` begins."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
 
 
-def stopping(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> Ended | None:
-    """Whether tokens spell one of ``stops``; nothing if there are none."""
+def stop_test(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> StopTest | None:
+    """The test whether tokens spell one of ``stops``; None if there are none."""
     if not stops:
         return None
 
-    def ended(tokens: Sequence[int]) -> bool:
+    def is_finished(tokens: Sequence[int]) -> bool:
         text = tokenizer.decode(tokens)
         return any(stop in text for stop in stops)
 
-    return ended
+    return is_finished

@@ -11,7 +11,7 @@ import pytest
 from encoded import F32, heard, refusal
 
 from pengi_rt.audio.container import check_container
-from pengi_rt.audio.decode import open_sound
+from pengi_rt.audio.decode import open_decoder
 from pengi_rt.errors import AudioError
 
 av = pytest.importorskip("av", reason='needs the extra "formats"')
@@ -201,7 +201,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_more_than_a_block_is_decoded_ahead() -> None:
     file = io.BytesIO(encode("webm", "libopus", np.tile(TONE, 8)))
-    sound = open_sound(file, check_container(file, "x"), "x")
+    sound = open_decoder(file, check_container(file, "x"), "x")
     sound.read(1000)
     assert len(sound._held) < 3000  # type: ignore[attr-defined]
     sound.close()

@@ -13,11 +13,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import toy_plan
+from lock_step import prefilled
 from onnx import ModelProto, TensorProto, helper, load_model, load_model_from_string, numpy_helper
 
 import pengi_rt
-from pengi_rt.backends.onnx import OnnxBackend
+from pengi_rt.backends.onnx import OnnxBackend, OnnxCache
 from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan.manifest import WEIGHTS
@@ -43,8 +45,8 @@ def test_encoders_equal_pytorch(onnx: OnnxBackend, torch: TorchBackend, batch: i
     ids = generator.integers(0, 500, (batch, 7))
     ids[:, 0], ids[:, -1] = onnx.config.text.bos_id, onnx.config.text.eos_id
     for ours, theirs in (
-        (onnx.encode_audio(wave), torch.encode_audio(wave)),
-        (onnx.encode_text(ids), torch.encode_text(ids)),
+        (onnx.encoders.encode_audio(wave), torch.encoders.encode_audio(wave)),
+        (onnx.encoders.encode_text(ids), torch.encoders.encode_text(ids)),
     ):
         np.testing.assert_allclose(ours.embedding, theirs.embedding, atol=ATOL)
         np.testing.assert_allclose(ours.prefix, theirs.prefix, atol=ATOL)
@@ -60,17 +62,15 @@ def test_steps_equal_pytorch_whatever_the_parents(
     prefix = generator.normal(size=(clips, longest, onnx.config.decoder.n_embd)).astype(np.float32)
     for clip, length in enumerate(lengths):
         prefix[clip, length:] = np.nan  # padding is never read
-    sizes = np.array(lengths)
-    caches = [
-        backend.prefill(prefix, sizes, width=width, max_new_tokens=steps)
+    runs = [
+        prefilled(backend, prefix, lengths, width=width, new_tokens=steps)
         for backend in (onnx, torch)
     ]
-    np.testing.assert_allclose(caches[0][1], caches[1][1], atol=ATOL)
+    np.testing.assert_allclose(runs[0].first, runs[1].first, atol=ATOL)
     parents = np.zeros(clips * width, np.int64)
     for _ in range(steps):
         tokens = generator.integers(0, onnx.config.decoder.vocab_size, clips * width)
-        ours = onnx.step(caches[0][0], tokens, parents)
-        theirs = torch.step(caches[1][0], tokens, parents)
+        ours, theirs = (run.step(tokens, parents) for run in runs)
         np.testing.assert_allclose(ours, theirs, atol=ATOL)
         parents = generator.integers(0, width, clips * width)
 
@@ -79,20 +79,22 @@ def test_a_prefix_is_stored_once_a_clip(onnx: OnnxBackend) -> None:
     """Slots 1 ... hold no prefix: poisoned there, nothing changes."""
     config = onnx.config.decoder
     prefix = np.random.default_rng(0).normal(size=(2, 10, config.n_embd)).astype(np.float32)
-    tokens, parents = np.arange(6), np.zeros(6, np.int64)
     logits = []
     for poison in (False, True):
-        cache, _ = onnx.prefill(prefix, np.array([10, 10]), width=3, max_new_tokens=2)
-        for buffer in cache.buffers:  # type: ignore[attr-defined]
+        run = prefilled(onnx, prefix, width=3, new_tokens=2)
+        assert isinstance(run.cache, OnnxCache)
+        for buffer in run.cache.buffers:
             slots = buffer.reshape(2, 3, *buffer.shape[1:])
             slots[:, 1:, :, :10] = np.nan if poison else 0.0
-        logits.append(onnx.step(cache, tokens, parents).copy())
+        logits.append(run.step(np.arange(6)).copy())
     np.testing.assert_array_equal(logits[0], logits[1])
 
 
 def test_embeds_tokens_from_the_plan(onnx: OnnxBackend, tiny_model: Pengi) -> None:
     table = tiny_model.state_dict()["decoder.wte.weight"].numpy()
-    np.testing.assert_array_equal(onnx.embed_tokens(np.array([3, 0, 511])), table[[3, 0, 511]])
+    np.testing.assert_array_equal(
+        require_decoder(onnx).embed_tokens(np.array([3, 0, 511])), table[[3, 0, 511]]
+    )
 
 
 def test_float16_tables_are_widened_before_they_are_added(half_plan: Path) -> None:
@@ -101,14 +103,15 @@ def test_float16_tables_are_widened_before_they_are_added(half_plan: Path) -> No
         backend = OnnxBackend(plan, threads=1)
         tokens, positions = (plan.tensor(f"decoder.{name}.weight") for name in ("wte", "wpe"))
         assert tokens.dtype == positions.dtype == np.float16
-        embedded = backend.embed_tokens(np.array([3, 0, 511]))
+        embedded = require_decoder(backend).embed_tokens(np.array([3, 0, 511]))
         assert embedded.dtype == np.float32
         np.testing.assert_array_equal(embedded, tokens[[3, 0, 511]])
         prefix = np.zeros((1, 4, backend.config.decoder.n_embd), np.float32)
-        cache, _ = backend.prefill(prefix, np.array([4]), width=1, max_new_tokens=1)
-        backend.step(cache, np.array([7]), np.array([0]))
+        run = prefilled(backend, prefix)
+        assert isinstance(run.cache, OnnxCache)
+        run.step([7])
         total = tokens[7].astype(np.float32) + positions[4].astype(np.float32)
-        np.testing.assert_array_equal(cache.embeddings[0, 0], total)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(run.cache.embeddings[0, 0], total)
         assert np.any(total != (tokens[7] + positions[4]))
         backend.close()
 
@@ -154,7 +157,7 @@ def test_a_graph_opens_no_file_of_its_own(
             monkeypatch.setattr(plan, "graph", lambda _name, graph=graph: graph)
             backend = OnnxBackend(plan, threads=1)
             with pytest.raises(PlanError, match="its audio graph does not run"):
-                backend.encode_audio(np.zeros((1, 4), np.float32))
+                backend.encoders.encode_audio(np.zeros((1, 4), np.float32))
             backend.close()
 
 
@@ -194,7 +197,7 @@ def test_a_swapped_graph_is_refused(
         monkeypatch.setattr(plan, "graph", lambda _name: graph)
         backend = OnnxBackend(plan, threads=1)
         with pytest.raises(PlanError, match=f"its {asked} graph takes"):
-            getattr(backend, f"_{asked}")
+            _ = backend.graphs[asked].session
         backend.close()
 
 
@@ -253,10 +256,11 @@ def test_what_a_graph_gives_is_checked(
 def test_a_step_that_fails_is_a_line(onnx: OnnxBackend) -> None:
     """Where outputs are bound, ONNX Runtime raises a plain RuntimeError."""
     prefix = np.zeros((1, 4, onnx.config.decoder.n_embd), np.float32)
-    cache, _ = onnx.prefill(prefix, np.array([4]), width=1, max_new_tokens=2)
-    cache.mask = np.ones((3, 9), np.int32)  # type: ignore[attr-defined]
+    run = prefilled(onnx, prefix, new_tokens=2)
+    assert isinstance(run.cache, OnnxCache)
+    run.cache.mask = np.ones((3, 9), np.int32)
     with pytest.raises(PlanError, match=r"its decoder graph does not run: .*; export it again$"):
-        onnx.step(cache, np.array([1]), np.array([0]))
+        run.step([1])
 
 
 def test_load_refuses_a_hostile_graph(tiny_plan: Path, tmp_path: Path) -> None:

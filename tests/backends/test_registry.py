@@ -36,7 +36,7 @@ def test_an_fp16_plan_that_holds_float32_tables(half_plan: Path, tmp_path: Path)
     """Nothing is converted to fit what the plan says it is."""
     path = tmp_path / "lying.plan"
     path.write_bytes(half_plan.read_bytes())
-    toy_plan.edit_manifest(path, lambda data: data.update(precision="fp32"))
+    toy_plan.edit_manifest(path, lambda data: data.update(weights="fp32"))
     with pytest.raises(
         pengi_rt.PengiError, match=r"wte\.weight is float16 in a plan stored as fp32"
     ):

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from lock_step import prefilled
 from rounding import rounded
 
 from pengi_rt.backends.protocol import F32, I64
@@ -47,8 +48,10 @@ def test_steps_equal_recomputation(
     prefix = generator.normal(size=(clips, max(lengths), 64)).astype(np.float32)
     for clip, length in enumerate(lengths):
         prefix[clip, length:] = np.nan  # padding is never read
-    cache, logits = backend.prefill(prefix, np.array(lengths), width=width, max_new_tokens=6)
-    assert (cache.width, cache.position) == (width, 0)
+    run = prefilled(backend, prefix, lengths, width=width, new_tokens=6)
+    logits = run.first
+    assert run.cache.width == width
+    assert not run.cache.generated.any()
     for clip, length in enumerate(lengths):
         expected = recomputed(tiny_model, prefix[clip, :length], [])
         np.testing.assert_allclose(logits[clip], expected, atol=ATOL)
@@ -56,8 +59,8 @@ def test_steps_equal_recomputation(
     parents: I64 = np.zeros(rows, np.int64)
     for step in range(1, 7):
         tokens = generator.integers(0, vocabulary, rows)
-        logits = backend.step(cache, tokens, parents)
-        assert cache.position == step
+        logits = run.step(tokens, parents)
+        assert (run.cache.generated == step).all()
         histories = [
             [*histories[row // width * width + parents[row]], int(tokens[row])]
             for row in range(rows)
@@ -72,15 +75,14 @@ def test_steps_equal_recomputation(
 def test_two_caches_do_not_meet(backend: TorchBackend) -> None:
     generator = np.random.default_rng(0)
     first, second = generator.normal(size=(2, 1, 7, 64)).astype(np.float32)
-    zero, length = np.zeros(2, np.int64), np.array([7])
     tokens = np.array([5, 9])
-    alone, _ = backend.prefill(first, length, width=2, max_new_tokens=3)
-    expected = [backend.step(alone, tokens, zero).copy() for _ in range(2)]
-    one, _ = backend.prefill(first, length, width=2, max_new_tokens=3)
-    two, _ = backend.prefill(second, length, width=2, max_new_tokens=3)
+    alone = prefilled(backend, first, width=2, new_tokens=3)
+    expected = [alone.step(tokens).copy() for _ in range(2)]
+    one = prefilled(backend, first, width=2, new_tokens=3)
+    two = prefilled(backend, second, width=2, new_tokens=3)
     for want in expected:
-        np.testing.assert_array_equal(backend.step(one, tokens, zero), want)
-        backend.step(two, tokens[::-1].copy(), zero)
+        np.testing.assert_array_equal(one.step(tokens), want)
+        two.step(tokens[::-1].copy())
 
 
 def test_encoders_are_the_models(backend: TorchBackend, tiny_model: Pengi) -> None:
@@ -89,7 +91,10 @@ def test_encoders_are_the_models(backend: TorchBackend, tiny_model: Pengi) -> No
     with torch.inference_mode():
         audio = tiny_model.encode_audio(torch.from_numpy(wave))
         text = tiny_model.encode_text(torch.from_numpy(ids))
-    for ours, theirs in ((backend.encode_audio(wave), audio), (backend.encode_text(ids), text)):
+    for ours, theirs in (
+        (backend.encoders.encode_audio(wave), audio),
+        (backend.encoders.encode_text(ids), text),
+    ):
         for mine, other in zip(ours, theirs, strict=True):
             assert mine.dtype == np.float32
             np.testing.assert_array_equal(mine, other.numpy())
@@ -98,26 +103,26 @@ def test_encoders_are_the_models(backend: TorchBackend, tiny_model: Pengi) -> No
 def test_token_embeddings_have_no_positions(backend: TorchBackend, tiny_model: Pengi) -> None:
     ids = np.array([3, 0, 511, 3])
     table = tiny_model.decoder.wte.weight.detach().numpy()
-    np.testing.assert_array_equal(backend.embed_tokens(ids), table[ids])
-    assert backend.embed_tokens(np.zeros(0, np.int64)).shape == (0, 64)
+    np.testing.assert_array_equal(backend.decoder.embed_tokens(ids), table[ids])
+    assert backend.decoder.embed_tokens(np.zeros(0, np.int64)).shape == (0, 64)
 
 
 def test_a_plan_gives_the_same_model(tiny_plan: Path, tiny_model: Pengi) -> None:
     with Plan.open(tiny_plan) as plan:
         backend = TorchBackend.from_plan(plan)
     for name, tensor in tiny_model.state_dict().items():
-        assert backend.model.state_dict()[name].equal(tensor), name
+        assert backend.encoders.model.state_dict()[name].equal(tensor), name
     # The weights are copies: they stay when the plan is closed.
     wave = np.zeros((1, 32_000), np.float32)
-    expected = TorchBackend(tiny_model).encode_audio(wave)
-    np.testing.assert_array_equal(backend.encode_audio(wave).prefix, expected.prefix)
+    expected = TorchBackend(tiny_model).encoders.encode_audio(wave)
+    np.testing.assert_array_equal(backend.encoders.encode_audio(wave).prefix, expected.prefix)
 
 
 def test_an_fp16_plan_gives_the_rounded_model(half_plan: Path, tiny_model: Pengi) -> None:
     with Plan.open(half_plan) as plan:
         backend = TorchBackend.from_plan(plan)
     expected = rounded(tiny_model).state_dict()
-    for name, tensor in backend.model.state_dict().items():
+    for name, tensor in backend.encoders.model.state_dict().items():
         assert tensor.dtype == expected[name].dtype
         assert tensor.equal(expected[name]), name
 
@@ -155,5 +160,5 @@ def test_arrays_need_not_be_contiguous(backend: TorchBackend) -> None:
     wave = np.random.default_rng(1).uniform(-1, 1, (2, 32_000)).astype(np.float32)
     strided = np.repeat(wave, 2, axis=1)[:, ::2]
     assert not strided.flags.c_contiguous
-    expected = backend.encode_audio(wave).prefix
-    np.testing.assert_allclose(backend.encode_audio(strided).prefix, expected, atol=ATOL)
+    expected = backend.encoders.encode_audio(wave).prefix
+    np.testing.assert_allclose(backend.encoders.encode_audio(strided).prefix, expected, atol=ATOL)

@@ -11,7 +11,6 @@ from pengi_rt.cli.verbs import generate
 from pengi_rt.config import choices
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.export import export
-from pengi_rt.plan.manifest import PRECISIONS as STORED
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,7 @@ def test_backends_here_are_those_of_the_engine() -> None:
 
 
 def test_plans_are_stored_as_what_runs() -> None:
-    assert PRECISIONS.here == STORED
+    assert PRECISIONS.here == choices.WEIGHTS_NAMES
     assert ("auto", *export.BACKENDS) == BACKENDS.here
 
 

@@ -8,7 +8,7 @@ import pytest
 from clips import write_clip
 from command_line import Argument, Capture, run
 
-from pengi_rt.audio import waveform
+from pengi_rt.audio import samples
 from pengi_rt.cli import progress
 from pengi_rt.session.batches import Batch, _Reader
 
@@ -25,7 +25,7 @@ WINDOWS = 5
 @pytest.fixture
 def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is short enough to be kept."""
-    monkeypatch.setattr(waveform, "KEPT", 0)
+    monkeypatch.setattr(samples, "KEPT", 0)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_rows_do_not_depend_on_how_it_was_read(
 ) -> None:
     command = _command("generate", tiny_plan, hour, "--windows", windows, "--batch-size", 2)
     streamed = run(capsys, *command)
-    monkeypatch.setattr(waveform, "KEPT", 1 << 30)
+    monkeypatch.setattr(samples, "KEPT", 1 << 30)
     assert run(capsys, *command) == streamed
 
 

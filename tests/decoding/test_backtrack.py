@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from pengi_rt.backends.protocol import Searched
-from pengi_rt.decoding.backtrack import Hypotheses, Hypothesis, all_hypotheses
+from pengi_rt.backends.protocol import SearchTrace
+from pengi_rt.decoding.backtrack import Hypotheses, Hypothesis, read_hypotheses
 
 
-def searched(seed: int, steps: int, clips: int, width: int, done: list[int]) -> Searched:
+def searched(seed: int, steps: int, clips: int, width: int, done: list[int]) -> SearchTrace:
     """Random beams; what lies behind a clip's last step is nonsense, as in a backend's buffers."""
     generator = np.random.default_rng(seed)
     shape = (steps, clips, width)
     averages = -np.sort(generator.exponential(2.0, shape), axis=2)
     averages[generator.random(shape) < 0.1] = -np.inf
-    found = Searched(
+    found = SearchTrace(
         tokens=generator.integers(0, 50_257, shape).astype(np.int32),
         sources=generator.integers(0, width, shape).astype(np.int32),
         lengths=generator.integers(1, np.arange(2, steps + 2)[:, None, None], shape, np.int32),
@@ -26,7 +26,7 @@ def searched(seed: int, steps: int, clips: int, width: int, done: list[int]) -> 
     return found
 
 
-def walked(found: Searched, clip: int, steps: int, beam: int) -> Hypothesis:
+def walked(found: SearchTrace, clip: int, steps: int, beam: int) -> Hypothesis:
     """One beam, from its last token to its first."""
     length = int(found.lengths[steps - 1, clip, beam])
     tokens: list[int] = []
@@ -57,7 +57,7 @@ def walked(found: Searched, clip: int, steps: int, beam: int) -> Hypothesis:
 def test_every_beam_of_every_clip(steps: int, width: int, done: list[int], most: int) -> None:
     for seed in range(5):
         found = searched(seed, steps, len(done), width, done)
-        answers = all_hypotheses(found, most)
+        answers = read_hypotheses(found, most)
         for clip, (answer, last) in enumerate(zip(answers, done, strict=True)):
             own = min(last or most, most)
             beams = tuple(walked(found, clip, own, beam) for beam in range(width))

@@ -6,21 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_backend import WIDTH, FakeBackend, ScriptedModel, ToyModel
+from fake_backend import WIDTH, FakeBackend, FakeDecoder, ScriptedModel, ToyModel
 from toy_paths import log_probs, prefixes
 
-from pengi_rt.backends.protocol import (
-    F32,
-    I64,
-    Cache,
-    Searched,
-    SearchingBackend,
-    SearchOptions,
-)
+from pengi_rt.backends.protocol import F32, I64, Cache, Encoded, SearchTrace
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.backtrack import Hypotheses, Hypothesis
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.loop import Ended
+from pengi_rt.decoding.loop import StopTest
 from pengi_rt.errors import UsageError
 
 MODEL = ToyModel()
@@ -206,14 +199,14 @@ def test_the_toy_model_notices(wrong: str) -> None:
     """The comparisons above would be worth nothing if history did not matter."""
 
     @dataclass
-    class Forgetful(FakeBackend):
+    class Forgetful(FakeDecoder):
         def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
             changed = {"tokens": tokens, "parents": parents}
             changed[wrong] = np.zeros_like(tokens)
             return super().step(cache, changed["tokens"], changed["parents"])
 
     clips = prefixes(3)
-    assert search(Forgetful(MODEL), clips, OPTIONS) != search_all(clips)
+    assert search(FakeBackend(MODEL, decoder=Forgetful(MODEL)), clips, OPTIONS) != search_all(clips)
 
 
 def test_nothing_asked_nothing_run() -> None:
@@ -274,7 +267,7 @@ def test_a_beam_of_probability_zero_is_minus_infinity() -> None:
     )
 
 
-def ends_with(*suffixes: tuple[int, ...]) -> Ended:
+def ends_with(*suffixes: tuple[int, ...]) -> StopTest:
     return lambda tokens: any(tuple(tokens[-len(suffix) :]) == suffix for suffix in suffixes)
 
 
@@ -284,7 +277,7 @@ def test_ended_by_one_token_is_a_stop_token(beam_size: int) -> None:
     clips = prefixes(6, seed=3)
     unstopped = replace(OPTIONS, beam_size=beam_size, stop_id=-1)
     ended = ends_with((MODEL.stop_id,))
-    answers = search(FakeBackend(MODEL), clips, unstopped, ended=ended)
+    answers = search(FakeBackend(MODEL), clips, unstopped, is_finished=ended)
     assert answers == search_all(clips, beam_size=beam_size)
     assert answers != search(FakeBackend(MODEL), clips, unstopped)
 
@@ -295,7 +288,7 @@ def test_ended_by_two_tokens() -> None:
     options = replace(OPTIONS, beam_size=1)
     (long, *_) = search(FakeBackend(MODEL), clips, options)
     ended = ends_with(long.beams[0].tokens[1:3])
-    (short, *_) = search(FakeBackend(MODEL), clips, options, ended=ended)
+    (short, *_) = search(FakeBackend(MODEL), clips, options, is_finished=ended)
     assert short.beams[0].tokens == long.beams[0].tokens[:3]
     assert short.beams[0].logprobs == long.beams[0].logprobs[:3]
     assert short.beams[0].score == pytest.approx(sum(long.beams[0].logprobs[:3]) / 3)
@@ -314,7 +307,7 @@ def test_ended_sees_unfinished_beams_only() -> None:
         return over(tokens)
 
     clips = prefixes(1, seed=2)
-    (answer,) = search(FakeBackend(MODEL), clips, OPTIONS, ended=ended)
+    (answer,) = search(FakeBackend(MODEL), clips, OPTIONS, is_finished=ended)
     assert len(set(seen)) == len(seen)
     assert not any(
         MODEL.stop_id in tokens or over(tokens[:4]) for tokens in seen if len(tokens) > 4
@@ -328,16 +321,22 @@ def test_ended_sees_unfinished_beams_only() -> None:
 def test_the_host_steps_where_it_is_asked_something() -> None:
     """A backend that searches by itself cannot call back in between."""
 
-    class Searching(FakeBackend):
-        def search(self, prefix: F32, lengths: I64, options: SearchOptions) -> Searched:
+    class Device:
+        def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
             raise InterruptedError
 
-        answer = ask = search
+        def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
+            raise NotImplementedError
 
-    clips = prefixes(2)
-    assert isinstance(Searching(MODEL), SearchingBackend)
+        def search_new_prompt(
+            self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+        ) -> tuple[Encoded, SearchTrace]:
+            raise NotImplementedError
+
+    clips, backend = prefixes(2), FakeBackend(MODEL)
+    backend.device_search = Device()
     with pytest.raises(InterruptedError):
-        search(Searching(MODEL), clips, OPTIONS)
+        search(backend, clips, OPTIONS)
     usual = search_all(clips)
-    assert search(Searching(MODEL), clips, OPTIONS, ended=lambda _: False) == usual
-    assert search(Searching(MODEL), clips, OPTIONS, on_step=lambda _: None) == usual
+    assert search(backend, clips, OPTIONS, is_finished=lambda _: False) == usual
+    assert search(backend, clips, OPTIONS, on_step=lambda _: None) == usual

@@ -26,7 +26,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if not folder:
         pytest.skip("PENGI_RT_CHECKPOINTS names no folder of full-size checkpoints")
     from pengi_rt.backends.torch import TorchBackend
-    from pengi_rt.export.checkpoint import load_model
+    from pengi_rt.export.checkpoint_reader import load_model
 
     model, _ = load_model(Path(folder) / f"{request.param}.pth")
     runner = TorchBackend(model)

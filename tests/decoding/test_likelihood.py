@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_backend import WIDTH, FakeBackend, ScriptedModel, ToyModel
+from fake_backend import WIDTH, FakeBackend, FakeDecoder, ScriptedModel, ToyModel
 
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import F32, F64, I64, Backend, Cache
@@ -91,20 +91,18 @@ def test_shapes_that_hurt(candidates: list[Tokens], end: int | None) -> None:
 
 
 @dataclass
-class Counting(FakeBackend):
+class Counting(FakeDecoder):
     """Remembers the clips and rows of every call."""
 
     prefilled: list[int] = field(default_factory=list)
     stepped: list[int] = field(default_factory=list)
 
-    def prefill(
-        self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
-    ) -> tuple[Cache, F32]:
+    def prefill(self, cache: Cache, slots: I64, prefix: F32, lengths: I64) -> F32:
         self.prefilled.append(len(prefix))
-        return super().prefill(prefix, lengths, width=width, max_new_tokens=max_new_tokens)
+        return super().prefill(cache, slots, prefix, lengths)
 
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
-        self.stepped.append(len(tokens))
+        self.stepped.append(tokens.size)
         return super().step(cache, tokens, parents)
 
 
@@ -114,18 +112,20 @@ def test_a_prefill_and_a_step_a_level(end: int | None, steps: int) -> None:
     candidates = [*random_candidates(0), (1, 2, 3, 1, 2), (9, 9, 9, 9, 9)]
     sequences = [each if end is None else (*each, end) for each in candidates]
     inner = [{each[:depth] for each in sequences if len(each) > depth} for depth in range(6)]
-    backend = Counting(MODEL)
+    decoder = Counting(MODEL)
+    backend = FakeBackend(MODEL, decoder=decoder)
     likelihoods(backend, prefixes(2), candidates, end=end)
-    assert backend.prefilled == [2]
-    assert backend.stepped == [2 * max(map(len, inner))] * steps
+    assert decoder.prefilled == [2]
+    assert decoder.stepped == [2 * max(map(len, inner))] * steps
     assert backend.forwards == 1 + steps
 
 
 def test_single_tokens_need_no_step() -> None:
-    backend = Counting(MODEL)
+    decoder = Counting(MODEL)
+    backend = FakeBackend(MODEL, decoder=decoder)
     candidates = [(token,) for token in range(150)]
     found = likelihoods(backend, prefixes(2), candidates, end=None)
-    assert (backend.prefilled, backend.stepped) == ([2], [])
+    assert (decoder.prefilled, decoder.stepped) == ([2], [])
     np.testing.assert_allclose(np.exp(found.sums).sum(axis=1), 1, rtol=1e-12)
 
 
@@ -135,22 +135,24 @@ def test_more_candidates_than_rows(end: int | None) -> None:
     behind = [(149, token, token // 2) for token in range(147)]
     candidates = [*((token, 1) for token in range(147)), *behind]
     np.random.default_rng(0).shuffle(candidates)
-    clips, backend = prefixes(3), Counting(MODEL)
+    clips, decoder = prefixes(3), Counting(MODEL)
+    backend = FakeBackend(MODEL, decoder=decoder)
     found = likelihoods(backend, clips, candidates, end=end)
     assert_brute_force(found, clips, candidates, end)
-    assert sum(backend.prefilled) > 2 * len(clips)
-    assert max(backend.stepped) <= MAX_ROWS
-    assert len(backend.stepped) <= 3 * len(backend.prefilled)
+    assert sum(decoder.prefilled) > 2 * len(clips)
+    assert max(decoder.stepped) <= MAX_ROWS
+    assert len(decoder.stepped) <= 3 * len(decoder.prefilled)
 
 
 def test_the_widest_trie_is_one_clip() -> None:
     candidates = [(token, 1) for token in range(MAX_WIDTH)]
-    backend = Counting(MODEL)
+    decoder = Counting(MODEL)
+    backend = FakeBackend(MODEL, decoder=decoder)
     found = likelihoods(backend, prefixes(1), candidates, end=None)
-    assert (backend.prefilled, backend.stepped) == ([1], [MAX_WIDTH])
+    assert (decoder.prefilled, decoder.stepped) == ([1], [MAX_WIDTH])
     assert_brute_force(found, prefixes(1), candidates, None)
     likelihoods(backend, prefixes(1), [*candidates, (MAX_WIDTH, 1)], end=None)
-    assert (backend.prefilled[1:], backend.stepped[1:]) == ([2], [2 * 33])
+    assert (decoder.prefilled[1:], decoder.stepped[1:]) == ([2], [2 * 33])
 
 
 def test_batches_and_order_change_nothing() -> None:
@@ -271,7 +273,7 @@ def test_the_toy_model_notices(wrong: str) -> None:
     """The comparisons above would be worth nothing if history did not matter."""
 
     @dataclass
-    class Forgetful(FakeBackend):
+    class Forgetful(FakeDecoder):
         def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
             changed = {"tokens": tokens, "parents": parents}
             changed[wrong] = np.zeros_like(tokens)
@@ -280,7 +282,7 @@ def test_the_toy_model_notices(wrong: str) -> None:
     clips, candidates = prefixes(2), random_candidates(0)
     found, other = (
         likelihoods(backend, clips, candidates, end=END).sums
-        for backend in (Forgetful(MODEL), FakeBackend(MODEL))
+        for backend in (FakeBackend(MODEL, decoder=Forgetful(MODEL)), FakeBackend(MODEL))
     )
     assert np.abs(found - other).max() > 0.1
 

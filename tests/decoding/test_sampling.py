@@ -21,7 +21,7 @@ from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.config.decode import MIN_TEMPERATURE, DecodeOptions, SampleOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import search
-from pengi_rt.decoding.sampling import drawn, sample
+from pengi_rt.decoding.sampling import sample, sample_choice
 from pengi_rt.errors import UsageError
 from pengi_rt.kernels.beam_step_cpu import BeamState
 
@@ -45,7 +45,7 @@ def sample_all(clips: Sequence[F32], **changes: Any) -> list[Hypotheses]:
 
 def draw(logits: F32, **changes: Any) -> list[int]:
     """The first tokens of 64 samples, from logits ``[V]``."""
-    choose = drawn(replace(OPTIONS, samples=64, stop_id=-1, **changes))
+    choose = sample_choice(replace(OPTIONS, samples=64, stop_id=-1, **changes))
     tokens: list[int] = choose(logits[None, None], BeamState.start(1)).tokens[0].tolist()
     return tokens
 
@@ -146,7 +146,7 @@ def test_samples_are_independent() -> None:
     options = replace(OPTIONS, max_new_tokens=1, stop_id=-1)
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(3000):
-        choice = drawn(replace(options, seed=seed))
+        choice = sample_choice(replace(options, seed=seed))
         step = choice(model.logits(NOTHING, [])[None, None], BeamState.start(1))
         counts[tuple(step.tokens[0].tolist())] += 1
     uniform = dict.fromkeys(product(range(4), repeat=3), 1 / 64)
@@ -306,7 +306,9 @@ def test_ended_finishes_a_row_as_the_stop_token_does() -> None:
     clips = prefixes(4, seed=6)
     unstopped = replace(OPTIONS, stop_id=-1)
     stop = MODEL.stop_id
-    answers = sample(FakeBackend(MODEL), clips, unstopped, ended=lambda tokens: tokens[-1] == stop)
+    answers = sample(
+        FakeBackend(MODEL), clips, unstopped, is_finished=lambda tokens: tokens[-1] == stop
+    )
     assert answers == sample_all(clips)
     assert answers != sample(FakeBackend(MODEL), clips, unstopped)
 

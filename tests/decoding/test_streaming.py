@@ -64,7 +64,10 @@ def test_the_last_token() -> None:
     third = replace(GREEDY, stop_id=tokens[2])
     assert [token.id for token in stream_tokens(FakeBackend(MODEL), CLIPS[0], third)] == tokens[:3]
     ended = stream_tokens(
-        FakeBackend(MODEL), CLIPS[0], GREEDY, ended=lambda seen: tuple(seen) == tuple(tokens[:2])
+        FakeBackend(MODEL),
+        CLIPS[0],
+        GREEDY,
+        is_finished=lambda seen: tuple(seen) == tuple(tokens[:2]),
     )
     assert [token.id for token in ended] == tokens[:2]
 

@@ -8,7 +8,7 @@ import torch
 
 from pengi_rt.errors import ExportError
 from pengi_rt.export import export
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan.reader import Plan
@@ -47,7 +47,7 @@ def test_a_perturbed_weight_fails_the_export(
     name: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan gets one matrix 1 % off; the model it is tested against does not."""
-    write = export._write
+    write = export._add_weights
 
     def perturbed(
         writer: PlanWriter, model: Pengi, _: object, progress: export.Progress, *, graphs: bool
@@ -57,7 +57,7 @@ def test_a_perturbed_weight_fails_the_export(
             copy.get_parameter(name).mul_(1.01)
         write(writer, copy, copy.state_dict(), progress, graphs=graphs)
 
-    monkeypatch.setattr(export, "_write", perturbed)
+    monkeypatch.setattr(export, "_add_weights", perturbed)
     output = tmp_path / "pengi.plan"
     output.write_bytes(b"the plan from before")
     with pytest.raises(ExportError, match=r"failed its self-test.+ differs by"):
@@ -67,13 +67,13 @@ def test_a_perturbed_weight_fails_the_export(
 
 
 def test_progress_is_reported_as_often_as_announced(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    for backends in (export.USUAL, ("torch",)):
+    for backends in (export.DEFAULT_BACKENDS, ("torch",)):
         said: list[str] = []
         export_plan(
             tiny_checkpoint, tmp_path / "p.plan",
             backends=backends, threads=1, progress=said.append,
         )  # fmt: skip
-        assert len(said) == export.steps(backends)
+        assert len(said) == export.count_steps(backends)
 
 
 def test_weights_that_give_no_numbers_fail_the_export(

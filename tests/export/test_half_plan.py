@@ -11,9 +11,9 @@ import torch
 
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export.export import export_plan
-from pengi_rt.models.checkpoint import save_checkpoint
-from pengi_rt.models.half import FRONT_END, TRANSFORM, halved
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.stored_weights import FRONT_END, STFT_KERNELS, to_half
 from pengi_rt.plan.reader import Plan
 
 
@@ -29,7 +29,7 @@ def saved(
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("pengi_rt").addHandler(handler)
-    export_plan(checkpoint, plan, precision="fp16", threads=1)
+    export_plan(checkpoint, plan, weights="fp16", threads=1)
     logging.getLogger("pengi_rt").removeHandler(handler)
     return plan, warnings
 
@@ -43,8 +43,8 @@ def test_an_fp16_checkpoint_loses_nothing(saved: tuple[Path, list[str]], tiny_mo
     path, warnings = saved
     assert not warnings
     with Plan.open(path) as plan:
-        for name, tensor in halved(tiny_model.state_dict()).items():
-            if name not in TRANSFORM:
+        for name, tensor in to_half(tiny_model.state_dict()).items():
+            if name not in STFT_KERNELS:
                 found = plan.tensor(name)
                 assert found.dtype == tensor.numpy().dtype, name
                 np.testing.assert_array_equal(found, tensor.numpy(), err_msg=name)
@@ -60,7 +60,7 @@ def test_rounded_when_saved_or_when_exported_is_the_same(
 
 def test_what_is_stored_as_what(tiny_plan: Path, half_plan: Path) -> None:
     with Plan.open(half_plan) as half, Plan.open(tiny_plan) as whole:
-        assert half.manifest.precision == "fp16"
+        assert half.manifest.weights == "fp16"
         assert half.manifest.self_test is not None
         assert half.manifest.self_test["passed"] is True
         records = half.manifest.tensors
@@ -69,7 +69,7 @@ def test_what_is_stored_as_what(tiny_plan: Path, half_plan: Path) -> None:
         assert {FRONT_END + "mel_bank"} < wide
         assert len(wide) == 2
         assert all(r.dtype != "float16" for r in records.values() if len(r.shape) < 2)
-        assert whole.tensors - half.tensors == set(TRANSFORM)
+        assert whole.tensors - half.tensors == set(STFT_KERNELS)
         assert half.size < 0.65 * whole.size
 
 
@@ -82,7 +82,7 @@ def test_a_model_that_float16_does_not_hold_is_refused(
     checkpoint, output = tmp_path / "large.safetensors", tmp_path / "large.plan"
     save_checkpoint(large, checkpoint, tokenizers_of(tiny_plan))
     with pytest.raises(CheckpointError) as caught:
-        export_plan(checkpoint, output, precision="fp16", threads=1)
+        export_plan(checkpoint, output, weights="fp16", threads=1)
     assert str(caught.value) == (
         "large.safetensors: cannot be stored as fp16: decoder.h.0.mlp.c_fc.weight has values up "
         "to 7e+04, float16 ends at 65504: store this model in float32"

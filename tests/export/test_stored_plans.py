@@ -1,4 +1,4 @@
-"""Plans of every precision, with graphs and without: the rounded model's, on every backend."""
+"""Plans with all kinds of weights, with graphs and without: the rounded model, on any backend."""
 
 import copy
 import logging
@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 import torch
 from import_graph import imports, source_files
+from lock_step import prefilled
 from rounding import rounded
 
 import pengi_rt
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.backends.torch import TorchBackend, model_of
-from pengi_rt.config.choices import PrecisionName
+from pengi_rt.config.choices import WeightsName
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import CheckpointError, UsageError
-from pengi_rt.export.export import USUAL, BackendName, write_plan
+from pengi_rt.export.export import DEFAULT_BACKENDS, BackendName, write_plan
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.plan.manifest import Source
 from pengi_rt.plan.reader import Plan
 
 RATE = 16_000
-NEW: tuple[PrecisionName, ...] = ("bf16", "int8")
+NEW: tuple[WeightsName, ...] = ("bf16", "int8")
 SOURCE = Source(file="small.pth", sha256="0" * 64)
 TINY = PRESETS["tiny"]
 MLP = TINY["audio_mapper"] | {"kind": "mlp"}
@@ -44,28 +45,31 @@ def model() -> Pengi:
 
 @pytest.fixture(scope="module")
 def plans(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Plans with graphs, by precision."""
+    """Plans with graphs, by weights."""
     folder = tmp_path_factory.mktemp("stored")
-    for precision in NEW:
-        write(model, folder / precision, precision)
-    return {precision: folder / precision for precision in NEW}
+    for weights in NEW:
+        write(model, folder / weights, weights)
+    return {weights: folder / weights for weights in NEW}
 
 
 @pytest.fixture(scope="module")
 def bare(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Plans without graphs, by precision: all there are."""
+    """Plans without graphs, by weights: all there are."""
     folder = tmp_path_factory.mktemp("bare")
-    for precision in get_args(PrecisionName):
-        write(model, folder / precision, precision, ["triton"])
-    return {precision: folder / precision for precision in get_args(PrecisionName)}
+    for weights in get_args(WeightsName):
+        write(model, folder / weights, weights, ["triton"])
+    return {weights: folder / weights for weights in get_args(WeightsName)}
 
 
 def write(
-    model: Pengi, path: Path, precision: PrecisionName, backends: Sequence[BackendName] = USUAL
+    model: Pengi,
+    path: Path,
+    weights: WeightsName,
+    backends: Sequence[BackendName] = DEFAULT_BACKENDS,
 ) -> None:
     write_plan(
         model, make_tokenizers(CONFIG), SOURCE, path,
-        precision=precision, backends=backends, threads=1,
+        weights=weights, backends=backends, threads=1,
     )  # fmt: skip
 
 
@@ -78,22 +82,22 @@ def recording(seed: int) -> tuple[F32, int]:
 
 def test_smaller_types_make_smaller_plans(bare: dict[str, Path], plans: dict[str, Path]) -> None:
     sizes = {}
-    for precision, path in bare.items():
+    for weights, path in bare.items():
         with Plan.open(path) as plan:
-            assert plan.manifest.precision == precision
-            sizes[precision] = len(plan.weights)
+            assert plan.manifest.weights == weights
+            sizes[weights] = len(plan.weights)
     assert sizes["int8"] < sizes["fp16"] == sizes["bf16"] < sizes["fp32"]
-    for precision, path in plans.items():
-        assert bare[precision].stat().st_size < path.stat().st_size
+    for weights, path in plans.items():
+        assert bare[weights].stat().st_size < path.stat().st_size
 
 
-@pytest.mark.parametrize("precision", get_args(PrecisionName))
+@pytest.mark.parametrize("weights", get_args(WeightsName))
 def test_the_plan_holds_the_rounded_model(
-    precision: str, bare: dict[str, Path], plans: dict[str, Path], model: Pengi
+    weights: WeightsName, bare: dict[str, Path], plans: dict[str, Path], model: Pengi
 ) -> None:
     """Bit for bit, whatever the backend computes with; of float32, the model itself."""
-    expected = rounded(model, precision).state_dict()
-    for path in (folder[precision] for folder in (bare, plans) if precision in folder):
+    expected = rounded(model, weights).state_dict()
+    for path in (folder[weights] for folder in (bare, plans) if weights in folder):
         with Plan.open(path) as plan:
             assert plan.manifest.self_test is not None
             assert plan.manifest.self_test["passed"] is True
@@ -103,11 +107,11 @@ def test_the_plan_holds_the_rounded_model(
             assert found[name].equal(tensor), name
 
 
-@pytest.mark.parametrize("precision", NEW)
-def test_the_same_tokens_on_both_backends(precision: str, plans: dict[str, Path]) -> None:
+@pytest.mark.parametrize("weights", NEW)
+def test_the_same_tokens_on_both_backends(weights: str, plans: dict[str, Path]) -> None:
     with (
-        pengi_rt.load(plans[precision], threads=1) as ours,
-        pengi_rt.load(plans[precision], backend="torch", threads=1) as reference,
+        pengi_rt.load(plans[weights], threads=1) as ours,
+        pengi_rt.load(plans[weights], backend="torch", threads=1) as reference,
     ):
         for seed, text in enumerate(("", "the background is")):  # embedded from the plan's table
             one, other = (
@@ -120,10 +124,9 @@ def test_the_same_tokens_on_both_backends(precision: str, plans: dict[str, Path]
 
 def logits(backend: Backend, prefix: F32) -> F32:
     """Before the first token and behind two, which come from the table."""
-    cache, first = backend.prefill(prefix, np.array([len(prefix[0])]), width=1, max_new_tokens=3)
-    nothing = np.zeros(1, np.int64)
-    steps = [backend.step(cache, np.array([token]), nothing).copy() for token in (5, 300)]
-    return np.concatenate([first, *steps])
+    run = prefilled(backend, prefix, new_tokens=3)
+    steps = [run.step([token]).copy() for token in (5, 300)]
+    return np.concatenate([run.first, *steps])
 
 
 def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:
@@ -144,22 +147,20 @@ def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:
 
     own = error(TorchBackend(model))
     errors = {}
-    for precision, path in bare.items():
+    for weights, path in bare.items():
         with Plan.open(path) as plan:
-            errors[precision] = error(TorchBackend.from_plan(plan))
+            errors[weights] = error(TorchBackend.from_plan(plan))
     # The same weights, as `test_the_plan_holds_the_rounded_model` knows. How many threads share a
     # product, and where it lies in memory, decide in which order it is added up.
     assert errors["fp32"] <= 2 * own + 2 * np.finfo(np.float32).eps
     assert errors["fp32"] < errors["fp16"] < errors["bf16"] < errors["int8"]
-    for precision, rounding in (("fp16", 0.0002), ("bf16", 0.002), ("int8", 0.007)):
-        assert errors[precision] < 10 * rounding, errors
+    for weights, rounding in (("fp16", 0.0002), ("bf16", 0.002), ("int8", 0.007)):
+        assert errors[weights] < 10 * rounding, errors
 
 
-@pytest.mark.parametrize("precision", NEW)
-def test_a_plan_without_graphs(
-    precision: str, bare: dict[str, Path], plans: dict[str, Path]
-) -> None:
-    with Plan.open(bare[precision]) as plan, Plan.open(plans[precision]) as whole:
+@pytest.mark.parametrize("weights", NEW)
+def test_a_plan_without_graphs(weights: str, bare: dict[str, Path], plans: dict[str, Path]) -> None:
+    with Plan.open(bare[weights]) as plan, Plan.open(plans[weights]) as whole:
         assert plan.manifest.graphs == ()
         assert plan.manifest.backends == ("torch", "triton")
         assert whole.manifest.backends == ("onnx", "torch", "triton")
@@ -186,7 +187,7 @@ def test_what_was_not_tested_is_said(
         with caplog.at_level(logging.WARNING, "pengi_rt"):
             write(model, tmp_path / "p.plan", "fp32", backends)
     assert [record.getMessage() for record in caplog.records] == [
-        "no CUDA GPU here: the triton backend itself was not tested with this plan"
+        "no CUDA GPU here: the triton backend was not tested with this plan"
     ]
 
 
@@ -214,13 +215,13 @@ def test_broken_weights_are_no_int8_plan(value: float, model: Pengi, tmp_path: P
         write(broken, output, "int8")
     assert str(caught.value) == (
         "small.pth: cannot be stored as int8: decoder.h.1.mlp.c_fc.weight holds infinity or NaN, "
-        "which int8 does not: it is broken"
+        "which int8 cannot store: the weights are broken"
     )
     assert not output.exists()
 
 
 @pytest.mark.parametrize(
-    ("precision", "backends", "message"),
+    ("weights", "backends", "message"),
     [
         ("int4", ("onnx",), "as fp32, fp16, bf16 or int8, not as 'int4'"),
         ("fp32", ("tensorrt",), "for onnx, torch or triton, not for 'tensorrt'"),
@@ -229,12 +230,12 @@ def test_broken_weights_are_no_int8_plan(value: float, model: Pengi, tmp_path: P
     ],
 )
 def test_there_are_no_others(
-    precision: PrecisionName,
+    weights: WeightsName,
     backends: Sequence[BackendName],
     message: str,
     model: Pengi,
     tmp_path: Path,
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        write(model, tmp_path / "p.plan", precision, backends)
+        write(model, tmp_path / "p.plan", weights, backends)
     assert not list(tmp_path.iterdir())

@@ -17,18 +17,20 @@ import pytest
 import torch
 from golden import PAIRS, meta, pair, waveform
 from golden_beam import assert_golden, decode_options, goldens_of, prefix_of
+from lock_step import prefilled
 from numpy.typing import NDArray
 from torch import Tensor
 
 import pengi_rt
 from pengi_rt.backends.protocol import F32
 from pengi_rt.backends.triton.audio import AudioEncoding
-from pengi_rt.backends.triton.backend import STEPS, TritonBackend, _put_prefix
+from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.backends.triton.decoder import Decoding
+from pengi_rt.backends.triton.search import STEPS
 from pengi_rt.config.choices import PrecisionName
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan.builtin import builtin_plan
@@ -89,7 +91,7 @@ def test_golden_recordings(model: Pengi, exact: TritonBackend) -> None:
     token for token."""
     for golden in goldens_of(model.config.name):
         run = meta(golden)
-        (audio,) = exact.encode_audio(waveform(run["audio"])[None]).prefix
+        (audio,) = exact.encoders.encode_audio(waveform(run["audio"])[None]).prefix
         lost = run["max_abs_diff_float32_vs_float64"]["m1_out"]
         tolerance = max(10 * lost, 1e-6 * float(np.abs(golden["m1_out"]).max()))
         np.testing.assert_allclose(audio, golden["m1_out"], rtol=0, atol=tolerance)
@@ -126,11 +128,8 @@ def test_float16_on_the_goldens(model: Pengi) -> None:
 
 def forced(backend: TritonBackend, prefix: F32, tokens: NDArray[np.int64]) -> Tensor:
     """Log-probabilities float64 [n, V] before each of ``tokens``, by prefill and steps."""
-    cache, logits = backend.prefill(
-        prefix[None], np.array([len(prefix)]), width=1, max_new_tokens=len(tokens)
-    )
-    rows = [logits, *(backend.step(cache, np.array([token]), np.zeros(1, np.int64))
-                      for token in tokens[:-1])]  # fmt: skip
+    run = prefilled(backend, prefix[None], new_tokens=len(tokens))
+    rows = [run.first, *(run.step([token]) for token in tokens[:-1])]
     return torch.from_numpy(np.concatenate(rows)).double().log_softmax(1)
 
 
@@ -171,13 +170,13 @@ def test_a_replayed_search_is_the_eager_one(tiny_model: Pengi, precision: str) -
     """Twice, so that nothing is left behind by the first."""
     backend = TritonBackend(tiny_model, device=DEVICE, precision=precision)
     prefix, lengths = two_prefixes()
-    first, second = (backend.search(prefix, lengths, FREE) for _ in range(2))
+    first, second = (backend.device_search.search_prefix(prefix, lengths, FREE) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-    ((shape, run),) = backend._searches.items()
+    ((shape, run),) = backend.device_search._runs.items()
     with torch.inference_mode():
-        eager = Decoding(backend._weights, shape)
-        _put_prefix(eager, prefix, lengths)
+        eager = Decoding(backend.decoder.weights, shape)
+        eager.put_prefix(torch.from_numpy(prefix), torch.from_numpy(lengths))
         eager.temperature.fill_(FREE.divisor)
         eager.ends.copy_(torch.tensor([FREE.stop_id, FREE.pad_id]))
         eager.prefill()
@@ -201,10 +200,10 @@ def two_prefixes() -> tuple[F32, NDArray[np.int64]]:
 def test_a_replayed_encoder_is_the_eager_one(tiny_model: Pengi, precision: str) -> None:
     backend = TritonBackend(tiny_model, device=DEVICE, precision=precision)
     wave = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
-    first, second = backend.encode_audio(wave), backend.encode_audio(wave)
+    first, second = backend.encoders.encode_audio(wave), backend.encoders.encode_audio(wave)
     np.testing.assert_array_equal(first.prefix, second.prefix)
     with torch.inference_mode():
-        eager = AudioEncoding(backend._model, backend._tables, len(wave))
+        eager = AudioEncoding(backend.encoders._model, backend.encoders._tables, len(wave))
         eager.hear(wave)
         eager.run()
         torch.testing.assert_close(torch.from_numpy(first.prefix), eager.prefix.cpu())
@@ -220,14 +219,14 @@ def test_prompts_beside_the_audio(tiny_model: Pengi, precision: str) -> None:
     for turn in range(20):
         ids = np.array([[510, *generator.integers(0, 500, 1 + turn % 12), 511]])
         wave = generator.normal(scale=0.1, size=(3, 32_000)).astype(np.float32)
-        text, found = backend.ask(wave, ids, nothing, FREE)
-        alone = backend.encode_text(ids)
+        text, found = backend.device_search.search_new_prompt(wave, ids, nothing, FREE)
+        alone = backend.encoders.encode_text(ids)
         np.testing.assert_array_equal(text.prefix, alone.prefix)
-        expected = backend.answer(wave, alone.prefix[0], FREE)
+        expected = backend.device_search.search_audio(wave, alone.prefix[0], FREE)
         np.testing.assert_array_equal(found.tokens, expected.tokens)
     with torch.inference_mode():
         padded = np.pad(ids, ((0, 0), (0, 16 - ids.shape[1])), constant_values=511)
-        eager = backend._model.encode_text(torch.from_numpy(padded).to(DEVICE))
+        eager = backend.encoders._model.encode_text(torch.from_numpy(padded).to(DEVICE))
     torch.testing.assert_close(torch.from_numpy(alone.prefix), eager.prefix.float().cpu())
 
 
@@ -235,8 +234,8 @@ def test_prompts_beside_the_audio(tiny_model: Pengi, precision: str) -> None:
 def test_nothing_waits_for_the_device_between_steps(tiny_model: Pengi) -> None:
     """PyTorch refuses to synchronise while a search's graphs are put into the stream."""
     backend = TritonBackend(tiny_model, device=DEVICE, precision="fp16")
-    expected = backend.search(*two_prefixes(), FREE)
-    (run,) = backend._searches.values()
+    expected = backend.device_search.search_prefix(*two_prefixes(), FREE)
+    (run,) = backend.device_search._runs.values()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -23,7 +23,7 @@ WATCHED = (
     "test_norm_linear.py::test_residual",
     "test_patch_merging.py::test_as_the_model",
     "test_small_linear.py::test_partials",
-    "test_small_linear.py::test_add_norm",
+    "test_add_norm.py::test_add_norm",
     "test_small_linear.py::test_norm_gelu",
     "test_small_linear.py::test_norm_qkv",
     "test_beam_attention.py::test_beams",
@@ -31,6 +31,7 @@ WATCHED = (
     "test_lm_head.py::test_int8_weights",
     "test_beam_step.py::test_kernels_search_like_the_cpu",
     "test_beam_step.py::test_next_residual",
+    "test_top_tokens.py::test_as_log_softmax",
 )
 SECONDS = 270
 SUMMARIES = {"memcheck": "ERROR SUMMARY: 0 errors", "racecheck": "RACECHECK SUMMARY: 0 hazards"}

@@ -25,8 +25,7 @@ def test_what_is_watched_is_there(test: str) -> None:
 
 def test_every_kernel_is_watched() -> None:
     """By the test of its name, or of what it is a part of."""
-    parts = {"add_norm": "small_linear", "linear_kernels": "small_linear", "beam_row": "beam_step",
-             "row_linear": "norm_linear"}  # fmt: skip
+    parts = {"small_linear_kernels": "small_linear", "swin_linear": "norm_linear"}
     jitted = {
         parts.get(path.stem, path.stem)
         for path in (ROOT / "kernels").glob("*.py")

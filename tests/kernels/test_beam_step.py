@@ -14,8 +14,7 @@ from torch import Tensor
 from triton_interpreter import DEVICE, check_guards, guarded, poisoned, programs_backwards
 
 from pengi_rt.kernels.beam_history import BeamHistory
-from pengi_rt.kernels.beam_row import RowBest, beam_row, beam_row_reference
-from pengi_rt.kernels.beam_step import beam_step, beam_step_reference
+from pengi_rt.kernels.beam_step import beam_step
 from pengi_rt.kernels.beam_step_cpu import (
     F32,
     BeamState,
@@ -23,7 +22,9 @@ from pengi_rt.kernels.beam_step_cpu import (
     update_ancestry,
 )
 from pengi_rt.kernels.beam_step_cpu import beam_step as beam_step_cpu
+from pengi_rt.kernels.beam_step_reference import beam_step_reference
 from pengi_rt.kernels.embed_rows import Embeddings
+from pengi_rt.kernels.top_tokens import TopTokens, top_tokens, top_tokens_reference
 from pengi_rt.kernels.vocab_tiles import TILE, VocabTiles, vocab_tiles_reference
 
 WIDTH = 20
@@ -65,14 +66,14 @@ class Search:
 
     def step(self, logits: F32) -> None:
         """One step with logits ``[B, W, V]``, ``W`` being 1 in the first one."""
-        row, merge = (beam_row, beam_step)
+        row, merge = (top_tokens, beam_step)
         if self.reference:
-            row, merge = (beam_row_reference, beam_step_reference)
+            row, merge = (top_tokens_reference, beam_step_reference)
         temperature = guarded(torch.tensor([self.temperature], dtype=torch.float64))
         rows = torch.from_numpy(logits).reshape(-1, self.vocab).to(DEVICE)
         empty = VocabTiles.empty(len(rows), self.vocab, self.beams, "cpu")
         tiles = vocab_tiles_reference(rows, temperature, poisoned_like(empty))
-        best = poisoned_like(RowBest.empty(len(rows), self.beams, "cpu"))
+        best = poisoned_like(TopTokens.empty(len(rows), self.beams, "cpu"))
         row(tiles, temperature, self.vocab, best)
         ends = guarded(torch.tensor([self.stop_id, self.pad_id], dtype=torch.int32))
         assert self.embeddings is not None
@@ -366,7 +367,7 @@ def test_a_row_of_many_tiles() -> None:
 @pytest.mark.parametrize("step", [beam_step, beam_step_reference])
 def test_refusals(step: Any) -> None:
     search = Search(2, 3, 53, 1)
-    best = RowBest.empty(2, 3, DEVICE)
+    best = TopTokens.empty(2, 3, DEVICE)
     ends = torch.zeros(2, dtype=torch.int32, device=DEVICE)
     arguments = (best, search.history, ends, search.embeddings, search.residual)
     with pytest.raises(ValueError, match=r"best\.log_probs must be contiguous .*\[6, 3\]"):

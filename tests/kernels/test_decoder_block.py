@@ -14,8 +14,8 @@ from torch import Tensor
 from pengi_rt.config.model import DecoderConfig
 from pengi_rt.kernels.add_norm import Norm, Stream, add_norm
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
-from pengi_rt.kernels.linear_call import Cache, Linear
 from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, norm_qkv
+from pengi_rt.kernels.small_linear_launch import KeyValueCache, Linear
 from pengi_rt.models.gpt2 import Block, Conv1D, KeyValue
 
 LENGTHS, BEAMS, HEADS, WIDTH, STEPS = (5, 3), 3, 2, 32, 3
@@ -79,7 +79,7 @@ class KernelRows:
 
     def step(self, x: Tensor) -> Tensor:
         attn, mlp, own = self.block.attn, self.block.mlp, self.segments
-        cache = Cache(own.keys, own.values, own.position)
+        cache = KeyValueCache(own.keys, own.values, own.position)
         first, second, third = x.float().to(DEVICE), poisoned(ROWS, WIDTH), poisoned(ROWS, WIDTH)
         q = norm_qkv(Stream(first), norm(self.block.ln_1), linear(attn.c_attn), cache)
         y = linear_partials(beam_attention(q, own), linear(attn.c_proj))

@@ -8,9 +8,9 @@ from kernel_close import assert_kernel_close
 from torch import Tensor
 from triton_interpreter import DEVICE, check_guards, guarded, poisoned, programs_backwards
 
-from pengi_rt.kernels.add_norm import Norm, Stream, normalised
-from pengi_rt.kernels.lm_head import FUSED_ROWS, Head, lm_head, lm_head_reference
-from pengi_rt.kernels.vocab_tiles import VocabTiles, unpacked, vocab_tiles_reference
+from pengi_rt.kernels.add_norm import FUSED_ROWS, Norm, Stream, normalized
+from pengi_rt.kernels.lm_head import Head, lm_head, lm_head_reference
+from pengi_rt.kernels.vocab_tiles import VocabTiles, unpack_candidates, vocab_tiles_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -38,7 +38,7 @@ class Case(NamedTuple):
     def double(self) -> Tensor:
         """The logits in float64."""
         stream = Stream(*(None if x is None else x.double() for x in self.stream))  # type: ignore[arg-type]
-        hidden = normalised(stream, Norm(self.norm.weight.double(), self.norm.bias.double()))
+        hidden = normalized(stream, Norm(self.norm.weight.double(), self.norm.bias.double()))
         weight = self.head.weight.double()
         return hidden @ (weight if self.head.scale is None else weight * self.head.scale[:, None]).T
 
@@ -179,12 +179,12 @@ def test_ties_go_to_the_lower_id() -> None:
     case = with_logits(wanted)
     case.call(lm_head)
     assert_tiles_of(case.logits, case)
-    logits, tokens = unpacked(case.out.candidates[0])
+    logits, tokens = unpack_candidates(case.out.candidates[0])
     assert tokens.tolist() == [[2, 6, 10, 14, 18], [130, 134, 138, 142, 146]]
     assert (logits == 2).all()
     case = with_logits(torch.tensor([-0.0, 0.0, -3.0, -0.0, 0.0, -1e-30]))
     case.call(lm_head)
-    assert unpacked(case.out.candidates[0, 0])[1].tolist() == [0, 1, 3, 4, 5]
+    assert unpack_candidates(case.out.candidates[0, 0])[1].tolist() == [0, 1, 3, 4, 5]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about infinities
@@ -192,7 +192,7 @@ def test_candidates_order_as_floats_do() -> None:
     wanted = torch.tensor([-3e38, -2.0, -1e-30, 1e-30, 2.0, 3e38])
     case = with_logits(wanted)
     case.call(lm_head)
-    logits, tokens = unpacked(case.out.candidates[0, 0])
+    logits, tokens = unpack_candidates(case.out.candidates[0, 0])
     assert tokens.tolist() == [5, 4, 3, 2, 1]
     assert torch.equal(logits.cpu(), wanted[tokens.cpu()])
 

@@ -18,8 +18,9 @@ from kernel_close import assert_kernel_close
 from torch import Tensor
 
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.kernels.log_mel import _source, log_mel_image, log_mel_image_reference
+from pengi_rt.kernels.log_mel import log_mel, log_mel_reference
 from pengi_rt.kernels.log_mel_tables import LogMelTables, log_mel_tables
+from pengi_rt.kernels.log_mel_tiles import default_source
 from pengi_rt.models.mel import LogMel
 
 
@@ -73,7 +74,7 @@ def tables_of(model: LogMel) -> LogMelTables:
 
 def on_device(tables: LogMelTables) -> LogMelTables:
     """Every table between guards: what is read outside is NaN, or index -1."""
-    tiles = {k: tile._replace(groups=guarded(tile.groups)) for k, tile in tables.tiles.items()}
+    cuts = {k: cut._replace(groups=guarded(cut.groups)) for k, cut in tables.cuts.items()}
     return tables._replace(
         basis=guarded(tables.basis),
         bank=guarded(tables.bank),
@@ -81,7 +82,7 @@ def on_device(tables: LogMelTables) -> LogMelTables:
         shift=guarded(tables.shift),
         first=guarded(tables.first),
         taps=guarded(tables.taps),
-        tiles=tiles,
+        cuts=cuts,
     )
 
 
@@ -117,7 +118,7 @@ def check(
     waves = torch.stack([SIGNALS[name](config.clip_samples) for name in signals])
     tables = on_device(tables_of(model))
     out = poisoned(len(waves), 1, model.spec_size, model.spec_size, dtype=dtype)
-    found = log_mel_image(guarded(waves), tables, out, source=source, precision=precision)
+    found = log_mel(guarded(waves), tables, out, source=source, precision=precision)
     assert found is out
     check_guards(out)
     native = model(waves).to(dtype)
@@ -162,17 +163,17 @@ def test_demo() -> None:
 
 def test_programs_share_nothing() -> None:
     tables = on_device(tables_of(front_end(TINY)))
-    assert tables.tiles[32].step == 30
+    assert tables.cuts[32].step == 30
     wave = guarded(noise(TINY.clip_samples)[None])
-    forwards = log_mel_image(wave, tables, source=32)
+    forwards = log_mel(wave, tables, source=32)
     with programs_backwards():
-        assert torch.equal(log_mel_image(wave, tables, source=32), forwards)
+        assert torch.equal(log_mel(wave, tables, source=32), forwards)
 
 
 def test_not_a_number_is_no_silence() -> None:
     wave = noise(TINY.clip_samples)[None].to(DEVICE)
     wave[0, 3000] = torch.nan
-    assert log_mel_image(wave, on_device(tables_of(front_end(TINY)))).isnan().any()
+    assert log_mel(wave, on_device(tables_of(front_end(TINY)))).isnan().any()
 
 
 @pytest.mark.parametrize("preset", ["base", "demo", "tiny"])
@@ -181,7 +182,7 @@ def test_reference_is_the_front_end(preset: str) -> None:
     model = front_end(config)
     wave = noise(config.clip_samples)[None]
     native = model(wave)
-    found = log_mel_image_reference(wave, tables_of(model))
+    found = log_mel_reference(wave, tables_of(model))
     assert_kernel_close(found, model.double()(wave.double()), native)
 
 
@@ -190,7 +191,7 @@ def test_reference_is_the_front_end(preset: str) -> None:
 def test_tiles_hold_what_they_read(preset: str, source: int) -> None:
     model = LogMel(ModelConfig.preset(preset))
     tables = tables_of(model.requires_grad_(False))
-    step, groups = tables.tiles[source]
+    step, groups = tables.cuts[source]
     image_frames = len(model.stretch)
     assert (tables.first.diff() >= 0).all()
     for start in range(0, image_frames, step):
@@ -211,8 +212,8 @@ def test_tiles_hold_what_they_read(preset: str, source: int) -> None:
 
 def test_few_clips_take_small_tiles() -> None:
     tables = tables_of(LogMel(ModelConfig.preset("base")).requires_grad_(False))
-    assert [_source(batch, tables) for batch in (1, 3, 4, 64)] == [32, 32, 64, 64]
-    assert {source: tile.step for source, tile in tables.tiles.items()} == {32: 30, 64: 64}
+    assert [default_source(batch, tables) for batch in (1, 3, 4, 64)] == [32, 32, 64, 64]
+    assert {source: cut.step for source, cut in tables.cuts.items()} == {32: 30, 64: 64}
 
 
 def test_refuses_tables_without_symmetry() -> None:
@@ -251,12 +252,12 @@ def test_refuses_what_it_cannot_read() -> None:
     wave = torch.zeros(2, TINY.clip_samples)
     out = torch.empty(2, 1, 32, 32)
     with pytest.raises(ValueError, match=r"wave must be .* got \(2, 9760\) torch.float64"):
-        log_mel_image(wave.double(), tables)
+        log_mel(wave.double(), tables)
     with pytest.raises(ValueError, match=r"float32 of 62 frames, got \(2, 9600\)"):
-        log_mel_image(wave[:, 160:].contiguous(), tables)
+        log_mel(wave[:, 160:].contiguous(), tables)
     with pytest.raises(ValueError, match="wave must be contiguous"):
-        log_mel_image(torch.zeros(TINY.clip_samples, 2).T, tables)
+        log_mel(torch.zeros(TINY.clip_samples, 2).T, tables)
     with pytest.raises(ValueError, match=r"out must be \(2, 1, 32, 32\) in fp32, fp16, bf16"):
-        log_mel_image(wave, tables, out.double())
+        log_mel(wave, tables, out.double())
     with pytest.raises(ValueError, match="out must be contiguous"):
-        log_mel_image(wave, tables, out.mT)
+        log_mel(wave, tables, out.mT)

@@ -11,7 +11,7 @@ from kernel_close import assert_kernel_close
 from torch import Tensor
 from torch.nn import functional as F
 
-from pengi_rt.kernels import row_linear
+from pengi_rt.kernels import swin_linear_tiles
 from pengi_rt.kernels.norm_linear import (
     linear_residual,
     linear_residual_reference,
@@ -121,13 +121,13 @@ def test_residual_without_bias() -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_large_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that only many rows fill."""
-    monkeypatch.setattr(row_linear, "WAVE", 1)
+    monkeypatch.setattr(swin_linear_tiles, "WAVE", 1)
     x = draw(130, 72, seed=0, dtype=dtype)
     options = layer(72, 180, dtype) | norm(72, dtype)
-    assert row_linear.tile_of(130, 180, dtype)[:2] == (
+    assert swin_linear_tiles.default_tile(130, 180, dtype)[:2] == (
         (64, 64) if dtype.itemsize == 4 else (128, 64)
     )
-    assert row_linear.tile_of(130, 250, dtype)[:2] == (
+    assert swin_linear_tiles.default_tile(130, 250, dtype)[:2] == (
         (64, 64) if dtype.itemsize == 4 else (128, 128)
     )
     check(x, **options)

@@ -1,7 +1,6 @@
 """The linear layers of a decode step, against PyTorch in float64."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from triton_interpreter import DEVICE, check_guards, guarded, poisoned, programs_backwards
@@ -9,10 +8,9 @@ from triton_interpreter import DEVICE, check_guards, guarded, poisoned, programs
 # isort: split
 import torch
 from kernel_close import assert_kernel_close
+from residual_stream import MEAN_ROUNDED, exact, make_norm, make_stream, own, random
 from torch import Tensor
 
-from pengi_rt.kernels.add_norm import Norm, Stream, add_norm, add_norm_reference
-from pengi_rt.kernels.linear_call import Cache, Linear, fuses, splits
 from pengi_rt.kernels.small_linear import (
     linear,
     linear_partials,
@@ -23,20 +21,11 @@ from pengi_rt.kernels.small_linear import (
     norm_qkv,
     norm_qkv_reference,
 )
+from pengi_rt.kernels.small_linear_launch import KeyValueCache, Linear, fuses, splits
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
 KINDS = [(SINGLE, False), (HALF, False), (BRAIN, False), (HALF, True), (BRAIN, True)]
 """Compute dtype, and whether weights are int8."""
-MEAN = 20.0
-"""Of the stream's rows, whose deviations are about 1."""
-MEAN_ROUNDED = 4 * MEAN * 2.0**-24
-"""What half a unit in the last place of a float32 mean can do, times a large norm weight; PyTorch's
-own mean of so few numbers is often exact."""
-
-
-def random(*shape: int, seed: int, dtype: torch.dtype = SINGLE) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return guarded(values.to(dtype))
 
 
 def make_layer(depth: int, columns: int, dtype: torch.dtype, quantised: bool) -> Linear:
@@ -46,31 +35,6 @@ def make_layer(depth: int, columns: int, dtype: torch.dtype, quantised: bool) ->
         return Linear(guarded((weight * depth**-0.5).to(dtype)), bias)
     scale = guarded(random(columns, seed=3).abs() * 0.01 + 0.001)
     return Linear(guarded((weight * 50).round().clamp(-127, 127).to(torch.int8)), bias, scale)
-
-
-def make_stream(rows: int, width: int, due: int) -> Stream:
-    """With a mean that is large beside the deviations, as GPT-2's stream has."""
-    residual = guarded(random(rows, width, seed=4) + MEAN)
-    if not due:
-        return Stream(residual)
-    bias, partials = random(width, seed=5), random(due, rows, width, seed=6)
-    return Stream(residual, bias, partials, poisoned(rows, width))
-
-
-def make_norm(width: int) -> Norm:
-    return Norm(random(width, seed=7), random(width, seed=8))
-
-
-def exact(part: Any) -> Any:
-    """The same in float64, with places of its own to write to."""
-    return type(part)(
-        *(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in part)
-    )
-
-
-def own(part: Any) -> Any:
-    """A copy."""
-    return type(part)(*(x.clone() if isinstance(x, Tensor) else x for x in part))
 
 
 @pytest.mark.parametrize(("dtype", "quantised"), KINDS)
@@ -107,21 +71,6 @@ def test_plain_linear_over_several_tiles(dtype: torch.dtype) -> None:
         found, linear_reference(x.double(), exact(layer)), linear_reference(x, layer)
     )
     assert torch.equal(linear(x, layer), found)
-
-
-@pytest.mark.parametrize("dtype", [SINGLE, HALF, BRAIN])
-@pytest.mark.parametrize(("rows", "width", "due"), [(1, 16, 0), (3, 21, 2), (2, 300, 1)])
-def test_add_norm(rows: int, width: int, due: int, dtype: torch.dtype) -> None:
-    stream, norm = make_stream(rows, width, due), make_norm(width)
-    found = add_norm(stream, norm, poisoned(rows, width, dtype=dtype))
-    truth, native = exact(stream), own(stream)
-    y = add_norm_reference(truth, exact(norm), torch.empty(rows, width, dtype=torch.float64))
-    own_y = add_norm_reference(native, norm, torch.empty_like(found))
-    assert_kernel_close(found, y, own_y, floor=MEAN_ROUNDED)
-    check_guards(found)
-    if stream.out is not None:
-        check_guards(stream.out)
-        assert_kernel_close(stream.out, truth.out, native.out)
 
 
 @pytest.mark.parametrize(("dtype", "quantised"), KINDS)
@@ -162,7 +111,7 @@ def test_norm_qkv(
     layer = make_layer(channels, 3 * channels, dtype, quantised)
     position = guarded(torch.arange(clips, dtype=torch.int32) % slots)
     shape = (clips, beams, heads, slots, width)
-    cache = Cache(poisoned(*shape, dtype=dtype), poisoned(*shape, dtype=dtype), position)
+    cache = KeyValueCache(poisoned(*shape, dtype=dtype), poisoned(*shape, dtype=dtype), position)
     before, untouched = own(stream), own(cache)
     q = norm_qkv(stream, norm, layer, cache, out=poisoned(rows, channels, dtype=dtype))
     assert stream.out is not None
@@ -190,7 +139,7 @@ def test_both_ways_to_norm_are_tested() -> None:
 def test_programs_do_not_depend_on_each_other() -> None:
     def run() -> list[Tensor]:
         stream, norm = make_stream(3, 32, 2), make_norm(32)
-        cache = Cache(
+        cache = KeyValueCache(
             torch.zeros(1, 3, 2, 2, 16, dtype=HALF, device=DEVICE),
             torch.zeros(1, 3, 2, 2, 16, dtype=HALF, device=DEVICE),
             torch.ones(1, dtype=torch.int32, device=DEVICE),
@@ -228,7 +177,7 @@ def _refusals() -> dict[str, tuple[str, Callable[[], object]]]:
     small = make_layer(16, 48, HALF, quantised=True)
     keys = torch.zeros(1, 2, 1, 3, 16, dtype=HALF)
     position = torch.zeros(1, dtype=torch.int32)
-    cache = Cache(keys, keys.clone(), position)
+    cache = KeyValueCache(keys, keys.clone(), position)
     x = torch.zeros(2, 16, dtype=HALF)
     wide = torch.zeros(2, 32, dtype=HALF)
     return {

@@ -17,7 +17,7 @@ def test_every_tile_fits(tmp_path: Path) -> None:
     found = compile_kernels(["tile_builds"], tmp_path)
     launchers = {compiled.name.split()[0] for compiled in found}
     assert launchers == {
-        "row_linear", "small_linear", "lm_head", "window_attention", "log_mel", "beam_attention"
+        "swin_linear", "small_linear", "lm_head", "window_attention", "log_mel", "beam_attention"
     }  # fmt: skip
     assert [c for c in found if c.stack > 0] == [], "registers are spilled"
     large = {
@@ -26,6 +26,6 @@ def test_every_tile_fits(tmp_path: Path) -> None:
         if c.shared > SHARED_BYTES[c.capability]
     }
     assert large == {
-        (89, "row_linear", "(128, 128, 64, 8, 4)"),
+        (89, "swin_linear", "(128, 128, 64, 8, 4)"),
         (89, "small_linear", "(16, 32, 64, 16, 16, 1)"),
     }

@@ -18,9 +18,16 @@ from triton.runtime.errors import OutOfResources
 from pengi_rt.backends.triton.audio import tables_of
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.kernels import beam_attention as beam
-from pengi_rt.kernels import linear_tiles, lm_head, log_mel, row_linear, window_attention
+from pengi_rt.kernels import (
+    lm_head,
+    lm_head_tiles,
+    log_mel,
+    log_mel_tiles,
+    small_linear_tiles,
+    swin_linear_tiles,
+    window_attention,
+)
 from pengi_rt.kernels.add_norm import Norm, Stream
-from pengi_rt.kernels.linear_call import Linear
 from pengi_rt.kernels.norm_linear import (
     linear_residual,
     linear_residual_reference,
@@ -33,7 +40,8 @@ from pengi_rt.kernels.small_linear import (
     norm_gelu_linear,
     norm_gelu_linear_reference,
 )
-from pengi_rt.kernels.tuning import Launch, adopt, choosing, tuning
+from pengi_rt.kernels.small_linear_launch import Linear
+from pengi_rt.kernels.tuning import RunTile, adopt, tuning, use_chooser
 from pengi_rt.kernels.tuning_file import Tile
 from pengi_rt.kernels.vocab_tiles import VocabTiles, vocab_tiles_reference
 from pengi_rt.models.mel import LogMel
@@ -52,12 +60,12 @@ def taking(tile: Tile) -> Iterator[None]:
     """Every launcher takes ``tile``, at least one does."""
     taken = []
 
-    def chooser(name: str, tiles: Sequence[Tile], launch: Launch) -> Tile:
+    def chooser(name: str, tiles: Sequence[Tile], run: RunTile) -> Tile:
         taken.append(name)
         return tile
 
     try:
-        with choosing(HERE, chooser):
+        with use_chooser(HERE, chooser):
             yield
     except OutOfResources as error:
         pytest.skip(f"measuring leaves {tile} out on this GPU: {error}")
@@ -65,7 +73,10 @@ def taking(tile: Tile) -> Iterator[None]:
 
 
 def row_tiles(dtype: torch.dtype) -> Sequence[Tile]:
-    return (*row_linear.TILES[dtype.itemsize], *row_linear.OTHERS[dtype.itemsize])
+    return (
+        *swin_linear_tiles.TILES[dtype.itemsize],
+        *swin_linear_tiles.OTHER_TILES[dtype.itemsize],
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,10 +103,10 @@ def test_many_rows(dtype: torch.dtype, tile: Tile) -> None:
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Rows as few as the interpreter can take are tiles to choose for."""
-    monkeypatch.setattr(row_linear, "WAVES", (0, 64))
-    row_linear.tiles.cache_clear()
+    monkeypatch.setattr(swin_linear_tiles, "WAVES", (0, 64))
+    swin_linear_tiles.tiles.cache_clear()
     yield
-    row_linear.tiles.cache_clear()
+    swin_linear_tiles.tiles.cache_clear()
 
 
 @pytest.mark.usefixtures("few_programs")
@@ -136,7 +147,7 @@ LINEARS = [
     (weight, rows, tile)
     for weight in (HALF, INT8, SINGLE)
     for rows, chunk in ((5, 1040), (5, 60), (40, 1040), (130, 72))
-    for tile in linear_tiles.linear_tiles(rows, chunk, weight, norm=False)
+    for tile in small_linear_tiles.tiles(rows, chunk, weight, norm=False)
 ]
 
 
@@ -156,7 +167,7 @@ NORMED = [
     (weight, width, tile)
     for weight in (HALF, INT8)
     for width in (520, 40)
-    for tile in linear_tiles.linear_tiles(5, width, weight, norm=True)
+    for tile in small_linear_tiles.tiles(5, width, weight, norm=True)
 ]
 
 
@@ -185,7 +196,7 @@ HEADS = [
     (weight, rows, tile)
     for weight in (HALF, INT8, SINGLE)
     for rows in (5, 70)
-    for tile in lm_head.tiles(rows, weight)
+    for tile in lm_head_tiles.tiles(rows, weight)
 ]
 
 
@@ -244,17 +255,17 @@ def short_mel() -> LogMel:
     return LogMel(dataclasses.replace(config, clip_seconds=seconds, htsat=htsat)).eval()
 
 
-MELS = [(source, *schedule) for source in (32, 64) for schedule in log_mel.SCHEDULES[source]]
+MELS = [(source, *schedule) for source in (32, 64) for schedule in log_mel_tiles.SCHEDULES[source]]
 
 
 @pytest.mark.parametrize("tile", MELS)
 def test_log_mel(tile: Tile) -> None:
     model = short_mel().requires_grad_(False)
     tables = tables_of(model, HERE)
-    assert tile in log_mel._tiles(1, tables, None)
+    assert tile in log_mel_tiles.tiles(1, tables, None)
     wave, out = draw(1, 9760, seed=3, scale=0.1), poisoned(1, 1, 32, 32)
     with taking(tile):
-        log_mel.log_mel_image(wave, tables, out, precision="ieee")
+        log_mel.log_mel(wave, tables, out, precision="ieee")
     check_guards(out)
     native = model(wave.cpu())
     assert_kernel_close(out, model.double()(wave.cpu().double()), native)
@@ -263,10 +274,10 @@ def test_log_mel(tile: Tile) -> None:
 def test_a_source_that_is_asked_for_is_kept() -> None:
     tables = tables_of(short_mel(), HERE)
     for source in (32, 64):
-        assert {tile[0] for tile in log_mel._tiles(1, tables, source)} == {source}
+        assert {tile[0] for tile in log_mel_tiles.tiles(1, tables, source)} == {source}
 
 
-ATTENTIONS = [(dtype, tile) for dtype in (HALF, SINGLE) for tile in beam._tiles(5, 16, dtype)]
+ATTENTIONS = [(dtype, tile) for dtype in (HALF, SINGLE) for tile in beam.tiles(5, 16, dtype)]
 
 
 def attention_case(dtype: torch.dtype) -> tuple[Tensor, beam.Segments]:
@@ -314,12 +325,12 @@ def test_beam_attention_is_measured_with_more_to_read_than_there_is() -> None:
 
     with tuning(HERE, None, timer):
         beam.beam_attention(q, segments, out=out)
-    usual = beam._usual(segments)
-    assert usual.prefix_lengths.tolist() == [130, 130]
-    assert usual.position.tolist() == [15, 15]
-    assert len(seen) == len(beam._tiles(5, 16, HALF))
+    typical = beam._typical(segments)
+    assert typical.prefix_lengths.tolist() == [130, 130]
+    assert typical.position.tolist() == [15, 15]
+    assert len(seen) == len(beam.tiles(5, 16, HALF))
     for measured in seen:
-        check_attention(q, usual, guarded(measured))
+        check_attention(q, typical, guarded(measured))
     check_attention(q, segments, out)
 
 
@@ -330,26 +341,26 @@ def test_every_tile_is_tried_somewhere() -> None:
             (clips * 4096 >> 2 * stage, n * 96 << stage)
             for clips in (1, 64) for stage in range(4) for n in (1, 3, 4)
         ]  # fmt: skip
-        tried = {tile for M, N in shapes for tile in row_linear.tiles(M, N, dtype)}
+        tried = {tile for M, N in shapes for tile in swin_linear_tiles.tiles(M, N, dtype)}
         assert tried == {*row_tiles(dtype)}
     for weight in (HALF, INT8, SINGLE):
-        tried = {tile for rows in (5, 40, 320) for tile in lm_head.tiles(rows, weight)}
-        assert tried >= {*lm_head.OTHERS[weight.itemsize]}
+        tried = {tile for rows in (5, 40, 320) for tile in lm_head_tiles.tiles(rows, weight)}
+        assert tried >= {*lm_head_tiles.OTHER_TILES[weight.itemsize]}
     tried = {
         tile for weight in (HALF, SINGLE) for rows in (5, 25, 40, 320)
-        for tile in linear_tiles.linear_tiles(rows, 768, weight, norm=False)
+        for tile in small_linear_tiles.tiles(rows, 768, weight, norm=False)
     }  # fmt: skip
-    assert tried >= {tile for tiles in linear_tiles.OTHERS.values() for tile in tiles}
+    assert tried >= {tile for tiles in small_linear_tiles.OTHER_TILES.values() for tile in tiles}
 
 
 def test_no_tile_is_offered_twice() -> None:
     for tiles in (
-        row_linear.tiles(4096, 288, HALF),
-        linear_tiles.linear_tiles(5, 16, HALF, norm=True),
-        linear_tiles.linear_tiles(5, 48, INT8, norm=False),
-        lm_head.tiles(5, HALF),
+        swin_linear_tiles.tiles(4096, 288, HALF),
+        small_linear_tiles.tiles(5, 16, HALF, norm=True),
+        small_linear_tiles.tiles(5, 48, INT8, norm=False),
+        lm_head_tiles.tiles(5, HALF),
         window_attention.tiles(64, 1, HALF),
-        beam._tiles(5, 64, HALF),
+        beam.tiles(5, 64, HALF),
     ):
         assert len(tiles) == len(set(tiles))
         assert len(tiles) <= 8
@@ -367,7 +378,7 @@ def test_a_tuning_in_the_launchers_own_words(tmp_path: Path) -> None:
         norm_linear(x, weight)
     assert tuner.measured == {}
     assert names[0] == (
-        "row_linear x=float32 weight=float32 out=float32 M=70 N=72 K=40 norm=False bias=False "
+        "swin_linear x=float32 weight=float32 out=float32 M=70 N=72 K=40 norm=False bias=False "
         "gelu=False merge=False residual=False"
     )
     assert names[1] == names[0].replace("gelu=False", "gelu=True")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,27 @@ from triton.runtime.errors import OutOfResources
 from pengi_rt.kernels import tuning_file
 from pengi_rt.kernels.tuning import (
     ColdTimer,
-    Launch,
+    Problem,
+    RunTile,
     Tuner,
     adopt,
     adopted,
-    choosing,
-    chosen,
+    choose_tile,
     gpu_name,
     tuning,
+    use_chooser,
 )
 from pengi_rt.kernels.tuning_file import Measured, Tile, file_for, read, remove_damaged, write
 
 HERE = torch.empty(0, device=DEVICE).device
 TILES: tuple[Tile, ...] = ((64, 4), (128, 4), (32, 2))
+
+
+@dataclass(frozen=True)
+class KernelProblem(Problem):
+    dtype: torch.dtype
+    rows: int
+    norm: bool
 
 
 class Kernel:
@@ -51,8 +60,8 @@ class Kernel:
         return self.us[self.launched[-1]]
 
     def chosen(self, rows: int = 5, tiles: Sequence[Tile] = TILES) -> Tile:
-        shape = {"dtype": torch.float16, "rows": rows, "norm": True}
-        return chosen("kernel", shape, tiles, self.launch, HERE)
+        problem = KernelProblem(torch.float16, rows, norm=True)
+        return choose_tile("kernel", problem, tiles, self.launch, HERE)
 
 
 NAME = "kernel dtype=float16 rows=5 norm=True"
@@ -196,10 +205,10 @@ def test_an_engine_that_is_opened_meanwhile_does_not_end_it(kernel: Kernel, tmp_
 
 
 def test_choosing_is_nested_and_undone(kernel: Kernel) -> None:
-    def last(_: str, tiles: Sequence[Tile], __: Launch) -> Tile:
+    def last(_: str, tiles: Sequence[Tile], __: RunTile) -> Tile:
         return tiles[-1]
 
-    with choosing(HERE, last):
+    with use_chooser(HERE, last):
         with tuning(HERE, None, kernel.timer):
             assert kernel.chosen() == TILES[1]
         assert kernel.chosen() == TILES[2]
@@ -227,7 +236,7 @@ def test_a_damaged_file(text: str, kernel: Kernel, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match="delete it or run pengi-rt warmup --tune") as refused:
         adopt(HERE, tmp_path)
-    assert str(refused.value).startswith(f"{path}: is no file of measured tiles (")
+    assert str(refused.value).startswith(f"{path}: not a file of measured tiles (")
     assert "\n" not in str(refused.value)
     assert kernel.chosen() == TILES[0]
     with tuning(HERE, tmp_path, kernel.timer):
@@ -237,7 +246,7 @@ def test_a_damaged_file(text: str, kernel: Kernel, tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     file_in(tmp_path).write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="is no file of measured tiles"):
+    with pytest.raises(ValueError, match="not a file of measured tiles"):
         adopt(HERE, tmp_path)
 
 

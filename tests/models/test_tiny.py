@@ -74,9 +74,9 @@ def answers(tiny_model: Pengi) -> dict[tuple[int, int], Hypotheses]:
     time = np.arange(CONFIG.clip_samples) / CONFIG.mel.sample_rate
     tones = [0.4 * np.sin(2 * np.pi * f * time) for f in (150, 400, 900, 2000, 3500)]
     clips = np.stack([*tones, rng.uniform(-0.5, 0.5, len(time))]).astype(np.float32)
-    audio = backend.encode_audio(clips).prefix
+    audio = backend.encoders.encode_audio(clips).prefix
     prompts = np.array([[510, 20, 30, 511], [510, 300, 64, 511], [510, 77, 78, 511]])
-    text = backend.encode_text(prompts).prefix
+    text = backend.encoders.encode_text(prompts).prefix
     pairs = [(clip, prompt) for clip in range(6) for prompt in range(3)]
     found = search(backend, [np.concatenate([audio[c], text[p]]) for c, p in pairs], options)
     return dict(zip(pairs, found, strict=True))

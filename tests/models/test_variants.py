@@ -11,10 +11,10 @@ import pengi_rt
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.engine import Engine
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
-from pengi_rt.export.self_test import made_clips
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.export.self_test import synthetic_clips
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.tiny import make_tokenizers, random_model
 
 TINY = PRESETS["tiny"]
@@ -73,7 +73,7 @@ def test_both_backends_say_the_same(engines: tuple[Engine, Engine]) -> None:
     onnx, torch = engines
     rate = onnx.config.mel.sample_rate
     said = set()
-    for clip in made_clips(onnx.config):
+    for clip in synthetic_clips(onnx.config):
         for prompt in PROMPTS:
             ours, theirs = (
                 engine.generate((clip, rate), prompt, max_new_tokens=16).windows[0]
@@ -88,12 +88,12 @@ def test_encoded_shapes_are_the_configs(engines: tuple[Engine, Engine]) -> None:
     for engine in engines:
         config = engine.config
         width = config.decoder.n_embd
-        audio = engine.backend.encode_audio(made_clips(config))
+        audio = engine.backend.encoders.encode_audio(synthetic_clips(config))
         assert audio.embedding.shape == (2, config.d_proj)
         assert audio.prefix.shape == (2, config.audio_mapper.prefix_length, width)
         np.testing.assert_allclose(np.linalg.norm(audio.embedding, axis=1), 1.0, rtol=1e-5)
         ids = engine.prompt_tokenizer.encode(PROMPTS[0]).ids
-        text = engine.backend.encode_text(ids[None])
+        text = engine.backend.encoders.encode_text(ids[None])
         assert text.prefix.shape == (1, config.prompt_rows(len(ids)), width)
 
 
@@ -104,7 +104,7 @@ def test_bare_prompts_of_any_length(engines: tuple[Engine, Engine]) -> None:
     for prompt, rows in (("!", 1), ("!" * 12, 12), ("!" * 13, 12)):
         ids, truncated = engines[0].prompt_tokenizer.encode(prompt)
         assert truncated == (len(prompt) > 12)
-        ours, theirs = (engine.backend.encode_text(ids[None]) for engine in engines)
+        ours, theirs = (engine.backend.encoders.encode_text(ids[None]) for engine in engines)
         assert ours.prefix.shape == (1, rows, 64)
         np.testing.assert_array_equal(ours.prefix, theirs.prefix)
         np.testing.assert_array_equal(ours.embedding, theirs.embedding)

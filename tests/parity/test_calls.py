@@ -77,7 +77,7 @@ def additional_text(case: dict[str, Any], item: int) -> str:
 def test_audio_embeddings(engines: Engines, ledger: Ledger, backend: str, name: str) -> None:
     golden, case = api(), CASES[name]
     engine = engines.get("base", backend)
-    embedding, prefix = engine.backend.encode_audio(
+    embedding, prefix = engine.backend.encoders.encode_audio(
         np.concatenate(compat_samples(engine.config, case))
     )
     expected = golden[f"{name}/embed"]
@@ -95,7 +95,7 @@ def test_prompt_embeddings(engines: Engines, ledger: Ledger, backend: str) -> No
     engine = engines.get("base", backend)
     prompts = [engine.prompt_tokenizer.encode(str(p)) for p in golden["prompt_embeddings/prompts"]]
     ids = engine.prompt_tokenizer.pad([prompt.ids for prompt in prompts])
-    embedding, prefix = engine.backend.encode_text(ids)
+    embedding, prefix = engine.backend.encoders.encode_text(ids)
     expected = golden["prompt_embeddings/embed"]
     difference = float(np.abs(embedding - expected).max())
     ledger(backend, "text_embed", difference, 5e-5)

@@ -56,8 +56,8 @@ def expected(engine: Engine, audio: tuple[Any, int]) -> dict[str, F64]:
     ids = engine.prompt_tokenizer.encode(task_prompt("events")).ids
     prefix = np.concatenate(
         [
-            engine.backend.encode_audio(audio[0][None]).prefix[0],
-            engine.backend.encode_text(ids[None]).prefix[0],
+            engine.backend.encoders.encode_audio(audio[0][None]).prefix[0],
+            engine.backend.encoders.encode_text(ids[None]).prefix[0],
         ]
     )
     stop = engine.config.stop_id

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from full_size import BACKENDS, Engines, Ledger
 from golden import PAIRS, Golden, meta, pair, waveform
+from lock_step import prefilled
 from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F32
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", BACKENDS)]
@@ -44,12 +46,14 @@ def prefix_of(engine: Engine, golden: Golden) -> F32:
     ids = engine.prompt_tokenizer.encode(facts["prompt"]).ids
     wave = waveform(facts["audio"])[None]
     parts = [
-        engine.backend.encode_audio(wave).prefix[0],
-        engine.backend.encode_text(ids[None]).prefix[0],
+        engine.backend.encoders.encode_audio(wave).prefix[0],
+        engine.backend.encoders.encode_text(ids[None]).prefix[0],
     ]
     text = additional_text(golden)
     if text:
-        parts.append(engine.backend.embed_tokens(np.array(engine.tokenizer.encode(text))))
+        parts.append(
+            require_decoder(engine.backend).embed_tokens(np.array(engine.tokenizer.encode(text)))
+        )
     return np.concatenate(parts)
 
 
@@ -58,17 +62,15 @@ def test_stages(engines: Engines, ledger: Ledger, backend: str, name: str) -> No
     golden = pair(name)
     engine = engines.get(meta(golden)["config"], backend)
     facts = meta(golden)
-    audio = engine.backend.encode_audio(waveform(facts["audio"])[None])
+    audio = engine.backend.encoders.encode_audio(waveform(facts["audio"])[None])
     ids = engine.prompt_tokenizer.encode(facts["prompt"]).ids
-    text = engine.backend.encode_text(ids[None])
+    text = engine.backend.encoders.encode_text(ids[None])
     compare(ledger, backend, golden, "audio_embed", "audio_proj", audio.embedding[0])
     compare(ledger, backend, golden, "m1_out", "m1_out", audio.prefix[0])
     compare(ledger, backend, golden, "text_embed", "text_embed", text.embedding[0])
     compare(ledger, backend, golden, "m2_out", "m2_out", text.prefix[0])
     prefix = prefix_of(engine, golden)
-    _, logits = engine.backend.prefill(
-        prefix[None], np.array([len(prefix)]), width=1, max_new_tokens=1
-    )
+    logits = prefilled(engine.backend, prefix[None]).first
     compare_log_probabilities(ledger, backend, golden, logits[0])
 
 

@@ -14,7 +14,7 @@ import torch
 from golden import PAIRS, Golden, meta, pair, waveform
 from torch import Tensor
 
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.models.mapper import TransformerMapper
 from pengi_rt.models.pengi import Pengi
 

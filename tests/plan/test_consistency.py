@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import toy_plan
 
+from pengi_rt.config.choices import WEIGHTS_NAMES
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.consistency import check_complete, check_layout
-from pengi_rt.plan.manifest import MANIFEST, PRECISIONS, Manifest, TensorRecord
+from pengi_rt.plan.manifest import MANIFEST, Manifest, TensorRecord
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +98,20 @@ TABLES = {"fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
           "int8": ("int8", "float16")}  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", TABLES)
-def test_embedding_tables_are_of_the_plans_precision(data: dict[str, Any], precision: str) -> None:
-    assert TABLES.keys() == set(PRECISIONS) - {"fp32"}
-    tokens, positions = TABLES[precision]
-    check_complete(Manifest.from_json(json.dumps(stored_as(data, precision, tokens, positions))))
+@pytest.mark.parametrize("weights", TABLES)
+def test_embedding_tables_are_stored_as_the_weights(data: dict[str, Any], weights: str) -> None:
+    assert TABLES.keys() == set(WEIGHTS_NAMES) - {"fp32"}
+    tokens, positions = TABLES[weights]
+    check_complete(Manifest.from_json(json.dumps(stored_as(data, weights, tokens, positions))))
     for dtype in ("float32", "float16", "bfloat16", "int8", "int64"):
         for kinds in ((tokens, dtype), (dtype, positions)):
             if kinds != (tokens, positions):
-                message = incompleteness(stored_as(data, precision, *kinds))
-                assert f"is {dtype} in a plan stored as {precision}: export" in message
+                message = incompleteness(stored_as(data, weights, *kinds))
+                assert f"is {dtype} in a plan stored as {weights}: export" in message
 
 
 def stored_as(
-    data: dict[str, Any], precision: str, tokens: str, positions: str, **scale: object
+    data: dict[str, Any], weights: str, tokens: str, positions: str, **scale: object
 ) -> dict[str, Any]:
     """A plan whose tables are of these types, with a scale for the tokens' and nothing else."""
     table = data["tensors"]["decoder.wte.weight"]
@@ -120,7 +121,7 @@ def stored_as(
         "decoder.wpe.weight": data["tensors"]["decoder.wpe.weight"] | {"dtype": positions},
         "decoder.wte.weight.scale": table | {"shape": [rows, 1], "dtype": "float32"} | scale,
     }
-    return data | {"precision": precision, "tensors": tensors}
+    return data | {"weights": weights, "tensors": tensors}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import toy_plan
 
 from pengi_rt.errors import PlanError
-from pengi_rt.plan.float32_view import Widened
+from pengi_rt.plan.float32_view import Float32View, float32_view
 from pengi_rt.plan.reader import Plan
 from pengi_rt.plan.writer import PlanWriter
 
@@ -31,7 +31,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
         "rows": INT8, "rows.scale": ROWS, "columns": INT8, "columns.scale": COLUMNS,
         "bare": INT8, "ids": np.arange(8),
     }  # fmt: skip
-    with PlanWriter(path, toy_plan.CONFIG, backends=("torch",), precision="bf16") as writer:
+    with PlanWriter(path, toy_plan.CONFIG, backends=("torch",), weights="bf16") as writer:
         writer.add_tensors(tensors)
         toy_plan.add_entries(writer, graphs=False)
         writer.seal()
@@ -52,7 +52,8 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_rows_of_every_type(plan: Plan, name: str) -> None:
     whole = EXPECTED[name]
-    weight = Widened(plan, name)
+    weight = float32_view(plan, name)
+    assert isinstance(weight, Float32View) == (name != "fp32")
     for index in (..., slice(5), np.array([0, 255, 7, 7]), np.zeros((2, 0), np.int64)):
         found = weight[index]
         assert found.dtype == np.float32
@@ -69,6 +70,6 @@ def test_of_bfloat16_the_plan_gives_the_bits(plan: Plan) -> None:
 @pytest.mark.parametrize(("name", "kind"), [("bare", "int8"), ("ids", "int64")])
 def test_what_is_no_weight_is_refused(plan: Plan, name: str, kind: str) -> None:
     with pytest.raises(PlanError, match=rf"tensor {name} is {kind}, its config wants float32; exp"):
-        Widened(plan, name)
+        float32_view(plan, name)
     with pytest.raises(PlanError, match="no tensor 'nothing'"):
-        Widened(plan, "nothing")
+        float32_view(plan, "nothing")

@@ -103,6 +103,15 @@ def test_no_json_of_ours(text: str | bytes) -> None:
     assert refusal(text).startswith(MANIFEST)
 
 
+def test_plans_from_before_call_the_weights_precision(data: dict[str, Any]) -> None:
+    new = Manifest.from_json(json.dumps(data))
+    old = {("precision" if key == "weights" else key): value for key, value in data.items()}
+    assert old.keys() != data.keys()
+    assert Manifest.from_json(json.dumps(old)) == new
+    assert "precision" in refusal(data | {"precision": "fp32"})
+    assert "weights must be one of fp32, " in refusal(old | {"precision": "int4"})
+
+
 def test_strings_cannot_move_the_cursor(data: dict[str, Any]) -> None:
     for hostile in ("\x1b[2J", "a\nb", "\ud800", "\u202e"):
         assert "control characters" in refusal(data | {"tools": {"torch": hostile}})
@@ -113,7 +122,7 @@ def test_refusals_stay_short_whatever_they_quote(data: dict[str, Any]) -> None:
     long = "x" * 100_000
     tensor = data["tensors"]["decoder.wte.weight"]
     refusal(data | {"format": long})
-    refusal(data | {"precision": long})
+    refusal(data | {"weights": long})
     refusal(data | {"tensors": {long: None}})
     refusal(data | {"tensors": {"t": tensor | {"dtype": long}}})
     refusal(data | {"tensors": {"t": tensor | {"sha256": long}}})

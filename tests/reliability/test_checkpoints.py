@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pengi_rt.errors import CheckpointError
-from pengi_rt.export.checkpoint import read_safetensors
-from pengi_rt.export.integrity import check_integrity
+from pengi_rt.export.checkpoint_reader import read_safetensors
+from pengi_rt.export.file_check import check_file
 from pengi_rt.export.torch_file import load_weights
 from pengi_rt.models.safetensors_file import with_digest
 
@@ -26,7 +26,7 @@ WEIGHTS = {"caption_decoder.a.weight": torch.arange(24.0).reshape(4, 6), "b": to
 def read(path: Path) -> dict[str, Tensor] | str:
     """The tensors, or why they are refused."""
     try:
-        check_integrity(path)
+        check_file(path)
         if path.suffix == ".safetensors":
             return read_safetensors(path)[1]
         return load_weights(path)

@@ -15,7 +15,7 @@ from training_run import MODEL, toml
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PengiError
-from pengi_rt.system.sources import Regular
+from pengi_rt.system.regular import Regular
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.config import read_config
 from pengi_rt.training.curves import read_metrics

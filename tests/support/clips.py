@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.export.export import export_plan
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.tiny import make_tokenizers, random_model
 
 RATE = 16_000

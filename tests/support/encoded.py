@@ -8,7 +8,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from pengi_rt.audio.decode import read_blocks
-from pengi_rt.audio.sound import sound_of
+from pengi_rt.audio.source import open_recording
 from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
@@ -37,10 +37,10 @@ def noise(frames: int, channels: int = 1, *, seed: int = 0) -> F32:
 
 def heard(data: bytes, *, allow_truncated: bool = False) -> tuple[F32, str]:
     """All samples ``[frames, channels]`` of a file, and why they are not all of the recording."""
-    sound = sound_of(data, "x", allow_truncated=allow_truncated)
-    with sound.open() as reader:
-        blocks = [block.T for block in read_blocks(reader, "x")]
-        return np.concatenate(blocks), reader.cut
+    source = open_recording(data, "x", allow_truncated=allow_truncated)
+    with source.open() as decoder:
+        blocks = [block.T for block in read_blocks(decoder, "x")]
+        return np.concatenate(blocks), decoder.cut
 
 
 def refusal(data: bytes) -> str:

@@ -1,8 +1,8 @@
 """A toy language model, and a backend that runs it through a cache as real backends do.
 
-The model's logits depend on every row of the prefix and on every token in its place. The backend
-keeps only slots, ``[clip, row, position]``, and finds a row's history through an ancestry table, so
-a wrong parent, token or position gives other logits.
+The model's logits depend on every row of the prefix and on every token in its place. The cache
+keeps only tokens, ``[slot, row, position]``, and finds a row's history through an ancestry table,
+so a wrong parent, token or position gives other logits.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.backends.protocol import F32, I64, Cache, DeviceSearch, Encoded
 from pengi_rt.config.model import DecoderConfig, MapperConfig, ModelConfig
 from pengi_rt.kernels.beam_step_cpu import I32, update_ancestry_reference
 
@@ -46,65 +46,72 @@ class ScriptedModel:
         return np.log(self.script.get(tuple(tokens), [1.0] * self.vocab_size)).astype(np.float32)
 
 
-@dataclass
-class FakeCache:
-    """What the rows have written, and where each finds its history."""
+class FakeCache(Cache):
+    """The tokens that rows have written, and where each row finds its history."""
 
-    prefixes: list[F32]
-    slots: I64  # [B, W, S] tokens
-    ancestry: I32  # [B, W, S]
-    position: int = 0
-
-    @property
-    def width(self) -> int:
-        """Rows a clip."""
-        return len(self.slots[0])
+    def __init__(self, **sizes: int) -> None:
+        super().__init__(**sizes)
+        shape = (self.slots, self.width, self.new_tokens)
+        self.prefixes: dict[int, F32] = {}
+        self.tokens: I64 = np.full(shape, -1)
+        self.ancestry: I32 = np.zeros(shape, np.int32)
 
 
 @dataclass
-class FakeBackend:
-    """The decoder half of the protocol over a toy model. Counts its forward passes."""
+class FakeDecoder:
+    """A toy model over the protocol's cache. Counts its forward passes."""
 
     model: ToyModel | ScriptedModel
     n_positions: int = 64
-    name: str = "fake"
     forwards: int = 0
-    config: ModelConfig = field(init=False)
+    config: DecoderConfig = field(init=False)
 
     def __post_init__(self) -> None:
-        decoder = DecoderConfig(
+        self.config = DecoderConfig(
             vocab_size=self.model.vocab_size, n_positions=self.n_positions, n_embd=WIDTH, n_head=1
         )
-        mapper = MapperConfig(kind="mlp", prefix_length=1)
-        self.config = ModelConfig(
-            decoder=decoder, audio_mapper=mapper, text_mapper=mapper, stop_id=0
-        )
 
-    def prefill(
-        self, prefix: F32, lengths: I64, *, width: int, max_new_tokens: int
-    ) -> tuple[Cache, F32]:
-        prefixes = [rows[:length] for rows, length in zip(prefix, lengths, strict=True)]
-        shape = (len(prefixes), width, max_new_tokens)
-        self._logits = np.empty((len(prefixes) * width, self.model.vocab_size), np.float32)
+    def new_cache(self, **sizes: int) -> Cache:
+        cache = FakeCache(**sizes)
+        shape = (cache.slots, cache.width, self.model.vocab_size)
+        self._logits = np.empty(shape, np.float32)
+        return cache
+
+    def prefill(self, cache: Cache, slots: I64, prefix: F32, lengths: I64) -> F32:
+        assert isinstance(cache, FakeCache)
+        cache.admit(slots, lengths)
+        rows = [rows[:length] for rows, length in zip(prefix, lengths, strict=True)]
+        cache.prefixes.update(zip(slots.tolist(), rows, strict=True))
         self.forwards += 1
-        cache = FakeCache(prefixes, np.full(shape, -1), np.zeros(shape, np.int32))
-        return cache, np.stack([self.model.logits(rows, []) for rows in prefixes])
+        return np.stack([self.model.logits(each, []) for each in rows])
 
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         assert isinstance(cache, FakeCache)
-        assert tokens.shape == parents.shape == (len(cache.prefixes) * cache.width,)
-        sources = parents.reshape(-1, cache.width)
-        if cache.position:
-            update_ancestry_reference(cache.ancestry, sources, cache.position - 1)
-        else:
-            assert not sources.any()
-        cache.slots[..., cache.position] = tokens.reshape(sources.shape)
-        cache.position += 1
+        assert tokens.shape == parents.shape == (cache.slots, cache.width)
+        cache.check_room()
+        ages = cache.generated.copy()
+        cache.advance()
         self.forwards += 1
-        for row, logits in enumerate(self._logits):  # overwritten: valid until the next call
-            clip, beam = divmod(row, cache.width)
-            logits[:] = self.model.logits(cache.prefixes[clip], history(cache, clip, beam))
+        self._logits[:] = np.nan  # overwritten: valid until the next call
+        for slot in np.flatnonzero(cache.in_use).tolist():
+            if ages[slot]:
+                one = slice(slot, slot + 1)
+                update_ancestry_reference(cache.ancestry[one], parents[one], int(ages[slot]) - 1)
+            else:
+                assert not parents[slot].any()
+            cache.tokens[slot, :, ages[slot]] = tokens[slot]
+            for beam in range(cache.width):
+                self._logits[slot, beam] = self.model.logits(
+                    cache.prefixes[slot], history(cache, slot, beam)
+                )
         return self._logits
+
+    def embed_tokens(self, ids: I64) -> F32:
+        raise NotImplementedError
+
+
+class NoEncoders:
+    """What a backend has that is asked for its decoder alone."""
 
     def encode_audio(self, wave: F32) -> Encoded:
         raise NotImplementedError
@@ -112,16 +119,38 @@ class FakeBackend:
     def encode_text(self, ids: I64) -> Encoded:
         raise NotImplementedError
 
-    def embed_tokens(self, ids: I64) -> F32:
-        raise NotImplementedError
+
+class FakeBackend:
+    """A backend with a toy decoder and no encoders."""
+
+    name = "fake"
+    device_search: DeviceSearch | None = None
+
+    def __init__(
+        self,
+        model: ToyModel | ScriptedModel,
+        n_positions: int = 64,
+        decoder: FakeDecoder | None = None,
+    ) -> None:
+        self.encoders = NoEncoders()
+        self.decoder = decoder or FakeDecoder(model, n_positions)
+        mapper = MapperConfig(kind="mlp", prefix_length=1)
+        self.config = ModelConfig(
+            decoder=self.decoder.config, audio_mapper=mapper, text_mapper=mapper, stop_id=0
+        )
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of the decoder."""
+        return self.decoder.forwards
 
     def close(self) -> None:
         """Nothing to give back."""
 
 
-def history(cache: FakeCache, clip: int, beam: int) -> list[int]:
-    """The tokens of a row: earlier ones in the slots that its ancestry names, the last its own."""
-    last = cache.position - 1
-    slots = cache.slots[clip]
-    earlier = [int(slots[cache.ancestry[clip, beam, i], i]) for i in range(last)]
-    return [*earlier, int(slots[beam, last])]
+def history(cache: FakeCache, slot: int, beam: int) -> list[int]:
+    """The tokens of a row: earlier ones in the rows that its ancestry names, the last its own."""
+    last = int(cache.generated[slot]) - 1
+    tokens, ancestry = cache.tokens[slot], cache.ancestry[slot]
+    earlier = [int(tokens[ancestry[beam, i], i]) for i in range(last)]
+    return [*earlier, int(tokens[beam, last])]

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,21 +38,21 @@ class Spy:
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.windows = self.texts = 0
         self.fail_after: int | None = None  # windows
-        backend: Any = engine.backend
-        encoders = SimpleNamespace(audio=backend.encode_audio, text=backend.encode_text)
+        encoders = engine.backend.encoders
+        audio, text = encoders.encode_audio, encoders.encode_text
 
         def encode_audio(wave: Any) -> Any:
             if self.fail_after is not None and self.windows >= self.fail_after:
                 raise KeyboardInterrupt
             self.windows += len(wave)
-            return encoders.audio(wave)
+            return audio(wave)
 
         def encode_text(ids: Any) -> Any:
             self.texts += len(ids)
-            return encoders.text(ids)
+            return text(ids)
 
-        monkeypatch.setattr(backend, "encode_audio", encode_audio)
-        monkeypatch.setattr(backend, "encode_text", encode_text)
+        monkeypatch.setattr(encoders, "encode_audio", encode_audio)
+        monkeypatch.setattr(encoders, "encode_text", encode_text)
 
 
 def generation(index: Path) -> dict[str, bytes]:

@@ -1,9 +1,10 @@
-"""Models as plans and checkpoints of a smaller precision leave them."""
+"""Models as plans and checkpoints with smaller weights leave them."""
 
-from pengi_rt.models.at_rest import restored, stored
+from pengi_rt.config.choices import WeightsName
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.stored_weights import store_weights, with_weights
 
 
-def rounded(model: Pengi, precision: str = "fp16") -> Pengi:
-    """A float32 copy of ``model`` with the weights that storing it in ``precision`` leaves."""
-    return restored(model, stored(model.state_dict(), precision))
+def rounded(model: Pengi, weights: WeightsName = "fp16") -> Pengi:
+    """A float32 copy of ``model``, rounded as a plan with these ``weights`` stores it."""
+    return with_weights(model, store_weights(model.state_dict(), weights))

@@ -10,74 +10,57 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
 from pengi_rt.backends.triton.audio import tables_of
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.build import Build
-from pengi_rt.kernels.linear_call import Cache, Linear, fuses, linear_call, splits
+from pengi_rt.kernels.launch import Launch
 from pengi_rt.kernels.lm_head import Head, lm_head
-from pengi_rt.kernels.log_mel import log_mel_image
+from pengi_rt.kernels.log_mel import log_mel
 from pengi_rt.kernels.norm_linear import linear_residual, norm_linear
 from pengi_rt.kernels.patch_merging import patch_merging
-from pengi_rt.kernels.tuning import Launch, choosing
+from pengi_rt.kernels.small_linear_launch import KeyValueCache, Linear, fuses, linear_launch, splits
+from pengi_rt.kernels.tuning import RunTile, use_chooser
 from pengi_rt.kernels.tuning_file import Tile
 from pengi_rt.kernels.vocab_tiles import VocabTiles
 from pengi_rt.kernels.window_attention import window_attention
 from pengi_rt.models.mel import LogMel
 
 HALF, SINGLE, INT8, INT32 = torch.float16, torch.float32, torch.int8, torch.int32
-TYPES = {HALF: "fp16", SINGLE: "fp32", INT8: "i8", INT32: "i32", torch.int64: "i64",
-         torch.float64: "fp64"}  # fmt: skip
 CLIPS, BEAMS = (1, 8, 64), 5
 
 
 def builds() -> tuple[Build, ...]:
-    """Half precision (bfloat16 is compiled alike), int8 and float32; none of them twice."""
+    """Half precision (bfloat16 compiles alike), int8 and float32; none of them twice."""
     found: dict[str, Build] = {}
-    noted: list[tuple[Any, dict[str, Any]]] = []
+    launches: list[Launch] = []
 
-    def note(kernel: Any, *values: Any, grid: object, warmup: bool, **named: Any) -> None:
-        noted.append((kernel, dict(zip(kernel.arg_names, values, strict=False)) | named))
+    def note(launch: Launch) -> None:
+        launches.append(launch)
 
-    def every(name: str, tiles: Sequence[Tile], launch: Launch) -> Tile:
+    def every(name: str, tiles: Sequence[Tile], run: RunTile) -> Tile:
         for tile in tiles:
-            noted.clear()
-            launch(tile)
-            ((kernel, values),) = noted
-            build = build_of(f"{name} {tuple(tile)}", kernel, values)
-            found.setdefault(repr((kernel.__name__, *specialisation(build))), build)
+            launches.clear()
+            run(tile)
+            (launch,) = launches
+            build = launch.build(f"{name} {tuple(tile)}")
+            found.setdefault(repr((build.kernel.__name__, *specialization(build))), build)
         return tiles[0]
 
-    run, JITFunction.run = JITFunction.run, note
+    run, Launch.run = Launch.run, note  # type: ignore[method-assign,assignment]
     try:
-        with choosing(torch.device("cpu"), every):
+        with use_chooser(torch.device("cpu"), every):
             call_all()
     finally:
-        JITFunction.run = run
+        Launch.run = run  # type: ignore[method-assign]
     return tuple(found.values())
 
 
-def build_of(name: str, kernel: Any, values: dict[str, Any]) -> Build:
-    """What would be compiled for a call."""
-    warps, stages = values.pop("num_warps"), values.pop("num_stages")
-    fixed = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
-    constexprs = {key: v for key, v in values.items() if key in fixed or v is None}
-    signature = {key: kind(v) for key, v in values.items() if key not in constexprs}
-    return Build(name, kernel, signature, constexprs, warps, stages)
-
-
-def specialisation(build: Build) -> Iterator[object]:
+def specialization(build: Build) -> Iterator[object]:
     yield from (sorted(build.signature.items()), sorted(build.constexprs.items(), key=repr))
     yield from (build.num_warps, build.num_stages)
-
-
-def kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"*{TYPES[value.dtype]}"
-    return "fp32" if isinstance(value, float) else "i32"
 
 
 def call_all() -> None:
@@ -115,7 +98,7 @@ def call_log_mel(clips: int) -> None:
     config = ModelConfig.preset("base")
     tables = tables_of(LogMel(config).requires_grad_(False), torch.device("cpu"))
     wave, size = torch.empty(clips, config.clip_samples), config.htsat.spec_size
-    log_mel_image(wave, tables, torch.empty(clips, 1, size, size, dtype=HALF))
+    log_mel(wave, tables, torch.empty(clips, 1, size, size, dtype=HALF))
 
 
 def call_beam_attention(clips: int, dtype: torch.dtype) -> None:
@@ -131,20 +114,20 @@ def call_linears(rows: int, weight: torch.dtype, dtype: torch.dtype) -> None:
     """Those of a decode step."""
     x, hidden = torch.empty(rows, 768, dtype=dtype), torch.empty(rows, 3072, dtype=dtype)
     keys = torch.empty(rows // BEAMS, BEAMS, 12, 20, 64, dtype=dtype)
-    cache = Cache(keys, keys, torch.zeros(rows // BEAMS, dtype=INT32))
+    cache = KeyValueCache(keys, keys, torch.zeros(rows // BEAMS, dtype=INT32))
     qkv, expansion = layer_of(768, 2304, weight), layer_of(768, 3072, weight)
-    linear_call(x, qkv, x, "qkv", cache=cache)
-    linear_call(x, expansion, hidden, "gelu")
+    linear_launch(x, qkv, x, "qkv", cache=cache)
+    linear_launch(x, expansion, hidden, "gelu")
     for source in (x, hidden):
         layer = layer_of(source.shape[1], 768, weight)
         partials = torch.empty(splits(rows, layer.weight), rows, 768)
-        linear_call(source, layer, partials, "partials")
+        linear_launch(source, layer, partials, "partials")
         if fuses(rows, 768, dtype):
             norm, residual = Norm(layer.bias, layer.bias), torch.empty(rows, 768)
             due = Stream(residual, layer.bias, partials, torch.empty_like(residual))
             for stream in (Stream(residual), due):
-                linear_call(stream, qkv, x, "qkv", norm=norm, cache=cache)
-                linear_call(stream, expansion, hidden, "gelu", norm=norm)
+                linear_launch(stream, qkv, x, "qkv", norm=norm, cache=cache)
+                linear_launch(stream, expansion, hidden, "gelu", norm=norm)
 
 
 def layer_of(depth: int, columns: int, weight: torch.dtype) -> Linear:

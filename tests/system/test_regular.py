@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pengi_rt.system.regular import check_regular, open_regular
+from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.regular import Regular, check_regular, open_regular
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
 
 
 def test_a_file_and_a_link_to_it(tmp_path: Path) -> None:
@@ -49,3 +56,33 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         open_regular("a\0b")
     with pytest.raises(OSError, match="File name too long"):
         open_regular("a" * 5000)
+
+
+def test_a_file_is_read_from_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    for source in (path, str(path), Regular(path)):
+        with open_regular(source) as file:
+            assert file.read() == b"abc"
+    assert str(Regular(path)) == os.fspath(Regular(path)) == str(path)
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/tty", None])
+def test_what_was_found_must_be_a_regular_file(device: str | None, pipe: Path) -> None:
+    path = pipe if device is None else Path(device)
+    link = pipe.with_name("link")
+    link.symlink_to(path)
+    for name in (path, link):
+        with pytest.raises(OSError, match=r"is no regular file|No such"):
+            open_regular(Regular(name))
+        with pytest.raises(OSError, match=r"is no regular file|No such"):
+            file_sha256(name)
+
+
+def test_a_pipe_that_takes_a_files_place_does_not_hang(
+    pipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regular = Path(__file__).stat()
+    monkeypatch.setattr(os, "stat", lambda *_, **__: regular)
+    with pytest.raises(OSError, match="is no regular file"):
+        open_regular(Regular(pipe))

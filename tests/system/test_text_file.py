@@ -1,12 +1,14 @@
 """Lines of files that people write."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 from toy_plan import one_line
 
 from pengi_rt.errors import InputError
-from pengi_rt.system.text_file import text_lines
+from pengi_rt.system.text_file import read_bounded, text_lines
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,17 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
             text_lines(path)
         assert one_line(str(caught.value))
         path.write_bytes(b"caf\xe9\n")
+
+
+def test_a_pipe_that_is_named_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"abc",))
+    writer.start()
+    assert read_bounded(pipe, 3) == b"abc"
+    writer.join()
+
+
+def test_what_has_no_end_is_refused() -> None:
+    with pytest.raises(InputError, match="/dev/zero: is longer than 1 MiB"):
+        read_bounded(Path("/dev/zero"), 1 << 20)

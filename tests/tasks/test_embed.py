@@ -26,7 +26,7 @@ def test_windows_of_recordings(engine: Engine) -> None:
                 each.starts, each.embedding, each.prefix, strict=True
             ):
                 first = round(start * rate)
-                alone = engine.backend.encode_audio(wave[None, first : first + 2 * rate])
+                alone = engine.backend.encoders.encode_audio(wave[None, first : first + 2 * rate])
                 np.testing.assert_allclose(embedding, alone.embedding[0], atol=CLOSE)
                 np.testing.assert_allclose(prefix, alone.prefix[0], atol=CLOSE)
     assert found[1].ends == (2.0, 4.0, 5.0)
@@ -61,7 +61,7 @@ def test_texts_in_batches(engine: Engine) -> None:
     assert [each.text for each in found] == texts
     for each in found[:9] + found[-9:]:
         ids = engine.prompt_tokenizer.encode(each.text).ids[None]
-        alone = engine.backend.encode_text(ids)
+        alone = engine.backend.encoders.encode_text(ids)
         np.testing.assert_allclose(each.embedding, alone.embedding[0], atol=CLOSE)
         np.testing.assert_allclose(each.prefix, alone.prefix[0], atol=CLOSE)
     (single,) = engine.embed_text(texts[-1:])

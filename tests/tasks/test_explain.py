@@ -47,12 +47,12 @@ def test_nearest_tokens(
     monkeypatch.setattr(explain_module, "_VECTORS", vectors)
     samples, rate = clip(0, seconds=5.0)
     (found,) = engine.explain([(samples, rate)], "what is heard?", k=5)
-    rows = engine.session.text("what is heard?").rows
+    rows = engine.session.encode_prompt("what is heard?").prefix
     assert [(window.start, window.end) for window in found.windows] == [(0, 2), (2, 4), (3, 5)]
     for window in found.windows:
         first = round(window.start * rate)
         wave = samples[None, first : first + 2 * rate]
-        audio = engine.backend.encode_audio(wave).prefix[0]
+        audio = engine.backend.encoders.encode_audio(wave).prefix[0]
         assert_nearest(window.vectors, np.concatenate([audio, rows]), tiny_model, 5)
 
 

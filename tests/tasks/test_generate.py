@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lock_step import prefilled
 
 import pengi_rt
 from pengi_rt.backends.protocol import Encoded
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
 from pengi_rt.errors import PromptError, UsageError
 
@@ -40,13 +42,13 @@ def test_several_prompts_hear_a_recording_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[int] = []
-    encode = engine.backend.encode_audio
+    encode = engine.backend.encoders.encode_audio
 
     def counted(wave: np.ndarray) -> Encoded:
         heard.append(len(wave))
         return encode(wave)
 
-    monkeypatch.setattr(engine.backend, "encode_audio", counted)
+    monkeypatch.setattr(engine.backend.encoders, "encode_audio", counted)
     engine.generate([clip(0), clip(1, seconds=5.0)], PROMPTS, max_new_tokens=3, batch_size=2)
     assert heard == [2, 2]  # four windows
 
@@ -105,18 +107,17 @@ def test_additional_text_is_continued_not_repeated(engine: Engine) -> None:
     assert not found.text.startswith(text)
     prefix = np.concatenate(
         [
-            engine.backend.encode_audio(clip(2)[0][None]).prefix[0],
-            engine.session.text("one thing").rows,
-            engine.backend.embed_tokens(np.array(engine.tokenizer.encode(text))),
+            engine.backend.encoders.encode_audio(clip(2)[0][None]).prefix[0],
+            engine.session.encode_prompt("one thing").prefix,
+            require_decoder(engine.backend).embed_tokens(np.array(engine.tokenizer.encode(text))),
         ]
     )
     tokens: list[int] = []
-    cache, logits = engine.backend.prefill(
-        prefix[None], np.array([len(prefix)]), width=1, max_new_tokens=6
-    )
+    run = prefilled(engine.backend, prefix[None], new_tokens=6)
+    logits = run.first
     while len(tokens) < len(found.tokens):
         tokens.append(int(logits[0].argmax()))
-        logits = engine.backend.step(cache, np.array(tokens[-1:]), np.array([0]))
+        logits = run.step(tokens[-1:])
     assert found.tokens == tuple(tokens)
 
 

@@ -11,9 +11,10 @@ import pytest
 
 import pengi_rt
 from pengi_rt.backends.protocol import F32
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, UsageError
-from pengi_rt.tasks.stream import Written
+from pengi_rt.tasks.stream import StreamedText
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 RATE = 16_000
@@ -60,13 +61,14 @@ def test_a_token_is_computed_when_it_is_asked_for(
         if re.search(r"\w \w.* \w", text := engine.generate(clip(0), seed=seed, **options).text)  # type: ignore[call-overload]
     )
     steps: list[object] = []
-    step = engine.backend.step
+    decoder = require_decoder(engine.backend)
+    step = decoder.step
 
     def counted(*rows: Any) -> F32:
         steps.append(rows)
         return step(*rows)
 
-    monkeypatch.setattr(engine.backend, "step", counted)
+    monkeypatch.setattr(decoder, "step", counted)
     pieces = engine.stream(clip(0), seed=seed, **options)  # type: ignore[arg-type]
     assert not steps
     first = next(pieces)
@@ -119,7 +121,7 @@ def test_a_bad_recording_and_a_closed_engine(tiny_plan: Path) -> None:
 
 
 def written(tokenizer: DecoderTokenizer, text: str, stops: Sequence[str] = ()) -> list[str]:
-    stream = Written(tokenizer, stops)
+    stream = StreamedText(tokenizer, stops)
     return [stream.add(token) for token in tokenizer.encode(text)] + [stream.rest()]
 
 

@@ -62,7 +62,7 @@ def test_scores_have_a_column_for_every_plan(made: Path) -> None:
 def test_what_ships_answers(made: Path) -> None:
     assert (made / "shipped/demo.safetensors").is_file()
     with pengi_rt.load(made / "package/demo.plan", threads=1) as engine:
-        assert engine.plan.manifest.precision == "fp16"
+        assert engine.plan.manifest.weights == "fp16"
         assert engine.config.name == "demo"
 
 

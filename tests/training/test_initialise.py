@@ -13,8 +13,8 @@ from training_run import MODEL, VARIANTS, Workshop, merged, train, variant, weig
 
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import CheckpointError, TokenizerError, UsageError
-from pengi_rt.export.checkpoint import read_checkpoint
-from pengi_rt.models.checkpoint import save_checkpoint
+from pengi_rt.export.checkpoint_reader import read_checkpoint
+from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.config import _model
@@ -255,6 +255,8 @@ def test_shapes_are_checked_before_values(kind: str, workshop: Workshop) -> None
     torch.save({"model": {key: odd}}, path)
     with pytest.raises(CheckpointError) as caught:
         start(workshop, init={"decoder": str(path)})
-    said = "is no plain tensor" if odd.is_nested or odd.numel() != 3 else "is [3], this model's is"
+    said = (
+        "is not a plain tensor" if odd.is_nested or odd.numel() != 3 else "is [3], this model's is"
+    )
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"{path}: ")

@@ -50,7 +50,7 @@ def test_the_run_is_random_and_its_state_is_more_than_weights(
             forget(run)
 
         monkeypatch.setattr(loop, "load_state", load)
-        loop._go_on(run)
+        loop._resume(run)
         with loop._progress(run) as bar:
             loop._steps(run, bar)
         return outcome_of(run)

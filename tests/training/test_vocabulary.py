@@ -8,7 +8,7 @@ from training_run import MODEL, merged, write_clips, write_rows
 
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import UsageError
-from pengi_rt.export.tokenizers import find_tokenizers
+from pengi_rt.export.tokenizer_source import find_tokenizers
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.config import _model

@@ -1,1 +1,1 @@
-"""Public datasets as users have them on disk, turned into manifest rows."""
+"""Converters: public datasets, as users have them on disk, to manifest rows."""

@@ -1,4 +1,4 @@
-"""AudioCaps: captions of AudioSet clips; the recordings are from YouTube, and many are gone."""
+"""AudioCaps: captions for AudioSet clips. The recordings are on YouTube, and many are gone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ FIELDS = ("audiocap_id", "youtube_id", "start_time")
 
 
 def convert(root: Path, split: str, options: Options) -> Examples:
-    """``{split}.csv`` or ``dataset/{split}.csv``, recordings anywhere below."""
+    """Read ``{split}.csv`` or ``dataset/{split}.csv``, and recordings anywhere in the folder."""
     table = locate(root, f"{split}.csv", f"dataset/{split}.csv")
     recordings = Recordings(options.audio or root)
     patterns = NamePatterns(options.audio_patterns or PATTERNS, FIELDS)

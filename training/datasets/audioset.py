@@ -1,4 +1,4 @@
-"""AudioSet: what is to be heard in ten seconds of a video, of 527 classes."""
+"""AudioSet: ten-second clips from videos, labeled with 527 classes of sound."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ FIELDS = ("youtube_id", "start", "end", "start_time", "end_time", "start_ms")
 
 
 def convert(root: Path, split: str, options: Options) -> Examples:
-    """``{split}_segments.csv``, ``class_labels_indices.csv``, recordings anywhere below."""
+    """Read ``{split}_segments.csv``, ``class_labels_indices.csv``, and recordings anywhere."""
     segments = locate(root, f"{split}_segments.csv")
     labels = options.labels or locate(root, "class_labels_indices.csv")
     recordings = Recordings(options.audio or root)

@@ -1,4 +1,4 @@
-"""Clotho v2.1: fifteen to thirty seconds of Freesound with five captions each."""
+"""Clotho v2.1: Freesound recordings of 15 to 30 seconds, with five captions each."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ _CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 
 
 def convert(root: Path, split: str, options: Options) -> Examples:
-    """``clotho_captions_{split}.csv`` and ``{split}/``."""
+    """Read ``clotho_captions_{split}.csv`` and the recordings in ``{split}/``."""
     table = locate(root, f"clotho_captions_{split}.csv")
     folder = options.audio or locate(root, split, f"clotho_audio_{split}/{split}")
     recordings = Recordings(folder)

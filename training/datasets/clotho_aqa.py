@@ -1,4 +1,4 @@
-"""ClothoAQA: six questions about a Clotho recording, each answered by three people."""
+"""ClothoAQA: six questions per Clotho recording, each answered by three people."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from pengi_rt.training.datasets.recordings import Recordings
 
 SPLITS = ("train", "val", "test")
 CONFIDENCE = {"yes": 10, "maybe": 6, "no": 1}
-"""What a vote counts, in tenths, by how sure its voter says to be."""
+"""The weight of a vote, in tenths, by the voter's stated confidence."""
 
 _COLUMNS = ("file_name", "QuestionText", "answer", "confidence")
 
 
 def convert(root: Path, split: str, options: Options) -> Examples:
-    """``clotho_aqa_{split}.csv`` (Latin-1) and ``audio_files/``."""
+    """Read ``clotho_aqa_{split}.csv`` (Latin-1) and the recordings in ``audio_files/``."""
     table = locate(root, f"clotho_aqa_{split}.csv")
     recordings = Recordings(options.audio or locate(root, "audio_files"))
     return Examples(recordings, _rows(table, recordings))
@@ -31,7 +31,7 @@ def _rows(table: Path, recordings: Recordings) -> Iterator[Row]:
 
 
 def _questions(table: Path, recordings: Recordings) -> dict[tuple[str, str], dict[str, int]]:
-    """For every recording and question, what each answer weighs."""
+    """For each recording and question, the total weight of each answer."""
     questions: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for where, cells in read_table(table, _COLUMNS, encoding="latin-1"):
         confidence = cells["confidence"].strip().lower()
@@ -45,7 +45,7 @@ def _questions(table: Path, recordings: Recordings) -> dict[tuple[str, str], dic
 
 
 def settled(votes: dict[str, int]) -> list[str]:
-    """The answers to train on: of yes and no the heavier one (the first, if equal), else all."""
+    """The answers to train on: the heavier of yes and no (the first on a tie), otherwise all."""
     if votes.keys() <= {"yes", "no"}:
         return [max(votes, key=votes.__getitem__)]
     return list(votes)

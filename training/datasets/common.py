@@ -1,4 +1,4 @@
-"""What the converters share: their signature, the files of a dataset, tables, labels."""
+"""Helpers shared by the converters: their signature, dataset files, tables, labels."""
 
 import csv
 import io
@@ -14,16 +14,16 @@ from pengi_rt.system.regular import open_regular
 from pengi_rt.training.datasets.recordings import Recordings
 
 Row = dict[str, object]
-"""A row of a manifest; ``audio`` is the :class:`Path` of a file that is there."""
+"""A row of a manifest; ``audio`` is the :class:`Path` of an existing file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user can say about a copy of a dataset.
+    """How a copy of a dataset differs from its usual layout.
 
     Attributes:
-        audio: the folder of its recordings, if not where they usually are.
-        audio_patterns: how they are called, for datasets fetched from the web.
+        audio: the folder of its recordings, if it is not the usual one.
+        audio_patterns: patterns of their file names, for datasets fetched from the web.
         labels: AudioSet's ``class_labels_indices.csv``.
     """
 
@@ -33,31 +33,31 @@ class Options:
 
 
 class Examples(NamedTuple):
-    """The rows of a dataset, made while they are read, and its recordings, counted meanwhile."""
+    """The rows of a dataset, as an iterator, and its recordings, counted while it is read."""
 
     recordings: Recordings
     rows: Iterator[Row]
 
 
 Convert = Callable[[Path, str, Options], Examples]
-"""``convert(root, split, options)``. Raises InputError for a root that is not as expected."""
+"""``convert(root, split, options)``. Raises InputError if ``root`` is not as expected."""
 
 
 class Line(NamedTuple):
-    """A row of a table, and where it stands."""
+    """A row of a table, and its location."""
 
     where: str  # FILE:LINE
     cells: dict[str, str]
 
 
 def locate(root: Path, *names: str) -> Path:
-    """The first of ``names`` (paths below ``root``) that there is.
+    """The first of ``names`` (paths below ``root``) that exists.
 
     Raises:
-        InputError: none is.
+        InputError: none exists.
     """
     for name in names:
-        if os.path.exists(root / name):  # noqa: PTH110 - False for names that cannot be
+        if os.path.exists(root / name):  # noqa: PTH110 - False for invalid names
             return root / name
     raise InputError(
         f"{one_line(str(root))}: there is no {' or '.join(names)}; name the dataset's own folder"
@@ -67,7 +67,7 @@ def locate(root: Path, *names: str) -> Path:
 def read_table(
     path: Path, columns: Sequence[str], *, encoding: str = "utf-8-sig"
 ) -> Iterator[Line]:
-    """The rows of a CSV file with a header.
+    """Yield the rows of a CSV file with a header.
 
     Raises:
         InputError: it cannot be read, lacks one of ``columns``, or a row has too few cells.
@@ -90,7 +90,7 @@ def read_table(
 def read_csv(
     path: Path, *, encoding: str = "utf-8-sig", comment: str = ""
 ) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV file, each with its FILE:LINE; lines that begin so are passed over.
+    """Yield the rows of a CSV file with FILE:LINE; skip those starting with ``comment``.
 
     Raises:
         InputError: it cannot be read, or is not in ``encoding``.
@@ -111,7 +111,7 @@ def read_csv(
 
 
 def read_text(path: Path) -> str:
-    """A table that is no CSV, as text. Raises InputError."""
+    """Read a table that is not CSV, as text. Raises InputError."""
     where = one_line(str(path))
     try:
         with open_regular(path) as file:
@@ -123,13 +123,13 @@ def read_text(path: Path) -> str:
 
 
 def display_names(path: Path) -> dict[str, str]:
-    """AudioSet's names of its classes by machine id, from ``class_labels_indices.csv``."""
+    """AudioSet's class names by machine id, from ``class_labels_indices.csv``."""
     table = read_table(path, ("mid", "display_name"))
     return {line.cells["mid"]: line.cells["display_name"] for line in table}
 
 
 def words(identifier: str) -> str:
-    """A class as words: ``Fast_Decay`` is ``fast decay``."""
+    """A class name as words: ``Fast_Decay`` becomes ``fast decay``."""
     return identifier.replace("_", " ").strip().lower()
 
 

@@ -1,4 +1,4 @@
-"""FSD50K: Freesound clips with some of 200 AudioSet classes, their ancestors among them."""
+"""FSD50K: Freesound clips labeled with 200 AudioSet classes, including their ancestors."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,14 +16,14 @@ from pengi_rt.training.datasets.common import (
 from pengi_rt.training.datasets.recordings import Recordings
 
 SPLITS = ("train", "val", "dev", "eval")
-"""``dev`` is ``train`` and ``val``."""
+"""``dev`` is ``train`` plus ``val``."""
 
 
 def convert(root: Path, split: str, options: Options) -> Examples:
-    """``FSD50K.ground_truth/`` and ``FSD50K.{dev,eval}_audio/``.
+    """Read ``FSD50K.ground_truth/`` and ``FSD50K.{dev,eval}_audio/``.
 
-    With ``options.labels``, classes are called as AudioSet calls them ("accelerating, revving,
-    vroom"), where it has them; else as the identifier says ("accelerating and revving and vroom").
+    With ``options.labels``, classes have AudioSet's names where it has them ("accelerating,
+    revving, vroom"); otherwise their identifier ("accelerating and revving and vroom").
     """
     part = "eval" if split == "eval" else "dev"
     table = locate(root, f"FSD50K.ground_truth/{part}.csv")

@@ -13,8 +13,8 @@ SPLITS = ("all",)
 TAU = "TAU-urban-acoustic-scenes-2019-development/audio"
 
 
-def convert(root: Path, split: str, options: Options) -> Examples:  # noqa: ARG001 - has only one
-    """``MACS.yaml``, and TAU's recordings beside it or in ``audio/``."""
+def convert(root: Path, split: str, options: Options) -> Examples:  # noqa: ARG001 - there is only one
+    """Read ``MACS.yaml``, and TAU's recordings beside it or in ``audio/``."""
     table = locate(root, "MACS.yaml")
     recordings = Recordings(options.audio or locate(root, TAU, "audio"))
     return Examples(recordings, _rows(table, recordings))

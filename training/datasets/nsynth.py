@@ -14,7 +14,7 @@ SPLITS = ("train", "valid", "test")
 
 
 def convert(root: Path, split: str, options: Options) -> Examples:
-    """``nsynth-{split}/examples.json`` and ``nsynth-{split}/audio/``."""
+    """Read ``nsynth-{split}/examples.json`` and ``nsynth-{split}/audio/``."""
     table = locate(root, f"nsynth-{split}/examples.json")
     recordings = Recordings(options.audio or locate(root, f"nsynth-{split}/audio"))
     return Examples(recordings, _rows(table, recordings))

@@ -1,4 +1,4 @@
-"""Which recordings of a dataset are on this disk, and which are not."""
+"""Find a dataset's recordings on disk, and count those that are missing."""
 
 import logging
 import os
@@ -17,21 +17,21 @@ _FIELD = re.compile(r"\{(\w*)\}")
 
 
 class Recordings:
-    """The audio files below a folder, looked up by name and counted clip by clip.
+    """The audio files below a folder, looked up by name and counted per clip.
 
-    Names are without folders: a copy may be sharded as it likes.
+    Names do not include folders, so a copy may be split into any subfolders.
 
     Attributes:
-        folder: where they are.
-        found: the file of every clip that was found.
-        missing: every clip that was not.
-        tried: what the first of those could have been called.
+        folder: the folder.
+        found: the file of each clip that was found.
+        missing: the clips that were not found.
+        tried: the names that the first missing clip could have had.
         textless: rows left out because the dataset has no text for them.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the names below ``folder``, once. Raises InputError: there is no such folder."""
-        if not os.path.isdir(folder):  # noqa: PTH112 - False for names that cannot be
+        """List the files below ``folder``, once. Raises InputError if there is no such folder."""
+        if not os.path.isdir(folder):  # noqa: PTH112 - False for invalid names
             raise InputError(
                 f"{one_line(str(folder))}: there is no such folder; --audio names another"
             )
@@ -48,10 +48,10 @@ class Recordings:
                     self._twins[key] = where
 
     def find(self, clip: str, names: Iterable[str]) -> Path | None:
-        """The file of ``clip``: the first of ``names`` that there is; ``NAME.*`` is any format.
+        """The file of ``clip``: the first of ``names`` that exists; ``NAME.*`` is any format.
 
         Raises:
-            InputError: two files have the name.
+            InputError: two files have that name.
         """
         if clip in self.found or clip in self.missing:
             return self.found.get(clip)
@@ -64,7 +64,7 @@ class Recordings:
                     f"{one_line(place)} and {one_line(self._twins[name])} are both called "
                     f"{one_line(name)}; --audio names the folder to use"
                 )
-            if place and os.path.isfile(place):  # noqa: PTH113 - a pipe or a dead link is none
+            if place and os.path.isfile(place):  # noqa: PTH113 - not a pipe or a dead link
                 self.found[clip] = Path(place)
                 return self.found[clip]
         self.missing.add(clip)
@@ -72,17 +72,17 @@ class Recordings:
         return None
 
     def text(self, value: str | None) -> str:
-        """``value`` without white space around it; counted if nothing is left."""
+        """Strip ``value``; count it as textless if nothing is left."""
         stripped = (value or "").strip()
         self.textless += not stripped
         return stripped
 
 
 class NamePatterns:
-    """File names made from a clip's fields, by patterns such as ``Y{youtube_id}.*``."""
+    """Makes file names from a clip's fields, with patterns such as ``Y{youtube_id}.*``."""
 
     def __init__(self, patterns: Sequence[str], fields: Sequence[str]) -> None:
-        """Raises UsageError: a pattern has a field not in ``fields``, or names a folder."""
+        """Raises UsageError if a pattern has a field not in ``fields``, or a folder."""
         self._pieces = [_FIELD.split(pattern) for pattern in patterns]
         for pattern, pieces in zip(patterns, self._pieces, strict=True):
             if "/" in pattern or not set(pieces[1::2]) <= set(fields):
@@ -103,11 +103,11 @@ def _unread(error: OSError) -> None:
 
 
 def _audio_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Path and name of every audio file below ``folder``, in the order of their names."""
+    """Yield the path and name of each audio file below ``folder``, sorted by name."""
     walked = set()
     for where, folders, names in os.walk(folder, onerror=_unread, followlinks=True):
         real = os.path.realpath(where)
-        if real in walked:  # reached by a second link, or going in a circle
+        if real in walked:  # reached by a second link, or in a loop of links
             folders.clear()
             continue
         walked.add(real)

@@ -1,4 +1,4 @@
-"""The datasets that can be converted, and a conversion counted and checked."""
+"""The datasets that can be converted, and the conversion with its checks."""
 
 import json
 import os
@@ -59,9 +59,9 @@ class Conversion:
     """A converted dataset.
 
     Attributes:
-        rows: of the manifest; ``audio`` is a path that exists.
+        rows: rows of the manifest; ``audio`` is an existing path.
         clips: recordings found.
-        missing: recordings not found, whose rows are left out.
+        missing: recordings not found; their rows are left out.
         textless: rows left out because the dataset has no text for them.
     """
 
@@ -79,18 +79,18 @@ def convert_dataset(
     *,
     max_missing: float = MAX_MISSING,
 ) -> Conversion:
-    """Read a dataset as its users have it on disk.
+    """Convert a dataset in the layout that users have on disk.
 
     Args:
         name: one of :data:`DATASETS`.
         root: its folder.
-        split: one of the dataset's; may be left out where it has only one.
-        options: what is unusual about this copy.
-        max_missing: the share of recordings that may be gone.
+        split: one of the dataset's splits; optional if it has only one.
+        options: how this copy differs from the usual layout.
+        max_missing: the share of recordings that may be missing.
 
     Raises:
         UsageError: there is no such dataset or split.
-        InputError: a file of it is missing or damaged, or more recordings are gone than may be.
+        InputError: one of its tables is missing or damaged, or too many recordings are missing.
     """
     if name not in DATASETS:
         raise UsageError(f"no converter for {shown(name)}; there are: {', '.join(DATASETS)}")
@@ -114,10 +114,10 @@ def convert_dataset(
 
 
 def manifest_line(row: Row, folder: Path) -> str:
-    """A row as a line of the manifest in ``folder``; audio inside of it is named from there."""
+    """A row as a line of the manifest in ``folder``; audio inside it gets a relative path."""
     audio = row["audio"]
     assert isinstance(audio, Path)
-    absolute = Path(os.path.abspath(audio))  # noqa: PTH100 - resolving would follow the user's links
+    absolute = Path(os.path.abspath(audio))  # noqa: PTH100 - resolving would follow links
     base = Path(os.path.abspath(folder))  # noqa: PTH100
     name = absolute.relative_to(base) if absolute.is_relative_to(base) else absolute
     return json.dumps(row | {"audio": name.as_posix()}, ensure_ascii=False)

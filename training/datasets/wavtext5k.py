@@ -11,8 +11,8 @@ from pengi_rt.training.datasets.recordings import Recordings
 SPLITS = ("all",)
 
 
-def convert(root: Path, split: str, options: Options) -> Examples:  # noqa: ARG001 - has only one
-    """``WavText5K.csv``, recordings anywhere below."""
+def convert(root: Path, split: str, options: Options) -> Examples:  # noqa: ARG001 - there is only one
+    """Read ``WavText5K.csv``, and recordings anywhere in the folder."""
     table = locate(root, "WavText5K.csv")
     recordings = Recordings(options.audio or root)
     return Examples(recordings, _rows(table, recordings))
@@ -29,7 +29,7 @@ def _rows(table: Path, recordings: Recordings) -> Iterator[Row]:
 
 
 def _tags(where: str, cell: str) -> list[str]:
-    """The tags stand as a list in Python's spelling, or not at all."""
+    """Parse the tags: a list in Python's syntax, or an empty cell."""
     try:
         tags = ast.literal_eval(cell.strip() or "[]")
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -1,1 +1,1 @@
-"""Made sound scenes: what the demo model is trained and measured on. Nothing is downloaded."""
+"""Synthetic sound scenes, on which the demo model is trained and tested. No downloads."""

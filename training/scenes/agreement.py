@@ -1,7 +1,7 @@
-"""Do ONNX Runtime and PyTorch answer alike? Token for token, on held-out scenes.
+"""Compare the answers of ONNX Runtime and PyTorch, token by token, on held-out scenes.
 
 ``python -m pengi_rt.training.scenes.agreement [PLAN] [--count 200]`` asks both backends every
-question about every scene and prints where their best beams differ.
+question about every scene, and prints where their best beams differ.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pengi_rt.training.scenes.held_out import Clip, held_out
 
 
 def differences(plan: Path, clips: Sequence[Clip], *, beam_size: int = 3) -> tuple[int, list[str]]:
-    """How many answers there are, and a line for each that differs."""
+    """The number of answers, and one line for each that differs."""
     both = [_answers(plan, backend, clips, beam_size) for backend in ("onnx", "torch")]
     lines = [
         f"{question.prompt!r}: onnx {onnx!r}, torch {torch!r}"
@@ -39,10 +39,10 @@ def _answers(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns its exit code, not 0 if an answer differs."""
+    """The command line; returns its exit code, nonzero if an answer differs."""
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.scenes.agreement",
-        description="Ask ONNX Runtime and PyTorch the same, and compare their best beams.",
+        description="Ask ONNX Runtime and PyTorch the same questions; compare their best beams.",
     )
     parser.add_argument("plan", type=Path, nargs="?", help="default: the built-in one")
     parser.add_argument("--count", type=int, default=200, help="scenes (%(default)s)")

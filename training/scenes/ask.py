@@ -1,4 +1,4 @@
-"""Every question about made clips, put to an engine in batches."""
+"""Ask an engine every question about synthetic clips, in batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,13 +12,13 @@ from pengi_rt.training.scenes.held_out import Clip
 from pengi_rt.training.scenes.synthesis import F32
 
 BATCH = 64
-"""Clips, and answers, at a time."""
+"""Clips, and answers, per batch."""
 
 MAX_NEW_TOKENS = 40
 
 
 class Asker:
-    """An engine and the prompts that it has read: every prompt is encoded once, every clip too."""
+    """Asks an engine questions; each prompt and each clip is encoded once."""
 
     def __init__(self, engine: Engine, *, beam_size: int = 3) -> None:
         self._engine = engine
@@ -35,16 +35,16 @@ class Asker:
     def ask(
         self, clips: Iterable[Clip], *, silence: bool = False
     ) -> Iterator[tuple[Clip, list[tuple[int, ...]]]]:
-        """Every clip with the tokens of the best beam for each of its questions.
+        """Yield each clip with the tokens of the best beam for each of its questions.
 
         Args:
-            clips: the clips; :data:`BATCH` of them are held at a time.
-            silence: let the engine hear zeros instead.
+            clips: the clips; :data:`BATCH` of them are in memory at a time.
+            silence: give the engine zeros instead of the clips.
         """
         clips = iter(clips)
         while chunk := list(islice(clips, BATCH)):
             waves = np.stack([clip.samples * (0 if silence else 1) for clip in chunk])
-            audio = self._engine.backend.encode_audio(waves).prefix
+            audio = self._engine.backend.encoders.encode_audio(waves).prefix
             said = self._search(
                 [
                     np.concatenate([audio[index], self._prompt(question.prompt)])
@@ -62,8 +62,8 @@ class Asker:
                 yield hypotheses.beams[0].tokens
 
     def _prompt(self, prompt: str) -> F32:
-        """[T, n_embd]."""
+        """The prompt's prefix, [T, n_embd]."""
         if prompt not in self._prompts:
             ids = self._engine.prompt_tokenizer.encode(prompt).ids
-            self._prompts[prompt] = self._engine.backend.encode_text(ids[None]).prefix[0]
+            self._prompts[prompt] = self._engine.backend.encoders.encode_text(ids[None]).prefix[0]
         return self._prompts[prompt]

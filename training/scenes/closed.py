@@ -1,4 +1,4 @@
-"""Closed tasks about made clips: what is asked, what is chosen by a method, and how often rightly.
+"""Closed tasks about synthetic clips: questions, the choices of a method, and their scores.
 
 A closed task has a fixed set of labels (paper, section 4.2). Its questions are those of the
 held-out set, word for word.
@@ -21,12 +21,12 @@ from pengi_rt.training.scenes.held_out import YES_NO, Clip, Question
 from pengi_rt.training.scenes.words import COUNTS
 
 BATCH = 32
-"""Clips classified together."""
+"""Clips per batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question: which clip it is about, by its place, and the labels that are right."""
+    """One question: the index of its clip, the prompt, and the correct labels."""
 
     clip: int
     prompt: str
@@ -35,24 +35,24 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ClosedTask:
-    """Questions with the same labels to choose from."""
+    """Questions with the same set of labels."""
 
     name: str
     labels: tuple[str, ...]
     items: tuple[Item, ...]
     template: str = FIELD
     multi_label: bool = False
-    ends: tuple[str, ...] = ()  # of an answer that goes on behind the label, to be matched
+    ends: tuple[str, ...] = ()  # stop strings, for answers that go on after the label
 
 
 Scores = dict[str, float]
-"""Shares of 1 by the name of a row of the table."""
+"""Fractions by the name of a row of the table."""
 
 Wanted = Callable[[Clip, Question], bool]
 
 
 def scene_tasks(clips: Sequence[Clip]) -> list[ClosedTask]:
-    """What can be chosen about scenes."""
+    """The closed tasks about scenes."""
 
     def one(clip: Clip, question: Question) -> bool:
         return question.task == "events" and len(clip.facts.events) == 1
@@ -70,7 +70,7 @@ def scene_tasks(clips: Sequence[Clip]) -> list[ClosedTask]:
 
 
 def note_tasks(clips: Sequence[Clip]) -> list[ClosedTask]:
-    """What can be chosen about notes: the instrument, told by the task's own words or asked for."""
+    """The closed tasks about notes: the instrument, by the task's prompt or by a question."""
     items = _items(clips, lambda _, question: question.kind == "which instrument")
     told = tuple(
         Item(item.clip, question.prompt, item.truth)
@@ -101,15 +101,15 @@ def choose(
     *,
     silence: bool = False,
 ) -> list[Classification]:
-    """The engine's choice for every item of a task.
+    """The engine's choice for each item of a task.
 
     Args:
         engine: the model.
-        task: what is asked.
-        clips: those that the items are about.
-        options: the method, and what it is told.
-        silence: let the engine hear zeros instead; what it says then depends on the prompt alone,
-            so that each is asked once.
+        task: the task.
+        clips: the clips that the items refer to.
+        options: the method and its options.
+        silence: give the engine zeros instead; the answer then depends only on the prompt, so each
+            prompt is asked once.
     """
     by_prompt: defaultdict[str, list[int]] = defaultdict(list)
     for place, item in enumerate(task.items):
@@ -129,7 +129,7 @@ def choose(
 
 
 def scores(task: ClosedTask, chosen: Sequence[Classification]) -> Scores:
-    """How often exactly the right label was chosen; of several labels, F1 and mAP."""
+    """The share of exactly correct choices; for several labels, F1 and mAP."""
     named = [frozenset(each.chosen) for each in chosen]
     if not task.multi_label:
         right = [each == item.truth for each, item in zip(named, task.items, strict=True)]
@@ -140,7 +140,7 @@ def scores(task: ClosedTask, chosen: Sequence[Classification]) -> Scores:
 
 
 def chance(task: ClosedTask) -> Scores:
-    """What the best constant answer reaches: the commonest label or, of several, labels."""
+    """The score of the best constant answer: the most common label, or labels."""
     counts = Counter(label for item in task.items for label in item.truth)
     if not task.multi_label:
         return {task.name: counts.most_common(1)[0][1] / len(task.items)}
@@ -156,16 +156,16 @@ def _several(task: ClosedTask, f1: float, precision: float) -> Scores:
 
 
 def micro_f1(task: ClosedTask, named: Sequence[frozenset[str]]) -> float:
-    """F1 over all labels of all items together."""
+    """F1 over all labels of all items together (micro-averaged)."""
     pairs = list(zip(named, (item.truth for item in task.items), strict=True))
     right = sum(len(each & truth) for each, truth in pairs)
     return 2 * right / sum(len(each) + len(truth) for each, truth in pairs)
 
 
 def mean_average_precision(truth: NDArray[np.bool_], table: F64) -> float:
-    """The mean over classes of :func:`average_precision`; both ``[n, classes]``.
+    """The mean over classes of :func:`average_precision`; both arguments are ``[n, classes]``.
 
-    A class that is never there has none and is left out.
+    Classes that never occur are left out.
     """
     there = np.flatnonzero(truth.any(axis=0))
     found = (average_precision(truth[:, place], table[:, place]) for place in there)
@@ -173,10 +173,10 @@ def mean_average_precision(truth: NDArray[np.bool_], table: F64) -> float:
 
 
 def average_precision(truth: NDArray[np.bool_], table: F64) -> float:
-    """Precision at every threshold, weighted by what recall gains there; both ``[n]``.
+    """Precision at each threshold, weighted by the gain in recall; both arguments are ``[n]``.
 
-    Equal scores pass a threshold together, so that the same score for everything has the share of
-    what is true: no order among them is a lucky one.
+    Equal scores pass a threshold together, so their order does not matter: the same score for every
+    item gives the share of items that are true.
     """
     order = np.argsort(-table, kind="stable")
     ranked = table[order]
@@ -187,14 +187,14 @@ def average_precision(truth: NDArray[np.bool_], table: F64) -> float:
 
 
 def _truth(task: ClosedTask) -> NDArray[np.bool_]:
-    """``[items, labels]``."""
+    """Whether each label is correct for each item, ``[items, labels]``."""
     return np.array([[label in item.truth for label in task.labels] for item in task.items])
 
 
 def differences(
     one: Sequence[Classification], other: Sequence[Classification]
 ) -> Iterator[tuple[bool, float]]:
-    """Of every item: whether the chosen labels differ, and the scores by how much at most."""
+    """For each item: whether the chosen labels differ, and the largest score difference."""
     for left, right in zip(one, other, strict=True):
         known = {label.label: label.score for label in right.labels}
         apart = max(abs(label.score - known[label.label]) for label in left.labels)

@@ -1,6 +1,6 @@
-"""Sounds of throats and wings: bird, dog, insects, voice.
+"""Sounds of animals and people: bird, dog, insects, voice.
 
-Each is ``(rng, seconds) -> sound [round(seconds * 16000)]`` at a level of its own.
+Each function is ``(rng, seconds) -> sound [round(seconds * 16000)]``, at any level.
 """
 
 from itertools import pairwise
@@ -25,7 +25,7 @@ from pengi_rt.training.scenes.synthesis import (
     unit,
 )
 
-# Formants in Hz of vowels, after Peterson and Barney (JASA 24, 1952), men's and women's between.
+# Vowel formants in Hz, between men's and women's, after Peterson and Barney (JASA 24, 1952).
 _VOWELS = (
     (300, 2500, 3100),
     (550, 2000, 2600),
@@ -84,7 +84,7 @@ def voice(rng: np.random.Generator, seconds: float) -> F32:
 
 
 def _chirp(rng: np.random.Generator) -> F32:
-    """One syllable of a bird's song: a glide, bent, with or without a trill."""
+    """One syllable of a bird's song: a curved glide, with or without a trill."""
     count = samples(rng.uniform(0.05, 0.16))
     middle = rng.uniform(2600, 5000)
     glide = rng.uniform(0.15, 0.4) * rng.choice([-1, 1])
@@ -108,7 +108,7 @@ def _bark(rng: np.random.Generator, pitch: float, length: float, throat: F64) ->
 
 
 def _syllable(rng: np.random.Generator, turn: F32, pitch: float, tract: float) -> F32:
-    """A glide from one vowel to another, now and then after a hissed consonant."""
+    """A glide from one vowel to another, sometimes after a hissed consonant."""
     number = harmonics(pitch, 40)
     first, last = (
         tone(
@@ -127,7 +127,7 @@ def _syllable(rng: np.random.Generator, turn: F32, pitch: float, tract: float) -
 
 
 def _formants(frequency: F64, centres: F64, width: float) -> F64:
-    """The magnitude of a throat at ``frequency``: resonances that weaken upwards."""
+    """The magnitude of a vocal tract at ``frequency``: resonances that weaken upwards."""
     off = (frequency[:, None] - centres) / (width / 2)
     weights = np.array([1.0, 0.6, 0.3])
     return total(weights / (1 + off * off)) + 0.01

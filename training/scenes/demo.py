@@ -1,8 +1,8 @@
-"""The demo: sounds made or given, several prompts about each, and a picture of the answers.
+"""The demo: several prompts about each sound, and a picture of the answers.
 
 ``python -m pengi_rt.training.scenes.demo OUT`` makes scenes and a note that no model was trained
-on, and writes ``OUT/NAME.wav`` and ``OUT/NAME.png``; with recordings behind ``OUT`` it answers
-about those. It needs the runtime and the extra ``[plot]``, not torch.
+on, and writes ``OUT/NAME.wav`` and ``OUT/NAME.png``. If recordings are named after ``OUT``, it
+answers about those instead. It needs the runtime and the extra ``[plot]``, not torch.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pengi_rt.training.scenes.facts import SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import Clip, Question, held_out
 
 FIRST_SEED = 910_000_000
-"""Added to ``--seed``: the seeds of training (below a million) and of the scores are never met."""
+"""Added to ``--seed``, to stay clear of the seeds of training (below a million) and scoring."""
 
 KINDS = (
     "how many",
@@ -39,19 +39,19 @@ KINDS = (
     "how loud",
     "first",
 )
-"""Kinds of question, the first ones first; of every clip's come :data:`QUESTIONS`."""
+"""Kinds of question by priority; each clip gets the first :data:`QUESTIONS` it has."""
 QUESTIONS = 4
 
 TOLD = ("caption", "events", "scene", "metadata")
 ASKED = ("how many sounds are there?", "what is heard first?", "what is heard last?")
-"""What is asked about a recording of which nothing is known: tasks, then questions."""
+"""What to ask about a recording of unknown content: tasks, then questions."""
 
 _WIDTHS = (50, 46)  # characters: prompts, answers
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """A file and what is asked about it; ``truths`` of a made one, prompt by prompt."""
+    """A file and its prompts; a synthetic one also has a true answer per prompt."""
 
     path: Path
     name: str  # of the picture
@@ -61,7 +61,7 @@ class Sound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:
-    """A sound, the samples that were heard [frames], and the answers about them."""
+    """A sound, the samples that the model got [frames], and its answers."""
 
     sound: Sound
     samples: F32
@@ -71,12 +71,12 @@ class Answered:
 
     @property
     def right(self) -> int:
-        """How many answers are true word for word."""
+        """The number of answers that are true, word for word."""
         return sum(map(str.__eq__, self.answers, self.sound.truths))
 
 
 def make_sounds(folder: Path, count: int, seed: int, tasks: Mapping[str, Task]) -> Iterator[Sound]:
-    """``count`` scenes of one, two and three events in turn, then a note, as 16-bit WAV.
+    """Write ``count`` scenes with one, two and three events in turn, then a note, as 16-bit WAV.
 
     Raises:
         InputError: a file cannot be written.
@@ -95,7 +95,7 @@ def make_sounds(folder: Path, count: int, seed: int, tasks: Mapping[str, Task]) 
 
 
 def given_sounds(paths: Sequence[Path], tasks: Mapping[str, Task]) -> Iterator[Sound]:
-    """The user's recordings, all asked the same; two with one name get pictures of their own."""
+    """The user's recordings, with the same prompts for all; every picture gets a unique name."""
     told = [tasks[name].prompt for name in TOLD]
     asked = [tasks["qa"].prompt_for({"question": question}) for question in ASKED]
     taken: set[str] = set()
@@ -106,7 +106,7 @@ def given_sounds(paths: Sequence[Path], tasks: Mapping[str, Task]) -> Iterator[S
 
 
 def answer(engine: Engine, sound: Sound) -> Answered:
-    """Put every prompt to the first window of a sound.
+    """Ask every prompt about the first window of a sound.
 
     Raises:
         AudioError: it cannot be read.
@@ -123,7 +123,7 @@ def answer(engine: Engine, sound: Sound) -> Answered:
 
 
 def table(answered: Answered) -> str:
-    """Prompts and answers as text; below an answer that is not true, what is."""
+    """Prompts and answers as text; the true answer is below each wrong one."""
     sound = answered.sound
     lines = [f"{sound.path}{_cut(answered)}"]
     truths = sound.truths or answered.answers
@@ -137,7 +137,7 @@ def table(answered: Answered) -> str:
 
 
 def draw(answered: Answered, folder: Path) -> Path:
-    """The spectrogram of what was heard, with the answers; returns the picture's path.
+    """Draw the spectrogram with the answers; returns the picture's path.
 
     Raises:
         BackendError: matplotlib is not installed.
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before a model is opened."""
+    """Check the options before a model is opened."""
     for name, least in (("count", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise UsageError(f"--{name} must be at least {least}, got {getattr(options, name)}")

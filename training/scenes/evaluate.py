@@ -1,8 +1,8 @@
-"""What a model makes of the held-out scenes: the table of the demo model's card.
+"""Score models on the held-out scenes: the table of the demo model's card.
 
 ``python -m pengi_rt.training.scenes.evaluate PLAN ...`` answers every question about 1 000 scenes
-and 1 000 notes with each plan, and prints their scores side by side, with chance (the best constant
-answer) beside them. ``--silence`` adds what each plan says to zeros instead of sound.
+and 1 000 notes with each plan, and prints their scores side by side with those of chance (the best
+constant answer). ``--silence`` adds the scores of each plan when it gets zeros instead of sound.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from pengi_rt.training.scenes.facts import EVENTS, Facts
 from pengi_rt.training.scenes.held_out import SEED, YES_NO, Question, held_out
 
 CONSTANTS = 100
-"""Constant answers that are tried for chance: the commonest right ones of the kind of question."""
+"""Constant answers tried for chance: the most common true ones of each kind of question."""
 
 Scores = dict[str, float]
-"""Shares of 1 by the name of a row of the table."""
+"""Fractions by the name of a row of the table."""
 
 Said = tuple[Facts, Question, str]
-"""What a clip is, what was asked about it, and what was answered."""
+"""A clip's facts, a question about it, and the answer."""
 
 
 class Tally:
-    """Right answers, and all of them, by row of the table."""
+    """Counts correct answers and all answers, by row of the table."""
 
     def __init__(self) -> None:
         self.points: defaultdict[str, float] = defaultdict(float)
@@ -45,7 +45,7 @@ class Tally:
         self.counts[row] += out_of
 
     def question(self, facts: Facts, question: Question, said: str) -> None:
-        """Count one answer in every row that it belongs to."""
+        """Count one answer in each row that it belongs to."""
         count = len(facts.events)
         if question.task == "events" and count:
             self._events(count, question.target, said)
@@ -61,7 +61,7 @@ class Tally:
     def _events(self, count: int, target: str, said: str) -> None:
         true, named = set(target.split(", ")), said.split(", ")
         right = len(true.intersection(named))
-        # F1: a class named twice, or one that is not there, costs as much as one left out.
+        # F1: naming a class twice, or a wrong one, costs as much as leaving one out.
         for row in ("events, F1", f"events, F1: {count}"):
             self.add(row, 2 * right, len(true) + len(named))
         self.add("events, all and no other", sorted(true) == sorted(named))
@@ -84,12 +84,12 @@ class Tally:
         self.add("note: velocity (of 5)", found is not None and found[2] == true[2])
 
     def rows(self) -> Scores:
-        """Every row that was counted."""
+        """The score of each row that was counted."""
         return {row: self.points[row] / self.counts[row] for row in self.counts}
 
 
 def scores(said: Iterable[Said]) -> Scores:
-    """The rows of the table, questions also as the mean over their kinds."""
+    """The rows of the table, including means over the kinds of question."""
     tally = Tally()
     for facts, question, answer in said:
         tally.question(facts, question, answer)
@@ -97,7 +97,7 @@ def scores(said: Iterable[Said]) -> Scores:
 
 
 def chance(said: Iterable[Said]) -> Scores:
-    """What a constant answer can reach: in every row the best of :data:`CONSTANTS`."""
+    """The score of constant answers: in each row the best of :data:`CONSTANTS`."""
     kinds: defaultdict[tuple[bool, str], list[tuple[Facts, Question]]] = defaultdict(list)
     for facts, question, _ in said:
         kinds[facts.note is None, question.kind].append((facts, question))
@@ -153,9 +153,9 @@ def compare(
     silence: bool = False,
     seed: int = SEED,
 ) -> dict[str, Scores]:
-    """A column of scores for each plan, by its name, behind one of chance.
+    """One column of scores per plan, by name, after a column for chance.
 
-    With ``silence`` each plan has a second column, of what it says without hearing anything.
+    With ``silence``, each plan has a second column for its answers to silence.
     """
     columns: dict[str, Scores] = {}
     for path in plans:
@@ -169,7 +169,7 @@ def compare(
 
 
 def table(columns: Mapping[str, Scores]) -> str:
-    """Scores side by side in per cent, as Markdown."""
+    """Scores side by side in percent, as Markdown."""
     rows = sorted({row for scores in columns.values() for row in scores})
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]
     for row in rows:

@@ -1,4 +1,4 @@
-"""The renderer of every class of event, by its name."""
+"""The renderer of each class of event, by name."""
 
 from collections.abc import Callable
 from typing import Final

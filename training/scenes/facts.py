@@ -1,8 +1,8 @@
-"""What is true of a made clip, drawn before a sound is made.
+"""The facts of a synthetic clip, drawn at random before its sound is made.
 
-A clip holds one to three sound events, or one musical note, over the noise of a place. The words
-(:mod:`pengi_rt.training.scenes.words`) and the sound (:mod:`pengi_rt.training.scenes.mix`) are both
-made from the same :class:`Facts`.
+A clip has one to three sound events, or one musical note, over the noise of a place. Its words
+(:mod:`pengi_rt.training.scenes.words`) and its sound (:mod:`pengi_rt.training.scenes.mix`) are made
+from the same :class:`Facts`.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ INSTRUMENTS = ("bass", "brass", "flute", "mallet", "organ", "piano", "reed", "st
 PITCHES = range(48, 84)  # MIDI note numbers, C3 to B5
 VELOCITIES = (25, 50, 75, 100, 127)  # MIDI, NSynth's five
 PLACES = ("factory", "forest", "hall", "room", "street")
-"""Places: each has its own noise and its own reverberation."""
+"""Places, each with its own noise and reverberation."""
 
 MIN_SNR, MAX_SNR = -5.0, 20.0  # dB
-LOUD_SNR, QUIET_SNR = 12.0, 3.0  # dB: at least, at most
+LOUD_SNR, QUIET_SNR = 12.0, 3.0  # dB: minimum of loud, maximum of quiet
 MIN_GAP = 0.7  # seconds between the onsets of two events
 MAX_ONSET = 2.8  # seconds
-DETUNE = 15.0  # cents, either way
+DETUNE = 15.0  # cents, in both directions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,11 @@ class Event:
     name: str  # of EVENTS
     onset: float  # seconds
     duration: float  # seconds; a short one (a knock) may end before it
-    snr: float  # dB: its mean power while it sounds, over the place's noise
+    snr: float  # dB: mean power while it sounds, relative to the place's noise
 
     @property
     def loudness(self) -> str:
-        """``loud``, ``quiet``, or ``clear`` between the two."""
+        """``loud``, ``quiet``, or ``clear`` in between."""
         if self.snr >= LOUD_SNR:
             return "loud"
         return "quiet" if self.snr <= QUIET_SNR else "clear"
@@ -58,12 +58,12 @@ class Note:
     velocity: int  # of VELOCITIES: level and brightness
     detune: float  # cents
     duration: float  # seconds
-    snr: float  # dB, as an event's
+    snr: float  # dB, as for an event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """One clip: events in the order of their onsets, or a note."""
+    """One clip: events in order of onset, or a note."""
 
     place: str  # of PLACES
     events: tuple[Event, ...] = ()
@@ -71,7 +71,7 @@ class Facts:
 
 
 def draw_scene(rng: np.random.Generator, count: int | None = None) -> Facts:
-    """A place with ``count`` different events (by default 1, 2 or 3, each as likely)."""
+    """Draw a place with ``count`` different events (default: 1, 2 or 3 with equal chance)."""
     count = int(rng.integers(1, 4)) if count is None else count
     names = rng.choice(len(EVENTS), count, replace=False)
     onsets = np.sort(rng.uniform(0.05, MAX_ONSET, count))
@@ -90,7 +90,7 @@ def draw_scene(rng: np.random.Generator, count: int | None = None) -> Facts:
 
 
 def draw_note(rng: np.random.Generator) -> Facts:
-    """A place with one note."""
+    """Draw a place with one note."""
     note = Note(
         instrument=_one(rng, INSTRUMENTS),
         pitch=int(rng.choice(PITCHES)),
@@ -103,7 +103,7 @@ def draw_note(rng: np.random.Generator) -> Facts:
 
 
 def draw(seed: int, index: int, note_share: float = 0.3) -> Facts:
-    """The facts of clip ``index`` of the set ``seed``; the same two, the same facts."""
+    """Draw the facts of clip ``index`` of the set ``seed``; always the same for both."""
     rng = np.random.default_rng([seed, index])
     return draw_note(rng) if rng.random() < note_share else draw_scene(rng)
 

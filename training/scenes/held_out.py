@@ -1,7 +1,7 @@
-"""Scenes and notes that no model was trained or chosen on, and what should be said of them.
+"""Scenes and notes that no model was trained or selected on, with questions and true answers.
 
-The set is fixed by its seed: scenes with one, two and three events in turn, then notes. A question
-keeps its kind, so that each kind has its own score and its own chance.
+The set is fixed by its seed: scenes with one, two and three events in turn, then notes. Questions
+carry their kind, so that each kind has its own score and its own chance level.
 """
 
 import re
@@ -17,10 +17,10 @@ from pengi_rt.training.scenes.synthesis import F32
 from pengi_rt.training.scenes.words import rows
 
 SEED = 900_000_001
-"""Of the held-out set. The sets for training and choosing have seeds below a million."""
+"""The seed of the held-out set. Training and validation sets have seeds below a million."""
 
 SCENE, NOTE, WORDS = 0, 1, 2
-"""What a generator is for."""
+"""Purposes of a random generator."""
 
 _KINDS = {
     "how many sounds are there?": "how many",
@@ -40,10 +40,10 @@ YES_NO = tuple(kind for kind in _KINDS.values() if "yes/no" in kind)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt about a clip, and the answer that its facts give."""
+    """A prompt about a clip, and the true answer."""
 
     task: str
-    kind: str  # of question; the task's name for the others
+    kind: str  # the kind of question; for other tasks, the task's name
     prompt: str
     target: str
 
@@ -78,7 +78,7 @@ def _question(row: dict[str, object], tasks: dict[str, Task]) -> Question:
 
 
 def kind_of(question: str) -> str:
-    """The kind of a question about a made clip."""
+    """The kind of a question about a synthetic clip."""
     for pattern, kind in _KINDS.items():
         if re.fullmatch(pattern.replace("?", r"\?"), question):
             return kind

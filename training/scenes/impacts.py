@@ -1,6 +1,6 @@
-"""Sounds of things struck or plucked: clicks, drum, footsteps, glass, guitar, knocking.
+"""Struck and plucked sounds: clicks, drum, footsteps, glass, guitar, knocking.
 
-Each is ``(rng, seconds) -> sound [round(seconds * 16000)]`` at a level of its own.
+Each function is ``(rng, seconds) -> sound [round(seconds * 16000)]``, at any level.
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ def drum(rng: np.random.Generator, seconds: float) -> F32:
 
 
 def footsteps(rng: np.random.Generator, seconds: float) -> F32:
-    """About two steps a second: a dull thud of the heel, then the scuff of the sole."""
+    """About two steps per second: the dull thud of a heel, then the scuff of a sole."""
     pitch, top = rng.uniform(120, 240), rng.uniform(2500, 5000)
     onsets = _regular(rng, seconds, rng.uniform(1.9, 2.8), jitter=0.04)
     return placed(samples(seconds), ((onset, _step(rng, pitch, top)) for onset in onsets))
@@ -88,7 +88,7 @@ def knocking(rng: np.random.Generator, seconds: float) -> F32:
 def _regular(
     rng: np.random.Generator, seconds: float, rate: float, *, jitter: float
 ) -> list[float]:
-    """Onsets in seconds, ``rate`` a second, each off by up to ``jitter`` of a gap; the first 0."""
+    """Onsets in seconds, ``rate`` per second, each late by up to ``jitter`` gaps; the first: 0."""
     even = np.arange(0, seconds - 0.03, 1 / rate)
     off = rng.uniform(0, jitter / rate, len(even))
     off[0] = 0

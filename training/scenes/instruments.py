@@ -1,4 +1,4 @@
-"""One renderer for each instrument: a note of a pitch, a length and a velocity.
+"""One renderer per instrument, for a note of given pitch, duration and velocity.
 
 Velocity (MIDI, 1 to 127) makes a note louder, brighter and quicker to speak.
 """
@@ -34,31 +34,31 @@ from pengi_rt.training.scenes.synthesis import (
 
 @dataclass(frozen=True, slots=True)
 class _Played:
-    """A note as an instrument needs it."""
+    """A note in the form that the renderers need."""
 
     pitch: float  # Hz
     count: int  # samples
     force: float  # 0 to 1, the velocity
 
     def attack(self, soft: float) -> float:
-        """Seconds to speak: ``soft`` at no force, a third of it at full force."""
+        """Attack time in seconds: ``soft`` at zero force, a third of that at full force."""
         return soft * (1 - self.force * 2 / 3)
 
 
 def render_note(note: Note, rng: np.random.Generator) -> F32:
-    """The sound of ``note``, [round(duration * 16000)], its level after its velocity."""
+    """The sound of ``note``, [round(duration * 16000)]; its level follows its velocity."""
     played = _Played(frequency(note), samples(note.duration), note.velocity / 127)
     sound = RENDERERS[note.instrument](played, rng)
     return np.float32(0.2 + 0.8 * played.force) * unit(faded(sound, 0.001, 0.04))
 
 
 def frequency(note: Note) -> float:
-    """The fundamental in Hz, equal temperament on A4 = 440 Hz, with the note's detuning."""
+    """The fundamental in Hz: equal temperament, A4 = 440 Hz, plus the note's detuning."""
     return float(440 * exp2((note.pitch - 69 + note.detune / 100) / 12))
 
 
 def _bass(note: _Played, rng: np.random.Generator) -> F32:
-    """A plucked thick string: nearly all fundamental."""
+    """A plucked thick string: almost only the fundamental."""
     number = harmonics(note.pitch, 5)
     amplitude = power(number, -(3.2 - 0.8 * note.force)) * rng.uniform(0.8, 1.2, len(number))
     life = rng.uniform(1.2, 1.7) / np.sqrt(number)
@@ -92,7 +92,7 @@ def _flute(note: _Played, rng: np.random.Generator) -> F32:
 
 
 def _mallet(note: _Played, rng: np.random.Generator) -> F32:
-    """A struck bar: partials at 1, 4 and 10 times the pitch, soon over (a tuned marimba bar)."""
+    """A struck bar (a tuned marimba bar): short partials at 1, 4 and 10 times the pitch."""
     amplitude = np.array([1, 0.5 + 0.3 * note.force, 0.3 + 0.3 * note.force])
     life = rng.uniform(0.07, 0.11) / np.array([1, 1.5, 2.5])
     knock = (0.2 + 0.3 * note.force) * burst(rng, 500, 3000, 0.004)
@@ -101,7 +101,7 @@ def _mallet(note: _Played, rng: np.random.Generator) -> F32:
 
 
 def _organ(note: _Played, rng: np.random.Generator) -> F32:
-    """Drawbars: steady sines, nearly all of them octaves, on and off at once."""
+    """Drawbars: steady sines, almost all octaves, that start and stop abruptly."""
     bars = np.zeros(16)
     bars[[0, 1, 2, 3, 7, 15]] = rng.uniform(0.7, 1, 6) * [1, 1, 0.2, 0.9, 0.8, 0.5]
     bars[1:] *= 0.6 + 0.4 * note.force
@@ -109,7 +109,7 @@ def _organ(note: _Played, rng: np.random.Generator) -> F32:
 
 
 def _piano(note: _Played, rng: np.random.Generator) -> F32:
-    """Stiff strings in pairs, a little apart: they beat, and die first quickly, then slowly."""
+    """Stiff strings in slightly detuned pairs: they beat, and decay first quickly, then slowly."""
     number = harmonics(note.pitch, 20)
     stiffness = rng.uniform(2e-4, 6e-4)
     partial = number * note.pitch * np.sqrt((1 + stiffness * np.square(number)) / (1 + stiffness))
@@ -150,7 +150,7 @@ def _string(note: _Played, rng: np.random.Generator) -> F32:
 def _vibrato(note: _Played, rng: np.random.Generator, depth: float) -> tuple[F32, F32]:
     """The phase of the note with a vibrato of ``depth`` cents, and the vibrato itself in [-1, 1].
 
-    It comes in over half a second.
+    The vibrato builds up over half a second.
     """
     t = times(note.count)
     wobble = sinpi(2 * np.float32(rng.uniform(4.8, 6.5)) * t) * np.minimum(2 * t, 1)

@@ -1,9 +1,9 @@
-"""Both ways to classify side by side, and retrieval: the built-in model on held-out scenes.
+"""Score both classification methods, and retrieval, on held-out scenes.
 
-``python -m pengi_rt.training.scenes.methods`` puts every closed task to a plan, by text matching
-and by log-likelihood, then searches 1 000 scenes for each of them, and prints two tables in per
-cent. Chance (the best constant answer) and silence (zeros instead of sound) stand beside them.
-``--against torch`` also compares the choices with another backend's.
+``python -m pengi_rt.training.scenes.methods`` runs every closed task with a plan (the built-in one
+by default), by text matching and by log-likelihood. Then it searches for each of 1 000 scenes among
+all of them. It prints tables in percent, with columns for chance (the best constant answer) and
+silence (zeros instead of sound). ``--against torch`` compares the choices with another backend's.
 """
 
 import argparse
@@ -51,14 +51,14 @@ VARIANTS: Mapping[str, ClassifyOptions] = {
     "… per character": ClassifyOptions(method="log-likelihood", normalize="chars"),
     "… over silence": ClassifyOptions(method="log-likelihood", calibrate="silence"),
 }
-"""Of log-likelihood. Several labels are chosen by plain sums alone."""
+"""Variants of log-likelihood. Tasks with several labels use only plain sums."""
 
 Asked = tuple[Sequence[Clip], Sequence[ClosedTask]]
-"""Clips, and what is asked about them."""
+"""Clips, and the closed tasks about them."""
 
 
 def questions(count: int, seed: int = SEED) -> list[Asked]:
-    """``count`` scenes and ``count`` notes with all that can be chosen about them."""
+    """``count`` scenes and ``count`` notes, with all closed tasks about them."""
     tasks = load_tasks()
     scenes, notes = (
         list(held_out(count, notes=notes, tasks=tasks, seed=seed)) for notes in (False, True)
@@ -67,7 +67,7 @@ def questions(count: int, seed: int = SEED) -> list[Asked]:
 
 
 def compare(engine: Engine, asked: Sequence[Asked]) -> dict[str, Scores]:
-    """A column of scores for each method, behind one of chance; the methods' silence comes last."""
+    """One column of scores per method, after chance; the columns for silence come last."""
     names = ["chance", *METHODS, *VARIANTS, *(f"{name}, silence" for name in METHODS)]
     columns: dict[str, Scores] = {name: {} for name in names}
     for clips, tasks in asked:
@@ -83,16 +83,16 @@ def compare(engine: Engine, asked: Sequence[Asked]) -> dict[str, Scores]:
 
 
 class Agreement(NamedTuple):
-    """Of two backends."""
+    """How well two backends agree."""
 
     choices: int
     differ: int
     scores_apart: float
-    """At most."""
+    """The largest difference."""
 
 
 def agree(one: Engine, other: Engine, asked: Sequence[Asked]) -> dict[str, Agreement]:
-    """By method."""
+    """The agreement of two backends, by method."""
     found: dict[str, Agreement] = {}
     for name, options in METHODS.items():
         apart = [
@@ -109,14 +109,14 @@ def agree(one: Engine, other: Engine, asked: Sequence[Asked]) -> dict[str, Agree
 
 
 def recall_table(found: Mapping[str, Recall]) -> str:
-    """Recall in per cent as Markdown, a line for each row of ``found``."""
+    """Recall in percent as Markdown, one line per row of ``found``."""
     ks = next(iter(found.values()))
     return table({k: {row: recall[k] for row, recall in found.items()} for k in ks})
 
 
 @contextmanager
 def opened(path: Path, backend: BackendName) -> Iterator[Engine]:
-    """An engine that hears every clip once."""
+    """Open an engine that encodes each clip only once."""
     with (
         Plan.open(path) as plan,
         Engine(plan, HeardOnce(open_backend(plan, backend=backend))) as engine,
@@ -125,7 +125,7 @@ def opened(path: Path, backend: BackendName) -> Iterator[Engine]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns its exit code, not 0 if backends that were compared differ."""
+    """The command line; returns its exit code, nonzero if the compared backends differ."""
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.scenes.methods",
         description="Score both ways to classify, and retrieval, on held-out scenes and notes.",
@@ -183,7 +183,7 @@ def _compare_backends(
 
 
 def _write(options: argparse.Namespace, plan: Path, figures: Mapping[str, object]) -> None:
-    """Write ``--json``, if that is asked."""
+    """Write the file of ``--json``, if it is given."""
     if options.json:
         facts = {"plan": plan.name, "scenes": options.scenes, "seed": options.seed}
         write_json(options.json, {**facts, **figures})

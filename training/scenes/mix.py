@@ -1,9 +1,9 @@
-"""From facts to sound: every event at its onset and its level over the noise of the place.
+"""Mix a clip from its facts: each event at its onset and level, over the noise of the place.
 
 A sound's signal-to-noise ratio is its mean power *while it sounds* over the mean power of the
-background. It sounds in those frames of 20 ms, counted from its onset to the end of its duration
-(or of the clip), whose power is at most 30 dB under the strongest of them. Its reverberation
-counts; the tail after its duration is heard but not measured.
+background. It sounds in those 20 ms frames, from its onset to the end of its duration (or of the
+clip), whose power is at most 30 dB below the strongest frame. Reverberation counts within that
+time; the tail after its duration is audible but not measured.
 """
 
 import numpy as np
@@ -22,13 +22,13 @@ _PEAK_DB = (-20.0, -1.0)  # dBFS, of a whole clip
 
 
 def render_clip(seed: int, index: int) -> tuple[Facts, F32]:
-    """Clip ``index`` of the set ``seed``: what is true of it, and its sound [64000]."""
+    """Clip ``index`` of the set ``seed``: its facts, and its sound [64000]."""
     facts = draw(seed, index)
     return facts, mix(facts, np.random.default_rng([seed, index, 1]))
 
 
 def mix(facts: Facts, rng: np.random.Generator) -> F32:
-    """The clip, [64000], its peak at a random level from -20 to -1 dBFS."""
+    """The sound of a clip, [64000], with its peak at a random level from -20 to -1 dBFS."""
     clip = sum(tracks(facts, rng))
     assert isinstance(clip, np.ndarray)
     peak = np.sqrt(from_decibels(rng.uniform(*_PEAK_DB)))
@@ -37,7 +37,7 @@ def mix(facts: Facts, rng: np.random.Generator) -> F32:
 
 
 def tracks(facts: Facts, rng: np.random.Generator) -> list[F32]:
-    """What :func:`mix` adds up, each [64000]: the background at RMS 1, then every sound."""
+    """The tracks that :func:`mix` adds, each [64000]: the background at RMS 1, then each sound."""
     noise = background(facts.place, rng, CLIP)
     echo = PLACES[facts.place].echo(rng)
     heard = [facts.note] if facts.note else facts.events

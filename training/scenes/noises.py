@@ -1,6 +1,6 @@
-"""Sounds mostly of noise: engine, rain, thunder, waves, wind.
+"""Noisy sounds: engine, rain, thunder, waves, wind.
 
-Each is ``(rng, seconds) -> sound [round(seconds * 16000)]`` at a level of its own.
+Each function is ``(rng, seconds) -> sound [round(seconds * 16000)]``, at any level.
 """
 
 import numpy as np
@@ -43,7 +43,7 @@ def engine(rng: np.random.Generator, seconds: float) -> F32:
 
 
 def rain(rng: np.random.Generator, seconds: float) -> F32:
-    """Countless drops: random impulses, each a tiny splash, over a bright hiss."""
+    """Many drops: random impulses, each a tiny splash, over a bright hiss."""
     count = samples(seconds)
     drops = np.zeros(count, np.float32)
     falling = int(rng.uniform(200, 600) * seconds)
@@ -79,7 +79,7 @@ def waves(rng: np.random.Generator, seconds: float) -> F32:
 
 
 def wind(rng: np.random.Generator, seconds: float) -> F32:
-    """Wind that howls round a corner: a narrow band of noise whose centre wanders."""
+    """Wind that howls around a corner: a narrow band of noise whose center wanders."""
     count = samples(seconds)
     centre = rng.uniform(400, 800) * exp2(curve(rng, count, 3, -0.6, 0.6))
     howl = moving_noise(rng, centre, rng.uniform(80, 160))

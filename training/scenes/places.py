@@ -1,7 +1,7 @@
-"""Where a scene is: the noise of each place, and how it answers a sound.
+"""The places of scenes: the background noise and the echo of each.
 
-Noise is stationary over a clip but for slow swells of a few decibels: it is what events stand out
-from.
+The noise is stationary over a clip, except for slow swells of a few decibels, so that events stand
+out from it.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,14 @@ from pengi_rt.training.scenes.synthesis import (
     waveform,
 )
 
-_STEADY = 1e6  # seconds: the lifetime of a mode that does not die
+_STEADY = 1e6  # seconds: the lifetime of a mode that does not decay
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A place: ``noise(rng, count) -> [count]``, and ``echo(rng) -> [any]``.
 
-    The echo is what comes back of one impulse of size 1, from its arrival on.
+    The echo is the response to an impulse of size 1, from its arrival on.
     """
 
     noise: Callable[[np.random.Generator, int], F32]
@@ -50,7 +50,7 @@ def reverberated(sound: F32, echo: F32) -> F32:
     """``sound`` with its echo, [len(sound) + len(echo) - 1]."""
     count = len(sound) + len(echo) - 1
     one, other = spectrum(sound, count), spectrum(echo, count)
-    product = np.empty_like(one)  # NumPy's own may round a product of two parts or not
+    product = np.empty_like(one)  # NumPy's own product may or may not be fused
     product.real = one.real * other.real - one.imag * other.imag
     product.imag = one.real * other.imag + one.imag * other.real
     whole = waveform(product, count)
@@ -88,7 +88,7 @@ def _room(rng: np.random.Generator, count: int) -> F32:
 
 
 def _street(rng: np.random.Generator, count: int) -> F32:
-    """Far traffic: a low rumble, and tyres that swell and pass."""
+    """Distant traffic: a low rumble, and tires that swell and pass."""
     f = frequencies(count)
     rumble = band(f, 30, rng.uniform(120, 200))
     tyres = band(f, 300, rng.uniform(1000, 1600))
@@ -97,7 +97,7 @@ def _street(rng: np.random.Generator, count: int) -> F32:
 
 
 def _factory_echo(rng: np.random.Generator) -> F32:
-    """Sheet metal rings along."""
+    """Reverberation in which sheet metal resonates."""
     tail = _tail(rng, rng.uniform(0.6, 0.9), 6000) * np.float32(rng.uniform(0.4, 0.7))
     ring = modes(rng.uniform(400, 3500, 12), 1.0, rng.uniform(0.05, 0.15), len(tail))
     return tail + np.float32(0.3) * unit(ring) * np.float32(np.sqrt(1 / len(ring)))
@@ -116,7 +116,7 @@ def _room_echo(rng: np.random.Generator) -> F32:
 
 
 def _street_echo(rng: np.random.Generator) -> F32:
-    """One slap from a house across the road."""
+    """A single reflection from a house across the road."""
     slap = np.zeros(samples(0.2), np.float32)
     slap[samples(rng.uniform(0.06, 0.15))] = rng.uniform(0.15, 0.3)
     return slap
@@ -125,7 +125,7 @@ def _street_echo(rng: np.random.Generator) -> F32:
 def _tail(rng: np.random.Generator, seconds: float, top: float) -> F32:
     """Diffuse reverberation of energy 1: noise up to ``top`` Hz that falls 60 dB in ``seconds``.
 
-    It is cut where it has fallen by 36 dB, which is under any background.
+    It is cut where it has fallen by 36 dB, which is below any background.
     """
     count = samples(0.6 * seconds)
     lifetime = float(seconds / log(1000))

@@ -1,13 +1,13 @@
-"""Elementary functions and sums that are the same on every processor, bit for bit.
+"""Elementary functions and sums that give the same bits on every processor.
 
-NumPy computes sine, exponential, logarithm and power with whichever vector instructions a processor
-has, or leaves them to the C library, which chooses as well; a matrix product and :func:`numpy.dot`
-add in an order that depends on the processor, the number of threads and where memory begins. Their
-last bits differ, and one in thousands of samples is then rounded to another 16-bit value.
+NumPy computes sine, exponential, logarithm and power with whatever vector instructions a processor
+has, or calls the C library, which also chooses. Matrix products and :func:`numpy.dot` add in an
+order that depends on the processor, the number of threads and memory alignment. The last bits
+differ, and then one in thousands of samples is rounded to another 16-bit value.
 
-What IEEE 754 defines to the last bit is the same everywhere: sums, differences, products,
-quotients, square roots and rounding of one pair of numbers at a time. Everything here is made of
-these, in float64, with an error of a few units in the last place.
+What IEEE 754 defines exactly is the same everywhere: sums, differences, products, quotients, square
+roots and rounding of single numbers. Everything here uses only these, in float64, with an error of
+a few units in the last place.
 """
 
 import math
@@ -31,7 +31,7 @@ def _series(first: float, square: float, terms: int) -> list[float]:
     return coefficients
 
 
-# The first terms that are left out: (pi / 2)^21 / 21!, (ln 2 / 2)^13 / 13! and, of the logarithm,
+# The first terms left out are (pi / 2)^21 / 21!, (ln 2 / 2)^13 / 13! and, for the logarithm,
 # (3 - sqrt(8))^23 / 23: all below 3e-16.
 _SIN: Final = _series(math.pi, -math.pi * math.pi, 10)
 _EXP2: Final = [math.prod(LN2 / k for k in range(1, n + 1)) for n in range(13)]
@@ -66,7 +66,7 @@ def exp(x: ArrayLike) -> F64:
 
 
 def log2(x: ArrayLike) -> F64:
-    """The logarithm to base 2 of what is above 0."""
+    """The logarithm to base 2, for x above 0."""
     mantissa, exponent = np.frexp(np.asarray(x, np.float64))  # in [0.5, 1)
     small = mantissa < math.sqrt(0.5)
     mantissa = np.where(small, 2 * mantissa, mantissa)
@@ -86,14 +86,14 @@ def power(base: ArrayLike, exponent: ArrayLike) -> F64:
 
 
 def from_decibels(decibels: ArrayLike) -> F64:
-    """The ratio of powers."""
+    """The ratio of powers for a level in decibels."""
     return exp2(np.asarray(decibels, np.float64) * (LOG2_10 / 10))
 
 
 def total(x: ArrayLike) -> F64:
-    """The sum over the last axis, one number after another.
+    """The sum over the last axis, added one number after another.
 
-    In which order NumPy's own sum adds is its business; every running sum is in this order.
+    The order of NumPy's own sum is unspecified; a running sum has this order.
     """
     result: F64 = np.add.accumulate(np.asarray(x, np.float64), axis=-1)[..., -1]
     return result

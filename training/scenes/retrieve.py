@@ -1,9 +1,9 @@
-"""Retrieval among made scenes: how often the scene that a query is about is among the first.
+"""Retrieval among synthetic scenes: how often a query's scene is among the first results.
 
-Source: paper, section 5.4: clips are captioned, and captions and queries compared in the space of
-the text encoder. Beside it, what audio embeddings find. They and texts shared a space in the
-contrastive stage; the demo's text encoder has learned on since (``training/recipes/demo``), so that
-between the two nothing is found any more.
+Source: paper, section 5.4: clips are captioned, and captions and queries are compared in the space
+of the text encoder. Search by audio embeddings is scored too. Audio and text shared a space after
+the contrastive stage, but the demo's text encoder was trained further since then
+(``training/recipes/demo``), so searching audio with text no longer finds anything.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,34 +21,35 @@ from pengi_rt.training.scenes.mix import mix
 from pengi_rt.training.scenes.words import caption
 
 EXAMPLE, SHUFFLED = 3, 4
-"""What a generator is for, behind :data:`pengi_rt.training.scenes.held_out.WORDS`."""
+"""Purposes of a random generator, after :data:`pengi_rt.training.scenes.held_out.WORDS`."""
 
 FIRST = (1, 5, 10)
 NAMED = 10
 BATCH = 32
 
 Recall = dict[str, float]
-"""Shares of 1 by ``R@k``."""
+"""Fractions by ``R@k``."""
 
 
 class Retrieved(NamedTuple):
-    """What is found among scenes."""
+    """The scores of retrieval among scenes."""
 
     recalls: dict[str, Recall]
-    """By what is searched with what."""
+    """By the kinds of query and item."""
     named: dict[str, float]
-    """By what is searched: of the first :data:`NAMED` scenes for an event's name, the share that
-    have it.
+    """By the kind of item: the share of the first :data:`NAMED` scenes for an event's name that
+    contain it.
     """
     distinct: dict[str, float]
-    """The shares of captions, true and written, that are distinct."""
+    """The shares of true and of generated captions that are distinct."""
 
 
 def retrieval(engine: Engine, clips: Sequence[Clip], seed: int) -> Retrieved:
-    """Search for every scene among all.
+    """Search for each scene among all scenes.
 
-    A query is a scene's true caption, or the same facts made to sound anew; right is that one scene
-    alone, though others may have the same caption. Of an event's name, right are all that have it.
+    A query is a scene's true caption, or a new sound of the same facts. Only that one scene is
+    correct, though others may have the same caption. For an event's name, all scenes with that
+    event are correct.
     """
     queries = [caption(clip.facts) for clip in clips]
     sounds = [clip.samples for clip in clips]
@@ -101,7 +102,7 @@ def named(engine: Engine, clips: Sequence[Clip], index: F32, words: Words) -> di
 
 
 def captions(engine: Engine, sounds: Sequence[F32]) -> list[str]:
-    """What the plan's caption prompt makes of every clip."""
+    """The model's caption of each clip."""
     told = engine.iter_generate(
         ((samples, SAMPLE_RATE) for samples in sounds), task="caption", batch_size=BATCH
     )
@@ -109,13 +110,13 @@ def captions(engine: Engine, sounds: Sequence[F32]) -> list[str]:
 
 
 def embedded(engine: Engine, texts: Sequence[str]) -> dict[str, F32]:
-    """The unit vector of every text; the same text has the same, bit for bit."""
+    """The unit vector of each text; equal texts have equal vectors, bit for bit."""
     distinct = list(dict.fromkeys(texts))
     return {each.text: unit(each.embedding) for each in engine.embed_text(distinct)}
 
 
 def listened(engine: Engine, sounds: Sequence[F32]) -> F32:
-    """``[n, d_proj]``: the joint embedding of every clip, of length 1."""
+    """The joint embedding of each clip, normalized, ``[n, d_proj]``."""
     recordings = ((samples, SAMPLE_RATE) for samples in sounds)
     return unit(
         np.stack([each.embedding[0] for each in engine.embed_audio(recordings, batch_size=BATCH)])
@@ -123,21 +124,21 @@ def listened(engine: Engine, sounds: Sequence[F32]) -> F32:
 
 
 def ranks(queries: F32, items: F32) -> I64:
-    """``[n]``: where each query finds its own item, from 1; all that are as near come before it.
+    """The rank of each query's own item, from 1, ``[n]``; items that tie come before it.
 
     Args:
         queries: unit vectors ``[n, d]``.
-        items: unit vectors ``[n, d]``; row i is what query i looks for.
+        items: unit vectors ``[n, d]``; row i is the item of query i.
     """
     cosines: F64 = queries.astype(np.float64) @ items.T.astype(np.float64)
-    # Equal rows of a matrix product may differ by rounding, where they are summed in other orders.
+    # Equal rows of a matrix product may differ by rounding, if summed in different orders.
     own = np.diagonal(cosines)[:, None] - 1e-12
     found: I64 = np.count_nonzero(cosines >= own, axis=1)
     return found
 
 
 def word_ranks(queries: Sequence[str], words: Words, count: int) -> I64:
-    """As :func:`ranks`, by words: an item without a word of its query comes last."""
+    """Like :func:`ranks`, but by words: an item without a word of its query comes last."""
     found = np.full(len(queries), count)
     for item, query in enumerate(queries):
         scores, numbers = words.nearest(query, count)
@@ -148,10 +149,10 @@ def word_ranks(queries: Sequence[str], words: Words, count: int) -> I64:
 
 
 def recall(found: I64) -> Recall:
-    """The share of ranks that are among the first."""
+    """The share of ranks that are among the first ``k``."""
     return {f"R@{k}": float(np.mean(found <= k)) for k in FIRST}
 
 
 def share(texts: Sequence[str]) -> float:
-    """Of ``texts`` that are distinct."""
+    """The share of ``texts`` that are distinct."""
     return len(set(texts)) / len(texts)

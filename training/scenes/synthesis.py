@@ -1,9 +1,9 @@
-"""The building blocks of every made sound: tones, damped modes, shaped noise, envelopes.
+"""The building blocks of all synthetic sounds: tones, damped modes, shaped noise, envelopes.
 
 Sounds are float32 arrays at 16 kHz (:data:`~pengi_rt.training.scenes.facts.SAMPLE_RATE`). Nothing
 here loops over samples: tones are read from a table, damped modes are outer products, and noise is
-shaped in its spectrum. Everything is computed as :mod:`pengi_rt.training.scenes.portable` says: the
-same arguments make the same samples on every processor.
+shaped in its spectrum. Everything is computed with :mod:`pengi_rt.training.scenes.portable`, so the
+same arguments give the same samples on every processor.
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 C64 = NDArray[np.complex64]
 
-_TABLE = 2048  # samples of one period: at 60 harmonics linear reading is still 48 dB clean
+_TABLE = 2048  # samples per period: with 60 harmonics, linear interpolation is still 48 dB clean
 _PERIOD = sinpi(np.arange(_TABLE) * (2 / _TABLE))
-_TOP = 7600.0  # Hz: no partial is made above it, so that none folds back at 8 kHz
+_TOP = 7600.0  # Hz: no partials above this, so that none aliases at 8 kHz
 _SMOOTH = np.array(
     sorted(2**i * 3**j * 5**k for i in range(1, 19) for j in range(8) for k in range(6))
 )
@@ -37,32 +37,32 @@ def times(count: int) -> F32:
 
 
 def fast_length(count: int) -> int:
-    """The smallest even length from ``count`` on without a prime factor above 5."""
+    """The smallest even length, at least ``count``, without a prime factor above 5."""
     return int(_SMOOTH[np.searchsorted(_SMOOTH, count)])
 
 
 def unit(sound: F32) -> F32:
-    """``sound`` at RMS 1; silence stays silence."""
+    """``sound`` scaled to RMS 1; silence stays silent."""
     rms = np.sqrt(energy(sound) / len(sound))
     return sound / np.float32(rms) if rms > 0 else sound
 
 
 def phase(frequency: ArrayLike, count: int) -> F32:
-    """The phase in cycles, [count] in [0, 1), of a frequency in Hz: one value or one a sample."""
+    """The phase in cycles, [count] in [0, 1), of a frequency in Hz (scalar or one per sample)."""
     cycles = np.cumsum(np.broadcast_to(np.asarray(frequency, np.float64), count)) / SAMPLE_RATE
     return (cycles - np.floor(cycles)).astype(np.float32)
 
 
 def sine(frequency: ArrayLike, count: int) -> F32:
-    """A pure tone, [count], of a frequency in Hz: one value or one a sample."""
+    """A pure tone, [count], of a frequency in Hz (scalar or one per sample)."""
     return sinpi(2 * phase(frequency, count)).astype(np.float32)
 
 
 def tone(cycles: F32, amplitudes: ArrayLike) -> F32:
-    """A harmonic tone: ``amplitudes[k - 1]`` is that of harmonic ``k``; ``cycles`` as of `phase`.
+    """A harmonic tone with phase ``cycles``; ``amplitudes[k - 1]`` belongs to harmonic ``k``.
 
     Raises:
-        AssertionError: more harmonics than a period of the table holds.
+        AssertionError: there are more harmonics than the table can hold.
     """
     parts = np.atleast_1d(np.asarray(amplitudes, np.float64))
     assert len(parts) < _TABLE // 2
@@ -80,7 +80,7 @@ def tone(cycles: F32, amplitudes: ArrayLike) -> F32:
 
 
 def harmonics(fundamental: float, most: int = 60) -> F64:
-    """The numbers 1, 2, ... of the harmonics of ``fundamental`` Hz that 16 kHz can hold."""
+    """The numbers 1, 2, ... of the harmonics of ``fundamental`` Hz that fit in 16 kHz."""
     return np.arange(1.0, max(1, min(most, int(_TOP / fundamental))) + 1)
 
 
@@ -93,14 +93,14 @@ def modes(
 ) -> F32:
     """A struck body: the sum of a exp(-t / lifetime) sin(2 pi f t + phase), [count].
 
-    Each mode is a power series of one complex number, and z^(rB + b) = z^(rB) z^b: it is the outer
-    product of a series of ``rows`` and one of ``B`` numbers. The sum over the modes would be one
-    matrix product; NumPy's adds in another order on another processor.
+    Each mode is a geometric series of a complex number, and z^(rB + b) = z^(rB) z^b, so it is the
+    outer product of two short series. The sum over the modes could be one matrix product, but
+    NumPy's adds in a different order on different processors.
 
     Args:
-        frequencies: Hz; modes that 16 kHz cannot hold are left out.
+        frequencies: Hz; modes that do not fit in 16 kHz are left out.
         amplitudes: at the strike.
-        lifetimes: seconds in which a mode falls to 1/e.
+        lifetimes: seconds until a mode falls to 1/e.
         count: samples.
         phases: radians.
     """
@@ -120,11 +120,10 @@ def modes(
 def plucked(rng: np.random.Generator, pitch: float, count: int, *, damping: float) -> F32:
     """A plucked string of ``pitch`` Hz: Karplus and Strong's, solved in the frequency domain.
 
-    Their loop (Computer Music Journal 7:2, 1983) sends a burst of noise round a delay of one period
-    and averages neighbours: a round multiplies the harmonic at f by cos(pi f / rate). So each
-    harmonic is a damped mode with the random start of the burst. ``damping`` is how many such
-    averages a round makes; it loses 0.2 % besides. Where the string is plucked
-    shapes the burst.
+    Their loop (Computer Music Journal 7:2, 1983) sends a burst of noise through a delay of one
+    period and averages neighboring samples; each pass multiplies the harmonic at f by
+    cos(pi f / rate). So each harmonic is a damped mode with a random start. ``damping`` is the
+    number of averages per pass; each pass also loses 0.2 %. The plucking point shapes the burst.
     """
     number = harmonics(pitch)
     loss = -log(cospi(number * pitch / SAMPLE_RATE)) * damping + 0.002
@@ -135,7 +134,7 @@ def plucked(rng: np.random.Generator, pitch: float, count: int, *, damping: floa
 
 
 def band(frequency: F32, low: float, high: float) -> F32:
-    """The magnitude over ``frequency`` of second-order Butterworth slopes at two corners, in Hz."""
+    """The magnitude at ``frequency`` of second-order Butterworth slopes at two corners, in Hz."""
     above = np.square(frequency / np.float32(high))
     below = np.square(np.float32(low) / np.maximum(frequency, np.float32(1)))
     response: F32 = 1 / np.sqrt((1 + above * above) * (1 + below * below))
@@ -143,7 +142,7 @@ def band(frequency: F32, low: float, high: float) -> F32:
 
 
 def resonance(frequency: F32, centre: float, width: float) -> F32:
-    """The magnitude over ``frequency`` of a resonance, 1 at its centre; Hz."""
+    """The magnitude at ``frequency`` of a resonance, 1 at its center; all in Hz."""
     off = (frequency - np.float32(centre)) / np.float32(width / 2)
     response: F32 = 1 / np.sqrt(1 + off * off)
     return response
@@ -165,28 +164,28 @@ def coloured(rng: np.random.Generator, count: int, response: F32) -> F32:
 
 
 def shaped(spectrum: C64, response: F32) -> C64:
-    """``spectrum`` with every bin's magnitude multiplied by that of ``response``."""
+    """``spectrum`` with each bin multiplied by ``response``."""
     parts = spectrum.view(np.float32).reshape(-1, 2) * response[:, None]
     return parts.view(np.complex64).ravel()
 
 
 def waveform(spectrum: C64, count: int) -> F32:
-    """The sound, [count], of a spectrum over :func:`frequencies`."""
+    """The sound, [count], of a spectrum at :func:`frequencies`."""
     return np.fft.irfft(spectrum, fast_length(count))[:count].astype(np.float32, copy=False)
 
 
 def spectrum(sound: F32, count: int) -> C64:
-    """The spectrum of ``sound``, padded with zeros, over the :func:`frequencies` of ``count``."""
+    """The spectrum of ``sound``, zero-padded, at the :func:`frequencies` of ``count``."""
     return np.fft.rfft(sound, fast_length(count)).astype(np.complex64, copy=False)
 
 
 def band_noise(rng: np.random.Generator, count: int, low: float, high: float) -> F32:
-    """Gaussian noise of RMS 1 between two corners in Hz, 12 dB an octave outside, [count]."""
+    """Gaussian noise of RMS 1, [count], between two corners in Hz; 12 dB per octave outside."""
     return coloured(rng, count, band(frequencies(count), low, high))
 
 
 def moving_noise(rng: np.random.Generator, centre: F64, width: float) -> F32:
-    """Noise about ``width`` Hz wide round a frequency that moves: ``centre`` Hz, one a sample."""
+    """Noise about ``width`` Hz wide around a moving frequency: ``centre`` Hz per sample."""
     count = len(centre)
     slow = band(frequencies(count), 0.5, width / 2)
     turns = 2 * phase(centre, count)
@@ -195,7 +194,7 @@ def moving_noise(rng: np.random.Generator, centre: F64, width: float) -> F32:
 
 
 def curve(rng: np.random.Generator, count: int, rate: float, low: float, high: float) -> F64:
-    """A random line, [count], through ``rate`` new values a second between ``low`` and ``high``."""
+    """A random curve, [count], through ``rate`` values per second between ``low`` and ``high``."""
     step = samples(1 / rate)
     values = rng.uniform(low, high, -(-count // step) + 1)
     ramp = np.arange(step) / step
@@ -204,7 +203,7 @@ def curve(rng: np.random.Generator, count: int, rate: float, low: float, high: f
 
 
 def decay(count: int, lifetime: float, attack: float = 0.002) -> F32:
-    """A linear ``attack``, then a fall to 1/e in every ``lifetime``; seconds, [count]."""
+    """An envelope, [count]: a linear ``attack``, then a fall to 1/e per ``lifetime``; seconds."""
     t = times(count)
     fall = exp(t * np.float32(-1 / lifetime))
     envelope: F32 = (np.minimum(t / np.float32(attack), 1) * fall).astype(np.float32)
@@ -212,13 +211,13 @@ def decay(count: int, lifetime: float, attack: float = 0.002) -> F32:
 
 
 def burst(rng: np.random.Generator, low: float, high: float, lifetime: float) -> F32:
-    """A burst of noise between two corners in Hz that dies with ``lifetime`` seconds, to -60 dB."""
+    """A noise burst between two corners in Hz; it decays with ``lifetime`` seconds, to -60 dB."""
     count = samples(7 * lifetime)
     return band_noise(rng, count, low, high) * decay(count, lifetime, 0.001)
 
 
 def faded(sound: F32, attack: float = 0.005, release: float = 0.005) -> F32:
-    """``sound`` with raised-cosine edges of the given seconds, each at most half of it."""
+    """``sound`` with raised-cosine edges of the given seconds, each at most half its length."""
     shaped = sound.copy()
     rise, fall = (max(1, min(samples(edge), len(sound) // 2)) for edge in (attack, release))
     shaped[:rise] *= _half_cosine(rise)
@@ -227,7 +226,7 @@ def faded(sound: F32, attack: float = 0.005, release: float = 0.005) -> F32:
 
 
 def placed(count: int, sounds: Iterable[tuple[float, F32]]) -> F32:
-    """Sounds added at their onsets in seconds, [count]; what is past the end is cut."""
+    """Add sounds at their onsets in seconds, [count]; what is past the end is cut."""
     whole = np.zeros(count, np.float32)
     for onset, sound in sounds:
         start = samples(onset)
@@ -241,7 +240,7 @@ def _half_cosine(count: int) -> F32:
 
 
 def _sum_of_products(left: F32, right: F32) -> F32:
-    """The sum of outer products, of [.., .., rows] and [.., .., B], in their order; flat."""
+    """The sum of outer products of [.., .., rows] and [.., .., B], added in order; flattened."""
     rows, block = left.shape[-1], right.shape[-1]
     whole = np.zeros((rows, block), np.float32)
     product = np.empty_like(whole)

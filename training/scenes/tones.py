@@ -1,6 +1,6 @@
-"""Sounds of tones that people or machines make: alarm, beep, bell, horn, siren, sweep, whistle.
+"""Tonal sounds of people and machines: alarm, beep, bell, horn, siren, sweep, whistle.
 
-Each is ``(rng, seconds) -> sound [round(seconds * 16000)]`` at a level of its own.
+Each function is ``(rng, seconds) -> sound [round(seconds * 16000)]``, at any level.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ from pengi_rt.training.scenes.synthesis import (
 
 
 def alarm(rng: np.random.Generator, seconds: float) -> F32:
-    """Two tones that take turns, several times a second; hollow, like a piezo buzzer."""
+    """Two tones that alternate several times per second; hollow, like a piezo buzzer."""
     count = samples(seconds)
     low = rng.uniform(700, 1300)
     high = low * rng.uniform(1.35, 1.7)
@@ -36,7 +36,7 @@ def alarm(rng: np.random.Generator, seconds: float) -> F32:
 
 
 def beep(rng: np.random.Generator, seconds: float) -> F32:
-    """One to four sine beeps of one pitch, silence between them."""
+    """One to four sine beeps of one pitch, with silence in between."""
     count = samples(seconds)
     frequency = exp(rng.uniform(log(600), log(2000)))
     beeps = int(rng.choice([1, 2, 3, 3, 4, 4]))
@@ -59,7 +59,7 @@ def bell(rng: np.random.Generator, seconds: float) -> F32:
 
 
 def horn(rng: np.random.Generator, seconds: float) -> F32:
-    """A car's: two steady tones a third apart, rich in harmonics."""
+    """A car horn: two steady tones a third apart, rich in harmonics."""
     count = samples(seconds)
     low = rng.uniform(300, 420)
     number = harmonics(low * 1.25, 20)
@@ -90,7 +90,7 @@ def sweep(rng: np.random.Generator, seconds: float) -> F32:
 
 
 def whistle(rng: np.random.Generator, seconds: float) -> F32:
-    """A referee's: the pea trills pitch and level of a high tone over hissing breath."""
+    """A referee's whistle: the pea trills pitch and level of a high tone over hissing breath."""
     count = samples(seconds)
     pitch = rng.uniform(2000, 3300)
     trill = sinpi(2 * times(count) * rng.uniform(18, 35))

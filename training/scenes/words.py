@@ -1,7 +1,7 @@
-"""What can be said of a made clip: its manifest rows, one for every task and question.
+"""The words about a synthetic clip: its manifest rows, one per task and question.
 
 Every sentence follows from the :class:`~pengi_rt.training.scenes.facts.Facts` alone. Yes/no
-questions come in pairs, one of each answer, so that no answer is right more often than chance.
+questions come in pairs, one per answer, so that neither answer is true more often.
 """
 
 from collections.abc import Iterator
@@ -44,21 +44,21 @@ PHRASES = {
     "whistle": "a whistle blows",
     "wind": "wind blows",
 }
-"""What each event does; its class is a word of the phrase."""
+"""A phrase for each event; it contains the name of its class."""
 
 ADVERBS = {"loud": " loudly", "quiet": " quietly", "clear": ""}
 ORDINALS = ("first", "second", "third")
 NEVER = 0.5
-"""Share of scenes that are also asked when something is heard that is not."""
+"""Share of scenes with a question about when an absent sound is heard."""
 
 CHECKS = 4
-"""Classes of each clip that the reading task checks: those that are heard, and others."""
+"""Classes per clip that the reading task checks, both present and absent."""
 
 COUNTS = ("no", "one", "two", "three")
 
 
 def rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
-    """All manifest rows of a clip, without ``audio``; every row carries tags and transcript."""
+    """All manifest rows of a clip, without ``audio``; each has the tags and the transcript."""
     common: Row = {"tags": tags(facts), "transcript": transcript(facts)}
     note = facts.note
     described = _note_rows(facts, note, rng) if note else _scene_rows(facts, rng)
@@ -66,11 +66,10 @@ def rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
 
 
 def reading_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
-    """Rows for the reading task alone: a class or two, heard or not, and what is true of them.
+    """Rows only for the reading task: one or two classes, and what is true of them.
 
-    Classes stand in the prompt and again in the answer. A decoder learns from them to find the
-    words of a prompt in the transcript; from questions alone it does not
-    (docs/decisions/0008-reading.md).
+    The classes are in the prompt and again in the answer. They teach the decoder to find the words
+    of a prompt in the transcript, which questions alone do not (docs/decisions/0008-reading.md).
     """
     common: Row = {"tags": [], "transcript": transcript(facts)}
     note = facts.note
@@ -86,7 +85,7 @@ def reading_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
         {"task": "check", "event": name, "check": " ".join((name, *found)), **common}
         for name, found in checked.items()
     ]
-    # A permutation in a circle: every class is once the first of two and once the second.
+    # A circular permutation: each class is once the first of two and once the second.
     circle = rng.permutation([*checked]).tolist()
     pairs = zip(circle, circle[1:] + circle[:1], strict=True)
     orders: list[Row] = [
@@ -98,9 +97,9 @@ def reading_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
 
 
 def transcript(facts: Facts) -> str:
-    """What is heard, in order, as bare words: the reading task's stand-in for the audio.
+    """The events in order, as bare words: they replace the audio in the reading task.
 
-    A bar ends each event's words: together they are one row of the prefix.
+    A bar ends the words of each event, which together form one row of the prefix.
     """
     note = facts.note
     if note:
@@ -110,7 +109,7 @@ def transcript(facts: Facts) -> str:
 
 
 def tags(facts: Facts) -> list[object]:
-    """Classes with their seconds, and what holds for the whole clip."""
+    """Classes with their times in seconds, and the tags of the whole clip."""
     note = facts.note
     whole: list[object] = [facts.place]
     if note:
@@ -126,7 +125,7 @@ def tags(facts: Facts) -> list[object]:
 
 
 def caption(facts: Facts) -> str:
-    """One sentence that names every event in order, and the place."""
+    """One sentence that names each event in order, and the place."""
     note = facts.note
     if note:
         manner = {25: " softly", 127: " loudly"}.get(note.velocity, "")

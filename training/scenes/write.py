@@ -1,14 +1,14 @@
-"""Made clips as files: sound, a manifest for training, and the facts.
+"""Write synthetic clips to files: sound, a manifest for training, and the facts.
 
 ``python -m pengi_rt.training.scenes.write FOLDER --seed S --count N`` fills::
 
     FOLDER/audio/000000.wav   16 kHz, mono, 16 bits
-    FOLDER/manifest.jsonl     one row for every clip and task
-    FOLDER/facts.jsonl        one row for every clip: its index and its Facts
+    FOLDER/manifest.jsonl     one row per clip and task
+    FOLDER/facts.jsonl        one row per clip: its index and its Facts
 
-A clip depends on the seed and its index alone: not on the range, nor on the number of workers, nor
-on the processor (docs/demo-model.md says how far). The manifest is written last, so one that is
-there is whole. The folder then describes this range only.
+A clip depends only on the seed and its index, not on the range, the number of workers or the
+processor (docs/demo-model.md has the limits). The manifest is written last, so if it exists it is
+complete. The folder then describes this range only.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pengi_rt.training.scenes.facts import SAMPLE_RATE, draw
 from pengi_rt.training.scenes.mix import render_clip
 from pengi_rt.training.scenes.words import reading_rows, rows
 
-_SPAN = 50  # clips a worker makes between two reports
+_SPAN = 50  # clips that a worker makes between two reports
 
 
 def write_clips(
@@ -42,15 +42,15 @@ def write_clips(
     """Write the sounds of clips ``start`` to ``start + count - 1``, 16-bit WAV at 16 kHz.
 
     Args:
-        folder: gets ``audio/000000.wav``, ...; made where missing; files there are replaced.
-        seed: of the set.
+        folder: receives ``audio/000000.wav``, ...; created if missing; files are replaced.
+        seed: the seed of the set.
         start: the first index.
-        count: how many.
-        workers: processes; any number makes the same files.
+        count: the number of clips.
+        workers: processes; any number gives the same files.
         progress: show a bar on a terminal.
 
     Raises:
-        UsageError: a number that cannot be.
+        UsageError: a number is invalid.
         InputError: the folder cannot be written.
     """
     _check(seed, start, count, workers)
@@ -67,18 +67,18 @@ def write_clips(
 
 
 def write_text(folder: Path, seed: int, start: int, count: int, *, audio: bool = True) -> None:
-    """Write ``facts.jsonl``, then ``manifest.jsonl``, each all at once.
+    """Write ``facts.jsonl``, then ``manifest.jsonl``, each atomically.
 
     Args:
-        folder: where; made where missing.
-        seed: of the set.
+        folder: the folder; created if missing.
+        seed: the seed of the set.
         start: the first index.
-        count: how many.
-        audio: rows name the files of :func:`write_clips`; without, they are text alone, and those
-            that only the reading task asks are there too (``recipes/demo/tasks.toml``).
+        count: the number of clips.
+        audio: whether rows name the files of :func:`write_clips`. If not, they are text only, and
+            include the rows for the reading task (``recipes/demo/tasks.toml``).
 
     Raises:
-        UsageError: a number that cannot be.
+        UsageError: a number is invalid.
         InputError: the folder cannot be written.
     """
     _check(seed, start, count)
@@ -146,9 +146,9 @@ def _over(workers: int, spans: list[tuple[Path, int, range]]) -> Iterator[int]:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started inside do their matrix products on one thread.
+    """Processes started inside use one thread each for matrix products.
 
-    Two of them with two threads each, on two cores, are 2.5 times slower.
+    On two cores, two processes with two threads each are 2.5 times slower.
     """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -162,7 +162,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _write_span(span: tuple[Path, int, range]) -> int:
-    """Write the sounds of some clips; how many they are."""
+    """Write the sounds of some clips; returns their number."""
     audio, seed, indices = span
     for index in indices:
         path = audio / f"{index:06d}.wav"

@@ -1,1 +1,1 @@
-"""The three stages: each a module whose ``forward`` turns a batch into losses."""
+"""The three training stages, each a module whose ``forward`` turns a batch into losses."""

@@ -1,6 +1,6 @@
-"""Captioning: audio and prompt become a prefix, the frozen decoder says the target.
+"""Captioning: audio and prompt become a prefix, after which the frozen decoder says the target.
 
-Paper, section 3, equations 1 to 3, and figure 1. Which parts are trained is the run's choice.
+Paper, section 3, equations 1 to 3, and figure 1. The run's config chooses the parts to train.
 """
 
 from torch import nn
@@ -11,7 +11,7 @@ from pengi_rt.training.stages.losses import Losses, decoder_loss, log_mel, share
 
 
 class Captioning(nn.Module):
-    """Clips with rows about them to the mean cross-entropy of their target tokens."""
+    """Maps clips and their rows to the mean cross-entropy of the target tokens."""
 
     def __init__(self, model: Pengi) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Captioning(nn.Module):
         losses = decoder_loss(model, (audio[rows.clips], *text), rows)
         share = shares(model)
         if share is not None:
-            # A row is also about the clip that its own was mixed into.
+            # A row is also about the clip that its own clip was mixed into.
             mirror = len(share) - 1 - rows.clips
             mixed = decoder_loss(model, (audio[mirror], *text), rows)
             losses = share[rows.clips] * losses + (1 - share[mirror]) * mixed

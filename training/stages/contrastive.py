@@ -1,7 +1,7 @@
 """Contrastive pre-training: audio and text in one space (CLAP; paper, section 4.3, appendix D).
 
-Beside it, optionally, HTSAT's own objective: which tags hold, step by step of the audio (Chen et
-al., ICASSP 2022, section 2.3; its published weights were trained so on AudioSet).
+Optionally also HTSAT's own objective: which tags apply at each step of the audio (Chen et al.,
+ICASSP 2022, section 2.3; its published weights were trained this way on AudioSet).
 """
 
 import math
@@ -16,13 +16,13 @@ from pengi_rt.training.config import ContrastiveConfig
 from pengi_rt.training.examples import Clips
 from pengi_rt.training.stages.losses import Losses, log_mel, shares
 
-RARE = -4.0  # bias of an untrained tag: most do not hold
+RARE = -4.0  # initial bias of a tag: most tags do not apply
 
 
 class Contrastive(nn.Module):
-    """One row for each clip to the symmetric cross-entropy over the whole batch's similarities.
+    """Maps clips, one row each, to the symmetric cross-entropy of the batch's similarities.
 
-    With several processes the similarities are those of all their clips together.
+    With several processes, the batch is that of all processes together.
     """
 
     def __init__(self, model: Pengi, config: ContrastiveConfig, n_tags: int) -> None:
@@ -44,7 +44,7 @@ class Contrastive(nn.Module):
         audio = clip_embedding(encoder.projection(heard))
         text = F.normalize(text_encoder(clips.rows.prompts), dim=-1)
         scale = self.logit_scale.exp().clamp(max=self.config.max_scale)
-        if self.training:  # in validation every process has the same clips
+        if self.training:  # in validation all processes have the same clips
             mixed = None if share is None else gathered(share)
             pairs = gathered(audio), gathered(text)
         else:
@@ -59,7 +59,7 @@ class Contrastive(nn.Module):
 
 
 def clip_embedding(features: Tensor) -> Tensor:
-    """[B, d] or, step by step, [B, T, d] to unit vectors [B, d]: the mean of the unit steps."""
+    """Unit vectors [B, d] from [B, d], or from steps [B, T, d]: the mean of the unit steps."""
     if features.ndim == 3:
         features = F.normalize(features, dim=-1).mean(dim=1)
     return F.normalize(features, dim=-1)
@@ -73,14 +73,14 @@ def symmetric_loss(
     *,
     together: int | None = None,
 ) -> Tensor:
-    """Cross-entropy of the similarities along both sides, their mean (paper, equations 4 and 5).
+    """Cross-entropy of the similarities, averaged over both directions (paper, equations 4, 5).
 
     Args:
         audio: unit vectors [B, d].
         text: unit vectors [B, d]; row i belongs to row i.
         scale: 1 / temperature.
-        share: with mixup, what each clip kept of itself [B]; the rest is its mirror's.
-        together: how many rows in turn were mixed with one another: a process's. By default all.
+        share: with mixup, the share [B] that each clip kept of itself; the rest is its mirror's.
+        together: consecutive rows that were mixed with one another (one process's); default: all.
     """
     similarities = (scale * audio @ text.mT).float()
     pairs = torch.arange(len(similarities), device=similarities.device)
@@ -101,9 +101,9 @@ def tagging_loss(logits: Tensor, tags: Tensor, share: Tensor | None = None) -> T
     """Binary cross-entropy summed over tags, mean over clips and steps.
 
     Args:
-        logits: [B, T, n_tags]; [B, n_tags] of a model that pools over time.
+        logits: [B, T, n_tags], or [B, n_tags] if the model pools over time.
         tags: [B, T, n_tags], 0 or 1.
-        share: with mixup, what each clip kept of itself [B].
+        share: with mixup, the share [B] that each clip kept of itself.
     """
     if share is not None:
         kept = share[:, None, None]
@@ -115,6 +115,6 @@ def tagging_loss(logits: Tensor, tags: Tensor, share: Tensor | None = None) -> T
 
 
 def gathered(vectors: Tensor) -> Tensor:
-    """All processes' rows [world * B, d]; gradients flow back to each."""
+    """The rows of all processes, [world * B, d]; gradients flow back to each."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.cat(all_gather(vectors)) if distributed else vectors

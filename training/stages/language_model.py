@@ -1,8 +1,8 @@
-"""Pre-training of the decoder, for those who have no GPT-2 to start from.
+"""Pre-training of the decoder, for those without a GPT-2 to start from.
 
-Plain: the next token of every text. Reading: a transcript, as many tokens as the audio prefix has
-rows, stands where the audio prefix will stand, then the prompt, and the loss counts on the answer
-alone. A decoder that has learned to read can stay frozen in the captioning stage without loss
+Plain: predict the next token of each text. Reading: a transcript, with as many tokens as the audio
+prefix has rows, takes the place of the audio prefix. The prompt follows, and only the answer counts
+in the loss. A decoder that has learned to read can stay frozen in the captioning stage without loss
 (``docs/decisions/0008``).
 """
 
@@ -19,10 +19,10 @@ from pengi_rt.training.stages.losses import Losses, decoder_loss, text_prefix
 
 
 class LanguageModel(nn.Module):
-    """Groups of text rows to the mean cross-entropy of their target tokens."""
+    """Maps groups of text rows to the mean cross-entropy of their target tokens."""
 
     def __init__(self, model: Pengi, naming: float = 0.0) -> None:
-        """``naming``: the weight of :func:`naming_loss`."""
+        """``naming`` is the weight of :func:`naming_loss`."""
         super().__init__()
         self.model = model
         self.naming = naming
@@ -39,7 +39,7 @@ class LanguageModel(nn.Module):
         return {"loss": answer + self.naming * naming, **losses}
 
     def _losses(self, rows: TextRows) -> tuple[Tensor, Tensor | None]:
-        """The answers' loss, summed, and the naming loss of encoded prompts."""
+        """The summed loss of the answers, and the naming loss of encoded prompts."""
         if rows.transcripts is None:
             return decoder_loss(self.model, (), rows).sum(), None
         read = slot_embeddings(self.model, rows.transcripts)
@@ -51,17 +51,17 @@ class LanguageModel(nn.Module):
 
 
 def naming_loss(model: Pengi, prefix: Tensor, words: Tensor) -> Tensor:
-    """How badly a text prefix names the words of its prompt, mean over words.
+    """How badly a text prefix names the words of its prompt, averaged over words.
 
-    Each row of the prefix, normalised as the decoder's first layer does, is scored against the
-    embedding table (the paper's appendix B reads prefixes so); the rows together are a mixture. A
-    prefix that names a word holds its embedding, and whatever the decoder has learned to do with a
-    word of a prompt it then does with the prefix.
+    Each row of the prefix is normalized as in the decoder's first layer and scored against the
+    embedding table (the paper's appendix B reads prefixes this way); the rows form a mixture. A
+    prefix that names a word contains its embedding, so whatever the decoder has learned to do with
+    that word in a prompt, it also does with the prefix.
 
     Args:
-        model: its decoder's table is used.
+        model: its decoder's embedding table is used.
         prefix: [R, T, n_embd].
-        words: [R, K], the rest :data:`NOTHING`.
+        words: [R, K] int64, filled up with :data:`NOTHING`.
     """
     scores = model.decoder.logits(F.layer_norm(prefix, prefix.shape[-1:])).float()
     named = scores.log_softmax(dim=-1).logsumexp(dim=1) - math.log(prefix.shape[1])
@@ -70,12 +70,12 @@ def naming_loss(model: Pengi, prefix: Tensor, words: Tensor) -> Tensor:
 
 
 def slot_embeddings(model: Pengi, transcripts: Tensor) -> Tensor:
-    """Every slot's words [R, P, W] as the sum of their embeddings [R, P, n_embd]."""
+    """Sum the embeddings of each slot's words: [R, P, W] to [R, P, n_embd]."""
     there = transcripts != NOTHING
     words = model.decoder.wte(transcripts.where(there, 0))
     return (words * there[..., None]).sum(dim=2)
 
 
 def _counted(rows: TextRows) -> Tensor:
-    """Where the loss counts: without a prefix nothing predicts the first token."""
+    """Where the loss counts. Without a prefix, nothing predicts the first token."""
     return rows.mask if rows.transcripts is not None else rows.mask[:, 1:]

@@ -1,4 +1,4 @@
-"""What the stages share: a batch's losses, the decoder's loss, the audio of a batch."""
+"""Helpers shared by the stages: the decoder's loss, text prefixes, mixup, log-mels."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from pengi_rt.training.augment import Mixup
 from pengi_rt.training.examples import Clips, TextRows
 
 Losses = dict[str, Tensor]
-"""Scalars by name; ``loss`` is what the optimiser lowers, the others are for the eye."""
+"""Scalars by name. The optimizer minimizes ``loss``; the others are only reported."""
 
 
 def decoder_loss(model: Pengi, prefixes: Sequence[Tensor], rows: TextRows) -> Tensor:
-    """Cross-entropy of each row, summed over its target tokens (paper, equation 3), [R].
+    """Cross-entropy of each row, [R], summed over its target tokens (paper, equation 3).
 
     Args:
         model: its decoder is used.
-        prefixes: what stands before the tokens, [R, P, n_embd] each; none: the first token is not
-            predicted, for nothing stands before it.
-        rows: the tokens, and where the loss counts.
+        prefixes: the inputs before the tokens, each [R, P, n_embd]. Without any, the first token
+            is not predicted, since nothing comes before it.
+        rows: the tokens, and the mask of those that count.
     """
     tokens, mask = rows.tokens, rows.mask
     inputs = torch.cat([*prefixes, model.decoder.wte(tokens[:, :-1])], dim=1)
@@ -32,7 +32,7 @@ def decoder_loss(model: Pengi, prefixes: Sequence[Tensor], rows: TextRows) -> Te
         hidden = hidden[:, first:]
     else:
         tokens, mask = tokens[:, 1:], mask[:, 1:]
-    # Only the rows that count go through the head: it is the widest product of all.
+    # Only the positions that count go through the head, the largest matrix product of all.
     logits = model.decoder.logits(hidden[mask]).float()
     losses = F.cross_entropy(logits, tokens[mask], reduction="none")
     row = mask.nonzero()[:, 0]
@@ -40,12 +40,12 @@ def decoder_loss(model: Pengi, prefixes: Sequence[Tensor], rows: TextRows) -> Te
 
 
 def text_prefix(model: Pengi, rows: TextRows) -> tuple[Tensor, ...]:
-    """The prompts' prefix [R, T, n_embd], or nothing where the decoder reads them itself."""
+    """The prompts' prefix [R, T, n_embd], or nothing if the decoder reads prompts itself."""
     return () if rows.prompts is None else (model.encode_text(rows.prompts).prefix,)
 
 
 def shares(model: Pengi) -> Tensor | None:
-    """What each clip of the batch that was just encoded kept of itself [B], if mixup mixed it."""
+    """The share [B] that each clip of the last encoded batch kept of itself, if mixup is on."""
     mix = model.audio_encoder.mel.mix
     return mix.share if isinstance(mix, Mixup) else None
 

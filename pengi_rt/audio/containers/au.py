@@ -1,15 +1,9 @@
-"""AU (Sun, NeXT): the header is read here, libsndfile is given nothing but the samples."""
+"""AU (Sun, NeXT)."""
 
 import struct
 
-from pengi_rt.audio.containers.common import (
-    Container,
-    Raw,
-    Source,
-    bare_samples,
-    check_rest,
-    samples_at,
-)
+from pengi_rt.audio.containers.chunks import raw_container, sample_span
+from pengi_rt.audio.containers.common import Container, Probe, Raw, check_trailing
 
 _MAGICS = {b".snd": ">", b"dns.": "<"}
 _SUBTYPES = {
@@ -30,22 +24,22 @@ def is_au(head: bytes) -> bool:
     return head[:4] in _MAGICS
 
 
-def check_au(source: Source) -> Container:
-    """Read the head, and compare the size that it gives with the file's.
+def check_au(probe: Probe) -> Container:
+    """Check that one recording is there, and all of it.
 
     Raises:
-        AudioError: another codec, samples missing, another recording at the end.
+        AudioError: an unsupported codec, samples missing, another recording at the end.
     """
-    head = source.at(0, 24)
+    head = probe.read_at(0, 24)
     if len(head) < 24:
-        raise source.refuse("cut short: its header is not complete")
+        raise probe.error("cut short: its header is not complete")
     order = _MAGICS[head[:4]]
     start, size, code, rate, channels = struct.unpack_from(f"{order}5I", head, 4)
     if code not in _SUBTYPES:
         known = "PCM, float, A-law, mu-law"
-        raise source.refuse(f"AU with encoding {code}; supported: {known}")
-    span = samples_at(source, start, size, streamed=size == _UNKNOWN, chunked=False)
-    if span.start + span.size < source.size:
-        check_rest(source, span.start + span.size, "AU")
+        raise probe.error(f"AU with encoding {code}; supported: {known}")
+    span = sample_span(probe, start, size, streamed=size == _UNKNOWN, chunked=False)
+    if span.start + span.size < probe.size:
+        check_trailing(probe, span.start + span.size, "AU")
     raw = Raw(rate, channels, _SUBTYPES[code], "BIG" if order == ">" else "LITTLE")
-    return bare_samples(source, [span], raw)
+    return raw_container(probe, [span], raw)

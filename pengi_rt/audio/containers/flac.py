@@ -1,17 +1,16 @@
-"""FLAC (RFC 9639): how many samples its first block announces, and what stands at its end."""
+"""FLAC (RFC 9639): how many samples its first block announces, and what comes at its end."""
 
 from pengi_rt.audio.containers.common import (
     MAX_CHUNKS,
     Container,
-    Source,
+    Probe,
     Span,
-    checked,
-    is_zero,
-    tags_begin,
+    is_padding,
+    trailing_tags_start,
 )
 
 HEAD = 26
-"""Bytes up to where STREAMINFO has said how many frames there are."""
+"""Bytes up to the end of the number of frames in STREAMINFO."""
 
 _TOTAL = (1 << 36) - 1
 _MAGIC = b"fLaC\0\0\0\x22"  # what every FLAC file begins with
@@ -20,63 +19,63 @@ _MAX_ZEROS = 100  # blocks at the end
 
 
 def is_flac(head: bytes) -> bool:
-    """Whether a file begins like it."""
+    """Whether a file begins like FLAC."""
     return head[:4] == b"fLaC"
 
 
-def check_flac(source: Source) -> Container:
-    """What libFLAC is given: the file without tags around it, as one that does not know its length.
+def check_flac(probe: Probe) -> Container:
+    """The file without the tags around it, and with an unknown length in its header.
 
-    With the length in its header libsndfile would stop there, whatever follows. So all is decoded,
-    and compared.
+    Otherwise libsndfile would stop at that length, whatever follows. So everything is decoded, and
+    the number of frames compared.
 
     Raises:
         AudioError: a second FLAC file follows.
     """
-    head = source.at(0, HEAD)
+    head = probe.read_at(0, HEAD)
     if len(head) < HEAD:
-        raise source.refuse("damaged or cut short: its header is not complete")
-    end = _end(source)
-    second = _find(source, HEAD, end)
+        raise probe.error("damaged or cut short: its header is not complete")
+    end = _end(probe)
+    second = _find(probe, HEAD, end)
     if second >= 0:
-        at = source.start + second
-        source.loses(f"a second FLAC file follows the first, at byte {at}; split it")
+        at = probe.start + second
+        probe.note_loss(f"a second FLAC file follows the first, at byte {at}; split it")
         end = second
     head, frames = without_length(head)
-    if not _is_piece(source):
-        return checked(source, (head, Span(HEAD, end - HEAD)), frames=frames)
-    return checked(source, (head, Span(HEAD, end - HEAD)))
+    if not _is_piece(probe):
+        return probe.container((head, Span(HEAD, end - HEAD)), frames=frames)
+    return probe.container((head, Span(HEAD, end - HEAD)))
 
 
-def _is_piece(source: Source) -> bool:
-    """Whether the first frame has another number than 0: the header is that of a longer file."""
+def _is_piece(probe: Probe) -> bool:
+    """Whether the first frame is not number 0: then the header is that of a longer file."""
     offset = len(b"fLaC")
     for _ in range(MAX_CHUNKS):
-        block = source.at(offset, 4)
+        block = probe.read_at(offset, 4)
         if len(block) < 4:
             return False
         offset += 4 + int.from_bytes(block[1:], "big")
         if block[0] >= 0x80:  # the last one
             break
-    frame = source.at(offset, 5)
+    frame = probe.read_at(offset, 5)
     return len(frame) == 5 and frame[0] == 0xFF and frame[1] & 0xFE == 0xF8 and frame[4] != 0
 
 
 def without_length(head: bytes) -> tuple[bytes, int | None]:
-    """The first :data:`HEAD` bytes of a file, of unknown length now, and what they announced."""
+    """The first :data:`HEAD` bytes of a file with an unknown length, and the length they had."""
     fields = int.from_bytes(head[18:26], "big")
     return head[:18] + (fields & ~_TOTAL).to_bytes(8, "big"), fields & _TOTAL or None
 
 
-def _end(source: Source) -> int:
-    """Where tags and zeros begin that others have put at the end."""
-    end = tags_begin(source, HEAD)
+def _end(probe: Probe) -> int:
+    """Where the tags and zeros begin that other programs put at the end."""
+    end = trailing_tags_start(probe, HEAD)
     for _ in range(_MAX_ZEROS):
-        if end - HEAD <= _BLOCK or not is_zero(source, end - _BLOCK, end):
+        if end - HEAD <= _BLOCK or not is_padding(probe, end - _BLOCK, end):
             break
         end -= _BLOCK
     size = min(_BLOCK, end - HEAD)
-    tail = source.at(end - size, size)
+    tail = probe.read_at(end - size, size)
     zeros = size - len(tail.rstrip(b"\0"))
     return end - zeros if zeros >= _PADDING else end
 
@@ -84,10 +83,10 @@ def _end(source: Source) -> int:
 _PADDING = 16  # bytes; a frame may end in a few zeros
 
 
-def _find(source: Source, start: int, end: int) -> int:
-    """Where a second file begins, -1 if there is none."""
+def _find(probe: Probe, start: int, end: int) -> int:
+    """Where a second file begins, or -1."""
     while start < end:
-        data = source.at(start, min(_BLOCK + len(_MAGIC), end - start))
+        data = probe.read_at(start, min(_BLOCK + len(_MAGIC), end - start))
         found = data.find(_MAGIC)
         if found >= 0:
             return start + found

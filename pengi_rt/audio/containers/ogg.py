@@ -1,21 +1,21 @@
-"""Ogg (RFC 3533): every page is looked at, as libogg passes over what it cannot use."""
+"""Ogg (RFC 3533): every page is checked, as libogg silently skips what it cannot use."""
 
 import struct
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from pengi_rt.audio.containers.common import Container, Source, Span, check_rest, checked
+from pengi_rt.audio.containers.common import Container, Probe, Span, check_trailing
 from pengi_rt.audio.containers.flac import HEAD, without_length
 
 _HEAD = struct.Struct("<4sBBqIIIB")  # magic, version, flags, granule, serial, number, sum, segments
 _BLOCK = 1 << 20
 _MOST = 27 + 255  # bytes of a page's head
-_MAX_EMPTY = 10_000  # pages that hold nothing
+_MAX_EMPTY = 10_000  # pages without any data
 
 _LIBSNDFILE = (b"\x01vorbis", b"OpusHead")
 _FLAC = b"\x7fFLAC"
-_FLAC_HEAD = 9  # bytes that its first packet has before what a FLAC file begins with
+_FLAC_HEAD = 9  # bytes of its first packet before the beginning of a FLAC file
 _FLAC_FIRST = _FLAC_HEAD + 4 + 4 + 34  # bytes of that packet: fLaC and STREAMINFO
 
 
@@ -28,61 +28,61 @@ class _Page(NamedTuple):
 
 
 def is_ogg(head: bytes) -> bool:
-    """Whether a file begins like it."""
+    """Whether a file begins like Ogg."""
     return head[:4] == b"OggS"
 
 
-def check_ogg(source: Source) -> Container:
-    """Walk all pages: one stream, whole and without gaps, or several that run side by side.
+def check_ogg(probe: Probe) -> Container:
+    """Check all pages: one complete stream, or several that run in parallel.
 
-    The last page may lack the end-of-stream mark: live recordings do.
+    The last page may lack the end-of-stream mark, as in live recordings.
 
     Raises:
-        AudioError: a stream follows another, a page is missing or cut short, other bytes between.
+        AudioError: one stream follows another, a page is missing or cut short, other bytes follow.
     """
-    pages, end, beside = _pages(source)
+    pages, end, beside = _pages(probe)
     if not pages:
-        raise source.refuse("cut short: its first OGG page is not complete")
-    if end < source.size and not source.cut:
-        check_rest(source, end, "OGG")
-    codec = source.at(pages[0].payload, 8)
+        raise probe.error("cut short: its first OGG page is not complete")
+    if end < probe.size and not probe.cut:
+        check_trailing(probe, end, "OGG")
+    codec = probe.read_at(pages[0].payload, 8)
     if codec.startswith(_FLAC) and not beside:
-        return _native_flac(source, pages)
+        return _native_flac(probe, pages)
     if beside or not codec.startswith(_LIBSNDFILE):
-        return checked(source, [Span(0, end)], demuxer="ogg")
-    return checked(source, [Span(0, end)])
+        return probe.container([Span(0, end)], demuxer="ogg")
+    return probe.container([Span(0, end)])
 
 
-def _pages(source: Source) -> tuple[list[_Page], int, bool]:
-    """The pages of the first stream, the end of all pages, and whether others run beside it."""
+def _pages(probe: Probe) -> tuple[list[_Page], int, bool]:
+    """The pages of the first stream, the end of all pages, and whether there are other streams."""
     pages: list[_Page] = []
     numbers: dict[int, int] = {}  # of the next page of each stream
-    last, end, begun = None, 0, False  # whether something but first pages has come
-    for page in _walk(source):
+    last, end, begun = None, 0, False  # whether there was any page but the first ones
+    for page in _walk(probe):
         expected = numbers.get(page.serial)
         if expected is None and begun:
-            source.loses("several OGG streams in one file; split it into files of one")
+            probe.note_loss("several OGG streams in one file; split it into files of one")
             break
         if expected not in (None, page.number):
-            source.loses(f"an OGG page is missing before byte {source.start + page.start}")
+            probe.note_loss(f"an OGG page is missing before byte {probe.start + page.start}")
             break
         begun = expected is not None
         numbers[page.serial] = (page.number + 1) & 0xFFFF_FFFF
         last, end = page, page.end
         if not pages or page.serial == pages[0].serial:
             pages.append(page)
-    if last is not None and not _is_sound(source.at(last.start, last.end - last.start)):
-        source.loses("damaged: the checksum of its last OGG page is wrong")
+    if last is not None and not _is_sound(probe.read_at(last.start, last.end - last.start)):
+        probe.note_loss("damaged: the checksum of its last OGG page is wrong")
         end = last.start
         pages = [page for page in pages if page.end <= end]
     return pages, end, len(numbers) > 1
 
 
 def _is_sound(page: bytes) -> bool:
-    """Whether the sum of a page is right.
+    """Whether the checksum of a page is right.
 
-    Decoders leave pages out whose sum is wrong. That of the last tells them how many samples there
-    are, so all others would be missed.
+    Decoders skip pages with a wrong checksum. The last page says how many samples there are, so a
+    decoder that skips it cannot notice missing samples.
     """
     table, crc = _crc_table(), 0
     for byte in page[:22] + bytes(4) + page[26:]:
@@ -92,45 +92,45 @@ def _is_sound(page: bytes) -> bool:
 
 @cache
 def _crc_table() -> list[int]:
-    """Of CRC-32 with the polynomial 04c11db7, highest bit first."""
+    """The table of CRC-32 with the polynomial 04c11db7, highest bit first."""
     table = [byte << 24 for byte in range(256)]
     for _ in range(8):
         table = [(crc << 1) & 0xFFFF_FFFF ^ (0x04C1_1DB7 if crc >> 31 else 0) for crc in table]
     return table
 
 
-def _walk(source: Source) -> Iterator[_Page]:
-    """All whole pages."""
+def _walk(probe: Probe) -> Iterator[_Page]:
+    """All complete pages."""
     offset = base = empty = 0
     data = b""
-    while offset < source.size:
+    while offset < probe.size:
         if base + len(data) - offset < _MOST:
-            base, data = offset, source.at(offset, _BLOCK)
+            base, data = offset, probe.read_at(offset, _BLOCK)
         at = offset - base
         if not data.startswith(b"OggS", at):
             return
         if len(data) - at < _HEAD.size:
-            source.loses("cut short: its last OGG page is not complete")
+            probe.note_loss("cut short: its last OGG page is not complete")
             return
         _, _, _, _, serial, number, _, segments = _HEAD.unpack_from(data, at)
         payload = offset + _HEAD.size + segments
         end = payload + sum(data[at + _HEAD.size : at + _HEAD.size + segments])
-        if end > source.size or payload > source.size:
-            source.loses("cut short: its last OGG page is not complete")
+        if end > probe.size or payload > probe.size:
+            probe.note_loss("cut short: its last OGG page is not complete")
             return
         empty += end == payload
         if empty > _MAX_EMPTY:
-            raise source.refuse(f"damaged: more than {_MAX_EMPTY} empty OGG pages")
+            raise probe.error(f"damaged: more than {_MAX_EMPTY} empty OGG pages")
         yield _Page(serial, number, offset, payload, end)
         offset = end
 
 
-def _native_flac(source: Source, pages: list[_Page]) -> Container:
-    """FLAC without the Ogg around it, which libsndfile cannot open: the packets as they are."""
-    first = source.at(pages[0].payload + _FLAC_HEAD, HEAD)
+def _native_flac(probe: Probe, pages: list[_Page]) -> Container:
+    """The FLAC packets without the Ogg around them, which libsndfile cannot open."""
+    first = probe.read_at(pages[0].payload + _FLAC_HEAD, HEAD)
     if pages[0].end - pages[0].payload < _FLAC_FIRST or not first.startswith(b"fLaC"):
-        raise source.refuse("damaged: its first OGG page is too short for FLAC")
+        raise probe.error("damaged: its first OGG page is too short for FLAC")
     head, _ = without_length(first)  # a piece keeps the length of the whole
     last = pages[0].payload + _FLAC_HEAD + HEAD
     payloads = [Span(page.payload, page.end - page.payload) for page in pages[1:]]
-    return checked(source, (head, Span(last, pages[0].end - last), *payloads))
+    return probe.container((head, Span(last, pages[0].end - last), *payloads))

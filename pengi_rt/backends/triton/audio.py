@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pengi_rt.backends.protocol import F32
-from pengi_rt.kernels.log_mel import log_mel_image
+from pengi_rt.kernels.log_mel import log_mel
 from pengi_rt.kernels.log_mel_tables import LogMelTables, log_mel_tables
 from pengi_rt.kernels.norm_linear import linear_residual, norm_linear
 from pengi_rt.kernels.patch_merging import patch_merging
@@ -50,7 +50,7 @@ class AudioEncoding:
 
     def run(self) -> None:
         """From :attr:`wave` to :attr:`embedding` and :attr:`prefix`."""
-        log_mel_image(self.wave, self._tables, self._image, precision=_precision(self.wave))
+        log_mel(self.wave, self._tables, self._image, precision=_precision(self.wave))
         features = htsat_features(self._model.audio_encoder.htsat, self._image)
         found = self._model.map_audio(self._model.audio_encoder.projection(features))
         self.embedding.copy_(found.embedding)

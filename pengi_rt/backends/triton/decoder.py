@@ -5,7 +5,7 @@ them: :meth:`Decoding.prefill` and :meth:`Decoding.step` do what a decoder does,
 :meth:`Decoding.choose` what a beam search does with it. Nothing here waits for the device.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +15,17 @@ from pengi_rt.backends.triton.weights import DecoderWeights, Layer, dense
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.beam_history import BeamHistory
-from pengi_rt.kernels.beam_row import RowBest, beam_row
 from pengi_rt.kernels.beam_step import beam_step
 from pengi_rt.kernels.embed_rows import Embeddings
-from pengi_rt.kernels.linear_call import Cache, Linear, splits
 from pengi_rt.kernels.lm_head import lm_head
 from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, norm_qkv
+from pengi_rt.kernels.small_linear_launch import KeyValueCache, Linear, splits
+from pengi_rt.kernels.top_tokens import TopTokens, top_tokens
 from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE, VocabTiles
+
+Slots = slice | Tensor
+"""Which of a shape's clips: all, or those of an int64 tensor."""
+ALL: Final = slice(None)
 
 
 class Shape(NamedTuple):
@@ -53,7 +57,10 @@ class Decoding:
         slots = (layers, clips, beams, heads, max(steps, 1), width // heads)
         self.prefix = torch.zeros(clips, prefix, width, device=device)
         self.prefix_lengths = torch.ones(clips, dtype=torch.int32, device=device)
-        self._prefix_keys, self._prefix_values = (empty(*segment, dtype=dtype) for _ in "kv")
+        # Free slots are computed too, and read these: whatever they hold must be numbers.
+        self._prefix_keys, self._prefix_values = (
+            torch.zeros(segment, dtype=dtype, device=device) for _ in "kv"
+        )
         self._keys, self._values = (empty(*slots, dtype=dtype) for _ in "kv")
         self.history = BeamHistory.empty(steps, clips, beams, device)
         self.temperature = torch.ones(1, dtype=torch.float64, device=device)
@@ -62,7 +69,8 @@ class Decoding:
             weights.head.weight, weights.positions, self.prefix_lengths, weights.head.scale
         )
         self.residual = empty(rows, width)
-        self._other, self._last = empty(rows, width), empty(clips, width)
+        self._other = empty(rows, width)
+        self._last = torch.zeros(clips, width, device=device)
         self._queries, self._attended, self._normed = (
             empty(rows, width, dtype=dtype) for _ in range(3)
         )
@@ -75,27 +83,37 @@ class Decoding:
         self._tiles, self._best = _candidates(rows, vocab, candidates, device)
         self._first_tiles, self._first_best = _candidates(clips, vocab, candidates, device)
 
-    def prefill(self) -> None:
-        """Read :attr:`prefix` up to :attr:`prefix_lengths`: the prefix's keys and values.
+    def put_prefix(self, prefix: Tensor, lengths: Tensor, slots: Slots = ALL) -> None:
+        """Copy padded prefixes [n, P, C] with lengths [n] from the host to the clips ``slots``."""
+        real = torch.arange(prefix.shape[1]) < lengths[:, None]
+        # Whatever the padding holds: a NaN times a weight of 0 is one.
+        rows = torch.where(real[..., None], prefix, 0.0).to(self.prefix.device)
+        self.prefix[slots] = 0
+        self.prefix[slots, : prefix.shape[1]] = rows
+        self.prefix_lengths[slots] = lengths.to(self.prefix_lengths)
+
+    def prefill(self, slots: Slots = ALL) -> None:
+        """Read :attr:`prefix` up to :attr:`prefix_lengths`: keys and values of the clips ``slots``.
 
         The library's products and attention: with so many rows they are at the device's limit.
         """
         weights = self.weights
         positions = weights.positions[: self.shape.prefix].float()
-        x = self.prefix + positions
+        x = self.prefix[slots] + positions
         for index, layer in enumerate(weights.layers):
-            x = x + self._prefix_attention(index, layer, _normed(x, layer.norm_1, weights.dtype))
+            y = _normed(x, layer.norm_1, weights.dtype)
+            x = x + self._prefix_attention(index, layer, y, slots)
             y = _normed(x, layer.norm_2, weights.dtype)
             y = F.gelu(_dense(y, layer.fc), approximate="tanh")
             x = x + _dense(y, layer.mlp_projection)
-        last = (self.prefix_lengths.long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
-        self._last.copy_(x.gather(1, last)[:, 0])
+        last = (self.prefix_lengths[slots].long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
+        self._last[slots] = x.gather(1, last)[:, 0]
 
-    def _prefix_attention(self, index: int, layer: Layer, x: Tensor) -> Tensor:
+    def _prefix_attention(self, index: int, layer: Layer, x: Tensor, slots: Slots) -> Tensor:
         y = _dense(x, layer.qkv).unflatten(2, (3, self.weights.heads, -1))
         q, k, v = y.permute(2, 0, 3, 1, 4)
-        self._prefix_keys[index].copy_(k)
-        self._prefix_values[index].copy_(v)
+        self._prefix_keys[index, slots] = k
+        self._prefix_values[index, slots] = v
         # Rows behind a clip's own prefix see garbage, and nobody sees them.
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return _dense(attended.transpose(1, 2).flatten(2), layer.attention_projection)
@@ -109,7 +127,7 @@ class Decoding:
 
     def first_choice(self) -> None:
         """The first token of every beam."""
-        best = beam_row(self._first_tiles, self.temperature, self._vocab, self._first_best)
+        best = top_tokens(self._first_tiles, self.temperature, self._vocab, self._first_best)
         beam_step(best, self.history, self.ends, self._embeddings, self.residual, first=True)
 
     def step(self, out: Tensor | None = None) -> None:
@@ -131,7 +149,7 @@ class Decoding:
         Sums go to and fro between two buffers: attention's to the other one, the MLP's back.
         """
         keys, values, place = self._keys[index], self._values[index], self.history.position
-        norm_qkv(stream, layer.norm_1, layer.qkv, Cache(keys, values, place),
+        norm_qkv(stream, layer.norm_1, layer.qkv, KeyValueCache(keys, values, place),
                  out=self._queries, normed=self._normed)  # fmt: skip
         segments = Segments(
             self._prefix_keys[index], self._prefix_values[index], self.prefix_lengths, keys, values,
@@ -147,7 +165,7 @@ class Decoding:
 
     def choose(self) -> None:
         """The next beams."""
-        best = beam_row(self._tiles, self.temperature, self._vocab, self._best)
+        best = top_tokens(self._tiles, self.temperature, self._vocab, self._best)
         beam_step(best, self.history, self.ends, self._embeddings, self.residual)
 
     @property
@@ -157,9 +175,9 @@ class Decoding:
 
 def _candidates(
     rows: int, vocab: int, count: int, device: torch.device
-) -> tuple[VocabTiles, RowBest]:
+) -> tuple[VocabTiles, TopTokens]:
     """Buffers between the head and the choice."""
-    best = RowBest(
+    best = TopTokens(
         torch.empty(rows, count, dtype=torch.float64, device=device),
         torch.empty(rows, count, dtype=torch.int32, device=device),
     )

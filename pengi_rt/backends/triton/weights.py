@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from pengi_rt.kernels.add_norm import Norm
-from pengi_rt.kernels.linear_call import Linear
 from pengi_rt.kernels.lm_head import Head
+from pengi_rt.kernels.small_linear_launch import Linear
 from pengi_rt.models.gpt2 import GPT2, Block, Conv1D
-from pengi_rt.models.int8 import quantised
+from pengi_rt.models.stored_weights import quantize
 
 
 class Layer(NamedTuple):
@@ -55,7 +55,7 @@ def decoder_weights(
         )
 
     table = decoder.wte.weight.detach().to(device)
-    values, scale = quantised(table, dim=1) if int8 else (table.to(dtype), None)
+    values, scale = quantize(table, dim=1) if int8 else (table.to(dtype), None)
     return DecoderWeights(
         layers=tuple(layer(cast("Block", block)) for block in decoder.h),
         norm=_norm(decoder.ln_f, device),
@@ -83,6 +83,6 @@ def _linear(layer: Conv1D, device: torch.device, dtype: torch.dtype, *, int8: bo
     weight = layer.weight.detach().to(device)
     bias = layer.bias.detach().float().to(device).contiguous()
     if int8:
-        values, scale = quantised(weight, dim=0)
+        values, scale = quantize(weight, dim=0)
         return Linear(values.contiguous(), bias, scale)
     return Linear(weight.to(dtype).contiguous(), bias)

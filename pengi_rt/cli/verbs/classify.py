@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.options import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pengi_rt.config.model import ModelConfig
     from pengi_rt.engine import Engine
     from pengi_rt.results.classification import Classification, LabelScore
-    from pengi_rt.system.sources import Regular
+    from pengi_rt.system.regular import Regular
 
 PNG = ".png"
 
@@ -104,7 +104,7 @@ def _classify(
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.iter_classify(
         picture.heard(run), labels, arguments.prompt,
-        partly=arguments.plot is None, on_error=run.on_error, options=options,
+        partial_results=arguments.plot is None, on_error=run.on_error, options=options,
     )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = run.write_output(
@@ -162,19 +162,12 @@ class _Picture:
             return
         from pengi_rt.audio.recording import load_windows
 
-        options = self._options
+        read = ("long_audio", "hop", "resample", "strict", "allow_truncated")
+        options: dict[str, Any] = {name: getattr(self._options, name) for name in read}
+        rng = random.Random(self._options.seed)  # noqa: S311 - a crop, reproducible
         for source in run:
             try:
-                self._recording = load_windows(
-                    source,
-                    self._config,
-                    long_audio=options.long_audio,
-                    hop=options.hop,
-                    rng=random.Random(options.seed),  # noqa: S311 - a crop, reproducible
-                    resample=options.resample,
-                    strict=options.strict,
-                    allow_truncated=options.allow_truncated,
-                )
+                self._recording = load_windows(source, self._config, rng=rng, **options)
             except AudioError as error:
                 run.on_error(source, error)
             else:
@@ -208,8 +201,9 @@ class _Picture:
             scores=np.array([[scores[label] for label in whole] for scores in windows]),
         )
         with _on_disk(self._recording) as samples:
-            rate = self._config.mel.sample_rate
-            timeline_picture(samples, rate, timeline, self._path, title=title, axis=axis)
+            timeline_picture(
+                samples, self._config.mel.sample_rate, timeline, self._path, title=title, axis=axis
+            )
 
 
 @contextmanager

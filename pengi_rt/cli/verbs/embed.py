@@ -94,7 +94,7 @@ def _embed(
         # Texts and options are refused here, before anything is heard.
         results = engine.embed_audio(
             run,
-            partly=True,
+            partial_results=True,
             on_error=run.on_error,
             options=options_of(arguments, ReadOptions),
         )

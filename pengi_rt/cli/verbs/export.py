@@ -1,4 +1,4 @@
-"""``pengi-rt export``: a checkpoint becomes a plan."""
+"""``pengi-rt export``: turn a checkpoint into a plan."""
 
 import argparse
 import logging
@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.options import BACKENDS, PRECISIONS, add_threads, check_threads
+from pengi_rt.cli.options import BACKENDS, add_threads, check_threads
 from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
+from pengi_rt.config.choices import WEIGHTS_NAMES
 from pengi_rt.errors import BackendError, CheckpointError, UsageError, missing_module
 from pengi_rt.system.quote import one_line, printable
 from pengi_rt.system.streams import emit
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.description = (
         "Turn a checkpoint (published .pth, or our own .safetensors) into one engine "
-        "file, and test the written file against the PyTorch model."
+        "file, and compare the engine file with the PyTorch model."
     )
     parser.add_argument(
         "checkpoint", type=Path, help="base.pth, base_no_text_enc.pth, or NAME.safetensors"
@@ -40,19 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Face cache or hub)",
     )
     parser.add_argument(
-        "--precision",
-        default=PRECISIONS.here[0],
-        choices=PRECISIONS.here,
-        help="how the weights are stored: fp16 and bf16 halve the file and round them, int8 rounds "
-        "the decoder's matrices once more; arithmetic on the CPU is float32 with all (default: "
-        "%(default)s)",
+        "--weights",
+        default=WEIGHTS_NAMES[0],
+        choices=WEIGHTS_NAMES,
+        help="how the weights are stored: fp16 and bf16 round them and halve the file, int8 also "
+        "stores the decoder's matrices in 8 bits; the CPU computes in float32 with any of them "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--backend",
         action="append",
         choices=[name for name in BACKENDS.here if name != "auto"],
-        help="what the plan is for, as often as needed; without onnx it holds no graphs, only the "
-        "weights that torch and triton read (default: onnx and torch)",
+        help="a backend that the plan is for (repeat for more); without onnx the plan holds no "
+        "graphs, only the weights that torch and triton read (default: onnx and torch)",
     )
     add_force(parser)
     add_threads(parser, "for the self-test ")
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = _output(checkpoint, arguments.output, arguments.tokenizers)
     refuse_precious(output, arguments)
     try:
-        from pengi_rt.export.export import USUAL, export_plan, steps
+        from pengi_rt.export.export import DEFAULT_BACKENDS, count_steps, export_plan
     except ModuleNotFoundError as error:
         raise BackendError(
             f"export needs {missing_module(error)}, which the runtime does not: "
@@ -74,10 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
         ) from None
     from tqdm import tqdm
 
-    backends = arguments.backend or USUAL
+    backends = arguments.backend or DEFAULT_BACKENDS
     quiet = arguments.quiet or not sys.stderr.isatty()
     with tqdm(
-        total=steps(backends), disable=quiet, bar_format="{desc:<28} {bar} {n}/{total} {elapsed}"
+        total=count_steps(backends),
+        disable=quiet,
+        bar_format="{desc:<28} {bar} {n}/{total} {elapsed}",
     ) as bar:
 
         def progress(step: str) -> None:
@@ -89,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             checkpoint,
             output,
             tokenizers=arguments.tokenizers,
-            precision=arguments.precision,
+            weights=arguments.weights,
             backends=backends,
             threads=arguments.threads,
             progress=progress,
@@ -100,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _output(checkpoint: Path, named: Path | None, tokenizers: Path | None) -> Path:
-    """The plan to write, refused now rather than after minutes of work."""
+    """The plan to write. What would fail after minutes of work is refused here."""
     if is_folder(checkpoint):
         name = one_line(str(checkpoint))
         raise CheckpointError(f"{name}: is a folder; name the checkpoint in it")
@@ -110,7 +113,7 @@ def _output(checkpoint: Path, named: Path | None, tokenizers: Path | None) -> Pa
             f"--output {output} is a folder; name a file, for example {output / 'pengi.plan'}"
         )
     if not is_folder(output.parent):
-        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it first")
+        raise UsageError(f"--output {output}: there is no folder {output.parent}; create it first")
     beside = sorted(checkpoint.parent.glob("tokenizers/*.json"))
     named_files = sorted(tokenizers.glob("*/tokenizer.json")) if tokenizers else []
     refuse_overwriting(output, [checkpoint, *beside, *named_files])
@@ -118,7 +121,7 @@ def _output(checkpoint: Path, named: Path | None, tokenizers: Path | None) -> Pa
 
 
 def table(checks: "Sequence[Check]") -> str:
-    """The self-test as lines of text."""
+    """The self-test's checks as a text table."""
     lines = [f"{'backend':<7} {'stage':<26} {'batch':>5} {'difference':>11} {'allowed':>9}"]
     lines += [
         f"{check.backend:<7} {check.stage:<26} {check.batch:>5} {check.difference:>11.2g} "

@@ -83,10 +83,10 @@ def _lines(plan: "Plan") -> Iterator[str]:
     for name, text in {
         "model": _model(manifest.config),
         "defaults": _defaults(manifest.config),
-        "precision": _precision(manifest.precision),
+        "weights": _stored_as(manifest.weights),
         "backends": ", ".join(manifest.backends),
         "graphs": ", ".join(manifest.graphs),
-        "weights": _weights(manifest),
+        "tensors": _tensors(manifest),
         "source": f"{source.file}, sha256 {source.sha256}" if source else "not recorded",
         "tools": ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()),
     }.items():
@@ -99,12 +99,8 @@ def _lines(plan: "Plan") -> Iterator[str]:
     yield from _self_test_lines(manifest.self_test)
 
 
-def _precision(stored: str) -> str:
-    """What the weights are stored as; the CPU computes in float32 whatever that is."""
-    if stored == "fp32":
-        return stored
-    kinds = "int8 (the decoder's matrices) and fp16" if stored == "int8" else stored
-    return f"weights stored as {kinds}, computed in float32 on the CPU"
+def _stored_as(weights: str) -> str:
+    return "int8 (the decoder's matrices) and fp16" if weights == "int8" else weights
 
 
 def _model(config: "ModelConfig") -> str:
@@ -126,10 +122,10 @@ def _defaults(config: "ModelConfig") -> str:
     )
 
 
-def _weights(manifest: "Manifest") -> str:
+def _tensors(manifest: "Manifest") -> str:
     distinct = {tensor.offset: tensor.nbytes for tensor in manifest.tensors.values()}
     return (
-        f"{len(manifest.tensors)} tensors, {len(distinct)} of them distinct, "
+        f"{len(manifest.tensors)}, {len(distinct)} of them distinct, "
         f"{_megabytes(sum(distinct.values()))}"
     )
 

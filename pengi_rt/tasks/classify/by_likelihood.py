@@ -118,9 +118,7 @@ class Scorer:
         return sums[:, : len(labels)], sums[:, len(labels) :]
 
     def _written(self, prefix: F32, label: Sequence[int]) -> F32:
-        with self._session.in_use():
-            rows = self._session.backend.embed_tokens(np.array([*label, self._comma], np.int64))
-        return np.concatenate([prefix, rows])
+        return np.concatenate([prefix, self._session.embed_tokens([*label, self._comma])])
 
     @property
     def _comma(self) -> int:
@@ -129,5 +127,5 @@ class Scorer:
     def _likelihoods(
         self, prefixes: Sequence[F32], candidates: Sequence[Sequence[int]], end: int | None
     ) -> Likelihoods:
-        with self._session.decoding():
+        with self._session.exclusive_decoding():
             return likelihoods(self._session.backend, prefixes, candidates, end=end)

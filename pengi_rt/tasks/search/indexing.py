@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pengi_rt.audio.find import Found as Names
+from pengi_rt.audio.find import FoundRecordings as Names
 from pengi_rt.audio.find import find_recordings
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
@@ -21,13 +21,13 @@ from pengi_rt.config.checked import as_path
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.session.batches import Batch, Part, parts, read_batches
+from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording, window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.system.file_hash import file_sha256
-from pengi_rt.system.sources import Regular
+from pengi_rt.system.regular import Regular
 from pengi_rt.tasks.embed import embed_texts, unit
-from pengi_rt.tasks.generate import tidy, written
-from pengi_rt.tasks.prepare import Request, prompts_of, request
+from pengi_rt.tasks.generate import cut_at_stop, decode_windows
+from pengi_rt.tasks.prepare import PreparedRequest, prepare, prompts_of
 from pengi_rt.tasks.search.approximate import complete_approximate, load_faiss
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
@@ -133,18 +133,18 @@ def index_folder(
     return outcome
 
 
-def _request(session: Session, prompt: str | None, options: IndexOptions) -> Request:
+def _request(session: Session, prompt: str | None, options: IndexOptions) -> PreparedRequest:
     """What every recording is asked. Raises UsageError, PromptError."""
-    if not session.joint_embeddings:
+    if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so captions have no embedding to search in; "
             "export a checkpoint that has one (base)"
         )
     # What no recording could be read with is refused here, before anything is written.
     click = np.array([0.5, -0.5], np.float32), session.config.mel.sample_rate
-    list(read_batches([click], session.config, options))
+    list(window_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
-    return request(session, prompts, options)
+    return prepare(session, prompts, options)
 
 
 def _check_collection(index: Path, folder: Path) -> None:
@@ -160,19 +160,19 @@ def _check_collection(index: Path, folder: Path) -> None:
         )
 
 
-def _identity(session: Session, asked: Request, options: IndexOptions) -> Identity:
-    decode, config = asked.decode, session.config
+def _identity(session: Session, request: PreparedRequest, options: IndexOptions) -> Identity:
+    decode, config = request.decode, session.config
     assert isinstance(decode, DecodeOptions)
     return Identity(
         plan=session.plan.fingerprint,
         settings={
-            "prompt": asked.questions[0].prompt,
+            "prompt": request.prompts[0].prompt,
             "text": options.text,
             "beam_size": decode.beam_size,
             "max_new_tokens": decode.max_new_tokens,
             "temperature": float(decode.divisor),
             "stop_id": decode.stop_id,
-            "stop_strings": list(asked.stops),
+            "stop_strings": list(request.stops),
             "hop": float(config.clip_seconds if options.hop is None else options.hop),
         },
         dimension=config.d_proj,
@@ -186,7 +186,7 @@ class _Run:
 
     session: Session
     folder: Path
-    asked: Request
+    request: PreparedRequest
     options: IndexOptions
     listener: Listener
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -198,18 +198,20 @@ class _Run:
         files = [self._found(Path(name)) for name in names.paths]
         if not rebuild:
             _check_collection(index, self.folder)
-        identity = _identity(self.session, self.asked, self.options)
+        identity = _identity(self.session, self.request, self.options)
         collection = str(self.folder.resolve())
         with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
             unread = (self._relative(each.path) for each in names.problems)
             files = builder.with_known_below(unread, files)
             update = builder.plan(files, lambda file: _digest(self.folder / file))
-            (question,) = self.asked.questions
+            (question,) = self.request.prompts
             outcome = Indexed(update, question.prompt, question.truncated, names=names)
             self.listener.planned(outcome)
             recordings = self.recordings(update.todo)
-            batches = read_batches(recordings, self.session.config, self.options, self._broken)
-            for part in parts(batches, self.captions):
+            batches = window_batches(
+                recordings, self.session.config, self.options, on_error=self._broken
+            )
+            for part in split_by_recording(batches, self.captions):
                 builder.add(*self.block(part))
                 self.listener.done(self._entries.pop(part.recording.name).file)
             builder.commit(update)
@@ -264,18 +266,18 @@ class _Run:
 
     def captions(self, batch: Batch) -> "list[_Captioned]":
         """What is written of every window of a batch, and the vectors of that and of its sound."""
-        (question,) = self.asked.questions
-        with self.session.decoding():
-            heard = self.session.backend.encode_audio(batch.windows)
-            answers = written(self.session, heard.prefix, question.rows, self.asked)
+        (question,) = self.request.prompts
+        with self.session.exclusive_decoding():
+            heard = self.session.backend.encoders.encode_audio(batch.windows)
+            answers = decode_windows(self.session, heard.prefix, question.prefix(), self.request)
         best = [each.beams[0] for each in answers]
-        decode, stops = self.session.tokenizer.decode, self.asked.stops
-        captions = [tidy(decode(beam.tokens), stops) for beam in best]
+        decode, stops = self.session.tokenizer.decode, self.request.stops
+        captions = [cut_at_stop(decode(beam.tokens), stops).strip() for beam in best]
         vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
         scores = [beam.score for beam in best]
         return list(map(_Captioned, captions, scores, vectors, unit(heard.embedding)))
 
-    def block(self, part: "Part[_Captioned]") -> RowBlock:
+    def block(self, part: "RecordingOutputs[_Captioned]") -> RowBlock:
         """Rows and vectors of a recording."""
         entry = self._entries[part.recording.name]
         windows = zip(part.spans, part.outputs, strict=True)

@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lock_step import prefilled
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_interpreter import DEVICE
 
 from pengi_rt.backends.onnx import OnnxBackend
-from pengi_rt.backends.protocol import F32, SearchingBackend
+from pengi_rt.backends.protocol import F32
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.backends.triton.text import IDS, TextEncoding
-from pengi_rt.config.choices import PrecisionName
+from pengi_rt.config.choices import WeightsName
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.backtrack import Hypotheses
-from pengi_rt.decoding.beam import answer, ask, search
+from pengi_rt.decoding.beam import FusedSearch, fused_search, search
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.decoding.streaming import stream_tokens
@@ -33,8 +34,8 @@ from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.gpt2 import GPT2
-from pengi_rt.models.int8 import quantised
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.models.stored_weights import quantize
 from pengi_rt.plan.reader import Plan
 
 ATOL = 5e-5
@@ -61,6 +62,12 @@ def prefixes(*lengths: int) -> list[F32]:
     return [generator.normal(size=(length, 64)).astype(np.float32) for length in lengths]
 
 
+def fused(backend: TritonBackend, chosen: DecodeOptions) -> FusedSearch:
+    found = fused_search(backend, chosen)
+    assert found is not None
+    return found
+
+
 def same(found: list[Hypotheses], expected: list[Hypotheses]) -> None:
     assert [answer.steps for answer in found] == [answer.steps for answer in expected]
     for one, other in zip(found, expected, strict=True):
@@ -81,7 +88,7 @@ def test_searches_equal_the_reference(
     tokens: int,
 ) -> None:
     clips = prefixes(*lengths)
-    assert isinstance(backend, SearchingBackend)
+    assert backend.device_search is not None
     chosen = options(beams, tokens, temperature=0.7)
     same(search(backend, clips, chosen), search(reference, clips, chosen))
 
@@ -110,26 +117,31 @@ def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: To
     """One after the other in the same buffers, and less behind the audio than the time before."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
     for rows in (prefixes(7)[0], prefixes(5)[0]):
-        clips = [np.concatenate([heard, rows]) for heard in reference.encode_audio(waves).prefix]
+        clips = [
+            np.concatenate([heard, rows]) for heard in reference.encoders.encode_audio(waves).prefix
+        ]
         expected = search(reference, clips, options(2, 3))
-        same(answer(backend, waves, rows, options(2, 3)), expected)
+        same(fused(backend, options(2, 3)).search_audio(waves, rows), expected)
 
 
 def test_a_new_prompt_in_the_same_go(backend: TritonBackend, reference: TorchBackend) -> None:
     """A shorter one after a longer one, in the same buffers; with and without tokens behind."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
-    tokens = reference.embed_tokens(np.array([3, 500]))
+    tokens = reference.decoder.embed_tokens(np.array([3, 500]))
     for ids, behind in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
         prompt = np.array([ids])
-        text, expected = backend.encode_text(prompt), reference.encode_text(prompt)
-        found, answers = ask(backend, waves, prompt, behind, options(2, 3))
+        text, expected = (
+            backend.encoders.encode_text(prompt),
+            reference.encoders.encode_text(prompt),
+        )
+        found, answers = fused(backend, options(2, 3)).search_new_prompt(waves, prompt, behind)
         for one, again, other in zip(found, text, expected, strict=True):
             np.testing.assert_array_equal(one, again)
             np.testing.assert_allclose(one, other, atol=ATOL)
-        audio = reference.encode_audio(waves).prefix
+        audio = reference.encoders.encode_audio(waves).prefix
         clips = [np.concatenate([heard, expected.prefix[0], behind]) for heard in audio]
         same(answers, search(reference, clips, options(2, 3)))
-    assert [*backend._texts] == [IDS]
+    assert [*backend.encoders._texts] == [IDS]
 
 
 class NoHost(TorchDispatchMode):
@@ -146,7 +158,7 @@ class NoHost(TorchDispatchMode):
 def test_a_prompt_can_be_captured(backend: TritonBackend) -> None:
     """Also with versions of transformers whose own mask could not."""
     with torch.inference_mode():
-        encoding = TextEncoding(backend._model, IDS, backend._device)
+        encoding = TextEncoding(backend.encoders._model, IDS, backend.encoders._device)
         with NoHost():  # type: ignore[no-untyped-call]
             encoding.run()
     with pytest.raises(AssertionError, match="lift_fresh"), NoHost():  # type: ignore[no-untyped-call]
@@ -156,9 +168,11 @@ def test_a_prompt_can_be_captured(backend: TritonBackend) -> None:
 def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
     wave = np.zeros((1, 32_000), np.float32)
     with pytest.raises(UsageError, match="pass the decoder's"):
-        answer(backend, wave, prefixes(5)[0], options(2, 10_000))
+        fused(backend, options(2, 10_000)).search_audio(wave, prefixes(5)[0])
     with pytest.raises(UsageError, match="pass the decoder's"):
-        ask(backend, wave, np.array([[510, 511]]), prefixes(5)[0], options(2, 10_000))
+        fused(backend, options(2, 10_000)).search_new_prompt(
+            wave, np.array([[510, 511]]), prefixes(5)[0]
+        )
 
 
 def test_steps_with_parents_from_outside(backend: TritonBackend, reference: TorchBackend) -> None:
@@ -166,35 +180,44 @@ def test_steps_with_parents_from_outside(backend: TritonBackend, reference: Torc
     prefix = np.stack([prefixes(9)[0], prefixes(8, 9)[1]])
     prefix[1, 5:] = np.nan  # padding is never read
     lengths = np.array([9, 5])
-    found, logits = backend.prefill(prefix, lengths, width=2, max_new_tokens=3)
-    known, expected = reference.prefill(prefix, lengths, width=2, max_new_tokens=3)
-    np.testing.assert_allclose(logits, expected, atol=ATOL)
+    ours, theirs = (
+        prefilled(each, prefix, lengths, width=2, new_tokens=3) for each in (backend, reference)
+    )
+    np.testing.assert_allclose(ours.first, theirs.first, atol=ATOL)
     parents = np.zeros(4, np.int64)
     for step in range(1, 4):
         tokens = generator.integers(0, 512, 4)
-        logits = backend.step(found, tokens, parents)
-        np.testing.assert_allclose(logits, reference.step(known, tokens, parents), atol=ATOL)
-        assert (found.width, found.position) == (2, step)
+        logits = ours.step(tokens, parents)
+        np.testing.assert_allclose(logits, theirs.step(tokens, parents), atol=ATOL)
+        assert ours.cache.width == 2
+        assert (ours.cache.generated == step).all()
         parents = generator.integers(0, 2, 4)
 
 
 def test_text_and_tokens(backend: TritonBackend, reference: TorchBackend) -> None:
     ids = np.array([[510, 5, 6, 7, 511], [510, 9, 511, 511, 511]])
-    for found, expected in zip(backend.encode_text(ids), reference.encode_text(ids), strict=True):
+    for found, expected in zip(
+        backend.encoders.encode_text(ids), reference.encoders.encode_text(ids), strict=True
+    ):
         np.testing.assert_allclose(found, expected, atol=ATOL)
     tokens = np.array([3, 500, 3])
-    np.testing.assert_array_equal(backend.embed_tokens(tokens), reference.embed_tokens(tokens))
+    np.testing.assert_array_equal(
+        backend.decoder.embed_tokens(tokens), reference.decoder.embed_tokens(tokens)
+    )
 
 
 def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> None:
     """From the waveform on, piece by piece."""
     assert isinstance(engine.backend, OnnxBackend)
     wave = np.random.default_rng(3).normal(scale=0.1, size=(1, 32_000)).astype(np.float32)
-    expected, found = engine.backend.encode_audio(wave), backend.encode_audio(wave)
+    expected, found = (
+        engine.backend.encoders.encode_audio(wave),
+        backend.encoders.encode_audio(wave),
+    )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=AUDIO_ATOL)
     ids = engine.prompt_tokenizer.encode("generate audio caption").ids[None]
-    clip = np.concatenate([expected.prefix[0], engine.backend.encode_text(ids).prefix[0]])
+    clip = np.concatenate([expected.prefix[0], engine.backend.encoders.encode_text(ids).prefix[0]])
     same(search(backend, [clip], options(3, 4)), search(engine.backend, [clip], options(3, 4)))
 
 
@@ -229,7 +252,7 @@ def test_what_the_host_decides(backend: TritonBackend, reference: TorchBackend) 
     (best, *_) = search(reference, clips[:1], options(1, 4))
     end = best.beams[0].tokens[1]
     cut = [
-        search(each, clips, options(2, 4), ended=lambda tokens: end in tokens)
+        search(each, clips, options(2, 4), is_finished=lambda tokens: end in tokens)
         for each in (backend, reference)
     ]
     same(*cut)
@@ -248,8 +271,8 @@ def test_other_precisions(precision: str, tiny_model: Pengi) -> None:
     decoder = rounded_to_int8(tiny_model.decoder) if precision == "int8" else tiny_model.decoder
     exact, native = (copy.deepcopy(decoder).to(kind) for kind in (torch.float64, dtype))
     prefix, tokens = prefixes(6)[0], np.array([5, 9])
-    cache, first = small.prefill(prefix[None], np.array([6]), width=2, max_new_tokens=2)
-    found = [first[0], *small.step(cache, tokens, np.zeros(2, np.int64))]
+    run = prefilled(small, prefix[None], width=2, new_tokens=2)
+    found = [run.first[0], *run.step(tokens)]
     for logits, said in zip(found, ([], [5], [9]), strict=True):
         truth = recomputed(exact, prefix, said)
         errors = [np.sqrt(np.mean((other - truth) ** 2))
@@ -274,26 +297,24 @@ def rounded_to_int8(decoder: GPT2) -> GPT2:
         for name, weight in twin.named_parameters():
             if weight.ndim == 2 and "wpe" not in name:
                 dim = 1 if "wte" in name else 0
-                values, scale = quantised(weight, dim)
+                values, scale = quantize(weight, dim)
                 weight.copy_(values * scale.unsqueeze(dim))
     return twin
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_plans_for_it_alone(
-    precision: PrecisionName, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_plans_for_it_alone(weights: WeightsName, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Weights as stored give the reference's tokens; int8 is computed with as it stands."""
     path = tmp_path / "gpu.plan"
-    export_plan(tiny_checkpoint, path, precision=precision, backends=("triton",), threads=1)
+    export_plan(tiny_checkpoint, path, weights=weights, backends=("triton",), threads=1)
     clips = prefixes(4, 6)
     with Plan.open(path) as plan:
         ours = TritonBackend.from_plan(plan, device=DEVICE, precision="fp32")
         expected = search(TorchBackend.from_plan(plan), clips, options(2, 3))
         same(search(ours, clips, options(2, 3)), expected)
-        head = TritonBackend.from_plan(plan, device=DEVICE, precision="int8")._weights.head
+        head = TritonBackend.from_plan(plan, device=DEVICE, precision="int8").decoder.weights.head
         table = plan.tensor("decoder.wte.weight")
-        if precision == "int8":
+        if weights == "int8":
             assert head.scale is not None
             np.testing.assert_array_equal(head.weight.cpu().numpy(), table)
             scale = plan.tensor("decoder.wte.weight.scale")[:, 0]
@@ -319,4 +340,6 @@ def test_closing_gives_the_weights_back(tiny_model: Pengi) -> None:
     backend = TritonBackend(tiny_model, device=DEVICE, precision="fp32")
     backend.close()
     backend.close()
-    assert not hasattr(backend, "_weights")
+    assert not hasattr(backend, "decoder")
+    assert not hasattr(backend.device_search, "_weights")
+    assert not hasattr(backend.encoders, "_model")

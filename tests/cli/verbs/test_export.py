@@ -75,17 +75,17 @@ def test_exports_beside_the_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("options", "precision", "backends"),
+    ("options", "weights", "backends"),
     [
         ([], "fp32", ["onnx", "torch"]),
-        (["--precision", "fp16"], "fp16", ["onnx", "torch"]),
-        (["--precision", "int8", "--backend", "triton"], "int8", ["triton"]),
+        (["--weights", "fp16"], "fp16", ["onnx", "torch"]),
+        (["--weights", "int8", "--backend", "triton"], "int8", ["triton"]),
         (["--backend", "triton", "--backend", "onnx"], "fp32", ["triton", "onnx"]),
     ],
 )
 def test_stores_weights_as_asked(
     options: list[str],
-    precision: str,
+    weights: str,
     backends: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,13 +100,13 @@ def test_stores_weights_as_asked(
     monkeypatch.setattr("pengi_rt.export.export.export_plan", export_plan)
     checkpoint = tmp_path / "mine.safetensors"
     assert main(["export", str(checkpoint), *options]) == 0
-    assert asked["precision"] == precision
+    assert asked["weights"] == weights
     assert list(asked["backends"]) == backends
 
 
 @pytest.mark.parametrize(
     ("option", "value", "possible"),
-    [("--precision", "int4", ("fp32", "fp16", "bf16", "int8")),
+    [("--weights", "int4", ("fp32", "fp16", "bf16", "int8")),
      ("--backend", "tensorrt", ("onnx", "torch", "triton")),
      ("--backend", "auto", ("onnx", "torch", "triton"))],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from training_run import RATE, Workshop, forget, variant, write_rows
 
 import pengi_rt
 from pengi_rt.cli.main import main
-from pengi_rt.export.checkpoint import load_model
+from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import export_plan
 from pengi_rt.training import loop
 

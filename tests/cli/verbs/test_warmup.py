@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,11 @@ CPU = torch.device("cpu")
 TIMES: dict[Tile, float] = {(64,): 10.0, (32,): 7.5, (16,): 9.0}
 
 
+@dataclass(frozen=True)
+class Clips(tuning.Problem):
+    B: int
+
+
 class Backend:
     """Has a kernel that every batch size launches once."""
 
@@ -30,7 +36,7 @@ class Backend:
 
     def warm_up(self, prefix: int, clips: int, options: DecodeOptions) -> dict[str, Any]:
         self.asked.append((prefix, clips, options.beam_size))
-        self.took = tuning.chosen("kernel", {"B": clips}, [*TIMES], self.launched.append, CPU)
+        self.took = tuning.choose_tile("kernel", Clips(clips), [*TIMES], self.launched.append, CPU)
         return {"audio": SimpleNamespace(first_run=0.25, capture=0.5)}
 
     def timer(self, _: torch.device) -> tuning.Timer:

@@ -1,13 +1,14 @@
 """Log-likelihoods of labels against the sums of ``decoding.likelihood``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pengi_rt.backends.protocol import F32, F64, Cache
+from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.decoding.likelihood import likelihoods
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.tasks.classify.by_likelihood import Scorer
@@ -99,19 +100,18 @@ def test_a_list_ends_where_the_positions_do(
 ) -> None:
     """Of a decoder that would always go on."""
     comma = engine.tokenizer.encode(",")[0]
-    prefill, step = engine.backend.prefill, engine.backend.step
+    decoder = require_decoder(engine.backend)
 
-    def eager(logits: F32) -> F32:
-        raised = logits.copy()
-        raised[:, comma] += 30
+    def eager(run: Callable[..., F32]) -> Callable[..., F32]:
+        def raised(*arguments: Any) -> F32:
+            logits = run(*arguments).copy()
+            logits[..., comma] += 30
+            return logits
+
         return raised
 
-    def begun(*arguments: Any, **options: Any) -> tuple[Cache, F32]:
-        cache, logits = prefill(*arguments, **options)
-        return cache, eager(logits)
-
-    monkeypatch.setattr(engine.backend, "prefill", begun)
-    monkeypatch.setattr(engine.backend, "step", lambda *arguments: eager(step(*arguments)))
+    monkeypatch.setattr(decoder, "prefill", eager(decoder.prefill))
+    monkeypatch.setattr(decoder, "step", eager(decoder.step))
     scorer = Scorer(engine.session, LABELS, continues=False)
     _, everything = scorer.lists(prefixes(engine, count=4))
     assert {len(labels) for labels in everything} == {len(LABELS)}
@@ -153,13 +153,13 @@ def test_labels_that_make_no_choice(
 def test_a_decoder_without_numbers_names_the_plan(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = engine.backend.prefill
+    decoder = require_decoder(engine.backend)
+    prefill = decoder.prefill
 
-    def broken(*arguments: object, **options: object) -> object:
-        cache, logits = step(*arguments, **options)  # type: ignore[arg-type]
-        return cache, np.full_like(logits, np.nan)
+    def broken(*arguments: Any) -> F32:
+        return np.full_like(prefill(*arguments), np.nan)
 
-    monkeypatch.setattr(engine.backend, "prefill", broken)
+    monkeypatch.setattr(decoder, "prefill", broken)
     scorer = Scorer(engine.session, LABELS, continues=False)
     with pytest.raises(BackendError, match=r"pengi\.plan: .*export it again"):
         scorer.scores(prefixes(engine), "sum")

@@ -17,7 +17,7 @@ LABELS = {"dog": "a dog barks loudly", "rain": "the rain", "bell": "a bell rings
 def vector(engine: Engine, text: str) -> NDArray[np.float64]:
     """Of length 1, by itself."""
     ids = engine.prompt_tokenizer.encode(text).ids[None]
-    embedding = engine.backend.encode_text(ids).embedding[0].astype(np.float64)
+    embedding = engine.backend.encoders.encode_text(ids).embedding[0].astype(np.float64)
     normalised: NDArray[np.float64] = embedding / np.sqrt((embedding**2).sum())
     return normalised
 
@@ -105,13 +105,13 @@ def test_equal_cosines_are_equal_whatever_the_backend(engine: Engine) -> None:
 
 def test_labels_are_embedded_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
-    encode = engine.backend.encode_text
+    encode = engine.backend.encoders.encode_text
 
     def counted(ids: I64) -> Encoded:
         batches.append(len(ids))
         return encode(ids)
 
-    monkeypatch.setattr(engine.backend, "encode_text", counted)
+    monkeypatch.setattr(engine.backend.encoders, "encode_text", counted)
     own = {**LABELS, "siren": "a siren of this test alone"}
     for _ in range(3):
         Matcher(engine.session, own, strict=False)

@@ -168,13 +168,14 @@ def test_a_note_without_its_question_shifts_no_other() -> None:
 
 
 class Counting:
-    """A backend that only hears, and counts what."""
+    """A backend that only encodes audio, and counts clips."""
 
     name = "counting"
-    config = None
+    config = decoder = None
 
     def __init__(self) -> None:
         self.heard: list[int] = []
+        self.encoders = self
 
     def encode_audio(self, wave: F32) -> Encoded:
         self.heard.append(len(wave))
@@ -185,8 +186,8 @@ def test_a_clip_is_heard_once() -> None:
     behind = Counting()
     backend = HeardOnce(behind)  # type: ignore[arg-type]
     waves = np.arange(12, dtype=np.float32).reshape(4, 3)
-    backend.encode_audio(waves[[0, 1]])
-    found = backend.encode_audio(waves[[2, 1, 2, 0]])
+    backend.encoders.encode_audio(waves[[0, 1]])
+    found = backend.encoders.encode_audio(waves[[2, 1, 2, 0]])
     assert behind.heard == [2, 1]
     assert np.array_equal(found.embedding, waves[[2, 1, 2, 0], :1] * 2)
     assert np.array_equal(found.prefix, waves[[2, 1, 2, 0], None, :2])

@@ -1,0 +1,176 @@
+"""The forms in which callers hand in a recording, brought to the few that are read."""
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pengi_rt.audio.arrays import is_samples
+from pengi_rt.errors import AudioError
+from pengi_rt.system.quote import one_line, shown
+from pengi_rt.system.regular import Regular
+from pengi_rt.system.scalars import as_float
+
+AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[Any, int] | Mapping[str, Any]
+"""A recording: a path (``-`` is standard input), the bytes of a file, an open binary file,
+``(samples, rate)``, or a dict of Hugging Face's datasets, which holds one of these.
+
+Samples are an array, a tensor or a list of floats, ``[frames]`` or ``[frames, channels]``, as
+soundfile gives them: floats with full scale 1, or int8, int16, int32, uint8 with the full scale of
+the type. What torchcodec decodes is accepted too.
+"""
+
+_LONGEST_PATH = 4096  # bytes
+_KINDS = "give a path, bytes, a binary file or (samples, rate)"
+
+
+def is_several(value: object) -> bool:
+    """Whether it is a list of recordings rather than one: ``(samples, rate)`` is one."""
+    if isinstance(value, str | list):
+        return isinstance(value, list)
+    if isinstance(value, tuple):
+        return not _is_pair(value)
+    return isinstance(value, Sequence) and not (
+        isinstance(value, bytes | bytearray | memoryview) or is_samples(value)
+    )
+
+
+def is_one(value: object) -> bool:
+    """Whether it is one recording, even if it could be iterated over."""
+    if isinstance(value, Sequence):  # as strings, bytes and tuples are
+        return not is_several(value)
+    return (
+        isinstance(value, os.PathLike | Mapping)
+        or any(hasattr(value, name) for name in ("read", "get_all_samples"))
+        or _is_decoded(value)
+        or is_samples(value)
+    )
+
+
+def plain_recording(recording: Any, name: str | None) -> tuple[Any, str]:
+    """A recording as a path (``str``, or an ``os.PathLike``), bytes, a binary file or a tuple.
+
+    A tuple is ``(samples, rate)``, still to be checked. A dict of Hugging Face's datasets becomes
+    what it holds, and so does what torchcodec decodes.
+
+    Returns:
+        The recording, and ``name`` or, if that is None, what to call it.
+
+    Raises:
+        AudioError: it is not a recording.
+    """
+    called = _name_of(recording) if name is None else name
+    if isinstance(recording, Mapping):
+        recording, path = _from_mapping(recording, one_line(called))
+        called = path if name is None and path else called
+    elif callable(getattr(recording, "get_all_samples", None)):
+        recording = _from_decoder(recording, one_line(called))
+    elif _is_decoded(recording):
+        recording = _from_decoded(recording, one_line(called))
+    if isinstance(recording, bytearray | memoryview) and not is_samples(recording):
+        recording = bytes(recording)
+    if isinstance(recording, os.PathLike) and not isinstance(recording, Regular):
+        recording = Path(_path_text(recording))
+    _check(recording, one_line(called))
+    return recording, called
+
+
+def _is_pair(value: tuple[Any, ...]) -> bool:
+    """Whether two items are samples and a rate, in either order."""
+    return len(value) == 2 and any(
+        as_float(item) is not None or is_samples(item) or _is_numbers(item) for item in value
+    )
+
+
+def _is_numbers(item: object) -> bool:
+    return isinstance(item, list) and bool(item) and as_float(item[0]) is not None
+
+
+def _from_mapping(mapping: Mapping[Any, Any], name: str) -> tuple[Any, str | None]:
+    """The recording in a dict of Hugging Face's datasets, and its path."""
+    path = mapping.get("path")
+    named = path if isinstance(path, str) else None
+    if mapping.get("array") is not None and mapping.get("sampling_rate") is not None:
+        return (mapping["array"], mapping["sampling_rate"]), named
+    if isinstance(mapping.get("bytes"), bytes | bytearray | memoryview):
+        return mapping["bytes"], named
+    if isinstance(path, str | os.PathLike):
+        return path, _path_text(path)
+    keys = ", ".join(map(shown, list(mapping)[:8]))
+    raise AudioError(
+        f"{name}: a dict is a recording with the keys 'array' and 'sampling_rate', or 'bytes', or "
+        f"'path'; got {keys or 'none'}"
+    )
+
+
+def _is_decoded(value: object) -> bool:
+    """Whether it is like torchcodec's AudioSamples."""
+    return hasattr(value, "sample_rate") and is_samples(getattr(value, "data", None))
+
+
+def _from_decoder(decoder: Any, name: str) -> tuple[Any, Any]:
+    """``(samples, rate)`` of all that a torchcodec AudioDecoder reads."""
+    try:
+        decoded = decoder.get_all_samples()
+    except Exception as error:  # noqa: BLE001 - whatever another library raises
+        raise AudioError(f"{name}: its decoder cannot read it: {one_line(str(error))}") from None
+    return _from_decoded(decoded, name)
+
+
+def _from_decoded(decoded: Any, name: str) -> tuple[Any, Any]:
+    """``(samples, rate)`` of torchcodec's AudioSamples, which are ``[channels, frames]``."""
+    if not _is_decoded(decoded):
+        raise AudioError(f"{name}: decodes to no samples with a rate; {_KINDS}")
+    data = decoded.data
+    return (data.T if len(getattr(data, "shape", ())) == 2 else data), decoded.sample_rate
+
+
+def _check(recording: Any, name: str) -> None:
+    """Refuse what is not in any of the forms."""
+    if isinstance(recording, bytes) and len(recording) < _LONGEST_PATH and _exists(recording):
+        raise AudioError(f"{name}: the bytes are a path; give it as a string")
+    if isinstance(recording, io.TextIOBase):
+        raise AudioError(f"{name}: reads as str; open it in binary mode")
+    if hasattr(recording, "read") and hasattr(recording, "samplerate"):
+        raise AudioError(f"{name}: is an open sound file; give its path, or (samples, samplerate)")
+    if not (isinstance(recording, str | bytes | tuple | os.PathLike) or hasattr(recording, "read")):
+        raise AudioError(f"{name}: this is no recording; {_KINDS}{_hint(recording)}")
+
+
+def _exists(path: bytes) -> bool:
+    return bool(path) and b"\0" not in path and os.path.lexists(path)
+
+
+def _hint(value: object) -> str:
+    """What may have been meant."""
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("U", "O", "T"):
+        return ": an array of names is several; make a list of it"
+    if is_samples(value) or _is_numbers(value):
+        return ": samples need their rate beside them, in a tuple"
+    if as_float(value) is not None:
+        return ": a number alone is none"
+    if is_several(value):
+        return ": these are several; read them one by one"
+    if isinstance(value, Iterator | set | frozenset):
+        return ": make a list of them"
+    return ""
+
+
+def _path_text(path: Any) -> str:
+    try:
+        return os.fsdecode(path)
+    except TypeError as error:
+        raise AudioError(f"<{type(path).__name__}>: is no path: {error}") from None
+
+
+def _name_of(recording: Any) -> str:
+    """The path, or what kind of thing it is."""
+    if isinstance(recording, str | os.PathLike):
+        return "<stdin>" if recording == "-" else _path_text(recording)
+    if isinstance(recording, bytes):
+        return "<bytes>"
+    if isinstance(recording, tuple):
+        return "<array>"
+    file_name = getattr(recording, "name", None)
+    return file_name if isinstance(file_name, str) else f"<{type(recording).__name__}>"
