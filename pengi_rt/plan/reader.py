@@ -100,7 +100,7 @@ class Plan:
         """The model, its generation defaults included."""
         return self.manifest.config
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[str, ...]:
         """What it can do: generate, classify, embed, ..."""
         return self.manifest.tasks
