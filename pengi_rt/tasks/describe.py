@@ -26,6 +26,7 @@ def describe(
     Raises:
         UsageError, PromptError, BackendError: as :func:`pengi_rt.tasks.prepare.prepare`.
     """
+    session.plan.require("describe")
     request = prepare(session, PROMPTS, options)
     answers = answer_recordings(session, batches, request, partial_results=partial_results)
     return (

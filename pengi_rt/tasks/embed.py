@@ -29,6 +29,7 @@ def embed_recordings(
     Raises:
         BackendError: the session is closed, by the call itself or later.
     """
+    session.plan.require("embed")
     with session.exclusive():
         return _embedded(session, batches, options, partial_results=partial_results)
 
@@ -61,10 +62,13 @@ def embed_texts(
     """Embed texts, in batches.
 
     Raises:
-        UsageError: the plan has no text encoder.
+        UsageError: the plan has no text encoder, or ``texts`` is one string.
         PromptError: a text is not valid, or is too long (``strict``).
         BackendError: the session is closed.
     """
+    session.plan.require("embed texts")
+    if isinstance(texts, str):
+        raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
     if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "

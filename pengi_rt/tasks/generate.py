@@ -88,46 +88,40 @@ def result_for(
 
 def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[WindowAnswers]:
     """Answer all prompts about every window of a batch. Raises as :func:`iter_results`."""
-    started = perf_counter()
-    by_prompt, encode = _decode_batch(session, batch.windows, request)
-    decode = perf_counter() - started - encode
-    timings = Timings(batch.read_seconds, encode, decode, len(batch))
-    by_window = zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
+    is_finished = stop_test(session.tokenizer, request.stops)
+    by_prompt = list[list[Hypotheses]]()
+    with session.exclusive_decoding():
+        started = encoded = perf_counter()  # once others have finished
+        fused = fused_search(session.backend, request.decode, is_finished)
+        if fused is not None and len(request.prompts) == 1:
+            by_prompt.append(request.prompts[0].search_on_device(fused, batch.windows))
+        else:
+            audio = session.backend.encoders.encode_audio(batch.windows).prefix
+            prefixes = [prompt.prefix() for prompt in request.prompts]
+            encoded = perf_counter()
+            for prefix in prefixes:
+                by_prompt.append(decode_windows(session, audio, prefix, request))
+    decoded = perf_counter()
+    timings = Timings(batch.read_seconds, encoded - started, decoded - encoded, len(batch))
     return [
         WindowAnswers(
             tuple(_window(session.tokenizer, span, each, request.stops) for each in hypotheses),
             timings,
         )
-        for span, hypotheses in by_window
+        for span, hypotheses in zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
     ]
 
 
-def _decode_batch(
-    session: Session, windows: F32, request: PreparedRequest
-) -> tuple[list[list[Hypotheses]], float]:
-    """For each prompt every window's hypotheses; and the seconds that encoding took."""
-    is_finished = stop_test(session.tokenizer, request.stops)
-    with session.exclusive_decoding():
-        fused = fused_search(session.backend, request.decode, is_finished)
-        if fused is not None and len(request.prompts) == 1:
-            return [request.prompts[0].search_on_device(fused, windows)], 0.0
-        started = perf_counter()
-        audio = session.backend.encoders.encode_audio(windows).prefix
-        prompts = [question.prefix() for question in request.prompts]
-        encode = perf_counter() - started
-        return [decode_windows(session, audio, rows, request) for rows in prompts], encode
-
-
 def decode_windows(
-    session: Session, audio: F32, rows: F32, request: PreparedRequest
+    session: Session, audio: F32, prompt: F32, request: PreparedRequest
 ) -> list[Hypotheses]:
-    """Hypotheses after each window's audio prefix ``[B, a, n_embd]`` and then ``rows``."""
-    whole, decode = full_prefixes(audio, rows), request.decode
+    """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``."""
+    prefixes, options = full_prefixes(audio, prompt), request.decode
     is_finished = stop_test(session.tokenizer, request.stops)
     with session.exclusive_decoding():
-        if isinstance(decode, DecodeOptions):
-            return search(session.backend, whole, decode, is_finished=is_finished)
-        return sample(session.backend, whole, decode, is_finished=is_finished)
+        if isinstance(options, DecodeOptions):
+            return search(session.backend, prefixes, options, is_finished=is_finished)
+        return sample(session.backend, prefixes, options, is_finished=is_finished)
 
 
 def _window(

@@ -370,7 +370,7 @@ def test_nothing_but_files_is_hashed(engine: Engine, folder: Path, index: Path) 
     os.mkfifo(folder / "pipe.wav")
     found = engine.index(folder, index, **FAST)
     assert (found.recordings, found.failed) == (6, ())
-    (said,) = found.names.passed_over.values()
+    (said,) = found.names.skipped.values()
     assert said == "2 passed over as pipes or devices"
 
 
