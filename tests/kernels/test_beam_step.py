@@ -93,8 +93,11 @@ class Search:
 
     def found(self) -> BeamStep:
         """What the last step wrote."""
-        row = {name: buffer[self.row - 1].cpu().numpy()
-               for name, buffer in self.history._asdict().items() if buffer.ndim > 1}  # fmt: skip
+        row = {
+            name: buffer[self.row - 1].cpu().numpy()
+            for name, buffer in self.history._asdict().items()
+            if buffer.ndim > 1
+        }
         state = BeamState(row["scores"], row["lengths"], row["finished"].astype(np.bool_))
         return BeamStep(row["sources"], row["tokens"], row["averages"], state)
 

@@ -234,5 +234,6 @@ def test_refusals(function: Any) -> None:
     ]
     for message, arguments in wrong:
         with pytest.raises(ValueError, match=message):
-            function(*arguments[:4], hidden=arguments.hidden, out=arguments.out,
-                     logits=arguments.logits)  # fmt: skip
+            function(
+                *arguments[:4], hidden=arguments.hidden, out=arguments.out, logits=arguments.logits
+            )

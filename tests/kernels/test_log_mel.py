@@ -103,8 +103,11 @@ def edges(samples: int) -> Tensor:
 
 
 SIGNALS: dict[str, Callable[[int], Tensor]] = {
-    "noise": noise, "tone": tone, "silence": torch.zeros, "edges": edges
-}  # fmt: skip
+    "noise": noise,
+    "tone": tone,
+    "silence": torch.zeros,
+    "edges": edges,
+}
 
 
 def check(

@@ -17,8 +17,13 @@ def test_every_tile_fits(tmp_path: Path) -> None:
     found = compile_kernels(["tile_builds"], tmp_path)
     launchers = {compiled.name.split()[0] for compiled in found}
     assert launchers == {
-        "swin_linear", "small_linear", "lm_head", "window_attention", "log_mel", "beam_attention"
-    }  # fmt: skip
+        "swin_linear",
+        "small_linear",
+        "lm_head",
+        "window_attention",
+        "log_mel",
+        "beam_attention",
+    }
     assert [c for c in found if c.stack > 0] == [], "registers are spilled"
     large = {
         (c.capability, c.name.split()[0], c.name[c.name.rindex("(") :])

@@ -185,9 +185,11 @@ def test_step_norm_and_linear(weight: torch.dtype, width: int, tile: Tile) -> No
     check_guards(found, stream.out)
     double = Stream(*(None if x is None else x.double() for x in stream))  # type: ignore[arg-type]
     truth = norm_gelu_linear_reference(
-        double, Norm(norm.weight.double(), norm.bias.double()), exact(layer),
+        double,
+        Norm(norm.weight.double(), norm.bias.double()),
+        exact(layer),
         out=torch.empty_like(found, dtype=torch.float64),
-    )  # fmt: skip
+    )
     native = norm_gelu_linear_reference(stream, norm, layer, out=torch.empty_like(found))
     assert_kernel_close(found, truth, native)
 
@@ -339,17 +341,21 @@ def test_every_tile_is_tried_somewhere() -> None:
     for dtype in (HALF, SINGLE):
         shapes = [
             (clips * 4096 >> 2 * stage, n * 96 << stage)
-            for clips in (1, 64) for stage in range(4) for n in (1, 3, 4)
-        ]  # fmt: skip
+            for clips in (1, 64)
+            for stage in range(4)
+            for n in (1, 3, 4)
+        ]
         tried = {tile for M, N in shapes for tile in swin_linear_tiles.tiles(M, N, dtype)}
         assert tried == {*row_tiles(dtype)}
     for weight in (HALF, INT8, SINGLE):
         tried = {tile for rows in (5, 40, 320) for tile in lm_head_tiles.tiles(rows, weight)}
         assert tried >= {*lm_head_tiles.OTHER_TILES[weight.itemsize]}
     tried = {
-        tile for weight in (HALF, SINGLE) for rows in (5, 25, 40, 320)
+        tile
+        for weight in (HALF, SINGLE)
+        for rows in (5, 25, 40, 320)
         for tile in small_linear_tiles.tiles(rows, 768, weight, norm=False)
-    }  # fmt: skip
+    }
     assert tried >= {tile for tiles in small_linear_tiles.OTHER_TILES.values() for tile in tiles}
 
 
