@@ -37,7 +37,7 @@ struct BeamOutputs {
 BeamOutputs beam_step(const BeamInputs& in, const BeamOptions& options);
 
 // Makes row j of each clip in `ancestry` [B, W, S] continue row sources[j] (`sources` is [B, W]),
-// whose last written position is `position`: new[j] = old[sources[j]], new[j][position] = sources[j].
+// which wrote `position` last: new[j] = old[sources[j]], then new[j][position] = sources[j].
 // Throws std::invalid_argument, before writing anything: a source or position out of range.
 void update_ancestry(std::int32_t* ancestry, const std::int64_t* sources, std::int64_t clips,
                      std::int64_t beams, std::int64_t capacity, std::int64_t position);
