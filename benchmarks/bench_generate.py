@@ -56,7 +56,7 @@ class Setup:
         if not known_prompt:
             self.engine.backend.encoders.encode_text(self.ids.numpy())
         audio = self.engine.backend.encoders.encode_audio(self.wave[None]).prefix[0]
-        text = self.engine.session.text(PROMPT).rows
+        text = self.engine.session.encode_prompt(PROMPT).prefix
         (found,) = search(self.engine.backend, [np.concatenate([audio, text])], self.options)
         return [beam.tokens for beam in found.beams]
 

@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.system.quote import one_line
-from pengi_rt.text.tokenizer_file import longest_file, read_tokenizer
+from pengi_rt.text.tokenizer_json import max_json_bytes
+from pengi_rt.text.tokenizers import read_tokenizer
 
 SPECIALS = {
     # "!" is the released wrapper's pad token; once registered, it is split off before any merge.
@@ -67,7 +68,7 @@ def _read(path: Path, rows: int) -> Tokenizer:
         )
     try:
         with path.open("rb") as file:
-            data = file.read(longest_file(rows) + 1)
+            data = file.read(max_json_bytes(rows) + 1)
         return read_tokenizer(data, rows)
     except OSError as error:
         raise TokenizerError(f"{_shown(path)}: cannot be read: {error.strerror}") from None

@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from typing import Any, Self, overload
 
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.registry import open_backend
-from pengi_rt.config.choices import BackendName, DeviceName, PrecisionName
+from pengi_rt.backends.registry import WarmUpStep, open_backend, warm_up
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import (
     ClassifyOptions,
@@ -19,21 +18,23 @@ from pengi_rt.config.options import (
     SearchOptions,
     keywords_of,
 )
-from pengi_rt.errors import UsageError
 from pengi_rt.plan.builtin import named_or_builtin
 from pengi_rt.plan.reader import Plan
 from pengi_rt.results.classification import Classification
+from pengi_rt.results.description import Description
+from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
+from pengi_rt.results.explanation import Explanation
 from pengi_rt.results.generation import Result
-from pengi_rt.session.batches import OnError, read_batches
+from pengi_rt.session.batches import Audio, OnError, window_batches
+from pengi_rt.session.one_or_many import OneOrMany, Prompts, as_list, plain_prompts, shaped_like
 from pengi_rt.session.session import Session
-from pengi_rt.session.shapes import Prompts, Source, as_given, in_rows, plain_prompts, several
 from pengi_rt.tasks.classify.classify import classify
 from pengi_rt.tasks.classify.labels import Labels
-from pengi_rt.tasks.describe import Description, describe
-from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
-from pengi_rt.tasks.explain import Explanation, explain
+from pengi_rt.tasks.describe import describe
+from pengi_rt.tasks.embed import embed_recordings, embed_texts
+from pengi_rt.tasks.explain import explain
 from pengi_rt.tasks.generate import iter_results
-from pengi_rt.tasks.prepare import Question, one_prompt, prompts_of, request
+from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of, search_options
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
 from pengi_rt.tasks.search.searching import Hit, Query, search_index
@@ -43,14 +44,12 @@ from pengi_rt.tasks.stream import stream
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
-    backend: BackendName = "auto",
-    device: DeviceName = "auto",
-    precision: PrecisionName = "fp32",
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
     threads: int | None = None,
 ) -> "Engine":
-    """Open a plan, check every byte of it, and make it ready to answer.
-
-    Without a ``path`` it is the built-in demo model's, and a warning is logged.
+    """Open a plan (default: the built-in demo model, with a warning), every byte checked.
 
     Raises:
         UsageError: ``path`` or ``threads`` cannot be.
@@ -87,25 +86,25 @@ class Engine:
         self.tokenizer = self.session.tokenizer
 
     @overload  # a str is a path or a prompt, not a sequence of them
-    def generate(self, audio: Source, prompt: str | None = None, **options: Any) -> Result: ...
+    def generate(self, audio: Audio, prompt: str | None = None, **options: Any) -> Result: ...
 
     @overload
-    def generate(self, audio: Source, prompt: Sequence[str], **options: Any) -> list[Result]: ...
+    def generate(self, audio: Audio, prompt: Sequence[str], **options: Any) -> list[Result]: ...
 
     @overload
     def generate(
-        self, audio: Sequence[Source], prompt: str | None = None, **options: Any
+        self, audio: Sequence[Audio], prompt: str | None = None, **options: Any
     ) -> list[Result]: ...
 
     @overload
     def generate(
-        self, audio: Sequence[Source], prompt: Sequence[str], **options: Any
+        self, audio: Sequence[Audio], prompt: Sequence[str], **options: Any
     ) -> list[list[Result]]: ...
 
     @keywords_of(GenerateOptions)
     def generate(
         self,
-        audio: Source | Sequence[Source],
+        audio: OneOrMany,
         prompt: Prompts = None,
         *,
         options: GenerateOptions | None = None,
@@ -131,37 +130,37 @@ class Engine:
         """
         prompt = None if prompt is None else plain_prompts(prompt)
         chosen = GenerateOptions.given(options, keywords, "generate")
-        results = list(self.iter_generate(several(audio), prompt, options=chosen))
-        if prompt is None or isinstance(prompt, str):
-            return as_given(audio, results)
-        return as_given(audio, in_rows(results, len(prompt)))
+        results = list(self.iter_generate(as_list(audio), prompt, options=chosen))
+        return shaped_like(audio, results, prompt)
 
     def iter_generate(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[Audio],
         prompt: Prompts = None,
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         options: GenerateOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Result]:
         """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
 
-        Results come recording by recording, prompt by prompt; ``partly``, those to the first prompt
-        come with each batch of windows (:attr:`Result.extent`). ``on_error`` is told of a recording
-        that cannot be read, and the rest is answered. Bad options and prompts raise at the call.
+        Results come recording by recording, prompt by prompt; with ``partial_results`` those to the
+        first prompt come with each batch of windows (:attr:`Result.window_range`). ``on_error`` is
+        told of a recording that cannot be read, and the rest is answered. Bad options and prompts
+        raise at the call.
         """
         chosen = GenerateOptions.given(options, keywords, "generate")
-        batches = read_batches(recordings, self.config, chosen, on_error)
+        self.plan.require("generate")
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
-        asked = request(self.session, prompts, chosen)
-        return iter_results(self.session, batches, asked, partly=partly)
+        asked = prepare(self.session, prompts, chosen)
+        return iter_results(self.session, batches, asked, partial_results=partial_results)
 
     @keywords_of(GenerateOptions)
     def stream(
         self,
-        audio: Source,
+        audio: Audio,
         prompt: str | None = None,
         *,
         options: GenerateOptions | None = None,
@@ -176,51 +175,51 @@ class Engine:
         return stream(self.session, audio, prompt, chosen)
 
     @overload
-    def describe(self, audio: Source, **options: Any) -> Description: ...
+    def describe(self, audio: Audio, **options: Any) -> Description: ...
 
     @overload
-    def describe(self, audio: Sequence[Source], **options: Any) -> list[Description]: ...
+    def describe(self, audio: Sequence[Audio], **options: Any) -> list[Description]: ...
 
     @keywords_of(DescribeOptions)
     def describe(
         self,
-        audio: Source | Sequence[Source],
+        audio: OneOrMany,
         *,
         options: DescribeOptions | None = None,
         **keywords: Any,
     ) -> Description | list[Description]:
         """Caption, metadata and events of one recording or several, by the released prompts."""
         chosen = DescribeOptions.given(options, keywords, "describe")
-        return as_given(audio, list(self.iter_describe(several(audio), options=chosen)))
+        return shaped_like(audio, list(self.iter_describe(as_list(audio), options=chosen)))
 
     def iter_describe(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[Audio],
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         options: DescribeOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Description]:
         """As :meth:`describe`, one by one, as :meth:`iter_generate` does."""
         chosen = DescribeOptions.given(options, keywords, "describe")
-        batches = read_batches(recordings, self.config, chosen, on_error)
-        return describe(self.session, batches, chosen, partly=partly)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
+        return describe(self.session, batches, chosen, partial_results=partial_results)
 
     @overload
     def classify(
-        self, audio: Source, labels: Labels, prompt: str | None = None, **options: Any
+        self, audio: Audio, labels: Labels, prompt: str | None = None, **options: Any
     ) -> Classification: ...
 
     @overload
     def classify(
-        self, audio: Sequence[Source], labels: Labels, prompt: str | None = None, **options: Any
+        self, audio: Sequence[Audio], labels: Labels, prompt: str | None = None, **options: Any
     ) -> list[Classification]: ...
 
     @keywords_of(ClassifyOptions)
     def classify(
         self,
-        audio: Source | Sequence[Source],
+        audio: OneOrMany,
         labels: Labels,
         prompt: str | None = None,
         *,
@@ -229,51 +228,49 @@ class Engine:
     ) -> Classification | list[Classification]:
         """Choose among ``labels`` for one recording, or for each of several.
 
-        Args:
-            audio: see :meth:`generate`.
-            labels: a list of them, or a mapping of labels to the texts that stand for them.
-            prompt: what is asked; by default that of the task ``events``, "this is a sound of".
-            options: how; ``keywords`` replace its fields.
-            **keywords: fields of :class:`~pengi_rt.config.options.ClassifyOptions`.
+        ``labels`` is a list, or a mapping of labels to the texts that stand for them. The default
+        prompt is that of the task ``events``, "this is a sound of".
 
         Raises:
             UsageError: labels or options cannot be, contradict each other, or need a text encoder.
             AudioError, PromptError: as :meth:`generate`.
         """
         chosen = ClassifyOptions.given(options, keywords, "classify")
-        results = self.iter_classify(several(audio), labels, prompt, options=chosen)
-        return as_given(audio, list(results))
+        results = self.iter_classify(as_list(audio), labels, prompt, options=chosen)
+        return shaped_like(audio, list(results))
 
     def iter_classify(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[Audio],
         labels: Labels,
         prompt: str | None = None,
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         options: ClassifyOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Classification]:
         """As :meth:`classify`, one by one, as :meth:`iter_generate` does."""
         chosen = ClassifyOptions.given(options, keywords, "classify")
-        batches = read_batches(recordings, self.config, chosen, on_error)
-        return classify(self.session, batches, labels, prompt, chosen, partly=partly)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
+        return classify(
+            self.session, batches, labels, prompt, chosen, partial_results=partial_results
+        )
 
     @keywords_of(ReadOptions)
     def embed_audio(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[Audio],
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         options: ReadOptions | None = None,
         **keywords: Any,
     ) -> Iterator[AudioEmbedding]:
         """Embeddings and prefixes of recordings, one by one, as :meth:`iter_generate` does."""
         chosen = ReadOptions.given(options, keywords, "embed_audio")
-        batches = read_batches(recordings, self.config, chosen, on_error)
-        return embed_recordings(self.session, batches, chosen, partly=partly)
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
+        return embed_recordings(self.session, batches, chosen, partial_results=partial_results)
 
     def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
         """Embeddings and prefixes of texts; ``strict`` refuses one over the encoder's limit.
@@ -282,27 +279,26 @@ class Engine:
             UsageError: the plan has no text encoder, or ``texts`` is one string.
             PromptError: a text cannot be read, or is too long (``strict``).
         """
-        if isinstance(texts, str):
-            raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
         return embed_texts(self.session, texts, strict=strict)
 
     @keywords_of(ExplainOptions)
     def explain(
         self,
-        recordings: Iterable[Source],
+        recordings: Iterable[Audio],
         prompt: str | None = None,
         *,
-        partly: bool = False,
+        partial_results: bool = False,
         on_error: OnError | None = None,
         options: ExplainOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Explanation]:
         """The vocabulary nearest to each prefix vector, one by one, as :meth:`iter_generate`."""
         chosen = ExplainOptions.given(options, keywords, "explain")
-        batches = read_batches(recordings, self.config, chosen, on_error)
+        self.plan.require("explain")
+        batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
-        question = Question(self.session, asked, chosen)
-        return explain(self.session, batches, question, chosen, partly=partly)
+        question = PreparedPrompt(self.session, asked, chosen)
+        return explain(self.session, batches, question, chosen, partial_results=partial_results)
 
     @keywords_of(IndexOptions)
     def index(
@@ -325,18 +321,26 @@ class Engine:
         index: str | os.PathLike[str] | Index,
         text: str | None = None,
         *,
-        like: Source | None = None,
+        like: Audio | None = None,
         options: SearchOptions | None = None,
         **keywords: Any,
     ) -> list[Hit]:
         """The recordings of an index nearest to a text, or to a recording ``like``, best first.
 
-        Raises:
-            UsageError: not exactly one of the two is given, or the index is another plan's.
+        Raises UsageError unless exactly one is given, and the index is this plan's.
         """
         chosen = SearchOptions.given(options, keywords, "search")
         opened = index if isinstance(index, Index) else Index.open(index)
         return search_index(self.session, opened, Query(text, like), chosen)
+
+    @keywords_of(GenerateOptions)
+    def warm_up(
+        self, batch_sizes: Iterable[int] = (1,), *, tune: bool = False, **keywords: Any
+    ) -> Iterator[WarmUpStep]:
+        """Compile what the backend needs for such batches; ``tune`` measures its kernels, too."""
+        self.plan.require("generate")
+        search = search_options(self.session, GenerateOptions.given(None, keywords, "warm_up"))
+        return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:
         """Release the backend and the plan. The engine cannot be used again."""

@@ -120,8 +120,8 @@ def test_a_prompt_is_encoded_once(engine: Engine, encoded: list[I64]) -> None:
 def test_prompts_of_one_call_are_encoded_once(
     engine: Engine, encoded: list[I64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if they are more than the engine remembers from call to call."""
-    monkeypatch.setattr("pengi_rt.session.session.REMEMBERED_PROMPTS", 1)
+    """Also if they are more than the session caches from call to call."""
+    monkeypatch.setattr(engine.session._prompts, "_size", 1)
     prompts = [f"question {word}" for word in ("one", "two", "three")]
     engine.generate([clip(seed) for seed in range(2)], prompts, batch_size=1, max_new_tokens=2)
     assert len(encoded) == len(prompts)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pengi_rt.errors import InputError
-from pengi_rt.text.byte_bpe import decoder_tokenizer, text_tokenizer
+from pengi_rt.text.byte_bpe import train_decoder_tokenizer, train_text_tokenizer
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_file
 from pengi_rt.training.manifest import Row, read_manifest
@@ -26,7 +26,10 @@ def write_vocabulary(rows: Sequence[Row], folder: Path, size: int) -> None:
     """
     said = [text for row in rows for text in (row.target, row.prompt, f" {row.transcript}")]
     asked = [text for row in rows for text in (row.prompt, row.target)]
-    made = {"decoder": decoder_tokenizer(said, size), "text": text_tokenizer(asked, size)}
+    made = {
+        "decoder": train_decoder_tokenizer(said, size),
+        "text": train_text_tokenizer(asked, size),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

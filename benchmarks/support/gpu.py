@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pengi_rt.backends.registry import tuning_directory
+from pengi_rt.backends.triton.launch import tuning_directory
 from pengi_rt.kernels.tuning import adopt, adopted
 
 Call = Callable[[], object]

@@ -27,10 +27,12 @@ _KINDS = "give a path, bytes, a binary file or (samples, rate)"
 
 def is_several(value: object) -> bool:
     """Whether it is a list of recordings rather than one: ``(samples, rate)`` is one."""
+    if isinstance(value, str | list):
+        return isinstance(value, list)
     if isinstance(value, tuple):
         return not _is_pair(value)
     return isinstance(value, Sequence) and not (
-        isinstance(value, str | bytes | bytearray | memoryview) or is_samples(value)
+        isinstance(value, bytes | bytearray | memoryview) or is_samples(value)
     )
 
 

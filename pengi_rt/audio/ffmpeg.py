@@ -30,7 +30,7 @@ NAMES = {
     "caf": "compressed CAF",
     "ogg": "OGG other than Vorbis, Opus and FLAC",
 }
-"""What FFmpeg's names of the formats mean; no others are opened."""
+"""FFmpeg's names of the formats that may be opened, and ours."""
 
 CODECS = (
     *("aac", "aac_latm", "ac3", "eac3", "alac", "amrnb", "amrwb", "flac", "mp1", "mp1float"),
@@ -39,19 +39,19 @@ CODECS = (
     *("libopencore_amrwb", "pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8"),
     *(f"pcm_{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")),
 )
-"""Decoders that may run."""
+"""The decoders that may run."""
 
 _SCALES = {"u8": (128, 128), "s16": (0, 2**15), "s32": (0, 2**31), "flt": (0, 1), "dbl": (0, 1)}
-_GUESSED = ("aac", "amr")  # by bytes and bit rate; frames without a header
-_KEEP_PADDING = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL: FFmpeg 8 cuts what ALAC has left out already
-_CLOCKED = ("matroska", "asf")  # the announced length is the time at the end, of all streams
-_SLACK = 0.05  # seconds by which announced lengths are rounded, or a decoder's delay is left out
-_ASF_SLACK = 1.0  # seconds; writers count what is played before the sound, and after it
-_CAF_SLACK = 4096  # frames; the length may be that of whole packets
+_GUESSED = ("aac", "amr")  # FFmpeg guesses their length: frames without a header
+_KEEP_PADDING = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL: FFmpeg 8 would cut padding that ALAC has cut
+_CLOCKED = ("matroska", "asf")  # the announced length is the end time of all streams
+_SLACK = 0.05  # seconds: lengths are rounded, and may leave out a decoder's delay
+_ASF_SLACK = 1.0  # seconds; writers include the time before the sound and after it
+_CAF_SLACK = 4096  # frames; the length may be one of whole packets
 
 
 class FFmpegDecoder:
-    """The first audio stream, or the one that is marked as the default; see ``Decoder``."""
+    """A :class:`~pengi_rt.audio.decode.Decoder` of the default audio stream, or else the first."""
 
     def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
         self._name = name
@@ -119,7 +119,7 @@ class FFmpegDecoder:
         return chosen
 
     def _announced(self) -> int | None:
-        """Frames that there must be, less what lengths are rounded by."""
+        """Frames that there must be, allowing for rounded lengths."""
         stream, demuxer = self._stream, self._container.demuxer
         if demuxer in _GUESSED:
             return None
@@ -127,7 +127,7 @@ class FFmpegDecoder:
             seconds = float(stream.duration * stream.time_base)
         elif self._input.duration and len(self._input.streams) == 1:
             seconds = self._input.duration / 1e6
-            if demuxer in _CLOCKED:  # a piece of a longer recording keeps its place
+            if demuxer in _CLOCKED:  # a piece of a longer recording keeps its times
                 seconds -= float((stream.start_time or 0) * stream.time_base)
         else:
             return None
@@ -137,7 +137,7 @@ class FFmpegDecoder:
         return max(0, round((seconds - slack) * self.rate)) or None
 
     def _decode(self) -> Generator[F32, None, None]:
-        """All frames, as they are decoded."""
+        """All frames in turn."""
         try:
             for packet in self._input.demux(self._stream):
                 for frame in _whole(packet).decode():
@@ -150,7 +150,7 @@ class FFmpegDecoder:
 
     def _samples(self, frame: Any) -> F32:
         if (frame.sample_rate, len(frame.layout.channels)) != (self.rate, self.channels):
-            raise ValueError("rate or channels change on the way")
+            raise ValueError("rate or channels change within it")
         zero, scale = _SCALES[frame.format.name.removesuffix("p")]
         values = frame.to_ndarray()
         values = values.T if frame.format.is_planar else values.reshape(-1, self.channels)

@@ -1,9 +1,9 @@
-"""Names of recordings: files, folders, patterns and lists of them, to the files they stand for.
+"""Finding the recordings that names stand for: files, folders, patterns and lists of them.
 
-A file that is named is taken, whatever it is called and as often as it is named. What is found in
-a folder or by a pattern is a regular file with one of ``SUFFIXES``, is not hidden, and comes once:
-not again if an earlier name gave it already. Links to folders are followed, but never round in a
-circle. A folder that cannot be read stops nothing: it is reported beside what was found.
+A file that is named is used, whatever its suffix and as often as it is named. A folder or a pattern
+gives regular files with one of ``SUFFIXES`` that are not hidden, each once: not again if an earlier
+name gave it already. Links to folders are followed, but never in a circle. A folder that cannot be
+read stops nothing: it is reported.
 """
 
 import os
@@ -28,77 +28,76 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 class Problem(NamedTuple):
-    """Something that was named, or lies below it, and gives no recordings."""
+    """A name, or something below it, that gives no recordings."""
 
     path: str
     error: InputError
 
 
-class Found(NamedTuple):
-    """What names stand for, and what there is to say about it."""
+class FoundRecordings(NamedTuple):
+    """The recordings that names stand for, and what to report about the rest."""
 
     paths: list[str]
-    """As :func:`pengi_rt.audio.recording.load_windows` takes them, and ``-``."""
+    """Paths for :func:`pengi_rt.audio.recording.load_windows`, and ``-``."""
     problems: list[Problem]
-    passed_over: dict[str, str]
-    """By name: what is below it that is called as audio is, and is not read."""
+    skipped: dict[str, str]
+    """By name: a line about the files below it that are named like audio, and are not read."""
 
 
-def find_recordings(names: Sequence[str]) -> Found:
+def find_recordings(names: Sequence[str]) -> FoundRecordings:
     """The recordings that ``names`` stand for, in the order of the names.
 
-    A name is, in this order:
+    A name is the first of these that applies:
 
     - ``-``: standard input;
     - a folder: the recordings below it at any depth, sorted by path;
     - a file;
-    - ``@list``: the names in a text file, one a line, as they could stand here themselves, relative
-      to the current folder. ``@-`` reads it from standard input. UTF-8, with or without a byte
-      order mark; empty lines and lines that begin with ``#`` are passed over; lists in lists are
-      not opened;
-    - a pattern with ``*``, ``?``, ``[...]`` or ``**`` (folders at any depth): the recordings it
-      fits, sorted by path, and those below the folders it fits;
-    - anything else: taken as it is, for the reader to say that there is no such file.
+    - ``@list``: the names in a text file, one per line, relative to the current folder; ``@-``
+      reads the list from standard input. It is UTF-8, with or without a byte order mark; empty
+      lines and lines that begin with ``#`` are skipped; lists in lists are not opened;
+    - a pattern with ``*``, ``?``, ``[...]`` or ``**`` (folders at any depth): the recordings that
+      match, sorted by path, and those below the folders that match;
+    - anything else: kept as it is, so that whoever reads it reports that there is no such file.
 
     Raises:
-        AudioError: no name has a recording, as the first folder or pattern says.
+        AudioError: there is no recording at all; the message is about the first folder or pattern.
         InputError: a list cannot be read or names nothing, or the only folders cannot be read.
-        UsageError: standard input is asked for twice.
+        UsageError: standard input is named twice.
     """
     _check_stdin(names)
     single = [single for name in names for single in _listed(name)]
     _check_stdin([*single, *(name for name in names if name == STDIN_LIST)])
-    found = Found([], [], {})
-    known = _Known()
+    recordings = FoundRecordings([], [], {})
+    known = _KnownFiles()
     for name in single:
         walk = _walk(name)
         if walk is None:
             known.add(name)
-            found.paths.append(name)
+            recordings.paths.append(name)
             continue
-        found.paths.extend(path for path in sorted(walk.found) if known.add(path))
-        found.problems.extend(_problems(name, walk))
-        if passed_over := _passed_over(walk):
-            found.passed_over[name] = passed_over
-    if found.problems and not found.paths:
-        raise found.problems[0].error
-    return found
+        recordings.paths.extend(path for path in sorted(walk.recordings) if known.add(path))
+        recordings.problems.extend(_problems(name, walk))
+        if skipped := _skipped(walk):
+            recordings.skipped[name] = skipped
+    if recordings.problems and not recordings.paths:
+        raise recordings.problems[0].error
+    return recordings
 
 
-class _Known:
-    """Files seen so far, by their folder's real path and their name."""
+class _KnownFiles:
+    """The files so far, by the real path of their folder and their name."""
 
     def __init__(self) -> None:
         self._files: set[tuple[str, str]] = set()
         self._folders: dict[str, str] = {}
 
     def add(self, path: str) -> bool:
-        """Whether it is new."""
+        """Add a path; whether it is new."""
         folder, name = os.path.split(path)
         if folder not in self._folders:
             try:
                 self._folders[folder] = os.path.realpath(folder)
-            except ValueError:  # a NUL; whoever opens it says so
+            except ValueError:  # a NUL; whoever opens it reports that
                 self._folders[folder] = folder
         before = len(self._files)
         self._files.add((self._folders[folder], name))
@@ -111,14 +110,14 @@ def _check_stdin(names: Sequence[str]) -> None:
 
 
 def _listed(name: str) -> Iterator[str]:
-    """The name, or those in the list that it names."""
+    """The name itself, or the names in the list that it stands for."""
     if not name.startswith("@") or os.path.lexists(name):
         yield name
         return
     data = _list_bytes(name)
     if b"\0" in data:
         raise InputError(f"{_shown(name)}: is no list: that is UTF-8 text with one name a line")
-    # As in os.fsdecode: a file's name may be bytes that are no UTF-8.
+    # As in os.fsdecode: a file's name may be bytes that are not UTF-8.
     lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
     named = [line.removesuffix("\r") for line in lines if not line.startswith("#")]
     if not any(line.strip() for line in named):
@@ -139,7 +138,7 @@ def _list_bytes(name: str) -> bytes:
 
 
 def _walk(name: str) -> FolderWalk | None:
-    """What lies below a folder or fits a pattern; None if ``name`` is neither."""
+    """The walk through a folder or for a pattern; None if ``name`` is neither."""
     if name in ("", STDIN):
         return None
     if _is_folder(Path(name)):
@@ -150,21 +149,21 @@ def _walk(name: str) -> FolderWalk | None:
 
 
 def _problems(name: str, walk: FolderWalk) -> Iterator[Problem]:
-    """What could not be read, or that there is nothing at all."""
+    """The folders that could not be read, or that there is no recording at all."""
     for path, why in walk.unread.items():
         yield Problem(path, InputError(f"{_shown(path)}: the folder cannot be read: {why}"))
-    if not walk.found and not walk.unread:
+    if not walk.recordings and not walk.unread:
         there = _is_folder(Path(name))
         what = "no audio in this folder" if there else _NO_FILE
         looked = f"looked for {', '.join(SUFFIXES)}, not hidden"
-        others = f"; {passed_over}" if (passed_over := _passed_over(walk)) else ""
+        others = f"; {skipped}" if (skipped := _skipped(walk)) else ""
         yield Problem(name, AudioError(f"{_shown(name)}: {what} ({looked}{others})"))
 
 
-def _passed_over(walk: FolderWalk) -> str:
-    """How many files of other kinds there are, and what the extra ``formats`` reads of them."""
-    counts = walk.passed_over.most_common()
-    total = walk.passed_over.total()
+def _skipped(walk: FolderWalk) -> str:
+    """How many files of other kinds there are, and which of them the extra ``formats`` reads."""
+    counts = walk.skipped.most_common()
+    total = walk.skipped.total()
     parts = []
     if total:
         each = ", ".join(f"{count} {kind}" for kind, count in counts)
@@ -178,9 +177,9 @@ def _passed_over(walk: FolderWalk) -> str:
 
 
 def _split(name: str) -> tuple[Path, Pattern]:
-    """The folder that a pattern begins with, and the rest; ``**`` at the end is ``**/*``.
+    """The folder that a pattern begins with, and the rest; ``**`` at the end means ``**/*``.
 
-    A folder that is there is no pattern, whatever it is called.
+    An existing folder is never part of the pattern, whatever its name.
     """
     folder, pattern = Path(), Path(name).parts
     while _is_folder(folder / pattern[0]):

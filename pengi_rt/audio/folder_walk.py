@@ -1,4 +1,4 @@
-"""One walk through folders: the recordings in them, and whatever gives none."""
+"""Walking through folders: the recordings in them, and whatever cannot be read."""
 
 import errno
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 from pengi_rt.audio.suffixes import EXTRA_SUFFIXES, OTHER_SUFFIXES, SUFFIXES
 
 Pattern = tuple[str, ...]
-"""What names must fit, a part for every folder on the way, the last one for the recordings."""
+"""A glob pattern: one part per folder on the way, the last one for the recordings."""
 
 Step = tuple[Path, Pattern]
 
 ANY_DEPTH = "**"
-ALL_BELOW: Pattern = ("*",)  # of a folder that fits the last part, all is taken
+ALL_BELOW: Pattern = ("*",)  # everything below a folder that matches the last part
 
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -27,19 +27,19 @@ def extra_suffixes_read() -> bool:
 
 
 class FolderWalk:
-    """What lies below ``folder`` and fits ``pattern``, or lies below a folder that does.
+    """The recordings below ``folder`` that match ``pattern``, or are below a folder that does.
 
-    A folder is read once for each rest of the pattern, however many links lead to it, so the walk
-    ends. One that cannot be read is noted, and the walk goes on. No file is opened.
+    A folder is read once for each remaining pattern, however many links lead to it, so the walk
+    ends. A folder that cannot be read is noted, and the walk goes on. No file is opened.
     """
 
     def __init__(self, folder: Path, pattern: Pattern) -> None:
         """FolderWalk."""
-        self.found: set[str] = set()
+        self.recordings: set[str] = set()
         self.unread: dict[str, str] = {}
-        """Folders, and links that may lead to one; and why they cannot be read."""
+        """Folders, and links that may lead to one, with the reason why they cannot be read."""
         self.not_files: set[str] = set()
-        """Pipes and devices that are called as recordings are."""
+        """Pipes and devices named like recordings."""
         self._others: dict[str, str] = {}
         self._seen: set[tuple[int, int, Pattern]] = set()
         extra = extra_suffixes_read()
@@ -50,12 +50,12 @@ class FolderWalk:
             steps.extend(self._below(*steps.popleft()))
 
     @property
-    def passed_over(self) -> Counter[str]:
-        """Files that are called as audio of other kinds, by suffix."""
+    def skipped(self) -> Counter[str]:
+        """The number of files named like other kinds of audio, by suffix."""
         return Counter(self._others.values())
 
     def _below(self, folder: Path, pattern: Pattern) -> Iterator[Step]:
-        """The folders to look into next, each with the rest of the pattern."""
+        """The folders to read next, each with the remaining pattern."""
         if self._is_new(folder, pattern):
             if pattern[0] == ANY_DEPTH:
                 yield folder, pattern[1:]
@@ -74,17 +74,17 @@ class FolderWalk:
         return len(self._seen) > before
 
     def _visible(self, folder: Path) -> "list[os.DirEntry[str]]":
-        """What is in a folder and not hidden, by name, links last: their targets keep theirs."""
-        found: list[os.DirEntry[str]] = []
+        """The entries of a folder that are not hidden, by name, links last."""
+        visible: list[os.DirEntry[str]] = []
         try:
             with os.scandir(folder) as entries:
-                found.extend(entry for entry in entries if not entry.name.startswith("."))
+                visible.extend(entry for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            self._note(folder, error)  # and goes on with what was there before
-        return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
+            self._note(folder, error)  # and go on with the entries read so far
+        return sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name))
 
     def _look(self, entry: "os.DirEntry[str]", path: Path, pattern: Pattern) -> Iterator[Step]:
-        """Whatever ``entry`` is: a folder is a step, a file is found or passed over."""
+        """Look at an entry: a folder may be a step, a file is added or skipped."""
         part, rest = pattern[0], pattern[1:]
         fits = fnmatch(entry.name, part)
         is_file = False
@@ -103,10 +103,10 @@ class FolderWalk:
             self._add(path, entry.name, is_file=is_file)
 
     def _add(self, path: Path, name: str, *, is_file: bool) -> None:
-        """Find a file, or pass it over; a broken link is found, so that its reader says so."""
+        """Add a file, or skip it; a broken link is added, so that whoever reads it reports it."""
         if name.lower().endswith(self._read):
             if is_file or not os.path.exists(path):  # noqa: PTH110 - this one never raises
-                self.found.add(str(path))
+                self.recordings.add(str(path))
             else:
                 self.not_files.add(str(path))
         elif is_file and name.lower().endswith(self._unread):

@@ -1,4 +1,4 @@
-"""What a recording's samples say about how they were made: is there a sound in them at all?"""
+"""Statistics of a recording's samples, and warnings about what is probably not sound."""
 
 import math
 from typing import Final
@@ -9,41 +9,40 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 
 STILL: Final = 2 / 2**15
-"""Samples that stay this near to one value (-84 dBFS, two steps of 16 bits) are dither at most."""
+"""Samples this close to one value (-84 dBFS, two steps of 16 bits) are dither at most."""
 
 LOUD: Final = 16.0
-"""A peak above which samples are no floats of full scale 1. Recorders of 32-bit floats leave some
-20 dB of headroom above full scale, which is 10; integers of 16 bits pass 16 from -66 dBFS on."""
+"""A peak above which samples are not floats with full scale 1. 32-bit float recorders leave about
+20 dB of headroom above full scale, a peak of 10; 16-bit integers exceed 16 from -66 dBFS on."""
 
 CANCELLED: Final = 0.01
-"""The channels' average has less than this (-20 dB) of their own energy where they are in
-anti-phase. The average of 32 channels that have nothing in common, or of one among 31 silent ones,
-has 1/32; that of the widest stereo has more."""
+"""Channels are in anti-phase if their average has less than this (-20 dB) of their energy. With 32
+uncorrelated channels, or one among 31 silent ones, it has 1/32; with the widest stereo, more."""
 
-_WHOLE = 2.0  # a peak from which samples that are all whole numbers are integers, however quiet
-_GLANCE = 1024  # frames that are looked at before a whole block is
+_WHOLE = 2.0  # from this peak on, samples that are all whole numbers are integers, however quiet
+_GLANCE = 1024  # frames of a block that are checked before the rest
 
 
 class Statistics:
-    """Peaks and sums of a recording, block by block; its memory does not grow.
+    """Peaks and sums of a recording, block by block, in constant memory.
 
-    Hand it every block of samples once, in order, before the channels are mixed. What costs more
-    than a sum is only looked for until the first block that disproves it.
+    Pass it each block of samples once, in order, before the channels are mixed. Checks that cost
+    more than a sum end with the first block that disproves them.
     """
 
     def __init__(self) -> None:
         self._frames = 0
         self._peak = 0.0
         self._whole = True  # all samples so far are whole numbers
-        self._still = True  # no channel has moved so far: between these, a row each
+        self._still = True  # no channel has moved so far; its range, one row per channel:
         self._low: F32 | None = None
         self._high: F32 | None = None
-        self._sums: NDArray[np.float64] | float = 0.0  # of every channel
+        self._sums: NDArray[np.float64] | float = 0.0  # per channel
         self._energy = 0.0  # of all channels
-        self._mixed = 0.0  # of their average
+        self._mixed = 0.0  # of the average of the channels
 
     def update(self, block: F32) -> None:
-        """Count ``[channels, n]``, at full scale 1; blocks of one recording have one width."""
+        """Add a block ``[channels, n]`` with full scale 1; the number of channels never changes."""
         if not block.shape[1]:
             return
         self._frames += block.shape[1]
@@ -55,7 +54,7 @@ class Statistics:
                 self._add(block)
 
     def _compare(self, block: F32) -> None:
-        """Look for what a single sample disproves."""
+        """Update the checks that a single sample disproves."""
         if self._whole:
             self._whole = bool((np.rint(block) == block).all())
         if self._still and block.size:
@@ -65,7 +64,7 @@ class Statistics:
             self._still = bool((self._high - self._low <= 2 * STILL).all())
 
     def _add(self, block: F32) -> None:
-        """Add sums and energies. Products, as NumPy's sums along an axis take ten times as long."""
+        """Add sums and energies, by products: NumPy's sums along an axis take ten times as long."""
         channels, frames = block.shape
         flat = block.ravel(order="K")
         mixed = np.full(channels, 1 / channels, np.float32) @ block
@@ -74,13 +73,13 @@ class Statistics:
         self._sums = self._sums + (block @ np.ones(frames, np.float32)).astype(np.float64)
 
     def warnings(self, *, mixed: bool = True) -> tuple[str, ...]:
-        """What is wrong with the whole, each a line that can stand behind a name; mostly nothing.
+        """What may be wrong with the whole recording: lines to follow its name, mostly none.
 
         Args:
-            mixed: the channels are averaged (``long_audio="compat"`` sets them end to end).
+            mixed: the channels are averaged (``long_audio="compat"`` puts them end to end).
         """
-        found = (self._scale(), self._silence(), self._cancelled() if mixed else "")
-        return tuple(filter(None, found))
+        lines = (self._scale(), self._silence(), self._cancelled() if mixed else "")
+        return tuple(filter(None, lines))
 
     def _scale(self) -> str:
         peak = self._peak
@@ -104,7 +103,7 @@ class Statistics:
         return f"no sound: its samples stay at one value ({values})"
 
     def _cancelled(self) -> str:
-        """Energies around the mean: a constant on a channel is no sound."""
+        """Compare the energies around the mean: a constant offset is not sound."""
         sums = np.atleast_1d(self._sums)
         channels = len(sums)
         if channels < 2 or self._still:

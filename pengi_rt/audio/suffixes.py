@@ -1,4 +1,4 @@
-"""What audio files are called: those that are read, and those that are passed over and counted."""
+"""The suffixes of audio files: those that are read, and those that are skipped and counted."""
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".bwf", ".rf64", ".bw64", ".w64"),
@@ -22,4 +22,4 @@ OTHER_SUFFIXES = (
     *(".ds2", ".dvf", ".msv", ".adx", ".at3", ".oma", ".aa3", ".g722", ".g729", ".flv", ".mts"),
     *(".m2ts", ".mpg", ".mpeg", ".vob"),
 )
-"""Audio, and video with sound, that is not read: convert it first."""
+"""Audio, and video with sound, that is not read and must be converted first."""

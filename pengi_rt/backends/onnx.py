@@ -20,11 +20,12 @@ import onnxruntime as ort
 
 from pengi_rt.backends.failures import failure
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.backends.registry import RunOptions
 from pengi_rt.config.model import DecoderConfig, ModelConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
 from pengi_rt.plan.float32_view import Float32View, float32_view
-from pengi_rt.plan.graph import Value, check_graph, contract
+from pengi_rt.plan.graph import check_graph, contract
 from pengi_rt.plan.manifest import WEIGHTS
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.memory import return_freed_memory
@@ -56,19 +57,23 @@ class OnnxBackend:
         if "decoder" in self.graphs:
             self.decoder = OnnxDecoder(plan, self.graphs["decoder"])
 
-    def check_graphs(self) -> None:
-        """Check all graphs, which is cheap, before the first request comes.
-
-        Raises:
-            PlanError: one of them is not a graph of this config's model.
-        """
-        for graph in self.graphs.values():
-            graph.check()
-
     def close(self) -> None:
         """Drop the sessions and their packed weights; the plan stays the caller's."""
         for graph in self.graphs.values():
             graph.close()
+
+
+def open_plan(plan: Plan, options: RunOptions) -> OnnxBackend:
+    """The backend; all graphs are checked, which is cheap, before the first request comes.
+
+    Raises:
+        UsageError: ``threads`` is below 1.
+        PlanError: one of the graphs is not a graph of this config's model.
+    """
+    backend = OnnxBackend(plan, threads=options.threads)
+    for graph in backend.graphs.values():
+        graph.check()
+    return backend
 
 
 class Graph:
@@ -94,12 +99,15 @@ class Graph:
         except Exception as error:
             raise failure(error, self.name, of_graph=True) from error
         for value, array in zip(self._outputs, outputs, strict=True):
-            shape = _sized(value, sizes)
-            if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (F32_TYPE, shape):
+            shape = list(value.shape)
+            for size in sizes:
+                if None in shape:
+                    shape[shape.index(None)] = size
+            got = getattr(array, "dtype", ""), list(getattr(array, "shape", ()))
+            if not isinstance(array, np.ndarray) or got != (F32_TYPE, shape):
                 raise PlanError(
-                    f"{self.name} gave {getattr(array, 'dtype', '')} "
-                    f"{list(getattr(array, 'shape', ()))} for {value.name}, not float32 "
-                    f"{list(shape)}; export it again"
+                    f"{self.name} gave {got[0]} {got[1]} for {value.name}, not float32 {shape}; "
+                    "export it again"
                 )
         return list(outputs)
 
@@ -179,7 +187,8 @@ class OnnxEncoders:
 
     def _run(self, name: str, batch: F32 | I64) -> Encoded:
         graph = self._graphs[name]
-        return Encoded(*graph.run({graph.inputs[0].name: batch}, batch.shape))
+        embedding, *prefix = graph.run({graph.inputs[0].name: batch}, batch.shape)
+        return Encoded(embedding, *(prefix or [np.empty((len(batch), 0, 0), np.float32)]))
 
 
 class OnnxDecoder:
@@ -220,10 +229,15 @@ class OnnxDecoder:
 
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         assert isinstance(cache, OnnxCache)
-        positions = cache.follow(parents)
+        cache.make_room()
+        # Every row inherits its parent's ancestry and, last, its row. In a clip's first step this
+        # names row 0 for the position before, which is where its prefix is.
+        update_ancestry(cache.ancestry, parents, cache.now - 1)
+        positions = np.repeat(cache.lengths + cache.generated, cache.width)
         rows = self._tokens[tokens.reshape(-1)]
         np.add(rows, self._positions[positions], out=cache.embeddings[:, 0])
-        self._graph.run_bound(cache.bound())
+        cache.advance()
+        self._graph.run_bound(cache.binding())
         return cache.logits.reshape(cache.slots, cache.width, -1)
 
 
@@ -287,28 +301,22 @@ class OnnxCache(Cache):
             shared[slots, :, :longest] = prefix_part
             shared[slots, :, longest : self.now] = 0  # hidden, but 0 * NaN is NaN
 
-    def follow(self, parents: I64) -> I64:
-        """Make every row continue its parent: it inherits the ancestry and, last, the row.
-
-        Returns the positions ``[rows]`` of the coming tokens in their texts.
-        """
-        if self.now == self.buffers[0].shape[2]:
-            self._move_back()
-        # In a clip's first step this names row 0 for the position before: where its prefix is.
-        update_ancestry(self.ancestry, parents, self.now - 1)
-        positions = np.repeat(self.lengths + self.generated, self.width)
-        self.advance()
+    def advance(self) -> None:
+        super().advance()
         self._past[0] = self.now
         self.now += 1
-        return positions
 
-    def bound(self) -> Any:
-        """The bound buffers of one step; :attr:`logits` are overwritten by the next."""
-        self._binding.bind_cpu_input("mask", np.ascontiguousarray(self.mask[:, : self.now]))
+    def binding(self) -> Any:
+        """The binding for the step that the cache has advanced to."""
+        mask = np.ascontiguousarray(self.mask[:, : self.now])
+        self._binding.bind_cpu_input("mask", mask)
         return self._binding
 
-    def _move_back(self) -> None:
-        """Move what the slots have generated to the beginning, right after the prefixes."""
+    def make_room(self) -> None:
+        """At the end of the buffers, move what was generated back, right after the prefixes."""
+        self.check_room()
+        if self.now < self.mask.shape[1]:
+            return
         longest = int(self.generated.max())
         for table in (*self.buffers, self.ancestry):
             table[:, :, self.prefix_rows :][:, :, :longest] = table[:, :, self.now - longest :]
@@ -321,12 +329,6 @@ class OnnxCache(Cache):
         prefix = position < self.lengths[:, None]
         generated = position >= (self.now - self.generated)[:, None]
         self.mask[:] = np.repeat(prefix | generated, self.width, axis=0)
-
-
-def _sized(value: Value, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Its shape, the open sizes filled in."""
-    given = iter(sizes)
-    return tuple(next(given) if size is None else size for size in value.shape)
 
 
 def _prefill_feeds(config: DecoderConfig, embeddings: F32, lengths: I64) -> Mapping[str, Any]:

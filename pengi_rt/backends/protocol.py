@@ -75,10 +75,13 @@ class Cache:
         assert np.all((lengths > 0) & (lengths <= self.prefix_rows)), lengths
         self.lengths[slots] = lengths
 
+    def check_room(self) -> None:
+        """Check that another token fits into every slot: buffers end there."""
+        assert self.generated.max() < self.new_tokens, "a slot has no room for another token"
+
     def advance(self) -> None:
         """Note one more token in every row of the slots in use."""
-        self.generated += self.in_use
-        assert self.generated.max() <= self.new_tokens, "a slot has no room for another token"
+        self.generated += self.lengths > 0
 
 
 class Decoder(Protocol):

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from pengi_rt.audio.find import Found, find_recordings
+from pengi_rt.audio.find import FoundRecordings, find_recordings
 from pengi_rt.system.quote import LONGEST_PATH, one_line
 from pengi_rt.system.regular import Regular
 from pengi_rt.system.streams import STDIO, say
@@ -32,12 +32,12 @@ def source(name: str, arguments: argparse.Namespace) -> str | Regular:
     return name if name == STDIO or name in arguments.named else Regular(name)
 
 
-def report(found: Found, *, quiet: bool) -> None:
+def report(found: FoundRecordings, *, quiet: bool) -> None:
     """Say what cannot be read and, unless ``quiet``, what is passed over."""
     _say([str(problem.error) for problem in found.problems], "could not be read either")
     if not quiet:
         _say(
-            [f"{one_line(name, LONGEST_PATH)}: {what}" for name, what in found.passed_over.items()],
+            [f"{one_line(name, LONGEST_PATH)}: {what}" for name, what in found.skipped.items()],
             "have such files too",
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pengi_rt.system.quote import one_line
 
 if TYPE_CHECKING:
-    from pengi_rt.results.generation import Extent
+    from pengi_rt.results.window_range import WindowRange
 
 _NAME = 24  # characters
 _LARGE = 10 << 20  # bytes of a file that takes more than a moment to be read
@@ -62,16 +62,18 @@ class Progress:
         self._end_windows()
         self._recordings.update()
 
-    def follow(self, name: str, extent: "Extent | None") -> None:
+    def follow(self, name: str, window_range: "WindowRange | None") -> None:
         """Some windows of the recording ``name`` are answered."""
         self._end_reading()
-        if extent is None or self._hidden:
+        if window_range is None or self._hidden:
             return
         if self._windows is None:
             from tqdm import tqdm
 
-            self._windows = tqdm(total=extent.total, unit="window", desc=_short(name), leave=False)
-        self._windows.update(extent.windows)
+            self._windows = tqdm(
+                total=window_range.total, unit="window", desc=_short(name), leave=False
+            )
+        self._windows.update(window_range.count)
 
     def _end_windows(self) -> None:
         if self._windows is not None:

@@ -16,7 +16,7 @@ from pengi_rt.system.streams import STDIN, STDIO, say
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
-    from pengi_rt.results.generation import Extent
+    from pengi_rt.results.window_range import WindowRange
     from pengi_rt.system.regular import Regular
 
 SOME_FAILED = 4
@@ -26,7 +26,7 @@ class AnyPart(Protocol):
     """A result about a recording, or about a part of it."""
 
     @property
-    def extent(self) -> "Extent | None":
+    def window_range(self) -> "WindowRange | None":
         """Which windows it is about; None if all."""
 
 
@@ -131,8 +131,8 @@ class Run:
         with self._bar as bar:
             self._rows = OrderedRows(writer.write, self._keep, bar.update, count)
             for result in results:
-                bar.follow(self._rows.current, result.extent)
-                self.answered += self._rows.add(result.extent, rows(result))
+                bar.follow(self._rows.current, result.window_range)
+                self.answered += self._rows.add(result.window_range, rows(result))
         if not self.failed:
             return 0
         return SOME_FAILED if self.answered else AudioError.exit_code

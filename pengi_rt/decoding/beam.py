@@ -4,7 +4,7 @@
 ``(source, token)`` per beam and step, and a hypothesis is read backwards from its last token.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,8 +59,12 @@ def search(
     if on_step is None and is_finished is None and backend.device_search is not None:
         trace = backend.device_search.search_prefix(pad(prefixes, lengths), lengths, options)
     else:
-        steps = decode_steps(backend, prefixes, options, beam_choice(options), is_finished)
-        trace = stack_steps(steps if on_step is None else _counted(steps, on_step))
+        steps = list[BeamStep]()
+        for step in decode_steps(backend, prefixes, options, beam_choice(options), is_finished):
+            steps.append(step)
+            if on_step is not None:
+                on_step(len(steps))
+        trace = stack_steps(steps)
     return read_hypotheses(trace, options.max_new_tokens)
 
 
@@ -129,9 +133,3 @@ def beam_choice(options: DecodeOptions) -> Choice:
         stop_id=options.stop_id,
         pad_id=options.pad_id,
     )
-
-
-def _counted(steps: Iterable[BeamStep], on_step: Callable[[int], None]) -> Iterator[BeamStep]:
-    for count, step in enumerate(steps, 1):
-        on_step(count)
-        yield step

@@ -4,7 +4,7 @@ After each pass the decoder gives logits for the rows of all clips, and a :data:
 row each row continues and with which token.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -69,15 +69,14 @@ def decode_steps(
         logits = decoder.step(cache, step.tokens, step.sources)
 
 
-def stack_steps(steps: Iterable[BeamStep]) -> SearchTrace:
+def stack_steps(steps: Sequence[BeamStep]) -> SearchTrace:
     """All steps, in the form in which a device's own search gives them."""
-    history = list(steps)
-    done = np.stack([step.state.finished.all(axis=1) for step in history])
+    done = np.stack([step.state.finished.all(axis=1) for step in steps])
     return SearchTrace(
-        tokens=np.stack([step.tokens for step in history]).astype(np.int32),
-        sources=np.stack([step.sources for step in history]).astype(np.int32),
-        lengths=np.stack([step.state.lengths for step in history]),
-        averages=np.stack([step.averages for step in history]),
+        tokens=np.stack([step.tokens for step in steps]).astype(np.int32),
+        sources=np.stack([step.sources for step in steps]).astype(np.int32),
+        lengths=np.stack([step.state.lengths for step in steps]),
+        averages=np.stack([step.averages for step in steps]),
         done=np.where(done.any(axis=0), done.argmax(axis=0) + 1, 0).astype(np.int32),
     )
 

@@ -46,7 +46,7 @@ def sample(
         return []
     check_fits(max(map(len, prefixes)), options, require_decoder(backend).config)
     steps = decode_steps(backend, prefixes, options, sample_choice(options), is_finished)
-    hypotheses = read_hypotheses(stack_steps(steps), options.max_new_tokens)
+    hypotheses = read_hypotheses(stack_steps(list(steps)), options.max_new_tokens)
     return [_best_first(clip) for clip in hypotheses]
 
 

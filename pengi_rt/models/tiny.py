@@ -15,7 +15,7 @@ from torch import Tensor
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import Pengi
-from pengi_rt.text.byte_bpe import END_OF_TEXT, decoder_tokenizer, text_tokenizer
+from pengi_rt.text.byte_bpe import END_OF_TEXT, train_decoder_tokenizer, train_text_tokenizer
 
 SUBJECTS = (
     "a dog", "a cat", "a man", "a woman", "two children", "a crowd", "an engine", "a siren",
@@ -72,10 +72,10 @@ def make_tokenizers(config: ModelConfig) -> dict[str, bytes]:
     Without a text encoder, both are the same tokenizer.
     """
     sentences = [f"{who} {does} {where}" for who in SUBJECTS for does in SOUNDS for where in PLACES]
-    decoder = decoder_tokenizer(sentences, config.decoder.vocab_size).to_str().encode()
+    decoder = train_decoder_tokenizer(sentences, config.decoder.vocab_size).to_str().encode()
     if config.text.kind != "clip":
         return dict.fromkeys(("text", "decoder"), decoder)
-    text = text_tokenizer(sentences, config.text.vocab_size)
+    text = train_text_tokenizer(sentences, config.text.vocab_size)
     assert text.token_to_id(END_OF_TEXT) == config.text.eos_id
     return {"text": text.to_str().encode(), "decoder": decoder}
 

@@ -51,9 +51,9 @@ class Labelled:
             scope = {"scope": "window", "start": window.start, "end": window.end}
             scores = {"chosen": window.chosen, "labels": window.labels, "text": window.text}
             yield self._row(result, scope, scores)
-        if result.extent is not None and not result.extent.is_last:
+        if result.window_range is not None and not result.window_range.is_last:
             return
-        start = windows[0].start if result.extent is None else 0.0
+        start = windows[0].start if result.window_range is None else 0.0
         whole = {"scope": "recording", "start": start, "end": windows[-1].end}
         text = windows[0].text if total(result) == 1 else None
         scores = {"chosen": result.chosen, "labels": result.labels, "text": text}
@@ -85,8 +85,11 @@ class Labelled:
 
     def _block(self, result: "Classification") -> Iterator[Row]:
         """A recording: a line a window if there are several, and the whole's table at its end."""
-        extent, windows = result.extent, result.windows
-        begins, ends = extent is None or extent.is_first, extent is None or extent.is_last
+        window_range, windows = result.window_range, result.windows
+        begins, ends = (
+            window_range is None or window_range.is_first,
+            window_range is None or window_range.is_last,
+        )
         lines = [f"{result.audio}:"] if self._headed and begins else []
         if total(result) > 1:
             lines += map(_window, windows)

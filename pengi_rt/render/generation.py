@@ -37,20 +37,22 @@ class Answers:
 
     def __call__(self, result: "Result") -> Iterator[Row]:
         """The rows that a result, or a part of one, comes to."""
-        extent = result.extent
-        if self._ways == "each" or extent is None:
+        window_range = result.window_range
+        if self._ways == "each" or window_range is None:
             return answer_rows(result, self._ways)
-        if extent.is_first:
+        if window_range.is_first:
             self._held = []
         self._held += [replace(each, raw_text="", tokens=(), beams=()) for each in result.windows]
-        if not extent.is_last:
+        if not window_range.is_last:
             return iter(())
-        return answer_rows(replace(result, windows=tuple(self._held), extent=None), self._ways)
+        return answer_rows(
+            replace(result, windows=tuple(self._held), window_range=None), self._ways
+        )
 
 
 def total(result: Any) -> int:
     """How many windows the recording of a result has."""
-    found: int = len(result.windows) if result.extent is None else result.extent.total
+    found: int = len(result.windows) if result.window_range is None else result.window_range.total
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pengi_rt.render.row_file import RowSpan
 from pengi_rt.render.writer import Row
-from pengi_rt.results.generation import Extent
+from pengi_rt.results.window_range import WindowRange
 
 Count = Callable[[int], int]
 """How many rows a recording has, from the number of its windows."""
@@ -80,14 +80,14 @@ class OrderedRows:
         entry.missing, entry.mark, entry.rows = 0, {}, [row(entry.name)]
         self._write_ready()
 
-    def add(self, extent: Extent | None, rows: Iterable[Row]) -> bool:
+    def add(self, window_range: WindowRange | None, rows: Iterable[Row]) -> bool:
         """Rows of a result about the :attr:`current` recording; whether it was its last result."""
         entry = self._entries[0]
         entry.rows += rows
-        entry.missing -= extent is None or extent.is_last
+        entry.missing -= window_range is None or window_range.is_last
         if entry.total is None:
-            if extent is not None and self._count is not None:
-                entry.total = self._count(extent.total)
+            if window_range is not None and self._count is not None:
+                entry.total = self._count(window_range.total)
             elif not entry.missing:
                 entry.total = len(entry.rows)
         done = not entry.missing

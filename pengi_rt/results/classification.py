@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pengi_rt.config.options import ClassifyOptions
-from pengi_rt.results.generation import Extent
+from pengi_rt.results.window_range import WindowRange
 
 Method = Literal["text-matching", "log-likelihood"]
 
@@ -59,8 +59,8 @@ class Classification:
     options: ClassifyOptions
     """What made it, the plan's own defaults filled in."""
     audio_warnings: tuple[str, ...] = ()  # why it may be no sound
-    extent: Extent | None = None
-    """Set where these are not all windows of the recording (``partly``)."""
+    window_range: WindowRange | None = None
+    """Which windows of the recording these are (``partial_results``); None if all."""
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.results.timeline import Pooled, Segment, pooled, segments
+from pengi_rt.results.window_range import WindowRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +60,6 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """Which windows of a recording a part of its result is about."""
-
-    first: int
-    """The number of the first of them."""
-    windows: int
-    """How many they are."""
-    total: int
-    """How many the recording has."""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether the recording begins with them."""
-        return self.first == 0
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the recording ends with them."""
-        return self.first + self.windows == self.total
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """The answer to one prompt about one recording, window by window.
 
@@ -100,8 +79,8 @@ class Result:
     options: GenerateOptions
     """What made it, the plan's own defaults filled in."""
     audio_warnings: tuple[str, ...] = ()
-    extent: Extent | None = None
-    """Set where these are not all windows of the recording (``partly``)."""
+    window_range: WindowRange | None = None
+    """Which windows of the recording these are (``partial_results``); None if all."""
 
     @property
     def text(self) -> str:

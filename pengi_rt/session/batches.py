@@ -1,4 +1,4 @@
-"""Recordings read one after the other, and their windows in batches."""
+"""Recordings to batches of windows, and a task's outputs back to recordings."""
 
 import logging
 import random
@@ -9,44 +9,48 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from pengi_rt.audio.audio_like import is_one, is_several
+from pengi_rt.audio.audio_like import is_one
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.results.generation import Extent
+from pengi_rt.results.window_range import WindowRange
 from pengi_rt.system.quote import one_line, shown
 
 logger = logging.getLogger(__name__)
 
 Output = TypeVar("Output")
 
-Recordings = Iterable[AudioLike | Recording]
+Audio = AudioLike | Recording
+"""A recording as a caller gives it."""
 
-OnError = Callable[[AudioLike | Recording, AudioError], None]
-"""Is told of a recording that cannot be read, or not to its end; the rest is gone on with."""
+OnRead = Callable[[Recording], None]
+"""Called with each recording once it can be read, before any of its windows is in a batch."""
+
+OnError = Callable[[Audio, AudioError], None]
+"""Called with a recording that cannot be read to its end; reading continues with the next one."""
 
 
-class Share(NamedTuple):
+class BatchSlice(NamedTuple):
     """The windows of one recording in a batch."""
 
     recording: Recording
     first: int
-    """The number that the first of them has in the recording."""
+    """Index of the first of them in the recording."""
     rows: slice
     """Where they are in the batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Windows that are answered together, of one recording or of several."""
+    """Windows that go through the model together, of one recording or of several."""
 
     windows: F32
-    """``[n, clip_samples]``, only to be read."""
-    shares: tuple[Share, ...]
-    read: float
-    """Seconds until they were there: drawing recordings, decoding, resampling, cutting."""
+    """``[n, clip_samples]``, read-only."""
+    slices: tuple[BatchSlice, ...]
+    read_seconds: float
+    """Time spent drawing, decoding, resampling and cutting the recordings."""
 
     def __len__(self) -> int:
         """How many windows there are, at least one."""
@@ -55,19 +59,17 @@ class Batch:
     @property
     def spans(self) -> Iterator[tuple[float, float]]:
         """Where in its recording each window begins and ends, in seconds."""
-        for recording, first, rows in self.shares:
-            mine = slice(first, first + rows.stop - rows.start)
-            yield from zip(recording.starts[mine], recording.ends[mine], strict=True)
+        for recording, first, rows in self.slices:
+            yield from _spans(recording, first, rows.stop - rows.start)
 
 
-class Part(NamedTuple, Generic[Output]):
-    """What a task made of some windows of a recording, or of all."""
+class RecordingOutputs(NamedTuple, Generic[Output]):
+    """What a task made of consecutive windows of a recording, one output per window."""
 
     recording: Recording
     first: int
-    """The number of the first of the windows."""
+    """Index of the first of the windows."""
     outputs: Sequence[Output]
-    """One for each window."""
 
     @property
     def is_last(self) -> bool:
@@ -75,169 +77,173 @@ class Part(NamedTuple, Generic[Output]):
         return self.first + len(self.outputs) == len(self.recording)
 
     @property
-    def extent(self) -> Extent | None:
+    def window_range(self) -> WindowRange | None:
         """Which windows these are; None if all."""
         count, total = len(self.outputs), len(self.recording)
-        return None if count == total else Extent(self.first, count, total)
+        return None if count == total else WindowRange(self.first, count, total)
 
     @property
     def spans(self) -> Iterator[tuple[float, float]]:
         """Where each of the windows begins and ends, in seconds."""
-        mine = slice(self.first, self.first + len(self.outputs))
-        return zip(self.recording.starts[mine], self.recording.ends[mine], strict=True)
+        return _spans(self.recording, self.first, len(self.outputs))
 
 
-def read_batches(
-    sources: Recordings,
+def window_batches(
+    recordings: Iterable[Audio],
     config: ModelConfig,
     options: ReadOptions,
+    *,
     on_error: OnError | None = None,
+    on_read: OnRead | None = None,
 ) -> Iterator[Batch]:
-    """The windows of all sources, ``options.batch_size`` at a time; the last batch has the rest.
+    """Read recordings and yield their windows, ``batch_size`` at a time; the last batch has fewer.
 
-    Sources are drawn only as they are needed, and of a long recording no more is in memory than a
-    batch; one generator draws all random crops. The call itself reads nothing.
-
-    A :class:`~pengi_rt.audio.recording.Recording` is cut already: it stays as it is.
+    Recordings are drawn only as they are needed, and at most a batch of a long one is in memory.
+    One random generator draws all crops. The call itself reads nothing. A
+    :class:`~pengi_rt.audio.recording.Recording` is cut already and used as it is.
 
     Raises:
-        UsageError: one recording was given for several; when its turn comes, a Recording was cut
-            for another plan.
-        AudioError: a recording cannot be read, or has warnings (``strict``), when its turn comes,
-            and nobody else is told (``on_error``). What was read before it is a batch first.
+        UsageError: one recording was given instead of several; when its turn comes, a Recording
+            was cut for another plan.
+        AudioError: a recording cannot be read, or has warnings (``strict``), and there is no
+            ``on_error``. The windows before it are yielded first.
     """
-    if _is_one(sources) or not isinstance(sources, Iterable):
-        raise UsageError(f"recordings must be a list or an iterator of them, got {shown(sources)}")
-    if on_error is not None and not callable(on_error):
-        raise UsageError(f"on_error must be a function or None, got {shown(on_error)}")
-    return _Reader(config, options, on_error).batches(sources)
+    single = isinstance(recordings, Recording) or is_one(recordings)
+    if single or not isinstance(recordings, Iterable):
+        raise UsageError(
+            f"recordings must be a list or an iterator of them, got {shown(recordings)}"
+        )
+    for name, callback in (("on_error", on_error), ("on_read", on_read)):
+        if callback is not None and not callable(callback):
+            raise UsageError(f"{name} must be a function or None, got {shown(callback)}")
+    return _Reader(config, options, on_error, on_read).batches(recordings)
 
 
-def parts(
+def split_by_recording(
     batches: Iterable[Batch],
-    answer: Callable[[Batch], Sequence[Output]],
+    run: Callable[[Batch], Sequence[Output]],
     *,
-    partly: bool = False,
-) -> Iterator[Part[Output]]:
-    """What ``answer`` makes of the windows of each recording: an output for every one of a batch.
+    partial_results: bool = False,
+) -> Iterator[RecordingOutputs[Output]]:
+    """Run a task on every batch and sort its outputs, one per window, by recording.
 
-    ``partly``: a part of a recording with every batch, instead of all of it once it ends. A
-    recording that cannot be read to its end has no part that is the last.
+    A recording's outputs come once it is complete; with ``partial_results`` those of each batch
+    come at once. A recording that cannot be read to its end is never complete.
     """
-    found = (
-        Part(recording, first, outputs[rows])
-        for batch in batches
-        for outputs in [answer(batch)]
-        for recording, first, rows in batch.shares
-    )
-    return found if partly else _whole(found)
-
-
-def _whole(found: Iterable[Part[Output]]) -> Iterator[Part[Output]]:
     outputs: list[Output] = []
-    for part in found:
-        if part.first == 0:
-            outputs = []
-        outputs += part.outputs
-        if part.is_last:
-            yield Part(part.recording, 0, outputs)
+    for batch in batches:
+        batch_outputs = run(batch)
+        for recording, first, rows in batch.slices:
+            if partial_results or first == 0:
+                outputs = []
+            outputs += batch_outputs[rows]
+            if partial_results:
+                yield RecordingOutputs(recording, first, outputs)
+            elif len(outputs) == len(recording):
+                yield RecordingOutputs(recording, 0, outputs)
 
 
-def is_batch(audio: object) -> bool:
-    """Whether ``audio`` is several recordings. ``(samples, rate)`` is one, and so are bytes."""
-    return is_several(audio)
+def _spans(recording: Recording, first: int, count: int) -> Iterator[tuple[float, float]]:
+    windows = slice(first, first + count)
+    return zip(recording.starts[windows], recording.ends[windows], strict=True)
 
 
-def _is_one(sources: object) -> bool:
-    """Whether it is a recording rather than several; many of them could be iterated over."""
-    return isinstance(sources, Recording) or is_one(sources)
-
-
-_NONE: Any = object()
+_END: Any = object()
 
 
 class _Reader:
     """Reads recordings and fills batches with their windows."""
 
-    def __init__(self, config: ModelConfig, options: ReadOptions, on_error: OnError | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        options: ReadOptions,
+        on_error: OnError | None,
+        on_read: OnRead | None,
+    ) -> None:
         self._config = config
         self._options = options
         self._on_error = on_error
+        self._on_read = on_read
         self._generator = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
         self._windows: list[F32] = []
-        self._shares: list[Share] = []
+        self._slices: list[BatchSlice] = []
         self._seconds = 0.0
 
-    def batches(self, sources: Recordings) -> Iterator[Batch]:
-        """Full ones, and before an error and at the end what there is."""
-        drawn = iter(sources)
+    def batches(self, recordings: Iterable[Audio]) -> Iterator[Batch]:
+        """Full batches; before an error and at the end whatever there is."""
+        drawn = iter(recordings)
         try:
-            while (source := self._timed(lambda: next(drawn, _NONE))) is not _NONE:
-                yield from self._windows_of(source)
+            while (given := self._timed(lambda: next(drawn, _END))) is not _END:
+                yield from self._read(given)
         except Exception:
             yield from self._rest()
             raise
         yield from self._rest()
 
-    def _windows_of(self, source: AudioLike | Recording) -> Iterator[Batch]:
+    def _read(self, given: Audio) -> Iterator[Batch]:
         """The batches that one recording fills."""
+        recording: Recording | None = None
         try:
-            recording = self._timed(lambda: self._load(source))
+            recording = self._timed(lambda: self._load(given))
+            if self._on_read is not None:
+                self._on_read(recording)
+            windows = iter(recording)
+            for index in range(len(recording)):
+                self._add(recording, index, self._timed(lambda: next(windows)))
+                if len(self._windows) == self._options.batch_size:
+                    yield from self._rest()
         except AudioError as error:
-            self._tell(source, error)
-            return
-        windows = iter(recording)
-        for number in range(len(recording)):
-            try:
-                window = self._timed(lambda: next(windows))
-            except AudioError as error:
-                yield from self._rest()  # what comes before it is answered first
-                self._tell(source, error)
-                return
-            self._add(recording, number, window)
-            if len(self._windows) == self._options.batch_size:
+            if recording is not None:  # its first windows are answered before the error is told
                 yield from self._rest()
+            if self._on_error is None:
+                raise
+            self._on_error(given, error)
 
-    def _load(self, source: AudioLike | Recording) -> Recording:
-        if isinstance(source, Recording):
-            _check_windows(source, self._config)
-            return _told(source, strict=self._options.strict)
+    def _load(self, given: Audio) -> Recording:
+        """The recording, its warnings logged, or refused (``strict``). Raises AudioError."""
         options = self._options
-        recording = load_windows(
-            source,
-            self._config,
-            long_audio=options.long_audio,
-            hop=options.hop,
-            rng=self._generator,
-            resample=options.resample,
-            allow_truncated=options.allow_truncated,
-            strict=options.strict,
-        )
-        way = options.long_audio
-        if recording.truncated and way != "windows":
-            name = one_line(recording.name)
-            logger.warning("%s: only one window is answered (long_audio %s)", name, way)
-        return _told(recording)
+        if isinstance(given, Recording):
+            recording = given
+            _check_windows(recording, self._config)
+        else:
+            recording = load_windows(
+                given,
+                self._config,
+                long_audio=options.long_audio,
+                hop=options.hop,
+                rng=self._generator,
+                resample=options.resample,
+                allow_truncated=options.allow_truncated,
+                strict=options.strict,
+            )
+            if recording.truncated and options.long_audio != "windows":
+                logger.warning(
+                    "%s: only one window is answered (long_audio %s)",
+                    one_line(recording.name),
+                    options.long_audio,
+                )
+        name = one_line(recording.name)
+        for warning in recording.warnings:
+            if options.strict:
+                raise AudioError(f"{name}: {warning}")
+            logger.warning("%s: %s", name, warning)
+        return recording
 
-    def _tell(self, source: AudioLike | Recording, error: AudioError) -> None:
-        if self._on_error is None:
-            raise error
-        self._on_error(source, error)
-
-    def _add(self, recording: Recording, number: int, window: F32) -> None:
+    def _add(self, recording: Recording, index: int, window: F32) -> None:
         row = len(self._windows)
         self._windows.append(window)
-        if self._shares and self._shares[-1].recording is recording and number:
-            recording, number, rows = self._shares.pop()
+        if self._slices and self._slices[-1].recording is recording and index:
+            recording, index, rows = self._slices.pop()
             row = rows.start
-        self._shares.append(Share(recording, number, slice(row, len(self._windows))))
+        self._slices.append(BatchSlice(recording, index, slice(row, len(self._windows))))
 
     def _rest(self) -> Iterator[Batch]:
         """A batch of what there is, if there is anything."""
         if self._windows:
-            windows = self._timed(lambda: _together(self._windows))
-            batch = Batch(windows, tuple(self._shares), self._seconds)
-            self._windows, self._shares, self._seconds = [], [], 0.0
+            windows = self._timed(lambda: _stack(self._windows))
+            batch = Batch(windows, tuple(self._slices), self._seconds)
+            self._windows, self._slices, self._seconds = [], [], 0.0
             yield batch
 
     def _timed(self, work: Callable[[], Output]) -> Output:
@@ -248,19 +254,9 @@ class _Reader:
             self._seconds += perf_counter() - started
 
 
-def _together(windows: Sequence[F32]) -> F32:
-    """One alone is a part of its recording: it is not copied."""
+def _stack(windows: Sequence[F32]) -> F32:
+    """One batch; a single window is not copied out of its recording."""
     return windows[0][None] if len(windows) == 1 else np.stack(windows)
-
-
-def _told(recording: Recording, *, strict: bool = False) -> Recording:
-    """A recording whose warnings are logged, or refused. Raises AudioError."""
-    name = one_line(recording.name)
-    if strict and recording.warnings:
-        raise AudioError(f"{name}: {recording.warnings[0]}")
-    for warning in recording.warnings:
-        logger.warning("%s: %s", name, warning)
-    return recording
 
 
 def _check_windows(recording: Recording, config: ModelConfig) -> None:

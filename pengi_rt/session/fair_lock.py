@@ -6,21 +6,22 @@ from types import TracebackType
 from typing import NamedTuple
 
 
-class _Waiting(NamedTuple):
+class _Waiter(NamedTuple):
     thread: int
     gate: Lock  # held until it is this thread's turn
 
 
-class Turns:
-    """As :class:`threading.RLock`, but fair.
+class FairLock:
+    """A :class:`threading.RLock` that is fair.
 
-    An RLock goes to whoever runs when it is free: a thread that frees it between two batches takes
-    it again before one that waits has woken up. Here it is handed to the one that waits longest.
+    An RLock goes to whichever thread runs when it is free: one that frees it between two batches
+    takes it again before a waiting thread has woken up. This one is handed to the thread that has
+    waited longest.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self._owner: int | None = None
         self._depth = 0
 
@@ -31,17 +32,17 @@ class Turns:
                 self._owner = me
                 self._depth += 1
                 return
-            turn = _Waiting(me, Lock())
-            turn.gate.acquire()
-            self._waiting.append(turn)
+            waiter = _Waiter(me, Lock())
+            waiter.gate.acquire()
+            self._waiters.append(waiter)
         try:
-            turn.gate.acquire()
-        except BaseException:  # Ctrl-C while waiting: nobody may hand it to us any more
+            waiter.gate.acquire()
+        except BaseException:  # Ctrl-C while waiting: nobody may hand us the lock any more
             with self._lock:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
                 else:
-                    self._pass_on()
+                    self._hand_over()
             raise
 
     def __exit__(
@@ -53,12 +54,12 @@ class Turns:
         with self._lock:
             self._depth -= 1
             if not self._depth:
-                self._pass_on()
+                self._hand_over()
 
-    def _pass_on(self) -> None:
-        """To the one that waits longest; the caller holds :attr:`_lock`."""
+    def _hand_over(self) -> None:
+        """Give the lock to the thread that has waited longest; the caller holds ``_lock``."""
         self._owner, self._depth = None, 0
-        if self._waiting:
-            turn = self._waiting.popleft()
-            self._owner, self._depth = turn.thread, 1
-            turn.gate.release()
+        if self._waiters:
+            waiter = self._waiters.popleft()
+            self._owner, self._depth = waiter.thread, 1
+            waiter.gate.release()

@@ -1,40 +1,40 @@
-"""An open plan on a backend, and what every task needs of the two."""
+"""An open plan on a backend, and what every task needs from the two."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from pengi_rt.backends.protocol import F32, Backend
+from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
+from pengi_rt.config.family import family_of
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan.manifest import tokenizer_entry
 from pengi_rt.plan.reader import Plan
-from pengi_rt.session.fair_lock import Turns
+from pengi_rt.session.fair_lock import FairLock
 from pengi_rt.system.fork import register
-from pengi_rt.system.lru import remembered
+from pengi_rt.system.lazy import lazily
+from pengi_rt.system.lru import LRU
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 
-REMEMBERED_PROMPTS = 256
-REMEMBERED = 8
+CACHED_PROMPTS = 256
+CACHED_VALUES = 8
 
-Made = TypeVar("Made")
-Reader = TypeVar("Reader", PromptTokenizer, DecoderTokenizer)
+Value = TypeVar("Value")
 
 
 class EncodedText(NamedTuple):
-    """A prompt through the text side."""
+    """A prompt after the text encoder and its mapping network, float32."""
 
     embedding: F32
     """``[d_proj]``; without a text encoder ``[T, n_embd]``."""
-    rows: F32
+    prefix: F32
     """``[prefix_length, n_embd]``."""
     truncated: bool
-    """Its end did not fit."""
+    """Whether the prompt was cut to fit."""
 
 
 class Session:
@@ -44,23 +44,28 @@ class Session:
         self.plan = plan
         self.backend = backend
         self.config: ModelConfig = plan.config
-        self.prompt_tokenizer = _tokenizer(plan, "text", PromptTokenizer)
-        self.tokenizer = _tokenizer(plan, "decoder", DecoderTokenizer)
-        self._texts: OrderedDict[str, EncodedText] = OrderedDict()
-        self._made: OrderedDict[Hashable, object] = OrderedDict()
-        self._turns = Turns()
+        tokenizers = {
+            name: _open_tokenizer(plan, name, kind)
+            for name, kind in family_of(plan.config).tokenizers.items()
+        }
+        # None where the family has no such part: Plan.require refuses the tasks that need it.
+        self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
+        self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
+        self._prompts: LRU[str, EncodedText] = LRU(CACHED_PROMPTS)
+        self._values: LRU[Hashable, object] = LRU(CACHED_VALUES)
+        self._lock = FairLock()
         self._closed = False
         self._forked = False
         register(self)
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Keep other threads out while the backend works.
 
         Raises:
             BackendError: the session is closed, its process was forked, or memory ran out.
         """
-        with self._turns:
+        with self._lock:
             if self._forked:
                 raise BackendError(
                     f"the engine of {self.plan.path} was loaded before this process was forked, "
@@ -74,100 +79,117 @@ class Session:
                 raise BackendError(f"{self.plan.path} {OUT_OF_MEMORY}") from error
 
     @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """As :meth:`in_use`, for the decoder.
+    def exclusive_decoding(self) -> Iterator[None]:
+        """Like :meth:`exclusive`, for the decoder.
 
         Raises:
-            BackendError: the session is closed, or the decoder gives NaN.
+            BackendError: as :meth:`exclusive`, or the decoder's output is NaN.
         """
-        with self.in_use():
+        with self.exclusive():
             try:
                 yield
             except UsageError:
                 raise
             except ValueError as error:
                 raise BackendError(
-                    f"{self.plan.path}: what its decoder gave cannot be used: {error}; "
+                    f"{self.plan.path}: its decoder's output cannot be used: {error}; "
                     "export it again"
                 ) from None
 
-    def text(self, prompt: str, *, strict: bool = False) -> EncodedText:
-        """A prompt encoded; remembered, as the same few are asked about many recordings.
+    def encode_audio(self, windows: F32) -> Encoded:
+        """Encode windows, ``[B, clip_samples]`` float32 in [-1, 1].
 
         Raises:
-            BackendError: the session is closed.
-            PromptError: the prompt is no text, or too long (``strict``).
+            BackendError: as :meth:`exclusive`.
         """
-        with self.in_use():
+        with self.exclusive():
+            return self.backend.encoders.encode_audio(windows)
+
+    def encode_texts(self, ids: I64) -> Encoded:
+        """Encode texts, ``[B, T]`` token ids of :attr:`prompt_tokenizer`.
+
+        Raises:
+            BackendError: as :meth:`exclusive`.
+        """
+        with self.exclusive():
+            return self.backend.encoders.encode_text(ids)
+
+    def encode_prompt(self, prompt: str, *, strict: bool = False) -> EncodedText:
+        """Encode a prompt; cached, because the same few are asked about many recordings.
+
+        Raises:
+            BackendError: as :meth:`exclusive`.
+            PromptError: the prompt is not valid text, or is too long (``strict``).
+        """
+        with self.exclusive():
             tokens = self.prompt_tokenizer.encode(prompt, strict=strict)
 
-            def encoded(_: str) -> EncodedText:
-                embedding, rows = self.backend.encoders.encode_text(tokens.ids[None])
-                return EncodedText(embedding[0], rows[0], tokens.truncated)
+            def encode() -> EncodedText:
+                embedding, prefix = self.encode_texts(tokens.ids[None])
+                return EncodedText(embedding[0], prefix[0], tokens.truncated)
 
-            return remembered(self._texts, prompt, encoded, REMEMBERED_PROMPTS)
+            return self._prompts.get_or_make(prompt, encode)
 
-    def knows(self, prompt: str) -> bool:
-        """Whether :meth:`text` remembers the prompt."""
-        return prompt in self._texts
+    def has_prompt(self, prompt: str) -> bool:
+        """Whether the prompt is in the cache of :meth:`encode_prompt`."""
+        return prompt in self._prompts
 
-    def learn(self, prompt: str, found: EncodedText) -> None:
-        """Let :meth:`text` remember a prompt that was encoded elsewhere."""
-        with self.in_use():
-            remembered(self._texts, prompt, lambda _: found, REMEMBERED_PROMPTS)
+    def store_prompt(self, prompt: str, encoded: EncodedText) -> None:
+        """Put a prompt that was encoded elsewhere into the cache of :meth:`encode_prompt`."""
+        with self.exclusive():
+            self._prompts.get_or_make(prompt, lambda: encoded)
 
-    def remember(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What ``make`` gives; of the few keys that were asked for last, what it gave before.
-
-        Raises:
-            BackendError: the session is closed; and what ``make`` raises.
-        """
-        with self.in_use():
-            return cast("Made", remembered(self._made, key, lambda _: make(), REMEMBERED))
-
-    def embedded(self, text: str) -> F32:
-        """The decoder's embeddings of a text's tokens, ``[n, n_embd]``; of no text, none.
+    def embed_tokens(self, ids: Sequence[int]) -> F32:
+        """The decoder's embeddings of ``n`` token ids: ``[n, n_embd]``, without positions.
 
         Raises:
-            BackendError: the session is closed.
-            PromptError: it is no valid text.
+            BackendError: as :meth:`exclusive`.
         """
-        with self.in_use():
-            if not text:
+        with self.exclusive():
+            if not len(ids):
                 return np.empty((0, self.config.decoder.n_embd), np.float32)
-            ids = np.asarray(self.tokenizer.encode(text), np.int64)
-            return require_decoder(self.backend).embed_tokens(ids)
+            return require_decoder(self.backend).embed_tokens(np.asarray(ids, np.int64))
+
+    def cached(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of ``key``, made if it is not among the few most recently used.
+
+        Raises:
+            BackendError: as :meth:`exclusive`; and whatever ``make`` raises.
+        """
+        with self.exclusive():
+            return cast("Value", self._values.get_or_make(key, make))
 
     @property
-    def joint_embeddings(self) -> bool:
-        """Whether texts have one vector, comparable with others by its cosine."""
+    def has_joint_embeddings(self) -> bool:
+        """Whether a text has a single embedding, comparable with others by cosine."""
         return self.config.text.kind == "clip"
 
     def close(self) -> None:
-        """Give back the backend's memory and the mapped plan. Not used again."""
-        with self._turns:
+        """Free the backend's memory and unmap the plan. The session is not used again."""
+        with self._lock:
             if self._forked:  # the memory is the parent's
                 return
             self._closed = True
-            self._texts.clear()
-            self._made.clear()
+            self._prompts.clear()
+            self._values.clear()
             self.backend.close()
             self.plan.close()
             return_freed_memory()
 
     def after_fork(self) -> None:
-        """Refuse all calls in a forked child, where the thread that was using it is not."""
+        """Refuse all calls in a forked child: the thread that held the lock is not in it."""
         self._forked = True
-        self._turns = Turns()
+        self._lock = FairLock()
 
 
-def prefixes(audio: F32, rows: F32) -> Sequence[F32]:
-    """The whole prefix of every window: its own audio rows ``[B, a, n_embd]``, then ``rows``."""
-    return [np.concatenate([heard, rows]) for heard in audio]
+def full_prefixes(audio: F32, suffix: F32) -> Sequence[F32]:
+    """Each window's whole prefix: its audio prefix (``[B, a, n_embd]``), then ``suffix``."""
+    return [np.concatenate([prefix, suffix]) for prefix in audio]
 
 
-def _tokenizer(plan: Plan, name: str, reader: type[Reader]) -> Reader:
+def _open_tokenizer(plan: Plan, name: str, kind: str) -> object:
     try:
-        return reader(plan.tokenizer(name), plan.config)
+        tokenizer: object = lazily(kind)(plan.tokenizer(name), plan.config)
     except TokenizerError as error:
         raise TokenizerError(f"{plan.path}: {tokenizer_entry(name)}: {error}") from None
+    return tokenizer

@@ -1,4 +1,4 @@
-"""Objects with threads of their own, kept from doing harm in a forked child.
+"""Making objects that own threads harmless in a forked child.
 
 A child has none of its parent's threads. An ONNX Runtime session that is destroyed there joins
 threads that do not exist: it hangs or crashes, at the child's exit at the latest.
@@ -12,21 +12,21 @@ from weakref import WeakSet
 
 
 class Forkable(Protocol):
-    """What is told that it is now in a child."""
+    """An object that is told about a fork."""
 
     def after_fork(self) -> None:
-        """Refuse all use from now on, without touching what the parent's threads may have held."""
+        """Refuse all further use, without touching locks that the parent's threads may hold."""
 
 
 _registered: WeakSet[Forkable] = WeakSet()
 _lock = Lock()
-# By forking thread, from before the fork on: a child drops the local variables of the other threads
-# before anything of ours runs in it.
+# By forking thread, filled before the fork: a child drops the local variables of the other threads
+# before any of our code runs in it.
 _held: dict[int, list[Forkable]] = {}
 
 
 def register(thing: Forkable) -> None:
-    """Let ``thing`` be told of a fork, and never be destroyed in the child."""
+    """Call ``thing.after_fork`` in forked children, and never destroy it there."""
     with _lock:
         _registered.add(thing)
 

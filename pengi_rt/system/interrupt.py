@@ -1,7 +1,7 @@
-"""Ctrl-C, remembered: what it breaks off may raise anything, and forget why.
+"""Remembering Ctrl-C: the code that it interrupts may raise another exception instead.
 
-While torch is imported it comes out as a RecursionError, or as a ModuleNotFoundError without a
-module; inside argparse as an AttributeError.
+During the import of torch it becomes a RecursionError, or a ModuleNotFoundError without a name;
+inside argparse an AttributeError.
 """
 
 import signal
@@ -11,13 +11,13 @@ _came = False
 
 
 def remember_interrupts() -> None:
-    """Note each Ctrl-C before it raises KeyboardInterrupt, unless it is ignored or handled."""
+    """Remember each Ctrl-C before it raises KeyboardInterrupt, unless SIGINT is handled already."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _remember)
 
 
 def was_interrupted() -> bool:
-    """Whether there was one since :func:`remember_interrupts`."""
+    """Whether Ctrl-C was pressed since :func:`remember_interrupts`."""
     return _came
 
 

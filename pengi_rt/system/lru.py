@@ -1,4 +1,4 @@
-"""A memory of so many things that were made, the ones used longest ago forgotten first."""
+"""An LRU cache."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -6,6 +6,23 @@ from typing import TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class LRU(OrderedDict[K, V]):
+    """A dict of at most ``size`` items: a new one displaces the least recently used."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def get_or_make(self, key: K, make: Callable[[], V]) -> V:
+        """The value of ``key``; if there is none, what ``make`` returns, which is kept."""
+        if key not in self:
+            self[key] = make()
+            if len(self) > self._size:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
 
 
 def remembered(known: OrderedDict[K, V], key: K, make: Callable[[K], V], size: int) -> V:

@@ -5,10 +5,10 @@ import os
 
 
 def return_freed_memory() -> None:
-    """Give the heap's free pages back to the system, where the C library can (glibc).
+    """Return the heap's free pages to the system, if the C library can (glibc).
 
-    Folding constants while a session is made leaves 260 MB of them behind for ``base``: measured
-    1461 MB resident after the first answer instead of 1717, of which 1291 are weights. A closed
+    ONNX Runtime's constant folding leaves 260 MB of them for ``base``: with this call, 1461 MB are
+    resident after the first answer instead of 1717 (1291 of them weights). Without it, a closed
     engine leaves 1046 MB instead of 110.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None

@@ -1,7 +1,7 @@
-r"""Standard output and standard error, printed to safely.
+r"""Printing safely to standard output and standard error.
 
-Printing never fails on a character and never with a traceback: what an encoding lacks is written as
-``\u....``, and a full disk is one line.
+Printing never fails on a character or with a traceback: a character that the encoding lacks is
+written as ``\u....``, and a full disk is reported in one line.
 """
 
 import codecs
@@ -24,22 +24,22 @@ STDIN = "<stdin>"
 
 
 class Output:
-    """A stream whose failures are one line; once it has failed, it swallows what still comes."""
+    """A text stream whose failures are one line; after the first one it discards everything."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        """Over an open text stream that messages call ``name``."""
+        """Wrap an open text stream that messages call ``name``."""
         self._stream = stream
         self._name = name
         self._broken = False
 
     @property
     def unicode(self) -> bool:
-        """Whether it takes every character, lone surrogates aside."""
+        """Whether it can encode every character except lone surrogates."""
         return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
 
     @property
     def terminal(self) -> bool:
-        """Whether a terminal shows it, which obeys control characters."""
+        """Whether it is a terminal, which obeys control characters."""
         return not self._broken and self._stream.isatty()
 
     def write(self, text: str) -> int:
@@ -47,7 +47,7 @@ class Output:
 
         Raises:
             InputError: it cannot be written.
-            BrokenPipeError: nobody reads it any more.
+            BrokenPipeError: its reader is gone.
         """
         with self._reporting():
             if not self._broken:
@@ -55,20 +55,20 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written. Raises as :meth:`write`."""
+        """Flush the stream. Raises as :meth:`write`."""
         with self._reporting():
             if not self._broken:
                 self._stream.flush()
 
     def sync(self) -> None:
-        """Bring a file to the disk. Raises as :meth:`write`."""
+        """Flush to the disk, if it is a file. Raises as :meth:`write`."""
         self.flush()
         with self._reporting():
             if stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
                 os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Bring a file to the disk and close it. Raises as :meth:`write`."""
+        """Flush to the disk and close. Raises as :meth:`write`."""
         self.sync()
         with self._reporting():
             self._stream.close()
@@ -87,7 +87,7 @@ class Output:
 
 
 def prepare_streams() -> None:
-    """Make printing safe, whatever the terminal's encoding and whichever streams are closed."""
+    """Make printing safe for any encoding and with closed streams."""
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -95,7 +95,7 @@ def prepare_streams() -> None:
 
 
 def abandon(stream: TextIO) -> None:
-    """Send what a stream still buffers nowhere, or the interpreter would fail on it at its end."""
+    """Discard what a stream still buffers, or the interpreter would fail to flush it at exit."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -121,7 +121,7 @@ def emit(text: str) -> None:
 
 
 def say(message: object) -> None:
-    """Print one line on standard error; if that fails too, there is nobody to tell."""
+    """Print one line on standard error; a failure of that is ignored."""
     try:
         print(f"pengi-rt: {one_message(str(message))}", file=sys.stderr, flush=True)
     except OSError:

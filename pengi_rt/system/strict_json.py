@@ -1,8 +1,8 @@
-"""JSON from a stranger: bounded before it is parsed, and nothing in it that JSON does not have.
+"""Parsing JSON from a stranger: bounded before it is parsed, and strictly standard.
 
-Python's parser takes NaN, numbers beyond float64, the same key twice and lone surrogates; and a few
-megabytes of ``[[],[],`` become hundreds. What is read here has as many values as its reader can
-need, and its message names what is wrong in one line.
+Python's parser accepts NaN, numbers beyond float64, duplicate keys and lone surrogates, and turns a
+few megabytes of ``[[],[],`` into hundreds. Here the caller says how much it can need, and every
+message is one line.
 """
 
 import json
@@ -16,19 +16,19 @@ MAX_DIGITS = 40  # of an integer; 2^63 has 19
 
 
 class Limits(NamedTuple):
-    """How much of it there may be."""
+    """How large a document may be."""
 
     characters: int
-    values: int  # about: each costs some 100 bytes once it is parsed
-    string: int = 10_000  # characters of one
-    finite: bool = True  # otherwise NaN and the like come through, for a reader that names the key
+    values: int  # approximately; each takes some 100 bytes once it is parsed
+    string: int = 10_000  # characters per string
+    finite: bool = True  # False lets NaN and infinities through, for a caller that names the key
 
 
 def parse(text: str | bytes, limits: Limits) -> object:
-    """What ``text`` says.
+    """Parse a document.
 
     Raises:
-        ValueError: it is no JSON, or passes ``limits``; the message fits behind "plan.json ".
+        ValueError: it is not JSON, or exceeds ``limits``; the message can follow "plan.json ".
     """
     if len(text) > limits.characters:
         raise ValueError(f"has {len(text)} bytes, at most {limits.characters} are read")
@@ -51,7 +51,7 @@ def parse(text: str | bytes, limits: Limits) -> object:
 
 
 def _check_count(text: str, limit: int) -> None:
-    """Count what separates values, in strings too: more can never be parsed than that."""
+    """Bound the number of values by the number of separators, those in strings too."""
     if sum(map(text.count, ",[{")) > limit:
         raise ValueError(f"more than {limit} values, too many")
 
@@ -82,7 +82,7 @@ def _integer(digits: str) -> int:
 
 
 def _check_strings(data: object, longest: int) -> None:
-    """Refuse what can move a terminal's cursor, fail to print or fill the screen."""
+    """Refuse strings that could control a terminal, fail to print or fill the screen."""
     level = [data]
     for _ in range(MAX_DEPTH):
         strings = [value for value in level if isinstance(value, str)]

@@ -1,9 +1,9 @@
-"""Libraries that report usage to their makers are told not to, before anything imports them.
+"""Turning off usage reports of libraries, before anything imports them.
 
-onnxruntime 1.29 and later do so as soon as they are imported: they keep a lasting id and a
-database in ``~/.cache/Microsoft``, start threads, and look their collector up after some seconds.
-Only the environment at that first import counts: with the variable 1.32 opens no socket; without it
-five, even when ``disable_telemetry_events()`` is called next.
+onnxruntime reports from version 1.29 on, as soon as it is imported: it keeps a permanent id and a
+database in ``~/.cache/Microsoft``, starts threads, and contacts its collector after some seconds.
+Only the environment at the first import counts: with the variable, 1.32 opens no socket; without it
+five, even if ``disable_telemetry_events()`` is called next.
 """
 
 import os
@@ -13,7 +13,7 @@ VARIABLES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 
 
 def disable_telemetry() -> None:
-    """Set each of ``VARIABLES`` to 1, unless the user has set it; warn where that is too late."""
+    """Set each of ``VARIABLES`` to 1, unless the user has set it; warn if that is too late."""
     too_late = "onnxruntime" in sys.modules and "ORT_DISABLE_TELEMETRY" not in os.environ
     for name in VARIABLES:
         os.environ.setdefault(name, "1")

@@ -1,11 +1,12 @@
-"""How many threads this process may use: fewer than the machine's cores in a container or a job.
+"""How many threads this process may use: in a container or a job, fewer than the machine has cores.
 
-A pool larger than the quota is stopped by the scheduler in the middle of its work, and then every
+The scheduler stops a thread pool larger than the quota in the middle of its work, and then every
 operator waits for the slowest of its threads.
 """
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,17 +25,17 @@ def available_threads(
     root: Path = CGROUP_ROOT,
     membership: Path = CGROUP_MEMBERSHIP,
 ) -> int:
-    """Threads worth starting: allowed cores, the CPU quota rounded up, or ``OMP_NUM_THREADS``.
+    """The number of threads worth starting, at least 1.
 
-    The least of the three, and at least 1.
+    It is the least of the allowed cores, the CPU quota rounded up, and ``OMP_NUM_THREADS``.
 
     Args:
-        environ: where ``OMP_NUM_THREADS`` is looked up; a list (``4,2``) counts by its first item.
+        environ: holds ``OMP_NUM_THREADS``; of a list (``4,2``) the first item counts.
         root: where the cgroup file systems are mounted.
         membership: which cgroups this process is in.
 
     Raises:
-        UsageError: ``OMP_NUM_THREADS`` is no positive number.
+        UsageError: ``OMP_NUM_THREADS`` is not a positive number.
     """
     quota = cgroup_quota(root=root, membership=membership)
     limits = (affinity_cores(), quota and math.ceil(quota), _omp_threads(environ))
@@ -42,15 +43,17 @@ def available_threads(
 
 
 def affinity_cores() -> int:
-    """Cores that the scheduler may put this process on."""
+    """The number of cores that this process may run on; where that is unknown (macOS), all."""
+    if sys.platform == "darwin":
+        return os.cpu_count() or 1
     return len(os.sched_getaffinity(0))
 
 
 def cgroup_quota(*, root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> float | None:
-    """Cores' worth of CPU time that the process' cgroups (v1 or v2) grant it; ``None``: no limit.
+    """The CPU time that the process's cgroups (v1 or v2) grant it, in cores; None if unlimited.
 
     A group's limit holds for all groups inside it, so the tightest up to the root counts. In a
-    container the path may be the host's: then only the root is there, and is the container's own.
+    container the path may be the host's: then only the root exists, and is the container's own.
     """
     quotas = [
         quota
@@ -72,7 +75,7 @@ def _omp_threads(environ: Mapping[str, str]) -> int | None:
 
 
 def _folders(root: Path, membership: Path) -> Iterator[Path]:
-    """The process' CPU control groups and all above them."""
+    """The process's CPU control groups and all above them."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -103,10 +106,10 @@ def _v1_quota(folder: Path) -> float | None:
 
 
 def checked_threads(threads: int | None) -> int:
-    """``threads`` as a caller asked for it; by default :func:`available_threads`.
+    """``threads``, or :func:`available_threads` if None.
 
     Raises:
-        UsageError: it is no whole number of at least 1.
+        UsageError: it is not a whole number of at least 1.
     """
     if threads is None:
         return available_threads()

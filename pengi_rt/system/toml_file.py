@@ -1,6 +1,6 @@
-"""TOML files of strangers, in bounded time: ``tomllib`` alone can take minutes, and deep recursion.
+"""Reading TOML files from strangers in bounded time: ``tomllib`` alone can take minutes.
 
-Runs and tasks are described in such files, of two kilobytes.
+Such files describe training runs and tasks, and have about two kilobytes.
 """
 
 import re
@@ -15,7 +15,7 @@ from pengi_rt.system.regular import open_regular
 LONGEST = 1 << 16  # bytes
 
 _DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""")
-"""``a.a.a.`` and so on: the parser's time grows with the square of the dots, 2 minutes at 64 kB."""
+"""``a.a.a.`` and so on: parsing time grows with the square of the dots, 2 minutes at 64 kB."""
 
 
 def read_toml(path: Path, *, pipes: bool = False) -> dict[str, Any]:
@@ -23,11 +23,10 @@ def read_toml(path: Path, *, pipes: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file.
-        pipes: read a pipe too, as a shell makes one for ``<(...)``: only for a file that the user
-            named.
+        pipes: accept a pipe, such as a shell's ``<(...)``; only for a file that the user named.
 
     Raises:
-        UsageError: it cannot be read, or is not TOML that one could have written by hand.
+        UsageError: it cannot be read, or is not TOML that a person could have written.
     """
     where = one_line(str(path))
     try:

@@ -1,76 +1,46 @@
-"""Vectors instead of answers: embeddings and prefixes of recordings and texts."""
+"""Embeddings and prefixes of recordings and texts."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.backends.protocol import F32, Encoded
+from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import listed
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import UsageError
-from pengi_rt.results.generation import Extent
-from pengi_rt.session.batches import Batch, parts
+from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
+from pengi_rt.session.batches import Batch, split_by_recording
 from pengi_rt.session.session import Session
 
 TEXT_BATCH = 64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AudioEmbedding:
-    """A recording's vectors, window by window.
-
-    ``embedding`` is what the mapping network reads, of length 1 (``[W, d_proj]``); ``prefix`` is
-    what the decoder reads (``[W, prefix_length, n_embd]``). float32.
-    """
-
-    audio: str
-    starts: tuple[float, ...]  # seconds
-    ends: tuple[float, ...]  # seconds
-    embedding: F32
-    prefix: F32
-    audio_truncated: bool
-    options: ReadOptions
-    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
-    extent: Extent | None = None
-    """Set where these are not all windows of the recording (``partly``)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TextEmbedding:
-    """A text's vectors: ``embedding`` ``[d_proj]``, ``prefix`` ``[prefix_length, n_embd]``.
-
-    The embedding is as the model's mapping network reads it: of length 1 only where the model was
-    trained and released so (``config.normalize_text``).
-    """
-
-    text: str
-    embedding: F32
-    prefix: F32
-    truncated: bool
-
-
 def embed_recordings(
-    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool = False
+    session: Session,
+    batches: Iterable[Batch],
+    options: ReadOptions,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[AudioEmbedding]:
-    """Every recording's vectors in turn; ``partly``: a part with every batch.
+    """Embed each recording in turn; with ``partial_results`` each batch of windows by itself.
 
     Raises:
-        BackendError: the session is closed, now or meanwhile.
+        BackendError: the session is closed, by the call itself or later.
     """
-    with session.in_use():
-        return _embedded(session, batches, options, partly=partly)
+    session.plan.require("embed")
+    with session.exclusive():
+        return _embedded(session, batches, options, partial_results=partial_results)
 
 
 def _embedded(
-    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partly: bool
+    session: Session, batches: Iterable[Batch], options: ReadOptions, *, partial_results: bool
 ) -> Iterator[AudioEmbedding]:
-    def answer(batch: Batch) -> list[tuple[F32, F32]]:
-        return list(zip(*heard(session, batch), strict=True))
+    def encode(batch: Batch) -> list[tuple[F32, F32]]:
+        return list(zip(*session.encode_audio(batch.windows), strict=True))
 
-    for part in parts(batches, answer, partly=partly):
+    for part in split_by_recording(batches, encode, partial_results=partial_results):
         embedding, prefix = map(np.stack, zip(*part.outputs, strict=True))
         starts, ends = zip(*part.spans, strict=True)
         yield AudioEmbedding(
@@ -82,27 +52,24 @@ def _embedded(
             audio_truncated=part.recording.truncated,
             options=options,
             audio_warnings=part.recording.warnings,
-            extent=part.extent,
+            window_range=part.window_range,
         )
-
-
-def heard(session: Session, batch: Batch) -> Encoded:
-    """Embeddings ``[n, d_proj]`` and prefixes ``[n, a, n_embd]`` of a batch's windows."""
-    with session.in_use():
-        return session.backend.encoders.encode_audio(batch.windows)
 
 
 def embed_texts(
     session: Session, texts: Sequence[str], *, strict: bool = False
 ) -> list[TextEmbedding]:
-    """The vectors of ``texts``, in batches.
+    """Embed texts, in batches.
 
     Raises:
-        UsageError: the plan has no text encoder.
-        PromptError: a text cannot be read, or is too long (``strict``).
+        UsageError: the plan has no text encoder, or ``texts`` is one string.
+        PromptError: a text is not valid, or is too long (``strict``).
         BackendError: the session is closed.
     """
-    if not session.joint_embeddings:
+    session.plan.require("embed texts")
+    if isinstance(texts, str):
+        raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
+    if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "
             "export a checkpoint that has one (base)"
@@ -112,10 +79,7 @@ def embed_texts(
     found = []
     for start in range(0, len(texts), TEXT_BATCH):
         batch = prompts[start : start + TEXT_BATCH]
-        with session.in_use():
-            encoded = session.backend.encoders.encode_text(
-                tokenizer.pad([prompt.ids for prompt in batch])
-            )
+        encoded = session.encode_texts(tokenizer.pad([prompt.ids for prompt in batch]))
         named = zip(texts[start : start + TEXT_BATCH], batch, *encoded, strict=True)
         found += [
             TextEmbedding(text, embedding, prefix, prompt.truncated)
@@ -125,7 +89,7 @@ def embed_texts(
 
 
 def unit(vectors: NDArray[Any]) -> F32:
-    """``vectors`` ``[..., d]`` at length 1; a zero vector stays one."""
+    """Scale ``vectors`` ``[..., d]`` to length 1; a zero vector stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    normalised: F32 = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return normalised
+    normalized: F32 = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return normalized

@@ -12,9 +12,9 @@ from pengi_rt.decoding.beam import fused_search, search
 from pengi_rt.decoding.loop import StopTest
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
-from pengi_rt.session.batches import Batch, Part, parts
-from pengi_rt.session.session import Session, prefixes
-from pengi_rt.tasks.prepare import Request
+from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
+from pengi_rt.session.session import Session, full_prefixes
+from pengi_rt.tasks.prepare import PreparedRequest
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 
@@ -28,39 +28,51 @@ class WindowAnswers(NamedTuple):
 
 
 def iter_results(
-    session: Session, batches: Iterable[Batch], request: Request, *, partly: bool = False
+    session: Session,
+    batches: Iterable[Batch],
+    request: PreparedRequest,
+    *,
+    partial_results: bool = False,
 ) -> Iterator[Result]:
     """Yield the results of each recording in turn, one per prompt.
 
-    ``partly``: those of the first prompt come in parts, one with every batch.
+    ``partial_results``: those of the first prompt come in parts, one with every batch.
 
     Raises:
         BackendError: the session was closed meanwhile, or the decoder's output is NaN.
     """
     answers: list[WindowAnswers] = []
-    for part in answer_recordings(session, batches, request, partly=partly):
+    for part in answer_recordings(session, batches, request, partial_results=partial_results):
         yield result_for(request, 0, part)
-        if len(request.questions) == 1:
+        if len(request.prompts) == 1:
             continue
         if part.first == 0:
             answers = []
         answers += part.outputs
         if part.is_last:
-            whole = Part(part.recording, 0, answers)
-            for number in range(1, len(request.questions)):
+            whole = RecordingOutputs(part.recording, 0, answers)
+            for number in range(1, len(request.prompts)):
                 yield result_for(request, number, whole)
 
 
 def answer_recordings(
-    session: Session, batches: Iterable[Batch], request: Request, *, partly: bool = False
-) -> Iterator[Part[WindowAnswers]]:
+    session: Session,
+    batches: Iterable[Batch],
+    request: PreparedRequest,
+    *,
+    partial_results: bool = False,
+) -> Iterator[RecordingOutputs[WindowAnswers]]:
     """Yield the answers about all windows of each recording. Raises as :func:`iter_results`."""
-    return parts(batches, partial(answer_batch, session, request), partly=partly)
+    return split_by_recording(
+        batches, partial(answer_batch, session, request), partial_results=partial_results
+    )
 
 
-def result_for(request: Request, number: int, part: Part[WindowAnswers]) -> Result:
+def result_for(
+    request: PreparedRequest, number: int, part: RecordingOutputs[WindowAnswers]
+) -> Result:
     """The result for prompt ``number`` over the windows of ``part``."""
-    question = request.questions[number]
+    question = request.prompts[number]
     return Result(
         audio=part.recording.name,
         prompt=question.prompt,
@@ -70,50 +82,46 @@ def result_for(request: Request, number: int, part: Part[WindowAnswers]) -> Resu
         audio_warnings=part.recording.warnings,
         timings=Timings.together(answers.timings for answers in part.outputs),
         options=request.options,
-        extent=part.extent,
+        window_range=part.window_range,
     )
 
 
-def answer_batch(session: Session, request: Request, batch: Batch) -> list[WindowAnswers]:
+def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[WindowAnswers]:
     """Answer all prompts about every window of a batch. Raises as :func:`iter_results`."""
-    started = perf_counter()
-    by_prompt, encode = _decode_batch(session, batch.windows, request)
-    decode = perf_counter() - started - encode
-    timings = Timings(batch.read, encode, decode, len(batch))
-    by_window = zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
+    is_finished = stop_test(session.tokenizer, request.stops)
+    by_prompt = list[list[Hypotheses]]()
+    with session.exclusive_decoding():
+        started = encoded = perf_counter()  # once others have finished
+        fused = fused_search(session.backend, request.decode, is_finished)
+        if fused is not None and len(request.prompts) == 1:
+            by_prompt.append(request.prompts[0].search_on_device(fused, batch.windows))
+        else:
+            audio = session.backend.encoders.encode_audio(batch.windows).prefix
+            prefixes = [prompt.prefix() for prompt in request.prompts]
+            encoded = perf_counter()
+            for prefix in prefixes:
+                by_prompt.append(decode_windows(session, audio, prefix, request))
+    decoded = perf_counter()
+    timings = Timings(batch.read_seconds, encoded - started, decoded - encoded, len(batch))
     return [
         WindowAnswers(
             tuple(_window(session.tokenizer, span, each, request.stops) for each in hypotheses),
             timings,
         )
-        for span, hypotheses in by_window
+        for span, hypotheses in zip(batch.spans, zip(*by_prompt, strict=True), strict=True)
     ]
 
 
-def _decode_batch(
-    session: Session, windows: F32, request: Request
-) -> tuple[list[list[Hypotheses]], float]:
-    """For each prompt every window's hypotheses; and the seconds that encoding took."""
+def decode_windows(
+    session: Session, audio: F32, prompt: F32, request: PreparedRequest
+) -> list[Hypotheses]:
+    """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``."""
+    prefixes, options = full_prefixes(audio, prompt), request.decode
     is_finished = stop_test(session.tokenizer, request.stops)
-    with session.decoding():
-        fused = fused_search(session.backend, request.decode, is_finished)
-        if fused is not None and len(request.questions) == 1:
-            return [request.questions[0].search_on_device(fused, windows)], 0.0
-        started = perf_counter()
-        audio = session.backend.encoders.encode_audio(windows).prefix
-        prompts = [question.rows for question in request.questions]
-        encode = perf_counter() - started
-        return [decode_windows(session, audio, rows, request) for rows in prompts], encode
-
-
-def decode_windows(session: Session, audio: F32, rows: F32, request: Request) -> list[Hypotheses]:
-    """Hypotheses after each window's audio prefix ``[B, a, n_embd]`` and then ``rows``."""
-    whole, decode = prefixes(audio, rows), request.decode
-    is_finished = stop_test(session.tokenizer, request.stops)
-    with session.decoding():
-        if isinstance(decode, DecodeOptions):
-            return search(session.backend, whole, decode, is_finished=is_finished)
-        return sample(session.backend, whole, decode, is_finished=is_finished)
+    with session.exclusive_decoding():
+        if isinstance(options, DecodeOptions):
+            return search(session.backend, prefixes, options, is_finished=is_finished)
+        return sample(session.backend, prefixes, options, is_finished=is_finished)
 
 
 def _window(

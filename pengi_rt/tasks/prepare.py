@@ -12,72 +12,77 @@ from pengi_rt.config.options import GenerateOptions, PromptOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import FusedSearch
 from pengi_rt.errors import UsageError
+from pengi_rt.session.one_or_many import plain_prompts
 from pengi_rt.session.session import EncodedText, Session
-from pengi_rt.session.shapes import plain_prompts
 from pengi_rt.text.prompts import task_prompt
 
 
-class Question:
-    """A prompt, and what will stand for it behind the audio; encoded when that is asked for.
+class PreparedPrompt:
+    """A prompt and the additional text after it, tokenised; encoded when first needed.
 
     Attributes:
-        prompt: as it was given.
-        ids: int64 ``[T]``, its tokens.
-        truncated: its end did not fit.
-        behind: float32 ``[n, n_embd]``, additional text's embeddings.
+        prompt: as given.
+        ids: its tokens, int64 ``[T]``.
+        truncated: whether it was cut to fit.
+        suffix: embeddings of the additional text, float32 ``[n, n_embd]``.
     """
 
     def __init__(self, session: Session, prompt: str, options: PromptOptions) -> None:
-        """Read the prompt and the additional text.
+        """Tokenise the prompt and the additional text.
 
         Raises:
             BackendError: the session is closed.
-            PromptError: one cannot be read, or the prompt does not fit (``strict``).
+            PromptError: one is not valid text, or the prompt does not fit (``strict``).
         """
         self._session = session
         self.prompt = prompt
         self.ids, self.truncated = session.prompt_tokenizer.encode(prompt, strict=options.strict)
-        self.behind = session.embedded(options.text)
-        self._rows: F32 | None = None
+        self.suffix = session.embed_tokens(session.tokenizer.encode(options.text))
+        self._prefix: F32 | None = None
 
     def __len__(self) -> int:
-        """Rows behind the audio."""
-        return self._session.config.prompt_rows(len(self.ids)) + len(self.behind)
+        """Rows after the audio prefix."""
+        return self._session.config.prompt_rows(len(self.ids)) + len(self.suffix)
 
-    @property
-    def rows(self) -> F32:
-        """``[n, n_embd]``: the prompt's prefix, then the additional text (paper, appendix A).
+    def prefix(self) -> F32:
+        """What follows the audio prefix: the prompt's prefix, then the additional text.
 
-        Kept, as the session forgets prompts when there are many; not by a ``cached_property``,
-        whose lock (Python 3.11) other threads' questions would share while this one waits its turn.
+        Source: paper, appendix A.
+
+        Returns:
+            Float32 ``[n, n_embd]``. Kept, because the session's cache may drop the prompt.
+
+        Raises:
+            BackendError: the session is closed.
         """
-        if self._rows is None:
-            self._rows = self._with_text(self._session.text(self.prompt).rows)
-        return self._rows
+        if self._prefix is None:
+            self._prefix = self._with_suffix(self._session.encode_prompt(self.prompt).prefix)
+        return self._prefix
 
-    def _with_text(self, prefix: F32) -> F32:
-        return np.concatenate([prefix, self.behind]) if len(self.behind) else prefix
+    def _with_suffix(self, prefix: F32) -> F32:
+        return np.concatenate([prefix, self.suffix]) if len(self.suffix) else prefix
 
-    def search_on_device(self, fused: FusedSearch, wave: F32) -> list[Hypotheses]:
-        """Search after ``wave`` ``[B, clip_samples]``; a new prompt is encoded beside the audio."""
+    def search_on_device(self, fused: FusedSearch, windows: F32) -> list[Hypotheses]:
+        """Search after ``windows`` ``[B, clip_samples]``; a new prompt is encoded alongside."""
         session = self._session
-        if self._rows is not None or session.knows(self.prompt):
-            return fused.search_audio(wave, self.rows)
-        text, found = fused.search_new_prompt(wave, self.ids[None], self.behind)
-        session.learn(self.prompt, EncodedText(text.embedding[0], text.prefix[0], self.truncated))
-        self._rows = self._with_text(text.prefix[0])
-        return found
+        if self._prefix is not None or session.has_prompt(self.prompt):
+            return fused.search_audio(windows, self.prefix())
+        text, hypotheses = fused.search_new_prompt(windows, self.ids[None], self.suffix)
+        encoded = EncodedText(text.embedding[0], text.prefix[0], self.truncated)
+        session.store_prompt(self.prompt, encoded)
+        self._prefix = self._with_suffix(encoded.prefix)
+        return hypotheses
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """Everything about a call but its recordings, checked."""
+class PreparedRequest:
+    """Everything about a call except its recordings, checked."""
 
-    questions: tuple[Question, ...]
+    prompts: tuple[PreparedPrompt, ...]
     decode: DecodeOptions | SampleOptions
     stops: tuple[str, ...]
     options: GenerateOptions
-    """As given, the plan's own defaults filled in."""
+    """As given, with the plan's defaults filled in."""
 
 
 def prompts_of(
@@ -116,8 +121,8 @@ def one_prompt(
     return prompts[0]
 
 
-def request(session: Session, prompts: Sequence[str], options: GenerateOptions) -> Request:
-    """Check everything about a call but its recordings, and read its prompts.
+def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) -> PreparedRequest:
+    """Check everything about a call except its recordings, and tokenise its prompts.
 
     Raises:
         BackendError: the session is closed.
@@ -130,11 +135,13 @@ def request(session: Session, prompts: Sequence[str], options: GenerateOptions) 
         if samples is None
         else sample_options(session, samples, options)
     )
-    questions = [Question(session, prompt, options) for prompt in prompts]
+    prepared = [PreparedPrompt(session, prompt, options) for prompt in prompts]
     config = session.config
-    longest = config.audio_mapper.prefix_length + max(map(len, questions))
+    longest = config.audio_mapper.prefix_length + max(map(len, prepared))
     check_fits(longest, decode, config.decoder)
-    return Request(tuple(questions), decode, options.stop_strings, _filled_in(options, decode))
+    return PreparedRequest(
+        tuple(prepared), decode, options.stop_strings, _filled_in(options, decode)
+    )
 
 
 def _filled_in(options: GenerateOptions, decode: DecodeOptions | SampleOptions) -> GenerateOptions:

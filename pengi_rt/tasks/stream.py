@@ -1,91 +1,84 @@
-"""An answer as it is written, piece by piece."""
+"""An answer piece by piece, while it is being generated."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
-from pengi_rt.session.batches import Batch, read_batches
-from pengi_rt.session.session import Session, prefixes
+from pengi_rt.session.batches import Audio, Batch, window_batches
+from pengi_rt.session.session import Session, full_prefixes
 from pengi_rt.tasks.generate import cut_at_stop, stop_test
-from pengi_rt.tasks.prepare import Request, one_prompt, request
+from pengi_rt.tasks.prepare import PreparedRequest, one_prompt, prepare
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 logger = logging.getLogger(__name__)
 
-_SETTLED: Final = ",;:"  # no space behind these is ever taken away
-_UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"  # bytes of a character whose rest is to come
+_SETTLED: Final = ",;:"  # clean-up never removes a space after these
+_UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"  # the first bytes of a character
 
 
 def stream(
-    session: Session, audio: AudioLike | Recording, prompt: str | None, options: GenerateOptions
+    session: Session, recording: Audio, prompt: str | None, options: GenerateOptions
 ) -> Iterator[str]:
-    """Pieces of the answer about ``audio``, as :meth:`pengi_rt.engine.Engine.stream` gives them.
+    """Yield the pieces of the answer about ``recording``; one line per window.
 
     Raises:
-        UsageError, PromptError, BackendError: as :func:`~pengi_rt.tasks.prepare.request`, by
-            the call itself; also if more than one beam, sample or prompt is asked for.
+        UsageError, PromptError, BackendError: as :func:`~pengi_rt.tasks.prepare.prepare`, by the
+            call itself; also if there is more than one beam, sample or prompt.
         AudioError: the recording cannot be read, with the first piece.
     """
+    session.plan.require("stream")
     if options.samples is None and options.beam_size is None:
         options = replace(options, beam_size=1)
-    batches = read_batches([audio], session.config, options)
+    batches = window_batches([recording], session.config, options)
     one = one_prompt(prompt, options, session.config.generation.prompt, "stream")
-    asked = request(session, [one], options)
-    check_single(asked.decode)
-    if asked.questions[0].truncated:
+    request = prepare(session, [one], options)
+    check_single(request.decode)
+    if request.prompts[0].truncated:
         logger.warning("the prompt is longer than the text encoder reads and was cut: %.40r", one)
-    return _pieces(session, batches, asked, cropped=options.long_audio != "windows")
+    return _pieces(session, batches, request)
 
 
-def _pieces(
-    session: Session, batches: Iterable[Batch], asked: Request, *, cropped: bool
-) -> Iterator[str]:
-    """Window by window, a line each."""
-    first = True
+def _pieces(session: Session, batches: Iterable[Batch], request: PreparedRequest) -> Iterator[str]:
+    is_first = True
     for batch in batches:
-        for recording, *_ in batch.shares if cropped else ():
-            if recording.truncated:
-                logger.warning("%s: only one window is answered", recording.name)
-        with session.in_use():
-            audio = session.backend.encoders.encode_audio(batch.windows).prefix
-        for prefix in prefixes(audio, asked.questions[0].rows):
-            if not first:
+        audio = session.encode_audio(batch.windows).prefix
+        for prefix in full_prefixes(audio, request.prompts[0].prefix()):
+            if not is_first:
                 yield "\n"
-            first = False
-            yield from _text(session, prefix, asked)
+            is_first = False
+            yield from _window_pieces(session, prefix, request)
 
 
-def _text(session: Session, prefix: F32, asked: Request) -> Iterator[str]:
-    written = Written(session.tokenizer, asked.stops)
-    for token in _tokens(session, prefix, asked):
-        if piece := written.add(token.id):
+def _window_pieces(session: Session, prefix: F32, request: PreparedRequest) -> Iterator[str]:
+    text = StreamedText(session.tokenizer, request.stops)
+    for token in _tokens(session, prefix, request):
+        if piece := text.add(token.id):
             yield piece
-    if piece := written.rest():
+    if piece := text.rest():
         yield piece
 
 
-def _tokens(session: Session, prefix: F32, asked: Request) -> Iterator[Token]:
-    """One by one: others may use the session between two of them."""
-    is_finished = stop_test(session.tokenizer, asked.stops)
-    tokens = stream_tokens(session.backend, prefix, asked.decode, is_finished=is_finished)
+def _tokens(session: Session, prefix: F32, request: PreparedRequest) -> Iterator[Token]:
+    """One token at a time: other threads may use the session in between."""
+    is_finished = stop_test(session.tokenizer, request.stops)
+    tokens = stream_tokens(session.backend, prefix, request.decode, is_finished=is_finished)
     while True:
-        with session.decoding():
+        with session.exclusive_decoding():
             token = next(tokens, None)
         if token is None:
             return
         yield token
 
 
-class Written:
-    """Tokens so far, and how much of their text can no longer change.
+class StreamedText:
+    """The tokens so far, and how much of their text can no longer change.
 
-    What may still change is held back: a character of which bytes are missing, the beginning of a
-    stop string, and spaces, which decoding takes away before punctuation. So text comes in whole
+    What may still change is held back: a character whose last bytes are missing, the beginning of a
+    stop string, and spaces, which decoding removes before punctuation. So text comes in whole
     words.
     """
 
@@ -96,13 +89,13 @@ class Written:
         self._given = 0
 
     def add(self, token: int) -> str:
-        """The text that is certain since the token before."""
+        """The text that this token makes certain."""
         self._tokens.append(token)
         text = self._text()
         return self._up_to(_certain(text, self._stops))
 
     def rest(self) -> str:
-        """What was held back, once there are no more tokens."""
+        """The text that was held back, once there are no more tokens."""
         return self._up_to(self._text().rstrip())
 
     def _text(self) -> str:
@@ -116,13 +109,13 @@ class Written:
 
 
 def _certain(text: str, stops: Sequence[str]) -> str:
-    """The part of ``text`` that later tokens leave as it is."""
+    """The part of ``text`` that later tokens do not change."""
     end = len(text.rstrip(_UNFINISHED))
     for stop in stops:
         for size in range(1, len(stop)):
             if text.endswith(stop[:size]):
                 end = min(end, len(text) - size)
-    # Clean-up joins what begins with a space to the word before it.
+    # Clean-up may remove a space and join what follows it to the word before.
     end = text.rfind(" ", 0, end)
     while end > 0 and not (text[end - 1].isalnum() or text[end - 1] in _SETTLED):
         end = text.rfind(" ", 0, end)

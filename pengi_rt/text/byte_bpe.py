@@ -1,7 +1,7 @@
-"""Tokenizers of our own: byte-level BPEs with the released tokenizers' quirks.
+"""Training byte-level BPE tokenizers with the quirks of the released ones.
 
 ``!`` is token 0 and registered as special, a lone space is 220, and `` <|endoftext|>`` is that
-space and the end token: what the released model's pad and stop tokens rest on.
+space followed by the end token: the released model's pad and stop tokens depend on that.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ END_OF_TEXT = "<|endoftext|>"
 START_OF_TEXT = "<|startoftext|>"
 
 
-def decoder_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of exactly ``vocab_size`` tokens for the decoder; GPT-2's layout.
+def train_decoder_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a tokenizer of exactly ``vocab_size`` tokens for the decoder, laid out like GPT-2's.
 
     Raises:
-        UsageError: the sentences do not hold enough different pieces.
+        UsageError: the sentences have too few distinct pieces.
     """
     tokenizer = _train(sentences, vocab_size - 1, lower=False)
     # "!" is token 0 of the alphabet; registered as special it is split out before any merge.
@@ -26,10 +26,10 @@ def decoder_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def text_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A lower-casing tokenizer of exactly ``vocab_size`` tokens for prompts; CLIP's layout.
+def train_text_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a lower-casing tokenizer of exactly ``vocab_size`` tokens, laid out like CLIP's.
 
-    The last two are BOS and EOS. Raises as :func:`decoder_tokenizer`.
+    The last two tokens are BOS and EOS. Raises as :func:`train_decoder_tokenizer`.
     """
     tokenizer = _train(sentences, vocab_size - 2, lower=True)
     tokenizer.add_special_tokens([START_OF_TEXT, END_OF_TEXT])
@@ -50,10 +50,10 @@ def _train(sentences: Iterable[str], vocab_size: int, *, lower: bool) -> Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
-    found = tokenizer.get_vocab_size()
-    if found != vocab_size:
+    size = tokenizer.get_vocab_size()
+    if size != vocab_size:
         raise UsageError(
-            f"the text gives a vocabulary of {found} pieces, {vocab_size} are wanted: give more "
+            f"the text gives a vocabulary of {size} pieces, {vocab_size} are wanted: give more "
             "text, or a smaller vocabulary"
         )
     return tokenizer

@@ -1,6 +1,6 @@
-"""The tasks a Pengi is trained on and asked for: a prompt and a target, as templates (table 1).
+"""The tasks that a Pengi is trained on: templates for a prompt and a target (Pengi, table 1).
 
-They are data: ``prompts.toml`` holds the paper's, and files of the same form add others.
+``prompts.toml`` holds the paper's tasks, and files of the same form add others.
 """
 
 import math
@@ -18,14 +18,14 @@ from pengi_rt.system.toml_file import read_toml
 BUILT_IN = Path(__file__).with_name("prompts.toml")
 
 RESERVED = ("audio", "task", "tags", "transcript", "meta")
-"""Keys of a manifest's row that are no field of a template."""
+"""Keys of a manifest's row that cannot be fields of a template."""
 
 _OPTIONAL = re.compile(r"(\[[^\[\]]*\])")
 _FIELD = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 
 class _Part(NamedTuple):
-    """A stretch of a template: literals at even places of ``pieces``, fields at odd ones."""
+    """A part of a template: ``pieces`` has literals at even indices and fields at odd ones."""
 
     pieces: tuple[str, ...]
     optional: bool
@@ -35,22 +35,22 @@ class _Part(NamedTuple):
         return self.pieces[1::2]
 
     def filled(self, texts: Mapping[str, str]) -> str:
-        """The text, or nothing if a field of it is empty."""
+        """The text with its fields filled in, or nothing if one of them is empty."""
         if not all(texts[name] for name in self.fields):
             return ""
-        return "".join(texts[p] if place % 2 else p for place, p in enumerate(self.pieces))
+        return "".join(texts[p] if index % 2 else p for index, p in enumerate(self.pieces))
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """A prompt and its target.
 
-    In a template, ``{field}`` must be given, ``[... {field} ...]`` is left out if a field in it is
-    not. A list is joined by ", "; runs of white space are one space.
+    In a template, ``{field}`` is required, and ``[... {field} ...]`` is left out if a field in it
+    is missing. A list is joined by ", "; runs of white space become one space.
 
     Raises:
-        UsageError: a template has a bracket without its partner, brackets in brackets, brackets
-            without a field, a field with the name of a reserved key, or no text at all.
+        UsageError: a template has an unmatched bracket, nested brackets, brackets without a field,
+            a field named like a reserved key, or no text at all.
     """
 
     name: str
@@ -66,21 +66,21 @@ class Task:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What a row must have, in the order of the templates."""
+        """The required fields, in the order of the templates."""
         return self._named(optional=False)
 
     @property
     def optional_fields(self) -> tuple[str, ...]:
-        """What a row may have besides."""
+        """The optional fields, in the order of the templates."""
         required = self.fields
         return tuple(name for name in self._named(optional=True) if name not in required)
 
     def prompt_for(self, fields: Mapping[str, object]) -> str:
-        """The prompt with ``fields`` filled in; those it does not name are ignored.
+        """The prompt with ``fields`` filled in; fields that it does not name are ignored.
 
         Raises:
-            UsageError: a field that it needs is missing or empty (white space is nothing), or one
-                is neither text, nor a number, nor a list of them.
+            UsageError: a required field is missing, empty or white space, or one is neither text,
+                nor a number, nor a list of them.
         """
         return self._filled(self.prompt, fields)
 
@@ -108,20 +108,19 @@ class Task:
 
 
 def load_tasks(*extra: Path) -> dict[str, Task]:
-    """The built-in tasks, then those of ``extra``; a later one of the same name takes its place.
+    """The built-in tasks and those of ``extra``; the last one of a name counts.
 
     Raises:
-        InputError: a file is longer than 1 MiB.
-        UsageError: a file cannot be read, or is not as ``prompts.toml`` is; it names file and key.
+        UsageError: a file cannot be read, or is not like ``prompts.toml``; it names file and key.
     """
     return {task.name: task for path in (BUILT_IN, *extra) for task in _read(path)}
 
 
 def task_prompt(name: str, question: str | None = None) -> str:
-    """The prompt of a built-in task, with the question that it may need.
+    """The prompt of a built-in task, with its question if it takes one.
 
     Raises:
-        UsageError: there is no such task, or it has no question, or needs one.
+        UsageError: there is no such task, it takes no question, or it needs one.
     """
     tasks = load_tasks()
     if not isinstance(question, str | None):
@@ -155,11 +154,11 @@ def _read(path: Path) -> Iterator[Task]:
 
 @cache
 def _parts(template: str) -> tuple[_Part, ...]:
-    """A template taken apart. Raises UsageError."""
+    """The parts of a template. Raises UsageError."""
     if not template.strip():
         raise UsageError("is empty; a template has some text")
-    stretches = enumerate(_OPTIONAL.split(template))
-    return tuple(_part(text, optional=bool(at % 2)) for at, text in stretches if text)
+    texts = enumerate(_OPTIONAL.split(template))
+    return tuple(_part(text, optional=bool(index % 2)) for index, text in texts if text)
 
 
 def _part(text: str, *, optional: bool) -> _Part:
@@ -182,7 +181,7 @@ def _part(text: str, *, optional: bool) -> _Part:
 
 
 def _text(name: str, value: object) -> str:
-    """A field's value as text; empty if there is nothing. Raises UsageError."""
+    """A field's value as text; empty if it is None. Raises UsageError."""
     if isinstance(value, str):
         return " ".join(value.split())
     if value is None:

@@ -1,25 +1,27 @@
-"""Text in and out: the prompt's tokenizer and the decoder's, both from their JSON in the plan.
+"""The tokenizers of the prompt and of the decoder, both made from their JSON in the plan.
 
-The files must have their special tokens registered (the exporter does it): without that GPT-2's
-`` <|endoftext|>`` falls apart and nothing ever stops.
+Their special tokens must be registered (the exporter does that): without it GPT-2's
+`` <|endoftext|>`` is split, and generation never stops.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.errors import PromptError, UsageError
-from pengi_rt.text.tokenizer_file import library_refusals, read_tokenizer
+from pengi_rt.errors import PromptError, TokenizerError, UsageError
+from pengi_rt.system.quote import one_line
+from pengi_rt.text.tokenizer_json import check_tokenizer_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 I64 = NDArray[np.int64]
 
-# transformers 4 rewrites decoded text so (clean_up_tokenization_spaces), in this order.
+# What transformers 4 replaces in decoded text, in this order (clean_up_tokenization_spaces).
 _CLEAN_UP = (
     (" .", "."),
     (" ?", "?"),
@@ -35,41 +37,41 @@ _CLEAN_UP = (
 
 
 class Prompt(NamedTuple):
-    """A tokenised prompt: ``ids`` int64 ``[T]``; ``truncated`` if its end did not fit."""
+    """A tokenized prompt: ``ids`` int64 ``[T]``; ``truncated`` if its end did not fit."""
 
     ids: I64
     truncated: bool
 
 
 class PromptTokenizer:
-    """Prompts to the ids that the model's text side reads.
+    """Turns prompts into the token ids that the text encoder reads.
 
-    ``kind="clip"``: BOS, the text, EOS, not padded: the tower is causal and pooled at the first
-    EOS, so padding cannot change its result. ``kind="token_embedding"``: the text and the
-    configured suffix, filled with ``pad_id`` to exactly ``max_length``, as released; a long prompt
-    loses its suffix. ``kind="decoder"``: the text and the suffix, at most ``max_length``, not
-    filled: its tokens themselves are the prefix.
+    ``kind="clip"``: BOS, the text, EOS, without padding: the encoder is causal and pools at the
+    first EOS, so padding could not change its result. ``kind="token_embedding"``: the text and the
+    configured suffix, padded with ``pad_id`` to exactly ``max_length``, as released; a long prompt
+    loses its suffix. ``kind="decoder"``: the text and the suffix, at most ``max_length``, without
+    padding: the tokens themselves are the prefix.
 
     Raises:
-        TokenizerError: the file is no tokenizer, or one of a larger vocabulary.
+        TokenizerError: the JSON is not a tokenizer, or has more tokens than the model.
     """
 
     def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
         self._text = config.text
         self._kind = config.text.kind
         self._clip = self._kind == "clip"
-        rows = config.text.vocab_size if self._clip else config.decoder.vocab_size
-        self._tokenizer = read_tokenizer(json_bytes, rows)
+        size = config.text.vocab_size if self._clip else config.decoder.vocab_size
+        self._tokenizer = read_tokenizer(json_bytes, size)
         self._fill = config.text.eos_id if self._clip else config.pad_id
 
     def encode(self, prompt: str, *, strict: bool = False) -> Prompt:
-        """Tokenise a prompt; one that is too long is cut as released.
+        """Tokenize a prompt; one that is too long is cut, as released.
 
         Raises:
-            PromptError: it is no valid text; it is too long, if ``strict``; or it is empty, where
-                its tokens themselves are the prefix.
+            PromptError: it is not valid text; it is too long (``strict``); or it is empty and its
+                tokens themselves are the prefix.
         """
-        ids = _ids(self._tokenizer, _checked(prompt, "the prompt") + self._text.suffix)
+        ids = _encode(self._tokenizer, _checked(prompt, "the prompt") + self._text.suffix)
         limit = self._text.max_length
         room = limit - 2 if self._clip else limit
         truncated = len(ids) > room
@@ -89,9 +91,9 @@ class PromptTokenizer:
         return Prompt(np.array(ids, np.int64), truncated)
 
     def pad(self, rows: Sequence[I64]) -> I64:
-        """Rows of ids as one ``[B, T]``, filled with EOS behind the shorter ones.
+        """Stack token ids into one int64 ``[B, T]``; shorter rows are padded with EOS.
 
-        Without a text encoder nothing may stand behind a prompt: the rows must be equally long.
+        Without a text encoder nothing may follow a prompt: the rows must be equally long.
 
         Raises:
             UsageError: they are not.
@@ -108,33 +110,33 @@ class PromptTokenizer:
 
 
 class DecoderTokenizer:
-    """The decoder's tokenizer: generated ids to text, extra text and stop strings to ids.
+    """Turns generated ids into text, and text and stop strings into ids.
 
     Raises:
-        TokenizerError: the file is no tokenizer, or one of a larger vocabulary.
+        TokenizerError: the JSON is not a tokenizer, or has more tokens than the model.
     """
 
     def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
         self._tokenizer = read_tokenizer(json_bytes, config.decoder.vocab_size)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``, nothing added and nothing cut.
+        """The ids of ``text``, nothing added and nothing cut.
 
         Raises:
-            PromptError: it is no valid text.
+            PromptError: it is not valid text.
         """
-        return _ids(self._tokenizer, _checked(text, "the text"))
+        return _encode(self._tokenizer, _checked(text, "the text"))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Exactly the released wrapper's string: special tokens stay, some spaces go."""
-        text = _text(self._tokenizer, [int(i) for i in ids])
+        """The released wrapper's string exactly: special tokens stay, some spaces go."""
+        text = _decode(self._tokenizer, [int(i) for i in ids])
         for spaced, closed in _CLEAN_UP:
             text = text.replace(spaced, closed)
         return text
 
     def piece(self, token: int) -> str:
-        """One token's text, spaces and all; bytes that are no character by themselves as U+FFFD."""
-        return _text(self._tokenizer, [token])
+        """The text of one token with its spaces; an incomplete character is U+FFFD."""
+        return _decode(self._tokenizer, [token])
 
     def stop_id(self, stop: str) -> int:
         """The id that ends a beam: the first of ``stop``'s, as released.
@@ -143,7 +145,7 @@ class DecoderTokenizer:
 
         Raises:
             UsageError: ``stop`` is empty.
-            PromptError: it is no valid text.
+            PromptError: it is not valid text.
         """
         ids = self.encode(stop)
         if not ids:
@@ -151,21 +153,59 @@ class DecoderTokenizer:
         return ids[0]
 
 
-def _ids(tokenizer: "Tokenizer", text: str) -> list[int]:
-    """Ids of the text alone, without the BOS and EOS that a post-processor may add."""
-    with library_refusals("the tokenizer cannot read the text"):
+def read_tokenizer(data: bytes, vocab_size: int) -> "Tokenizer":
+    """Make a tokenizer from its JSON. It neither pads nor truncates, whatever the JSON says.
+
+    Args:
+        data: JSON; see :func:`check_tokenizer_json`.
+        vocab_size: rows of the embedding table that the token ids index.
+
+    Raises:
+        TokenizerError: it is not a tokenizer, has a part that no export writes, or too many tokens.
+    """
+    check_tokenizer_json(data, vocab_size)
+    from tokenizers import Tokenizer
+
+    with tokenizer_errors("the tokenizer file cannot be read"):
+        tokenizer = Tokenizer.from_buffer(data)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@contextmanager
+def tokenizer_errors(what: str) -> Iterator[None]:
+    """Turn whatever the ``tokenizers`` library raises into one line that begins with ``what``.
+
+    Its panics are not derived from Exception.
+
+    Raises:
+        TokenizerError: it raised something.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = one_line(" ".join(str(error).split()))
+        raise TokenizerError(f"{what}: {reason}") from None
+
+
+def _encode(tokenizer: "Tokenizer", text: str) -> list[int]:
+    """The ids of the text alone, without the BOS and EOS that a post-processor may add."""
+    with tokenizer_errors("the tokenizer cannot read the text"):
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
 
-def _text(tokenizer: "Tokenizer", ids: list[int]) -> str:
-    with library_refusals("the tokenizer cannot write its tokens"):
+def _decode(tokenizer: "Tokenizer", ids: list[int]) -> str:
+    with tokenizer_errors("the tokenizer cannot write its tokens"):
         text: str = tokenizer.decode(ids, skip_special_tokens=False)
     return text
 
 
 def _checked(text: str, what: str) -> str:
-    """``text`` if it can be written as UTF-8. Undecodable arguments arrive as lone surrogates."""
+    """``text``, if it can be encoded as UTF-8: undecodable arguments have lone surrogates."""
     if not isinstance(text, str):
         raise PromptError(f"{what} must be a string, got {type(text).__name__}")
     try:

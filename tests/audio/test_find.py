@@ -360,8 +360,8 @@ def test_audio_of_other_kinds_is_counted() -> None:
     _make("s/a.wav", *(f"s/{n}/b.WV" for n in range(3)), "s/c.ape", "s/notes.txt", "s/.d.wv")
     _make("t/e.tta", "u/f.txt", "w/g.wv", "w/h.wav")
     several = "4 files passed over that are audio of other kinds: 3 .wv, 1 .ape"
-    assert _find(["s", "u/../w/*.wav"]).passed_over == {"s": several}
-    assert _find(["s/**"]).passed_over == {"s/**": several}
+    assert _find(["s", "u/../w/*.wav"]).skipped == {"s": several}
+    assert _find(["s/**"]).skipped == {"s/**": several}
     assert "; 1 file passed over that is audio of other kinds: 1 .tta)" in _one_line(["t"])
 
 
@@ -373,6 +373,6 @@ def test_kinds_that_the_extra_reads(*, installed: bool, monkeypatch: pytest.Monk
     if installed:
         assert found == (["s/a.wav", "s/b.M4A", "s/c.webm"], [], {})
     else:
-        (said,) = found.passed_over.values()
+        (said,) = found.skipped.values()
         assert said.startswith("2 files passed over that are audio of other kinds: 1 .m4a, 1 .webm")
         assert said.endswith("; for .m4a, .webm: pip install 'pengi-rt[formats]'")

@@ -28,7 +28,7 @@ def test_nothing_but_files_is_found(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("s/socket.wav")
         walk = FolderWalk(folder, ALL_BELOW)
-    assert walk.found == {"s/a.wav", "s/b/c.wav", "s/d/e.wav"}
+    assert walk.recordings == {"s/a.wav", "s/b/c.wav", "s/d/e.wav"}
     assert walk.not_files == {f"s/{n}.wav" for n in ("pipe", "zero", "fifo", "tty", "socket")}
     assert walk.unread == {}
 
@@ -47,7 +47,7 @@ def test_folder_that_goes_away_meanwhile(folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "scandir", racing)
     walk = FolderWalk(folder, ALL_BELOW)
-    assert walk.found == {"s/a.wav"}
+    assert walk.recordings == {"s/a.wav"}
     assert walk.unread == {"s/b": "No such file or directory", "s/d": "Not a directory"}
 
 
@@ -75,7 +75,7 @@ def test_disk_that_fails_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "scandir", failing)
     walk = FolderWalk(folder, ALL_BELOW)
-    assert walk.found == {"s/a.wav", "s/b/c.wav"}
+    assert walk.recordings == {"s/a.wav", "s/b/c.wav"}
     assert walk.unread == {"s": "Input/output error"}
 
 
@@ -85,7 +85,7 @@ def test_links_that_lead_nowhere(folder: Path) -> None:
         Path("s", f"round-{name}").symlink_to(f"round-{name}")
         Path("s", f"long-{name}").symlink_to("x" * 300)
     walk = FolderWalk(folder, ALL_BELOW)
-    assert {"s/gone.wav", "s/round-gone.wav", "s/long-gone.wav"} < walk.found
+    assert {"s/gone.wav", "s/round-gone.wav", "s/long-gone.wav"} < walk.recordings
     assert walk.unread == {"s/long-gone": "File name too long"}  # it may have been a folder
 
 
@@ -101,5 +101,5 @@ def test_path_that_is_too_long(folder: Path) -> None:
     finally:
         os.chdir(here)
     walk = FolderWalk(folder, ALL_BELOW)
-    assert walk.found == {"s/a.wav", "s/b/c.wav", "s/d/e.wav"}
+    assert walk.recordings == {"s/a.wav", "s/b/c.wav", "s/d/e.wav"}
     assert list(walk.unread.values()) == ["File name too long"]

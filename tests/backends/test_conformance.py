@@ -15,8 +15,9 @@ import pytest
 from fake_backend import FakeBackend, ToyModel
 from triton_interpreter import DEVICE
 
-from pengi_rt.backends.onnx import OnnxBackend, OnnxCache
+from pengi_rt.backends.onnx import OnnxBackend, OnnxCache, open_plan
 from pengi_rt.backends.protocol import F32, I64, Backend, Cache, Decoder
+from pengi_rt.backends.registry import RunOptions
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
@@ -30,7 +31,7 @@ from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan.reader import Plan
 
 ATOL = 1e-4
-WIDTH, PREFIX_ROWS, NEW_TOKENS = 2, 6, 4
+WIDTH, PREFIX_ROWS, NEW_TOKENS = 2, 6, 3
 BACKENDS = ("fake", "torch", "onnx", "triton")
 
 
@@ -148,8 +149,8 @@ def serve(decoder: Decoder, clips: list[Clip], slots: int) -> tuple[list[Served]
     return done, positions
 
 
-SHAPES = ((6, 4), (1, 1), (3, 3), (5, 2), (2, 4), (6, 4), (1, 3), (4, 4), (2, 1))
-"""Prefix rows and steps of clips."""
+SHAPES = ((6, 3), (1, 1), (3, 2), (5, 2), (2, 3), (6, 3), (1, 3), (4, 1), (2, 3))
+"""Prefix rows and steps of clips. Interpreted kernels take a second a step: the first four do."""
 
 
 @pytest.mark.parametrize("slots", [2, 3])
@@ -157,7 +158,8 @@ def test_clips_that_come_and_go_are_as_alone(
     backend: Backend, decoder: Decoder, slots: int
 ) -> None:
     """Late into a slot that another has left, early out, of different ages side by side."""
-    clips = [clip(decoder, seed, *shape) for seed, shape in enumerate(SHAPES)]
+    shapes = SHAPES[:4] if backend.name == "triton" else SHAPES
+    clips = [clip(decoder, seed, *shape) for seed, shape in enumerate(shapes)]
     done, positions = serve(decoder, clips, slots)
     assert len(done) == len(clips)
     for each in done:
@@ -170,7 +172,7 @@ def test_clips_that_come_and_go_are_as_alone(
 def test_a_slot_is_used_again_when_all_are_free(decoder: Decoder) -> None:
     """More clips than positions would allow one after the other."""
     cache, generator = new_cache(decoder, 1), np.random.default_rng(1)
-    for seed in range(3):
+    for seed in range(2):
         one = clip(decoder, seed, 2 + seed, NEW_TOKENS)
         served = admit(decoder, cache, {0: one})
         for _ in one.tokens:
@@ -239,8 +241,7 @@ def test_a_plan_without_a_decoder_graph_needs_no_decoder_tensors(tiny_plan: Path
         kept = {name: record for name, record in plan.manifest.tensors.items()
                 if not name.startswith("decoder.")}  # fmt: skip
         plan.manifest = replace(plan.manifest, tensors=kept, graphs=("audio", "text"))
-        bare = OnnxBackend(plan, threads=1)
-        bare.check_graphs()
+        bare = open_plan(plan, RunOptions("cpu", "fp32", 1))
         assert bare.decoder is None
         np.testing.assert_array_equal(bare.encoders.encode_audio(wave).prefix, expected.prefix)
         bare.close()

@@ -33,7 +33,7 @@ with pengi_rt.load(sys.argv[1], threads=1) as engine:
         before = megabytes("VmRSS")
         open("/proc/self/clear_refs", "w").write("5")
         windows = 0
-        for result in engine.iter_generate([name], partly=True, **options):
+        for result in engine.iter_generate([name], partial_results=True, **options):
             windows += len(result.windows)
         print(windows, round(megabytes("VmHWM") - before))
 """

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pengi_rt.audio.audio_like import is_several
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.session.batches import Batch, is_batch, parts, read_batches
+from pengi_rt.session.batches import Batch, split_by_recording, window_batches
 
 CONFIG = ModelConfig.preset("tiny")
 RATE, CLIP = CONFIG.mel.sample_rate, CONFIG.clip_samples
@@ -35,7 +36,7 @@ SOUNDS = [sound(seed, size) for seed, size in enumerate(SIZES)]
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_batches_are_full_and_hold_every_window_in_its_place(size: int) -> None:
-    batches = list(read_batches(SOUNDS, CONFIG, options(batch_size=size)))
+    batches = list(window_batches(SOUNDS, CONFIG, options(batch_size=size)))
     counts = [len(batch) for batch in batches]
     assert counts[:-1] == [size] * (len(counts) - 1)
     assert 0 < counts[-1] <= size
@@ -43,8 +44,8 @@ def test_batches_are_full_and_hold_every_window_in_its_place(size: int) -> None:
     samples = np.concatenate([load_windows(each, CONFIG).samples for each in SOUNDS])
     np.testing.assert_array_equal(np.concatenate([batch.windows for batch in batches]), samples)
     for batch in batches:
-        assert batch.shares[0].rows.start == 0
-        for share in batch.shares:
+        assert batch.slices[0].rows.start == 0
+        for share in batch.slices:
             count = share.rows.stop - share.rows.start
             expected = share.recording.windows(share.first, share.first + count)
             np.testing.assert_array_equal(batch.windows[share.rows], expected)
@@ -57,12 +58,14 @@ def test_outputs_come_back_by_recording(size: int) -> None:
         return [float(window[0]) for window in batch.windows]
 
     expected = [[float(window[0]) for window in load_windows(each, CONFIG)] for each in SOUNDS]
-    whole = list(parts(read_batches(SOUNDS, CONFIG, options(batch_size=size)), first_samples))
+    whole = list(
+        split_by_recording(window_batches(SOUNDS, CONFIG, options(batch_size=size)), first_samples)
+    )
     assert [list(part.outputs) for part in whole] == expected
-    assert all(part.is_last and part.extent is None for part in whole)
-    batches = read_batches(SOUNDS, CONFIG, options(batch_size=size))
+    assert all(part.is_last and part.window_range is None for part in whole)
+    batches = window_batches(SOUNDS, CONFIG, options(batch_size=size))
     found: list[list[float]] = []
-    for part in parts(batches, first_samples, partly=True):
+    for part in split_by_recording(batches, first_samples, partial_results=True):
         if part.first == 0:
             found.append([])
         assert len(found[-1]) == part.first
@@ -74,8 +77,10 @@ def test_outputs_come_back_by_recording(size: int) -> None:
 
 def test_a_recording_given_twice_is_two() -> None:
     recording = load_windows(SOUNDS[1], CONFIG)
-    batches = read_batches([recording, recording], CONFIG, options(batch_size=4))
-    assert [len(part.outputs) for part in parts(batches, lambda batch: [0] * len(batch))] == [3, 3]
+    batches = window_batches([recording, recording], CONFIG, options(batch_size=4))
+    assert [
+        len(part.outputs) for part in split_by_recording(batches, lambda batch: [0] * len(batch))
+    ] == [3, 3]
 
 
 def test_recordings_are_drawn_as_they_are_needed() -> None:
@@ -86,26 +91,26 @@ def test_recordings_are_drawn_as_they_are_needed() -> None:
             drawn.append(number)
             yield each
 
-    batches = read_batches(source(), CONFIG, options(batch_size=3))
+    batches = window_batches(source(), CONFIG, options(batch_size=3))
     assert drawn == []
     next(batches)
     assert drawn == [0, 1]
 
 
 def test_what_was_read_before_an_error_is_a_batch() -> None:
-    batches = read_batches([SOUNDS[0], SOUNDS[2], b"no sound", SOUNDS[3]], CONFIG, options())
+    batches = window_batches([SOUNDS[0], SOUNDS[2], b"no sound", SOUNDS[3]], CONFIG, options())
     assert len(next(batches)) == 2
     with pytest.raises(AudioError, match="<bytes>"):
         next(batches)
     with pytest.raises(AudioError):
-        next(read_batches([b"no sound"], CONFIG, options()))
+        next(window_batches([b"no sound"], CONFIG, options()))
 
 
 def test_an_error_that_somebody_is_told_of_ends_nothing() -> None:
     told: list[tuple[object, str]] = []
     sources: list[AudioLike] = [SOUNDS[0], b"no sound", SOUNDS[2]]
-    batches = read_batches(
-        sources, CONFIG, options(), lambda source, error: told.append((source, str(error)))
+    batches = window_batches(
+        sources, CONFIG, options(), on_error=lambda source, error: told.append((source, str(error)))
     )
     assert [len(batch) for batch in batches] == [2]
     ((source, message),) = told
@@ -118,15 +123,15 @@ def test_reading_is_timed_where_recordings_are_drawn_too() -> None:
         time.sleep(0.01)
         yield load_windows(SOUNDS[0], CONFIG)
 
-    (batch,) = read_batches(slow(), CONFIG, options())
-    assert batch.read >= 0.01
+    (batch,) = window_batches(slow(), CONFIG, options())
+    assert batch.read_seconds >= 0.01
 
 
 def test_one_seed_draws_all_crops() -> None:
     def crops(*sounds: int) -> list[float]:
         chosen = [SOUNDS[number] for number in sounds]
-        batches = read_batches(chosen, CONFIG, options(long_audio="random", seed=4, batch_size=1))
-        return [share.recording.starts[0] for batch in batches for share in batch.shares]
+        batches = window_batches(chosen, CONFIG, options(long_audio="random", seed=4, batch_size=1))
+        return [share.recording.starts[0] for batch in batches for share in batch.slices]
 
     assert crops(1, 4) == crops(1, 4)
     assert crops(1, 4)[0] == crops(1)[0]
@@ -136,7 +141,7 @@ def test_one_seed_draws_all_crops() -> None:
 @pytest.mark.parametrize("size", [0, -1, 1.5, "3", None])
 def test_batches_that_cannot_be(size: object) -> None:
     with pytest.raises(UsageError, match="batch_size must be a whole number of at least 1"):
-        read_batches(SOUNDS, CONFIG, options(batch_size=size))
+        window_batches(SOUNDS, CONFIG, options(batch_size=size))
 
 
 @pytest.mark.parametrize(
@@ -145,24 +150,24 @@ def test_batches_that_cannot_be(size: object) -> None:
 def test_one_recording_is_not_several(one: Any) -> None:
     """A path has letters and a file has lines: none of them are recordings."""
     with pytest.raises(UsageError, match="must be a list or an iterator of them, got"):
-        read_batches(one, CONFIG, options())
+        window_batches(one, CONFIG, options())
 
 
 def test_windows_of_another_plan_are_refused() -> None:
     other = dataclasses.replace(CONFIG, clip_seconds=CONFIG.clip_seconds / 2)
     recording = load_windows(SOUNDS[0], other)
     with pytest.raises(UsageError, match=f"windows of {CLIP // 2} samples for another plan"):
-        list(read_batches([recording], CONFIG, options()))
+        list(window_batches([recording], CONFIG, options()))
 
 
 def test_who_is_told_must_be_callable() -> None:
     told: Any = []
     with pytest.raises(UsageError, match=r"on_error must be a function or None, got \[\]"):
-        read_batches([], CONFIG, options(), told)
+        window_batches([], CONFIG, options(), on_error=told)
 
 
-def test_what_is_a_batch() -> None:
-    assert is_batch([])
-    assert is_batch(["a", "b"])
-    assert is_batch((SOUNDS[0], SOUNDS[1]))
-    assert not any(map(is_batch, ["a", b"a", SOUNDS[0], Path("a"), io.BytesIO()]))
+def test_what_is_several() -> None:
+    assert is_several([])
+    assert is_several(["a", "b"])
+    assert is_several((SOUNDS[0], SOUNDS[1]))
+    assert not any(map(is_several, ["a", b"a", SOUNDS[0], Path("a"), io.BytesIO()]))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pengi_rt.session.fair_lock import Turns
+from pengi_rt.session.fair_lock import FairLock
 
 
 def until(condition: object) -> None:
@@ -19,11 +19,11 @@ def until(condition: object) -> None:
 
 
 def test_one_thread_at_a_time() -> None:
-    turns, inside, most = Turns(), [], []
+    lock, inside, most = FairLock(), [], []
 
     def work(_: int) -> None:
         for _ in range(50):
-            with turns, turns:  # it may ask again
+            with lock, lock:  # it may ask again
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0)
@@ -37,28 +37,28 @@ def test_one_thread_at_a_time() -> None:
 
 def test_in_the_order_of_asking() -> None:
     """Whoever frees it and asks again at once is behind those that wait."""
-    turns, order = Turns(), []
+    lock, order = FairLock(), []
 
     def wait(name: int) -> None:
-        with turns:
+        with lock:
             order.append(name)
 
     with ThreadPoolExecutor(3) as pool:
-        with turns:
+        with lock:
             for name in range(3):
                 pool.submit(wait, name)
-                until(lambda name=name: len(turns._waiting) == name + 1)
-        with turns:
+                until(lambda name=name: len(lock._waiters) == name + 1)
+        with lock:
             order.append(3)
     assert order == [0, 1, 2, 3]
 
 
 def test_an_error_inside_frees_it() -> None:
-    turns = Turns()
-    with pytest.raises(ZeroDivisionError), turns, turns:
+    lock = FairLock()
+    with pytest.raises(ZeroDivisionError), lock, lock:
         raise ZeroDivisionError
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(turns.__enter__).result(30)
+        pool.submit(lock.__enter__).result(30)
 
 
 @pytest.mark.parametrize("handed", [False, True])
@@ -66,7 +66,7 @@ def test_one_who_stops_waiting_is_passed_over(
     handed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while waiting, before it is our turn and just as it is."""
-    turns = Turns()
+    lock = FairLock()
     real = threading.Lock
 
     class Interrupted:
@@ -85,18 +85,18 @@ def test_one_who_stops_waiting_is_passed_over(
     monkeypatch.setattr("pengi_rt.session.fair_lock.Lock", Interrupted)
 
     def wait() -> None:
-        with pytest.raises(KeyboardInterrupt), turns:
+        with pytest.raises(KeyboardInterrupt), lock:
             raise AssertionError("never its turn")
 
     with ThreadPoolExecutor(1) as pool:
-        with turns:
+        with lock:
             waiting = pool.submit(wait)
             if handed:
-                until(lambda: turns._waiting)
+                until(lambda: lock._waiters)
             else:
                 waiting.result(30)
         waiting.result(30)
-        assert not turns._waiting
-        with turns:
+        assert not lock._waiters
+        with lock:
             pass
-        pool.submit(turns.__enter__).result(30)
+        pool.submit(lock.__enter__).result(30)

@@ -88,6 +88,7 @@ class FakeDecoder:
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         assert isinstance(cache, FakeCache)
         assert tokens.shape == parents.shape == (cache.slots, cache.width)
+        cache.check_room()
         ages = cache.generated.copy()
         cache.advance()
         self.forwards += 1

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.manifest import Identity
-from pengi_rt.tasks.search.rows import Recording, Row
-from pengi_rt.tasks.search.update import Found, Update
+from pengi_rt.tasks.search.index_manifest import Identity
+from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
+from pengi_rt.tasks.search.update import FileStat, Update
 
 DIMENSION, AUDIO_DIMENSION = 8, 4
 IDENTITY = Identity(
@@ -39,8 +39,8 @@ class Collection:
         self.clock += 1
         self.files[name] = (content, self.clock)
 
-    def found(self) -> list[Found]:
-        return [Found(name, len(data), time) for name, (data, time) in self.files.items()]
+    def found(self) -> list[FileStat]:
+        return [FileStat(name, len(data), time) for name, (data, time) in self.files.items()]
 
     def digest(self, name: str) -> str:
         self.hashed.append(name)
@@ -61,13 +61,13 @@ def unit(seed: int, shape: tuple[int, int]) -> NDArray[np.float32]:
     return units
 
 
-def caption(found: Found, content: bytes) -> tuple[list[Row], Any, Any]:
+def caption(found: FileStat, content: bytes) -> tuple[list[IndexRow], Any, Any]:
     """Rows and vectors that depend on nothing but the content, 1 to 3 windows."""
     digest = hashlib.sha256(content).hexdigest()
     seed = int(digest[:8], 16)
-    recording = Recording(*found, digest)
+    recording = IndexedFile(*found, digest)
     rows = [
-        Row(recording, 7.0 * n, 7.0 * n + 7, f"{digest[:9]} \N{DOG} {n}", -0.1 * n)
+        IndexRow(recording, 7.0 * n, 7.0 * n + 7, f"{digest[:9]} \N{DOG} {n}", -0.1 * n)
         for n in range(1 + seed % 3)
     ]
     return rows, unit(seed, (len(rows), DIMENSION)), unit(seed + 1, (len(rows), AUDIO_DIMENSION))

@@ -11,8 +11,8 @@ import pengi_rt
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.results.explanation import Explanation, PrefixVector
 from pengi_rt.tasks import explain as explain_module
-from pengi_rt.tasks.explain import Explanation, PrefixVector
 
 
 def cosines(vectors: NDArray[np.float32], model: Pengi) -> NDArray[np.float64]:
@@ -47,7 +47,7 @@ def test_nearest_tokens(
     monkeypatch.setattr(explain_module, "_VECTORS", vectors)
     samples, rate = clip(0, seconds=5.0)
     (found,) = engine.explain([(samples, rate)], "what is heard?", k=5)
-    rows = engine.session.text("what is heard?").rows
+    rows = engine.session.encode_prompt("what is heard?").prefix
     assert [(window.start, window.end) for window in found.windows] == [(0, 2), (2, 4), (3, 5)]
     for window in found.windows:
         first = round(window.start * rate)

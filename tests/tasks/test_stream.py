@@ -14,7 +14,7 @@ from pengi_rt.backends.protocol import F32
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, UsageError
-from pengi_rt.tasks.stream import Written
+from pengi_rt.tasks.stream import StreamedText
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 RATE = 16_000
@@ -121,7 +121,7 @@ def test_a_bad_recording_and_a_closed_engine(tiny_plan: Path) -> None:
 
 
 def written(tokenizer: DecoderTokenizer, text: str, stops: Sequence[str] = ()) -> list[str]:
-    stream = Written(tokenizer, stops)
+    stream = StreamedText(tokenizer, stops)
     return [stream.add(token) for token in tokenizer.encode(text)] + [stream.rest()]
 
 

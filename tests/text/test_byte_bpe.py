@@ -3,20 +3,20 @@
 import pytest
 
 from pengi_rt.errors import UsageError
-from pengi_rt.text.byte_bpe import decoder_tokenizer, text_tokenizer
+from pengi_rt.text.byte_bpe import train_decoder_tokenizer, train_text_tokenizer
 
 SENTENCES = [f"A dog barks {manner} number {n}!" for n in range(50) for manner in ("now", "again")]
 
 
 def test_sizes_are_exact() -> None:
     for size in (257 + 2, 280, 300):
-        assert decoder_tokenizer(SENTENCES, size).get_vocab_size() == size
-        assert text_tokenizer(SENTENCES, size).get_vocab_size() == size
+        assert train_decoder_tokenizer(SENTENCES, size).get_vocab_size() == size
+        assert train_text_tokenizer(SENTENCES, size).get_vocab_size() == size
 
 
 def test_the_decoders_special_tokens() -> None:
     """Bytes first in their order, so "!" is 0 and a lone space 220, as in GPT-2; the end last."""
-    tokenizer = decoder_tokenizer(SENTENCES, 300)
+    tokenizer = train_decoder_tokenizer(SENTENCES, 300)
     assert tokenizer.token_to_id("!") == 0
     assert tokenizer.encode(" <|endoftext|>").ids == [220, 299]
     assert tokenizer.encode("barks! again!!").ids.count(0) == 3
@@ -26,19 +26,22 @@ def test_the_decoders_special_tokens() -> None:
 
 
 def test_the_texts_special_tokens() -> None:
-    tokenizer = text_tokenizer(SENTENCES, 300)
+    tokenizer = train_text_tokenizer(SENTENCES, 300)
     assert tokenizer.token_to_id("<|startoftext|>") == 298
     assert tokenizer.token_to_id("<|endoftext|>") == 299
     assert tokenizer.encode("A DOG").ids == tokenizer.encode("a dog").ids
 
 
 def test_words_of_the_sentences_are_merged() -> None:
-    for tokenizer in (decoder_tokenizer(SENTENCES, 300), text_tokenizer(SENTENCES, 300)):
+    for tokenizer in (
+        train_decoder_tokenizer(SENTENCES, 300),
+        train_text_tokenizer(SENTENCES, 300),
+    ):
         assert len(tokenizer.encode(" number").ids) == 1
         assert len(tokenizer.encode(" barks").ids) == 1
 
 
-@pytest.mark.parametrize("make", [decoder_tokenizer, text_tokenizer])
+@pytest.mark.parametrize("make", [train_decoder_tokenizer, train_text_tokenizer])
 def test_unseen_bytes_survive(make: object) -> None:
     assert callable(make)
     tokenizer = make(SENTENCES, 280)
@@ -48,11 +51,11 @@ def test_unseen_bytes_survive(make: object) -> None:
 
 def test_sentences_may_come_once() -> None:
     """From a generator; and the same sentences make the same bytes."""
-    made = decoder_tokenizer((sentence for sentence in SENTENCES), 290)
-    assert made.to_str() == decoder_tokenizer(SENTENCES, 290).to_str()
+    made = train_decoder_tokenizer((sentence for sentence in SENTENCES), 290)
+    assert made.to_str() == train_decoder_tokenizer(SENTENCES, 290).to_str()
 
 
-@pytest.mark.parametrize("make", [decoder_tokenizer, text_tokenizer])
+@pytest.mark.parametrize("make", [train_decoder_tokenizer, train_text_tokenizer])
 def test_too_little_text_is_refused(make: object) -> None:
     assert callable(make)
     with pytest.raises(UsageError, match=r"of \d+ pieces, \d+ are wanted: give more text, or"):
@@ -61,4 +64,4 @@ def test_too_little_text_is_refused(make: object) -> None:
 
 def test_less_than_the_bytes_is_refused() -> None:
     with pytest.raises(UsageError, match=r"of 256 pieces, 199 are wanted"):
-        decoder_tokenizer(SENTENCES, 200)
+        train_decoder_tokenizer(SENTENCES, 200)

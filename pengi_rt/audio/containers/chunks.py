@@ -139,14 +139,10 @@ def walk_chunks(
             return
         yield Chunk(name[:4], offset, size)
         offset += size + -size % layout.align
-        if _lacks_padding(probe, offset, size % layout.align):
-            offset -= 1
+        if size % layout.align == 1 and is_id(probe.read_at(offset - 1, 4)):
+            # Some writers forget the byte of padding after a chunk of odd size.
+            offset -= not is_id(probe.read_at(offset, 4))
     raise probe.error(f"damaged: more than {MAX_CHUNKS} chunks")
-
-
-def _lacks_padding(probe: Probe, offset: int, odd: int) -> bool:
-    """Whether the writer forgot the byte after a chunk of odd size, before ``offset``."""
-    return odd == 1 and is_id(probe.read_at(offset - 1, 4)) and not is_id(probe.read_at(offset, 4))
 
 
 def _same(probe: Probe, kind: str, before: Raw | None, raw: Raw) -> Raw:

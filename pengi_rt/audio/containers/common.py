@@ -121,11 +121,13 @@ class Probe:
         demuxer: str = "",
     ) -> Container:
         """The result of a check; the spans of ``parts`` count from ``start``."""
-        moved = tuple(
-            Span(part.start + self.start, part.size) if isinstance(part, Span) else part
-            for part in parts
-        )
-        return Container(moved, raw, frames, skip, demuxer, self.cut, self.lenient)
+        moved: list[bytes | Span] = []
+        for part in parts:
+            if isinstance(part, bytes):
+                moved.append(part)
+            else:
+                moved.append(Span(self.start + part.start, part.size))
+        return Container(tuple(moved), raw, frames, skip, demuxer, self.cut, self.lenient)
 
 
 class SplicedFile(io.RawIOBase):
@@ -259,7 +261,7 @@ def tag_size(data: bytes) -> int:
 
 def is_id(data: bytes) -> bool:
     """Whether these four bytes can be the id of a chunk: printable ASCII."""
-    return len(data) == 4 and all(0x20 <= byte < 0x7F for byte in data)
+    return len(data) == 4 and data.isascii() and data.decode("ascii").isprintable()
 
 
 def four_cc(code: bytes) -> str:

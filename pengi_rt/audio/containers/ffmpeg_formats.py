@@ -1,7 +1,7 @@
-"""Formats that FFmpeg reads (the extra ``formats``): how they begin, and whether all is there.
+"""Formats that FFmpeg reads (the extra ``formats``): recognised, and checked for their length.
 
-FFmpeg takes the end of a file for the end of the recording. Where a format says how long it is,
-that is compared here.
+FFmpeg takes the end of a file for the end of the recording. If a format says how long it is, that
+is compared here.
 """
 
 from collections.abc import Callable
@@ -22,18 +22,18 @@ _EBML = b"\x1aE\xdf\xa3"
 _SEGMENT = b"\x18S\x80g"
 _ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
 _ASF_DATA = b"\x36\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
-_ASF_DATA_HEAD = 50  # bytes before the packets; all that a live recording's size counts
+_ASF_DATA_HEAD = 50  # bytes before the packets; a live recording's size counts only these
 _AMR = {
     b"#!AMR\n": (12, 13, 15, 17, 19, 20, 26, 31, 5),
     b"#!AMR-WB\n": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
 }  # bytes of a frame's payload, by its type
-_MAX_BOXES = 200_000  # two for every fragment of a live recording: a day of one a second
+_MAX_BOXES = 200_000  # two per fragment of a live recording: a day of one per second
 _ADTS = 7  # bytes of a frame's head
 _BLOCK = 1 << 22
 
 
 def check_ffmpeg_format(probe: Probe, head: bytes) -> Container | None:
-    """What FFmpeg is given; None for what is in no format that it may read.
+    """The container that FFmpeg decodes; None if it may not read this format.
 
     Raises:
         AudioError: bytes are missing, or another recording follows.
@@ -71,7 +71,7 @@ def _mov_end(probe: Probe) -> int:
 
 
 def _matroska_end(probe: Probe) -> int:
-    """The end of the segment of Matroska and WebM (RFC 9559); live ones do not know it."""
+    """The end of the segment of Matroska and WebM (RFC 9559); unknown in live recordings."""
     start = 4 + sum(_variable(probe.read_at(4, 8)) or (0, 0))
     if probe.read_at(start, 4) != _SEGMENT:
         raise probe.error("cut short or damaged: this Matroska file has no segment")
@@ -80,7 +80,7 @@ def _matroska_end(probe: Probe) -> int:
 
 
 def _variable(data: bytes) -> tuple[int, int] | None:
-    """A size of variable length: its own bytes, and what it says; None where it is not known."""
+    """A variable-length size: the bytes it takes, and its value; None if unknown."""
     if len(data) < 8 or not data[0]:
         return None
     length = 9 - data[0].bit_length()
@@ -89,7 +89,7 @@ def _variable(data: bytes) -> tuple[int, int] | None:
 
 
 def _asf_end(probe: Probe) -> int:
-    """The end of the objects of Windows Media; live ones do not know it."""
+    """The end of the objects of Windows Media; unknown in live recordings."""
     offset = 0
     for _ in range(MAX_CHUNKS):
         head = probe.read_at(offset, 24)
@@ -103,7 +103,7 @@ def _asf_end(probe: Probe) -> int:
 
 
 def _avi_end(probe: Probe) -> int:
-    """The end of the first part, where its size was written."""
+    """The end of the first RIFF chunk of AVI, if it has a size."""
     size = int.from_bytes(probe.read_at(4, 4), "little")
     if 0 < size < 0xFFFF_FFFF and 8 + size > probe.size:
         return _compared(probe, 8 + size, "AVI")
@@ -119,7 +119,7 @@ def _compared(probe: Probe, end: int, kind: str) -> int:
 
 
 def _amr_end(probe: Probe) -> int:
-    """The end of the last whole frame."""
+    """The end of the last complete AMR frame."""
     magic = probe.read_at(0, 9).split(b"\n")[0] + b"\n"
     sizes = [1 + size for size in _AMR[magic]] + [1] * 16
     sizes = [0 if byte & 0x83 else sizes[byte >> 3] for byte in range(256)]
@@ -138,7 +138,7 @@ def _amr_end(probe: Probe) -> int:
 
 
 def _aac_end(probe: Probe) -> int:
-    """The end of the last whole frame of AAC in ADTS (ISO 13818-7)."""
+    """The end of the last complete frame of AAC in ADTS (ISO 13818-7)."""
     first = probe.read_at(0, 4)
     kind = first[1] | 1, first[2] & 0xFC  # version, profile and rate
     offset = 0

@@ -1,4 +1,4 @@
-"""FLAC (RFC 9639): how many samples its first block announces, and what stands at its end."""
+"""FLAC (RFC 9639): how many samples its first block announces, and what comes at its end."""
 
 from pengi_rt.audio.containers.common import (
     MAX_CHUNKS,
@@ -10,7 +10,7 @@ from pengi_rt.audio.containers.common import (
 )
 
 HEAD = 26
-"""Bytes up to where STREAMINFO has said how many frames there are."""
+"""Bytes up to the end of the number of frames in STREAMINFO."""
 
 _TOTAL = (1 << 36) - 1
 _MAGIC = b"fLaC\0\0\0\x22"  # what every FLAC file begins with
@@ -19,15 +19,15 @@ _MAX_ZEROS = 100  # blocks at the end
 
 
 def is_flac(head: bytes) -> bool:
-    """Whether a file begins like it."""
+    """Whether a file begins like FLAC."""
     return head[:4] == b"fLaC"
 
 
 def check_flac(probe: Probe) -> Container:
-    """What libFLAC is given: the file without tags around it, as one that does not know its length.
+    """The file without the tags around it, and with an unknown length in its header.
 
-    With the length in its header libsndfile would stop there, whatever follows. So all is decoded,
-    and compared.
+    Otherwise libsndfile would stop at that length, whatever follows. So everything is decoded, and
+    the number of frames compared.
 
     Raises:
         AudioError: a second FLAC file follows.
@@ -48,7 +48,7 @@ def check_flac(probe: Probe) -> Container:
 
 
 def _is_piece(probe: Probe) -> bool:
-    """Whether the first frame has another number than 0: the header is that of a longer file."""
+    """Whether the first frame is not number 0: then the header is that of a longer file."""
     offset = len(b"fLaC")
     for _ in range(MAX_CHUNKS):
         block = probe.read_at(offset, 4)
@@ -62,13 +62,13 @@ def _is_piece(probe: Probe) -> bool:
 
 
 def without_length(head: bytes) -> tuple[bytes, int | None]:
-    """The first :data:`HEAD` bytes of a file, of unknown length now, and what they announced."""
+    """The first :data:`HEAD` bytes of a file with an unknown length, and the length they had."""
     fields = int.from_bytes(head[18:26], "big")
     return head[:18] + (fields & ~_TOTAL).to_bytes(8, "big"), fields & _TOTAL or None
 
 
 def _end(probe: Probe) -> int:
-    """Where tags and zeros begin that others have put at the end."""
+    """Where the tags and zeros begin that other programs put at the end."""
     end = trailing_tags_start(probe, HEAD)
     for _ in range(_MAX_ZEROS):
         if end - HEAD <= _BLOCK or not is_padding(probe, end - _BLOCK, end):
@@ -84,7 +84,7 @@ _PADDING = 16  # bytes; a frame may end in a few zeros
 
 
 def _find(probe: Probe, start: int, end: int) -> int:
-    """Where a second file begins, -1 if there is none."""
+    """Where a second file begins, or -1."""
     while start < end:
         data = probe.read_at(start, min(_BLOCK + len(_MAGIC), end - start))
         found = data.find(_MAGIC)

@@ -1,9 +1,9 @@
 """MP3: frames are found and counted here, and libmpg123 is given nothing else.
 
-It believes the first frame's count, right or wrong, guesses where there is none, stops at what is
-no frame, and says what it thinks on standard error. So it is handed the frames alone, after two of
-our own: one that counts them, and a silent one, as it drops samples after that. What an encoder put
-before and after the recording is cut off here.
+libmpg123 believes the count in the first frame, right or wrong, guesses if there is none, stops at
+anything that is not a frame, and complains on standard error. So it gets the frames alone, after
+two that are made here: one that counts them, and a silent one, as it drops samples after the first.
+What an encoder added before and after the recording is cut off here.
 """
 
 from typing import NamedTuple
@@ -28,13 +28,13 @@ from pengi_rt.audio.containers.mpeg import (
 SEARCHED = 1 << 16  # bytes that are searched for the first frame
 _BLOCK = 1 << 22  # bytes read at a time
 _FRAME_MAX = 1_441  # bytes: MPEG-2.5 at 8 kHz and 160 kbit/s, and MPEG-1 at 32 kHz and 320
-_CONSISTENT = 3  # frames in a row of one kind: nothing else looks like that
+_CONSISTENT = 3  # consecutive frames of one kind: nothing else looks like that
 _MAX_GAPS = 1_000
 _DECODER_DELAY = 529  # samples; libmpg123 drops them where the frames are counted
 
 
 class _Run(NamedTuple):
-    """Frames without a gap."""
+    """Consecutive frames."""
 
     start: int
     end: int
@@ -42,15 +42,15 @@ class _Run(NamedTuple):
 
 
 class _Info(NamedTuple):
-    """What a Xing, Info or VBRI frame says, 0 where it does not."""
+    """The contents of a Xing, Info or VBRI frame; 0 for what it does not say."""
 
     frames: int = 0
-    size: int = 0  # bytes, with itself
+    size: int = 0  # bytes, this frame included
     trim: tuple[int, int] | None = None  # samples before the recording and after it
 
 
 def find_mp3(probe: Probe) -> int:
-    """Where the first frame is, at the start or somewhat later; -1 if there is none.
+    """The offset of the first frame, at the start or somewhat later; -1 if there is none.
 
     A file of one or two frames must begin with them.
     """
@@ -58,7 +58,7 @@ def find_mp3(probe: Probe) -> int:
 
 
 def _find(probe: Probe, start: int, kind: Header | None) -> int:
-    """The first of some consistent frames, as ``kind`` if there is one."""
+    """The first of a few consistent frames, like ``kind`` unless that is None; or -1."""
     data = probe.read_at(start, SEARCHED + _CONSISTENT * _FRAME_MAX)
     at = 0
     while 0 <= (at := data.find(b"\xff", at)) < SEARCHED:
@@ -69,7 +69,7 @@ def _find(probe: Probe, start: int, kind: Header | None) -> int:
 
 
 def _is_chain(data: bytes, at: int, kind: Header | None, *, ends: bool) -> bool:
-    """Whether consistent frames begin here; fewer than some only as a whole file."""
+    """Whether consistent frames begin here; one or two count only as a whole file."""
     first = parse_header(data[at : at + 4])
     if first is None or (kind is not None and not first.is_like(kind)):
         return False
@@ -89,7 +89,7 @@ def check_mp3(probe: Probe, start: int) -> Container:
     """Count the frames from ``start`` on, and compare with what the first one says.
 
     Raises:
-        AudioError: fewer than it says, of several kinds, or something else between them.
+        AudioError: there are fewer, of several kinds, or with something else between them.
     """
     head = parse_header(probe.read_at(start, 4))
     assert head is not None
@@ -116,12 +116,12 @@ def check_mp3(probe: Probe, start: int) -> Container:
 
 
 def _info(frame: bytes, head: Header) -> _Info | None:
-    """What a first frame says of the others, if it is there for that."""
+    """What a first frame says about the others, if that is its purpose."""
     if frame[36:40] == b"VBRI":
         return _Info(int.from_bytes(frame[50:54], "big"), int.from_bytes(frame[46:50], "big"))
     at = head.side_start + head.side_size
     if head.has_sum and frame[at - 2 : at + 2] in (b"Xing", b"Info"):
-        at -= 2  # where many put it, sum or not
+        at -= 2  # where many encoders put it, checksum or not
     if frame[at : at + 4] not in (b"Xing", b"Info"):
         return None
     flags, at = frame[at + 7 : at + 8].ljust(1, b"\0")[0], at + 8
@@ -135,7 +135,7 @@ def _info(frame: bytes, head: Header) -> _Info | None:
 
 
 def _is_cut(probe: Probe, info: _Info, frames: int, start: int, runs: list[_Run]) -> bool:
-    """Whether frames are missing. Some encoders count the first one too, which has no sound."""
+    """Whether frames are missing. Some encoders include the first one, which has no sound."""
     if info.frames <= frames:
         return False
     end = runs[-1].end if runs else start
@@ -145,7 +145,7 @@ def _is_cut(probe: Probe, info: _Info, frames: int, start: int, runs: list[_Run]
 
 
 def _trimmed(info: _Info | None, frames: int, head: Header) -> tuple[int, int]:
-    """Samples to skip, and how many then are the recording's, as encoders wrote them down."""
+    """Samples to skip, and the number of the recording's own after them, by the info frame."""
     total = frames * head.samples
     if info is None or info.trim is None or frames > info.frames + 1:
         return 0, total
@@ -156,7 +156,7 @@ def _trimmed(info: _Info | None, frames: int, head: Header) -> tuple[int, int]:
 
 
 def _runs(probe: Probe, start: int, head: Header) -> list[_Run]:
-    """All frames, whatever stands between them."""
+    """All frames, whatever comes between them."""
     runs: list[_Run] = []
     while start >= 0:
         run = _run(probe, start, head)
@@ -169,7 +169,7 @@ def _runs(probe: Probe, start: int, head: Header) -> list[_Run]:
 
 
 def _run(probe: Probe, start: int, head: Header) -> _Run:
-    """Frames up to the first thing that is none, or is not all there."""
+    """The frames up to the first bytes that are not a complete frame."""
     sizes, mono, offset, frames = frame_sizes(head), head.mono, start, 0
     while data := probe.read_at(offset, _BLOCK):
         at, last = 0, len(data) - 3
@@ -190,10 +190,10 @@ def _run(probe: Probe, start: int, head: Header) -> _Run:
 
 
 def _after_gap(probe: Probe, start: int, head: Header) -> int:
-    """Where the next frames begin after tags, zeros or worse; -1 if there are none.
+    """Where the next frames begin, after tags, zeros or worse; -1 if there are none.
 
     Raises:
-        AudioError: they are of another kind, or what is between them may have been frames.
+        AudioError: they are of another kind, or the bytes between may have been frames.
     """
     start = _skip_tags(probe, start)
     end = trailing_tags_start(probe, start)
@@ -229,7 +229,7 @@ def _skip_tags(probe: Probe, start: int) -> int:
 
 
 def _parts(probe: Probe, run: _Run, head: Header) -> list[bytes | Span]:
-    """The frames of a run; the first of them that lean on others before it are silent."""
+    """The frames of a run; the first ones, if they need data from before it, are made silent."""
     parts: list[bytes | Span] = []
     before, start, done = 0, run.start, run.start
     most = 511 if head.version == 3 else 255

@@ -1,4 +1,4 @@
-"""Frames of MPEG audio layer III: their headers (ISO 11172-3, 13818-3), and what is inside."""
+"""Frames of MPEG audio layer III: headers and contents (ISO 11172-3, 13818-3)."""
 
 from functools import cache
 from typing import NamedTuple
@@ -24,23 +24,23 @@ class Header(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """Of each channel."""
+        """Samples per channel."""
         return 1152 if self.version == 3 else 576
 
     @property
     def side_start(self) -> int:
-        """Where the side information begins in the frame."""
+        """Offset of the side information in the frame."""
         return 6 if self.has_sum else 4
 
     @property
     def side_size(self) -> int:
-        """Bytes of it."""
+        """Bytes of the side information."""
         if self.version == 3:
             return 17 if self.mono else 32
         return 9 if self.mono else 17
 
     def is_like(self, other: "Header") -> bool:
-        """Whether frames of both can be in one recording."""
+        """Whether both can be in one recording."""
         return (self.version, self.rate, self.mono) == (other.version, other.rate, other.mono)
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Header(NamedTuple):
 
 
 def parse_header(data: bytes) -> Header | None:
-    """The header in four bytes, if they are one of layer III (but not of free format)."""
+    """Parse a header of layer III; None if it is not one, or is of the free format."""
     if len(data) < 4 or data[0] != 0xFF or data[1] & 0xE6 != 0xE2:
         return None
     version, bitrate, rate = data[1] >> 3 & 3, data[2] >> 4, data[2] >> 2 & 3
@@ -61,7 +61,7 @@ def parse_header(data: bytes) -> Header | None:
 
 
 def frame_sizes(header: Header) -> list[int]:
-    """Bytes of a frame by the second and third byte of its header; 0 for those of another kind."""
+    """Frame size in bytes, by the second and third byte of a header; 0 for other kinds."""
     return _sizes(header.data[1] & 0xFE, header.data[2] & 0x0C)
 
 
@@ -77,15 +77,15 @@ def _sizes(second: int, rate: int) -> list[int]:
 
 
 def reservoir(header: Header, frame: bytes) -> int:
-    """How many bytes before its own a frame needs (main_data_begin)."""
+    """How many bytes of earlier frames a frame needs (main_data_begin)."""
     side = frame[header.side_start : header.side_start + 2].ljust(2, b"\0")
     return side[0] << 1 | side[1] >> 7 if header.version == 3 else side[0]
 
 
 def silenced(header: Header, before: int) -> bytes:
-    """A frame that cannot be decoded, made silent up to its bytes, which serve later ones.
+    """The head of a silent frame, for one that needs more than ``before`` bytes; its data stay.
 
-    Decoders do the same where the ``before`` bytes that they have are too few.
+    Decoders do the same if they have too few bytes of earlier frames.
     """
     begin = before << 7 if header.version == 3 else before << 8
     side = begin.to_bytes(2, "big") + bytes(header.side_size - 2)
@@ -93,20 +93,20 @@ def silenced(header: Header, before: int) -> bytes:
 
 
 def info_frame(header: Header, frames: int) -> bytes:
-    """A frame of the same kind without sound, which says how many follow it."""
-    made = _own(header)
+    """A silent frame of the same kind that says how many follow it."""
+    made = _roomy_header(header)
     body = bytes(made.side_size) + b"Info\0\0\0\1" + frames.to_bytes(4, "big")
     return (made.data + body).ljust(made.size, b"\0")
 
 
 def silent_frame(header: Header) -> bytes:
-    """A frame of the same kind without sound."""
-    made = _own(header)
+    """A silent frame of the same kind."""
+    made = _roomy_header(header)
     return made.data.ljust(made.size, b"\0")
 
 
-def _own(header: Header) -> Header:
-    """Of the same kind, and with room for what :func:`info_frame` says."""
+def _roomy_header(header: Header) -> Header:
+    """A header of the same kind for a frame with room for :func:`info_frame`."""
     found = None
     for bitrate in range(1, 15):
         third = bitrate << 4 | header.data[2] & 0x0C

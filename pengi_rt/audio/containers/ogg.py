@@ -1,4 +1,4 @@
-"""Ogg (RFC 3533): every page is looked at, as libogg passes over what it cannot use."""
+"""Ogg (RFC 3533): every page is checked, as libogg silently skips what it cannot use."""
 
 import struct
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from pengi_rt.audio.containers.flac import HEAD, without_length
 _HEAD = struct.Struct("<4sBBqIIIB")  # magic, version, flags, granule, serial, number, sum, segments
 _BLOCK = 1 << 20
 _MOST = 27 + 255  # bytes of a page's head
-_MAX_EMPTY = 10_000  # pages that hold nothing
+_MAX_EMPTY = 10_000  # pages without any data
 
 _LIBSNDFILE = (b"\x01vorbis", b"OpusHead")
 _FLAC = b"\x7fFLAC"
-_FLAC_HEAD = 9  # bytes that its first packet has before what a FLAC file begins with
+_FLAC_HEAD = 9  # bytes of its first packet before the beginning of a FLAC file
 _FLAC_FIRST = _FLAC_HEAD + 4 + 4 + 34  # bytes of that packet: fLaC and STREAMINFO
 
 
@@ -28,17 +28,17 @@ class _Page(NamedTuple):
 
 
 def is_ogg(head: bytes) -> bool:
-    """Whether a file begins like it."""
+    """Whether a file begins like Ogg."""
     return head[:4] == b"OggS"
 
 
 def check_ogg(probe: Probe) -> Container:
-    """Walk all pages: one stream, whole and without gaps, or several that run side by side.
+    """Check all pages: one complete stream, or several that run in parallel.
 
-    The last page may lack the end-of-stream mark: live recordings do.
+    The last page may lack the end-of-stream mark, as in live recordings.
 
     Raises:
-        AudioError: a stream follows another, a page is missing or cut short, other bytes between.
+        AudioError: one stream follows another, a page is missing or cut short, other bytes follow.
     """
     pages, end, beside = _pages(probe)
     if not pages:
@@ -54,10 +54,10 @@ def check_ogg(probe: Probe) -> Container:
 
 
 def _pages(probe: Probe) -> tuple[list[_Page], int, bool]:
-    """The pages of the first stream, the end of all pages, and whether others run beside it."""
+    """The pages of the first stream, the end of all pages, and whether there are other streams."""
     pages: list[_Page] = []
     numbers: dict[int, int] = {}  # of the next page of each stream
-    last, end, begun = None, 0, False  # whether something but first pages has come
+    last, end, begun = None, 0, False  # whether there was any page but the first ones
     for page in _walk(probe):
         expected = numbers.get(page.serial)
         if expected is None and begun:
@@ -79,10 +79,10 @@ def _pages(probe: Probe) -> tuple[list[_Page], int, bool]:
 
 
 def _is_sound(page: bytes) -> bool:
-    """Whether the sum of a page is right.
+    """Whether the checksum of a page is right.
 
-    Decoders leave pages out whose sum is wrong. That of the last tells them how many samples there
-    are, so all others would be missed.
+    Decoders skip pages with a wrong checksum. The last page says how many samples there are, so a
+    decoder that skips it cannot notice missing samples.
     """
     table, crc = _crc_table(), 0
     for byte in page[:22] + bytes(4) + page[26:]:
@@ -92,7 +92,7 @@ def _is_sound(page: bytes) -> bool:
 
 @cache
 def _crc_table() -> list[int]:
-    """Of CRC-32 with the polynomial 04c11db7, highest bit first."""
+    """The table of CRC-32 with the polynomial 04c11db7, highest bit first."""
     table = [byte << 24 for byte in range(256)]
     for _ in range(8):
         table = [(crc << 1) & 0xFFFF_FFFF ^ (0x04C1_1DB7 if crc >> 31 else 0) for crc in table]
@@ -100,7 +100,7 @@ def _crc_table() -> list[int]:
 
 
 def _walk(probe: Probe) -> Iterator[_Page]:
-    """All whole pages."""
+    """All complete pages."""
     offset = base = empty = 0
     data = b""
     while offset < probe.size:
@@ -126,7 +126,7 @@ def _walk(probe: Probe) -> Iterator[_Page]:
 
 
 def _native_flac(probe: Probe, pages: list[_Page]) -> Container:
-    """FLAC without the Ogg around it, which libsndfile cannot open: the packets as they are."""
+    """The FLAC packets without the Ogg around them, which libsndfile cannot open."""
     first = probe.read_at(pages[0].payload + _FLAC_HEAD, HEAD)
     if pages[0].end - pages[0].payload < _FLAC_FIRST or not first.startswith(b"fLaC"):
         raise probe.error("damaged: its first OGG page is too short for FLAC")

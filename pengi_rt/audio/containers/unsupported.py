@@ -1,4 +1,4 @@
-"""Kinds of files that are not read, told by how they begin, so that a message can name them."""
+"""Recognising files that are not read, so that a message can name their kind."""
 
 _KINDS = (
     (b"wvpk", "WavPack"),
@@ -30,7 +30,7 @@ _KINDS = (
 
 
 def unsupported_kind(head: bytes) -> str:
-    """What a file is by its first bytes; empty if nobody knows."""
+    """The kind of a file, by its first bytes; empty if unknown."""
     for magic, kind in _KINDS:
         if head[: len(magic)].lower() == magic.lower():
             return kind

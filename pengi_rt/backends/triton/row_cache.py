@@ -25,6 +25,7 @@ class RowCache(Cache):
         self.decoding = Decoding(weights, shape)
         self.decoding.history.position.zero_()
 
+    @torch.inference_mode()
     def release(self, slot: int) -> None:
         super().release(slot)
         self.decoding.prefix_lengths[slot] = 1
@@ -36,6 +37,7 @@ class RowCache(Cache):
 
     def follow(self, parents: Tensor) -> None:
         """Make every row's generated history its parent's; ``parents`` [slots, W] on the device."""
+        self.check_room()
         table = self.decoding.history.ancestry
         slot = torch.arange(self.slots, device=table.device)
         now = torch.from_numpy(self.generated).to(table.device)

@@ -104,7 +104,7 @@ def _classify(
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.iter_classify(
         picture.heard(run), labels, arguments.prompt,
-        partly=arguments.plot is None, on_error=run.on_error, options=options,
+        partial_results=arguments.plot is None, on_error=run.on_error, options=options,
     )  # fmt: skip
     rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = run.write_output(

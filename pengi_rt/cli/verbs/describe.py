@@ -22,7 +22,7 @@ from pengi_rt.render.generation import Lines, about_audio, total
 from pengi_rt.render.writer import Row
 
 if TYPE_CHECKING:
-    from pengi_rt.tasks.describe import Description
+    from pengi_rt.results.description import Description
 
 COLUMNS: Final = (
     "audio",
@@ -63,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         run = Run(arguments, names)
         run.mark_rows(engine, {"verb": "describe", **options.to_json()})
         # Options are refused here, before the output is opened.
-        results = engine.iter_describe(run, partly=True, on_error=run.on_error, options=options)
+        results = engine.iter_describe(
+            run, partial_results=True, on_error=run.on_error, options=options
+        )
         lines = Lines(recordings=len(names) > 1, prompts=False)
         return run.write_output(
             results, _rows, columns=COLUMNS, line=lines, count=lambda windows: windows

@@ -25,7 +25,7 @@ from pengi_rt.render.writer import Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
-    from pengi_rt.tasks.explain import Explanation
+    from pengi_rt.results.explanation import Explanation
 
 COLUMNS: Final = ("audio", "start", "end", "part", "position", "rank", "token", "text", "cosine")
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         results = engine.explain(
             run,
             arguments.prompt,
-            partly=True,
+            partial_results=True,
             on_error=run.on_error,
             options=options_of(arguments, ExplainOptions),
         )
@@ -113,7 +113,7 @@ class _Texts:
         self._headed = headed
 
     def __call__(self, explanation: "Explanation") -> Iterator[Row]:
-        begins = explanation.extent is None or explanation.extent.is_first
+        begins = explanation.window_range is None or explanation.window_range.is_first
         lines = [f"{explanation.audio}:"] if self._headed and begins else []
         for row in _rows(explanation):
             lines += [f"{span(row)}:"] if row["windows"] > 1 else []

@@ -72,7 +72,7 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     run.mark_rows(engine, {**about, **options.to_json()})
     # Options and prompts are refused here, before the output is opened.
     results = engine.iter_generate(
-        run, prompts, partly=True, on_error=run.on_error, options=options
+        run, prompts, partial_results=True, on_error=run.on_error, options=options
     )
     lines = Lines(recordings=len(names) > 1, prompts=each > 1)
     return run.write_output(

@@ -10,7 +10,6 @@ import numpy as np
 from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.config.options import Normalize
 from pengi_rt.decoding.likelihood import Likelihoods, likelihoods
-from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import UsageError
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.by_matching import SEPARATOR
@@ -119,10 +118,7 @@ class Scorer:
         return sums[:, : len(labels)], sums[:, len(labels) :]
 
     def _written(self, prefix: F32, label: Sequence[int]) -> F32:
-        with self._session.in_use():
-            decoder = require_decoder(self._session.backend)
-            rows = decoder.embed_tokens(np.array([*label, self._comma], np.int64))
-        return np.concatenate([prefix, rows])
+        return np.concatenate([prefix, self._session.embed_tokens([*label, self._comma])])
 
     @property
     def _comma(self) -> int:
@@ -131,5 +127,5 @@ class Scorer:
     def _likelihoods(
         self, prefixes: Sequence[F32], candidates: Sequence[Sequence[int]], end: int | None
     ) -> Likelihoods:
-        with self._session.decoding():
+        with self._session.exclusive_decoding():
             return likelihoods(self._session.backend, prefixes, candidates, end=end)

@@ -11,8 +11,9 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.errors import UsageError
+from pengi_rt.results.embedding import TextEmbedding
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.embed import TextEmbedding, embed_texts, unit
+from pengi_rt.tasks.embed import embed_texts, unit
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Matcher:
             UsageError: the plan has no text encoder, or one that reads two labels alike.
             PromptError: a label cannot be read, or is too long (``strict``).
         """
-        if not session.joint_embeddings:
+        if not session.has_joint_embeddings:
             raise UsageError(
                 f"{session.plan.path} has no text encoder to match texts with: classify by "
                 "log-likelihood instead (--method log-likelihood)"
@@ -57,7 +58,7 @@ class Matcher:
                 raise UsageError(f"labels {other!r} and {label!r} are one to the text encoder")
         texts = tuple(labels.values())
         self._most = 1 + max(text.count(SEPARATOR) for text in texts)
-        self._labels = session.remember(
+        self._labels = session.cached(
             ("labels", texts), lambda: _units(embed_texts(session, texts))
         )
 

@@ -10,13 +10,13 @@ import numpy as np
 from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.config.options import ClassifyOptions, Normalize
 from pengi_rt.results.classification import Classification, ClassifiedWindow, LabelScore
-from pengi_rt.session.batches import Batch, Part, parts
-from pengi_rt.session.session import Session, prefixes
+from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
+from pengi_rt.session.session import Session, full_prefixes
 from pengi_rt.tasks.classify.by_likelihood import Scorer
 from pengi_rt.tasks.classify.by_matching import Matcher
 from pengi_rt.tasks.classify.labels import Labels, check_labels
 from pengi_rt.tasks.generate import answer_batch
-from pengi_rt.tasks.prepare import Question, Request, one_prompt, request
+from pengi_rt.tasks.prepare import PreparedPrompt, PreparedRequest, one_prompt, prepare
 from pengi_rt.text.prompts import task_prompt
 
 TASK: Final = "events"
@@ -37,7 +37,7 @@ class _Task:
 
     session: Session
     names: tuple[str, ...]
-    question: Question
+    question: PreparedPrompt
     options: ClassifyOptions
 
 
@@ -48,34 +48,41 @@ def classify(
     prompt: str | None,
     options: ClassifyOptions,
     *,
-    partly: bool = False,
+    partial_results: bool = False,
 ) -> Iterator[Classification]:
     """Classify every recording in turn. What can be refused without them is, by the call.
 
-    ``partly``: a part comes with every batch; its labels are those of all windows so far.
+    ``partial_results``: a part comes with every batch; its labels are those of all windows so far.
 
     Raises:
         UsageError: the labels or options cannot be, or contradict each other or the plan.
         PromptError: the prompt or a label cannot be read.
         BackendError: the session is closed.
     """
+    session.plan.require("classify")
     texts = check_labels(labels, options.template)
     asked = one_prompt(prompt, options, task_prompt(TASK), "classify")
     if options.method == "text-matching":
-        answering = request(session, [asked], options)
+        answering = prepare(session, [asked], options)
         options = cast("ClassifyOptions", answering.options)
-        task = _Task(session, tuple(texts), answering.questions[0], options)
+        task = _Task(session, tuple(texts), answering.prompts[0], options)
         matcher = Matcher(session, texts, strict=options.strict)
         matched = partial(_matched, task, answering, matcher)
-        return _classifications(task, parts(batches, matched, partly=partly))
-    task = _Task(session, tuple(texts), Question(session, asked, options), options)
+        return _classifications(
+            task, split_by_recording(batches, matched, partial_results=partial_results)
+        )
+    task = _Task(session, tuple(texts), PreparedPrompt(session, asked, options), options)
     scorer = Scorer(session, texts, continues=bool(options.text))
     scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question))
     scored = _Likelihood(task, scorer).scored
-    return _classifications(task, parts(batches, scored, partly=partly))
+    return _classifications(
+        task, split_by_recording(batches, scored, partial_results=partial_results)
+    )
 
 
-def _matched(task: _Task, answering: Request, matcher: Matcher, batch: Batch) -> list[Scored]:
+def _matched(
+    task: _Task, answering: PreparedRequest, matcher: Matcher, batch: Batch
+) -> list[Scored]:
     """Every window by its answer's text."""
     texts = [each.windows[0].text for each in answer_batch(task.session, answering, batch)]
     if task.options.multi_label:
@@ -119,12 +126,13 @@ class _Likelihood:
 
 
 def _prefixes(task: _Task, wave: F32) -> Sequence[F32]:
-    with task.session.in_use():
-        audio = task.session.backend.encoders.encode_audio(wave).prefix
-    return prefixes(audio, task.question.rows)
+    audio = task.session.encode_audio(wave).prefix
+    return full_prefixes(audio, task.question.prefix())
 
 
-def _classifications(task: _Task, found: Iterable[Part[Scored]]) -> Iterator[Classification]:
+def _classifications(
+    task: _Task, found: Iterable[RecordingOutputs[Scored]]
+) -> Iterator[Classification]:
     totals: F64 = np.zeros(len(task.names))
     chosen: dict[int, None] = {}
     for part in found:
@@ -138,7 +146,7 @@ def _classifications(task: _Task, found: Iterable[Part[Scored]]) -> Iterator[Cla
 
 
 def _classification(
-    task: _Task, part: Part[Scored], labels: tuple[LabelScore, ...], found: set[str]
+    task: _Task, part: RecordingOutputs[Scored], labels: tuple[LabelScore, ...], found: set[str]
 ) -> Classification:
     windows = tuple(
         ClassifiedWindow(*span, _ranked(task, each.labels), _named(task, each.chosen), each.text)
@@ -158,7 +166,7 @@ def _classification(
         audio_truncated=part.recording.truncated,
         options=task.options,
         audio_warnings=part.recording.warnings,
-        extent=part.extent,
+        window_range=part.window_range,
     )
 
 

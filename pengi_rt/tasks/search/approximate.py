@@ -1,10 +1,9 @@
 """Approximate search for millions of rows: faiss finds candidates, exact cosines rank them.
 
-faiss's own exact search reads as many bytes as :func:`pengi_rt.tasks.search.nearest.nearest`, and
-needs a copy of the matrix in memory first; what it adds is an inverted file (IVF) of vectors
-rounded to 8 bits a component. It stands beside the matrix in the generation, and goes with it.
-Needs the extra ``[faiss]``. Unlike the rest of an index it is read by faiss, without a checksum,
-in mapped memory: use it on an index of your own.
+The candidates come from an inverted file (IVF) of vectors rounded to 8 bits per component. It is a
+file beside the matrix in the generation, and is deleted with it. Needs the extra ``[faiss]``.
+Unlike the rest of an index it is read by faiss, without a checksum, in mapped memory: use it only
+on an index of your own.
 """
 
 import math
@@ -27,21 +26,22 @@ from pengi_rt.tasks.search.vectors import normalised
 Matrix = Literal["captions", "audio"]
 
 PROBES = 16
-"""Lists searched for a query."""
+"""Lists searched per query."""
 
-_TRAINED = 64  # rows a list is trained on
-_LEAST = 39  # rows a list, below which faiss's k-means warns
-_CANDIDATES = 4  # for each row asked for: the rounded vectors' order is not quite the exact one
+_TRAINED = 64  # rows per list to train with
+_LEAST = 39  # rows per list, below which faiss's k-means warns
+_CANDIDATES = 4  # per requested row, because the order of rounded vectors is not exact
 _FEWEST = 64
 
 
 def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
     """Write the inverted file of one matrix beside it. The same index gives the same file.
 
-    It takes a byte a component of memory and disk. Training is the work: 4 sqrt(N) lists.
+    It takes one byte per component of memory and disk. Most of the time goes into training
+    4 sqrt(N) lists.
 
     Raises:
-        UsageError: another process writes to the index, or it was replaced meanwhile, or is empty.
+        UsageError: another process writes to the index, or replaced it, or it is empty.
         BackendError: faiss is missing.
         InputError: it cannot be written.
     """
@@ -85,14 +85,14 @@ def nearest_approximate(
 ) -> tuple[F32, I64]:
     """As :func:`pengi_rt.tasks.search.nearest.nearest`, but a row may be missed.
 
-    The scores are exact. Where the lists hold fewer than ``k`` rows, the rest are -inf, row -1.
+    The scores are exact. If the lists hold fewer than ``k`` rows, the rest are row -1, score -inf.
 
     Args:
-        index: it needs what :func:`build_approximate` writes.
+        index: with the file that :func:`build_approximate` writes.
         queries: [Q, D], of any norm.
         k: rows to find.
         matrix: which embeddings to search.
-        probes: lists to look into for each query; more find more and take longer.
+        probes: lists searched per query; more lists find more and take longer.
 
     Raises:
         UsageError: ``k`` or ``probes`` is below 1, or the index has no inverted file.

@@ -1,11 +1,11 @@
-"""Making an index, or bringing one up to date."""
+"""Making an index, or updating one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.tasks.search.folder import (
@@ -19,30 +19,30 @@ from pengi_rt.tasks.search.folder import (
 )
 from pengi_rt.tasks.search.generation import write_generation
 from pengi_rt.tasks.search.index import Index
+from pengi_rt.tasks.search.index_manifest import AUDIO, CAPTIONS, Identity
 from pengi_rt.tasks.search.journal import Journal
-from pengi_rt.tasks.search.manifest import AUDIO, CAPTIONS, Identity
-from pengi_rt.tasks.search.rows import F32, Block, Held, Recording, Row
-from pengi_rt.tasks.search.update import Found, Update, plan_update
+from pengi_rt.tasks.search.rows import F32, IndexedFile, IndexRow, RowBlock, StoredRecording
+from pengi_rt.tasks.search.update import FileStat, Update, plan_update
 from pengi_rt.tasks.search.vectors import checked_unit
 
 
 class Builder:
-    """The one writer of an index, to be used in a ``with`` block.
+    """The only writer of an index; a context manager.
 
-    Ask for :meth:`plan`, :meth:`add` what it says is to do, then :meth:`commit`. Leaving earlier,
-    by an error or a crash, leaves the index as it was and the finished recordings for the next
-    builder of the same identity.
+    Call :meth:`plan`, :meth:`add` every recording of its ``todo``, then :meth:`commit`. After an
+    error or a crash before that the index is as it was, and the next builder with the same identity
+    has the recordings that were added.
 
     Args:
-        path: folder of the index; made if it is not there.
+        path: folder of the index; created if necessary.
         identity: plan, settings and dimensions of all rows.
-        collection: where the recordings are, for those who read the index.
-        rebuild: use nothing of an index that is there.
+        collection: where the recordings are; stored for readers.
+        rebuild: ignore an index that exists.
 
     Raises:
-        UsageError: the index or unfinished work in it is of another identity, another process
-            writes to it, or the folder holds other files.
-        InputError: the index is damaged, or the folder cannot be written to.
+        UsageError: the index, or unfinished work in it, has another identity; another process
+            writes to it; or the folder holds other files.
+        InputError: the index is damaged, or the folder cannot be written.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Builder:
             stack.enter_context(locked(self.path))
             base = self._base(rebuild=rebuild)
             self._old = None if base is None or rebuild else self._old_index()
-            self._journal = Journal.open(self.path / PARTIAL, identity, base, rebuild=rebuild)
+            self._journal = Journal(self.path / PARTIAL, identity, base, rebuild=rebuild)
             stack.callback(self._journal.close)
             self._known = self._parts_known()
             self._open = stack.pop_all()
 
     def _parts_known(self) -> "dict[str, _Part]":
-        """Every recording that has rows; of one name, those in the journal are newer."""
-        sources: list[_Source] = [*filter(None, [self._old]), self._journal]
+        """All recordings that have rows; the journal's replace the old index's."""
+        sources: list[Index | Journal] = [*filter(None, [self._old]), self._journal]
         return {
             name: _Part(held.recording, source, held)
             for source in sources
@@ -71,7 +71,7 @@ class Builder:
         }
 
     def _base(self, *, rebuild: bool) -> str | None:
-        """The current generation; what crashed writers left beside it is deleted."""
+        """The current generation; leftovers of crashed writers are deleted."""
         try:
             base = current_generation(self.path)
         except InputError:
@@ -101,32 +101,33 @@ class Builder:
     ) -> None:
         self._open.close()
 
-    def plan(self, found: Iterable[Found], digest: Callable[[str], str | None]) -> Update:
-        """What to do for the collection ``found``. Arguments and errors: see ``plan_update``."""
+    def plan(self, found: Iterable[FileStat], digest: Callable[[str], str | None]) -> Update:
+        """How to update the index to the collection ``found``; see :func:`plan_update`."""
         known = {name: part.held.recording for name, part in self._known.items()}
         return plan_update(found, known, digest)
 
-    def with_known_below(self, folders: Iterable[str], found: list[Found]) -> list[Found]:
-        """``found``, and below ``folders`` what was there when it was captioned.
+    def with_known_below(self, folders: Iterable[str], found: list[FileStat]) -> list[FileStat]:
+        """``found``, and the known recordings below ``folders``.
 
-        A folder that cannot be read today may be there tomorrow: so its recordings are kept.
+        For folders that cannot be read at the moment: their recordings stay in the index.
         """
         starts = tuple("" if folder == "." else f"{folder}/" for folder in folders)
         known = (part.held.recording for part in self._known.values())
         unseen = {
-            recording.file: Found(recording.file, recording.size, recording.mtime_ns)
+            recording.file: FileStat(recording.file, recording.size, recording.mtime_ns)
             for recording in known
             if recording.file.startswith(starts)
         }
         return list((unseen | {each.file: each for each in found}).values())
 
-    def add(self, rows: list[Row], captions: F32, audio: F32 | None = None) -> None:
-        """Keep one finished recording.
+    def add(self, rows: list[IndexRow], captions: F32, audio: F32 | None = None) -> None:
+        """Add a captioned recording.
 
         Args:
-            rows: its windows, in order of time; at least one.
-            captions: float32 [rows, dimension], unit norm.
-            audio: float32 [rows, audio_dimension], unit norm, if the index has them.
+            rows: its windows, at least one, in order of time.
+            captions: text embeddings of the captions, float32 [rows, dimension], unit norm.
+            audio: audio embeddings of the windows, float32 [rows, audio_dimension], unit norm; None
+                if the index has none.
 
         Raises:
             InputError: a vector is not of unit norm, or the disk is full.
@@ -140,13 +141,13 @@ class Builder:
         for name, width in self.identity.matrices.items():
             checked_unit(given[name], (len(rows), width), f"{recording.file}: {name}")
         with reporting(self.path):
-            held = self._journal.append(Block(rows, captions, audio))
+            held = self._journal.append(RowBlock(rows, captions, audio))
         self._added[recording.file] = _Part(recording, self._journal, held)
 
     def commit(self, update: Update) -> None:
-        """Make the index of what ``update`` reuses and of what was added since; atomically.
+        """Atomically replace the index by what ``update`` reuses and what was added.
 
-        Nothing is written when that is what the index holds already. The builder ends with it.
+        Nothing is written if the index would be the same. The builder cannot be used afterwards.
 
         Raises:
             InputError: it cannot be written; the index is as it was.
@@ -182,25 +183,16 @@ class Builder:
         )
 
 
-class _Source(Protocol):
-    """What rows are reused from: the old generation, or the journal."""
-
-    @property
-    def recordings(self) -> Mapping[str, Held]: ...
-
-    def read(self, held: Held) -> Block: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A recording of the new generation, and where its rows are."""
+    """A recording of the new generation, and where its rows are stored."""
 
-    recording: Recording
-    source: _Source
-    held: Held
+    recording: IndexedFile
+    source: Index | Journal
+    held: StoredRecording
 
-    def block(self) -> Block:
-        """Its rows and vectors, under its name of today."""
+    def block(self) -> RowBlock:
+        """Its rows and vectors, under its present name."""
         block = self.source.read(self.held)
         rows = [replace(row, recording=self.recording) for row in block.rows]
         return block._replace(rows=rows)

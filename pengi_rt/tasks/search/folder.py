@@ -1,4 +1,4 @@
-"""The folder of an index: whose it is, who writes to it, which generation is current."""
+"""The folder of an index: its lock, its generations, and which of them is current."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.plan.file_kind import precious_kind
 from pengi_rt.system import files
 from pengi_rt.system.regular import open_regular
-from pengi_rt.tasks.search.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
+from pengi_rt.tasks.search.index_manifest import AUDIO, CAPTIONS, MANIFEST, ROWS
 
 CURRENT = "current"
 LOCK = "lock"
 PARTIAL = "partial"
-APPROXIMATE = ".ivf"  # beside a matrix, in the place of .npy
+APPROXIMATE = ".ivf"  # the suffix of a matrix's inverted file, instead of .npy
 
 _GENERATION = re.compile(r"g([0-9]{6})")
 _LEFTOVER = re.compile(rf"\.{CURRENT}\.{files.DRAFT}")
@@ -24,14 +24,14 @@ _PART = re.compile(
     rf"{re.escape(MANIFEST)}|{re.escape(ROWS)}|({_STEMS})\.npy|({_STEMS})\{APPROXIMATE}"
     rf"|\.({_STEMS})\{APPROXIMATE}\.{files.DRAFT}"
 )
-"""Every file that a generation may hold."""
+"""Files that belong to a generation."""
 
 
 def current_generation(folder: Path) -> str | None:
-    """The generation that ``current`` names; none where there is no such file.
+    """The name of the current generation; None if there is none.
 
     Raises:
-        InputError: it cannot be read, or names no generation.
+        InputError: ``current`` cannot be read, or does not name a generation.
     """
     try:
         with open_regular(folder / CURRENT) as file:
@@ -52,14 +52,14 @@ def current_generation(folder: Path) -> str | None:
 
 
 def make_current(folder: Path, generation: str) -> None:
-    """Make that generation the index, atomically; it must be on the disk already."""
+    """Make a generation the current one, atomically; its files must be synced already."""
     files.sync_folder(folder)
     with files.replacing(folder / CURRENT) as file:
         file.write(f"{generation}\n".encode())
 
 
 def next_generation(folder: Path) -> str:
-    """A name behind all that are taken."""
+    """The first unused name after all that exist."""
     taken = [
         int(found[1]) for path in folder.iterdir() if (found := _GENERATION.fullmatch(path.name))
     ]
@@ -67,9 +67,9 @@ def next_generation(folder: Path) -> str:
 
 
 def sweep(folder: Path, keep: str) -> None:
-    """Delete every generation but ``keep``, and what crashed writers left of ``current``.
+    """Delete all generations except ``keep``, and drafts of ``current`` that crashed writers left.
 
-    Only files that an index has by name are deleted; a folder with others in it stays.
+    Only files with the names of index files are deleted; a folder with other files stays.
     """
     files.sweep(folder, CURRENT)
     for path in sorted(folder.iterdir()):
@@ -87,11 +87,11 @@ def _delete_generation(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the only process that writes to this index; the folder is made if there is none.
+    """Lock the index against other writers; the folder is created if necessary.
 
     Raises:
-        UsageError: another process writes, or the folder holds something else than an index.
-        OSError: it cannot be made or locked.
+        UsageError: another process writes to it, or the folder is not an index.
+        OSError: it cannot be created or locked.
     """
     _claim(folder)
     with ExitStack() as stack:
@@ -105,7 +105,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder, or make sure that it is an index, if only a begun one.
+    """Create the folder, or check that it is an index, finished or not.
 
     Raises UsageError, InputError, OSError.
     """
@@ -137,7 +137,7 @@ def _is_ours(name: str) -> bool:
 
 @contextmanager
 def reporting(folder: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one line for the user."""
+    """Turn an OSError into an InputError that says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Writing one generation of an index, block by block, and bringing it to the disk."""
+"""Writing one generation of an index."""
 
 import hashlib
 import os
@@ -10,22 +10,22 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from pengi_rt.system.files import sync_folder
-from pengi_rt.tasks.search.manifest import (
+from pengi_rt.tasks.search.index_manifest import (
     AUDIO,
     CAPTIONS,
     MANIFEST,
     ROWS,
     FileRecord,
     Identity,
-    Manifest,
+    IndexManifest,
 )
-from pengi_rt.tasks.search.rows import Block
+from pengi_rt.tasks.search.rows import RowBlock
 
 
 def write_generation(
-    folder: Path, identity: Identity, collection: str, blocks: Iterable[Block], count: int
+    folder: Path, identity: Identity, collection: str, blocks: Iterable[RowBlock], count: int
 ) -> None:
-    """Write the new folder with ``blocks``, ``count`` rows in all; it is on the disk on return.
+    """Create ``folder`` with the ``count`` rows of all ``blocks``, and sync it to the disk.
 
     Raises:
         OSError: it cannot be written.
@@ -44,14 +44,14 @@ def write_generation(
             if block.audio is not None:
                 files[AUDIO].write(block.audio.astype("<f4").tobytes())
     records = {name: file.record for name, file in files.items()}
-    manifest = Manifest(identity=identity, collection=collection, rows=count, files=records)
+    manifest = IndexManifest(identity=identity, collection=collection, rows=count, files=records)
     with _Hashed(folder / MANIFEST) as file:
         file.write(manifest.to_json())
     sync_folder(folder)
 
 
 class _Hashed:
-    """A new file that knows the size and the SHA-256 of what was written to it."""
+    """A new file that keeps the size and the SHA-256 of its content."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("xb")

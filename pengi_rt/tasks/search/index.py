@@ -15,43 +15,49 @@ from pengi_rt.config.checked import as_path
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.system.regular import open_regular
 from pengi_rt.tasks.search.folder import PARTIAL, current_generation
-from pengi_rt.tasks.search.manifest import AUDIO, CAPTIONS, MANIFEST, ROWS, Identity, Manifest
-from pengi_rt.tasks.search.rows import F32, Block, Held, Row
+from pengi_rt.tasks.search.index_manifest import (
+    AUDIO,
+    CAPTIONS,
+    MANIFEST,
+    ROWS,
+    Identity,
+    IndexManifest,
+)
+from pengi_rt.tasks.search.rows import F32, IndexRow, RowBlock, StoredRecording
 from pengi_rt.tasks.search.words import Words
 
 VERIFIED = 2**28
-"""Bytes of vectors up to which opening hashes them; 256 MiB take 0.2 s, 4 GiB take 3 s."""
+"""Vectors of up to so many bytes are hashed by default; 256 MiB take 0.2 s, 4 GiB 3 s."""
 
 _MANIFEST_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """One generation of an index, as it was when it was opened.
+    """An index as it was when it was opened.
 
-    It holds mapped memory and no lock: a writer that replaces the index meanwhile does not disturb
-    it. Row ``i`` of the matrices belongs to ``rows[i]``.
+    It holds no lock, and a writer that replaces the index does not affect it. Row ``i`` of the
+    matrices belongs to ``rows[i]``.
     """
 
     path: Path
     generation: Path
-    manifest: Manifest
+    manifest: IndexManifest
     rows: "Rows"
     captions: F32  # [rows, D], unit norm, read-only
     audio: F32 | None  # [rows, D2], unit norm, read-only
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> Self:
-        """The index in that folder.
+        """Open the index in the folder ``path``.
 
-        Sizes, types and shapes are always checked, and the SHA-256 of the rows. The vectors' is
-        checked if they are small (:data:`VERIFIED`), always with ``verify=True``, never with
-        ``False``. Damage that slips through cannot pass for a result: search refuses a row that
-        is not of unit norm where its score shows it.
+        Sizes, types, shapes and the rows' SHA-256 are always checked. The vectors' SHA-256 is
+        checked with ``verify=True``, and by default if they are small (:data:`VERIFIED`). Search
+        also refuses a row whose score shows that it does not have unit norm.
 
         Raises:
-            UsageError: ``path`` is no path.
-            InputError: there is no index, or it cannot be read, or is damaged.
+            UsageError: ``path`` is not a path.
+            InputError: there is no index, or it cannot be read, or it is damaged.
         """
         path = as_path("index", path)
         while True:
@@ -68,7 +74,7 @@ class Index:
     @classmethod
     def _read(cls, path: Path, generation: Path, *, verify: bool | None) -> Self:
         try:
-            manifest = Manifest.from_json(_start(generation / MANIFEST))
+            manifest = IndexManifest.from_json(_start(generation / MANIFEST))
             _check_files(generation, manifest, verify=verify)
             matrices = {
                 name: _matrix(generation / name, (manifest.rows, width))
@@ -83,32 +89,32 @@ class Index:
 
     @property
     def identity(self) -> Identity:
-        """What it was made with."""
+        """The plan and the settings it was made with."""
         return self.manifest.identity
 
     @property
     def plan(self) -> str:
-        """SHA-256 of the plan that it was made with."""
+        """SHA-256 of the plan it was made with."""
         return self.identity.plan
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings that it was made with."""
+        """The settings it was made with."""
         return self.identity.settings
 
     @property
     def collection(self) -> str:
-        """Where the recordings were when it was made; their names are relative to it."""
+        """The folder of the recordings when it was made; file names are relative to it."""
         return self.manifest.collection
 
     @cached_property
-    def recordings(self) -> Mapping[str, Held]:
-        """Every recording by its name; reads all rows.
+    def recordings(self) -> Mapping[str, StoredRecording]:
+        """All recordings by name; reads all rows.
 
         Raises:
-            InputError: the rows of a recording do not stand together.
+            InputError: the rows of a recording are not consecutive.
         """
-        found: dict[str, Held] = {}
+        found: dict[str, StoredRecording] = {}
         last = None
         for number, row in enumerate(self.rows):
             if row.file == last:
@@ -116,32 +122,32 @@ class Index:
             elif row.file in found:
                 raise InputError(f"{self.path}: is damaged: {row.file!r} stands in two places")
             else:
-                found[row.file] = Held(row.recording, 1, number)
+                found[row.file] = StoredRecording(row.recording, 1, number)
             last = row.file
         return found
 
     @cached_property
     def words(self) -> Words:
-        """The captions' words; made when they are first searched.
+        """The word index of the captions; made at the first search by words.
 
         Raises:
             BackendError: this Python's SQLite has no full-text index.
         """
         return Words(row.caption for row in self.rows)
 
-    def read(self, held: Held) -> Block:
+    def read(self, held: StoredRecording) -> RowBlock:
         """Rows and vectors of one of the :attr:`recordings`."""
         part = slice(held.at, held.at + held.rows)
         audio = None if self.audio is None else self.audio[part]
-        return Block(self.rows[part], self.captions[part], audio)
+        return RowBlock(self.rows[part], self.captions[part], audio)
 
 
-class Rows(Sequence[Row]):
-    """The lines of ``rows.jsonl``, each read when it is asked for.
+class Rows(Sequence[IndexRow]):
+    """The rows in ``rows.jsonl``, parsed when they are accessed.
 
     Raises:
         ValueError: the file has another number of lines.
-        InputError: a line that is asked for is no row.
+        InputError: an accessed line is damaged.
     """
 
     def __init__(self, path: Path, count: int) -> None:
@@ -156,28 +162,28 @@ class Rows(Sequence[Row]):
         return len(self._bounds) - 1
 
     @overload
-    def __getitem__(self, which: int) -> Row: ...
+    def __getitem__(self, which: int) -> IndexRow: ...
     @overload
-    def __getitem__(self, which: slice) -> list[Row]: ...
-    def __getitem__(self, which: int | slice) -> Row | list[Row]:
+    def __getitem__(self, which: slice) -> list[IndexRow]: ...
+    def __getitem__(self, which: int | slice) -> IndexRow | list[IndexRow]:
         if isinstance(which, slice):
             return [self[number] for number in range(*which.indices(len(self)))]
         number = range(len(self))[which]
         line = self._data[self._bounds[number] : self._bounds[number + 1]]
         try:
-            return Row.from_json(line)
+            return IndexRow.from_json(line)
         except ValueError as error:
             raise InputError(
                 f"{self._path}: line {number + 1} is damaged ({error}): index the collection "
                 "again with --rebuild"
             ) from None
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[IndexRow]:
         return (self[number] for number in range(len(self)))
 
 
 def _absence(path: Path) -> str:
-    """Why there is no index in that folder."""
+    """Why there is no index in a folder."""
     if not path.is_dir():
         return f"{path}: there is no such index: make one with `pengi-rt index`"
     if (path / PARTIAL).exists():
@@ -186,7 +192,7 @@ def _absence(path: Path) -> str:
 
 
 def _unreadable(path: Path, generation: Path, error: OSError) -> InputError:
-    """What is not there is damage; what may not be read, or not now, is as it was."""
+    """A missing file is damage; a file that may not be read is not."""
     reason = error.strerror or str(error)
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return _damaged(path, generation, reason)
@@ -206,7 +212,7 @@ def _start(path: Path) -> bytes:
         return file.read(_MANIFEST_BYTES)
 
 
-def _check_files(generation: Path, manifest: Manifest, *, verify: bool | None) -> None:
+def _check_files(generation: Path, manifest: IndexManifest, *, verify: bool | None) -> None:
     vectors = sum(manifest.files[name].size for name in manifest.identity.matrices)
     whole = vectors <= VERIFIED if verify is None else verify
     for name, record in manifest.files.items():
@@ -221,15 +227,13 @@ def _check_files(generation: Path, manifest: Manifest, *, verify: bool | None) -
 
 
 def _matrix(path: Path, shape: tuple[int, int]) -> F32:
-    """The float32 matrix of that shape in that file, in mapped memory."""
-    matrix = np.lib.format.open_memmap(
-        path, mode="r"
-    )  # never a pickle or an archive, unlike np.load
+    """The float32 matrix in a file, in mapped memory; unlike np.load, never a pickle."""
+    matrix = np.lib.format.open_memmap(path, mode="r")
     if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
         raise ValueError(
             f"{path.name} is {matrix.dtype} {list(matrix.shape)}, not float32 {list(shape)}"
         )
-    return np.asarray(matrix)  # slices of a memmap are slower to make
+    return np.asarray(matrix)  # slicing a memmap is slower
 
 
 def _mapped(path: Path) -> bytes | mmap.mmap:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pengi_rt.audio.find import Found as Names
+from pengi_rt.audio.find import FoundRecordings as Names
 from pengi_rt.audio.find import find_recordings
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
@@ -21,20 +21,19 @@ from pengi_rt.config.checked import as_path
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.session.batches import Batch, Part, parts, read_batches
+from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording, window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.system.file_hash import file_sha256
 from pengi_rt.system.regular import Regular
 from pengi_rt.tasks.embed import embed_texts, unit
 from pengi_rt.tasks.generate import cut_at_stop, decode_windows
-from pengi_rt.tasks.prepare import Request, prompts_of, request
+from pengi_rt.tasks.prepare import PreparedRequest, prepare, prompts_of
 from pengi_rt.tasks.search.approximate import complete_approximate, load_faiss
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.manifest import Identity
-from pengi_rt.tasks.search.rows import Block, Row
-from pengi_rt.tasks.search.rows import Recording as Entry
-from pengi_rt.tasks.search.update import Found, Update
+from pengi_rt.tasks.search.index_manifest import Identity
+from pengi_rt.tasks.search.rows import IndexedFile, IndexRow, RowBlock
+from pengi_rt.tasks.search.update import FileStat, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +68,29 @@ class Indexed:
 
 
 class Listener(Protocol):
-    """Is told how the work goes on."""
+    """Is called as the work proceeds."""
 
     def planned(self, planned: Indexed, /) -> None:
-        """What is going to be done, should nothing fail."""
+        """The work begins; ``planned`` is its outcome if nothing fails."""
 
     def done(self, file: str, /) -> None:
-        """That recording is captioned."""
+        """A recording was captioned."""
 
     def failed(self, file: str, error: AudioError, /) -> None:
-        """That recording cannot be read."""
+        """A recording cannot be read."""
 
 
-class _Deaf:
-    """A listener that does not care."""
+class NoListener:
+    """A listener that ignores everything."""
 
-    def planned(self, _planned: Indexed, /) -> None: ...
+    def planned(self, planned: Indexed, /) -> None:
+        """Ignored."""
 
-    def done(self, _file: str, /) -> None: ...
+    def done(self, file: str, /) -> None:
+        """Ignored."""
 
-    def failed(self, _file: str, _error: AudioError, /) -> None: ...
-
-
-_DEAF = _Deaf()
+    def failed(self, file: str, error: AudioError, /) -> None:
+        """Ignored."""
 
 
 def index_folder(
@@ -122,28 +121,31 @@ def index_folder(
             index is damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
+    session.plan.require("index")
     if options.approximate:
         load_faiss()
     folder, index = as_path("folder", folder), as_path("index", index)
-    run = _Run(session, folder, _request(session, prompt, options), options, listener or _DEAF)
+    run = _Run(
+        session, folder, _request(session, prompt, options), options, listener or NoListener()
+    )
     outcome = run.bring_up_to_date(index, rebuild=options.rebuild)
     if options.approximate and outcome.recordings:
         complete_approximate(Index.open(index))
     return outcome
 
 
-def _request(session: Session, prompt: str | None, options: IndexOptions) -> Request:
+def _request(session: Session, prompt: str | None, options: IndexOptions) -> PreparedRequest:
     """What every recording is asked. Raises UsageError, PromptError."""
-    if not session.joint_embeddings:
+    if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so captions have no embedding to search in; "
             "export a checkpoint that has one (base)"
         )
     # What no recording could be read with is refused here, before anything is written.
-    click = np.array([0.5, -0.5], np.float32), session.config.mel.sample_rate
-    list(read_batches([click], session.config, options))
+    click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
+    list(window_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
-    return request(session, prompts, options)
+    return prepare(session, prompts, options)
 
 
 def _check_collection(index: Path, folder: Path) -> None:
@@ -159,19 +161,19 @@ def _check_collection(index: Path, folder: Path) -> None:
         )
 
 
-def _identity(session: Session, asked: Request, options: IndexOptions) -> Identity:
-    decode, config = asked.decode, session.config
+def _identity(session: Session, request: PreparedRequest, options: IndexOptions) -> Identity:
+    decode, config = request.decode, session.config
     assert isinstance(decode, DecodeOptions)
     return Identity(
         plan=session.plan.fingerprint,
         settings={
-            "prompt": asked.questions[0].prompt,
+            "prompt": request.prompts[0].prompt,
             "text": options.text,
             "beam_size": decode.beam_size,
             "max_new_tokens": decode.max_new_tokens,
             "temperature": float(decode.divisor),
             "stop_id": decode.stop_id,
-            "stop_strings": list(asked.stops),
+            "stop_strings": list(request.stops),
             "hop": float(config.clip_seconds if options.hop is None else options.hop),
         },
         dimension=config.d_proj,
@@ -185,11 +187,11 @@ class _Run:
 
     session: Session
     folder: Path
-    asked: Request
+    request: PreparedRequest
     options: IndexOptions
     listener: Listener
     failed: list[tuple[str, str]] = field(default_factory=list)
-    _entries: dict[str, Entry] = field(default_factory=dict)  # read and not yet captioned
+    _entries: dict[str, IndexedFile] = field(default_factory=dict)  # read and not yet captioned
 
     def bring_up_to_date(self, index: Path, *, rebuild: bool) -> Indexed:
         """Caption what is new."""
@@ -197,18 +199,20 @@ class _Run:
         files = [self._found(Path(name)) for name in names.paths]
         if not rebuild:
             _check_collection(index, self.folder)
-        identity = _identity(self.session, self.asked, self.options)
+        identity = _identity(self.session, self.request, self.options)
         collection = str(self.folder.resolve())
         with Builder(index, identity, collection=collection, rebuild=rebuild) as builder:
             unread = (self._relative(each.path) for each in names.problems)
             files = builder.with_known_below(unread, files)
             update = builder.plan(files, lambda file: _digest(self.folder / file))
-            (question,) = self.asked.questions
+            (question,) = self.request.prompts
             outcome = Indexed(update, question.prompt, question.truncated, names=names)
             self.listener.planned(outcome)
             recordings = self.recordings(update.todo)
-            batches = read_batches(recordings, self.session.config, self.options, self._broken)
-            for part in parts(batches, self.captions):
+            batches = window_batches(
+                recordings, self.session.config, self.options, on_error=self._broken
+            )
+            for part in split_by_recording(batches, self.captions):
                 builder.add(*self.block(part))
                 self.listener.done(self._entries.pop(part.recording.name).file)
             builder.commit(update)
@@ -223,15 +227,15 @@ class _Run:
     def _relative(self, path: str | Path) -> str:
         return Path(path).relative_to(self.folder).as_posix()
 
-    def _found(self, path: Path) -> Found:
+    def _found(self, path: Path) -> FileStat:
         file = self._relative(path)
         try:
             status = path.stat()
         except OSError:  # a broken link: whoever reads it says so
-            return Found(file, 0, 0)
-        return Found(file, status.st_size, status.st_mtime_ns)
+            return FileStat(file, 0, 0)
+        return FileStat(file, status.st_size, status.st_mtime_ns)
 
-    def recordings(self, files: Iterable[Found]) -> Iterator[Recording]:
+    def recordings(self, files: Iterable[FileStat]) -> Iterator[Recording]:
         """Those of the files that can be read."""
         for found in files:
             try:
@@ -251,7 +255,7 @@ class _Run:
         assert isinstance(recording, Recording)
         self._fail(self._entries.pop(recording.name).file, error)
 
-    def _read(self, found: Found) -> tuple[Entry, Recording]:
+    def _read(self, found: FileStat) -> tuple[IndexedFile, Recording]:
         path = self.folder / found.file
         # Hashed before it is read: if it is replaced in between, the next run sees another content.
         sha256 = _digest(path)
@@ -259,28 +263,28 @@ class _Run:
         recording = load_windows(Regular(path), self.session.config, hop=hop, strict=strict)
         if sha256 is None:
             raise AudioError(f"{path}: could not be read a moment ago: run the command again")
-        return Entry(*found, sha256), recording
+        return IndexedFile(*found, sha256), recording
 
     def captions(self, batch: Batch) -> "list[_Captioned]":
         """What is written of every window of a batch, and the vectors of that and of its sound."""
-        (question,) = self.asked.questions
-        with self.session.decoding():
+        (question,) = self.request.prompts
+        with self.session.exclusive_decoding():
             heard = self.session.backend.encoders.encode_audio(batch.windows)
-            answers = decode_windows(self.session, heard.prefix, question.rows, self.asked)
+            answers = decode_windows(self.session, heard.prefix, question.prefix(), self.request)
         best = [each.beams[0] for each in answers]
-        decode, stops = self.session.tokenizer.decode, self.asked.stops
+        decode, stops = self.session.tokenizer.decode, self.request.stops
         captions = [cut_at_stop(decode(beam.tokens), stops).strip() for beam in best]
         vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
         scores = [beam.score for beam in best]
         return list(map(_Captioned, captions, scores, vectors, unit(heard.embedding)))
 
-    def block(self, part: "Part[_Captioned]") -> Block:
+    def block(self, part: "RecordingOutputs[_Captioned]") -> RowBlock:
         """Rows and vectors of a recording."""
         entry = self._entries[part.recording.name]
         windows = zip(part.spans, part.outputs, strict=True)
-        rows = [Row(entry, *span, each.caption, each.score) for span, each in windows]
+        rows = [IndexRow(entry, *span, each.caption, each.score) for span, each in windows]
         vectors = np.stack([each.vector for each in part.outputs])
-        return Block(rows, vectors, np.stack([each.sound for each in part.outputs]))
+        return RowBlock(rows, vectors, np.stack([each.sound for each in part.outputs]))
 
 
 class _Captioned(NamedTuple):

@@ -1,4 +1,4 @@
-"""Exact search: the rows of a matrix that are nearest to a query by cosine."""
+"""Exact search: the rows of a matrix with the highest cosines to a query."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,15 +19,15 @@ def nearest(
 ) -> tuple[F32, I64]:
     """The ``k`` rows of ``matrix`` with the highest cosine to each query, best first.
 
-    Equal rows have equal scores, and the lower number comes first. A float32 matrix product only
-    says which rows can be among the best; those are summed in float64, one by one, and rounded to
-    float32. So the result does not depend on ``block_rows``, on threads or on other queries.
+    Equal rows have equal scores, and the lower number comes first. A float32 matrix product selects
+    the rows that can be among the best; their cosines are then summed in float64, one by one, and
+    rounded to float32. So results do not depend on ``block_rows``, on threads or on other queries.
 
     Args:
-        matrix: float32 [N, D], rows of unit norm; may be mapped memory.
+        matrix: float32 [N, D], rows of unit norm, possibly in mapped memory.
         queries: [Q, D], of any norm.
         k: rows to find; all N if there are fewer.
-        block_rows: rows taken at a time, which bounds the memory.
+        block_rows: rows processed at a time, which bounds the memory.
 
     Returns:
         Cosines float32 [Q, min(k, N)] and row numbers int64 of that shape.
@@ -69,7 +69,7 @@ def first(scores: F32, rows: I64, k: int) -> tuple[F32, I64]:
 
 
 def _candidates(rough: F32, k: int, floor: float, slack: float) -> I64:
-    """Where ``rough`` may belong to the ``k`` best that are above ``floor``."""
+    """Rows whose ``rough`` score may belong to the ``k`` best scores above ``floor``."""
     if len(rough) > k:
         floor = max(floor, float(np.partition(rough, -k)[-k]))
     found: I64 = np.flatnonzero(rough >= floor - slack)
@@ -77,7 +77,7 @@ def _candidates(rough: F32, k: int, floor: float, slack: float) -> I64:
 
 
 def _check(rough: F32, start: int) -> None:
-    """Refuse a block of rows whose cosines show that one of them is not of unit norm."""
+    """Refuse a block of rows if a cosine shows that a row does not have unit norm."""
     bad = np.flatnonzero(~(np.abs(rough) <= 1 + TOLERANCE).all(axis=0))  # true for NaN
     if len(bad):
         raise InputError(

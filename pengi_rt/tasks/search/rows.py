@@ -1,4 +1,4 @@
-"""What an index says of each window of each recording: one line of ``rows.jsonl``."""
+"""The rows of an index: one per window of each recording, one line of ``rows.jsonl`` each."""
 
 import json
 import math
@@ -18,8 +18,8 @@ _KINDS = {
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class Recording(NamedTuple):
-    """A file of the collection, as it was when it was captioned."""
+class IndexedFile(NamedTuple):
+    """A recording of the collection, as it was when it was captioned."""
 
     file: str  # relative to the collection's root, with slashes
     size: int  # bytes
@@ -28,14 +28,14 @@ class Recording(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One window of a recording, and what the model wrote about it.
+class IndexRow:
+    """One window of a recording and its caption.
 
     Raises:
-        ValueError: a value that no row has (not finite, a path out of the collection, ...).
+        ValueError: a value is impossible (not finite, a path out of the collection, ...).
     """
 
-    recording: Recording
+    recording: IndexedFile
     start: float  # seconds into the recording
     end: float  # seconds
     caption: str
@@ -44,7 +44,7 @@ class Row:
     def __post_init__(self) -> None:
         recording = self.recording
         if not is_inside(recording.file):
-            raise ValueError(f"file is no path inside a collection: {recording.file!r}")
+            raise ValueError(f"file is not a path inside a collection: {recording.file!r}")
         if _DIGEST.fullmatch(recording.sha256) is None or recording.size < 0:
             raise ValueError(f"sha256 or size of {recording.file!r} is impossible")
         if not (0 <= self.start <= self.end < math.inf and math.isfinite(self.score)):
@@ -65,40 +65,40 @@ class Row:
         return json.dumps(dict(zip(_KINDS, values, strict=True)), allow_nan=False).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, line: bytes) -> Self:
-        """What :meth:`to_json` was given.
+    def from_json(cls, line: bytes | str) -> Self:
+        """The row of a line that :meth:`to_json` made.
 
         Raises:
-            ValueError: the line is something else.
+            ValueError: the line is not a row.
         """
         try:
             values = json.loads(line, parse_constant=_no_constant)
         except RecursionError:
-            raise ValueError("the line is no JSON: too deep") from None
+            raise ValueError("the line is not JSON: too deep") from None
         if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != _KINDS:
-            raise ValueError(f"the line is no object of {', '.join(_KINDS)}")
-        recording = Recording(*(values[name] for name in Recording._fields))
+            raise ValueError(f"the line is not an object of {', '.join(_KINDS)}")
+        recording = IndexedFile(*(values[name] for name in IndexedFile._fields))
         return cls(recording, *(values[name] for name in ("start", "end", "caption", "score")))
 
 
-class Block(NamedTuple):
-    """Rows and their vectors, row by row."""
+class RowBlock(NamedTuple):
+    """Rows and their vectors."""
 
-    rows: list[Row]
+    rows: list[IndexRow]
     captions: F32  # [n, D], unit norm
     audio: F32 | None  # [n, D2], unit norm
 
 
-class Held(NamedTuple):
-    """What an index or a journal has of one recording."""
+class StoredRecording(NamedTuple):
+    """Where an index or a journal holds the rows of one recording."""
 
-    recording: Recording
+    recording: IndexedFile
     rows: int
-    at: int  # where: the first row, or the byte
+    at: int  # the number of the first row, or the position in bytes
 
 
 def is_inside(file: str) -> bool:
-    """Whether ``file`` is a plain relative path with slashes, which leads out of no folder."""
+    """Whether ``file`` is a plain relative path with slashes that stays inside its folder."""
     return "\0" not in file and not {"", ".", ".."} & set(file.split("/"))
 
 

@@ -14,11 +14,11 @@ from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import By, GenerateOptions, SearchOptions
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.session.batches import read_batches
+from pengi_rt.session.batches import window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
 from pengi_rt.tasks.generate import iter_results
-from pengi_rt.tasks.prepare import Request, request
+from pengi_rt.tasks.prepare import PreparedRequest, prepare
 from pengi_rt.tasks.search.approximate import nearest_approximate
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import nearest
@@ -64,7 +64,7 @@ def search_index(
     """The ``k`` recordings nearest to a query, best first; fewer if the index has no more.
 
     A recording is as near as its nearest window, to the nearest window of an example, which is
-    read, and for its captions asked, as the index's recordings were.
+    read, and for its captions request, as the index's recordings were.
 
     Args:
         session: the plan that the index was made by.
@@ -81,6 +81,7 @@ def search_index(
         InputError: the index is damaged.
         BackendError: ``approximate`` without faiss.
     """
+    session.plan.require("search")
     by = options.by or ("audio" if query.text is None else "captions")
     approximate = options.approximate
     _check(session, index, query, by, approximate=approximate)
@@ -145,7 +146,7 @@ def _described(session: Session, text: str, *, strict: bool) -> F32:
 
 @dataclass(frozen=True)
 class _Example:
-    """A recording that is read, and for its captions asked, as the index's were."""
+    """A recording that is read, and for its captions request, as the index's were."""
 
     session: Session
     index: Index
@@ -156,16 +157,16 @@ class _Example:
     def sounds(self) -> F32:
         """``[windows, d_proj]``: of its sound."""
         options = self._options()
-        batches = read_batches([self.like], self.session.config, options)
+        batches = window_batches([self.like], self.session.config, options)
         (heard,) = embed_recordings(self.session, batches, options)
         return heard.embedding
 
     def captions(self) -> list[str]:
         """What is written of its windows."""
         options = self._options()
-        batches = read_batches([self.like], self.session.config, options)
-        asked = _asked(self.session, self.index.settings, options)
-        (written,) = iter_results(self.session, batches, asked)
+        batches = window_batches([self.like], self.session.config, options)
+        request = _asked(self.session, self.index.settings, options)
+        (written,) = iter_results(self.session, batches, request)
         return [window.text for window in written.windows]
 
     def vectors(self) -> F32:
@@ -186,11 +187,11 @@ class _Example:
         return GenerateOptions(**same, batch_size=self.batch_size, strict=self.strict)
 
 
-def _asked(session: Session, settings: Any, options: GenerateOptions) -> Request:
+def _asked(session: Session, settings: Any, options: GenerateOptions) -> PreparedRequest:
     """What the index's recordings were asked."""
-    asked = request(session, [settings["prompt"]], options)
-    assert isinstance(asked.decode, DecodeOptions)
-    return replace(asked, decode=replace(asked.decode, stop_id=settings["stop_id"]))
+    request = prepare(session, [settings["prompt"]], options)
+    assert isinstance(request.decode, DecodeOptions)
+    return replace(request, decode=replace(request.decode, stop_id=settings["stop_id"]))
 
 
 def _hits(index: Index, find: Finder, k: int) -> list[Hit]:

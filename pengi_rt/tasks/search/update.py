@@ -1,4 +1,4 @@
-"""What has to be done to bring an index up to date with its collection."""
+"""How to update an index to its collection: what is reused, captioned and dropped."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from pengi_rt.errors import UsageError
-from pengi_rt.tasks.search.rows import Recording
+from pengi_rt.tasks.search.rows import IndexedFile
 
 
-class Found(NamedTuple):
+class FileStat(NamedTuple):
     """A file of the collection as it is now."""
 
     file: str  # relative to the collection's root, with slashes
@@ -20,44 +20,44 @@ class Found(NamedTuple):
 class Reuse(NamedTuple):
     """A recording whose rows are known under the name ``source``."""
 
-    recording: Recording
+    recording: IndexedFile
     source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Every file of the collection in one of four groups, each sorted; and what is gone."""
+    """The files of the collection in four sorted groups, and the recordings that are gone."""
 
     kept: tuple[Reuse, ...]  # the same content under the same name
-    moved: tuple[Reuse, ...]  # the content of another name, be that one gone or not
-    new: tuple[Found, ...]
-    changed: tuple[Found, ...]
-    deleted: tuple[str, ...]  # names that are gone, and whose content is no one's now
+    moved: tuple[Reuse, ...]  # content known under another name
+    new: tuple[FileStat, ...]
+    changed: tuple[FileStat, ...]
+    deleted: tuple[str, ...]  # gone, and their content with them
 
     @property
     def reused(self) -> tuple[Reuse, ...]:
-        """What needs no captioning."""
+        """What need not be captioned."""
         return self.kept + self.moved
 
     @property
-    def todo(self) -> tuple[Found, ...]:
+    def todo(self) -> tuple[FileStat, ...]:
         """What has to be captioned, sorted by name."""
         return tuple(sorted(self.new + self.changed))
 
 
 def plan_update(
-    found: Iterable[Found], known: Mapping[str, Recording], digest: Callable[[str], str | None]
+    found: Iterable[FileStat], known: Mapping[str, IndexedFile], digest: Callable[[str], str | None]
 ) -> Update:
-    """Compare the collection with the recordings that are known.
+    """Compare the collection with the known recordings.
 
-    A file of the same name, size and modification time is taken for the same; another one is
-    hashed if a recording of its size is known, and is the same if one has its content.
+    A file with the name, size and modification time of a known recording is assumed to be the same.
+    Any other file is hashed if a known recording has its size, and is the same if one has its hash.
 
     Args:
         found: the files of the collection, in any order.
         known: what an index has, by name.
-        digest: SHA-256 of the content of one of these files, in hexadecimal digits; none if it
-            cannot be read, which whoever captions it will find out too.
+        digest: SHA-256 of a file of the collection, in hexadecimal digits; None if it cannot be
+            read.
 
     Raises:
         UsageError: a name stands twice in ``found``.
@@ -71,7 +71,7 @@ def plan_update(
     sources = [contents.source(file, digest) for file in files]
     todo = [file for file, source in zip(files, sources, strict=True) if source is None]
     reused = [
-        Reuse(Recording(*file, known[source].sha256), source)
+        Reuse(IndexedFile(*file, known[source].sha256), source)
         for file, source in zip(files, sources, strict=True)
         if source is not None
     ]
@@ -87,14 +87,14 @@ def plan_update(
 class _Contents:
     """Known recordings by what is in them."""
 
-    def __init__(self, known: Mapping[str, Recording]) -> None:
+    def __init__(self, known: Mapping[str, IndexedFile]) -> None:
         self._known = known
         self._sizes = {recording.size for recording in known.values()}
         self._names: dict[str, str] = {}
         for name in sorted(known, reverse=True):  # of equal ones the first name stays
             self._names[known[name].sha256] = name
 
-    def source(self, file: Found, digest: Callable[[str], str | None]) -> str | None:
+    def source(self, file: FileStat, digest: Callable[[str], str | None]) -> str | None:
         """The name under which this content is known, its own before others."""
         own = self._known.get(file.file)
         if own is not None and (own.size, own.mtime_ns) == (file.size, file.mtime_ns):

@@ -1,4 +1,4 @@
-"""Matrices of vectors of unit norm, whose inner product is the cosine."""
+"""Matrices of unit vectors, whose inner products are cosines."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,10 +11,10 @@ TOLERANCE = 1e-3
 
 
 def checked_unit(vectors: ArrayLike, shape: tuple[int, int], what: str) -> F32:
-    """``vectors`` as they are, float32 of that shape.
+    """Check that ``vectors`` are float32, of that shape and of unit norm, and return them.
 
     Raises:
-        InputError: they are of another type or shape, or one is not of unit norm (NaN, zeros).
+        InputError: they are not (NaN, zeros, ...).
     """
     matrix = np.asarray(vectors)
     if matrix.dtype != np.float32 or matrix.shape != shape:
@@ -32,7 +32,7 @@ def normalised(vectors: ArrayLike, dimension: int, what: str) -> F32:
     """``vectors`` [n, dimension] divided by their norms.
 
     Raises:
-        InputError: they are of another shape, or one has no direction (NaN, infinite, zeros).
+        InputError: they have another shape, or one has no direction (NaN, infinite, zeros).
     """
     matrix = np.asarray(vectors, np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != dimension:

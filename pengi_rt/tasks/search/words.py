@@ -1,7 +1,7 @@
-"""Search by words: captions that have words of the query, ranked by BM25.
+"""Search by words: captions with words of the query, ranked by BM25.
 
-SQLite's full-text index does it (FTS5, English stems, any of the words), made in memory from the
-captions for each open index: a second for 100 000.
+SQLite's full-text index (FTS5, English stems, any of the words) is made in memory from the captions
+of each open index, which takes a second for 100 000.
 """
 
 import re
@@ -18,15 +18,15 @@ _WORD = re.compile(r"\w+")
 
 
 class Words:
-    """The words of captions."""
+    """A word index of captions."""
 
     def __init__(self, captions: Iterable[str]) -> None:
-        """Index ``captions``; their numbers are their places.
+        """Index ``captions``, which are numbered in order.
 
         Raises:
             BackendError: this Python's SQLite has no full-text index.
         """
-        import sqlite3  # of no use to those who do not search by words
+        import sqlite3  # only for those who search by words
 
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         try:
@@ -44,14 +44,14 @@ class Words:
         )
 
     def nearest(self, query: str, k: int) -> tuple[F32, I64]:
-        """The ``k`` captions that fit ``query`` best: scores and numbers, best first.
+        """The ``k`` captions that match ``query`` best: scores and numbers, best first.
 
-        Fewer if not so many have one of its words. Scores are BM25's, above 0; equal ones are in
-        the captions' order.
+        There are fewer if not so many share a word with it. Scores are BM25's, above 0; captions
+        of equal scores are in order.
 
         Raises:
-            UsageError: ``k`` is no whole number of at least 1.
-            PromptError: the query is no string, or has no word.
+            UsageError: ``k`` is not a whole number of at least 1.
+            PromptError: the query is not a string, or has no word.
         """
         k = argument("k", k, int)
         require(k >= 1, f"k must be at least 1, got {k}")
@@ -70,5 +70,5 @@ class Words:
 
 
 def _storable(text: str) -> str:
-    """SQLite takes no lone surrogates, which are in no word either."""
+    """SQLite does not accept lone surrogates; no word has any."""
     return text.encode("utf-8", "replace").decode()

@@ -16,7 +16,7 @@ from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PengiError, PromptError, UsageError
 from pengi_rt.results.classification import Classification, LabelScore
-from pengi_rt.session.session import prefixes
+from pengi_rt.session.session import full_prefixes
 from pengi_rt.tasks.classify.by_matching import Matcher
 
 LABELS = ["a dog barks", "the rain", "a bell", "a man is speaking in a small room", "thunder"]
@@ -32,10 +32,15 @@ def scores(labels: tuple[LabelScore, ...]) -> list[float]:
 def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> Any:
     """``[1, labels]``: from the backend's methods and ``decoding.likelihood`` alone."""
     wave = np.asarray(samples, np.float32)[None]
-    rows = np.concatenate([engine.session.text(prompt).rows, engine.session.embedded(text)])
+    rows = np.concatenate(
+        [
+            engine.session.encode_prompt(prompt).prefix,
+            engine.session.embed_tokens(engine.tokenizer.encode(text)),
+        ]
+    )
     space = " " if text else ""
     candidates = [engine.tokenizer.encode(space + label) for label in LABELS]
-    prefix = prefixes(engine.backend.encoders.encode_audio(wave).prefix, rows)
+    prefix = full_prefixes(engine.backend.encoders.encode_audio(wave).prefix, rows)
     return likelihoods(engine.backend, prefix, candidates, end=engine.config.stop_id)
 
 

@@ -14,7 +14,7 @@ from pengi_rt.tasks.search.approximate import build_approximate, nearest_approxi
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import nearest
-from pengi_rt.tasks.search.rows import Recording, Row
+from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
 
 WIDTH = 32
 
@@ -28,10 +28,10 @@ def clustered(count: int) -> NDArray[np.float32]:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Index:
-    recording = Recording("a.wav", 1, 1, "ab" * 32)
+    recording = IndexedFile("a.wav", 1, 1, "ab" * 32)
     identity = dataclasses.replace(IDENTITY, dimension=WIDTH, audio_dimension=None)
     with Builder(tmp_path / "i", identity, collection="") as builder:
-        rows = [Row(recording, float(n), n + 1.0, "a dog", 0.0) for n in range(4000)]
+        rows = [IndexRow(recording, float(n), n + 1.0, "a dog", 0.0) for n in range(4000)]
         builder.add(rows, clustered(4000))
         builder.commit(builder.plan([], lambda _: None))
     return Index.open(tmp_path / "i")

@@ -31,8 +31,8 @@ from sounds import (
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.manifest import Identity
-from pengi_rt.tasks.search.update import Found
+from pengi_rt.tasks.search.index_manifest import Identity
+from pengi_rt.tasks.search.update import FileStat
 
 OTHER = dataclasses.replace(IDENTITY, settings=dict(IDENTITY.settings) | {"beam_size": 5})
 
@@ -89,7 +89,7 @@ def test_names_that_files_have(tmp_path: Path, sounds: Collection, name: str) ->
 
 def test_index_without_audio_embeddings(tmp_path: Path) -> None:
     identity = dataclasses.replace(IDENTITY, audio_dimension=None)
-    rows, captions, audio = caption(Found("a.wav", 1, 1), b"a")
+    rows, captions, audio = caption(FileStat("a.wav", 1, 1), b"a")
     with Builder(tmp_path, identity, collection="") as builder:
         with pytest.raises(ValueError, match="got"):
             builder.add(rows, captions, audio)
@@ -392,7 +392,7 @@ def test_damaged_line_is_named_when_it_is_read(path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 0.9])
 def test_vector_that_is_not_of_unit_norm(tmp_path: Path, value: float) -> None:
-    rows, captions, audio = caption(Found("a.wav", 1, 1), b"e")
+    rows, captions, audio = caption(FileStat("a.wav", 1, 1), b"e")
     assert len(rows) > 1
     audio[1] *= value
     with (
@@ -403,7 +403,7 @@ def test_vector_that_is_not_of_unit_norm(tmp_path: Path, value: float) -> None:
 
 
 def test_vectors_of_another_shape_or_type(tmp_path: Path) -> None:
-    rows, captions, audio = caption(Found("a.wav", 1, 1), b"a")
+    rows, captions, audio = caption(FileStat("a.wav", 1, 1), b"a")
     with Builder(tmp_path, IDENTITY, collection="") as builder:
         for wrong in (captions.astype(np.float16), captions[:0], unit(0, (len(rows), 9))):
             with pytest.raises(InputError, match=r"captions\.npy must be float32 \["):

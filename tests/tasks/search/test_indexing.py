@@ -275,7 +275,7 @@ def test_unknown_options(engine: Engine, folder: Path, index: Path) -> None:
 def test_a_plan_without_text_encoder(
     engine: Engine, folder: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "joint_embeddings", property(lambda _: False))
+    monkeypatch.setattr(Session, "has_joint_embeddings", property(lambda _: False))
     with pytest.raises(UsageError, match=r"has no text encoder.*export a checkpoint that has one"):
         engine.index(folder, index)
     assert not index.exists()
@@ -370,7 +370,7 @@ def test_nothing_but_files_is_hashed(engine: Engine, folder: Path, index: Path) 
     os.mkfifo(folder / "pipe.wav")
     found = engine.index(folder, index, **FAST)
     assert (found.recordings, found.failed) == (6, ())
-    (said,) = found.names.passed_over.values()
+    (said,) = found.names.skipped.values()
     assert said == "2 passed over as pipes or devices"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pengi_rt.tasks.search.rows import Recording, Row
+from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
 
 ROW: dict[str, Any] = {
     "file": "a.wav", "start": 0.0, "end": 7.0, "caption": "a dog", "score": -0.5,
@@ -14,9 +14,9 @@ ROW: dict[str, Any] = {
 
 
 def test_row_as_json() -> None:
-    row = Row(Recording("a.wav", 5, 6, "ab" * 32), 0.0, 7.0, "a dog", -0.5)
+    row = IndexRow(IndexedFile("a.wav", 5, 6, "ab" * 32), 0.0, 7.0, "a dog", -0.5)
     assert json.loads(row.to_json()) == ROW
-    assert Row.from_json(row.to_json()) == row
+    assert IndexRow.from_json(row.to_json()) == row
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_row_as_json() -> None:
 )
 def test_row_that_cannot_be(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is no|impossible|the line"):
-        Row.from_json(json.dumps(ROW | change).encode())
+        IndexRow.from_json(json.dumps(ROW | change).encode())
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_row_that_cannot_be(change: dict[str, Any]) -> None:
 )
 def test_line_that_is_no_row(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        Row.from_json(line)
+        IndexRow.from_json(line)
     with pytest.raises(ValueError, match="NaN"):
-        Row.from_json(json.dumps(ROW | {"score": float("nan")}).encode())
+        IndexRow.from_json(json.dumps(ROW | {"score": float("nan")}).encode())
     with pytest.raises(ValueError, match="impossible"):
-        Row.from_json(json.dumps(ROW).replace("7.0", "1e999").encode())
+        IndexRow.from_json(json.dumps(ROW).replace("7.0", "1e999").encode())

@@ -20,7 +20,7 @@ from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import nearest
-from pengi_rt.tasks.search.rows import Recording, Row
+from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
 from pengi_rt.tasks.search.searching import Hit, _hits
 
 OTHER: Any = {"beam_size": 2, "max_new_tokens": 7, "hop": 0.5, "text": "a", "stop": "t"}
@@ -125,8 +125,8 @@ def crowded(path: Path, seed: int) -> Index:
             windows = int(generator.integers(1, 10))
             angles = (generator.integers(0, 40) + generator.integers(0, 3, windows)) * np.pi / 20
             vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-            recording = Recording(f"{number:02}.wav", 1, number, f"{number:064x}")
-            rows = [Row(recording, float(n), n + 1.0, "a dog", 0.0) for n in range(windows)]
+            recording = IndexedFile(f"{number:02}.wav", 1, number, f"{number:064x}")
+            rows = [IndexRow(recording, float(n), n + 1.0, "a dog", 0.0) for n in range(windows)]
             builder.add(rows, vectors)
         builder.commit(builder.plan([], lambda _: None))
     return Index.open(path)
@@ -149,9 +149,10 @@ def described(path: Path, plan: str) -> Index:
     identity = dataclasses.replace(IDENTITY, plan=plan, audio_dimension=None)
     with Builder(path, identity, collection="/sounds") as builder:
         for number, windows in enumerate(captions):
-            recording = Recording(f"{number}.wav", 1, number, f"{number:064x}")
+            recording = IndexedFile(f"{number}.wav", 1, number, f"{number:064x}")
             rows = [
-                Row(recording, float(at), at + 1.0, text, 0.0) for at, text in enumerate(windows)
+                IndexRow(recording, float(at), at + 1.0, text, 0.0)
+                for at, text in enumerate(windows)
             ]
             builder.add(rows, unit(number, (len(rows), IDENTITY.dimension)))
         builder.commit(builder.plan([], lambda _: None))
@@ -294,7 +295,7 @@ def test_settings_of_another_version(engine: Engine, tmp_path: Path) -> None:
         IDENTITY, plan=engine.plan.fingerprint, dimension=width, audio_dimension=None
     )
     with Builder(tmp_path / "i", identity, collection="/sounds") as builder:
-        row = Row(Recording("a.wav", 1, 1, "ab" * 32), 0.0, 1.0, "a dog", 0.0)
+        row = IndexRow(IndexedFile("a.wav", 1, 1, "ab" * 32), 0.0, 1.0, "a dog", 0.0)
         builder.add([row], unit(0, (1, width)))
         builder.commit(builder.plan([], lambda _: None))
     (hit,) = engine.search(tmp_path / "i", "a dog")

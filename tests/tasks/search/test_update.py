@@ -8,13 +8,13 @@ from sounds import IDENTITY, Collection, check, contents, index, some
 from pengi_rt.errors import UsageError
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.rows import Recording
-from pengi_rt.tasks.search.update import Found, Reuse, plan_update
+from pengi_rt.tasks.search.rows import IndexedFile
+from pengi_rt.tasks.search.update import FileStat, Reuse, plan_update
 
 KNOWN = {
-    "a.wav": Recording("a.wav", 10, 1, "aa" * 32),
-    "b.wav": Recording("b.wav", 20, 2, "bb" * 32),
-    "c.wav": Recording("c.wav", 20, 3, "bb" * 32),
+    "a.wav": IndexedFile("a.wav", 10, 1, "aa" * 32),
+    "b.wav": IndexedFile("b.wav", 20, 2, "bb" * 32),
+    "c.wav": IndexedFile("c.wav", 20, 3, "bb" * 32),
 }
 
 
@@ -23,54 +23,61 @@ def never(name: str) -> str:
 
 
 def test_same_size_and_time_is_not_read() -> None:
-    update = plan_update([Found(*known[:3]) for known in KNOWN.values()], KNOWN, never)
+    update = plan_update([FileStat(*known[:3]) for known in KNOWN.values()], KNOWN, never)
     assert update.kept == tuple(Reuse(known, name) for name, known in KNOWN.items())
     assert [*update.todo, *update.moved, *update.deleted] == []
 
 
 def test_touched_file_is_kept_with_its_new_time() -> None:
-    update = plan_update([Found("a.wav", 10, 9)], KNOWN, lambda _: "aa" * 32)
-    assert update.kept == (Reuse(Recording("a.wav", 10, 9, "aa" * 32), "a.wav"),)
+    update = plan_update([FileStat("a.wav", 10, 9)], KNOWN, lambda _: "aa" * 32)
+    assert update.kept == (Reuse(IndexedFile("a.wav", 10, 9, "aa" * 32), "a.wav"),)
     assert update.deleted == ("b.wav", "c.wav")
 
 
 def test_changed_content_of_the_same_size() -> None:
-    update = plan_update([Found("a.wav", 10, 9)], KNOWN, lambda _: "ff" * 32)
-    assert update.changed == update.todo == (Found("a.wav", 10, 9),)
+    update = plan_update([FileStat("a.wav", 10, 9)], KNOWN, lambda _: "ff" * 32)
+    assert update.changed == update.todo == (FileStat("a.wav", 10, 9),)
 
 
 def test_another_size_is_not_read() -> None:
-    update = plan_update([Found("a.wav", 11, 1), Found("z.wav", 12, 1)], KNOWN, never)
-    assert update.changed == (Found("a.wav", 11, 1),)
-    assert update.new == (Found("z.wav", 12, 1),)
-    assert update.todo == (Found("a.wav", 11, 1), Found("z.wav", 12, 1))
+    update = plan_update([FileStat("a.wav", 11, 1), FileStat("z.wav", 12, 1)], KNOWN, never)
+    assert update.changed == (FileStat("a.wav", 11, 1),)
+    assert update.new == (FileStat("z.wav", 12, 1),)
+    assert update.todo == (FileStat("a.wav", 11, 1), FileStat("z.wav", 12, 1))
 
 
 def test_moved_and_copied_content() -> None:
-    found = [Found("z.wav", 10, 7), Found("y.wav", 20, 8), Found("b.wav", 20, 2)]
+    found = [FileStat("z.wav", 10, 7), FileStat("y.wav", 20, 8), FileStat("b.wav", 20, 2)]
     digests = {"z.wav": "aa" * 32, "y.wav": "bb" * 32}
     update = plan_update(found, KNOWN, digests.__getitem__)
     assert update.moved == (
-        Reuse(Recording("y.wav", 20, 8, "bb" * 32), "b.wav"),
-        Reuse(Recording("z.wav", 10, 7, "aa" * 32), "a.wav"),
+        Reuse(IndexedFile("y.wav", 20, 8, "bb" * 32), "b.wav"),
+        Reuse(IndexedFile("z.wav", 10, 7, "aa" * 32), "a.wav"),
     )
     assert [reuse.source for reuse in update.kept] == ["b.wav"]
     assert update.deleted == ("c.wav",)
 
 
 def test_own_name_before_others_of_the_same_content() -> None:
-    update = plan_update([Found("c.wav", 20, 9)], KNOWN, lambda _: "bb" * 32)
-    assert update.kept == (Reuse(Recording("c.wav", 20, 9, "bb" * 32), "c.wav"),)
+    update = plan_update([FileStat("c.wav", 20, 9)], KNOWN, lambda _: "bb" * 32)
+    assert update.kept == (Reuse(IndexedFile("c.wav", 20, 9, "bb" * 32), "c.wav"),)
 
 
 def test_unreadable_file_is_to_do() -> None:
-    update = plan_update([Found("a.wav", 10, 9), Found("z.wav", 10, 9)], KNOWN, lambda _: None)
-    assert (update.changed, update.new) == ((Found("a.wav", 10, 9),), (Found("z.wav", 10, 9),))
+    update = plan_update(
+        [FileStat("a.wav", 10, 9), FileStat("z.wav", 10, 9)], KNOWN, lambda _: None
+    )
+    assert (update.changed, update.new) == (
+        (FileStat("a.wav", 10, 9),),
+        (FileStat("z.wav", 10, 9),),
+    )
 
 
 def test_name_that_stands_twice() -> None:
     with pytest.raises(UsageError, match=r"a\.wav: stands twice in the collection"):
-        plan_update([Found("a.wav", 1, 1), Found("b.wav", 1, 1), Found("a.wav", 2, 1)], {}, never)
+        plan_update(
+            [FileStat("a.wav", 1, 1), FileStat("b.wav", 1, 1), FileStat("a.wav", 2, 1)], {}, never
+        )
 
 
 @pytest.fixture

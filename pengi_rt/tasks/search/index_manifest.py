@@ -1,4 +1,4 @@
-"""``index.json``: what an index was made with, and what its other files must be."""
+"""``index.json``: what an index was made with, and the sizes and hashes of its files."""
 
 import dataclasses
 import hashlib
@@ -24,27 +24,27 @@ Dimension = Annotated[int, Within(1, 2**20)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What all rows of one index have in common; rows of another identity do not mix with them.
+    """What all rows of an index have in common.
 
-    ``settings`` holds JSON values: the prompt, the beam size, whatever changes a caption.
+    ``settings`` holds JSON values: the prompt, the beam size, everything that changes a caption.
     """
 
     plan: str  # SHA-256 of the plan
     settings: Mapping[str, Any]
     dimension: int  # of the captions' embeddings
-    audio_dimension: int | None  # of the windows' embeddings; none without a projection
+    audio_dimension: int | None  # of the windows' embeddings; None if there are none
 
     def __post_init__(self) -> None:
-        # As they are read back: lists for tuples, strings for keys.
+        # As they are read back: tuples become lists, keys strings.
         object.__setattr__(self, "settings", json.loads(_canonical(dict(self.settings))))
 
     @property
     def settings_sha256(self) -> str:
-        """SHA-256 of the settings, in whatever order they are written."""
+        """SHA-256 of the settings, independent of their order."""
         return hashlib.sha256(_canonical(self.settings).encode()).hexdigest()
 
     def differences(self, wanted: "Identity") -> str:
-        """What of this is not as ``wanted``, in words; empty if all is."""
+        """How this differs from ``wanted``, in words; empty if it does not."""
         found = []
         if self.plan != wanted.plan:
             found.append(f"plan {shown(self.plan)}, not {shown(wanted.plan)}")
@@ -60,14 +60,14 @@ class Identity:
 
     @property
     def matrices(self) -> dict[str, int]:
-        """The files of vectors, and the dimension of each."""
+        """The names of the matrices' files, and their dimensions."""
         audio = {} if self.audio_dimension is None else {AUDIO: self.audio_dimension}
         return {CAPTIONS: self.dimension} | audio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """What a file of the index must be."""
+    """Size and hash of a file of the index."""
 
     size: int  # bytes
     sha256: str
@@ -75,7 +75,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stored(Checked):
-    """``index.json`` but for the settings, which are any JSON."""
+    """``index.json`` without the settings, which may be any JSON."""
 
     format: str
     version: int
@@ -92,8 +92,8 @@ class _Stored(Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """``index.json``; ``collection`` says where the recordings were, and decides nothing."""
+class IndexManifest:
+    """``index.json``; ``collection`` says where the recordings were, for information only."""
 
     identity: Identity
     collection: str
@@ -101,7 +101,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
 
     def to_json(self) -> bytes:
-        """JSON in ASCII; :meth:`from_json` gives an equal manifest back."""
+        """The manifest as ASCII JSON."""
         data = {
             "format": FORMAT,
             "version": VERSION,
@@ -115,10 +115,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """A manifest, checked key by key.
+        """The manifest in a JSON text, checked key by key.
 
         Raises:
-            UsageError: it is none, or one of another version.
+            UsageError: the text is not a manifest of this version.
         """
         data = _object(text)
         settings = data.pop("settings")
@@ -148,12 +148,12 @@ def _canonical(value: object) -> str:
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> str:
-    """One setting as JSON: 1, 1.0 and true are not the same."""
+    """A setting as JSON, in which 1, 1.0 and true differ."""
     return _canonical(settings[name]) if name in settings else "unset"
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object of that text, with every key of an ``index.json`` of this version."""
+    """The JSON object in a text, with all keys of an ``index.json`` of this version."""
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

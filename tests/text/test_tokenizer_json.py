@@ -14,9 +14,11 @@ from tokenizers import Tokenizer
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.plan.builtin import builtin_plan
-from pengi_rt.plan.manifest import TOKENIZERS, tokenizer_entry
-from pengi_rt.text.tokenizer_file import library_refusals, longest_file, read_tokenizer
-from pengi_rt.text.tokenizers import DecoderTokenizer
+from pengi_rt.plan.manifest import tokenizer_entry
+from pengi_rt.text.tokenizer_json import max_json_bytes
+from pengi_rt.text.tokenizers import DecoderTokenizer, read_tokenizer, tokenizer_errors
+
+TOKENIZERS = ("text", "decoder")
 
 ROWS = ModelConfig.preset("demo").decoder.vocab_size
 Edit = Callable[[dict[str, Any]], object]
@@ -170,7 +172,7 @@ def test_what_no_export_writes(edit: Edit, says: str, files: dict[str, bytes]) -
 
 
 def test_a_file_has_a_length(files: dict[str, bytes]) -> None:
-    longest = longest_file(ROWS)
+    longest = max_json_bytes(ROWS)
     assert "bytes, at most" in refusal(files["text"] + b" " * longest)
     assert read_tokenizer(files["text"] + b" " * (longest - len(files["text"])), ROWS)
 
@@ -189,10 +191,10 @@ def test_a_panic_is_a_line() -> None:
     """As the library raises it: no Exception, from a module that cannot be imported."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
     line = r"^it reads: attempt to subtract with overflow$"
-    with pytest.raises(TokenizerError, match=line), library_refusals("it reads"):
+    with pytest.raises(TokenizerError, match=line), tokenizer_errors("it reads"):
         raise panic("attempt to subtract\nwith overflow")
     for other in (KeyboardInterrupt, SystemExit):
-        with pytest.raises(other), library_refusals("it reads"):
+        with pytest.raises(other), tokenizer_errors("it reads"):
             raise other
 
 
