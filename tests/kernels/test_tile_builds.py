@@ -1,4 +1,4 @@
-"""Every tile that may be chosen compiles for every architecture, and none spills.
+"""Every candidate tile compiles for every architecture, and none spills.
 
 One that asks for more shared memory than a GPU has is left out when tiles are measured there; that
 must be rare, and must not happen on the GPUs for which it is meant.
