@@ -262,7 +262,7 @@ def test_tokens_of_probability_zero(reference: bool, allowed: int) -> None:
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("temperature", [2.0**-126, 1e-3, 1e6, 1e300])
 def test_extreme_temperatures(reference: bool, temperature: float) -> None:
-    """From float32's smallest to beyond its largest; logits fall, so that ties are as on the CPU."""
+    """From float32's smallest to beyond its largest; logits fall, so ties are as on the CPU."""
     search = Search(1, 3, 200, 0, temperature, reference=reference)
     logits = np.linspace(9, -9, 200, dtype=np.float32).reshape(1, 1, 200)
     logits[..., 150:] = -np.inf
