@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pengi_rt.audio.arrays import is_samples
+from pengi_rt.config.checked import as_float
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import Regular
-from pengi_rt.system.scalars import as_float
 
 AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[Any, int] | Mapping[str, Any]
 """A recording: a path (``-`` is standard input), the bytes of a file, an open binary file,

@@ -25,9 +25,6 @@ Output = TypeVar("Output")
 Audio = AudioLike | Recording
 """A recording as a caller gives it."""
 
-OnRead = Callable[[Recording], None]
-"""Called with each recording once it can be read, before any of its windows is in a batch."""
-
 OnError = Callable[[Audio, AudioError], None]
 """Called with a recording that cannot be read to its end; reading continues with the next one."""
 
@@ -94,7 +91,6 @@ def window_batches(
     options: ReadOptions,
     *,
     on_error: OnError | None = None,
-    on_read: OnRead | None = None,
 ) -> Iterator[Batch]:
     """Read recordings and yield their windows, ``batch_size`` at a time; the last batch has fewer.
 
@@ -113,10 +109,9 @@ def window_batches(
         raise UsageError(
             f"recordings must be a list or an iterator of them, got {shown(recordings)}"
         )
-    for name, callback in (("on_error", on_error), ("on_read", on_read)):
-        if callback is not None and not callable(callback):
-            raise UsageError(f"{name} must be a function or None, got {shown(callback)}")
-    return _Reader(config, options, on_error, on_read).batches(recordings)
+    if on_error is not None and not callable(on_error):
+        raise UsageError(f"on_error must be a function or None, got {shown(on_error)}")
+    return _Reader(config, options, on_error).batches(recordings)
 
 
 def split_by_recording(
@@ -154,17 +149,10 @@ _END: Any = object()
 class _Reader:
     """Reads recordings and fills batches with their windows."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        options: ReadOptions,
-        on_error: OnError | None,
-        on_read: OnRead | None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, options: ReadOptions, on_error: OnError | None) -> None:
         self._config = config
         self._options = options
         self._on_error = on_error
-        self._on_read = on_read
         self._generator = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
         self._windows: list[F32] = []
         self._slices: list[BatchSlice] = []
@@ -186,8 +174,6 @@ class _Reader:
         recording: Recording | None = None
         try:
             recording = self._timed(lambda: self._load(given))
-            if self._on_read is not None:
-                self._on_read(recording)
             windows = iter(recording)
             for index in range(len(recording)):
                 self._add(recording, index, self._timed(lambda: next(windows)))
