@@ -23,7 +23,7 @@ from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording, window_batches
 from pengi_rt.session.session import Session
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 from pengi_rt.system.regular import Regular
 from pengi_rt.tasks.embed import embed_texts, unit
 from pengi_rt.tasks.generate import cut_at_stop, decode_windows
