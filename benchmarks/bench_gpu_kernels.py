@@ -1,9 +1,9 @@
-"""Every GPU kernel at base's geometry, against PyTorch eager and compiled, and against the roofs.
+"""Every GPU kernel at base's sizes, against PyTorch eager and compiled, and the device's limits.
 
-All are timed in CUDA graphs, without the host: PyTorch launched from Python would be slower. The
-calls of a graph read different buffers, several times the L2 cache together, as a model's layers
-do. ``extra_info`` of a benchmark holds the device's times (``us`` and so on are the kernel's); the
-statistics of pytest-benchmark are of replaying the whole graph, by the host's clock.
+All are timed in CUDA graphs, without the host, because PyTorch launched from Python would be
+slower. The calls of a graph read different buffers, together several times the L2 cache, as a
+model's layers do. A benchmark's ``extra_info`` holds times of the device (``us`` and so on are the
+kernel's); pytest-benchmark's own statistics are of replaying the whole graph, by the host's clock.
 
 Without timing, and without a GPU, the same runs once on the tiny model in Triton's interpreter.
 """
@@ -19,11 +19,11 @@ pytest.importorskip("triton", reason="needs triton")
 
 import torch
 from gpu import (
-    L2_BYTES,
     Call,
     assert_as_good,
     captured,
     device_for,
+    l2_bytes,
     machine,
     microseconds,
     shares,
@@ -34,25 +34,25 @@ from gpu_step_cases import step_cases
 
 from pengi_rt.config.model import ModelConfig
 
-# PyTorch's compiler warns about what it does to code that is not ours.
+# PyTorch's compiler warns about code that is not ours.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 BATCHES = (1, 64, 8)
-"""The ones with bars first, should the time run out."""
+"""Those with a bar in GPU.md come first, in case the time runs out."""
 LEAST_SETS, MOST_SETS = 4, 48
 ROUNDS = 5
 COMPILE_SECONDS = 240.0
-"""For which rivals are compiled, all together; the rest of them is timed eager only."""
+"""Time for compiling rivals, all together; the remaining ones are timed eager only."""
 
 
 @dataclass
 class Compiler:
-    """``torch.compile``, until the time for it is spent."""
+    """``torch.compile``, until its time is used up."""
 
     left: float = COMPILE_SECONDS
 
     def __call__(self, function: Any, arguments: Sequence[Any]) -> Any | None:
-        """``function`` compiled for these arguments, which it is called with; None if too late."""
+        """Compile ``function`` by calling it with ``arguments``; None if no time is left."""
         if self.left <= 0:
             return None
         started = perf_counter()
@@ -70,7 +70,7 @@ def compiler() -> Compiler:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Timed, everything at base's geometry; else what the tiny model has of it, batch 1."""
+    """All cases at base's sizes if timed; otherwise the tiny model's, with batch 1."""
     timed = bool(metafunc.config.getoption("--benchmark-only"))
     config = ModelConfig.preset("base" if timed else "tiny")
     places = [
@@ -93,7 +93,7 @@ def test_kernel(benchmark: Any, compiler: Compiler, case: Case, kind: str, batch
     setting = Setting(ModelConfig.preset("base"), batch, kind, device)
     first_work = case.make(setting)
     check(first_work)
-    sets = min(max(round(3 * L2_BYTES / first_work.nbytes), LEAST_SETS), MOST_SETS)
+    sets = min(max(round(3 * l2_bytes() / first_work.nbytes), LEAST_SETS), MOST_SETS)
     works = [first_work, *(case.make(setting) for _ in range(sets - 1))]
     benchmark.group = f"{case.name}, {kind}, batch {batch}"
     info = benchmark.extra_info
@@ -107,7 +107,7 @@ def test_kernel(benchmark: Any, compiler: Compiler, case: Case, kind: str, batch
 
 
 def by_the_kernel(benchmark: Any, works: Sequence[Work]) -> dict[str, float]:
-    """Its time, and what that is of the roofs."""
+    """The kernel's time, and its share of the device's limits."""
     calls, undo = [work.kernel for work in works], before(works)
     graph = captured(calls)
 
@@ -122,7 +122,7 @@ def by_the_kernel(benchmark: Any, works: Sequence[Work]) -> dict[str, float]:
 
 
 def check(work: Work) -> None:
-    """The kernel's result is as near to the exact one as PyTorch's is; so is every rival's."""
+    """Fail unless the kernel's result is as close to the exact one as PyTorch's."""
     if work.before is not None:
         work.before()
     work.kernel()
@@ -145,7 +145,7 @@ def before(works: Sequence[Work]) -> Call | None:
 
 
 def rivals(works: Sequence[Work], compiler: Compiler) -> dict[str, Any]:
-    """Microseconds of PyTorch's ways, or why there are none."""
+    """Microseconds of the rivals, or why there are none."""
     found: dict[str, Any] = {}
     for name, rival in works[0].rivals.items():
         arguments = [work.rivals[name].arguments for work in works]
@@ -162,7 +162,7 @@ def rivals(works: Sequence[Work], compiler: Compiler) -> dict[str, Any]:
 
 
 def taken(function: Any, arguments: Sequence[Sequence[Any]]) -> float | str:
-    """Microseconds of a call of ``function``; what PyTorch cannot capture has none."""
+    """Microseconds of a call of ``function``, or the error if PyTorch cannot capture it."""
     try:
         calls: list[Call] = [lambda own=own: function(*own) for own in arguments]  # type: ignore[misc]
         return microseconds(calls).median

@@ -18,13 +18,13 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import Backend
+from pengi_rt.backends.registry import backends as known
 from pengi_rt.backends.registry import open_backend
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.config.choices import WEIGHTS_NAMES, WeightsName
@@ -44,10 +44,7 @@ from pengi_rt.text.tokenizers import PromptTokenizer
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-BackendName = Literal["onnx", "torch", "triton"]
-
-BACKENDS: tuple[str, ...] = get_args(BackendName)
-DEFAULT_BACKENDS: tuple[BackendName, ...] = ("onnx", "torch")
+DEFAULT_BACKENDS = ("onnx", "torch")
 
 LICENCE_NOTE = """\
 The weights in this plan were exported from {file} (sha256 {sha256}).
@@ -62,7 +59,7 @@ def export_plan(
     *,
     tokenizers: Path | None = None,
     weights: WeightsName = "fp32",
-    backends: Sequence[BackendName] = DEFAULT_BACKENDS,
+    backends: Sequence[str] = DEFAULT_BACKENDS,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
@@ -105,7 +102,7 @@ def write_plan(
     output: Path,
     *,
     weights: WeightsName = "fp32",
-    backends: Sequence[BackendName] = DEFAULT_BACKENDS,
+    backends: Sequence[str] = DEFAULT_BACKENDS,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> tuple[Check, ...]:
@@ -117,13 +114,13 @@ def write_plan(
     stored = _store(model, source, weights)
     if weights != "fp32":
         model = with_weights(model, stored)
-    graphs = "onnx" in backends
+    graphs = _needs_graphs(backends)
     with PlanWriter(
         output,
         model.config,
         source=source,
         tools=_tools(graphs=graphs),
-        backends=BACKENDS if graphs else tuple(name for name in BACKENDS if name != "onnx"),
+        backends=tuple(spec.name for spec in known() if graphs or not spec.needs_graphs),
         weights=weights,
     ) as writer:
         _add_weights(writer, model, stored, progress, graphs=graphs)
@@ -139,9 +136,13 @@ def write_plan(
     return checks
 
 
+def _needs_graphs(backends: Sequence[str]) -> bool:
+    return any(spec.needs_graphs for spec in known() if spec.name in backends)
+
+
 def count_steps(backends: Sequence[str]) -> int:
     """How often ``progress`` is called for a plan for ``backends``."""
-    return 5 if "onnx" in backends else 3
+    return 5 if _needs_graphs(backends) else 3
 
 
 def _check_choices(weights: str, backends: Sequence[str]) -> None:
@@ -150,10 +151,11 @@ def _check_choices(weights: str, backends: Sequence[str]) -> None:
             f"a plan stores its weights as {', '.join(WEIGHTS_NAMES[:-1])} or {WEIGHTS_NAMES[-1]}, "
             f"not as {weights!r}"
         )
-    unknown = [name for name in backends if name not in BACKENDS]
+    names = [spec.name for spec in known()]
+    unknown = [name for name in backends if name not in names]
     if unknown or not backends:
         raise UsageError(
-            f"a plan is for {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}, not for "
+            f"a plan is for {', '.join(names[:-1])} or {names[-1]}, not for "
             f"{unknown[0] if unknown else 'nothing'!r}"
         )
 

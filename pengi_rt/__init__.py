@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from pengi_rt.errors import AudioError, PengiError
     from pengi_rt.plan.reader import Plan
     from pengi_rt.results.classification import Classification, ClassifiedWindow, LabelScore
+    from pengi_rt.results.description import Description
+    from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
+    from pengi_rt.results.explanation import Explanation
     from pengi_rt.results.generation import Beam, Result, Timings, Window
     from pengi_rt.results.timeline import Pooled, Segment
-    from pengi_rt.tasks.describe import Description
-    from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding
-    from pengi_rt.tasks.explain import Explanation
     from pengi_rt.tasks.search.index import Index
     from pengi_rt.tasks.search.indexing import Indexed
     from pengi_rt.tasks.search.searching import Hit
 
 _HOME = {
-    "AudioEmbedding": "pengi_rt.tasks.embed",
+    "AudioEmbedding": "pengi_rt.results.embedding",
     "AudioError": "pengi_rt.errors",
     "AudioLike": "pengi_rt.audio.recording",
     "Beam": "pengi_rt.results.generation",
     "Classification": "pengi_rt.results.classification",
     "ClassifiedWindow": "pengi_rt.results.classification",
-    "Description": "pengi_rt.tasks.describe",
+    "Description": "pengi_rt.results.description",
     "Engine": "pengi_rt.engine",
-    "Explanation": "pengi_rt.tasks.explain",
+    "Explanation": "pengi_rt.results.explanation",
     "Hit": "pengi_rt.tasks.search.searching",
     "Index": "pengi_rt.tasks.search.index",
     "Indexed": "pengi_rt.tasks.search.indexing",
@@ -51,7 +51,7 @@ _HOME = {
     "Recording": "pengi_rt.audio.recording",
     "Result": "pengi_rt.results.generation",
     "Segment": "pengi_rt.results.timeline",
-    "TextEmbedding": "pengi_rt.tasks.embed",
+    "TextEmbedding": "pengi_rt.results.embedding",
     "Timings": "pengi_rt.results.generation",
     "Window": "pengi_rt.results.generation",
     "load": "pengi_rt.engine",

@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from typing import Any, Self, overload
 
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.registry import open_backend
-from pengi_rt.config.choices import BackendName, DeviceName, PrecisionName
+from pengi_rt.backends.registry import WarmUpStep, open_backend, warm_up
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import (
     ClassifyOptions,
@@ -19,21 +18,23 @@ from pengi_rt.config.options import (
     SearchOptions,
     keywords_of,
 )
-from pengi_rt.errors import UsageError
 from pengi_rt.plan.builtin import named_or_builtin
 from pengi_rt.plan.reader import Plan
 from pengi_rt.results.classification import Classification
+from pengi_rt.results.description import Description
+from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
+from pengi_rt.results.explanation import Explanation
 from pengi_rt.results.generation import Result
 from pengi_rt.session.batches import Audio, OnError, window_batches
 from pengi_rt.session.one_or_many import OneOrMany, Prompts, as_list, plain_prompts, shaped_like
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.classify import classify
 from pengi_rt.tasks.classify.labels import Labels
-from pengi_rt.tasks.describe import Description, describe
-from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding, embed_recordings, embed_texts
-from pengi_rt.tasks.explain import Explanation, explain
+from pengi_rt.tasks.describe import describe
+from pengi_rt.tasks.embed import embed_recordings, embed_texts
+from pengi_rt.tasks.explain import explain
 from pengi_rt.tasks.generate import iter_results
-from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of
+from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of, search_options
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
 from pengi_rt.tasks.search.searching import Hit, Query, search_index
@@ -43,14 +44,12 @@ from pengi_rt.tasks.stream import stream
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
-    backend: BackendName = "auto",
-    device: DeviceName = "auto",
-    precision: PrecisionName = "fp32",
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
     threads: int | None = None,
 ) -> "Engine":
-    """Open a plan, check every byte of it, and make it ready to answer.
-
-    Without a ``path`` it is the built-in demo model's, and a warning is logged.
+    """Open a plan (default: the built-in demo model, with a warning), every byte checked.
 
     Raises:
         UsageError: ``path`` or ``threads`` cannot be.
@@ -152,6 +151,7 @@ class Engine:
         raise at the call.
         """
         chosen = GenerateOptions.given(options, keywords, "generate")
+        self.plan.require("generate")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
         asked = prepare(self.session, prompts, chosen)
@@ -228,12 +228,8 @@ class Engine:
     ) -> Classification | list[Classification]:
         """Choose among ``labels`` for one recording, or for each of several.
 
-        Args:
-            audio: see :meth:`generate`.
-            labels: a list of them, or a mapping of labels to the texts that stand for them.
-            prompt: what is asked; by default that of the task ``events``, "this is a sound of".
-            options: how; ``keywords`` replace its fields.
-            **keywords: fields of :class:`~pengi_rt.config.options.ClassifyOptions`.
+        ``labels`` is a list, or a mapping of labels to the texts that stand for them. The default
+        prompt is that of the task ``events``, "this is a sound of".
 
         Raises:
             UsageError: labels or options cannot be, contradict each other, or need a text encoder.
@@ -283,8 +279,6 @@ class Engine:
             UsageError: the plan has no text encoder, or ``texts`` is one string.
             PromptError: a text cannot be read, or is too long (``strict``).
         """
-        if isinstance(texts, str):
-            raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
         return embed_texts(self.session, texts, strict=strict)
 
     @keywords_of(ExplainOptions)
@@ -300,6 +294,7 @@ class Engine:
     ) -> Iterator[Explanation]:
         """The vocabulary nearest to each prefix vector, one by one, as :meth:`iter_generate`."""
         chosen = ExplainOptions.given(options, keywords, "explain")
+        self.plan.require("explain")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
         question = PreparedPrompt(self.session, asked, chosen)
@@ -332,12 +327,20 @@ class Engine:
     ) -> list[Hit]:
         """The recordings of an index nearest to a text, or to a recording ``like``, best first.
 
-        Raises:
-            UsageError: not exactly one of the two is given, or the index is another plan's.
+        Raises UsageError unless exactly one is given, and the index is this plan's.
         """
         chosen = SearchOptions.given(options, keywords, "search")
         opened = index if isinstance(index, Index) else Index.open(index)
         return search_index(self.session, opened, Query(text, like), chosen)
+
+    @keywords_of(GenerateOptions)
+    def warm_up(
+        self, batch_sizes: Iterable[int] = (1,), *, tune: bool = False, **keywords: Any
+    ) -> Iterator[WarmUpStep]:
+        """Compile what the backend needs for such batches; ``tune`` measures its kernels, too."""
+        self.plan.require("generate")
+        search = search_options(self.session, GenerateOptions.given(None, keywords, "warm_up"))
+        return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:
         """Release the backend and the plan. The engine cannot be used again."""

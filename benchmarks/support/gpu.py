@@ -1,8 +1,8 @@
-"""How fast a GPU does something, and how fast it could: CUDA events, graphs, and measured roofs.
+"""Measure how fast a GPU does something, and its limits: CUDA events, graphs and measured roofs.
 
-Times are the device's: calls are captured in a CUDA graph, all contenders alike, so that neither
-Python nor the driver is in them. What a whole answer takes, the host included, is measured by
-``bench_gpu_caption.py`` with the host's clock.
+Times are the device's: the calls of all contenders are captured in CUDA graphs, so the times
+include neither Python nor the driver. ``bench_gpu_caption.py`` measures whole answers, the host
+included, with the host's clock.
 """
 
 import os
@@ -18,21 +18,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from pengi_rt.backends.registry import tuning_directory
+from pengi_rt.backends.triton.launch import tuning_directory
 from pengi_rt.kernels.tuning import adopt, adopted
 
 Call = Callable[[], object]
 
-L2_BYTES = 60 * 2**20
-"""Of an H200, the largest cache there is."""
-FLUSH_BYTES = 8 * L2_BYTES
+FLUSH_FACTOR = 8
+"""Sizes of the L2 cache that are overwritten to empty it."""
 BUSY_CYCLES = 1_000_000
-"""Some 0.5 ms for which the device is kept busy while the host puts a graph behind it."""
+"""About 0.5 ms for which the device is kept busy while the host launches a graph."""
 WARM_UPS, REPEATS = 3, 21
 ROOF_BYTES = 2**32
 ROOF_SIDE = 8192
 FACTOR = 2
-"""Times PyTorch's own error, which a kernel adding in another order may reach."""
+"""A kernel adds in another order, so its error may be this many times PyTorch's own."""
+
+
+@cache
+def l2_bytes() -> int:
+    """The device's L2 cache."""
+    size: int = torch.cuda.get_device_properties().L2_cache_size
+    return size
 
 
 class Times(NamedTuple):
@@ -44,19 +50,19 @@ class Times(NamedTuple):
 
 
 class Roofs(NamedTuple):
-    """What this device reaches, measured in this run on random numbers."""
+    """The device's limits, measured in this run on random numbers."""
 
     copy_gb_s: float
-    """A copy from memory to memory, bytes read plus bytes written."""
+    """Of a copy in memory: bytes read plus bytes written."""
     fp16_tflop_s: float
     tf32_tflop_s: float
 
 
 def device_for(*, timed: bool) -> torch.device:
-    """The CUDA device; without one the CPU, where kernels are interpreted, if nothing is timed.
+    """The CUDA device or, if there is none and nothing is timed, the CPU and the interpreter.
 
-    On it kernels take the tiles that ``warm_gpu.py --tune`` has measured, if it has.
-    Skips the benchmark, and says why, if it would be timed and cannot be.
+    On a CUDA device, kernels use the tiles that ``warm_gpu.py --tune`` measured, if it ran before.
+    Skips the benchmark, and says why, if it has to be timed and cannot be.
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if torch.cuda.is_available() and not interpreted:
@@ -77,10 +83,10 @@ def device_for(*, timed: bool) -> torch.device:
 def microseconds(
     calls: Sequence[Call], *, before: Call | None = None, cold: bool = True, repeats: int = REPEATS
 ) -> Times:
-    """Time of one call, the mean over ``calls``, which do the same to different buffers.
+    """Time of one call: the mean over ``calls``, which do the same to different buffers.
 
-    They are captured one after the other in one graph, so they may only launch work. What one of
-    them reads is as cold as the buffers of the others are large. Options: :func:`launched`.
+    They are captured one after another in one graph, so they may only launch work. The larger the
+    buffers of the others, the colder is what a call reads. For the options see :func:`launched`.
     """
     graph = captured(calls)
     whole = launched(graph.replay, before=before, cold=cold, repeats=repeats)
@@ -90,15 +96,16 @@ def microseconds(
 def launched(
     run: Call, *, before: Call | None = None, cold: bool = True, repeats: int = REPEATS
 ) -> Times:
-    """Time on the device of what ``run`` launches, which takes the host less than 0.5 ms.
+    """Time on the device of what ``run`` launches; launching must take less than 0.5 ms.
 
     Args:
         run: puts work into the current stream and does not wait for it.
-        before: is run before every repeat, untimed; it may only launch work as well.
+        before: runs before every repeat, untimed; it, too, may only launch work.
         cold: overwrite the L2 cache before every repeat.
-        repeats: that count, after :data:`WARM_UPS` that do not.
+        repeats: timed runs, after :data:`WARM_UPS` others.
     """
-    flushed = torch.empty(FLUSH_BYTES if cold else 0, dtype=torch.int8, device="cuda")
+    size = FLUSH_FACTOR * l2_bytes() if cold else 0
+    flushed = torch.empty(size, dtype=torch.int8, device="cuda")
     events = [
         [torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(WARM_UPS + repeats)
     ]
@@ -117,7 +124,7 @@ def launched(
 
 
 def captured(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
-    """A graph of ``calls``, each of which has run once before."""
+    """A graph of ``calls``, after running each of them once."""
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -133,7 +140,7 @@ def captured(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
 
 @cache
 def roofs() -> Roofs:
-    """Measured once a process."""
+    """The device's limits, measured once per process."""
     source = torch.randint(-128, 128, (ROOF_BYTES,), dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
     copied = microseconds([lambda: target.copy_(source)], cold=False)
@@ -145,7 +152,7 @@ def roofs() -> Roofs:
 
 
 def _product(dtype: torch.dtype) -> float:
-    """TFLOP/s of a large matrix product."""
+    """TFLOP/s of a large matrix product in ``dtype``."""
     a, b = (torch.randn(ROOF_SIDE, ROOF_SIDE, device="cuda").to(dtype) for _ in "ab")
     out = torch.empty_like(a)
     times = microseconds([lambda: torch.mm(a, b, out=out)], cold=False)
@@ -153,14 +160,14 @@ def _product(dtype: torch.dtype) -> float:
 
 
 def assert_as_good(found: Tensor, exact: Tensor, native: Tensor) -> None:
-    """Fail unless ``found`` is as near to ``exact`` (float64) as PyTorch's ``native`` is.
+    """Fail unless ``found`` is as close to ``exact`` (float64) as PyTorch's ``native``.
 
-    Everything stays on the device: results of 64 clips are gigabytes in float64.
+    Everything stays on the device: in float64, results of 64 clips are gigabytes.
     """
     assert exact.dtype == torch.float64
     assert found.shape == exact.shape == native.shape, (found.shape, exact.shape, native.shape)
     error, own = _rms(found.double() - exact), _rms(native.double() - exact)
-    # A result is rounded to its dtype once, and an intermediate one at most once more.
+    # A result is rounded to its dtype once, an intermediate result at most once more.
     granted = 2 * torch.finfo(native.dtype).eps * _rms(exact)
     assert error <= FACTOR * own + granted, f"error {error:.3g}, PyTorch's {own:.3g}"
 
@@ -172,9 +179,9 @@ def _rms(values: Tensor) -> float:
 def shares(
     times: Times, *, nbytes: float, flop: float, peak: str, passes: int = 1
 ) -> dict[str, float]:
-    """What a time means: GB/s, TFLOP/s, and per cent of the roofs.
+    """GB/s, TFLOP/s and percentages of the limits for a time.
 
-    ``peak`` names the roof of arithmetic; ``passes`` products of it make one that is counted.
+    ``peak`` names the limit of arithmetic; ``passes`` hardware products make one counted product.
     """
     roof = roofs()
     gb_s, tflop_s = nbytes / times.median / 1e3, flop / times.median / 1e6
@@ -190,7 +197,7 @@ def shares(
 
 
 def machine() -> dict[str, str | float | None]:
-    """What a figure means nothing without; ``tiles`` is the file of the measured ones, if any."""
+    """What a figure must be published with; ``tiles`` is the file of measured tiles, if any."""
     facts: dict[str, str | float | None] = {
         "torch": torch.__version__,
         "triton": version("triton"),
@@ -209,21 +216,21 @@ def machine() -> dict[str, str | float | None]:
 
 @cache
 def driver() -> str:
-    """Of NVIDIA, as nvidia-smi tells it."""
+    """The version of NVIDIA's driver, from nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return _said(command).split("\n", maxsplit=1)[0]
+    return _output(command).split("\n", maxsplit=1)[0]
 
 
 @cache
 def commit() -> str:
-    """Of the working tree, and whether it has changes; a copy of one may have no history."""
+    """The working tree's commit, and whether it has changes; a copy may have no history."""
     root = Path(__file__).parents[2]
-    head = _said(["git", "-C", str(root), "rev-parse", "--short", "HEAD"])
-    changed = _said(["git", "-C", str(root), "status", "--short", "--untracked-files=no"])
+    head = _output(["git", "-C", str(root), "rev-parse", "--short", "HEAD"])
+    changed = _output(["git", "-C", str(root), "status", "--short", "--untracked-files=no"])
     return head + (" + changes" if changed and head != "unknown" else "")
 
 
-def _said(command: Sequence[str]) -> str:
+def _output(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

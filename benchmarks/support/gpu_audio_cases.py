@@ -1,4 +1,4 @@
-"""The kernels from waveform to HTSAT's last tokens, and PyTorch's ways to do the same."""
+"""The kernels from the waveform to HTSAT's last stage, and the same work in PyTorch."""
 
 import copy
 from functools import cache, partial
@@ -26,7 +26,7 @@ from pengi_rt.models.mel import FLOOR, LogMel
 
 
 class FFTLogMel(nn.Module):
-    """The front end by a fast Fourier transform, which the released one does not use."""
+    """The front end with a fast Fourier transform, which the released one does not use."""
 
     window: Tensor
 
@@ -38,9 +38,14 @@ class FFTLogMel(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         spectrum = torch.stft(
-            wave, self.front.mel.n_fft, self.front.mel.hop_length, window=self.window,
-            center=True, pad_mode="reflect", return_complex=True,
-        )  # fmt: skip
+            wave,
+            self.front.mel.n_fft,
+            self.front.mel.hop_length,
+            window=self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
         power = spectrum.real.square() + spectrum.imag.square()
         level = 10.0 * torch.log10((power.mT @ self.front.mel_bank).clamp(min=FLOOR))
         image: Tensor = self.front.fold(level)
@@ -49,7 +54,7 @@ class FFTLogMel(nn.Module):
 
 @cache
 def front_end(config: ModelConfig, device: torch.device) -> LogMel:
-    """With a batch norm such as random models have."""
+    """A front end whose batch norm is like a random model's."""
     front = LogMel(config).eval().requires_grad_(False)
     assert front.bn.running_mean is not None
     assert front.bn.running_var is not None
@@ -77,7 +82,7 @@ def front_end_work(setting: Setting) -> Work:
         exact=lambda: copy.deepcopy(front).double()(wave.double()),
         rivals={"convolution": Rival(front, (wave,)), "fft": Rival(FFTLogMel(front), (wave,))},
         nbytes=size(wave, out, tables.basis, tables.bank),
-        # The folded transform of the bins that count, and the bank; each product in float32.
+        # The folded transform of the bins in use, and the bank; every product in float32.
         flop=rows * (2 * 2 * used * config.mel.n_fft // 2 + 2 * used * config.mel.n_mels),
         peak="tf32",
         passes=3,
@@ -87,9 +92,9 @@ def front_end_work(setting: Setting) -> Work:
 def attend_by_hand(
     qkv: Tensor, bias: Tensor, *, heads: int, window: int, shift: int, fused: bool
 ) -> Tensor:
-    """Roll, partition, attend, reverse, roll; ``bias`` [windows * heads, T, T] is ready.
+    """Roll, partition, attend, reverse, roll; ``bias`` [windows * heads, T, T] is precomputed.
 
-    Windows count as heads, so that one copy partitions and the bias is read as it is.
+    Windows are treated as heads, so that one copy partitions and the bias is read as it is.
     """
     side, batch = qkv.shape[1] // window, len(qkv)
     x = qkv.roll((-shift, -shift), (1, 2)) if shift else qkv
@@ -188,23 +193,29 @@ def _linear_work(
 
 
 def audio_cases(config: ModelConfig) -> tuple[Case, ...]:
-    """What the model has: attention at every stage, linear layers where they are largest."""
+    """Attention at every stage, and linear layers where they are largest and most frequent."""
     stages = range(len(config.htsat.depths))
-    window = config.htsat.window_size
-    widest, busiest = 0, max(stages, key=lambda stage: config.htsat.depths[stage])
-    parts = dict.fromkeys((widest, busiest))
+    busiest = max(stages, key=lambda stage: config.htsat.depths[stage])
+    parts = {"qkv": "norm_linear", "fc1": "norm_linear gelu", "fc2": "norm_linear residual"}
+    windows = [
+        (stage, shifted)
+        for stage in stages
+        for shifted in (False, True)
+        if not shifted or config.htsat.resolution(stage) > config.htsat.window_size
+    ]
+    linears = [(stage, part) for stage in dict.fromkeys((0, busiest)) for part in parts]
     return (
         Case("log_mel", front_end_work, ("fp32",)),
         *(
-            Case(f"window_attention stage {stage}{' shifted' if shifted else ''}",
-                 cast("Any", partial(attention, stage, shifted)))
-            for stage in stages
-            for shifted in (False, True)
-            if not shifted or config.htsat.resolution(stage) > window
+            Case(
+                f"window_attention stage {stage}{' shifted' if shifted else ''}",
+                cast("Any", partial(attention, stage, shifted)),
+            )
+            for stage, shifted in windows
         ),
-        *(Case(f"{name} stage {stage} {part}", cast("Any", partial(linear, stage, part)))
-          for stage in parts
-          for part, name in (("qkv", "norm_linear"), ("fc1", "norm_linear gelu"),
-                             ("fc2", "linear_residual"))),
+        *(
+            Case(f"{parts[part]} stage {stage} {part}", cast("Any", partial(linear, stage, part)))
+            for stage, part in linears
+        ),
         Case("patch_merging stage 0", cast("Any", partial(merging, 0))),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""What a GPU benchmark of one kernel consists of."""
+"""The parts of a GPU benchmark of one kernel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from pengi_rt.config.model import ModelConfig
 
 @dataclass(frozen=True)
 class Setting:
-    """The model, the batch and the place that inputs are made for.
+    """The model, batch size and device that inputs are made for.
 
-    ``kind`` is fp32, fp16 or int8: of weights; activations go with int8 weights as float16.
+    ``kind`` is that of the weights: fp32, fp16 or int8. Activations are float16 with int8 weights.
     """
 
     config: ModelConfig
@@ -23,20 +23,20 @@ class Setting:
     device: torch.device
     beams: int = 5
     steps: int = 20
-    """Slots of the cache; a step in the middle of them is timed."""
+    """Positions in the cache; a step in the middle of them is timed."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations."""
+        """The dtype of activations."""
         return torch.float32 if self.kind == "fp32" else torch.float16
 
     @property
     def rows(self) -> int:
-        """Of a decode step."""
+        """Rows of a decode step."""
         return self.batch * self.beams
 
     def random(self, *shape: int, scale: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
-        """Normally distributed, on the device, new ones in every call."""
+        """New normally distributed numbers, on the device."""
         values = torch.randn(shape, device=self.device) * scale
         return values.to(self.dtype if dtype is None else dtype)
 
@@ -45,13 +45,16 @@ class Setting:
         return self.random(*shape, scale=scale, dtype=torch.float32)
 
     def unwritten(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """A buffer of NaN that a kernel has to fill."""
+        """A buffer of NaN, which a kernel has to overwrite."""
         dtype = self.dtype if dtype is None else dtype
         return torch.full(shape, torch.nan, dtype=dtype, device=self.device)
 
 
 class Rival(NamedTuple):
-    """The same in PyTorch; ``function`` can be compiled. A tuple's first value is compared."""
+    """The same work in PyTorch, as a compilable function.
+
+    If it returns a tuple, the first value is compared.
+    """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -59,17 +62,17 @@ class Rival(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One call of a kernel on buffers of its own, and what it is compared with.
+    """One call of a kernel on its own buffers, and what it is compared with.
 
     Attributes:
-        kernel: launches it.
-        result: what it has written, as rivals give it.
+        kernel: launches the kernel.
+        result: what the kernel has written, in the form that rivals return.
         exact: the same in float64.
-        rivals: by name; errors of the first are PyTorch's own.
-        nbytes: that must cross memory: every input once, every output once.
-        flop: that must be done.
-        peak: the roof of these, of :class:`gpu.Roofs`.
-        passes: products of that kind that one of these takes.
+        rivals: by name; the error of the first one counts as PyTorch's own.
+        nbytes: bytes that must cross memory: every input once and every output once.
+        flop: arithmetic that must be done.
+        peak: which of :class:`gpu.Roofs` limits the arithmetic.
+        passes: hardware products that make one counted product.
         before: undoes what a call changes.
     """
 
@@ -86,7 +89,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel in one place of the model."""
+    """One kernel in one place of the model; the name starts with the kernel's."""
 
     name: str
     make: Callable[[Setting], Work]
@@ -94,23 +97,23 @@ class Case:
 
 
 def size(*tensors: Tensor | None) -> float:
-    """Bytes of all of them."""
+    """Bytes of all the tensors together."""
     return sum(x.numel() * x.element_size() for x in tensors if x is not None)
 
 
 def first(output: Any) -> Tensor:
-    """What is compared of a rival's output."""
+    """The part of a rival's output that is compared."""
     compared: Tensor = output[0] if isinstance(output, tuple) else output
     return compared
 
 
 def doubled(value: Any) -> Any:
-    """A float64 copy of a float tensor, a copy of another one, and anything else itself."""
+    """A copy of a tensor, in float64 if it holds floats; anything else as it is."""
     if not isinstance(value, Tensor):
         return value
     return value.double() if value.is_floating_point() else value.clone()
 
 
 def in_float64(rival: Rival) -> Tensor:
-    """What a rival makes of the same numbers in float64."""
+    """A rival's result on the same numbers in float64."""
     return first(rival.function(*map(doubled, rival.arguments)))

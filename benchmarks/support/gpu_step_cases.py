@@ -1,4 +1,4 @@
-"""The kernels of a decode step, in the middle of an answer, and PyTorch's ways to do the same."""
+"""The kernels of a decode step in the middle of an answer, and the same work in PyTorch."""
 
 from functools import partial
 from typing import Any, cast
@@ -8,7 +8,7 @@ from gpu_case import Case, Rival, Setting, Work, in_float64, size
 from torch import Tensor
 from torch.nn import functional as F
 
-from pengi_rt.kernels.add_norm import Norm, Stream
+from pengi_rt.kernels.add_norm import Norm, Stream, add_norm
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.beam_history import BeamHistory
 from pengi_rt.kernels.beam_step import beam_step
@@ -33,7 +33,7 @@ def make_linear(setting: Setting, depth: int, columns: int) -> Linear:
 
 
 def make_stream(setting: Setting) -> Stream:
-    """As an MLP's projection leaves it."""
+    """A stream as an MLP's projection leaves it."""
     C = setting.config.decoder.n_embd
     weight = torch.empty(4 * C, C, dtype=stored(setting), device="meta")
     due = setting.single(splits(setting.rows, weight), setting.rows, C, scale=0.3)
@@ -47,34 +47,56 @@ def make_norm(setting: Setting) -> Norm:
 
 
 def stored(setting: Setting) -> torch.dtype:
-    """What weights are stored in."""
+    """The dtype that weights are stored in."""
     return torch.int8 if setting.kind == "int8" else setting.dtype
 
 
 def summed(stream: Stream) -> tuple[Tensor, Tensor]:
-    """The stream, and what PyTorch's last layer would have given to be added to it."""
+    """The stream, and the output of PyTorch's last layer, which must still be added to it."""
     assert stream.partials is not None
     assert stream.bias is not None
     return stream.residual, stream.partials.sum(0) + stream.bias
 
 
 def product(x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor) -> Tensor:
-    """``x`` by a weight [K, N] of its dtype, or of int8."""
+    """``x`` times a weight [K, N] in its dtype, or in int8."""
     if scale is None:
         return torch.addmm(bias.to(x.dtype), x, weight)
     return (x @ weight.to(x.dtype)) * scale.to(x.dtype) + bias.to(x.dtype)
 
 
 def normed(residual: Tensor, due: Tensor, gain: Tensor, offset: Tensor, like: Tensor) -> Tensor:
-    """In the dtype of ``like``."""
+    """The normalized sum, in the dtype of ``like``."""
     x = residual + due
     return F.layer_norm(x, x.shape[-1:], gain, offset).to(like.dtype)
 
 
+def add(setting: Setting) -> Work:
+    C = setting.config.decoder.n_embd
+    stream, norm, out = make_stream(setting), make_norm(setting), setting.unwritten(setting.rows, C)
+    rival = Rival(normed, (*summed(stream), norm.weight, norm.bias, out.clone()))
+    return Work(
+        kernel=lambda: add_norm(stream, norm, out),
+        result=lambda: out,
+        exact=lambda: in_float64(rival),
+        rivals={"torch": rival},
+        nbytes=size(*stream, out),
+        flop=0.0,
+    )
+
+
 def torch_norm_qkv(
-    residual: Tensor, due: Tensor, gain: Tensor, offset: Tensor, weight: Tensor,
-    bias: Tensor, scale: Tensor | None, keys: Tensor, values: Tensor, slot: Tensor,
-) -> Tensor:  # fmt: skip
+    residual: Tensor,
+    due: Tensor,
+    gain: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    slot: Tensor,
+) -> Tensor:
     y = product(normed(residual, due, gain, offset, keys), weight, scale, bias)
     _, k, v = y.chunk(3, dim=1)
     clips, beams, heads, _, width = keys.shape
@@ -112,9 +134,15 @@ def qkv(setting: Setting) -> Work:
 
 
 def torch_norm_gelu(
-    residual: Tensor, due: Tensor, gain: Tensor, offset: Tensor, weight: Tensor,
-    bias: Tensor, scale: Tensor | None, like: Tensor,
-) -> Tensor:  # fmt: skip
+    residual: Tensor,
+    due: Tensor,
+    gain: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    like: Tensor,
+) -> Tensor:
     y = product(normed(residual, due, gain, offset, like), weight, scale, bias)
     return F.gelu(y, approximate="tanh")
 
@@ -135,7 +163,7 @@ def gelu(setting: Setting) -> Work:
 
 
 def partials(times: int, setting: Setting) -> Work:
-    """A projection from ``times`` the width."""
+    """A projection from ``times`` the width to the width."""
     C = setting.config.decoder.n_embd
     layer = make_linear(setting, times * C, C)
     x = setting.random(setting.rows, times * C)
@@ -153,10 +181,14 @@ def partials(times: int, setting: Setting) -> Work:
 
 
 def torch_gathered(
-    q: Tensor, prefix_keys: Tensor, prefix_values: Tensor, keys: Tensor, values: Tensor,
+    q: Tensor,
+    prefix_keys: Tensor,
+    prefix_values: Tensor,
+    keys: Tensor,
+    values: Tensor,
     ancestry: Tensor,
-) -> Tensor:  # fmt: skip
-    """Histories gathered through the ancestry table, prefixes repeated for every beam."""
+) -> Tensor:
+    """Gather histories through the ancestry table, and repeat prefixes for every beam."""
     clips, beams, heads, _, width = keys.shape
     t = ancestry.shape[2]
     index = ancestry[:, :, None, :, None].expand(-1, -1, heads, -1, width)
@@ -172,7 +204,7 @@ def torch_gathered(
 
 
 def torch_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Over caches in which every row has its whole history, as if reordering cost nothing."""
+    """Attention over caches that hold every row's whole history, as if reordering were free."""
     rows, heads, _, width = keys.shape
     y = F.scaled_dot_product_attention(q.view(rows, heads, 1, width), keys, values)
     return y.flatten(1)
@@ -203,9 +235,14 @@ def attention(setting: Setting) -> Work:
 
 
 def torch_head(
-    residual: Tensor, due: Tensor, gain: Tensor, offset: Tensor, weight: Tensor,
-    scale: Tensor | None, like: Tensor,
-) -> Tensor:  # fmt: skip
+    residual: Tensor,
+    due: Tensor,
+    gain: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    like: Tensor,
+) -> Tensor:
     x = normed(residual, due, gain, offset, like)
     if scale is None:
         return x @ weight.T
@@ -217,9 +254,8 @@ def head(setting: Setting) -> Work:
     V, C, R = config.vocab_size, config.n_embd, setting.rows
     stream, norm = make_stream(setting), make_norm(setting)
     values = setting.single(V, C, scale=C**-0.5)
-    layer = Head(*quantize(values, dim=1)) if setting.kind == "int8" else Head(
-        values.to(setting.dtype)
-    )  # fmt: skip
+    int8 = setting.kind == "int8"
+    layer = Head(*quantize(values, dim=1)) if int8 else Head(values.to(setting.dtype))
     temperature = torch.ones(1, dtype=torch.float64, device=setting.device)
     tiles = VocabTiles.empty(R, V, setting.beams, setting.device)
     scratch = setting.unwritten(R, C)
@@ -248,19 +284,19 @@ def head(setting: Setting) -> Work:
     )
 
 
-def torch_row(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def torch_top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     best = logits.log_softmax(dim=-1).topk(count)
     return best.values, best.indices
 
 
-def row(setting: Setting) -> Work:
+def top(setting: Setting) -> Work:
     V, R, W = setting.config.decoder.vocab_size, setting.rows, setting.beams
     temperature = torch.ones(1, dtype=torch.float64, device=setting.device)
     logits = setting.single(R, V, scale=3)
     empty = VocabTiles.empty(R, V, W, setting.device)
     tiles = vocab_tiles_reference(logits, temperature, empty)
     out = TopTokens.empty(R, W, setting.device)
-    rival = Rival(torch_row, (logits, W))
+    rival = Rival(torch_top_tokens, (logits, W))
     return Work(
         kernel=lambda: top_tokens(tiles, temperature, V, out),
         result=lambda: out.log_probs,
@@ -272,9 +308,15 @@ def row(setting: Setting) -> Work:
 
 
 def torch_beams(
-    log_probs: Tensor, candidates: Tensor, scores: Tensor, lengths: Tensor, finished: Tensor,
-    ancestry: Tensor, table: Tensor, place: Tensor,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    log_probs: Tensor,
+    candidates: Tensor,
+    scores: Tensor,
+    lengths: Tensor,
+    finished: Tensor,
+    ancestry: Tensor,
+    table: Tensor,
+    place: Tensor,
+) -> tuple[Tensor, ...]:
     """From every beam's best tokens to the next beams, without looking at ties."""
     offered = torch.where(finished[..., None], 0.0, log_probs)
     count = lengths + ~finished
@@ -299,7 +341,7 @@ def step(setting: Setting) -> Work:
     history.lengths[t] = t
     history.ancestry.copy_(torch.randint(W, history.ancestry.shape, device=device))
     log_probs = -torch.rand(B * W, W, device=device, dtype=torch.float64).sort(dim=1).values * 5
-    # Tokens that differ, so that none is offered twice by a beam.
+    # All different, so that no beam offers a token twice.
     tokens = torch.arange(B * W * W, device=device).view(B * W, W) % config.vocab_size
     ends = torch.tensor([NO_STOP, 0], dtype=torch.int32, device=device)
     table = setting.random(config.vocab_size, C)
@@ -323,15 +365,16 @@ def step(setting: Setting) -> Work:
 
 
 def step_cases() -> tuple[Case, ...]:
-    """In the order of a step."""
+    """In the order of a step; ``add_norm`` runs apart with more than 8 rows only."""
     both = ("fp16", "int8")
     return (
-        Case("norm_qkv", qkv, both),
+        Case("add_norm", add),
+        Case("small_linear norm, QKV, append", qkv, both),
         Case("beam_attention", attention),
-        Case("linear_partials, attention", cast("Any", partial(partials, 1)), both),
-        Case("norm_gelu_linear", gelu, both),
-        Case("linear_partials, MLP", cast("Any", partial(partials, 4)), both),
+        Case("small_linear attention projection", cast("Any", partial(partials, 1)), both),
+        Case("small_linear norm, GELU", gelu, both),
+        Case("small_linear MLP projection", cast("Any", partial(partials, 4)), both),
         Case("lm_head", head, both),
-        Case("top_tokens", row),
+        Case("top_tokens", top),
         Case("beam_step", step),
     )

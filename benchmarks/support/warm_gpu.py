@@ -93,7 +93,7 @@ def main() -> None:
         for line in pool.imap_unordered(compile_tiles if tune else warm, KINDS):
             say(line)
     if tune:
-        from pengi_rt.backends.registry import tuning_directory
+        from pengi_rt.backends.triton.launch import tuning_directory
 
         measure(tuning_directory())
 

@@ -144,7 +144,7 @@ def load_windows(
     """
     step = _hop_samples(hop, config, long_audio, resample=resample)
     plain, name = plain_recording(recording, name)
-    shown, rate = one_line(name, LONGEST_PATH), config.mel.sample_rate
+    shown, rate = one_line(name, LONGEST_PATH), config.sample_rate
     source = open_recording(plain, shown, allow_truncated=allow_truncated)
     read = end_to_end_samples if long_audio == "compat" else mono_samples
     samples = read(source, rate if resample else None, shown)
@@ -160,7 +160,7 @@ def _check_samples(
     if strict and (samples.warnings or samples.cut):
         raise AudioError(f"{name}: {[*samples.warnings, samples.cut][0]}")
     if step is not None:
-        _check_count(samples.frames - config.clip_samples, step, config.mel.sample_rate, name)
+        _check_count(samples.frames - config.clip_samples, step, config.sample_rate, name)
 
 
 def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, resample: bool) -> int:
@@ -180,7 +180,7 @@ def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, res
             f"hop must be above 0 and at most a window's length ({seconds:g} s), so that all of a "
             f"recording is in some window; got {hop:g}"
         )
-    return max(1, round(hop * config.mel.sample_rate))
+    return max(1, round(hop * config.sample_rate))
 
 
 def _check_count(spare: int, step: int, rate: int, name: str) -> None:
@@ -209,7 +209,7 @@ def _window_starts(
         return [spare // 2]
     if long_audio == "windows":
         starts = [*range(0, spare, step), spare]
-        is_covered = spare - starts[-2] < min(step, config.mel.hop_length)
+        is_covered = spare - starts[-2] < min(step, config.hop_length)
         return starts[:-1] if is_covered else starts
     rng = rng or random.Random(0)  # noqa: S311 - a crop needs no cryptography
     # The released wrapper never draws the very last start.
@@ -220,7 +220,7 @@ def _recording(
     name: str, samples: Samples, starts: list[int], config: ModelConfig, *, covers_all: bool
 ) -> Recording:
     """The windows of ``samples`` at ``starts``; a single one keeps no other samples in memory."""
-    rate, clip = config.mel.sample_rate, config.clip_samples
+    rate, clip = config.sample_rate, config.clip_samples
     ends = [min(start + clip, samples.frames) for start in starts]
     if covers_all:
         ends[-1] = samples.frames

@@ -20,6 +20,7 @@ import onnxruntime as ort
 
 from pengi_rt.backends.failures import failure
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
+from pengi_rt.backends.registry import RunOptions
 from pengi_rt.config.model import DecoderConfig, ModelConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
@@ -56,19 +57,23 @@ class OnnxBackend:
         if "decoder" in self.graphs:
             self.decoder = OnnxDecoder(plan, self.graphs["decoder"])
 
-    def check_graphs(self) -> None:
-        """Check all graphs, which is cheap, before the first request comes.
-
-        Raises:
-            PlanError: one of them is not a graph of this config's model.
-        """
-        for graph in self.graphs.values():
-            graph.check()
-
     def close(self) -> None:
         """Drop the sessions and their packed weights; the plan stays the caller's."""
         for graph in self.graphs.values():
             graph.close()
+
+
+def open_plan(plan: Plan, options: RunOptions) -> OnnxBackend:
+    """The backend; all graphs are checked, which is cheap, before the first request comes.
+
+    Raises:
+        UsageError: ``threads`` is below 1.
+        PlanError: one of the graphs is not a graph of this config's model.
+    """
+    backend = OnnxBackend(plan, threads=options.threads)
+    for graph in backend.graphs.values():
+        graph.check()
+    return backend
 
 
 class Graph:
@@ -182,7 +187,8 @@ class OnnxEncoders:
 
     def _run(self, name: str, batch: F32 | I64) -> Encoded:
         graph = self._graphs[name]
-        return Encoded(*graph.run({graph.inputs[0].name: batch}, batch.shape))
+        embedding, *prefix = graph.run({graph.inputs[0].name: batch}, batch.shape)
+        return Encoded(embedding, *(prefix or [np.empty((len(batch), 0, 0), np.float32)]))
 
 
 class OnnxDecoder:

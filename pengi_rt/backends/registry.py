@@ -1,119 +1,271 @@
-"""Which backend runs a plan: what was asked for, or one line that says why it cannot."""
+"""The backends that exist, and the one that runs a plan.
 
-import os
-from pathlib import Path
+A new backend is one module (or folder) and one call of :func:`register_backend`; the command line,
+``doctor``, ``warmup``, export and :func:`open_backend` read the same table. Nothing here imports
+a backend, or NumPy, before it is opened: ``--help`` lists them all.
+"""
 
-from pengi_rt.backends.protocol import Backend
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
 from pengi_rt.config.checked import argument
-from pengi_rt.config.choices import BACKENDS, DEVICES, PRECISIONS
 from pengi_rt.errors import BackendError, missing_module
-from pengi_rt.plan.reader import Plan
-from pengi_rt.system.download import cache_directory
-from pengi_rt.system.quote import one_line
+from pengi_rt.system.lazy import lazily
+from pengi_rt.system.quote import one_line, shown
 
-HERE = ("auto", "onnx", "torch", "triton")
+if TYPE_CHECKING:
+    from pengi_rt.backends.protocol import Backend
+    from pengi_rt.config.decode import DecodeOptions
+    from pengi_rt.config.model import ModelConfig
+    from pengi_rt.plan.reader import Plan
+
+
+class RunOptions(NamedTuple):
+    """How a backend is to run a plan."""
+
+    device: str
+    """One of its :attr:`BackendSpec.devices`."""
+    precision: str
+    """Of the arithmetic: one of its :attr:`BackendSpec.precisions`."""
+    threads: int | None
+    """On the CPU; None is as many as this process may use."""
+
+
+class WarmUpStep(NamedTuple):
+    """A part of a warm-up, or a remark about it."""
+
+    name: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """What is known about a backend without importing it.
+
+    Functions are named ``"module:function"`` and imported when they are called.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    """Where it runs, the default first."""
+    precisions: tuple[str, ...]
+    """What it computes in, the default first."""
+    packages: tuple[str, ...]
+    """The packages it needs, by the names that pip knows."""
+    open: str | None
+    """``(plan, RunOptions) -> Backend``; None: a later version of pengi-rt has it."""
+    extra: str | None = None
+    """The extra of pengi-rt that installs its packages."""
+    needs_graphs: bool = False
+    """Whether it runs a plan's graphs; if not, it reads the weights alone."""
+    problem: str | None = None
+    """``() -> str | None``: why it cannot run on this machine, its packages being there."""
+    prepare: str | None = None
+    """``(*, tune) -> Iterator[WarmUpStep]``: what a warm-up does before a plan is loaded."""
+    warm_up: str | None = None
+    """``(backend, prefix_length, batch_sizes, options, *, tune) -> Iterator[WarmUpStep]``."""
+
+
+_SPECS: dict[str, BackendSpec] = {}
+
+
+def register_backend(spec: BackendSpec) -> None:
+    """Make a backend known by its name. It comes after those that are known already."""
+    _SPECS[spec.name] = spec
+
+
+def unregister_backend(name: str) -> None:
+    """Forget a backend."""
+    del _SPECS[name]
+
+
+def backends(*, later: bool = False) -> tuple[BackendSpec, ...]:
+    """The backends of this version, in order of preference; or those of a ``later`` one."""
+    return tuple(spec for spec in _SPECS.values() if (spec.open is None) == later)
+
+
+def devices() -> tuple[str, ...]:
+    """Every device that some backend runs on."""
+    return tuple(dict.fromkeys(device for spec in backends() for device in spec.devices))
+
+
+def precisions() -> tuple[str, ...]:
+    """Every precision that some backend computes in."""
+    return tuple(dict.fromkeys(name for spec in backends() for name in spec.precisions))
+
+
+def backend_spec(backend: str = "auto", device: str = "auto") -> BackendSpec:
+    """The backend of that name; for ``auto`` the first that runs on ``device``.
+
+    Raises:
+        BackendError: there is none.
+    """
+    here = {spec.name: spec for spec in backends()}
+    _check("backend", backend, ("auto", *here, *(spec.name for spec in backends(later=True))))
+    if backend != "auto" and backend not in here:
+        raise BackendError(
+            f"backend {backend!r} is not in this version of pengi-rt; it has auto, "
+            f"{', '.join(here)}"
+        )
+    _check("device", device, ("auto", *devices()))
+    able = [spec for spec in here.values() if device in ("auto", *spec.devices)]
+    if backend == "auto":
+        return able[0]
+    spec = here[backend]
+    if spec not in able:
+        raise BackendError(
+            f"the {backend} backend runs on {_either(spec.devices)}, not on {device}: "
+            f"ask for {_either([other.name for other in able])}"
+        )
+    return spec
 
 
 def open_backend(
-    plan: Plan,
+    plan: "Plan",
     *,
     backend: str = "auto",
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     threads: int | None = None,
-) -> Backend:
-    """The backend that runs ``plan``, whatever its weights are stored as.
+) -> "Backend":
+    """The backend that runs ``plan``, however its weights are stored.
 
-    ``precision`` is that of the arithmetic. ``auto`` is ONNX Runtime on the CPU, or our Triton
-    kernels where ``device`` is ``cuda``.
+    Args:
+        plan: an open plan.
+        backend: its name; ``auto`` is the first that runs on ``device``.
+        device: where it runs; ``auto`` is the backend's first.
+        precision: of the arithmetic; ``auto`` is the backend's first.
+        threads: on the CPU (default: as many as this process may use).
 
     Raises:
         BackendError: this version or machine cannot run that; nothing else is taken in its place.
         PlanError: a graph, or a tensor, is not what the plan's config says.
     """
     threads = argument("threads", threads, int | None)
-    _check("backend", backend, BACKENDS, HERE)
-    _check("device", device, DEVICES)
-    _check("precision", precision, PRECISIONS)
-    chosen = ("triton" if device == "cuda" else "onnx") if backend == "auto" else backend
-    if chosen == "triton":
-        return _triton(plan, device, precision, threads)
-    if device == "cuda":
-        raise BackendError(f"the {chosen} backend runs on the CPU: for a GPU ask for triton")
-    if precision != "fp32":
-        raise BackendError(
-            f"the {chosen} backend computes in fp32, not in {precision}: ask for triton on a GPU, "
-            "or store the weights smaller (export --weights)"
-        )
-    if chosen == "torch":
-        return _torch(plan, threads)
-    return _onnx(plan, threads)
-
-
-def _onnx(plan: Plan, threads: int | None) -> Backend:
-    if not plan.manifest.graphs:
-        raise BackendError(
-            f"{plan.path}: holds weights for {_listed(plan.manifest.backends)} and no graphs "
-            "for onnx: ask for one of those backends, or export the checkpoint with --backend onnx"
-        )
-    from pengi_rt.backends.onnx import OnnxBackend
-
-    runner = OnnxBackend(plan, threads=threads)
-    runner.check_graphs()
-    return runner
-
-
-def _listed(backends: tuple[str, ...]) -> str:
-    return one_line(" and ".join(backends))
-
-
-def _torch(plan: Plan, threads: int | None) -> Backend:
-    try:
-        from pengi_rt.backends.torch import TorchBackend
-    except ModuleNotFoundError as error:
-        raise missing_package("torch", error, extra="export") from None
-    return TorchBackend.from_plan(plan, threads=threads)
-
-
-def _triton(plan: Plan, device: str, precision: str, threads: int | None) -> Backend:
-    if device == "cpu":
-        raise BackendError("the triton backend runs on a CUDA GPU, not on the CPU: ask for onnx")
-    if threads is not None:
-        raise BackendError("threads are of the CPU's backends: leave them out for triton")
-    # Before triton is imported. Compiled kernels are then with everything else that we keep.
-    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory() / "triton"))
-    try:
-        from pengi_rt.backends.triton.backend import TritonBackend
-        from pengi_rt.backends.triton.device import require_cuda
-        from pengi_rt.kernels.tuning import adopt
-    except ModuleNotFoundError as error:
-        raise missing_package("triton", error, extra="gpu") from None
-    gpu = require_cuda()
-    try:
-        adopt(gpu, tuning_directory())
-    except ValueError as error:  # of the file of measured tiles, in one line
-        raise BackendError(str(error)) from None
-    return TritonBackend.from_plan(plan, device=gpu, precision=precision)
-
-
-def missing_package(backend: str, error: ModuleNotFoundError, *, extra: str) -> BackendError:
-    """What is said where a backend's packages are not installed."""
-    return BackendError(
-        f"the {backend} backend needs {missing_module(error)}: pip install 'pengi-rt[{extra}]'"
+    _check("precision", precision, ("auto", *precisions()))
+    spec = backend_spec(backend, device)
+    options = RunOptions(
+        spec.devices[0] if device == "auto" else device,
+        spec.precisions[0] if precision == "auto" else precision,
+        threads,
     )
-
-
-def tuning_directory() -> Path:
-    """Where the tiles are kept that ``pengi-rt warmup --tune`` has measured."""
-    return cache_directory() / "tuning"
-
-
-def _check(
-    what: str, value: str, known: tuple[str, ...], here: tuple[str, ...] | None = None
-) -> None:
-    if value not in known:
-        raise BackendError(f"there is no {what} {value!r}; choose from {', '.join(known)}")
-    if here and value not in here:
+    _check_options(spec, options)
+    if spec.needs_graphs and not plan.manifest.graphs:
         raise BackendError(
-            f"{what} {value!r} is not in this version of pengi-rt; it has {', '.join(here)}"
+            f"{plan.path}: holds weights for {one_line(' and '.join(plan.manifest.backends))} and "
+            f"no graphs for {spec.name}: ask for one of those backends, or export the checkpoint "
+            f"with --backend {spec.name}"
         )
+    assert spec.open is not None  # backend_spec gives none of a later version
+    with _packages_of(spec):
+        opened: Backend = lazily(spec.open)(plan, options)
+    return opened
+
+
+def prepare_warm_up(spec: BackendSpec, *, tune: bool) -> Iterator[WarmUpStep]:
+    """What a warm-up of this backend does before a plan is loaded.
+
+    Raises:
+        BackendError: it compiles nothing, or cannot run here.
+    """
+    if spec.warm_up is None:
+        able = [other.name for other in backends() if other.warm_up]
+        raise BackendError(
+            f"the {spec.name} backend compiles nothing, so there is nothing to warm up; "
+            f"{_either(able)} does"
+        )
+    if spec.prepare is not None:
+        with _packages_of(spec):
+            yield from lazily(spec.prepare)(tune=tune)
+
+
+def warm_up(
+    backend: "Backend",
+    config: "ModelConfig",
+    batch_sizes: tuple[int, ...],
+    options: "DecodeOptions",
+    *,
+    tune: bool = False,
+) -> Iterator[WarmUpStep]:
+    """Compile what ``backend`` needs for answers of these shapes; nothing if it compiles nothing.
+
+    Raises:
+        BackendError: it fails, or what ``tune`` measured cannot be kept.
+    """
+    spec = _SPECS.get(backend.name)
+    if spec is not None and spec.warm_up is not None:
+        rows = config.prefix_length
+        yield from lazily(spec.warm_up)(backend, rows, batch_sizes, options, tune=tune)
+
+
+@contextmanager
+def _packages_of(spec: BackendSpec) -> Iterator[None]:
+    """Say which extra brings a package that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = missing_module(error)
+        wanted = f"pengi-rt[{spec.extra}]" if spec.extra else module
+        raise BackendError(
+            f"the {spec.name} backend needs {module}: pip install '{wanted}'"
+        ) from None
+
+
+def _check(what: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BackendError(f"there is no {what} {shown(value)}; choose from {', '.join(known)}")
+
+
+def _check_options(spec: BackendSpec, options: RunOptions) -> None:
+    if options.precision not in spec.precisions:
+        able = [other.name for other in backends() if options.precision in other.precisions]
+        raise BackendError(
+            f"the {spec.name} backend computes in {_either(spec.precisions)}, not in "
+            f"{options.precision}: ask for {_either(able)}, or store the weights smaller "
+            "(export --weights)"
+        )
+    if options.threads is not None and options.device != "cpu":
+        raise BackendError(f"threads are for backends on the CPU: leave them out for {spec.name}")
+
+
+def _either(names: "list[str] | tuple[str, ...]") -> str:
+    return " or ".join(names)
+
+
+register_backend(
+    BackendSpec(
+        name="onnx",
+        devices=("cpu",),
+        precisions=("fp32",),
+        packages=("numpy", "onnxruntime", "tokenizers"),
+        open="pengi_rt.backends.onnx:open_plan",
+        needs_graphs=True,
+        problem="pengi_rt.system.machine:cpu_provider_problem",
+    )
+)
+register_backend(
+    BackendSpec(
+        name="torch",
+        devices=("cpu",),
+        precisions=("fp32",),
+        packages=("numpy", "torch", "transformers", "safetensors"),
+        extra="export",
+        open="pengi_rt.backends.torch:open_plan",
+    )
+)
+register_backend(
+    BackendSpec(
+        name="triton",
+        devices=("cuda",),
+        precisions=("fp32", "fp16", "bf16", "int8"),
+        packages=("numpy", "torch", "transformers", "safetensors", "triton"),
+        extra="gpu",
+        open="pengi_rt.backends.triton.launch:open_plan",
+        problem="pengi_rt.system.machine:cuda_problem",
+        prepare="pengi_rt.backends.triton.launch:prepare",
+        warm_up="pengi_rt.backends.triton.launch:warm_up",
+    )
+)
+register_backend(BackendSpec(name="tensorrt", devices=(), precisions=(), packages=(), open=None))

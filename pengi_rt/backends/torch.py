@@ -3,6 +3,7 @@
 What the other backends are compared with.
 """
 
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -11,13 +12,16 @@ from torch import Tensor
 
 from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
-from pengi_rt.config.model import DecoderConfig
-from pengi_rt.errors import PlanError
+from pengi_rt.backends.registry import RunOptions
+from pengi_rt.config.family import family_of
+from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.models.gpt2 import GPT2, KeyValue
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.stored_weights import STFT_KERNELS
 from pengi_rt.plan.float32_view import float32_view
 from pengi_rt.plan.reader import Plan
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.threads import checked_threads
 
 _explained = explained("the torch backend")
@@ -114,23 +118,35 @@ class TorchDecoder:
         return logits.reshape(cache.slots, cache.width, -1)
 
 
+def open_plan(plan: Plan, options: RunOptions) -> TorchBackend:
+    """The backend. Raises as :meth:`TorchBackend.from_plan`."""
+    return TorchBackend.from_plan(plan, threads=options.threads)
+
+
 def model_of(plan: Plan) -> Pengi:
     """The model of an open plan, its weights copied out and widened to float32.
 
     Raises:
+        BackendError: the plan's family has no network in PyTorch.
         PlanError: the plan lacks a tensor of its own model, or one has another shape.
     """
-    _check_shapes(plan)
-    model = Pengi(plan.config)
+    modules = family_of(plan.config).modules
+    if modules is None:
+        raise BackendError(
+            f"the torch backend has no network for the {plan.config.family} family of {plan.path}"
+        )
+    network: Callable[[ModelConfig], Pengi] = lazily(modules)
+    _check_shapes(plan, network)
+    model = network(plan.config)
     model.load_state_dict(_state(plan, model))
     plan.release_pages()
     return model
 
 
-def _check_shapes(plan: Plan) -> None:
+def _check_shapes(plan: Plan, network: Callable[[ModelConfig], Pengi]) -> None:
     """Check what the plan says of its tensors, before a model of that size is made."""
     with torch.device("meta"):
-        wanted = Pengi(plan.config).state_dict()
+        wanted = network(plan.config).state_dict()
     for name, tensor in wanted.items():
         record = plan.manifest.tensors.get(name)
         shape = tuple(tensor.shape)

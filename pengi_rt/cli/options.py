@@ -17,6 +17,7 @@ from typing import (
     get_origin,
 )
 
+from pengi_rt.backends.registry import backends, devices, precisions
 from pengi_rt.cli.output import refuse_overwriting, refuse_precious
 from pengi_rt.cli.parser import Once
 from pengi_rt.config.options import (
@@ -43,11 +44,6 @@ class Choice(NamedTuple):
 
     here: tuple[str, ...]
     later: tuple[str, ...]
-
-
-BACKENDS = Choice(("auto", "onnx", "torch", "triton"), ("tensorrt",))
-DEVICES = Choice(("auto", "cpu", "cuda"), ())
-PRECISIONS = Choice(("fp32", "fp16", "bf16", "int8"), ())
 
 
 class Asked(Protocol):
@@ -155,11 +151,17 @@ def add_engine(parser: Container) -> None:
         metavar="PLAN",
         help="file made by pengi-rt export (default: the built-in demo model)",
     )
-    add_choice(group, "--backend", BACKENDS)
-    add_choice(group, "--device", DEVICES)
-    add_choice(group, "--precision", PRECISIONS)
+    later = tuple(spec.name for spec in backends(later=True))
+    add_choice(group, "--backend", Choice(("auto", *(spec.name for spec in backends())), later))
+    add_choice(group, "--device", Choice(("auto", *devices()), ()))
+    add_precision(group)
     add_threads(group)
     add_options(group, ReadOptions, "batch_size")
+
+
+def add_precision(parser: Container) -> None:
+    """Add what the backend computes in."""
+    add_choice(parser, "--precision", Choice(("auto", *precisions()), ()))
 
 
 def add_choice(parser: Container, option: str, choice: Choice) -> None:

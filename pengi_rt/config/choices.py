@@ -2,16 +2,9 @@
 
 from typing import Final, Literal, get_args
 
-BackendName = Literal["auto", "onnx", "torch", "triton", "tensorrt"]
-DeviceName = Literal["auto", "cpu", "cuda"]
-PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
-"""The precision of the arithmetic."""
 WeightsName = Literal["fp32", "fp16", "bf16", "int8"]
 """How a plan stores its weights."""
 
-BACKENDS: Final[tuple[str, ...]] = get_args(BackendName)
-DEVICES: Final[tuple[str, ...]] = get_args(DeviceName)
-PRECISIONS: Final[tuple[str, ...]] = get_args(PrecisionName)
 WEIGHTS_NAMES: Final[tuple[str, ...]] = get_args(WeightsName)
 
 LongAudio = Literal["windows", "first", "center", "random", "compat"]

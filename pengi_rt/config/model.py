@@ -1,15 +1,14 @@
-"""What a model is: every number in which models differ, in frozen dataclasses.
+"""The config of a Pengi: every number in which models differ, in frozen dataclasses.
 
-A :class:`ModelConfig` travels with the weights (in our checkpoints and in the plan) as JSON; the
-defaults are the published ``base``. No config has values that do not make a model: each is checked
-when it is made, by :func:`dataclasses.replace` too. The bounds leave room for eight times the
-published sizes, and keep a hostile file from asking for memory or time without end.
+It travels with the weights as JSON; the defaults are the published ``base``. Values are checked
+whenever a config is made, by :func:`dataclasses.replace` too. The bounds leave room for eight
+times the published sizes, and keep hostile files from asking for endless memory or time.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pengi_rt.config.checked import Checked, Within, build, require, require_below, require_multiple
 from pengi_rt.config.presets import preset
@@ -44,9 +43,8 @@ Rate = Annotated[int, Within(1_000, 384_000)]  # Hz
 class MelConfig(Checked):
     """The log-mel front end (torchlibrosa's, inside HTSAT).
 
-    The published mel bank is built for ``filter_rate`` 32 kHz and 50-14000 Hz and applied to 44.1
-    kHz audio, so its filters really cover 68.9 Hz-19.3 kHz. The paper says otherwise; the released
-    weights decide.
+    The published mel bank is built for 32 kHz (``filter_rate``) and 50-14000 Hz but applied to
+    44.1 kHz audio: its filters really cover 68.9 Hz-19.3 kHz, whatever the paper says.
     """
 
     sample_rate: Rate = 44_100  # of the waveform
@@ -128,16 +126,15 @@ class HTSATConfig(Checked):
 class TextConfig(Checked):
     """How the prompt is read.
 
-    ``kind="clip"``: CLIP's text tower, pooled at the first EOS. ``kind="token_embedding"``
-    (``base_no_text_enc``): no encoder, rows of the decoder's embedding table; then only
-    ``max_length`` and ``suffix`` mean anything. ``kind="decoder"`` (the paper's appendix F, first
-    experiment): neither encoder nor mapper; the prompt's tokens follow the audio prefix as they
-    are, and ``max_length`` is only their limit.
+    ``clip``: CLIP's text tower, pooled at the first EOS. ``token_embedding``
+    (``base_no_text_enc``): rows of the decoder's embedding table, so that only ``max_length`` and
+    ``suffix`` mean anything. ``decoder`` (the paper's appendix F, first experiment): no encoder,
+    no mapper; the prompt's tokens follow the audio prefix, at most ``max_length`` of them.
     """
 
     kind: Literal["clip", "token_embedding", "decoder"] = "clip"
     max_length: Annotated[int, Within(1, 1024)] = 40  # tokens, BOS and EOS included
-    suffix: str = ""  # put behind the prompt before tokenising
+    suffix: str = ""  # appended to the prompt before tokenizing
     vocab_size: Vocabulary = 49_408
     hidden_size: Width = 512
     num_layers: Layers = 12
@@ -165,12 +162,11 @@ class TextConfig(Checked):
 class MapperConfig(Checked):
     """A mapping network: an embedding in, ``prefix_length`` vectors of the decoder's width out.
 
-    ``transformer``: Linear to ``prefix_length`` rows, then attention with ``constant_length``
-    learned rows, whose outputs are the prefix: in a model the two lengths are equal.
-    ``transformer_seq``: the same without the Linear; its input already is a sequence.
-    ``transformer_time`` (ours): for a sequence in time, a Linear for every step and learned
-    positions. ``mlp``: Linear, tanh, Linear (ClipCap's). The released code halves the configured
-    depth: 8 in the yml is 4 layers.
+    ``transformer``: Linear to ``prefix_length`` rows, then attention with as many learned rows
+    (``constant_length``), whose outputs are the prefix. ``transformer_seq``: the same without the
+    Linear, for a sequence. ``transformer_time`` (ours): for a sequence in time, a Linear for every
+    step and learned positions. ``mlp``: Linear, tanh, Linear (ClipCap's). The released code halves
+    the configured depth: 8 in the yml is 4 layers.
     """
 
     kind: Literal["transformer", "transformer_seq", "transformer_time", "mlp"] = "transformer"
@@ -214,6 +210,7 @@ class GenerationConfig(Checked):
 class ModelConfig(Checked):
     """A whole Pengi: everything the runtime needs to know besides the weights."""
 
+    family: Literal["pengi"] = "pengi"
     name: str = "base"
     clip_seconds: Annotated[float, Within(0.01, 120)] = 7.0
     mel: MelConfig = field(default_factory=MelConfig)
@@ -247,26 +244,20 @@ class ModelConfig(Checked):
     def _check_clip(self) -> None:
         require_multiple("htsat.spec_size", self.htsat.spec_size, "mel.n_mels", self.mel.n_mels)
         frames, image_frames = self.mel_frames, self.image_frames
-        require(
-            image_frames <= _MAX_FRAMES,
-            f"htsat.spec_size^2 / mel.n_mels must be at most {_MAX_FRAMES}, got {image_frames}",
-        )
+        what = f"htsat.spec_size^2 / mel.n_mels must be at most {_MAX_FRAMES}, got {image_frames}"
+        require(image_frames <= _MAX_FRAMES, what)
         if self.htsat.pooling == "time":
             what = "htsat.pooling 'time': the last stage's resolution"
             require_multiple(what, self.htsat.side, "htsat.spec_size / mel.n_mels", self.strips)
         # The released stretch refuses to shrink: frames would be skipped, not averaged.
-        require(
-            2 <= frames <= image_frames,
-            f"clip_seconds must give 2 to {image_frames} frames (the image's), got {frames}",
-        )
+        what = f"clip_seconds must give 2 to {image_frames} frames (the image's), got {frames}"
+        require(2 <= frames <= image_frames, what)
         samples, half = self.clip_samples, self.mel.n_fft // 2
-        require(
-            samples > half,
-            f"clip_seconds must be more samples than half of mel.n_fft ({half}), got {samples}",
-        )
+        what = f"clip_seconds must be more samples than half of mel.n_fft ({half}), got {samples}"
+        require(samples > half, what)
 
     def _check_mapper(self, name: str, sequence: str | None, because: str) -> None:
-        """``sequence``: the kind that the mapper's input needs, if that is a sequence."""
+        """Check a mapper; ``sequence`` is the kind that its input needs if it is a sequence."""
         mapper: MapperConfig = getattr(self, name)
         width, rows, constant = self.decoder.n_embd, mapper.prefix_length, mapper.constant_length
         for kind in ("transformer_seq", "transformer_time"):
@@ -286,6 +277,16 @@ class ModelConfig(Checked):
         )
 
     @property
+    def sample_rate(self) -> int:
+        """Of the recordings, Hz."""
+        return self.mel.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one column of the spectrogram to the next."""
+        return self.mel.hop_length
+
+    @property
     def clip_samples(self) -> int:
         """Samples of one clip at ``mel.sample_rate``."""
         return round(self.clip_seconds * self.mel.sample_rate)
@@ -302,7 +303,7 @@ class ModelConfig(Checked):
 
     @property
     def strips(self) -> int:
-        """Strips of consecutive time that stand one below the other in the folded image."""
+        """Strips of consecutive time, stacked in the folded image."""
         return exact_div(self.htsat.spec_size, self.mel.n_mels)
 
     @property
@@ -320,7 +321,7 @@ class ModelConfig(Checked):
         return self.audio_mapper.prefix_length + self.prompt_rows(self.text.max_length)
 
     def to_json(self) -> str:
-        """JSON text; :meth:`from_json` gives an equal config back."""
+        """JSON text, which :meth:`from_json` reads."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @classmethod
@@ -328,8 +329,8 @@ class ModelConfig(Checked):
         """Config from JSON text.
 
         Raises:
-            UsageError: it is no JSON object, or a huge one, has a key we do not know, or a value of
-                another type or out of its bounds.
+            UsageError: it is not a JSON object, is huge, has an unknown key, or a value of another
+                type or out of bounds.
         """
         try:
             data = parse(text, _LIMITS)
@@ -339,10 +340,8 @@ class ModelConfig(Checked):
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """Config from what ``json`` makes of :meth:`to_json`. Raises as :meth:`from_json`."""
-        config = build(cls, data, "config")
-        assert isinstance(config, cls)
-        return config
+        """Config from plain JSON data. Raises as :meth:`from_json`."""
+        return cast("Self", build(cls, data, "config"))
 
     @classmethod
     def preset(cls, name: str) -> Self:

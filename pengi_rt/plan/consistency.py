@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+from pengi_rt.config.family import Table, family_of
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.manifest import (
-    GRAPHS,
-    TOKENIZERS,
     WEIGHTS,
     Manifest,
     TensorRecord,
@@ -14,19 +13,12 @@ from pengi_rt.plan.manifest import (
     scale_name,
     tokenizer_entry,
 )
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import shown
 
 _EXPORT_AGAIN = "export the checkpoint again"
 
-TABLES = {
-    "decoder.wte.weight": {
-        "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8",
-    },
-    "decoder.wpe.weight": {
-        "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16",
-    },
-}  # fmt: skip
-"""The embedding tables, which backends gather from: element type by the plan's ``weights``."""
+_TABLE_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
@@ -49,50 +41,50 @@ def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
 
 
 def check_complete(manifest: Manifest) -> None:
-    """Check that a plan holds what its config and its backends need.
+    """Check that a plan holds what its family, its config and its backends need.
 
-    All graphs or none: without them it names the backends that read the weights alone. Tokenizers,
-    embedding tables and the scales of an int8 plan are always there.
+    A plan holds the graphs of its family or none; without them it names the backends that read the
+    weights alone. Tokenizers, tables and the scales of an int8 plan are always there.
 
     Raises:
         PlanError: something is missing, or a tensor has another shape or type.
     """
-    _check_graphs(manifest)
-    for entry in map(tokenizer_entry, TOKENIZERS):
+    family = family_of(manifest.config)
+    _check_graphs(manifest, [name for name in family.graphs if name not in family.optional])
+    for entry in map(tokenizer_entry, family.tokenizers):
         if entry not in manifest.entries:
             raise PlanError(f"entry {entry} is missing, which every plan has: {_EXPORT_AGAIN}")
-    decoder = manifest.config.decoder
-    rows = {"decoder.wte.weight": decoder.vocab_size, "decoder.wpe.weight": decoder.n_positions}
-    for name, count in rows.items():
+    tables = lazily(family.tables)(manifest.config) if family.tables else {}
+    for name, table in tables.items():
         if name not in manifest.tensors:
             raise PlanError(f"tensor {name} is missing, which every plan has: {_EXPORT_AGAIN}")
-        _check_table(name, manifest.tensors[name], (count, decoder.n_embd), manifest.weights)
+        _check_table(name, manifest.tensors[name], table, manifest.weights)
     for name, tensor in manifest.tensors.items():
         if tensor.dtype == "int8":
             _check_scale(name, manifest.tensors, needed=manifest.weights == "int8")
 
 
-def _check_graphs(manifest: Manifest) -> None:
+def _check_graphs(manifest: Manifest, needed: Iterable[str]) -> None:
     if not manifest.graphs and not manifest.backends:
         raise PlanError(f"neither graphs nor a backend that needs none: {_EXPORT_AGAIN}")
     if not manifest.graphs and "onnx" not in manifest.backends:
         return
-    for entry in map(graph_entry, GRAPHS):
+    for entry in map(graph_entry, needed):
         if entry not in manifest.entries:
             raise PlanError(
                 f"entry {entry} is missing, which every plan for onnx has: {_EXPORT_AGAIN}"
             )
 
 
-def _check_table(name: str, table: TensorRecord, shape: tuple[int, int], weights: str) -> None:
-    if table.shape != shape:
+def _check_table(name: str, stored: TensorRecord, table: Table, weights: str) -> None:
+    if stored.shape != table.shape:
         raise PlanError(
-            f"tensor {name} has shape {shown(list(table.shape))}, the config needs {list(shape)}: "
-            f"{_EXPORT_AGAIN}"
+            f"tensor {name} has shape {shown(list(stored.shape))}, the config needs "
+            f"{list(table.shape)}: {_EXPORT_AGAIN}"
         )
-    if table.dtype != TABLES[name][weights]:
+    if stored.dtype != _TABLE_TYPES.get(weights, "int8" if table.int8 else "float16"):
         raise PlanError(
-            f"tensor {name} is {table.dtype} in a plan stored as {weights}: {_EXPORT_AGAIN}"
+            f"tensor {name} is {stored.dtype} in a plan stored as {weights}: {_EXPORT_AGAIN}"
         )
 
 

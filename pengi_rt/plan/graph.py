@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, family_of
 from pengi_rt.plan.graph_traps import check_traps
 from pengi_rt.plan.manifest import ALIGNMENT, WEIGHTS
 from pengi_rt.plan.protobuf import (
@@ -26,19 +26,9 @@ from pengi_rt.plan.protobuf import (
     only,
     read,
 )
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import one_line, shown
 
-ENCODER_OPERATORS = frozenset([
-    "Add", "ArgMax", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear",
-    "Div", "Equal", "Expand", "Gather", "GatherElements", "Gelu", "Gemm", "Identity",
-    "LayerNormalization", "LessOrEqual", "Log", "MatMul", "Mod", "Mul", "Pad", "Range",
-    "ReduceL2", "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax",
-    "Squeeze", "Tanh", "Transpose", "Unsqueeze", "Where",
-])  # fmt: skip
-DECODER_OPERATORS = frozenset([
-    "Add", "Cast", "DequantizeLinear", "GatherND", "Gelu", "Gemm", "If", "LayerNormalization",
-    "MatMul", "Split",
-])  # fmt: skip
 ATTENTION = ("DecoderMaskedMultiHeadAttention", "MultiHeadAttention")
 BRANCH_OPERATORS = {
     "then_branch": frozenset(ATTENTION[:1]),
@@ -104,24 +94,45 @@ class Value(NamedTuple):
         return f"{self.name} {TYPES.get(self.dtype, self.dtype)} [{sizes}]"
 
 
-def check_graph(data: bytes, kind: str, config: ModelConfig, weights: int) -> None:
+class GraphRules(NamedTuple):
+    """What a graph may hold, by the config of its model."""
+
+    takes: list[Value]
+    """In any order."""
+    gives: list[Value]
+    operators: frozenset[str]
+    layers: int
+    """Of the whole model: they bound the nodes."""
+    table_samples: int = 0
+    """Samples of the transform, whose tables stand in the graph."""
+    heads: int = 0
+    """Of the attention whose operators trust their inputs (``If`` chooses between two)."""
+
+    @property
+    def nodes(self) -> int:
+        """The most nodes."""
+        return _NODES_PER_LAYER * self.layers + _OTHER_NODES
+
+
+def check_graph(data: bytes, kind: str, config: FamilyConfig, weights: int) -> None:
     """Check the graph ``kind`` of a plan whose ``weights.bin`` has so many bytes.
 
     Raises:
         ValueError: it is refused; the message fits behind "its audio graph ".
     """
-    nodes = _NODES_PER_LAYER * _layers(config) + _OTHER_NODES
-    longest = nodes * _BYTES_PER_NODE + _BYTES_PER_SAMPLE * config.mel.n_fft
+    rules = graph_rules(kind, config)
+    longest = rules.nodes * _BYTES_PER_NODE + _BYTES_PER_SAMPLE * rules.table_samples
     with _refusals():
         if len(data) > longest:
             raise ValueError(f"has {len(data)} bytes, the config explains {longest}")
         graph = only(read(data, _MODEL), "graph", {})
-        _check_weights(list(_tensors(graph)), weights, nodes)
-        inputs, outputs = ([_value(value) for value in graph.get(side, [])] for side in
-                           ("input", "output"))  # fmt: skip
-    _check_contract(kind, config, inputs, outputs)
+        _check_weights(list(_tensors(graph)), weights, rules.nodes)
+        inputs, outputs = (
+            [_value(value) for value in graph.get(side, [])] for side in ("input", "output")
+        )
+    _check_contract(rules, inputs, outputs)
     with _refusals():
-        _check_nodes(graph, kind, config, nodes)
+        _check_nodes(graph, rules)
         check_traps(graph)
 
 
@@ -133,22 +144,16 @@ def _refusals() -> Iterator[None]:
         raise ValueError(f"does not run: it {error}") from None
 
 
-def _layers(config: ModelConfig) -> int:
-    mappers = config.audio_mapper.num_layers + config.text_mapper.num_layers
-    return sum(config.htsat.depths) + mappers + config.text.num_layers + config.decoder.n_layer
-
-
-def _check_nodes(graph: Message, kind: str, config: ModelConfig, limit: int) -> None:
+def _check_nodes(graph: Message, rules: GraphRules) -> None:
     nodes = graph.get("node", [])
-    if len(nodes) > limit:
-        raise ValueError(f"has {len(nodes)} nodes, the config explains {limit}")
-    known = DECODER_OPERATORS if kind == "decoder" else ENCODER_OPERATORS
+    if len(nodes) > rules.nodes:
+        raise ValueError(f"has {len(nodes)} nodes, the config explains {rules.nodes}")
     taken = {only(value, "name", "") for value in graph.get("input", [])}
     layer = 0
     for node in nodes:
-        _check_operator(node, known, taken)
+        _check_operator(node, rules.operators, taken)
         if node["op_type"] == ["If"]:
-            _check_choice(node, layer, config, taken)
+            _check_choice(node, layer, rules.heads, taken)
             layer += 1
 
 
@@ -162,7 +167,7 @@ def _check_operator(node: Message, known: Iterable[str], taken: set[str]) -> Non
         raise ValueError(f"holds a {name} with other attributes than ours")
 
 
-def _check_choice(node: Message, layer: int, config: ModelConfig, taken: set[str]) -> None:
+def _check_choice(node: Message, layer: int, heads: int, taken: set[str]) -> None:
     """A layer's attention. Its operators trust some inputs: these must be the caller's own."""
     branches = _pairs(node.get("attribute", []), "name", "g")
     if node.get("input") != ["is_step"] or branches.keys() != BRANCH_OPERATORS.keys():
@@ -174,15 +179,15 @@ def _check_choice(node: Message, layer: int, config: ModelConfig, taken: set[str
         for inner in nodes:
             _check_operator(inner, BRANCH_OPERATORS[name], taken)
             if inner["op_type"][0] in ATTENTION:
-                _check_attention(inner, layer, config)
+                _check_attention(inner, layer, heads)
 
 
-def _check_attention(node: Message, layer: int, config: ModelConfig) -> None:
+def _check_attention(node: Message, layer: int, heads: int) -> None:
     buffers = [f"key_{layer}", f"value_{layer}"]
     more = ["mask", "", *buffers, "past_length", "beam_width", "ancestry"]
-    wanted = {"num_heads": config.decoder.n_head, "past_present_share_buffer": 1}
+    wanted = {"num_heads": heads, "past_present_share_buffer": 1}
     if node["op_type"] == ["MultiHeadAttention"]:
-        more, wanted = [], {"num_heads": config.decoder.n_head, "unidirectional": 1}
+        more, wanted = [], {"num_heads": heads, "unidirectional": 1}
     inputs = node.get("input", [])
     if len(inputs) != 3 + len(more) or inputs[3:] != more or _integers(node) != wanted:
         raise ValueError(f"has an attention in layer {layer} that no export writes")
@@ -260,10 +265,8 @@ def _value(message: Message) -> Value:
     )
 
 
-def _check_contract(
-    kind: str, config: ModelConfig, inputs: list[Value], outputs: list[Value]
-) -> None:
-    takes, gives = contract(kind, config)
+def _check_contract(rules: GraphRules, inputs: list[Value], outputs: list[Value]) -> None:
+    takes, gives = rules.takes, rules.gives
     if sorted(inputs, key=_name) == sorted(takes, key=_name) and outputs == gives:
         return
     found, wanted = {*inputs, *outputs}, {*takes, *gives}
@@ -286,46 +289,13 @@ def _listed(values: list[Value]) -> str:
     return one_line(", ".join(value.name for value in values) or "nothing", 100)
 
 
-def contract(kind: str, config: ModelConfig) -> tuple[list[Value], list[Value]]:
-    """What the graph ``kind`` takes and gives."""
-    if kind == "decoder":
-        return list(_decoder_inputs(config)), list(_decoder_outputs(config))
-    width = config.decoder.n_embd
-    if kind == "audio":
-        takes = Value("wave", FLOAT32, (None, config.clip_samples))
-        vectors: tuple[int | None, ...] = (None, config.d_proj)
-        rows: int | None = config.audio_mapper.prefix_length
-    else:
-        text = config.text
-        length = text.max_length if text.kind == "token_embedding" else None
-        takes = Value("ids", INT64, (None, length))
-        vectors = (None, config.d_proj) if text.kind == "clip" else (None, length, width)
-        rows = None if text.kind == "decoder" else config.text_mapper.prefix_length
-    gives = [Value("joint_embedding", FLOAT32, vectors), Value("prefix", FLOAT32,
-                                                               (None, rows, width))]  # fmt: skip
-    return [takes], gives
+def contract(kind: str, config: FamilyConfig) -> tuple[list[Value], list[Value]]:
+    """What the graph ``kind`` of such a model takes and gives."""
+    rules = graph_rules(kind, config)
+    return rules.takes, rules.gives
 
 
-def _decoder_inputs(config: ModelConfig) -> Iterator[Value]:
-    decoder = config.decoder
-    yield Value("embeddings", FLOAT32, (None, None, decoder.n_embd))
-    yield Value("last", INT64, (None, 1))
-    yield Value("is_step", BOOL, ())
-    yield Value("past_length", INT32, (1,))
-    yield Value("beam_width", INT32, (1,))
-    yield Value("ancestry", INT32, (None, None, None))
-    yield Value("mask", INT32, (None, None))
-    yield from _buffers(config, "")
-
-
-def _decoder_outputs(config: ModelConfig) -> Iterator[Value]:
-    yield Value("logits", FLOAT32, (None, config.decoder.vocab_size))
-    yield from _buffers(config, "new_")
-
-
-def _buffers(config: ModelConfig, before: str) -> Iterator[Value]:
-    decoder = config.decoder
-    shape = (None, decoder.n_head, None, decoder.head_dim)
-    for layer in range(decoder.n_layer):
-        for kind in ("key", "value"):
-            yield Value(f"{before}{kind}_{layer}", FLOAT32, shape)
+def graph_rules(kind: str, config: FamilyConfig) -> GraphRules:
+    """What the graph ``kind`` of such a model may hold."""
+    rules: GraphRules = lazily(family_of(config).graphs[kind])(config)
+    return rules

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pengi_rt.config.choices import WEIGHTS_NAMES
+from pengi_rt.config.family import FamilySpec, family_of, read_config
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.system.quote import shown
@@ -23,8 +24,6 @@ FORMAT_VERSION = 1
 ALIGNMENT = 4096  # bytes: of every entry in the file, of every tensor in weights.bin
 MANIFEST = "plan.json"
 WEIGHTS = "weights.bin"
-GRAPHS = ("audio", "text", "decoder")
-TOKENIZERS = ("text", "decoder")
 ITEM_SIZES = {  # bytes
     "float32": 4,
     "float16": 2,
@@ -59,17 +58,16 @@ def tokenizer_entry(name: str) -> str:
     return f"tokenizers/{name}.json"
 
 
-_FIXED = {MANIFEST, WEIGHTS, *map(graph_entry, GRAPHS), *map(tokenizer_entry, TOKENIZERS)}
-
-
 def scale_name(name: str) -> str:
     """The float32 tensor that the int8 tensor ``name`` is multiplied by."""
     return f"{name}.scale"
 
 
-def is_entry_name(name: str) -> bool:
-    """Whether a plan of this format may hold an entry called ``name``."""
-    return name in _FIXED or _LICENCE.fullmatch(name) is not None
+def is_entry_name(name: str, family: FamilySpec) -> bool:
+    """Whether a plan of this format and family may hold an entry called ``name``."""
+    graphs, tokenizers = map(graph_entry, family.graphs), map(tokenizer_entry, family.tokenizers)
+    known = {MANIFEST, WEIGHTS, *graphs, *tokenizers}
+    return name in known or _LICENCE.fullmatch(name) is not None
 
 
 def aligned(offset: int) -> int:
@@ -161,6 +159,16 @@ class Manifest:
     tools: Mapping[str, str]  # package: version
     source: Source | None
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the plan can do, by the graphs that it holds."""
+        return family_of(self.config).tasks_of(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its graphs; without any it holds the weights of them all."""
+        return self.graphs or tuple(family_of(self.config).graphs)
+
     def to_json(self) -> str:
         """JSON text in ASCII; :meth:`from_json` gives an equal manifest back."""
         return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
@@ -229,7 +237,7 @@ def _with_present_keys(data: object) -> object:
 
 def _config(data: object) -> ModelConfig:
     try:
-        return ModelConfig.from_dict(data)
+        return read_config(data)
     except (UsageError, OverflowError) as error:
         raise PlanError(f"{MANIFEST}: {error}") from None
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pengi_rt.config.family import family_of
 from pengi_rt.config.model import ModelConfig
-from pengi_rt.errors import PlanError
+from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.plan.consistency import check_complete, check_layout
 from pengi_rt.plan.manifest import (
     LIMITS,
@@ -99,6 +100,21 @@ class Plan:
         """The model, its generation defaults included."""
         return self.manifest.config
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What it can do: generate, classify, embed, ..."""
+        return self.manifest.tasks
+
+    def require(self, task: str) -> None:
+        """Check that the plan can do ``task``, one of :data:`pengi_rt.config.family.TASKS`.
+
+        Raises:
+            UsageError: it lacks a part; the message says which, and what it can do.
+        """
+        if task not in self.tasks:
+            refusal = family_of(self.config).refusal(task, self.manifest.parts)
+            raise UsageError(f"{self.path} {refusal}")
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of ``plan.json``, which has every other entry's: equal plans, equal answers."""
@@ -120,7 +136,7 @@ class Plan:
         """The tensor ``name``, read-only, mapped.
 
         NumPy has no bfloat16: of such a tensor these are the bits, as uint16.
-        :class:`pengi_rt.plan.float32_view.Widened` gives floats whatever is stored.
+        :func:`pengi_rt.plan.float32_view.float32_view` gives float32, however it is stored.
 
         Raises:
             PlanError: there is none.
@@ -137,7 +153,7 @@ class Plan:
         return flat.reshape(record.shape)
 
     def graph(self, name: str) -> bytes:
-        """The ONNX graph ``name`` (``audio``, ``text`` or ``decoder``); it points into the weights.
+        """The ONNX graph ``name`` (``audio``, ...), which points into the weights.
 
         Raises:
             PlanError: there is none.
@@ -145,7 +161,7 @@ class Plan:
         return self._read(graph_entry(name))
 
     def tokenizer(self, name: str) -> bytes:
-        """The tokenizer ``name`` (``text`` or ``decoder``) as JSON.
+        """The tokenizer ``name`` (``text``, ...) as JSON.
 
         Raises:
             PlanError: there is none.
@@ -273,9 +289,10 @@ def _check_entries(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
     if last != MANIFEST:
         raise PlanError(f"{last} stands behind {MANIFEST}, which is a plan's last entry")
     del stored[MANIFEST]
+    family = family_of(manifest.config)
     recorded = {name: record.size for name, record in manifest.entries.items()}
     for name in sorted(stored.keys() | recorded.keys() | {WEIGHTS}):
-        if not is_entry_name(name):
+        if not is_entry_name(name, family):
             raise PlanError(f"an entry is called {shown(name)}, which no plan's is")
         if name not in stored:
             raise PlanError(f"entry {name} is missing")

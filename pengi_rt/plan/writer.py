@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
+from pengi_rt.config.family import family_of
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.consistency import check_complete
 from pengi_rt.plan.manifest import (
-    GRAPHS,
     ITEM_SIZES,
     MANIFEST,
     WEIGHTS,
@@ -101,7 +101,7 @@ class PlanWriter:
         Raises:
             PlanError: it cannot be written, or no plan has such an entry.
         """
-        if name in (MANIFEST, WEIGHTS) or not is_entry_name(name):
+        if name in (MANIFEST, WEIGHTS) or not is_entry_name(name, family_of(self._config)):
             raise PlanError(f"{self.path}: {name!r} is no entry to add to a plan")
         with self._entry(name) as stream:
             stream.write(data)
@@ -202,7 +202,7 @@ class PlanWriter:
 
     def _graphs(self) -> list[str]:
         """The graphs in the order in which they were added."""
-        names = {graph_entry(name): name for name in GRAPHS}
+        names = {graph_entry(name): name for name in family_of(self._config).graphs}
         return [names[entry.name] for entry in self._entries if entry.name in names]
 
     @contextmanager

@@ -130,23 +130,17 @@ def split_by_recording(
     A recording's outputs come once it is complete; with ``partial_results`` those of each batch
     come at once. A recording that cannot be read to its end is never complete.
     """
-    parts = (
-        RecordingOutputs(recording, first, outputs[rows])
-        for batch in batches
-        for outputs in [run(batch)]
-        for recording, first, rows in batch.slices
-    )
-    return parts if partial_results else _joined(parts)
-
-
-def _joined(parts: Iterable[RecordingOutputs[Output]]) -> Iterator[RecordingOutputs[Output]]:
     outputs: list[Output] = []
-    for part in parts:
-        if part.first == 0:
-            outputs = []
-        outputs += part.outputs
-        if part.is_last:
-            yield RecordingOutputs(part.recording, 0, outputs)
+    for batch in batches:
+        batch_outputs = run(batch)
+        for recording, first, rows in batch.slices:
+            if partial_results or first == 0:
+                outputs = []
+            outputs += batch_outputs[rows]
+            if partial_results:
+                yield RecordingOutputs(recording, first, outputs)
+            elif len(outputs) == len(recording):
+                yield RecordingOutputs(recording, 0, outputs)
 
 
 def _spans(recording: Recording, first: int, count: int) -> Iterator[tuple[float, float]]:

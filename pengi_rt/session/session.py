@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
+from pengi_rt.config.family import family_of
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
@@ -14,6 +15,7 @@ from pengi_rt.plan.manifest import tokenizer_entry
 from pengi_rt.plan.reader import Plan
 from pengi_rt.session.fair_lock import FairLock
 from pengi_rt.system.fork import register
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.lru import LRU
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
@@ -22,7 +24,6 @@ CACHED_PROMPTS = 256
 CACHED_VALUES = 8
 
 Value = TypeVar("Value")
-AnyTokenizer = TypeVar("AnyTokenizer", PromptTokenizer, DecoderTokenizer)
 
 
 class EncodedText(NamedTuple):
@@ -43,8 +44,13 @@ class Session:
         self.plan = plan
         self.backend = backend
         self.config: ModelConfig = plan.config
-        self.prompt_tokenizer = _open_tokenizer(plan, "text", PromptTokenizer)
-        self.tokenizer = _open_tokenizer(plan, "decoder", DecoderTokenizer)
+        tokenizers = {
+            name: _open_tokenizer(plan, name, kind)
+            for name, kind in family_of(plan.config).tokenizers.items()
+        }
+        # None where the family has no such part: Plan.require refuses the tasks that need it.
+        self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
+        self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
         self._prompts: LRU[str, EncodedText] = LRU(CACHED_PROMPTS)
         self._values: LRU[Hashable, object] = LRU(CACHED_VALUES)
         self._lock = FairLock()
@@ -181,8 +187,9 @@ def full_prefixes(audio: F32, suffix: F32) -> Sequence[F32]:
     return [np.concatenate([prefix, suffix]) for prefix in audio]
 
 
-def _open_tokenizer(plan: Plan, name: str, kind: type[AnyTokenizer]) -> AnyTokenizer:
+def _open_tokenizer(plan: Plan, name: str, kind: str) -> object:
     try:
-        return kind(plan.tokenizer(name), plan.config)
+        tokenizer: object = lazily(kind)(plan.tokenizer(name), plan.config)
     except TokenizerError as error:
         raise TokenizerError(f"{plan.path}: {tokenizer_entry(name)}: {error}") from None
+    return tokenizer

@@ -10,31 +10,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.version import Version
+
 from pengi_rt.errors import UsageError
 from pengi_rt.system.download import cache_directory
 from pengi_rt.system.threads import affinity_cores, available_threads, cgroup_quota
 
-CORE = {
-    "numpy": "1.26",
-    "onnxruntime": "1.24",  # 1.20 computes DecoderMaskedMultiHeadAttention wrongly
-    "soundfile": "0.13",
-    "soxr": "0.5",
-    "tokenizers": "0.21",
-    "tqdm": "4.66",
-}
-"""What the engine cannot do without, and the lowest version it works with."""
-
-EXTRAS = {
-    "torch": "2.10",  # before, weights_only loading could run code (CVE-2026-24747)
-    "transformers": "5.0",
-    "safetensors": "0.5",
-    "onnx": "1.21",
-    "triton": "3.6",
-    "tensorrt": "10.0",
-    "faiss-cpu": "1.9",
-    "av": "18.1",
-}
-"""What exporting, other backends, approximate search and more formats need."""
+DISTRIBUTION = "pengi-rt"
+_CPU_PROVIDER = "CPUExecutionProvider"
 
 CPU_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
@@ -69,27 +53,50 @@ class Machine:
     cache_writable: bool
 
 
-def package(name: str, least: str) -> Package:
-    """The installed ``name``, read from its metadata without importing it."""
+def requirements() -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
+    """What the engine cannot do without, and what only its extras need, as ``pip`` read them.
+
+    They stand in ``pyproject.toml`` alone; a package that several extras name comes once.
+    """
+    wanted = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or ()]
+    core = {each.name: each for each in wanted if "extra" not in str(each.marker)}
+    extras = {each.name: each for each in wanted if each.name not in core}
+    return tuple(core.values()), tuple(extras.values())
+
+
+def package(wanted: Requirement) -> Package:
+    """The installed package, read from its metadata without importing it."""
     try:
-        version = importlib.metadata.version(name)
+        version = importlib.metadata.version(wanted.name)
     except importlib.metadata.PackageNotFoundError:
-        return Package(name, None, "is not installed")
-    if _numbers(version) < _numbers(least):
-        return Package(name, version, f"is too old: pip install '{name}>={least}'")
-    return Package(name, version, None)
+        return Package(wanted.name, None, "is not installed")
+    # 1.24.0rc1 will do for 1.24.
+    if not wanted.specifier.contains(Version(version).base_version):
+        problem = f"is too old: pip install '{wanted.name}{wanted.specifier}'"
+        return Package(wanted.name, version, problem)
+    return Package(wanted.name, version, None)
 
 
-def loaded_package(name: str, least: str) -> Package:
+def loaded_package(wanted: Requirement) -> Package:
     """As :func:`package`, and imported: a broken binary shows only then."""
-    found = package(name, least)
+    found = package(wanted)
     if found.problem:
         return found
     try:
-        details = _DETAILS.get(name, _nothing)(import_module(name))
+        details = _DETAILS.get(wanted.name, _nothing)(import_module(wanted.name))
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding
-        return Package(name, found.version, f"cannot be imported: {_one_line(error)}")
-    return Package(name, found.version, None, details)
+        return Package(wanted.name, found.version, f"cannot be imported: {_one_line(error)}")
+    return Package(wanted.name, found.version, None, details)
+
+
+def cpu_provider_problem() -> str | None:
+    """Why ONNX Runtime, which is installed, cannot compute on the CPU, or ``None``."""
+    onnxruntime = loaded_package(Requirement("onnxruntime"))
+    if onnxruntime.problem:
+        return f"onnxruntime {onnxruntime.problem}"
+    if _CPU_PROVIDER not in onnxruntime.details:
+        return f"this onnxruntime has no {_CPU_PROVIDER}"
+    return None
 
 
 def native_kernels() -> str | None:
@@ -102,7 +109,7 @@ def native_kernels() -> str | None:
 
 
 def cuda_problem(library: str = "libcuda.so.1") -> str | None:
-    """Why there is no CUDA GPU to run on, or ``None``; asked of the driver, without torch."""
+    """Why there is no CUDA GPU to run on, or ``None``, by the driver's word: torch stays out."""
     try:
         driver = ctypes.CDLL(library)
     except OSError:
@@ -161,12 +168,6 @@ def _writable(folder: Path) -> bool:
     """Whether ``folder`` can be written to, or made."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     return there.is_dir() and os.access(there, os.W_OK)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """``1.24.0rc1`` as (1, 24, 0): enough to compare with a lowest version."""
-    leading = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, leading[0].split("."))) if leading else ()
 
 
 def _one_line(error: BaseException) -> str:

@@ -90,17 +90,17 @@ def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> li
     """Answer all prompts about every window of a batch. Raises as :func:`iter_results`."""
     is_finished = stop_test(session.tokenizer, request.stops)
     by_prompt = list[list[Hypotheses]]()
-    started = encoded = perf_counter()
     with session.exclusive_decoding():
+        started = encoded = perf_counter()  # once others have finished
         fused = fused_search(session.backend, request.decode, is_finished)
         if fused is not None and len(request.prompts) == 1:
             by_prompt.append(request.prompts[0].search_on_device(fused, batch.windows))
         else:
             audio = session.backend.encoders.encode_audio(batch.windows).prefix
-            prompts = [prompt.prefix() for prompt in request.prompts]
+            prefixes = [prompt.prefix() for prompt in request.prompts]
             encoded = perf_counter()
-            for rows in prompts:
-                by_prompt.append(decode_windows(session, audio, rows, request))
+            for prefix in prefixes:
+                by_prompt.append(decode_windows(session, audio, prefix, request))
     decoded = perf_counter()
     timings = Timings(batch.read_seconds, encoded - started, decoded - encoded, len(batch))
     return [
@@ -113,15 +113,15 @@ def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> li
 
 
 def decode_windows(
-    session: Session, audio: F32, rows: F32, request: PreparedRequest
+    session: Session, audio: F32, prompt: F32, request: PreparedRequest
 ) -> list[Hypotheses]:
-    """Hypotheses after each window's audio prefix ``[B, a, n_embd]`` and then ``rows``."""
-    whole, decode = full_prefixes(audio, rows), request.decode
+    """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``."""
+    prefixes, options = full_prefixes(audio, prompt), request.decode
     is_finished = stop_test(session.tokenizer, request.stops)
     with session.exclusive_decoding():
-        if isinstance(decode, DecodeOptions):
-            return search(session.backend, whole, decode, is_finished=is_finished)
-        return sample(session.backend, whole, decode, is_finished=is_finished)
+        if isinstance(options, DecodeOptions):
+            return search(session.backend, prefixes, options, is_finished=is_finished)
+        return sample(session.backend, prefixes, options, is_finished=is_finished)
 
 
 def _window(

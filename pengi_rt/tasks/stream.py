@@ -30,6 +30,7 @@ def stream(
             call itself; also if there is more than one beam, sample or prompt.
         AudioError: the recording cannot be read, with the first piece.
     """
+    session.plan.require("stream")
     if options.samples is None and options.beam_size is None:
         options = replace(options, beam_size=1)
     batches = window_batches([recording], session.config, options)

@@ -15,8 +15,9 @@ import pytest
 from fake_backend import FakeBackend, ToyModel
 from triton_interpreter import DEVICE
 
-from pengi_rt.backends.onnx import OnnxBackend, OnnxCache
+from pengi_rt.backends.onnx import OnnxBackend, OnnxCache, open_plan
 from pengi_rt.backends.protocol import F32, I64, Backend, Cache, Decoder
+from pengi_rt.backends.registry import RunOptions
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
@@ -240,8 +241,7 @@ def test_a_plan_without_a_decoder_graph_needs_no_decoder_tensors(tiny_plan: Path
         kept = {name: record for name, record in plan.manifest.tensors.items()
                 if not name.startswith("decoder.")}  # fmt: skip
         plan.manifest = replace(plan.manifest, tensors=kept, graphs=("audio", "text"))
-        bare = OnnxBackend(plan, threads=1)
-        bare.check_graphs()
+        bare = open_plan(plan, RunOptions("cpu", "fp32", 1))
         assert bare.decoder is None
         np.testing.assert_array_equal(bare.encoders.encode_audio(wave).prefix, expected.prefix)
         bare.close()

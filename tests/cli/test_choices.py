@@ -1,4 +1,4 @@
-"""The lists that the command line repeats are those of the engine."""
+"""Options that several verbs share."""
 
 from typing import get_args
 
@@ -6,32 +6,8 @@ import pytest
 
 from pengi_rt.backends import registry
 from pengi_rt.cli.main import build_parser, main
-from pengi_rt.cli.options import BACKENDS, DEVICES, PRECISIONS, Choice
 from pengi_rt.cli.verbs import generate
-from pengi_rt.config import choices
-from pengi_rt.config.choices import LongAudio
-from pengi_rt.export import export
-
-
-@pytest.mark.parametrize(
-    ("choice", "known"),
-    [
-        (BACKENDS, choices.BACKENDS),
-        (DEVICES, choices.DEVICES),
-        (PRECISIONS, choices.PRECISIONS),
-    ],
-)
-def test_choices_are_those_of_the_engine(choice: Choice, known: tuple[str, ...]) -> None:
-    assert (*choice.here, *choice.later) == known
-
-
-def test_backends_here_are_those_of_the_engine() -> None:
-    assert BACKENDS.here == registry.HERE
-
-
-def test_plans_are_stored_as_what_runs() -> None:
-    assert PRECISIONS.here == choices.WEIGHTS_NAMES
-    assert ("auto", *export.BACKENDS) == BACKENDS.here
+from pengi_rt.config.choices import WEIGHTS_NAMES, LongAudio
 
 
 @pytest.mark.parametrize("way", get_args(LongAudio))
@@ -44,10 +20,14 @@ def test_help_says_what_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for choice in (BACKENDS, DEVICES, PRECISIONS):
-        if choice.later:
-            assert f"not in this version: {', '.join(choice.later)}" in shown
-        assert f"{{{','.join(choice.here)}}}" in shown
+    assert "not in this version: tensorrt" in shown
+    names = ("auto", *(spec.name for spec in registry.backends()))
+    for choices in (names, ("auto", *registry.devices()), ("auto", *registry.precisions())):
+        assert f"{{{','.join(choices)}}}" in shown
+
+
+def test_plans_are_stored_as_what_runs() -> None:
+    assert registry.precisions() == WEIGHTS_NAMES
 
 
 @pytest.mark.parametrize("command", [["generate", "--engine", "e", "a.wav"], ["export", "c.pth"]])

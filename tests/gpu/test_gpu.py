@@ -27,7 +27,6 @@ from pengi_rt.backends.triton.audio import AudioEncoding
 from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.backends.triton.decoder import Decoding
 from pengi_rt.backends.triton.search import STEPS
-from pengi_rt.config.choices import PrecisionName
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import search
 from pengi_rt.export.checkpoint_reader import load_model
@@ -150,7 +149,7 @@ def test_demo_captions_in_float16() -> None:
         pytest.skip("no demo plan is built in")
     clips = [clip.samples for clip in held_out(SCENES, notes=False, tasks=load_tasks())]
 
-    def captions(precision: PrecisionName) -> list[str]:
+    def captions(precision: str) -> list[str]:
         with pengi_rt.load(
             builtin_plan(), backend="triton", device="cuda", precision=precision
         ) as engine:
@@ -204,7 +203,7 @@ def test_a_replayed_encoder_is_the_eager_one(tiny_model: Pengi, precision: str) 
     np.testing.assert_array_equal(first.prefix, second.prefix)
     with torch.inference_mode():
         eager = AudioEncoding(backend.encoders._model, backend.encoders._tables, len(wave))
-        eager.hear(wave)
+        eager.load(wave)
         eager.run()
         torch.testing.assert_close(torch.from_numpy(first.prefix), eager.prefix.cpu())
         torch.testing.assert_close(torch.from_numpy(first.embedding), eager.embedding.cpu())

@@ -26,7 +26,7 @@ class Engines:
         if self._open is None or self._open[:2] != (config, backend):
             self.close()
             plan = self._folder / f"{config}.plan"
-            self._open = (config, backend, pengi_rt.load(plan, backend=backend))  # type: ignore[arg-type]
+            self._open = (config, backend, pengi_rt.load(plan, backend=backend))
         return self._open[2]
 
     def close(self) -> None:

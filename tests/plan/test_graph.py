@@ -12,8 +12,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.graph import check_graph, contract
-from pengi_rt.plan.manifest import GRAPHS, WEIGHTS, graph_entry
+from pengi_rt.plan.manifest import WEIGHTS, graph_entry
 from pengi_rt.plan.reader import Plan
+
+GRAPHS = ("audio", "text", "decoder")
 
 Edit = Callable[[ModelProto], object]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import toy_plan
 
+from pengi_rt.config.family import family_of
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.manifest import (
     FORMAT_VERSION,
@@ -141,9 +142,10 @@ def test_bounds(data: dict[str, Any]) -> None:
 
 
 def test_entry_names() -> None:
-    assert all(map(is_entry_name, toy_plan.ENTRIES))
+    family = family_of(toy_plan.CONFIG)
+    assert all(is_entry_name(name, family) for name in toy_plan.ENTRIES)
     for name in ("licences/", "licences/..", "licences/a b", "graphs/audio.onnx\n", "engines/x"):
-        assert not is_entry_name(name)
+        assert not is_entry_name(name, family)
 
 
 def test_aligned() -> None:

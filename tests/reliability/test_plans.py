@@ -17,8 +17,11 @@ import toy_plan
 
 from pengi_rt.cli.main import main
 from pengi_rt.errors import PlanError
-from pengi_rt.plan.manifest import GRAPHS, MANIFEST, TOKENIZERS, graph_entry, tokenizer_entry
+from pengi_rt.plan.manifest import MANIFEST, graph_entry, tokenizer_entry
 from pengi_rt.plan.reader import Plan
+
+GRAPHS = ("audio", "text", "decoder")
+TOKENIZERS = ("text", "decoder")
 
 BATCH = 80  # plans a process
 VERDICTS = (

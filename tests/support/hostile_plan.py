@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 import toy_plan
 
-from pengi_rt.plan.graph import DECODER_OPERATORS, ENCODER_OPERATORS
 from pengi_rt.plan.manifest import MANIFEST, graph_entry, tokenizer_entry
+from pengi_rt.plan.pengi import DECODER_OPERATORS, ENCODER_OPERATORS
 
 MEMORY = 4 << 30  # bytes of address space
 SECONDS = 30  # of processor time for a plan

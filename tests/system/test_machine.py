@@ -7,9 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 from pengi_rt.system import machine as environment
-from pengi_rt.system.machine import CORE, EXTRAS, loaded_package, machine, package
+from pengi_rt.system.machine import loaded_package, machine, package, requirements
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -28,14 +29,11 @@ ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd asimddp i8mm\n"
 
 def test_lowest_versions_are_the_project_s() -> None:
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    core = dict(line.split(">=") for line in project["dependencies"])
-    assert core == CORE
-    extras = {
+    core, extras = ([f"{each.name}{each.specifier}" for each in group] for group in requirements())
+    assert sorted(core) == sorted(project["dependencies"])
+    assert set(extras) == {
         line.split(";")[0] for group in project["optional-dependencies"].values() for line in group
     }
-    for name, least in EXTRAS.items():
-        if name != "tensorrt":
-            assert f"{name}>={least}" in extras
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ("least", "old"), [("1.24", True), ("1.23", False), ("1.23.2", False), ("2", True)]
 )
 def test_old_packages_are_flagged(fake: ModuleType, least: str, old: bool) -> None:
-    found = package("fake", least)
+    found = package(Requirement(f"fake>={least}"))
     assert found.version == "1.23.2"
     assert found.problem == (f"is too old: pip install 'fake>={least}'" if old else None)
 
@@ -66,13 +64,13 @@ def test_old_packages_are_flagged(fake: ModuleType, least: str, old: bool) -> No
 @pytest.mark.parametrize("version", ["1.24.0rc1", "1.24+cpu", "1.24.dev20250101"])
 def test_versions_of_every_kind(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr("pengi_rt.system.machine.importlib.metadata.version", lambda _: version)
-    assert package("fake", "1.24").problem is None
-    assert package("fake", "1.25").problem is not None
+    assert package(Requirement("fake>=1.24")).problem is None
+    assert package(Requirement("fake>=1.25")).problem is not None
 
 
 def test_missing_package(fake: ModuleType) -> None:
-    assert package("missing", "1").problem == "is not installed"
-    assert loaded_package("missing", "1").version is None
+    assert package(Requirement("missing")).problem == "is not installed"
+    assert loaded_package(Requirement("missing")).version is None
 
 
 def test_package_whose_binary_is_broken(fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,18 +78,19 @@ def test_package_whose_binary_is_broken(fake: ModuleType, monkeypatch: pytest.Mo
         raise OSError("libgomp.so.1: cannot open shared object file\n  no such file")
 
     monkeypatch.setattr(environment, "import_module", fail)
-    assert loaded_package("fake", "1").problem == (
+    assert loaded_package(Requirement("fake>=1")).problem == (
         "cannot be imported: libgomp.so.1: cannot open shared object file no such file"
     )
 
 
 def test_core_packages_of_this_machine_load() -> None:
-    for name, least in CORE.items():
-        found = loaded_package(name, least)
+    core, _ = requirements()
+    for wanted in core:
+        found = loaded_package(wanted)
         assert found.problem is None
-        assert found.version == importlib.metadata.version(name)
-    assert "CPUExecutionProvider" in loaded_package("onnxruntime", "1").details
-    assert "FLAC" in loaded_package("soundfile", "0").details
+        assert found.version == importlib.metadata.version(wanted.name)
+    assert "CPUExecutionProvider" in loaded_package(Requirement("onnxruntime")).details
+    assert "FLAC" in loaded_package(Requirement("soundfile")).details
 
 
 def test_native_kernels_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:

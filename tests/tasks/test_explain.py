@@ -11,8 +11,8 @@ import pengi_rt
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.models.pengi import Pengi
+from pengi_rt.results.explanation import Explanation, PrefixVector
 from pengi_rt.tasks import explain as explain_module
-from pengi_rt.tasks.explain import Explanation, PrefixVector
 
 
 def cosines(vectors: NDArray[np.float32], model: Pengi) -> NDArray[np.float64]:

@@ -14,9 +14,11 @@ from tokenizers import Tokenizer
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.plan.builtin import builtin_plan
-from pengi_rt.plan.manifest import TOKENIZERS, tokenizer_entry
+from pengi_rt.plan.manifest import tokenizer_entry
 from pengi_rt.text.tokenizer_json import max_json_bytes
 from pengi_rt.text.tokenizers import DecoderTokenizer, read_tokenizer, tokenizer_errors
+
+TOKENIZERS = ("text", "decoder")
 
 ROWS = ModelConfig.preset("demo").decoder.vocab_size
 Edit = Callable[[dict[str, Any]], object]

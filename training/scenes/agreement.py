@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pengi_rt.config.choices import BackendName
 from pengi_rt.engine import load
 from pengi_rt.errors import BackendError
 from pengi_rt.plan.builtin import builtin_plan
@@ -32,7 +31,7 @@ def differences(plan: Path, clips: Sequence[Clip], *, beam_size: int = 3) -> tup
 
 
 def _answers(
-    plan: Path, backend: BackendName, clips: Sequence[Clip], beam_size: int
+    plan: Path, backend: str, clips: Sequence[Clip], beam_size: int
 ) -> list[list[tuple[int, ...]]]:
     with load(plan, backend=backend) as engine:
         return [said for _, said in Asker(engine, beam_size=beam_size).ask(clips)]

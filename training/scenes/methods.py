@@ -11,13 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from pengi_rt.backends.registry import open_backend
-from pengi_rt.config.choices import BackendName
+from pengi_rt.backends.registry import backends, open_backend
 from pengi_rt.config.options import ClassifyOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
@@ -115,7 +114,7 @@ def recall_table(found: Mapping[str, Recall]) -> str:
 
 
 @contextmanager
-def opened(path: Path, backend: BackendName) -> Iterator[Engine]:
+def opened(path: Path, backend: str) -> Iterator[Engine]:
     """Open an engine that encodes each clip only once."""
     with (
         Plan.open(path) as plan,
@@ -135,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--scenes", type=int, default=1000, help="scenes, and notes (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=SEED, help="of the set (%(default)s: held out)")
-    backends = get_args(BackendName)
-    parser.add_argument("--backend", choices=backends, default="auto")
-    parser.add_argument("--against", choices=backends, help="compare choices with this backend's")
+    names = ["auto", *(spec.name for spec in backends())]
+    parser.add_argument("--backend", choices=names, default="auto")
+    parser.add_argument("--against", choices=names, help="compare choices with this backend's")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args(argv)
     return exit_code(lambda: _score(options))

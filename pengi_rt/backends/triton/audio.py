@@ -1,4 +1,4 @@
-"""Waveform to audio prefix on the device: our kernels up to HTSAT's tokens, then modules."""
+"""From waveforms to audio prefixes on the device: our kernels up to HTSAT's last stage."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -19,11 +19,11 @@ from pengi_rt.models.mel import LogMel
 from pengi_rt.models.pengi import Pengi
 
 PIECE = 8
-"""Clips that are sent to the device together: of base 10 MB, a fifth of a millisecond."""
+"""Clips sent to the device together; with base 10 MB, which take a fifth of a millisecond."""
 
 
 class AudioEncoding:
-    """The audio side for one batch size: static buffers, and the work on them."""
+    """The audio encoder for one batch size: static buffers, and the work on them."""
 
     def __init__(self, model: Pengi, tables: LogMelTables, batch: int) -> None:
         """``model`` is on the device in the compute dtype, ``tables`` in float32."""
@@ -38,27 +38,27 @@ class AudioEncoding:
         prefix = (batch, config.audio_mapper.prefix_length, config.decoder.n_embd)
         self.prefix = torch.empty(prefix, device=device)
 
-    def hear(self, wave: F32) -> None:
-        """Put ``[B, clip_samples]`` into :attr:`wave`, by way of pinned memory.
+    def load(self, wave: F32) -> None:
+        """Copy float32 [B, clip_samples] to :attr:`wave` through pinned memory.
 
-        Piece by piece: one is sent while the next one is copied.
+        One piece is sent while the next one is copied.
         """
-        given = torch.from_numpy(np.require(wave, np.float32, ("C", "W")))
-        pieces = (tensor.split(PIECE) for tensor in (given, self._pinned, self.wave))
-        for piece, pinned, there in zip(*pieces, strict=True):
-            there.copy_(pinned.copy_(piece), non_blocking=True)
+        host = torch.from_numpy(np.require(wave, np.float32, ("C", "W")))
+        pieces = (tensor.split(PIECE) for tensor in (host, self._pinned, self.wave))
+        for piece, pinned, target in zip(*pieces, strict=True):
+            target.copy_(pinned.copy_(piece), non_blocking=True)
 
     def run(self) -> None:
-        """From :attr:`wave` to :attr:`embedding` and :attr:`prefix`."""
+        """Compute :attr:`embedding` and :attr:`prefix` from :attr:`wave`."""
         log_mel(self.wave, self._tables, self._image, precision=_precision(self.wave))
         features = htsat_features(self._model.audio_encoder.htsat, self._image)
-        found = self._model.map_audio(self._model.audio_encoder.projection(features))
-        self.embedding.copy_(found.embedding)
-        self.prefix.copy_(found.prefix)
+        result = self._model.map_audio(self._model.audio_encoder.projection(features))
+        self.embedding.copy_(result.embedding)
+        self.prefix.copy_(result.prefix)
 
 
 def tables_of(mel: LogMel, device: torch.device) -> LogMelTables:
-    """The kernel's tables from a front end in float32."""
+    """The log-mel kernel's tables, from a front end in float32."""
     norm = mel.bn
     assert norm.running_var is not None
     assert norm.running_mean is not None
@@ -76,7 +76,7 @@ def tables_of(mel: LogMel, device: torch.device) -> LogMelTables:
 
 
 def htsat_features(htsat: HTSAT, image: Tensor) -> Tensor:
-    """:class:`~pengi_rt.models.htsat.HTSAT` by our kernels, in the dtype of its weights."""
+    """:class:`~pengi_rt.models.htsat.HTSAT` with our kernels, in the dtype of its weights."""
     x = _patches(htsat.patch_embed, image)
     for stage in cast("Iterable[Stage]", htsat.layers):
         for block in cast("Iterable[SwinBlock]", stage.blocks):
@@ -96,23 +96,33 @@ def swin_block(block: SwinBlock, x: Tensor) -> Tensor:
     """:class:`~pengi_rt.models.htsat.SwinBlock` in five launches."""
     attention, mlp = block.attn, block.mlp
     qkv = norm_linear(
-        x, attention.qkv.weight, attention.qkv.bias,
-        norm_weight=block.norm1.weight, norm_bias=block.norm1.bias,
-    )  # fmt: skip
+        x,
+        attention.qkv.weight,
+        attention.qkv.bias,
+        norm_weight=block.norm1.weight,
+        norm_bias=block.norm1.bias,
+    )
     y = window_attention(
-        qkv, attention.relative_position_bias_table,
-        heads=attention.heads, window=attention.window, shift=block.shift,
-    )  # fmt: skip
+        qkv,
+        attention.relative_position_bias_table,
+        heads=attention.heads,
+        window=attention.window,
+        shift=block.shift,
+    )
     x = linear_residual(y, attention.proj.weight, attention.proj.bias, x)
     y = norm_linear(
-        x, mlp.fc1.weight, mlp.fc1.bias,
-        norm_weight=block.norm2.weight, norm_bias=block.norm2.bias, gelu=True,
-    )  # fmt: skip
+        x,
+        mlp.fc1.weight,
+        mlp.fc1.bias,
+        norm_weight=block.norm2.weight,
+        norm_bias=block.norm2.bias,
+        gelu=True,
+    )
     return linear_residual(y, mlp.fc2.weight, mlp.fc2.bias, x)
 
 
 def _patches(embed: PatchEmbed, image: Tensor) -> Tensor:
-    """Patches as rows of a product: cuDNN's convolution would be TF32 in float32."""
+    """Patch embedding as a matrix product; cuDNN's convolution would use TF32 in float32."""
     size = embed.proj.kernel_size[0]
     side = image.shape[2] // size
     rows = image[:, 0].unflatten(1, (side, size)).unflatten(3, (side, size)).transpose(2, 3)

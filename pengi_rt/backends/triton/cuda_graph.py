@@ -1,4 +1,4 @@
-"""Work on static buffers that is replayed: a CUDA graph, or on the CPU the calls themselves."""
+"""Replay work on static buffers: from a CUDA graph or, on the CPU, by calling it again."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +8,12 @@ import torch
 
 
 class Lane:
-    """A stream in which graphs are captured, and in which work can be put beside other work.
+    """A CUDA stream in which graphs are captured, and in which work can overlap other work.
 
-    Libraries keep a workspace for every stream, and a graph goes on using that of the stream in
-    which it was captured: graphs of one lane follow each other, those of two may overlap (of two
-    that are made one after the other: PyTorch has 32 streams to give). On the CPU nothing overlaps.
+    Libraries keep one workspace per stream, and a graph keeps using the workspace of the stream in
+    which it was captured. So graphs of one lane must run one after another; those of two lanes may
+    overlap (of two lanes made in a row, as PyTorch has only 32 streams). On the CPU nothing
+    overlaps.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,7 +22,7 @@ class Lane:
 
     @contextmanager
     def forked(self) -> Iterator[None]:
-        """Put what follows into this lane, behind what the current stream holds by now."""
+        """Run the block's work in this lane, after everything now in the current stream."""
         if self.stream is None:
             yield
             return
@@ -30,26 +31,26 @@ class Lane:
             yield
 
     def join(self) -> None:
-        """Make the current stream wait for this lane; the host does not."""
+        """Make the current stream wait for this lane, without making the host wait."""
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
 
 class Replayed:
-    """A function of no arguments that always does the same to the same tensors.
+    """Work that always does the same to the same tensors, and can be replayed.
 
-    On a CUDA device it is run once, which compiles its kernels, and captured when this object is
-    made: what the buffers hold then must be fit to be read, and what is written to them must not
-    matter. It must neither synchronise nor read a device's value on the host. What it allocates
-    lives as long as this object.
+    On a CUDA device the constructor runs it once, which compiles its kernels, and then captures it.
+    The buffers must hold valid inputs by then, and what is written to them is lost. The work must
+    neither synchronize nor read values of the device on the host. What it allocates lives as long
+    as this object.
 
     Attributes:
-        first_run: seconds of that run, compilation included; 0 on the CPU.
+        first_run: seconds of the first run, compilation included; 0 on the CPU.
         capture: seconds of the capture; 0 on the CPU.
     """
 
     def __init__(self, work: Callable[[], None], lane: Lane) -> None:
-        """Make it ready; on the CPU there is nothing to do."""
+        """Capture ``work`` in the lane's stream; on the CPU there is nothing to do."""
         self.first_run = self.capture = 0.0
         self._run = work
         if lane.stream is not None:
@@ -60,8 +61,8 @@ class Replayed:
         self._run()
 
     def _captured(self, work: Callable[[], None], own: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-        # Libraries take their workspaces in the first run, which may not be captured, and like the
-        # capture it needs a stream of its own (PyTorch's notes, "CUDA semantics: CUDA Graphs").
+        # Libraries allocate their workspaces in the first run, so it must not be captured. Like the
+        # capture it needs its own stream (PyTorch's notes, "CUDA semantics: CUDA Graphs").
         torch.cuda.synchronize(own.device)
         started = perf_counter()
         with torch.cuda.stream(own):
@@ -76,5 +77,5 @@ class Replayed:
 
 
 def rounded_up(size: int, multiple: int) -> int:
-    """Of static buffers, so that work of about one size shares them."""
+    """The next multiple, so that work of similar size shares static buffers."""
     return -(-size // multiple) * multiple

@@ -1,8 +1,8 @@
-"""GPT-2 on the device: prefill by the library, steps by our kernels, on buffers that never move.
+"""GPT-2 on the device: prefill by PyTorch, steps by our kernels, on buffers that never move.
 
-A :class:`Decoding` is the buffers for so many clips, beams, prefix rows and tokens, and the work on
-them: :meth:`Decoding.prefill` and :meth:`Decoding.step` do what a decoder does, and
-:meth:`Decoding.choose` what a beam search does with it. Nothing here waits for the device.
+A :class:`Decoding` holds the buffers for a number of clips, beams, prefix rows and tokens.
+:meth:`Decoding.prefill` and :meth:`Decoding.step` do the decoder's part on them, and
+:meth:`Decoding.choose` that of the beam search. Nothing here waits for the device.
 """
 
 from typing import Final, NamedTuple
@@ -24,7 +24,7 @@ from pengi_rt.kernels.top_tokens import TopTokens, top_tokens
 from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE, VocabTiles
 
 Slots = slice | Tensor
-"""Which of a shape's clips: all, or those of an int64 tensor."""
+"""Some of a shape's clips: all of them, or the indices in an int64 tensor."""
 ALL: Final = slice(None)
 
 
@@ -95,7 +95,7 @@ class Decoding:
     def prefill(self, slots: Slots = ALL) -> None:
         """Read :attr:`prefix` up to :attr:`prefix_lengths`: keys and values of the clips ``slots``.
 
-        The library's products and attention: with so many rows they are at the device's limit.
+        PyTorch's products and attention: with so many rows they are at the device's limit.
         """
         weights = self.weights
         positions = weights.positions[: self.shape.prefix].float()
@@ -114,47 +114,62 @@ class Decoding:
         q, k, v = y.permute(2, 0, 3, 1, 4)
         self._prefix_keys[index, slots] = k
         self._prefix_values[index, slots] = v
-        # Rows behind a clip's own prefix see garbage, and nobody sees them.
+        # Rows after a clip's own prefix see garbage, and nothing reads them.
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return _dense(attended.transpose(1, 2).flatten(2), layer.attention_projection)
 
     def first_logits(self, out: Tensor | None = None) -> None:
-        """The head over every prefix's last row; ``out`` [B, V] float32 takes the logits."""
+        """The head over every prefix's last row; ``out`` [B, V] float32 receives the logits."""
         lm_head(
-            Stream(self._last), self.weights.norm, self.weights.head, self.temperature,
-            hidden=self._normed[: self.shape.clips], out=self._first_tiles, logits=out,
-        )  # fmt: skip
+            Stream(self._last),
+            self.weights.norm,
+            self.weights.head,
+            self.temperature,
+            hidden=self._normed[: self.shape.clips],
+            out=self._first_tiles,
+            logits=out,
+        )
 
     def first_choice(self) -> None:
-        """The first token of every beam."""
+        """Choose the first token of every beam."""
         best = top_tokens(self._first_tiles, self.temperature, self._vocab, self._first_best)
         beam_step(best, self.history, self.ends, self._embeddings, self.residual, first=True)
 
     def step(self, out: Tensor | None = None) -> None:
-        """One token further: from :attr:`residual` to what the head keeps of the logits.
+        """One decode step, from :attr:`residual` to what the head keeps of the logits.
 
-        ``out`` [B * W, V] float32 takes the logits themselves.
+        ``out`` [B * W, V] float32 receives the logits themselves.
         """
         stream = Stream(self.residual)
         for index, layer in enumerate(self.weights.layers):
             stream = self._block(index, layer, stream)
         lm_head(
-            stream, self.weights.norm, self.weights.head, self.temperature,
-            hidden=self._normed, out=self._tiles, logits=out,
-        )  # fmt: skip
+            stream,
+            self.weights.norm,
+            self.weights.head,
+            self.temperature,
+            hidden=self._normed,
+            out=self._tiles,
+            logits=out,
+        )
 
     def _block(self, index: int, layer: Layer, stream: Stream) -> Stream:
-        """One layer, and the stream that it leaves.
+        """Run one layer; returns the stream that it leaves.
 
-        Sums go to and fro between two buffers: attention's to the other one, the MLP's back.
+        The sums alternate between two buffers: attention's goes to the other one, the MLP's back.
         """
-        keys, values, place = self._keys[index], self._values[index], self.history.position
-        norm_qkv(stream, layer.norm_1, layer.qkv, KeyValueCache(keys, values, place),
-                 out=self._queries, normed=self._normed)  # fmt: skip
+        keys, values, position = self._keys[index], self._values[index], self.history.position
+        cache = KeyValueCache(keys, values, position)
+        norm_qkv(stream, layer.norm_1, layer.qkv, cache, out=self._queries, normed=self._normed)
         segments = Segments(
-            self._prefix_keys[index], self._prefix_values[index], self.prefix_lengths, keys, values,
-            self.history.ancestry, place,
-        )  # fmt: skip
+            prefix_keys=self._prefix_keys[index],
+            prefix_values=self._prefix_values[index],
+            prefix_lengths=self.prefix_lengths,
+            keys=keys,
+            values=values,
+            ancestry=self.history.ancestry,
+            position=position,
+        )
         beam_attention(self._queries, segments, out=self._attended)
         linear_partials(self._attended, layer.attention_projection, out=self._after_attention)
         bias = layer.attention_projection.bias
@@ -164,7 +179,7 @@ class Decoding:
         return Stream(self._other, layer.mlp_projection.bias, self._after_mlp, self.residual)
 
     def choose(self) -> None:
-        """The next beams."""
+        """Choose the next beams."""
         best = top_tokens(self._tiles, self.temperature, self._vocab, self._best)
         beam_step(best, self.history, self.ends, self._embeddings, self.residual)
 
@@ -177,15 +192,11 @@ def _candidates(
     rows: int, vocab: int, count: int, device: torch.device
 ) -> tuple[VocabTiles, TopTokens]:
     """Buffers between the head and the choice."""
-    best = TopTokens(
-        torch.empty(rows, count, dtype=torch.float64, device=device),
-        torch.empty(rows, count, dtype=torch.int32, device=device),
-    )
-    return VocabTiles.empty(rows, vocab, count, device), best
+    return VocabTiles.empty(rows, vocab, count, device), TopTokens.empty(rows, count, device)
 
 
 def _dense(x: Tensor, layer: Linear) -> Tensor:
-    """A layer on many rows, in the dtype of ``x``."""
+    """Apply a layer to many rows, in the dtype of ``x``."""
     return x @ dense(layer, x.dtype) + layer.bias.to(x.dtype)
 
 

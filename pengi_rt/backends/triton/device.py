@@ -1,4 +1,4 @@
-"""The CUDA device that kernels run on, or what is missing."""
+"""The CUDA device that kernels run on."""
 
 import torch
 
@@ -12,7 +12,7 @@ def require_cuda() -> torch.device:
     """The current CUDA device.
 
     Raises:
-        BackendError: there is none, or it is too old; the message says what was found.
+        BackendError: there is none, or it is too old; the message says which.
     """
     if torch.version.cuda is None:
         raise BackendError(
@@ -35,7 +35,7 @@ def require_cuda() -> torch.device:
 
 
 def make_context() -> None:
-    """Make CUDA's context on the current device, which else the first tensor there does.
+    """Create CUDA's context on the current device, before the first tensor there would do so.
 
     Raises:
         BackendError: as :func:`require_cuda`.

@@ -48,7 +48,7 @@ class TritonEncoders:
     def run_audio(self, wave: F32) -> AudioEncoding:
         """Encode recordings, in buffers that the next batch of this size overwrites."""
         encoding, replay = self._audio_for(len(wave))
-        encoding.hear(wave)
+        encoding.load(wave)
         replay()
         return encoding
 
@@ -64,9 +64,9 @@ class TritonEncoders:
                 return encode_texts(self._model, ids, self._device)
         encoding, replay = self._text_for(length_of(ids.shape[1], text))
         with self._text_lane.forked():
-            encoding.read(ids)
+            encoding.load(ids)
             replay()
-        return encoding.found
+        return encoding.result
 
     def join_text(self) -> None:
         """Make what follows wait for the prompts of :meth:`run_text`."""

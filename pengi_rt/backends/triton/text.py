@@ -1,4 +1,4 @@
-"""Prompt to text prefix on the device: one prompt of so many ids from static buffers."""
+"""From a prompt's ids to its text prefix on the device."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ from pengi_rt.models.pengi import Pengi, Prefix
 from pengi_rt.models.text_encoder import causal_mask
 
 IDS = 8
-"""Buffers for CLIP are made for a multiple of it, so that prompts of about one length share."""
+"""CLIP's buffers hold a multiple of this many ids, so that prompts of similar length share them."""
 
 
 class TextEncoding:
-    """The text side for one prompt of so many ids: a static buffer, and the work on it."""
+    """The text encoder for one prompt of a fixed length: a static buffer, and the work on it."""
 
-    found: Prefix
-    """What the last run gave; written again by the next replay."""
+    result: Prefix
+    """The result of the last run; the next replay overwrites it."""
 
     def __init__(self, model: Pengi, length: int, device: torch.device) -> None:
         """``model`` is on the device in the compute dtype."""
@@ -25,34 +25,34 @@ class TextEncoding:
         self._ids = torch.full((1, length), _fill(model.config.text), device=device)
         self._mask: Tensor | None = None
         if model.text_encoder is not None:
-            # transformers 5.0 makes its own by a copy from the host, which no graph can hold.
+            # transformers 5.0 copies its own mask from the host, which no graph can capture.
             self._mask = causal_mask(length, model.text_encoder.text_projection.weight)
 
-    def read(self, ids: I64) -> None:
-        """Take ``[1, T]``, ``T`` at most the length that this was made for."""
-        given = torch.from_numpy(ids.copy())
-        self._ids[:, : given.shape[1]].copy_(given)
-        self._ids[:, given.shape[1] :].fill_(_fill(self._model.config.text))
+    def load(self, ids: I64) -> None:
+        """Copy ids int64 [1, T] to the buffer; T must not exceed its length."""
+        host = torch.from_numpy(ids.copy())
+        self._ids[:, : host.shape[1]].copy_(host)
+        self._ids[:, host.shape[1] :].fill_(_fill(self._model.config.text))
 
     def run(self) -> None:
-        """From the ids to :attr:`found`."""
+        """Compute :attr:`result` from the ids."""
         encoder = self._model.text_encoder
         if encoder is None:
-            self.found = self._model.encode_text(self._ids)
+            self.result = self._model.encode_text(self._ids)
         else:
-            self.found = self._model.map_text(encoder(self._ids, self._mask))
+            self.result = self._model.map_text(encoder(self._ids, self._mask))
 
 
 def encode_texts(model: Pengi, ids: I64, device: torch.device) -> Prefix:
-    """``[B, T]`` ids of several prompts, as they are."""
-    given: Tensor = torch.from_numpy(ids.copy()).to(device)
-    return model.encode_text(given)
+    """Encode several prompts, ids int64 [B, T], without a static buffer."""
+    return model.encode_text(torch.from_numpy(ids.copy()).to(device))
 
 
 def length_of(ids: int, text: TextConfig) -> int:
-    """Of the buffer for a prompt of so many ids.
+    """Length of the buffer for a prompt of ``ids`` ids.
 
-    CLIP reads nothing behind the first EOS, so EOS may be put there; elsewhere every id counts.
+    CLIP ignores everything after the first EOS, so its buffers may be longer and filled with EOS.
+    For the other encoders every id counts.
     """
     if text.kind != "clip":
         return ids
@@ -60,7 +60,10 @@ def length_of(ids: int, text: TextConfig) -> int:
 
 
 def usual_lengths(text: TextConfig) -> list[int]:
-    """Of the buffers for most prompts: CLIP's of up to 14 tokens of text; of none not replayed."""
+    """Lengths of the buffers for most prompts (with CLIP, up to 14 tokens of text).
+
+    Empty if prompts are not replayed from a graph.
+    """
     if text.kind == "decoder":
         return []
     ids = (IDS, 2 * IDS) if text.kind == "clip" else (text.max_length,)

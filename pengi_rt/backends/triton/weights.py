@@ -33,15 +33,15 @@ class DecoderWeights(NamedTuple):
     """[n_positions, C] in the compute dtype."""
     heads: int
     dtype: torch.dtype
-    """Of activations, and of the weights unless they are int8."""
+    """The compute dtype, and that of the weights unless they are int8."""
 
 
 def decoder_weights(
     decoder: GPT2, device: torch.device, dtype: torch.dtype, *, int8: bool
 ) -> DecoderWeights:
-    """A decoder's weights on ``device``; with ``int8`` the matrices rounded, a scale a channel.
+    """A decoder's weights on ``device``; with ``int8``, matrices are rounded, a scale per channel.
 
-    What is there already in the right dtype is shared with the decoder.
+    Tensors that are already there in the right dtype are shared with the decoder.
     """
 
     def layer(block: Block) -> Layer:
@@ -67,15 +67,15 @@ def decoder_weights(
 
 
 def dense(layer: Linear, dtype: torch.dtype) -> Tensor:
-    """A layer's weights [K, N] in the compute dtype, whatever they are stored as."""
+    """A layer's weights [K, N] in the compute dtype, also if they are stored as int8."""
     if layer.scale is None:
         return layer.weight
     return (layer.weight * layer.scale).to(dtype)
 
 
 def _norm(norm: nn.LayerNorm, device: torch.device) -> Norm:
-    weight, bias = (parameter.detach().float().to(device).contiguous()
-                    for parameter in (norm.weight, norm.bias))  # fmt: skip
+    parameters = (norm.weight, norm.bias)
+    weight, bias = (each.detach().float().to(device).contiguous() for each in parameters)
     return Norm(weight, bias, norm.eps)
 
 

@@ -22,7 +22,7 @@ from pengi_rt.render.generation import Lines, about_audio, total
 from pengi_rt.render.writer import Row
 
 if TYPE_CHECKING:
-    from pengi_rt.tasks.describe import Description
+    from pengi_rt.results.description import Description
 
 COLUMNS: Final = (
     "audio",

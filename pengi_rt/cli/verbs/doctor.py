@@ -3,27 +3,19 @@
 import argparse
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.options import BACKENDS
+from pengi_rt.backends.registry import BackendSpec, backend_spec, backends
 from pengi_rt.errors import PengiError
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import emit
 from pengi_rt.system.version import __version__
 
 if TYPE_CHECKING:
     from pengi_rt.system.machine import Machine, Package
-
-NEEDED_BY = {
-    "onnx": ("numpy", "onnxruntime", "tokenizers"),
-    "torch": ("numpy", "torch", "transformers", "safetensors"),
-    "triton": ("numpy", "torch", "transformers", "safetensors", "triton"),
-}
-"""What each backend of this version needs."""
-
-_CPU_PROVIDER = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +57,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def diagnose() -> Diagnosis:
     """Look at everything; nothing is changed, and torch is not imported."""
-    from pengi_rt.system import machine as environment
+    from pengi_rt.system import machine as system
 
-    core = [environment.loaded_package(*wanted) for wanted in environment.CORE.items()]
-    extras = [environment.package(*wanted) for wanted in environment.EXTRAS.items()]
-    kernels = environment.native_kernels()
-    machine = environment.machine()
-    backends = _backends([*core, *extras], gpus=environment.cuda_problem())
+    wanted, optional = system.requirements()
+    core = [system.loaded_package(each) for each in wanted]
+    extras = [system.package(each) for each in optional]
+    kernels = system.native_kernels()
+    machine = system.machine()
     problems = [f"{package.name} {package.problem}" for package in core if package.problem]
     if kernels:
         problems.append(f"the native kernels do not load: {kernels}; install pengi-rt again")
     if machine.threads is None:
         problems.append("OMP_NUM_THREADS must be a number of at least 1")
-    if not problems and backends["onnx"] != "ok":
-        problems.append(f"the onnx backend cannot run: {backends['onnx']}")
+    verdicts = _verdicts({package.name: package for package in (*core, *extras)})
+    default = backend_spec().name
+    if not problems and verdicts[default] != "ok":
+        problems.append(f"the {default} backend cannot run: {verdicts[default]}")
     return Diagnosis(
         pengi_rt=__version__,
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -87,23 +81,30 @@ def diagnose() -> Diagnosis:
         extras=tuple(extras),
         native_kernels=kernels or "ok",
         machine=machine,
-        backends=backends,
+        backends=verdicts,
         problems=tuple(problems),
     )
 
 
-def _backends(packages: "Sequence[Package]", gpus: str | None) -> dict[str, str]:
-    """Every backend's name, with ``ok`` or what it lacks; ``gpus`` is what is wrong with them."""
-    found = {package.name: package for package in packages}
-    verdicts = {}
-    for backend, needed in NEEDED_BY.items():
-        lacking = [f"{name} {found[name].problem}" for name in needed if found[name].problem]
-        if backend == "onnx" and not lacking and _CPU_PROVIDER not in found["onnxruntime"].details:
-            lacking = [f"this onnxruntime has no {_CPU_PROVIDER}"]
-        if backend == "triton" and not lacking and gpus:
-            lacking = [gpus]
-        verdicts[backend] = "; ".join(lacking) or "ok"
-    return verdicts | dict.fromkeys(BACKENDS.later, "not in this version of pengi-rt")
+def _verdicts(known: "Mapping[str, Package]") -> dict[str, str]:
+    """Every backend's name, with ``ok`` or why it does not run here."""
+    verdicts = {spec.name: _problem(spec, known) or "ok" for spec in backends()}
+    later = (spec.name for spec in backends(later=True))
+    return verdicts | dict.fromkeys(later, "not in this version of pengi-rt")
+
+
+def _problem(spec: BackendSpec, known: "Mapping[str, Package]") -> str | None:
+    """What ``spec`` lacks: packages, of which some are ``known`` already, or a device."""
+    from packaging.requirements import Requirement
+
+    from pengi_rt.system import machine as system
+
+    needed = [known.get(name) or system.package(Requirement(name)) for name in spec.packages]
+    lacking = [f"{package.name} {package.problem}" for package in needed if package.problem]
+    if lacking:
+        return "; ".join(lacking)
+    found: str | None = lazily(spec.problem)() if spec.problem else None
+    return found
 
 
 def _lines(found: Diagnosis) -> Iterator[str]:

@@ -29,7 +29,8 @@ from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
-    from pengi_rt.tasks.embed import AudioEmbedding, TextEmbedding
+    from pengi_rt.plan.reader import Plan
+    from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
 
 COLUMNS: Final = ("row", "audio", "text", "start", "end", "text_truncated", "audio_truncated")
 KINDS: Final = ("embedding", "prefix")
@@ -89,7 +90,7 @@ def _embed(
     run = Run(arguments, names)
     target = Path(os.path.realpath(arguments.output))  # a link stays a link
     with ExitStack() as files:
-        found = _Found(engine, _kinds(arguments), target, files)
+        found = _Found(engine, _kinds(arguments, engine.plan), target, files)
         found.check_shapes(recordings=bool(names), texts=bool(texts))
         # Texts and options are refused here, before anything is heard.
         results = engine.embed_audio(
@@ -159,7 +160,7 @@ class _Found:
         self._texts: list[Row] = []
         self._engine = engine
         self._kinds = kinds
-        self._apart = kinds == KINDS
+        self._apart = target.suffix.lower() == SAFETENSORS
 
         def stored() -> Stored:
             return files.enter_context(closing(Stored(target)))
@@ -172,10 +173,11 @@ class _Found:
         Raises:
             UsageError: prefixes of recordings and texts differ in length.
         """
+        if not (recordings and texts and self._kinds == ("prefix",)):
+            return
         config = self._engine.config
         lengths = config.audio_mapper.prefix_length, config.text_mapper.prefix_length
-        one = recordings and texts and self._kinds == ("prefix",)
-        if one and lengths[0] != lengths[1]:
+        if lengths[0] != lengths[1]:
             raise UsageError(
                 f"--what prefix: a recording has {lengths[0]} vectors and a text {lengths[1]}, "
                 f"which make no one array: write a {SAFETENSORS} file, or run it once for each"
@@ -250,10 +252,16 @@ def _check_output(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--what {arguments.what}: a {SAFETENSORS} file holds both; leave --what")
 
 
-def _kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """The vectors that the file is to hold: all of them stand apart, one kind in one array."""
+def _kinds(arguments: argparse.Namespace, plan: "Plan") -> tuple[str, ...]:
+    """The vectors that the file is to hold: all kinds by their names, or one kind in one array.
+
+    Raises:
+        UsageError: prefixes are asked for, and the plan holds no decoder.
+    """
+    if arguments.what == "prefix":
+        plan.require("embed prefixes")
     if Path(arguments.output).suffix.lower() == SAFETENSORS:
-        return KINDS
+        return KINDS if "embed prefixes" in plan.tasks else KINDS[:1]
     return (arguments.what or KINDS[0],)
 
 

@@ -25,7 +25,7 @@ from pengi_rt.render.writer import Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
-    from pengi_rt.tasks.explain import Explanation
+    from pengi_rt.results.explanation import Explanation
 
 COLUMNS: Final = ("audio", "start", "end", "part", "position", "rank", "token", "text", "cosine")
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.options import BACKENDS, add_threads, check_threads
+from pengi_rt.backends.registry import backends
+from pengi_rt.cli.options import add_threads, check_threads
 from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
 from pengi_rt.config.choices import WEIGHTS_NAMES
 from pengi_rt.errors import BackendError, CheckpointError, UsageError, missing_module
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         action="append",
-        choices=[name for name in BACKENDS.here if name != "auto"],
+        choices=[spec.name for spec in backends()],
         help="a backend that the plan is for (repeat for more); without onnx the plan holds no "
         "graphs, only the weights that torch and triton read (default: onnx and torch)",
     )

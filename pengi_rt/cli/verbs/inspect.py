@@ -7,13 +7,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pengi_rt.config.family import family_of
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import one_line, printable
 from pengi_rt.system.streams import emit
 
 if TYPE_CHECKING:
-    from pengi_rt.config.model import ModelConfig
     from pengi_rt.plan.manifest import Manifest
     from pengi_rt.plan.reader import Plan
 
@@ -76,13 +77,13 @@ def _show(data: object, lines: Iterable[str], as_json: bool) -> None:
 
 def _lines(plan: "Plan") -> Iterator[str]:
     manifest = plan.manifest
-    source = manifest.source
+    source, family = manifest.source, family_of(manifest.config)
     path, name = one_line(str(plan.path), LONGEST_LINE), one_line(manifest.config.name)
     yield f"{path}: {name}, {_megabytes(plan.size)}, format {manifest.format}"
     yield ""
     for name, text in {
-        "model": _model(manifest.config),
-        "defaults": _defaults(manifest.config),
+        **(lazily(family.summary)(manifest.config) if family.summary else {}),
+        "tasks": ", ".join(plan.tasks),
         "weights": _stored_as(manifest.weights),
         "backends": ", ".join(manifest.backends),
         "graphs": ", ".join(manifest.graphs),
@@ -101,25 +102,6 @@ def _lines(plan: "Plan") -> Iterator[str]:
 
 def _stored_as(weights: str) -> str:
     return "int8 (the decoder's matrices) and fp16" if weights == "int8" else weights
-
-
-def _model(config: "ModelConfig") -> str:
-    decoder = config.decoder
-    return (
-        f"{config.clip_seconds:g} s clips at {config.mel.sample_rate} Hz, prefix "
-        f"{config.audio_mapper.prefix_length} audio + "
-        f"{config.prompt_rows(config.text.max_length)} text, "
-        f"text {config.text.kind}, decoder {decoder.n_layer} layers of {decoder.n_embd}, "
-        f"{decoder.vocab_size} tokens, {decoder.n_positions} positions"
-    )
-
-
-def _defaults(config: "ModelConfig") -> str:
-    generation = config.generation
-    return (
-        f"prompt {one_line(repr(generation.prompt))}, beam size {generation.beam_size}, "
-        f"{generation.max_new_tokens} new tokens, temperature {generation.temperature:g}"
-    )
 
 
 def _tensors(manifest: "Manifest") -> str:

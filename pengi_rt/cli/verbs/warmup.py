@@ -1,20 +1,13 @@
 """``pengi-rt warmup``: compile what answers on a GPU need, and say how long it takes."""
 
 import argparse
-from collections.abc import Iterator
-from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
-from pengi_rt.cli.options import PRECISIONS, add_choice
-from pengi_rt.errors import BackendError, UsageError
-from pengi_rt.kernels.tuning_file import CannotWriteError, remove_damaged
+from pengi_rt.backends.registry import WarmUpStep, backend_spec, backends, prepare_warm_up
+from pengi_rt.cli.options import add_precision
+from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import emit
-
-if TYPE_CHECKING:
-    from pengi_rt.backends.triton.backend import TritonBackend
-    from pengi_rt.engine import Engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "processes find compiled kernels in the cache, and print the seconds of every part."
     )
     parser.add_argument("--engine", metavar="PLAN", help="(default: the built-in demo model)")
-    add_choice(parser, "--precision", PRECISIONS)
+    names = [spec.name for spec in backends() if spec.warm_up]
+    parser.add_argument("--backend", choices=names, default=names[0], help="(default: %(default)s)")
+    add_precision(parser)
     parser.add_argument(
         "--batch-size", type=int, nargs="+", default=[1], metavar="N",
         help="recordings that are answered together (default: 1)",
@@ -43,95 +38,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Warm up, and print a line for every part."""
     if min(arguments.batch_size) < 1:
         raise UsageError(f"--batch-size must be at least 1, got {min(arguments.batch_size)}")
-    for line in _device():
-        emit(line)
+    spec = backend_spec(arguments.backend)
+    for step in prepare_warm_up(spec, tune=arguments.tune):
+        _show(step)
     started = perf_counter()
-    from pengi_rt.backends.registry import tuning_directory
     from pengi_rt.engine import load
 
-    folder = tuning_directory()
-    if arguments.tune:
-        remove_damaged(folder)  # which loading would refuse
     with load(
-        arguments.engine, backend="triton", device="cuda", precision=arguments.precision
+        arguments.engine, backend=spec.name, device=spec.devices[0], precision=arguments.precision
     ) as engine:
-        emit(_line("packages, weights", perf_counter() - started))
-        lines = _tuned(engine, arguments, folder) if arguments.tune else _untuned(engine, arguments)
-        for line in lines:
-            emit(printable(line))
-    emit(_line("ready, after PyTorch and the device", perf_counter() - started))
+        _show(WarmUpStep("packages, weights", perf_counter() - started))
+        for step in engine.warm_up(
+            arguments.batch_size,
+            tune=arguments.tune,
+            beam_size=arguments.beam_size,
+            max_new_tokens=arguments.max_new_tokens,
+        ):
+            _show(step)
+    _show(WarmUpStep("ready, after PyTorch and the device", perf_counter() - started))
     return 0
 
 
-def _device() -> Iterator[str]:
-    """What any program on a GPU waits for, in seconds.
-
-    Raises:
-        BackendError: there is no PyTorch, or no GPU.
-    """
-    from pengi_rt.backends.registry import missing_package
-
-    started = perf_counter()
-    try:
-        from pengi_rt.backends.triton.device import make_context
-    except ModuleNotFoundError as error:
-        raise missing_package("triton", error, extra="gpu") from None
-    yield _line("import torch", perf_counter() - started)
-    started = perf_counter()
-    make_context()
-    yield _line("CUDA context", perf_counter() - started)
-
-
-def _tuned(engine: "Engine", arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
-    from pengi_rt.backends.triton.device import require_cuda
-    from pengi_rt.kernels.tuning import adopted, tuning
-
-    device = require_cuda()
-    try:
-        with tuning(device, folder) as tuner:
-            yield from _warmed(engine, arguments)
-    except CannotWriteError as error:
-        raise BackendError(f"{error}; make room there, or set XDG_CACHE_HOME") from None
-    yield _line(f"of which measuring {len(tuner.measured)} choices of tiles", tuner.seconds)
-    if tuner.failed:
-        yield f"tiles that this GPU cannot run: {tuner.failed}"
-    other = sum(gain > 0 for gain in tuner.gains)
-    yield f"tiles other than the table's: {other}, together {sum(tuner.gains):.1f} us faster"
-    yield _file_line(adopted(device))
-
-
-def _untuned(engine: "Engine", arguments: argparse.Namespace) -> Iterator[str]:
-    from pengi_rt.backends.triton.device import require_cuda
-    from pengi_rt.kernels.tuning import adopted
-
-    yield from _warmed(engine, arguments)
-    yield _file_line(adopted(require_cuda()))
-
-
-def _file_line(path: Path | None) -> str:
-    return f"measured tiles: {path or 'none, pengi-rt warmup --tune would measure some'}"
-
-
-def _warmed(engine: "Engine", arguments: argparse.Namespace) -> Iterator[str]:
-    for clips in arguments.batch_size:
-        yield from _warmed_batch(engine, clips, arguments)
-
-
-def _warmed_batch(engine: "Engine", clips: int, arguments: argparse.Namespace) -> Iterator[str]:
-    backend: TritonBackend = engine.backend  # type: ignore[assignment]
-    from pengi_rt.config.options import GenerateOptions
-    from pengi_rt.tasks.prepare import search_options
-
-    options = search_options(
-        engine.session,
-        GenerateOptions(beam_size=arguments.beam_size, max_new_tokens=arguments.max_new_tokens),
-    )
-    parts = backend.warm_up(engine.config.prefix_length, clips, options)
-    for name, replayed in parts.items():
-        what = f"{name}, batch {clips}: first run, compilation included"
-        yield _line(what, replayed.first_run)
-        yield _line(f"{name}, batch {clips}: capture", replayed.capture)
-
-
-def _line(what: str, seconds: float) -> str:
-    return f"{what:<52} {seconds:8.3f} s"
+def _show(step: WarmUpStep) -> None:
+    seconds = "" if step.seconds is None else f" {step.seconds:8.3f} s"
+    emit(printable(f"{step.name:<52}{seconds}".rstrip()))

@@ -11,8 +11,9 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.errors import UsageError
+from pengi_rt.results.embedding import TextEmbedding
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.embed import TextEmbedding, embed_texts, unit
+from pengi_rt.tasks.embed import embed_texts, unit
 
 logger = logging.getLogger(__name__)
 

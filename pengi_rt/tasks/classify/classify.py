@@ -59,6 +59,7 @@ def classify(
         PromptError: the prompt or a label cannot be read.
         BackendError: the session is closed.
     """
+    session.plan.require("classify")
     texts = check_labels(labels, options.template)
     asked = one_prompt(prompt, options, task_prompt(TASK), "classify")
     if options.method == "text-matching":

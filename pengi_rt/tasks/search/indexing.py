@@ -121,6 +121,7 @@ def index_folder(
             damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
+    session.plan.require("index")
     if options.approximate:
         load_faiss()
     folder, index = as_path("folder", folder), as_path("index", index)
@@ -141,7 +142,7 @@ def _request(session: Session, prompt: str | None, options: IndexOptions) -> Pre
             "export a checkpoint that has one (base)"
         )
     # Options that no recording can be read with are refused here, before anything is written.
-    click = np.array([0.5, -0.5], np.float32), session.config.mel.sample_rate
+    click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
     list(window_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
     return prepare(session, prompts, options)

@@ -81,6 +81,7 @@ def search_index(
         InputError: the index is damaged.
         BackendError: ``approximate`` without faiss.
     """
+    session.plan.require("search")
     by = options.by or ("audio" if query.text is None else "captions")
     approximate = options.approximate
     _check(session, index, query, by, approximate=approximate)

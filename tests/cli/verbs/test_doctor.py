@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from pengi_rt.backends.registry import HERE
+from pengi_rt.backends.registry import backends
 from pengi_rt.cli.verbs import doctor
 from pengi_rt.system import machine as environment
-from pengi_rt.system.machine import CORE, EXTRAS, Package
+from pengi_rt.system.machine import Package, requirements
+
+CORE, EXTRAS = ([each.name for each in group] for group in requirements())
 
 HEALTHY = {
     name: Package(name, "99.0", None, "CPUExecutionProvider" * (name == "onnxruntime"))
@@ -35,7 +37,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(*packages: Package, kernels: str | None = None, gpus: str | None = None) -> None:
         found = HEALTHY | {package.name: package for package in packages}
         for function in ("package", "loaded_package"):
-            monkeypatch.setattr(environment, function, lambda name, _: found[name])
+            monkeypatch.setattr(environment, function, lambda wanted: found[wanted.name])
         monkeypatch.setattr(environment, "native_kernels", lambda: kernels)
         monkeypatch.setattr(environment, "cuda_problem", lambda: gpus)
 
@@ -43,7 +45,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_backends_are_those_of_the_engine() -> None:
-    assert {"auto", *doctor.NEEDED_BY} == set(HERE)
+    names = [spec.name for spec in (*backends(), *backends(later=True))]
+    assert list(doctor.diagnose().backends) == names
 
 
 def test_healthy(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError
 from pengi_rt.render.vectors import Stored
-from pengi_rt.tasks.embed import TEXT_BATCH, AudioEmbedding
+from pengi_rt.results.embedding import AudioEmbedding
+from pengi_rt.tasks.embed import TEXT_BATCH
 
 
 def expected(

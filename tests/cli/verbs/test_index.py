@@ -325,8 +325,8 @@ def test_killed(
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert said == (
-            "pengi-rt: interrupted; what was done stays in sounds.index, and the next run continues "
-            "it\n"
+            "pengi-rt: interrupted; what was done stays in sounds.index, "
+            "and the next run continues it\n"
         )
     write_sound(folder / "zz.wav", 9)
     spy = Spy(opened, monkeypatch)

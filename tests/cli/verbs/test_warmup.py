@@ -30,6 +30,8 @@ class Clips(tuning.Problem):
 class Backend:
     """Has a kernel that every batch size launches once."""
 
+    name = "triton"
+
     def __init__(self) -> None:
         self.launched: list[Tile] = []
         self.asked: list[tuple[int, int, int]] = []
@@ -60,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def backend(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """What the command finds instead of a GPU."""
     backend = Backend()
-    fake = SimpleNamespace(session=engine.session, config=engine.config, backend=backend)
+    fake = Engine(engine.plan, backend)  # type: ignore[arg-type]
 
     @contextmanager
     def load(plan: object, **options: object) -> Iterator[object]:

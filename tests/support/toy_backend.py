@@ -1,0 +1,38 @@
+"""A backend in one file and one registration: NumPy, for the toy family's plans."""
+
+import numpy as np
+import toy_family
+
+from pengi_rt.backends.protocol import F32, Encoded
+from pengi_rt.backends.registry import BackendSpec, RunOptions
+from pengi_rt.plan.reader import Plan
+
+BACKEND = BackendSpec(
+    name="toy",
+    devices=("abacus",),
+    precisions=("fp32",),
+    packages=("numpy",),
+    open="toy_backend:open_plan",
+)
+
+
+class ToyBackend:
+    name = "toy"
+    decoder = None
+
+    def __init__(self, plan: Plan, options: RunOptions) -> None:
+        self.config = plan.config
+        self.options = options
+        self.encoders = self
+        self._matrix = plan.tensor("projection")
+
+    def encode_audio(self, wave: F32) -> Encoded:
+        none = np.empty((len(wave), 0, 0), np.float32)
+        return Encoded(toy_family.embedded(wave, self._matrix), none)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def open_plan(plan: Plan, options: RunOptions) -> ToyBackend:
+    return ToyBackend(plan, options)
