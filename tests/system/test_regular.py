@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 from pengi_rt.system.regular import Regular, check_regular, open_regular
 
 
