@@ -33,7 +33,7 @@ def source(name: str, arguments: argparse.Namespace) -> str | Regular:
 
 
 def report(found: FoundRecordings, *, quiet: bool) -> None:
-    """Say what cannot be read and, unless ``quiet``, what is passed over."""
+    """Say what cannot be read and, unless ``quiet``, what is skipped."""
     _say([str(problem.error) for problem in found.problems], "could not be read either")
     if not quiet:
         _say(

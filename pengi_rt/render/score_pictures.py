@@ -269,7 +269,7 @@ def _rows(scores: NDArray[np.floating[Any]]) -> list[int]:
 
 
 def _column(labels: Sequence[str]) -> float:
-    """Inches from the picture's left to the end of its labels and of the gap behind them."""
+    """Inches from the picture's left to the end of its labels and of the gap after them."""
     lines = [line for label in labels for line in label.split("\n")]
     return _EDGE + CHARACTER * max(map(len, lines)) + _GAP
 
