@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pengi_rt.render.row_file import RowSpan
-from pengi_rt.render.writer import Row
+from pengi_rt.render.rows import Row
 from pengi_rt.results.window_range import WindowRange
 
 Count = Callable[[int], int]
