@@ -28,13 +28,13 @@ class RunOptions(NamedTuple):
     device: str
     """One of its :attr:`BackendSpec.devices`."""
     precision: str
-    """Of the arithmetic: one of its :attr:`BackendSpec.precisions`."""
+    """What it computes in: one of its :attr:`BackendSpec.precisions`."""
     threads: int | None
     """On the CPU; None is as many as this process may use."""
 
 
 class WarmUpStep(NamedTuple):
-    """A part of a warm-up, or a remark about it."""
+    """A part of a warm-up and the seconds it took, or a remark."""
 
     name: str
     seconds: float | None = None
@@ -100,7 +100,7 @@ def backend_spec(backend: str = "auto", device: str = "auto") -> BackendSpec:
     """The backend of that name; for ``auto`` the first that runs on ``device``.
 
     Raises:
-        BackendError: there is none.
+        BackendError: there is no such backend or device, or they do not go together.
     """
     here = {spec.name: spec for spec in backends()}
     _check("backend", backend, ("auto", *here, *(spec.name for spec in backends(later=True))))
