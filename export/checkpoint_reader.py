@@ -24,7 +24,7 @@ from pengi_rt.export.torch_file import load_weights
 from pengi_rt.models.checkpoint_writer import METADATA_KEY, TOKENIZERS, stft_kernels
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.stored_weights import STFT_KERNELS
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 from pengi_rt.system.quote import one_line
 
 MAX_MAGNITUDE = 1e6

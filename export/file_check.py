@@ -13,7 +13,7 @@ from pathlib import Path
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export.torch_file import ZIP_MAGIC, check_torch_file, open_archive
 from pengi_rt.models.safetensors_file import check_safetensors
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 from pengi_rt.system.quote import one_line
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 from pengi_rt.system.quote import LONGEST_PATH, one_line
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.errors import TrainingError

@@ -177,6 +177,8 @@ def build(cls: type, data: object, where: str) -> object:
 def _value(hint: Any, value: object, where: str) -> object:
     """``value`` as the type ``hint`` of a field asks for it."""
     origin = get_origin(hint)
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         return build(hint, value, where)

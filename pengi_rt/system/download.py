@@ -1,8 +1,8 @@
-"""Fetches a large file over HTTP: resumable, and the same bytes every time.
+"""Downloads a large file over HTTP, resumes after an interruption, and checks the SHA-256.
 
-While ``NAME`` is on its way it is ``NAME.part``, with ``NAME.part.etag`` beside it: what the server
-called the version that the part is of. Whole, its SHA-256 is compared with the expected one, or
-with ``NAME.sha256`` (as ``sha256sum`` writes and checks it); the first fetch writes that file.
+An incomplete ``NAME`` is ``NAME.part``; ``NAME.part.etag`` holds the server's name for the version
+of the file. The SHA-256 is compared with the expected one, or with ``NAME.sha256`` (in the format
+of ``sha256sum``), which the first download writes.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ PUBLISHED = {"base": "base.pth", "base_no_text_enc": "base_no_text_enc.pth"}
 """The published models' files, in Zenodo record 8387083."""
 
 Progress = Callable[[int, int | None], None]
-"""Told the bytes there are and, if the server said, the bytes there will be."""
+"""Called with the bytes downloaded and the total, which is None if the server does not say it."""
 
-_TIMEOUT = 30.0  # seconds without a byte
+_TIMEOUT = 30.0  # seconds without data
 _CHUNK = 1 << 20  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)", re.ASCII)
@@ -36,40 +36,40 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file that is there and has the checksum it should have."""
+    """A downloaded file whose checksum is right."""
 
     path: Path
     sha256: str
-    recorded: bool  # there was no checksum to compare with: this one is now the expected one
+    recorded: bool  # its checksum was recorded, because there was none to compare with
 
 
 def published_url(name: str) -> str:
-    """Where the published model ``name`` is fetched from."""
+    """The address of the published model ``name``."""
     return f"https://zenodo.org/records/8387083/files/{PUBLISHED[name]}?download=1"
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """``$XDG_CACHE_HOME/pengi-rt``, by default ``~/.cache/pengi-rt``."""
     root = environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path is to be ignored.
+    # The XDG specification says to ignore a relative path.
     return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "pengi-rt"
 
 
 def fetch(
     url: str, target: Path, *, sha256: str | None = None, progress: Progress = lambda *_: None
 ) -> Fetched:
-    """Make ``target`` the file at ``url``, going on where an earlier call was cut off.
+    """Download ``url`` to ``target``, continuing where an earlier call was interrupted.
 
     Args:
         url: http or https.
-        target: where the file will stand; one that is there is checked, not fetched.
-        sha256: what it must be (default: what ``target``'s ``.sha256`` says, if there is one).
-        progress: told of every megabyte.
+        target: the file; if it exists it is checked, not downloaded.
+        sha256: the expected SHA-256 (default: that in ``target``'s ``.sha256`` file, if any).
+        progress: called after every megabyte.
 
     Raises:
-        UsageError: ``url`` or ``sha256`` is none.
-        DownloadError: the file cannot be had (what there is of it stays), or is another one (it is
-            kept as ``.bad``).
+        UsageError: ``url`` or ``sha256`` is invalid.
+        DownloadError: the download failed (the part of it stays), or the SHA-256 is wrong (the file
+            is kept as ``.bad``).
     """
     _check_arguments(url, sha256)
     part = _beside(target, ".part")
@@ -101,7 +101,7 @@ def _beside(target: Path, suffix: str) -> Path:
 
 
 def _recorded(target: Path) -> str | None:
-    """The checksum in ``target``'s ``.sha256``, if there is that file."""
+    """The checksum in ``target``'s ``.sha256`` file, if there is one."""
     record = _beside(target, ".sha256")
     if not record.exists():
         return None
@@ -129,16 +129,16 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
 
 
 def _download(url: str, target: Path, file: BinaryIO, progress: Progress) -> None:
-    """Append to ``file`` what it lacks, or start it again if the server cannot go on."""
+    """Append the missing bytes to ``file``, or start again if the server cannot continue."""
     done = file.tell()
     validator = _beside(target, ".part.etag")
     known = validator.read_text() if validator.exists() else ""
-    # Without a name for the version that this is a part of, its rest could be another version's.
+    # Without the name of its version the rest could belong to another version.
     headers = {"Range": f"bytes={done}-", "If-Range": known} if done and known else {}
     with _open(url, headers, target) as response:
         start, total = _span(response, url)
         if start is None and total == done:
-            return  # nothing was lacking
+            return  # it was complete
         if start not in (0, done):
             raise DownloadError(
                 f"{url}: the server has no byte {done} of {total}; remove {file.name}, try again"
@@ -156,7 +156,7 @@ def _download(url: str, target: Path, file: BinaryIO, progress: Progress) -> Non
 
 
 def _open(url: str, headers: Mapping[str, str], target: Path) -> http.client.HTTPResponse:
-    """The answer: the whole file, its rest, or that there is no rest."""
+    """The response: the whole file, its rest, or that there is no rest."""
     agent = {"User-Agent": f"pengi-rt/{__version__}"}
     request = urllib.request.Request(url, headers={**agent, **headers})  # noqa: S310 - checked
     by_hand = f"or fetch it by hand and put it at {target}"
@@ -176,7 +176,7 @@ def _open(url: str, headers: Mapping[str, str], target: Path) -> http.client.HTT
 
 
 class _Answers(urllib.request.HTTPErrorProcessor):
-    """Takes "range not satisfiable" for an answer, not for an error."""
+    """Does not treat "range not satisfiable" as an error."""
 
     def http_response(
         self, request: urllib.request.Request, response: http.client.HTTPResponse
@@ -190,7 +190,7 @@ class _Answers(urllib.request.HTTPErrorProcessor):
 
 
 def _span(response: http.client.HTTPResponse, url: str) -> tuple[int | None, int | None]:
-    """Where in the file the answer's body begins (``None``: nowhere), and the file's length."""
+    """The position of the response's body in the file (None: no body), and the file's length."""
     if response.headers.get_content_type() == "text/html":
         raise DownloadError(f"{url}: the server sent an HTML page, not the file")
     if response.status == HTTPStatus.OK:
@@ -205,7 +205,7 @@ def _span(response: http.client.HTTPResponse, url: str) -> tuple[int | None, int
 
 
 def _validator(response: http.client.HTTPResponse) -> str:
-    """What the server calls this version of the file, if it promises to tell versions apart."""
+    """The server's name for this version of the file, if it is a reliable one; else empty."""
     etag = response.headers.get("ETag", "")
     return str(etag if etag[:1] == '"' else response.headers.get("Last-Modified", ""))
 
@@ -213,7 +213,7 @@ def _validator(response: http.client.HTTPResponse) -> str:
 def _chunks(
     response: http.client.HTTPResponse, url: str, done: int, total: int | None
 ) -> Iterator[bytes]:
-    """The body; an end before its time is refused."""
+    """The body; raises DownloadError if it ends early."""
     failure = None
     try:
         while chunk := response.read(_CHUNK):
@@ -230,7 +230,7 @@ def _chunks(
 
 
 def _accept(file: Path, target: Path, expected: str | None) -> Fetched:
-    """Compare ``file`` with the expected checksum, or make its own the expected one."""
+    """Compare the checksum of ``file`` with the expected one, or record it."""
     with file.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
     if expected and digest != expected:

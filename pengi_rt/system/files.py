@@ -1,13 +1,14 @@
-"""Files that appear whole or not at all, and locks between runs.
+"""Replacing files atomically, and locking them against other processes.
 
-A file is written beside its place, as ``.NAME.RANDOM.tmp``, and moved there when it is whole: of
-two writers both finish, and the last one's file stands. Its writer holds a lock on it (flock), so
-whoever writes the same file next knows what a killed writer left, and removes it. The name is
-random because in containers every process may have the same id.
+A file is written beside its target as ``.NAME.RANDOM.tmp``, and moved into place when it is
+complete: of two writers both finish, and the last one's file stays. The writer holds a lock on it
+(flock), so that the next writer of the same target can tell the draft of a killed writer, and
+removes it. The name is random because processes in containers may all have the same id.
 """
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -18,30 +19,31 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from pengi_rt.system.quote import one_line
+from pengi_rt.system.regular import open_regular
 
 logger = logging.getLogger(__name__)
 
 _RANDOM = r"[0-9a-f]{8}\.tmp"
 DRAFT = rf"({_RANDOM}|[1-9][0-9]{{0,6}})"  # the number alone: a process id, of earlier versions
-"""What follows ``.NAME.`` in the name of a draft, as a regular expression."""
+"""What follows ``.NAME.`` in the name of a draft; a regular expression."""
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
 
 
 class Draft:
-    """A file in the making, which takes the place of another one once it is committed."""
+    """A new file that replaces a target when it is committed."""
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
-        """Begin one, and remove what killed writers of the same file left.
+        """Create it, and remove drafts that killed writers of the same target left.
 
         Args:
-            path: whose place it will take; a link is followed. It will be no more open to others
-                than the file that is there now.
-            durable: bring it to the disk before it takes that place. Many small files that can be
-                made again need not wait for that, nor look for leftovers each (:func:`sweep`).
+            path: the target; a link is followed. The new file gets no more permissions than the
+                target has.
+            durable: sync the file to the disk before it replaces the target. Not needed for many
+                small files that can be made again; remove their leftovers with :func:`sweep`.
 
         Raises:
-            OSError: there can be none, or what is there is a folder, a device or write-protected.
+            OSError: it cannot be created, or the target is a folder, a device or write-protected.
         """
         self.target = Path(os.path.realpath(path))
         self._durable = durable
@@ -55,31 +57,33 @@ class Draft:
                 os.fchmod(descriptor, old_mode & os.fstat(descriptor).st_mode)
 
     def commit(self) -> None:
-        """Take the place, and be on the disk there.
+        """Replace the target.
 
         Raises:
-            OSError: that cannot be done; :meth:`discard` it then.
+            OSError: it cannot be replaced; :meth:`discard` the draft then.
         """
         self.file.flush()
         if self._durable:
             os.fsync(self.file.fileno())
-        (move_into_place if self._durable else Path.replace)(self.path, self.target)
+        if self._durable:
+            move_into_place(self.path, self.target)
+        else:
+            self.path.replace(self.target)
         self.file.close()
 
     def discard(self) -> None:
         """Remove it, unless it was committed."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # it may want to flush to the full disk again
+        with suppress(OSError):  # closing may write to a full disk again
             self.file.close()
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of ``path`` when the block ends without an error.
+    """A file that replaces ``path`` when the block ends without an error.
 
-    After an error ``path`` is what it was, and nothing is left behind. Arguments: see
-    :class:`Draft`.
+    After an error ``path`` is unchanged and nothing is left behind. Arguments: see :class:`Draft`.
 
     Raises:
         OSError: it cannot be written.
@@ -93,18 +97,18 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Find out, before long work, whether :func:`replacing` could write ``path`` in the end.
+    """Check, before long work, that :func:`replacing` can write ``path``.
 
     Raises:
-        OSError: it could not.
+        OSError: it cannot.
     """
     Draft(path).discard()
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed writers of the file ``name``, or of any, left in ``folder``.
+    """Remove drafts in ``folder`` whose writers were killed: of the target ``name``, or of any.
 
-    The living hold a lock on their drafts. Where there are no locks, nothing is removed.
+    A living writer holds a lock on its draft. On a file system without locks nothing is removed.
     """
     any_draft = rf"\.(.|\n)+\.{_RANDOM}"
     draft = re.compile(any_draft if name is None else rf"\.{re.escape(name)}\.{DRAFT}")
@@ -167,10 +171,10 @@ def move_into_place(path: Path, target: Path) -> None:
 
 
 def replaceable_mode(target: Path) -> int | None:
-    """The permissions of the file that is to be replaced, or None if there is none.
+    """The permissions of a file that is to be replaced; None if it does not exist.
 
     Raises:
-        OSError: it has to stay: a folder, a pipe, a device, or a write-protected file.
+        OSError: it must not be replaced: a folder, a pipe, a device, or a write-protected file.
     """
     try:
         status = target.stat()
@@ -185,11 +189,21 @@ def replaceable_mode(target: Path) -> int | None:
     return stat.S_IMODE(status.st_mode)
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the file system knows how.
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a regular file's bytes, in hexadecimal digits.
 
     Raises:
-        OSError: it fails.
+        OSError: it cannot be read, or is a pipe or a device.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to the disk, if the file system supports it.
+
+    Raises:
+        OSError: syncing failed.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -203,13 +217,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def _create(target: Path) -> tuple[Path, int]:
-    """A new file beside ``target``, locked for as long as it is open."""
+    """A new file beside ``target``, locked while it is open."""
     while True:
         path = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         with suppress(FileExistsError), path.open("xb") as file:
-            with suppress(OSError):  # a file system without locks: then nothing is ever swept
+            with suppress(OSError):  # a file system without locks, where nothing is swept
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists():  # not swept before it was locked
+            if path.exists():  # it was not swept before it was locked
                 return path, os.dup(file.fileno())
 
 

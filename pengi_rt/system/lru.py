@@ -23,13 +23,3 @@ class LRU(OrderedDict[K, V]):
                 self.popitem(last=False)
         self.move_to_end(key)
         return self[key]
-
-
-def remembered(known: OrderedDict[K, V], key: K, make: Callable[[K], V], size: int) -> V:
-    """The value of ``key`` in ``known``, made if it is not there; at most ``size`` are kept."""
-    if key not in known:
-        known[key] = make(key)
-        if len(known) > size:
-            known.popitem(last=False)
-    known.move_to_end(key)
-    return known[key]

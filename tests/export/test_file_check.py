@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export.file_check import check_file
 from pengi_rt.export.torch_file import MAX_PICKLE, check_torch_file
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 
 UNRECORDED = "no checksum is recorded for it, inside or in {}.sha256, so damage would go unnoticed"
 

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pengi_rt.plan.reader import Plan
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".parity"

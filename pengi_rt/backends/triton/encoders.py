@@ -1,7 +1,5 @@
 """The audio and text sides on the device, replayed from CUDA graphs, one per batch or text size."""
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from pengi_rt.backends.triton.cuda_graph import Lane, Replayed
 from pengi_rt.backends.triton.text import TextEncoding, encode_texts, length_of, usual_lengths
 from pengi_rt.kernels.log_mel_tables import LogMelTables
 from pengi_rt.models.pengi import Pengi, Prefix
-from pengi_rt.system.lru import remembered
+from pengi_rt.system.lru import LRU
 
 KEPT_BATCHES = 8
 """Batch sizes whose buffers and graphs are kept."""
@@ -31,8 +29,8 @@ class TritonEncoders:
         self._model, self._tables, self._lane = model, tables, lane
         self._device = lane.device
         self._text_lane = Lane(lane.device)
-        self._audio: OrderedDict[int, tuple[AudioEncoding, Replayed]] = OrderedDict()
-        self._texts: OrderedDict[int, tuple[TextEncoding, Replayed]] = OrderedDict()
+        self._audio: LRU[int, tuple[AudioEncoding, Replayed]] = LRU(KEPT_BATCHES)
+        self._texts: LRU[int, tuple[TextEncoding, Replayed]] = LRU(KEPT_TEXTS)
 
     @_explained
     @torch.inference_mode()
@@ -88,10 +86,10 @@ class TritonEncoders:
         self.__dict__.pop("_model", None)
 
     def _audio_for(self, batch: int) -> tuple[AudioEncoding, Replayed]:
-        return remembered(self._audio, batch, self._new_audio, KEPT_BATCHES)
+        return self._audio.get_or_make(batch, lambda: self._new_audio(batch))
 
     def _text_for(self, length: int) -> tuple[TextEncoding, Replayed]:
-        return remembered(self._texts, length, self._new_text, KEPT_TEXTS)
+        return self._texts.get_or_make(length, lambda: self._new_text(length))
 
     def _new_audio(self, batch: int) -> tuple[AudioEncoding, Replayed]:
         encoding = AudioEncoding(self._model, self._tables, batch)

@@ -1,6 +1,5 @@
 """Beam search without the host between steps: prefill and steps replayed from CUDA graphs."""
 
-from collections import OrderedDict
 from typing import NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.errors import BackendError
 from pengi_rt.kernels.beam_history import BeamHistory
 from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE
-from pengi_rt.system.lru import remembered
+from pengi_rt.system.lru import LRU
 
 STEPS = 4
 """Tokens generated per graph replay; in between, the host checks whether more are wanted."""
@@ -48,7 +47,7 @@ class TritonSearch:
         """``lane`` is the one that ``encoders`` run audio in."""
         self._encoders, self._weights, self._lane = encoders, weights, lane
         self._device = lane.device
-        self._runs: OrderedDict[Shape, _Run] = OrderedDict()
+        self._runs: LRU[Shape, _Run] = LRU(KEPT_SHAPES)
 
     @_explained
     @torch.inference_mode()
@@ -123,7 +122,7 @@ class TritonSearch:
         rows = min(rounded_up(prefix, PREFIX_ROWS), positions)
         steps = max(rounded_up(options.max_new_tokens - 1, STEPS), STEPS)
         shape = Shape(clips, options.beam_size, rows, steps)
-        return remembered(self._runs, shape, self._new_run, KEPT_SHAPES)
+        return self._runs.get_or_make(shape, lambda: self._new_run(shape))
 
     def _new_run(self, shape: Shape) -> _Run:
         decoding = Decoding(self._weights, shape)

@@ -1,4 +1,4 @@
-"""``pengi-rt data``: manifests checked, public datasets made into manifests, tasks listed."""
+"""``pengi-rt data``: check manifests, convert public datasets to manifests, list tasks."""
 
 import argparse
 from itertools import islice
@@ -30,7 +30,7 @@ MAX_SECONDS = 60.0
 MAX_PROBLEMS = 100
 MAX_MISSING = 0.5
 
-_TABLES = (".csv", ".json", ".yaml", ".tsv", ".txt")  # of datasets, as they are published
+_TABLES = (".csv", ".json", ".yaml", ".tsv", ".txt")  # files of published datasets
 
 _TASKS_HELP = "add the tasks of a TOML file (docs/data.md); may be given again"
 
@@ -38,7 +38,7 @@ _TASKS_HELP = "add the tasks of a TOML file (docs/data.md); may be given again"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.description = (
-        "Training data: manifests, JSON Lines files of recordings and what to say about them."
+        "Training data: manifests, which are JSON Lines files of recordings and their texts."
     )
     actions = parser.add_subparsers(
         title="actions", metavar="ACTION", required=True, parser_class=Parser
@@ -83,25 +83,25 @@ def _add_convert(actions: "argparse._SubParsersAction[Parser]") -> None:
     parser = actions.add_parser(
         "convert",
         help="make a manifest from a public dataset",
-        description="Make a manifest from a public dataset as its archives unpack. Recordings "
-        "that are not on the disk are left out and counted.",
+        description="Make a manifest from a public dataset in the layout of its archives. "
+        "Recordings that are not on the disk are left out and counted.",
     )
     parser.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
-    parser.add_argument("root", type=Path, metavar="ROOT", help="its folder")
-    parser.add_argument("--split", metavar="S", help="which part; a wrong one lists them")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the dataset")
+    parser.add_argument("--split", metavar="S", help="part of the dataset; a wrong name lists them")
     parser.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="OUT.jsonl",
-        help="the manifest; recordings below its folder are named from there, others in full",
+        help="the manifest; paths of recordings below its folder are relative, others absolute",
     )
     parser.add_argument(
         "--max-missing",
         type=float,
         default=MAX_MISSING,
         metavar="SHARE",
-        help="of recordings that may be gone (default: %(default)g)",
+        help="of recordings that may be missing (default: %(default)g)",
     )
     add_force(parser)
     _add_copy_options(parser)
@@ -109,7 +109,7 @@ def _add_convert(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_copy_options(parser: argparse.ArgumentParser) -> None:
-    """What may be unusual about a copy of a dataset."""
+    """Add options for unusual copies of a dataset."""
     parser.add_argument(
         "--audio", type=Path, metavar="DIR", help="the recordings, if not in their usual place"
     )
@@ -118,7 +118,7 @@ def _add_copy_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="how recordings are called, such as 'Y{youtube_id}.*'; may be given again (audiocaps, "
+        help="file names of recordings, such as 'Y{youtube_id}.*'; may be given again (audiocaps, "
         "audioset)",
     )
     parser.add_argument(
@@ -141,7 +141,7 @@ def _add_tasks(actions: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Check the manifests; problems on stdout, what was looked at on stderr."""
+    """Check the manifests: problems on stdout, a summary of each on stderr."""
     from pengi_rt.text.prompts import load_tasks
     from pengi_rt.training.manifest_check import ManifestCheck
 
@@ -165,7 +165,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
-    """How many problems were printed, at most ``limit``, and how many there are."""
+    """Print up to ``limit`` problems; how many were printed, and how many there are."""
     problems = check.problems()
     printed = 0
     for problem in islice(problems, limit):
@@ -181,7 +181,7 @@ def _contents(check: "ManifestCheck") -> str:
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
-    """Convert a dataset; the manifest is there as a whole or not at all."""
+    """Convert a dataset; the manifest is written completely or not at all."""
     from pengi_rt.training.datasets.common import Options
     from pengi_rt.training.datasets.registry import convert_dataset, manifest_line
 
@@ -211,7 +211,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def _protect_dataset(arguments: argparse.Namespace) -> None:
-    """Refuse to overwrite what the dataset came with, or what ``--force`` is needed for."""
+    """Refuse to overwrite files of the dataset, or without ``--force`` other precious files."""
     output: str = arguments.output
     place = Path(output).resolve()
     ours = place.suffix not in _TABLES or not place.is_relative_to(arguments.root.resolve())

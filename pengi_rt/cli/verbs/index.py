@@ -1,10 +1,9 @@
-"""``pengi-rt index``: a folder of recordings in, an index to search in out."""
+"""``pengi-rt index``: make a search index of a folder of recordings."""
 
 import argparse
 import logging
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pengi_rt.cli.named import report
@@ -35,31 +34,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.description = (
         "Caption every recording below a folder, and keep captions and embeddings in "
-        "an index, for pengi-rt search. Run again, it captions only what is new or has changed, "
-        "and goes on where an earlier run was interrupted."
+        "an index, for pengi-rt search. When run again, it captions only what is new or has "
+        "changed, and continues an interrupted run."
     )
-    parser.add_argument("folder", metavar="DIR", help="looked through at any depth for audio files")
+    parser.add_argument("folder", metavar="DIR", help="folder with audio files, at any depth")
     parser.add_argument(
-        "-o", "--output", metavar="INDEX", help=f"the index's folder (default: DIR{SUFFIX}, beside "
-        "DIR)",
-    )  # fmt: skip
+        "-o",
+        "--output",
+        metavar="INDEX",
+        help=f"the folder of the index (default: DIR{SUFFIX}, beside DIR)",
+    )
     add_options(parser, IndexOptions, "rebuild", "approximate")
     add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
     add_search(parser, drawn=False)
     parser.add_argument_group("long recordings").add_argument(
-        "--hop", type=float, metavar="SECONDS",
+        "--hop",
+        type=float,
+        metavar="SECONDS",
         help="between the starts of windows, each a row of the index (default: a clip's length)",
-    )  # fmt: skip
+    )
     add_options(parser, IndexOptions, "strict")
     add_engine(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Bring the index up to date; a bad recording is reported and passed over."""
+    """Make or update the index; a bad recording is reported and skipped."""
     path = _index(arguments)
     options = options_of(arguments, IndexOptions)
-    with open_engine(arguments) as engine, _Progress(arguments, engine, path) as progress:
+    with open_engine(arguments) as engine, _Progress(engine, quiet=arguments.quiet) as progress:
         indexed = engine.index(
             arguments.folder, path, arguments.prompt, listener=progress, options=options
         )
@@ -71,10 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> Path:
-    """The index's folder.
+    """The folder of the index.
 
     Raises:
-        UsageError: there is no place beside DIR.
+        UsageError: DIR has no parent folder.
     """
     if arguments.output is not None:
         return Path(arguments.output)
@@ -92,20 +95,19 @@ def _summary(indexed: "Indexed") -> str:
 
 
 class _Progress:
-    """A bar on a terminal, a line for each recording that fails, and a word on Ctrl-C.
+    """A progress bar on a terminal, and a line for each recording that fails.
 
-    It is the listener of :func:`pengi_rt.tasks.search.indexing.index_folder`.
+    It is a :class:`~pengi_rt.tasks.search.indexing.Listener`.
     """
 
-    def __init__(self, arguments: argparse.Namespace, engine: "Engine", path: Path) -> None:
-        self._quiet: bool = arguments.quiet
-        self._hidden = self._quiet or not sys.stderr.isatty()
+    def __init__(self, engine: "Engine", *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._hidden = quiet or not sys.stderr.isatty()
         self._engine = engine
-        self._path = path
         self._bar: Any = None
 
     def planned(self, planned: "Indexed", /) -> None:
-        """Begin the bar."""
+        """Show what is left out, and the bar."""
         from tqdm import tqdm
 
         report(planned.names, quiet=self._quiet)
@@ -114,26 +116,17 @@ class _Progress:
         self._bar = tqdm(total=total, unit="clip", disable=self._hidden or not total)
 
     def done(self, _file: str, /) -> None:
-        """Count it."""
+        """Advance the bar."""
         self._bar.update()
 
     def failed(self, _file: str, error: AudioError, /) -> None:
-        """Say why, and count it."""
+        """Say why, and advance the bar."""
         say(error)
         self._bar.update()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        from pengi_rt.tasks.search.folder import PARTIAL
-
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        if isinstance(error, KeyboardInterrupt) and (self._path / PARTIAL).exists():
-            error.add_note(f"what was done stays in {self._path}, and the next run goes on")

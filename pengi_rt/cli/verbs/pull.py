@@ -1,4 +1,4 @@
-"""``pengi-rt pull``: the published weights, fetched."""
+"""``pengi-rt pull``: download the published weights."""
 
 import argparse
 import sys
@@ -12,9 +12,9 @@ from pengi_rt.system.streams import emit, say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.description = (
-        "Fetch a published checkpoint (Zenodo record 8387083) and print where it is. "
-        "What was cut off is resumed. The first fetch records the file's SHA-256 beside it; later "
-        "ones compare."
+        "Download a published checkpoint (Zenodo record 8387083) and print its path. An "
+        "interrupted download is resumed. The first download records the file's SHA-256 beside it; "
+        "later ones compare."
     )
     parser.add_argument("model", choices=PUBLISHED, help="which published model")
     parser.add_argument(
@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where to put it (default: $XDG_CACHE_HOME/pengi-rt, or ~/.cache/pengi-rt)",
     )
-    parser.add_argument("--url", help="fetch it from here instead, for example from a mirror")
-    parser.add_argument("--sha256", metavar="HEX", help="what the file must be")
+    parser.add_argument("--url", help="download from here instead, for example from a mirror")
+    parser.add_argument("--sha256", metavar="HEX", help="the expected SHA-256")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fetch, and print the path."""
+    """Download, and print the path."""
     from tqdm import tqdm
 
     directory: Path = arguments.directory or cache_directory()

@@ -1,4 +1,4 @@
-"""``pengi-rt search``: a text or an example in, the nearest recordings of an index out."""
+"""``pengi-rt search``: the recordings of an index nearest to a text or to an example."""
 
 import argparse
 import logging
@@ -35,11 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "as its nearest window."
     )
     parser.add_argument("index", metavar="INDEX", help="folder made by pengi-rt index")
-    parser.add_argument("text", nargs="*", metavar="TEXT",
-                        help="what to look for; again for several searches")  # fmt: skip
-    parser.add_argument("--like", action="append", default=[], metavar="AUDIO",
-                        help="look for what is like this recording instead (- is standard input); "
-                        "again for several searches")  # fmt: skip
+    parser.add_argument(
+        "text", nargs="*", metavar="TEXT", help="what to look for; again for several searches"
+    )
+    parser.add_argument(
+        "--like",
+        action="append",
+        default=[],
+        metavar="AUDIO",
+        help="look for what is like this recording instead (- is standard input); again for "
+        "several searches",
+    )
     add_options(parser, SearchOptions, "k", "by", "approximate", "strict")
     add_engine(parser)
     add_output(parser)
@@ -47,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is found; a query that cannot be read is reported and passed over."""
+    """Print the hits of every query; one that cannot be read is reported and skipped."""
     from pengi_rt.tasks.search.index import Index
 
     queries = _queries(arguments)
@@ -57,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not index.rows:
         logger.warning("%s: is empty: there is nothing to find", index.path)
     with open_engine(arguments) as engine:
-        found = _Found(
+        searches = _Searches(
             lambda query: engine.search(index, query.text, like=query.like, options=options)
         )
         rows = _Blocks(index, headed=len(queries) > 1) if arguments.format == "text" else _rows
@@ -68,15 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
             ) as out,
         ):
             for query in queries:
-                out.write(found.rows(query, rows))
-    return found.code
+                out.write(searches.rows(query, rows))
+    return searches.code
 
 
 def _queries(arguments: argparse.Namespace) -> "list[Query]":
-    """What to look for.
+    """The queries of the command line.
 
     Raises:
-        UsageError: nothing, or texts and recordings at once.
+        UsageError: there are none, or texts and recordings at once.
     """
     from pengi_rt.tasks.search.searching import Query
 
@@ -89,8 +95,8 @@ def _queries(arguments: argparse.Namespace) -> "list[Query]":
     ]
 
 
-class _Found:
-    """What is found for each query, as rows, and whether something was not to be read."""
+class _Searches:
+    """The rows of each query, and the exit code after all of them."""
 
     def __init__(self, find: "Callable[[Query], list[Hit]]") -> None:
         self._find = find
@@ -98,7 +104,7 @@ class _Found:
         self._failed = 0
 
     def rows(self, query: "Query", rows: "Rows") -> Iterator[Row]:
-        """The rows of a query, or one that says why it has none."""
+        """The rows of a query, or one row with its error."""
         name = query.text if query.text is not None else str(query.like)
         if query.like == STDIO:
             name = STDIN
@@ -121,7 +127,7 @@ class _Found:
 
 
 def _rows(query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
-    """A row a hit."""
+    """One row per hit."""
     for rank, hit in enumerate(hits, 1):
         yield {
             "query": query,
@@ -136,7 +142,7 @@ def _rows(query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
 
 
 class _Blocks:
-    """A query's hits as one block of text, a line each; ``headed``: with the query above."""
+    """A query's hits as one block of text, one line each; ``headed``: the query comes first."""
 
     def __init__(self, index: "Index", *, headed: bool) -> None:
         self._index = index
@@ -155,7 +161,7 @@ class _Blocks:
             yield {"block": "\n".join(lines)}
 
     def _place(self, hit: "Hit") -> str:
-        """The recording, and where in it if it has several windows; these stand together."""
+        """The recording, and the window if there are several; they have consecutive rows."""
         rows, row = self._index.rows, hit.row
         neighbours = rows[max(row - 1, 0) : row] + rows[row + 1 : row + 2]
         several = any(neighbour.file == hit.file for neighbour in neighbours)

@@ -1,4 +1,4 @@
-"""``pengi-rt train``: one stage of the recipe, from one TOML file."""
+"""``pengi-rt train``: run one stage of the training recipe from a TOML file."""
 
 import argparse
 from pathlib import Path
@@ -15,17 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "says, and write a checkpoint that the next stage and export read. On several GPUs: "
         "torchrun --nproc-per-node N -m pengi_rt train CONFIG. See docs/training.md."
     )
-    parser.add_argument("config", type=Path, help="the run, a TOML file")
+    parser.add_argument("config", type=Path, help="TOML file of the run")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the newest whole state in the run's output_dir",
+        help="continue from the newest complete state in the run's output_dir",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, and print where the checkpoint is."""
+    """Train, and print the path of the checkpoint."""
     try:
         from pengi_rt.training.config import read_config
         from pengi_rt.training.loop import train

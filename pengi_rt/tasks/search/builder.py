@@ -100,6 +100,8 @@ class Builder:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"what was done stays in {self.path}, and the next run continues it")
 
     def plan(self, found: Iterable[FileStat], digest: Callable[[str], str | None]) -> Update:
         """How to update the index to the collection ``found``; see :func:`plan_update`."""

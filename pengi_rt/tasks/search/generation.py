@@ -1,15 +1,13 @@
 """Writing one generation of an index."""
 
-import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Self
 
 import numpy as np
 
-from pengi_rt.system.files import sync_folder
+from pengi_rt.system.files import file_sha256, sync_folder
 from pengi_rt.tasks.search.index_manifest import (
     AUDIO,
     CAPTIONS,
@@ -31,47 +29,36 @@ def write_generation(
         OSError: it cannot be written.
     """
     folder.mkdir()
+    names = (ROWS, *identity.matrices)
     with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(_Hashed(folder / name)) for name in (ROWS, *identity.matrices)
-        }
+        files = {name: stack.enter_context((folder / name).open("xb")) for name in names}
         for name, width in identity.matrices.items():
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
             np.lib.format.write_array_header_1_0(files[name], header)
         for block in blocks:
-            files[ROWS].write(b"".join(row.to_json() for row in block.rows))
+            files[ROWS].writelines(row.to_json() for row in block.rows)
             files[CAPTIONS].write(block.captions.astype("<f4").tobytes())
             if block.audio is not None:
                 files[AUDIO].write(block.audio.astype("<f4").tobytes())
-    records = {name: file.record for name, file in files.items()}
-    manifest = IndexManifest(identity=identity, collection=collection, rows=count, files=records)
-    with _Hashed(folder / MANIFEST) as file:
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    manifest = IndexManifest(
+        plan=identity.plan,
+        settings=dict(identity.settings),
+        settings_sha256=identity.settings_sha256,
+        dimension=identity.dimension,
+        audio_dimension=identity.audio_dimension,
+        collection=collection,
+        rows=count,
+        files={name: _record(folder / name) for name in names},
+    )
+    with (folder / MANIFEST).open("xb") as file:
         file.write(manifest.to_json())
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(folder)
 
 
-class _Hashed:
-    """A new file that keeps the size and the SHA-256 of its content."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("xb")
-        self._sha256 = hashlib.sha256()
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._sha256.update(data)
-        self._size += len(data)
-
-    @property
-    def record(self) -> FileRecord:
-        return FileRecord(size=self._size, sha256=self._sha256.hexdigest())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+def _record(path: Path) -> FileRecord:
+    return FileRecord(size=path.stat().st_size, sha256=file_sha256(path))

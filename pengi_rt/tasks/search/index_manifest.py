@@ -74,44 +74,37 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stored(Checked):
-    """``index.json`` without the settings, which may be any JSON."""
+class IndexManifest(Checked):
+    """``index.json``; ``collection`` says where the recordings were, for information only."""
 
-    format: str
-    version: int
+    format: str = FORMAT
+    version: int = VERSION
     plan: str
-    settings_sha256: str
+    settings: dict[str, Any]
     dimension: Dimension
     audio_dimension: int | None
+    settings_sha256: str
     collection: str
     rows: Count
     files: dict[str, FileRecord]
 
     def _check(self) -> None:
         require(self.audio_dimension is None or self.audio_dimension > 0, "audio_dimension is 0")
+        same = self.identity.settings_sha256 == self.settings_sha256
+        require(same, "settings are not those of settings_sha256")
+        names = {ROWS, *self.identity.matrices}
+        wanted = f"files must be {', '.join(sorted(names))}"
+        require(self.files.keys() == names, f"{wanted}, got {shown(list(self.files))}")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexManifest:
-    """``index.json``; ``collection`` says where the recordings were, for information only."""
-
-    identity: Identity
-    collection: str
-    rows: int
-    files: Mapping[str, FileRecord]
+    @property
+    def identity(self) -> Identity:
+        """What all rows have in common."""
+        names = (field.name for field in dataclasses.fields(Identity))
+        return Identity(**{name: getattr(self, name) for name in names})
 
     def to_json(self) -> bytes:
         """The manifest as ASCII JSON."""
-        data = {
-            "format": FORMAT,
-            "version": VERSION,
-            **dataclasses.asdict(self.identity),
-            "settings_sha256": self.identity.settings_sha256,
-            "collection": self.collection,
-            "rows": self.rows,
-            "files": {name: dataclasses.asdict(record) for name, record in self.files.items()},
-        }
-        return json.dumps(data, indent=1, allow_nan=False).encode() + b"\n"
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -120,27 +113,20 @@ class IndexManifest:
         Raises:
             UsageError: the text is not a manifest of this version.
         """
-        data = _object(text)
-        settings = data.pop("settings")
-        require(isinstance(settings, dict), f"{MANIFEST}.settings must be an object")
-        stored = build(_Stored, data, MANIFEST)
-        assert isinstance(stored, _Stored)
-        identity = Identity(
-            plan=stored.plan,
-            settings=settings,
-            dimension=stored.dimension,
-            audio_dimension=stored.audio_dimension,
-        )
-        same = identity.settings_sha256 == stored.settings_sha256
-        require(same, f"{MANIFEST}.settings are not those of settings_sha256")
-        names = {ROWS, *identity.matrices}
-        require(
-            stored.files.keys() == names,
-            f"{MANIFEST}.files must be {', '.join(sorted(names))}, got {shown(list(stored.files))}",
-        )
-        return cls(
-            identity=identity, collection=stored.collection, rows=stored.rows, files=stored.files
-        )
+        try:
+            data = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{MANIFEST} is not JSON: {error}") from None
+        known = isinstance(data, dict) and data.get("format") == FORMAT
+        require(known, f"{MANIFEST} is not of a {FORMAT}")
+        version = data.get("version")
+        require(version == VERSION, f"{MANIFEST} has version {shown(version)}, known is {VERSION}")
+        missing = sorted({field.name for field in dataclasses.fields(cls)} - data.keys())
+        require(not missing, f"{MANIFEST} lacks {', '.join(missing)}")
+        require(isinstance(data["settings"], dict), f"{MANIFEST}.settings must be an object")
+        manifest = build(cls, data, MANIFEST)
+        assert isinstance(manifest, cls)
+        return manifest
 
 
 def _canonical(value: object) -> str:
@@ -150,24 +136,6 @@ def _canonical(value: object) -> str:
 def _setting(settings: Mapping[str, Any], name: str) -> str:
     """A setting as JSON, in which 1, 1.0 and true differ."""
     return _canonical(settings[name]) if name in settings else "unset"
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object in a text, with all keys of an ``index.json`` of this version."""
-    try:
-        data = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{MANIFEST} is not JSON: {error}") from None
-    require(
-        isinstance(data, dict) and data.get("format") == FORMAT, f"{MANIFEST} is of no {FORMAT}"
-    )
-    version = data.get("version")
-    require(version == VERSION, f"{MANIFEST} has version {shown(version)}, known is {VERSION}")
-    keys = {"settings", *(field.name for field in dataclasses.fields(_Stored))}
-    missing = sorted(keys - data.keys())
-    require(not missing, f"{MANIFEST} lacks {', '.join(missing)}")
-    assert isinstance(data, dict)
-    return data
 
 
 def _no_constant(name: str) -> None:

@@ -1,4 +1,4 @@
-"""A folder of recordings to an index: each is captioned, and caption and sound are embedded.
+"""Indexing a folder: each recording is captioned, and caption and sound are embedded.
 
 Source: paper, section 5.4. The caption's embedding is the model's own text encoder's, the sound's
 is what the audio mapping network reads.
@@ -15,7 +15,7 @@ import numpy as np
 
 from pengi_rt.audio.find import FoundRecordings as Names
 from pengi_rt.audio.find import find_recordings
-from pengi_rt.audio.recording import AudioLike, Recording, load_windows
+from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import as_path
 from pengi_rt.config.decode import DecodeOptions
@@ -23,7 +23,7 @@ from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
 from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording, window_batches
 from pengi_rt.session.session import Session
-from pengi_rt.system.file_hash import file_sha256
+from pengi_rt.system.files import file_sha256
 from pengi_rt.system.regular import Regular
 from pengi_rt.tasks.embed import embed_texts, unit
 from pengi_rt.tasks.generate import cut_at_stop, decode_windows
@@ -32,26 +32,26 @@ from pengi_rt.tasks.search.approximate import complete_approximate, load_faiss
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.index_manifest import Identity
-from pengi_rt.tasks.search.rows import IndexedFile, IndexRow, RowBlock
+from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
 from pengi_rt.tasks.search.update import FileStat, Update
 
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What an index was brought up to date with."""
+    """What was done to make or update an index."""
 
     update: Update
     prompt: str
     prompt_truncated: bool
-    """Its end did not fit."""
+    """Whether its end did not fit."""
     failed: tuple[tuple[str, str], ...] = ()
-    """Recordings that could not be read, and why; they are tried again next time."""
+    """Recordings that could not be read, and why; the next run tries them again."""
     names: Names = field(default_factory=lambda: Names([], [], {}))
-    """What was found in the folder: where it could not be read, the index keeps what it has."""
+    """The files in the folder; the index keeps the recordings of folders that could not be read."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """Recordings that are new, changed, moved, deleted and kept, without those that failed."""
+        """How many recordings are new, changed, moved, deleted and kept, without failed ones."""
         update, failed = self.update, {file for file, _ in self.failed}
         return {
             "new": sum(found.file not in failed for found in update.new),
@@ -63,7 +63,7 @@ class Indexed:
 
     @property
     def recordings(self) -> int:
-        """How many the index has now."""
+        """How many recordings the index has now."""
         return sum(count for name, count in self.counts.items() if name != "deleted")
 
 
@@ -102,23 +102,23 @@ def index_folder(
     *,
     listener: Listener | None = None,
 ) -> Indexed:
-    """Make the index of ``folder``, or bring it up to date: only what is new is captioned.
+    """Make or update the index of ``folder``: only new and changed recordings are captioned.
 
-    A run that is interrupted is gone on with by the next; rows are the same up to rounding.
+    The next run continues an interrupted one; its rows are the same up to rounding.
 
     Args:
         session: the plan, which has a text encoder.
-        folder: looked through at any depth for recordings.
-        index: the index's own folder; made if it is not there.
-        prompt: what is asked; by default the plan's own.
+        folder: with recordings at any depth.
+        index: folder of the index; created if necessary.
+        prompt: asked of every recording; by default the plan's own.
         options: see :class:`IndexOptions`; every recording is read window by window.
-        listener: is told how the work goes on.
+        listener: called as the work proceeds.
 
     Raises:
-        UsageError: an argument cannot be; the index is of another plan, options or folder, or
-            another process writes it.
-        InputError: folder, recordings (of which there must be some) or prompt cannot be read; the
-            index is damaged, or cannot be read or written.
+        UsageError: an argument is invalid; the index has another plan, options or folder; or
+            another process writes to it.
+        InputError: folder or prompt cannot be read; there are no recordings; or the index is
+            damaged, or cannot be read or written.
         BackendError: ``approximate`` without faiss.
     """
     session.plan.require("index")
@@ -128,20 +128,20 @@ def index_folder(
     run = _Run(
         session, folder, _request(session, prompt, options), options, listener or NoListener()
     )
-    outcome = run.bring_up_to_date(index, rebuild=options.rebuild)
+    outcome = run.update(index, rebuild=options.rebuild)
     if options.approximate and outcome.recordings:
         complete_approximate(Index.open(index))
     return outcome
 
 
 def _request(session: Session, prompt: str | None, options: IndexOptions) -> PreparedRequest:
-    """What every recording is asked. Raises UsageError, PromptError."""
+    """The prompt of every recording. Raises UsageError, PromptError."""
     if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so captions have no embedding to search in; "
             "export a checkpoint that has one (base)"
         )
-    # What no recording could be read with is refused here, before anything is written.
+    # Options that no recording can be read with are refused here, before anything is written.
     click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
     list(window_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
@@ -149,10 +149,10 @@ def _request(session: Session, prompt: str | None, options: IndexOptions) -> Pre
 
 
 def _check_collection(index: Path, folder: Path) -> None:
-    """Refuse to replace an index by another folder's; one that was moved is the same."""
+    """Refuse to replace the index of another folder, unless that folder is gone (moved)."""
     try:
         known = Index.open(index, verify=False).collection
-    except InputError:  # not finished, or the builder says what is wrong
+    except InputError:  # not finished, or the builder will say what is wrong
         return
     if known != str(folder.resolve()) and os.path.isdir(known):  # noqa: PTH112 - never raises
         raise UsageError(
@@ -183,7 +183,7 @@ def _identity(session: Session, request: PreparedRequest, options: IndexOptions)
 
 @dataclass(frozen=True)
 class _Run:
-    """The recordings of a folder, and what is written about them."""
+    """One run over the recordings of a folder."""
 
     session: Session
     folder: Path
@@ -191,12 +191,13 @@ class _Run:
     options: IndexOptions
     listener: Listener
     failed: list[tuple[str, str]] = field(default_factory=list)
-    _entries: dict[str, IndexedFile] = field(default_factory=dict)  # read and not yet captioned
+    _drawn: dict[str, tuple[FileStat, str | None]] = field(default_factory=dict)
+    """Files that are not captioned yet, and their SHA-256, by path."""
 
-    def bring_up_to_date(self, index: Path, *, rebuild: bool) -> Indexed:
-        """Caption what is new."""
+    def update(self, index: Path, *, rebuild: bool) -> Indexed:
+        """Caption new and changed recordings."""
         names = self.names()
-        files = [self._found(Path(name)) for name in names.paths]
+        files = [self._stat(Path(name)) for name in names.paths]
         if not rebuild:
             _check_collection(index, self.folder)
         identity = _identity(self.session, self.request, self.options)
@@ -208,83 +209,76 @@ class _Run:
             (question,) = self.request.prompts
             outcome = Indexed(update, question.prompt, question.truncated, names=names)
             self.listener.planned(outcome)
-            recordings = self.recordings(update.todo)
             batches = window_batches(
-                recordings, self.session.config, self.options, on_error=self._broken
+                self.sources(update.todo),
+                self.session.config,
+                self.options,
+                on_error=self._on_error,
             )
             for part in split_by_recording(batches, self.captions):
-                builder.add(*self.block(part))
-                self.listener.done(self._entries.pop(part.recording.name).file)
+                self.add(builder, part)
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 
     def names(self) -> Names:
-        """All recordings of the folder. Raises InputError, AudioError."""
+        """The recordings of the folder. Raises InputError, AudioError."""
         _check_folder(self.folder)
-        # The slash makes a folder of whatever name no list (@...), and none standard input (-).
+        # With the slash no folder name is taken for a list (@...) or standard input (-).
         return find_recordings([f"{self.folder}{os.sep}"])
 
     def _relative(self, path: str | Path) -> str:
         return Path(path).relative_to(self.folder).as_posix()
 
-    def _found(self, path: Path) -> FileStat:
+    def _stat(self, path: Path) -> FileStat:
         file = self._relative(path)
         try:
             status = path.stat()
-        except OSError:  # a broken link: whoever reads it says so
+        except OSError:  # a broken link; reading it will say so
             return FileStat(file, 0, 0)
         return FileStat(file, status.st_size, status.st_mtime_ns)
 
-    def recordings(self, files: Iterable[FileStat]) -> Iterator[Recording]:
-        """Those of the files that can be read."""
-        for found in files:
-            try:
-                entry, recording = self._read(found)
-            except AudioError as error:
-                self._fail(found.file, error)
-            else:
-                self._entries[recording.name] = entry
-                yield recording
+    def sources(self, files: Iterable[FileStat]) -> Iterator[Regular]:
+        """The files, each hashed before it is read: the next run sees if it was replaced then."""
+        for file in files:
+            path = self.folder / file.file
+            self._drawn[str(path)] = file, _digest(path)
+            yield Regular(path)
+
+    def add(self, builder: Builder, part: "RecordingOutputs[_Captioned]") -> None:
+        """Put a captioned recording into the index."""
+        file, sha256 = self._drawn.pop(part.recording.name)
+        if sha256 is None:
+            why = f"{part.recording.name}: could not be read a moment ago: run the command again"
+            self._fail(file.file, AudioError(why))
+            return
+        entry = IndexedFile(*file, sha256)
+        windows = zip(part.spans, part.outputs, strict=True)
+        rows = [IndexRow(entry, *span, each.caption, each.score) for span, each in windows]
+        vectors = np.stack([each.vector for each in part.outputs])
+        builder.add(rows, vectors, np.stack([each.sound for each in part.outputs]))
+        self.listener.done(file.file)
+
+    def _on_error(self, source: AudioLike | Recording, error: AudioError) -> None:
+        """The recording that was drawn last cannot be read, or not to its end."""
+        file, _ = self._drawn.pop(source.name if isinstance(source, Recording) else str(source))
+        self._fail(file.file, error)
 
     def _fail(self, file: str, error: AudioError) -> None:
         self.failed.append((file, str(error)))
         self.listener.failed(file, error)
 
-    def _broken(self, recording: AudioLike | Recording, error: AudioError) -> None:
-        """A recording that cannot be read to its end any more."""
-        assert isinstance(recording, Recording)
-        self._fail(self._entries.pop(recording.name).file, error)
-
-    def _read(self, found: FileStat) -> tuple[IndexedFile, Recording]:
-        path = self.folder / found.file
-        # Hashed before it is read: if it is replaced in between, the next run sees another content.
-        sha256 = _digest(path)
-        hop, strict = self.options.hop, self.options.strict
-        recording = load_windows(Regular(path), self.session.config, hop=hop, strict=strict)
-        if sha256 is None:
-            raise AudioError(f"{path}: could not be read a moment ago: run the command again")
-        return IndexedFile(*found, sha256), recording
-
     def captions(self, batch: Batch) -> "list[_Captioned]":
-        """What is written of every window of a batch, and the vectors of that and of its sound."""
+        """The captions of a batch of windows, and the vectors of captions and sounds."""
         (question,) = self.request.prompts
         with self.session.exclusive_decoding():
-            heard = self.session.backend.encoders.encode_audio(batch.windows)
-            answers = decode_windows(self.session, heard.prefix, question.prefix(), self.request)
+            encoded = self.session.encode_audio(batch.windows)
+            answers = decode_windows(self.session, encoded.prefix, question.prefix(), self.request)
         best = [each.beams[0] for each in answers]
         decode, stops = self.session.tokenizer.decode, self.request.stops
         captions = [cut_at_stop(decode(beam.tokens), stops).strip() for beam in best]
         vectors = unit(np.stack([each.embedding for each in embed_texts(self.session, captions)]))
         scores = [beam.score for beam in best]
-        return list(map(_Captioned, captions, scores, vectors, unit(heard.embedding)))
-
-    def block(self, part: "RecordingOutputs[_Captioned]") -> RowBlock:
-        """Rows and vectors of a recording."""
-        entry = self._entries[part.recording.name]
-        windows = zip(part.spans, part.outputs, strict=True)
-        rows = [IndexRow(entry, *span, each.caption, each.score) for span, each in windows]
-        vectors = np.stack([each.vector for each in part.outputs])
-        return RowBlock(rows, vectors, np.stack([each.sound for each in part.outputs]))
+        return list(map(_Captioned, captions, scores, vectors, unit(encoded.embedding)))
 
 
 class _Captioned(NamedTuple):
@@ -305,11 +299,11 @@ def _check_folder(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
     if not found:
-        raise InputError(f"{folder}: is no folder: name the one that holds the recordings")
+        raise InputError(f"{folder}: is not a folder: name the one that holds the recordings")
 
 
 def _digest(path: Path) -> str | None:
-    """SHA-256 of a file's content; none if it cannot be read."""
+    """SHA-256 of a file's content; None if it cannot be read."""
     try:
         return file_sha256(path)
     except OSError:

@@ -142,8 +142,8 @@ def test_options_reach_the_index(opened: Engine, folder: Path, capsys: Capture) 
         (("sounds", "-o", "sounds"), 2, "holds other files"),
         (("sounds", "-o", "sounds/a.wav"), 2, "is a file, not an index"),
         (("empty",), 3, "empty/: no audio in this folder"),
-        (("nope",), 3, "nope: is no folder"),
-        (("sounds/a.wav",), 3, "is no folder"),
+        (("nope",), 3, "nope: is not a folder"),
+        (("sounds/a.wav",), 3, "is not a folder"),
         (("sounds", "--hop", "3"), 2, "hop must be"),
         (("sounds", "--task", "caption", "--prompt", "a"), 2, "contradict each other"),
         (("sounds", "--batch-size", "0"), 2, "batch_size must be"),
@@ -265,9 +265,9 @@ START = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pengi_rt.cli.main import main
-from pengi_rt.tasks.search import indexing
+from pengi_rt.session import batches
 
-load = indexing.load_windows
+load = batches.load_windows
 
 def waiting(path, *arguments, **options):
     if str(path).endswith("zz.wav"):
@@ -276,7 +276,7 @@ def waiting(path, *arguments, **options):
                 time.sleep(0.01)
     return load(path, *arguments, **options)
 
-indexing.load_windows = waiting
+batches.load_windows = waiting
 sys.exit(main())
 """
 
@@ -325,7 +325,8 @@ def test_killed(
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert said == (
-            "pengi-rt: interrupted; what was done stays in sounds.index, and the next run goes on\n"
+            "pengi-rt: interrupted; what was done stays in sounds.index, "
+            "and the next run continues it\n"
         )
     write_sound(folder / "zz.wav", 9)
     spy = Spy(opened, monkeypatch)

@@ -301,7 +301,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "manifest cut": (lambda folder: os.truncate(folder / "index.json", 99), "is not JSON"),
     "deep manifest": (written("index.json", b"[" * 10**5, hashed=False), "is not JSON"),
     "bytes": (written("index.json", b"\xff\xfe", hashed=False), "is not JSON"),
-    "another format": (changed_manifest(format="zip"), "is of no pengi-rt retrieval index"),
+    "another format": (changed_manifest(format="zip"), "is not of a pengi-rt retrieval index"),
     "a later version": (changed_manifest(version=2), "has version 2, known is 1"),
     "other settings": (changed_manifest(settings={}), "settings are not those"),
     "settings of another kind": (changed_manifest(settings=[1]), "settings must be an object"),

@@ -181,7 +181,7 @@ def test_a_folder_without_audio(engine: Engine, folder: Path, index: Path) -> No
         engine.index(folder, index, **FAST)
     assert generation(index) == before  # the disk may not have been there
     for missing in (folder / "nope", folder / "notes.txt"):
-        with pytest.raises(InputError, match="is no folder"):
+        with pytest.raises(InputError, match="is not a folder"):
             engine.index(missing, index)
 
 
@@ -330,9 +330,9 @@ def test_a_recording_that_is_replaced_while_it_is_read(
             write_sound(folder / "a.wav", 77)
         return load(path, *arguments, **options)
 
-    monkeypatch.setattr("pengi_rt.tasks.search.indexing.load_windows", replaced)
+    monkeypatch.setattr("pengi_rt.session.batches.load_windows", replaced)
     engine.index(folder, index, **FAST)
-    monkeypatch.setattr("pengi_rt.tasks.search.indexing.load_windows", load)
+    monkeypatch.setattr("pengi_rt.session.batches.load_windows", load)
     spy.windows = 0
     assert engine.index(folder, index, **FAST).counts["changed"] == 1
     assert spy.windows == 1
@@ -380,7 +380,7 @@ def test_an_index_of_pipes(engine: Engine, folder: Path, index: Path, name: str)
     path = index / name if name == "current" else Index.open(index).generation / name
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         Index.open(index)
 
 
