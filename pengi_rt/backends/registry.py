@@ -220,7 +220,11 @@ def _check(what: str, value: object, known: tuple[str, ...]) -> None:
 
 def _check_options(spec: BackendSpec, options: RunOptions) -> None:
     if options.precision not in spec.precisions:
-        able = [other.name for other in backends() if options.precision in other.precisions]
+        able = [
+            f"{other.name} on {_either(other.devices)}"
+            for other in backends()
+            if options.precision in other.precisions
+        ]
         raise BackendError(
             f"the {spec.name} backend computes in {_either(spec.precisions)}, not in "
             f"{options.precision}: ask for {_either(able)}, or store the weights smaller "
