@@ -146,8 +146,8 @@ def model_of(plan: Plan) -> Pengi:
 def _check_shapes(plan: Plan, network: Callable[[ModelConfig], Pengi]) -> None:
     """Check what the plan says of its tensors, before a model of that size is made."""
     with torch.device("meta"):
-        wanted = network(plan.config).state_dict()
-    for name, tensor in wanted.items():
+        expected = network(plan.config).state_dict()
+    for name, tensor in expected.items():
         record = plan.manifest.tensors.get(name)
         shape = tuple(tensor.shape)
         if record is None and name not in STFT_KERNELS:
@@ -191,9 +191,8 @@ class TorchCache(Cache):
 
     def positions(self) -> Tensor:
         """[slots * W, 1]: each row goes on after its own prefix, not after the longest."""
-        return torch.from_numpy(self.lengths + self.generated).repeat_interleave(self.width)[
-            :, None
-        ]
+        positions = torch.from_numpy(self.lengths + self.generated)
+        return positions.repeat_interleave(self.width)[:, None]
 
     def past(self) -> list[KeyValue]:
         """Prefix and generated segments joined, for every row."""
@@ -219,15 +218,15 @@ class TorchCache(Cache):
     def append(self, new: list[KeyValue]) -> None:
         """Add this step's keys and values [slots * W, H, 1, D] to each row's history."""
         place = torch.from_numpy(self.generated).repeat_interleave(self.width)
-        self.advance()
         row = torch.arange(len(place))
         for segment, part in zip(self._generated, new, strict=True):
             for kept, rows in zip(segment, part, strict=True):
                 kept[row, :, place] = rows[:, :, 0]
+        self.advance()
 
 
 def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
-    """The plan's tensors by the model's names; of a transform left out, the model's own."""
+    """The plan's tensors by the model's names; where it has no STFT kernels, the model's own."""
     state = {}
     for name, own in model.state_dict().items():
         if name in STFT_KERNELS and name not in plan.tensors:

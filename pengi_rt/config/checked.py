@@ -27,9 +27,9 @@ class Within(NamedTuple):
 
 
 class Checked:
-    """A dataclass that raises :class:`UsageError` for a value that makes no model.
+    """A dataclass that raises :class:`UsageError` for an invalid value.
 
-    Every message starts with the name of the field, so that a path can stand before it.
+    Every message starts with the name of the field, so that a path can be put before it.
     """
 
     __slots__ = ()
@@ -122,7 +122,7 @@ def listed(name: str, value: Any) -> list[Any]:
     """What is in a caller's list, tuple, array or iterator.
 
     Raises:
-        UsageError: ``value`` (called ``name``) is none of these.
+        UsageError: it (called ``name``) is not one of them.
     """
     single = isinstance(value, str | bytes | bytearray | memoryview | Mapping)
     if single or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
@@ -131,7 +131,7 @@ def listed(name: str, value: Any) -> list[Any]:
 
 
 def as_path(name: str, value: object) -> Path:
-    """A caller's path. Raises UsageError if it is not a path."""
+    """A caller's path. Raises UsageError if it is not one."""
     try:
         path = os.fsdecode(value)  # type: ignore[arg-type]
         os.fsencode(path)
