@@ -51,7 +51,7 @@ class Run:
         self._results_each = results_each
         self._settings: str | None = None
         self._resume: ResumeState | None = None
-        self._writer: Writer
+        self._writer: RowWriter
         self._rows: OrderedRows
         self._bar = Progress(len(names), quiet=arguments.quiet)
 
