@@ -1,10 +1,10 @@
-"""What the folder of a run (``output_dir``) holds."""
+"""Names of the files in the folder of a run (``output_dir``)."""
 
 CHECKPOINT = "model.safetensors"
-"""The trained model; there when the run has ended."""
+"""The trained model, written when the run ends."""
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 
 STATES = "state"
-"""Folder of the states to resume from."""
+"""Folder of the resume states."""

@@ -1,4 +1,4 @@
-"""One run in a folder at a time."""
+"""Only one training run in a folder at a time."""
 
 import errno
 import os

@@ -1,16 +1,15 @@
-"""A run's resume states: written whole or not at all, checked before they are used.
+"""Resume states of a run: written completely or not at all, and checked before they are used.
 
 ``OUTPUT/state/step-00001000/`` holds what accelerate saves (weights, optimiser, schedule, scaler,
 every process's random generators) and ``run.json``: the step, the run's config, the losses not yet
-recorded, and the SHA-256 of every other file and of itself. The folder gets its name when all of
-it is on the disk, so a kill or a full disk leaves the states before it as they were; one that was
-torn later does not match its digests, and the one before is used.
+recorded, and the SHA-256 of every other file and of itself. The folder gets its name when all of it
+is on the disk, so a kill or a full disk leaves the earlier states as they were. A state that was
+damaged later does not match its digests, and the one before it is used.
 """
 
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from pengi_rt.system.files import file_sha256
+from pengi_rt.system.files import file_sha256, move_into_place, sync
 from pengi_rt.system.quote import LONGEST_PATH, one_line
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.errors import TrainingError
@@ -38,7 +37,7 @@ HARMLESS = {
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A resume state on the disk, all of whose files are as they were written."""
+    """A resume state on the disk whose files match their digests."""
 
     folder: Path
     step: int
@@ -50,7 +49,7 @@ class State:
 def save_state(
     accelerator: Accelerator, root: Path, step: int, config: TrainConfig, sums: Mapping[str, float]
 ) -> None:
-    """Write the state after ``step`` and remove all but the newest ``run.keep``. Collective.
+    """Write the state after ``step``, and keep only the newest ``run.keep`` states. Collective.
 
     Raises:
         TrainingError: it cannot be written; older states are untouched.
@@ -66,10 +65,9 @@ def save_state(
         if accelerator.is_main_process:
             _seal(partial, step, config, sums)
             shutil.rmtree(final, ignore_errors=True)
-            partial.replace(final)
-            _sync(root)
+            move_into_place(partial, final)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # PyTorch and safetensors report a full disk as errors of their own.
+        # PyTorch and safetensors report a full disk with their own errors.
         shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(
             f"{one_line(str(final))}: cannot be written ({_first_line(error)}); {_older(root)}"
@@ -80,12 +78,12 @@ def save_state(
 
 
 def has_states(root: Path) -> bool:
-    """Whether there is a state, whole or torn; a first save that failed leaves none."""
+    """Whether there is a state, intact or not; a first save that failed leaves none."""
     return bool(_folders(root))
 
 
 def latest_state(root: Path) -> State | None:
-    """The newest whole state, or None where there is none; torn ones are passed over and said."""
+    """The newest intact state, or None; a warning is logged for each damaged one."""
     for folder in _folders(root):
         try:
             return _verified(folder)
@@ -96,10 +94,10 @@ def latest_state(root: Path) -> State | None:
 
 
 def load_state(accelerator: Accelerator, state: State) -> None:
-    """Put everything back as it was after ``state.step``. Collective.
+    """Restore everything as it was after ``state.step``. Collective.
 
     Raises:
-        TrainingError: it cannot be read back.
+        TrainingError: it cannot be restored.
     """
     try:
         accelerator.load_state(str(state.folder))
@@ -108,17 +106,17 @@ def load_state(accelerator: Accelerator, state: State) -> None:
             f"{one_line(str(state.folder))}: cannot be loaded ({_first_line(error)}); remove it to "
             "go on from the one before"
         ) from None
-    # accelerate passes over generators that it cannot read; a run would then go on differently.
+    # accelerate skips generators that it cannot read; the run would then continue differently.
     if accelerator.is_main_process and _generator() != state.generator:
         where = one_line(str(state.folder))
         raise TrainingError(f"{where}: its random generators could not be put back")
 
 
 def refuse_other_config(state: State, config: TrainConfig) -> None:
-    """Refuse to go on with another config than the run began with.
+    """Refuse a config that differs from the one the run began with.
 
     Raises:
-        TrainingError: a value differs that changes what the run computes; the message names it.
+        TrainingError: a value that changes what the run computes differs; the message names it.
     """
     now = json.loads(config.to_json())
     for config_of in (now, state.config):
@@ -152,7 +150,7 @@ def _seal(folder: Path, step: int, config: TrainConfig, sums: Mapping[str, float
     files = {}
     for path in sorted(folder.iterdir()):
         files[path.name] = file_sha256(path)
-        _sync(path)
+        sync(path)
     record = {
         "step": step,
         "config": json.loads(config.to_json()),
@@ -162,8 +160,8 @@ def _seal(folder: Path, step: int, config: TrainConfig, sums: Mapping[str, float
     }
     path = folder / RECORD
     path.write_text(json.dumps({**record, "record": _digest(record)}, indent=1))
-    _sync(path)
-    _sync(folder)
+    sync(path)
+    sync(folder)
 
 
 def _verified(folder: Path) -> State:
@@ -200,9 +198,9 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _remove_others(root: Path, newest: Path, keep: int) -> None:
-    """Leave ``newest`` and those before it, ``keep`` in all.
+    """Keep ``newest`` and those before it, ``keep`` in all.
 
-    What stands after it was torn, or the run would have gone on from there.
+    Later states are damaged: the run would have continued from them otherwise.
     """
     kept = [folder for folder in _folders(root) if folder.name <= newest.name][:keep]
     for folder in (*_folders(root), *root.glob(".step-*.partial")):
@@ -215,14 +213,6 @@ def _older(root: Path) -> str:
     if state is None:
         return "no state was written before it; free space and start again"
     return f"{state.folder.name} is whole: free space and go on with --resume"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pengi_rt.cli.named import source
@@ -10,7 +11,6 @@ from pengi_rt.errors import AudioError
 from pengi_rt.render.ordered import Count, OrderedRows
 from pengi_rt.render.output import open_output
 from pengi_rt.render.resume import ResumeState, recording_mark, settings_hash
-from pengi_rt.render.row_file import RowSpan
 from pengi_rt.render.rows import Row, RowWriter
 from pengi_rt.system.streams import STDIN, STDIO, say
 
@@ -51,6 +51,7 @@ class Run:
         self._results_each = results_each
         self._settings: str | None = None
         self._resume: ResumeState | None = None
+        self._writer: RowWriter
         self._rows: OrderedRows
         self._bar = Progress(len(names), quiet=arguments.quiet)
 
@@ -76,12 +77,11 @@ class Run:
                 mark = {} if self._settings is None else recording_mark(name, self._settings)
             except AudioError as error:
                 self._count_failure(error)
-                self._rows.fail(name, _error_row(name, error))
+                self._rows.add_done(partial(self._writer.write, [_error_row(name, error)]))
                 continue
-            kept = None if self._resume is None else self._resume.find(name, mark)
-            if kept is not None:
+            if self._resume is not None and (span := self._resume.find(name, mark)):
                 self.answered += 1
-                self._rows.keep(name, kept)
+                self._rows.add_done(partial(self._resume.keep, span))
                 continue
             self._bar.read(name)
             self._rows.expect(name, self._results_each, mark)
@@ -129,17 +129,13 @@ class Run:
     ) -> int:
         """Write the rows of all results as they come; the exit code."""
         with self._bar as bar:
-            self._rows = OrderedRows(writer.write, self._keep, bar.update, count)
+            self._writer, self._rows = writer, OrderedRows(writer.write, bar.update, count)
             for result in results:
                 bar.follow(self._rows.current, result.window_range)
                 self.answered += self._rows.add(result.window_range, rows(result))
         if not self.failed:
             return 0
         return SOME_FAILED if self.answered else AudioError.exit_code
-
-    def _keep(self, span: RowSpan) -> None:
-        assert self._resume is not None
-        self._resume.keep(span)
 
     def _count_failure(self, error: AudioError) -> None:
         say(error)

@@ -39,7 +39,7 @@ class Subtitles:
         start, end = _milliseconds(segment.start), _milliseconds(segment.end)
         if start < self._last:
             raise UsageError(
-                f"subtitles are of one recording in time order: {segment.start:g} s comes behind "
+                f"subtitles are of one recording in time order: {segment.start:g} s comes after "
                 f"{self._last / 1000:g} s"
             )
         self._last = start

@@ -167,7 +167,7 @@ def move_into_place(path: Path, target: Path) -> None:
         OSError: it cannot be replaced or synced.
     """
     path.replace(target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def replaceable_mode(target: Path) -> int | None:
@@ -199,21 +199,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to the disk, if the file system supports it.
+def sync(path: Path) -> None:
+    """Sync a file, or the names in a folder if the file system supports that, to the disk.
 
     Raises:
         OSError: syncing failed.
     """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
+        if error.errno not in _NO_FOLDER_SYNC or not path.is_dir():
             raise
+    finally:
+        os.close(descriptor)
 
 
 def _create(target: Path) -> tuple[Path, int]:

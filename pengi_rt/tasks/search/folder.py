@@ -53,7 +53,7 @@ def current_generation(folder: Path) -> str | None:
 
 def make_current(folder: Path, generation: str) -> None:
     """Make a generation the current one, atomically; its files must be synced already."""
-    files.sync_folder(folder)
+    files.sync(folder)
     with files.replacing(folder / CURRENT) as file:
         file.write(f"{generation}\n".encode())
 

@@ -1,13 +1,12 @@
 """Writing one generation of an index."""
 
-import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from pengi_rt.system.files import file_sha256, sync_folder
+from pengi_rt.system.files import file_sha256, sync
 from pengi_rt.tasks.search.index_manifest import (
     AUDIO,
     CAPTIONS,
@@ -40,9 +39,6 @@ def write_generation(
             files[CAPTIONS].write(block.captions.astype("<f4").tobytes())
             if block.audio is not None:
                 files[AUDIO].write(block.audio.astype("<f4").tobytes())
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
     manifest = IndexManifest(
         plan=identity.plan,
         settings=dict(identity.settings),
@@ -53,11 +49,9 @@ def write_generation(
         rows=count,
         files={name: _record(folder / name) for name in names},
     )
-    with (folder / MANIFEST).open("xb") as file:
-        file.write(manifest.to_json())
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
+    (folder / MANIFEST).write_bytes(manifest.to_json())
+    for path in (*(folder / name for name in names), folder / MANIFEST, folder):
+        sync(path)
 
 
 def _record(path: Path) -> FileRecord:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -115,15 +117,15 @@ class Index:
             InputError: the rows of a recording are not consecutive.
         """
         found: dict[str, StoredRecording] = {}
-        last = None
-        for number, row in enumerate(self.rows):
-            if row.file == last:
-                found[row.file] = found[row.file]._replace(rows=number - found[row.file].at + 1)
-            elif row.file in found:
-                raise InputError(f"{self.path}: is damaged: {row.file!r} stands in two places")
-            else:
-                found[row.file] = StoredRecording(row.recording, 1, number)
-            last = row.file
+        start = 0
+        for recording, rows in groupby(self.rows, key=attrgetter("recording")):
+            if recording.file in found:
+                raise InputError(
+                    f"{self.path}: is damaged: {recording.file!r} stands in two places"
+                )
+            count = sum(1 for _ in rows)
+            found[recording.file] = StoredRecording(recording, count, start)
+            start += count
         return found
 
     @cached_property

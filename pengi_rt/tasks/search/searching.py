@@ -1,4 +1,4 @@
-"""Queries to an index: a text, or a recording as an example, to the recordings nearest to it."""
+"""Searching an index for the recordings nearest to a text or to an example recording."""
 
 import logging
 from collections.abc import Callable
@@ -25,31 +25,36 @@ from pengi_rt.tasks.search.nearest import nearest
 
 logger = logging.getLogger(__name__)
 
-
 Finder = Callable[[int], tuple[F32, I64]]
-"""The best so many rows for every query, and their scores: [Q, rows]."""
+"""Scores and numbers of the best rows for every query, [Q, rows], given how many rows."""
 
 _SETTINGS = {
-    "prompt": str, "text": str, "beam_size": int, "max_new_tokens": int, "temperature": float,
-    "stop_id": int, "stop_strings": list, "hop": float,
-}  # fmt: skip
+    "prompt": str,
+    "text": str,
+    "beam_size": int,
+    "max_new_tokens": int,
+    "temperature": float,
+    "stop_id": int,
+    "stop_strings": list,
+    "hop": float,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A recording that was found, and its window that is nearest to the query."""
+    """A recording, and its window that is nearest to the query."""
 
     file: str  # relative to the collection
     start: float  # seconds into the recording
     end: float  # seconds
     caption: str
     score: float  # cosine; BM25 by words
-    path: Path  # where it was when it was indexed
-    row: int  # of the index
+    path: Path  # where the recording was when it was indexed
+    row: int  # number of the window's row in the index
 
 
 class Query(NamedTuple):
-    """What to look for: exactly one of the two."""
+    """What to look for: a text or an example recording, exactly one of them."""
 
     text: str | None = None
     like: AudioLike | Recording | None = None
@@ -63,43 +68,42 @@ def search_index(
 ) -> list[Hit]:
     """The ``k`` recordings nearest to a query, best first; fewer if the index has no more.
 
-    A recording is as near as its nearest window, to the nearest window of an example, which is
-    read, and for its captions request, as the index's recordings were.
+    The score of a recording is that of its nearest window, compared with the nearest window of an
+    example. The example is read and captioned with the settings of the index.
 
     Args:
-        session: the plan that the index was made by.
-        index: open.
-        query: a text, or a recording as an example.
-        options: see :class:`SearchOptions`. By default captions are compared with a text, sounds
-            with an example. A text has no place among sounds: the two share no space once a Pengi
-            is trained. ``approximate`` may miss a recording.
+        session: the plan that the index was made with.
+        index: the open index.
+        query: a text, or an example recording.
+        options: see :class:`SearchOptions`. By default a text is compared with captions, an example
+            with sounds. A text cannot be compared with sounds: once a Pengi is trained, their
+            embeddings share no space. ``approximate`` may miss a recording.
 
     Raises:
-        UsageError: an argument cannot be; the index is another plan's, or lacks what
-            ``approximate`` needs.
+        UsageError: an argument is invalid; the index was made with another plan, or lacks the files
+            of ``approximate``.
         PromptError, AudioError: the query cannot be read.
         InputError: the index is damaged.
         BackendError: ``approximate`` without faiss.
     """
     session.plan.require("search")
     by = options.by or ("audio" if query.text is None else "captions")
-    approximate = options.approximate
-    _check(session, index, query, by, approximate=approximate)
-    example = _Example(session, index, query.like, options.batch_size, options.strict)
-    return _hits(index, _finder(query, example, by, approximate=approximate), options.k)
+    _check(session, index, query, by, approximate=options.approximate)
+    example = _Example(session, index, query.like, options)
+    return _hits(index, _finder(query, example, by), options.k)
 
 
-def _finder(query: Query, example: "_Example", by: By, *, approximate: bool) -> Finder:
-    """What finds rows for the query."""
+def _finder(query: Query, example: "_Example", by: By) -> Finder:
+    """The function that finds rows for the query."""
     session, index = example.session, example.index
     if by == "words":
         text = " ".join(example.captions()) if query.text is None else query.text
-        return partial(_worded, index, text)
+        return partial(_by_words, index, text)
     if query.text is not None:
-        vectors = _described(session, query.text, strict=example.strict)
+        vectors = _embedded(session, query.text, strict=example.options.strict)
     else:
         vectors = example.sounds() if by == "audio" else example.vectors()
-    if approximate:
+    if example.options.approximate:
         return partial(nearest_approximate, index, vectors, matrix=by)
     matrix = index.captions if by == "captions" else index.audio
     assert matrix is not None
@@ -107,7 +111,7 @@ def _finder(query: Query, example: "_Example", by: By, *, approximate: bool) -> 
 
 
 def _check(session: Session, index: Index, query: Query, by: By, *, approximate: bool) -> None:
-    """Refuse what cannot be compared. Raises UsageError."""
+    """Refuse a query that cannot be compared with the index. Raises UsageError."""
     if (query.text is None) == (query.like is None):
         raise UsageError("search for a text or for an example recording, one of them")
     if index.plan != session.plan.fingerprint:
@@ -123,17 +127,17 @@ def _check(session: Session, index: Index, query: Query, by: By, *, approximate:
         raise UsageError("words are looked up exactly: leave approximate")
 
 
-def _worded(index: Index, text: str, rows: int) -> tuple[F32, I64]:
-    """The rows that have words of ``text``, ``[1, rows]``; -1 where there are no more."""
-    found, places = index.words.nearest(text, rows)
+def _by_words(index: Index, text: str, rows: int) -> tuple[F32, I64]:
+    """Rows that share words with ``text``, ``[1, rows]``; -1 where there are no more."""
+    best_scores, best = index.words.nearest(text, rows)
     scores = np.full((1, min(rows, len(index.rows))), -np.inf, np.float32)
     numbers = np.full(scores.shape, -1, np.int64)
-    scores[0, : len(found)], numbers[0, : len(found)] = found, places
+    scores[0, : len(best)], numbers[0, : len(best)] = best_scores, best
     return scores, numbers
 
 
-def _described(session: Session, text: str, *, strict: bool) -> F32:
-    """``[1, d_proj]``: of a text; a warning is logged if its end did not fit."""
+def _embedded(session: Session, text: str, *, strict: bool) -> F32:
+    """The embedding of a text, ``[1, d_proj]``; warns if the text was cut."""
     (embedded,) = embed_texts(session, [text], strict=strict)
     if embedded.truncated:
         logger.warning(
@@ -146,36 +150,35 @@ def _described(session: Session, text: str, *, strict: bool) -> F32:
 
 @dataclass(frozen=True)
 class _Example:
-    """A recording that is read, and for its captions request, as the index's were."""
+    """An example recording, read and captioned with the settings of the index."""
 
     session: Session
     index: Index
     like: Any
-    batch_size: int
-    strict: bool
+    options: SearchOptions
 
     def sounds(self) -> F32:
-        """``[windows, d_proj]``: of its sound."""
-        options = self._options()
+        """Audio embeddings of its windows, ``[windows, d_proj]``."""
+        options = self._read_options()
         batches = window_batches([self.like], self.session.config, options)
-        (heard,) = embed_recordings(self.session, batches, options)
-        return heard.embedding
+        (embedded,) = embed_recordings(self.session, batches, options)
+        return embedded.embedding
 
     def captions(self) -> list[str]:
-        """What is written of its windows."""
-        options = self._options()
+        """Captions of its windows."""
+        options = self._read_options()
         batches = window_batches([self.like], self.session.config, options)
-        request = _asked(self.session, self.index.settings, options)
-        (written,) = iter_results(self.session, batches, request)
-        return [window.text for window in written.windows]
+        request = _request(self.session, self.index.settings, options)
+        (result,) = iter_results(self.session, batches, request)
+        return [window.text for window in result.windows]
 
     def vectors(self) -> F32:
-        """``[windows, d_proj]``: of what is written of it."""
+        """Text embeddings of its captions, ``[windows, d_proj]``."""
         captions = embed_texts(self.session, self.captions())
         return np.stack([each.embedding for each in captions])
 
-    def _options(self) -> GenerateOptions:
-        """Raises InputError."""
+    def _read_options(self) -> GenerateOptions:
+        """The options of the index. Raises InputError."""
         settings = self.index.settings
         if any(type(settings.get(name)) is not kind for name, kind in _SETTINGS.items()):
             raise InputError(
@@ -184,18 +187,19 @@ class _Example:
             )
         names = ("text", "beam_size", "max_new_tokens", "temperature", "stop_strings", "hop")
         same: dict[str, Any] = {name: settings[name] for name in names}
-        return GenerateOptions(**same, batch_size=self.batch_size, strict=self.strict)
+        own = self.options
+        return GenerateOptions(**same, batch_size=own.batch_size, strict=own.strict)
 
 
-def _asked(session: Session, settings: Any, options: GenerateOptions) -> PreparedRequest:
-    """What the index's recordings were asked."""
+def _request(session: Session, settings: Any, options: GenerateOptions) -> PreparedRequest:
+    """The request that the recordings of the index were captioned with."""
     request = prepare(session, [settings["prompt"]], options)
     assert isinstance(request.decode, DecodeOptions)
     return replace(request, decode=replace(request.decode, stop_id=settings["stop_id"]))
 
 
 def _hits(index: Index, find: Finder, k: int) -> list[Hit]:
-    """The best ``k`` recordings over all queries, each by its nearest window."""
+    """The best ``k`` recordings over all queries, each with its nearest window."""
     rows = k
     while True:
         scores, numbers = find(rows)
@@ -203,13 +207,13 @@ def _hits(index: Index, find: Finder, k: int) -> list[Hit]:
         exhausted = rows >= len(index.rows) or bool((numbers[:, -1] < 0).all())
         if len(hits) >= k or exhausted:
             return hits
-        rows *= 4  # long recordings take several places
+        rows *= 4  # a long recording has several of them
 
 
 def _recordings(index: Index, scores: F32, numbers: I64, k: int) -> list[Hit]:
-    """Up to ``k`` recordings, as far down as no row that was not found can belong among them.
+    """Up to ``k`` recordings, down to the best score at which one of the queries' lists ends.
 
-    That is to the first of the places at which the queries' lists end.
+    Beyond it a row that is not in a list could belong among them.
     """
     if not scores.size:
         return []
