@@ -1,7 +1,7 @@
-"""The beam step on base's vocabulary: native against NumPy, and PyTorch where it is installed.
+"""The beam step with base's vocabulary: native against NumPy, and PyTorch if it is installed.
 
-``gb_per_s`` is the rate at which the logits are read, by the fastest round; they were just written
-by the decoder, so they are warm here too.
+``gb_per_s`` is the rate at which the fastest round reads the logits. They are in the cache, as they
+are after the decoder has just written them.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def numpy_reference(logits: F32, state: BeamState) -> NDArray[np.int64]:
 
 
 def torch_topk(logits: F32, state: BeamState) -> NDArray[np.int64]:
-    """What one would write there: float32 and without the bookkeeping that the others include."""
+    """The obvious PyTorch version: float32, and without the bookkeeping of the other two."""
     import torch
 
     log_probs = torch.from_numpy(logits).log_softmax(-1)

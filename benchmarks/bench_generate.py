@@ -1,8 +1,8 @@
-"""A whole caption, and one decode step, against what people have today and what memory allows.
+"""A whole caption, and one decode step, against today's alternatives and the memory's limit.
 
-All contenders run in one process, round by round in turn, with two threads, and must give exactly
-the same number of tokens: nothing stops early. The released way's tokens are checked to be ours
-before anything is timed (Hugging Face's beam rule is another one).
+All contenders run in one process, taking turns round by round, with two threads, and must produce
+the same number of tokens: nothing stops early. Before anything is timed, the released way's tokens
+are checked to equal ours (Hugging Face has a different beam rule).
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ RIVALS = ("released", "hugging_face")
 
 @dataclass(frozen=True)
 class Setup:
-    """One model, as a plan and in PyTorch, and the question that all are asked."""
+    """One model, as a plan and in PyTorch, and the request that all answer."""
 
     engine: Engine
     pytorch: PyTorch
@@ -52,7 +52,7 @@ class Setup:
         )
 
     def ours(self, *, known_prompt: bool = True) -> list[tuple[int, ...]]:
-        """pengi-rt end to end: waveform and prompt to five hypotheses."""
+        """pengi-rt end to end: from waveform and prompt to five hypotheses."""
         if not known_prompt:
             self.engine.backend.encoders.encode_text(self.ids.numpy())
         audio = self.engine.backend.encoders.encode_audio(self.wave[None]).prefix[0]
@@ -80,7 +80,7 @@ def setup(bench_model: Pengi, bench_plan: Path) -> Iterator[Setup]:
 
 @pytest.mark.benchmark(group="caption")
 def test_caption(benchmark: Any, setup: Setup) -> None:
-    """(c) pengi-rt against (a) the released way and (b) Hugging Face generate, round by round."""
+    """(c) pengi-rt against (a) the released way and (b) Hugging Face's ``generate``."""
     reference = setup.released()
     assert setup.ours() == reference
     assert all(len(row) == STEPS for row in reference)
@@ -109,7 +109,7 @@ def test_caption(benchmark: Any, setup: Setup) -> None:
 
 @pytest.mark.benchmark(group="decode step")
 def test_decode_step(benchmark: Any, setup: Setup) -> None:
-    """One step of five beams against the time its weights take to cross memory."""
+    """One step of five beams, against the time that memory takes to deliver its weights."""
     backend = setup.engine.backend
     weights = decoder_bytes(setup.engine)
     step = prepared_step(backend)
@@ -126,7 +126,7 @@ def test_decode_step(benchmark: Any, setup: Setup) -> None:
 
 
 def prepared_step(backend: Backend) -> Callable[[], object]:
-    """A step in the middle of an answer, again and again at the same position."""
+    """A step in the middle of an answer, repeated at the same position."""
     config = backend.config
     prefix = np.zeros((1, config.prefix_length, config.decoder.n_embd), np.float32)
     lengths = np.array([config.prefix_length])
@@ -138,7 +138,7 @@ def prepared_step(backend: Backend) -> Callable[[], object]:
 
 
 def decoder_bytes(engine: Engine) -> int:
-    """Bytes of the weights that one step reads: all of the decoder's but the position table."""
+    """Bytes of the weights that one step reads: the decoder's without the position table."""
     names = [name for name in engine.plan.tensors if name.startswith("decoder.")]
     return sum(engine.plan.tensor(name).nbytes for name in names if "wpe" not in name)
 
@@ -150,7 +150,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def machine() -> dict[str, str]:
-    """What a figure means nothing without."""
+    """What a figure must be published with."""
     versions = {"torch": torch.__version__, "numpy": np.__version__}
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next(line for line in lines if line.startswith("flags")).split()

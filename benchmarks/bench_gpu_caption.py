@@ -1,13 +1,13 @@
 """A whole caption on a GPU, from the waveform on the host to the tokens on the host, and its parts.
 
-The prompt has been asked before, so that its prefix is known to all but the released way, unless a
-benchmark says otherwise. Nobody may stop early: 5 beams, 20 tokens. Whole captions are timed by the
-host's clock, parts on the device. Without timing, and without a GPU, all run once on the tiny
-model, kernels interpreted.
+The prompt's prefix is cached, except in the released way and where a benchmark says otherwise.
+Nothing stops early: 5 beams, 20 tokens. Whole captions are timed by the host's clock, parts on the
+device. Without timing, and without a GPU, everything runs once on the tiny model, with interpreted
+kernels.
 """
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -30,22 +30,22 @@ from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.beam import FusedSearch
 from pengi_rt.models.pengi import Pengi
 
-# PyTorch's compiler warns about what it does to code that is not ours.
+# PyTorch's compiler warns about code that is not ours.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 USUAL, OTHERS = "fp16", ("int8", "fp32")
 """Precisions."""
 BATCHES = (1, 64, 8)
-"""The ones with bars first, should the time run out."""
+"""Those with a bar in GPU.md come first, in case the time runs out."""
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 PROFILE_ROWS = 60
 
 Tokens = list[list[tuple[int, ...]]]
-"""Of every clip's beams."""
+"""For every clip, the tokens of its beams."""
 
 
 class Bench:
-    """One model on one device, the question that all are asked, and what was measured so far."""
+    """One model on one device, the request that all answer, and the times measured so far."""
 
     def __init__(self, model: Pengi, device: torch.device, *, timed: bool) -> None:
         self.model, self.device, self.timed = model, device, timed
@@ -63,7 +63,7 @@ class Bench:
 
     @cached_property
     def ids(self) -> torch.Tensor:
-        """A prompt of some words."""
+        """The ids of a prompt of four words."""
         text = self.model.config.text
         return torch.tensor([[text.bos_id, 7, 8, 9, 10, text.eos_id]])
 
@@ -85,14 +85,13 @@ class Bench:
         return self._rivals[precision]
 
     def compiled(self, batch: int) -> Compiled:
-        """PyTorch's graphs of one batch at a time: they hold on to their memory."""
+        """PyTorch's graphs of one batch size at a time, because they keep their memory."""
         if self._compiled is None or self._compiled[0] != batch:
             self._compiled = None
             torch._dynamo.reset()
-            # Traced whole and run as it is where nothing is timed: that needs no compiler.
-            own = None if self.timed else lambda f: torch.compile(
-                f, backend="eager", fullgraph=True, dynamic=False
-            )  # fmt: skip
+            # If nothing is timed, it is only traced as a whole, which needs no compiler.
+            traced = partial(torch.compile, backend="eager", fullgraph=True, dynamic=False)
+            own = None if self.timed else traced
             precision = "fp16" if self.timed else "fp32"
             made = Compiled(self.rival(precision), batch, self.options, own)
             self._compiled = (batch, made)
@@ -121,14 +120,14 @@ def bench(request: pytest.FixtureRequest, bench_model: Pengi) -> Bench:
 
 @pytest.fixture(autouse=True)
 def exact_convolutions() -> Iterator[None]:
-    """No TF32 in what is called float32, cuDNN's default."""
+    """Turn off TF32 in float32 convolutions, which is cuDNN's default."""
     allowed, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     yield
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Timed, all batches and precisions; else the smallest, and int8 for the other precisions."""
+    """All batches and precisions if timed; otherwise batch 1, and int8 as the other precision."""
     timed = bool(metafunc.config.getoption("--benchmark-only"))
     if "batch" in metafunc.fixturenames:
         metafunc.parametrize("batch", BATCHES if timed else BATCHES[:1])
@@ -137,7 +136,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def run(benchmark: Any, bench: Bench, name: str, batch: int, call: Callable[[], object]) -> None:
-    """Time ``call`` by the host's clock, round by round, and note what it takes."""
+    """Time ``call`` by the host's clock, round by round, and record the result."""
     times: list[float] = []
 
     def timed() -> None:
@@ -150,14 +149,19 @@ def run(benchmark: Any, bench: Bench, name: str, batch: int, call: Callable[[], 
         call()
         started = perf_counter()
         call()
-        # Some two seconds of each, and never fewer than five rounds.
+        # About two seconds each, but at least five rounds.
         rounds = min(max(round(2 / (perf_counter() - started)), 5), 100)
     benchmark.pedantic(timed, rounds=rounds)
     bench.seconds[f"{name}, batch {batch}"] = best = median(times)
     benchmark.extra_info.update(
-        {"contender": name, "batch": batch, "ms": best * 1e3, "captions_per_s": batch / best,
-         "beams": bench.options.beam_size, "new_tokens": bench.options.max_new_tokens, **machine()}
-    )  # fmt: skip
+        contender=name,
+        batch=batch,
+        ms=best * 1e3,
+        captions_per_s=batch / best,
+        beams=bench.options.beam_size,
+        new_tokens=bench.options.max_new_tokens,
+        **machine(),
+    )
     ours = bench.seconds.get(f"ours fp16, batch {batch}")
     if ours is not None:
         benchmark.extra_info["over_ours_fp16"] = best / ours
@@ -169,7 +173,7 @@ def test_caption(benchmark: Any, bench: Bench, batch: int) -> None:
 
 
 def test_new_prompt(benchmark: Any, bench: Bench, batch: int) -> None:
-    """Ours, asked what it has not been asked before: that is encoded beside the audio."""
+    """Ours, with a prompt that is not cached and is encoded while the audio is."""
     benchmark.group = f"caption, batch {batch}"
     backend, waves = bench.backend(USUAL if bench.timed else "fp32"), bench.waves(batch)
     nothing = np.empty((0, bench.model.config.decoder.n_embd), np.float32)
@@ -183,18 +187,18 @@ def test_new_prompt(benchmark: Any, bench: Bench, batch: int) -> None:
 
 
 def test_parts(benchmark: Any, bench: Bench, batch: int) -> None:
-    """Audio side, prefill and one decode step on the device, each from its graph."""
+    """Audio encoder, prefill and one decode step on the device, each from its graph."""
     parts(benchmark, bench, USUAL, batch)
 
 
 @pytest.mark.parametrize("kind", ["fp16", "fp32"])
 def test_released(benchmark: Any, bench: Bench, kind: str) -> None:
-    """(a) As released: everything computed again for every token. It takes one clip at a time."""
+    """(a) As released: recomputes everything for every token, one clip at a time."""
     benchmark.group = "caption, batch 1"
     rival, wave = bench.rival(kind), torch.from_numpy(bench.waves(1))
     beams, steps = bench.options.beam_size, bench.options.max_new_tokens
     if kind == "fp32":
-        # Said, not asserted: margins of random weights are near float32's own noise.
+        # Recorded, not asserted: with random weights, margins are close to float32's own noise.
         expected = [[tuple(row) for row in rival.released(wave, bench.ids, beams, steps)]]
         same = bench.ours("fp32", 1)() == expected
         assert same or bench.timed
@@ -252,7 +256,7 @@ def test_parts_otherwise(benchmark: Any, bench: Bench, precision: str, batch: in
 def test_profile(
     benchmark: Any, bench: Bench, batch: int, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
-    """Where the time of a caption goes, kernel by kernel: a table beside the JSON."""
+    """Time of a caption kernel by kernel, in a table next to the JSON."""
     precision = "fp16" if bench.timed else "fp32"
     call = bench.ours(precision, batch)
     call()
@@ -264,8 +268,9 @@ def test_profile(
         if bench.device.type == "cuda":
             torch.cuda.synchronize()
     rows = profile.key_averages()
-    table = rows.table(sort_by="self_device_time_total", row_limit=PROFILE_ROWS,
-                       max_name_column_width=70)  # fmt: skip
+    table = rows.table(
+        sort_by="self_device_time_total", row_limit=PROFILE_ROWS, max_name_column_width=70
+    )
     json = getattr(pytestconfig.option, "benchmark_json", None)
     folder = Path(json.name).parent if json else tmp_path
     stem = Path(json.name).stem if json else "profile"
@@ -284,7 +289,7 @@ def caption(benchmark: Any, bench: Bench, precision: str, batch: int) -> None:
 
 @torch.inference_mode()  # in which the backend made its buffers
 def parts(benchmark: Any, bench: Bench, precision: str, batch: int) -> None:
-    """The graphs that a caption replays, by themselves; caches are as cold as they make them."""
+    """The graphs that a caption replays, one by one; each leaves the cache as it would be."""
     benchmark.group = f"parts, batch {batch}"
     backend = bench.backend(precision)
     bench.ours(precision, batch)()
@@ -319,12 +324,12 @@ def parts(benchmark: Any, bench: Bench, precision: str, batch: int) -> None:
         info |= {f"{name}_us": us, f"{name}_us_p20": p20, f"{name}_us_p80": p80}
     weights = decoder_bytes(backend)
     floor = weights / roofs().copy_gb_s / 1e3
-    info |= {"step_weight_bytes": weights, "step_floor_us": floor,
-             "step_times_floor": found["step"].median / floor}  # fmt: skip
+    info |= {"step_weight_bytes": weights, "step_floor_us": floor}
+    info["step_times_floor"] = found["step"].median / floor
 
 
 def parts_of(rival: Compiled, waves: torch.Tensor, text: torch.Tensor) -> dict[str, Times]:
-    """The same of (c), and its audio side eager in a graph."""
+    """The same parts of (c), and its audio encoder eager in a graph."""
     pytorch, wave = rival.pytorch, waves.to(rival.pytorch.device)
     prefix = torch.cat([pytorch.audio_prefix(wave), text.expand(len(wave), -1, -1)], dim=1)
     position = rival.decoder.position
@@ -337,7 +342,7 @@ def parts_of(rival: Compiled, waves: torch.Tensor, text: torch.Tensor) -> dict[s
 
 
 def decoder_bytes(backend: TritonBackend) -> int:
-    """Of the weights that one step reads: all of the decoder's but the position table."""
+    """Bytes of the weights that one step reads: the decoder's without the position table."""
     weights = backend.decoder.weights
     tensors = [weights.head.weight, weights.head.scale]
     for layer in weights.layers:

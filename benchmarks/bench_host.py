@@ -1,8 +1,8 @@
-"""What the host adds to an answer: everything that the engine does but run the model.
+"""The host's part of an answer: everything that the engine does except run the model.
 
 The backend answers at once, with beams as a search on the device leaves them. Recordings are arrays
-at the model's rate: reading and resampling files comes on top. On a GPU that makes 5 000 captions a
-second the host has 200 us for each, and what it takes of them the device idles.
+at the model's rate; reading and resampling files comes on top. If a GPU makes 5 000 captions per
+second, the host has 200 us for each, and the device idles while the host works.
 """
 
 from collections.abc import Iterator
@@ -47,11 +47,11 @@ class Instant:
         return self.encode_text(ids), self.answers[len(wave)]
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 def searched(vocab: int, clips: int) -> SearchTrace:
-    """Random beams that no token ended."""
+    """Random beams that no stop token has finished."""
     generator = np.random.default_rng(0)
     shape = (STEPS, clips, BEAMS)
     return SearchTrace(
@@ -91,7 +91,7 @@ def test_engine(benchmark: BenchmarkFixture, engine: Engine, clips: int) -> None
 
 @pytest.mark.parametrize("clips", BATCHES)
 def test_read_out(benchmark: BenchmarkFixture, engine: Engine, clips: int) -> None:
-    """Of that, following the beams back."""
+    """The part of it that follows the beams back."""
     found = engine.backend.answers[clips]  # type: ignore[attr-defined]
     assert len(read_hypotheses(found, STEPS)) == clips
     benchmark.group = f"host, {clips} clips"

@@ -1,4 +1,4 @@
-"""What the engine weighs: installed, loading, and in memory after one answer."""
+"""The engine's cost: its install size, its start, and its memory after one answer."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ print(json.dumps({
 
 @pytest.mark.benchmark(group="start")
 def test_first_answer(benchmark: Any, bench_plan: Path) -> None:
-    """A fresh process: import, load, one answer of 20 tokens."""
+    """A new process: import, load, one answer of 20 tokens."""
     command = [sys.executable, "-c", FIRST_ANSWER, str(bench_plan)]
     found: list[dict[str, Any]] = []
 
@@ -64,14 +64,14 @@ def test_help(benchmark: Any) -> None:
 
 @pytest.mark.benchmark(group="start")
 def test_install_size(benchmark: Any) -> None:
-    """Bytes of the core install: this package and what it requires, no bytecode, no extras."""
+    """Bytes of the core install: this package and its requirements, without bytecode or extras."""
     sizes = benchmark.pedantic(lambda: installed_sizes("pengi-rt"), rounds=1)
     benchmark.extra_info.update({name: size / 1e6 for name, size in sizes.items()})
     benchmark.extra_info["install_MB"] = sum(sizes.values()) / 1e6
 
 
 def installed_sizes(root: str) -> dict[str, int]:
-    """Size of every distribution that ``root`` needs, itself included, by name."""
+    """Sizes of ``root`` and of all distributions that it needs, by name."""
     sizes: dict[str, int] = {}
     waiting = [root]
     while waiting:

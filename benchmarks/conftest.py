@@ -1,8 +1,8 @@
 """Benchmarks run once as smoke tests, and are timed with ``--benchmark-only``.
 
-Timed, the model is the full-size ``base`` geometry with random weights (speed does not depend on
-their values); in smoke tests the tiny one. ``PENGI_RT_BENCH_CHECKPOINT`` and
-``PENGI_RT_BENCH_PLAN`` together name a model of your own instead. GPU benchmarks (``-m gpu``, see
+When timed, the model is full-size ``base`` with random weights (speed does not depend on their
+values); in smoke tests it is the tiny model. ``PENGI_RT_BENCH_CHECKPOINT`` and
+``PENGI_RT_BENCH_PLAN`` together name your own model instead. GPU benchmarks (``-m gpu``, see
 GPU.md) are timed on a CUDA device; without one they are skipped, and their smoke tests interpreted.
 """
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in order: benchmarks/gpu.sh, or some of its steps: benchmarks/gpu.sh
-# check captions. GPU.md says what they do. Goes on after a step that fails, and ends with 1 then.
+# Run everything that needs a GPU (benchmarks/gpu.sh) or some of its steps (benchmarks/gpu.sh check
+# captions). GPU.md describes the steps. Continues after a step that fails, and then exits with 1.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -10,7 +10,7 @@ OUT=${OUT:-benchmarks/results}
 REFERENCE=${REFERENCE:-.carry}
 CHECKPOINTS=${CHECKPOINTS:-/tmp/checkpoints}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/triton} PYTHONUNBUFFERED=1
-# A new one: tiles that were measured here before must not decide.
+# A new folder, so that tiles measured here before are not used.
 XDG_CACHE_HOME=$(mktemp -d) && export XDG_CACHE_HOME || exit
 
 stop() {
@@ -18,12 +18,12 @@ stop() {
     exit "${2:-1}"
 }
 
-# Our folder kernels/ must not be taken for the package that transformers looks for.
+# With -P, transformers cannot mistake our folder kernels/ for the package of that name.
 python() {
     "$PYTHON" -P "$@"
 }
 
-# Seconds, then arguments. What it has measured is written after an interrupt, too.
+# Usage: pytest_within SECONDS ARGUMENTS... An interrupted pytest still writes its results.
 pytest_within() {
     timeout -s INT "$1" "$PYTHON" -P -m pytest -q -m gpu -W default "${@:2}"
 }
@@ -41,7 +41,7 @@ setup() {
     result=$OUT/$(date -u +%F)-${gpu#nvidia-}
 }
 
-# Where pip cannot build, CMake can.
+# Builds with CMake if pip cannot.
 build() {
     cmake -S . -B build/gpu -DSKBUILD_PROJECT_NAME=pengi_rt -DSKBUILD_PROJECT_VERSION=0 \
         "-Dpybind11_DIR=$("$PYTHON" -m pybind11 --cmakedir)" && cmake --build build/gpu &&

@@ -1,19 +1,19 @@
 r"""One step of Pengi's beam search: from the logits to the next beams.
 
 With logits :math:`z` of beam :math:`w`, token :math:`v`, temperature :math:`\tau`, score
-:math:`s_w` (sum of log-probabilities) and length :math:`l_w` (tokens, already counting the new one
-unless the beam is finished), every candidate is ranked by its average
+:math:`s_w` (sum of log-probabilities) and length :math:`l_w` (tokens, including the new one unless
+the beam is finished), candidates are ranked by their average
 
 .. math:: a_{wv} = \frac{s_w + \log p_{wv}}{l_w},\qquad
           \log p_{wv} = z_{wv} / \tau - \log \sum_u \exp(z_{wu} / \tau)
 
-A finished beam offers itself only: ``pad_id`` with log-probability 0, its length as it was. The
-``K`` best averages of the ``W x V`` candidates of a clip become its beams, equal ones in the order
-of their flat index ``w * V + v``; their scores are average times length. Finished beams hold their
-place only by their average: a better candidate pushes them out for good.
+A finished beam offers only itself: ``pad_id`` with log-probability 0 and an unchanged length. The
+``K`` best of a clip's ``W x V`` candidates become its beams, equal ones in the order of their flat
+index ``w * V + v``; their scores are average times length. Finished beams keep their place by their
+average alone: a better candidate replaces them for good.
 
 Shapes: ``B`` clips, ``W`` beams before the step (1 in the first, then ``K``), ``K`` beams after it,
-``V`` tokens, ``S`` cache positions. Logits are float32; everything is computed in float64.
+``V`` tokens, ``S`` cache positions. Logits are float32; all arithmetic is float64.
 
 Source: ``_generate_beam`` in microsoft/Pengi @31d5e37, ``wrapper.py`` (after ClipCap's
 ``generate_beam``), which works in float32 and leaves ties to ``torch.topk``.
@@ -34,29 +34,29 @@ I64 = NDArray[np.int64]
 
 
 class BeamState(NamedTuple):
-    """What a step must know of each beam; all ``[B, W]``."""
+    """The state of every beam that a step needs; all [B, W]."""
 
     scores: F64
     """Sum of the log-probabilities."""
     lengths: I32
-    """Tokens, the stop token counted and what follows it not."""
+    """Tokens up to and including the stop token."""
     finished: Bool
     """Whether the stop token was chosen."""
 
     @classmethod
     def start(cls, clips: int) -> Self:
-        """Before the first step: one beam a clip, which has no tokens yet."""
+        """The state before the first step: one beam per clip, without tokens."""
         shape = (clips, 1)
         return cls(np.zeros(shape), np.zeros(shape, np.int32), np.zeros(shape, np.bool_))
 
 
 class BeamStep(NamedTuple):
-    """The chosen beams, best average first; all ``[B, K]``."""
+    """The chosen beams, best average first; all [B, K]."""
 
     sources: I64
     """The beam of the same clip that is continued."""
     tokens: I64
-    """What it is continued with."""
+    """The token that continues it."""
     averages: F64
     """Mean log-probability per token."""
     state: BeamState
@@ -74,18 +74,18 @@ def beam_step(
     """Choose the next beams of every clip.
 
     Args:
-        logits: ``[B, W, V]``. The rows of finished beams are not read. ``-inf`` is a token of
+        logits: [B, W, V]. The rows of finished beams are not read. ``-inf`` is a token of
             probability 0.
-        state: of the beams that the logits belong to.
-        beam_size: ``K``.
+        state: that of the beams that the logits belong to.
+        beam_size: K.
         temperature: divides the logits; at least 1.2e-38 (the smallest normal float32).
         stop_id: the token that finishes a beam; an id outside the vocabulary never does.
-        pad_id: the token that a finished beam goes on with.
+        pad_id: the token that continues a finished beam.
 
     Raises:
-        ValueError: an array has another dtype or shape or is not C-contiguous; an option is out of
-            range; the logits of a beam hold NaN or have no finite maximum (clip and beam are
-            named); a clip has fewer than ``beam_size`` candidates.
+        ValueError: an array has the wrong dtype or shape or is not C-contiguous; an option is out
+            of range; a beam's logits contain NaN or have no finite maximum (the message names clip
+            and beam); a clip has fewer than ``beam_size`` candidates.
     """
     sources, tokens, averages, scores, lengths, finished = core.beam_step(
         logits, *state, beam_size, temperature, stop_id, pad_id
@@ -94,19 +94,19 @@ def beam_step(
 
 
 def update_ancestry(ancestry: I32, sources: I64, position: int) -> None:
-    """Let row ``j`` of every clip continue what its row ``sources[j]`` has written, in place.
+    """Let row ``j`` of every clip continue the history of its row ``sources[j]``, in place.
 
-    ``ancestry`` ``[B, W, S]`` says in whose slot of the key/value cache a row finds each position
-    of its history: ``new[j] = old[sources[j]]``, then ``new[j][position] = sources[j]``. (ONNX
-    Runtime calls the table ``cache_indirection``.)
+    ``ancestry`` tells each row whose slot of the key/value cache holds a position of its history:
+    ``new[j] = old[sources[j]]``, then ``new[j][position] = sources[j]``. (ONNX Runtime calls the
+    table ``cache_indirection``.)
 
     Args:
-        ancestry: int32, C-contiguous, written to.
-        sources: int64 ``[B, W]``.
+        ancestry: int32 [B, W, S], C-contiguous, written.
+        sources: int64 [B, W].
         position: the cache position that the rows wrote last.
 
     Raises:
-        ValueError: as :func:`beam_step`; a source is no row, or the position not in the table.
+        ValueError: as :func:`beam_step`, or a source or the position is out of range.
     """
     core.update_ancestry(ancestry, sources, position)
 
@@ -149,7 +149,7 @@ def update_ancestry_reference(ancestry: I32, sources: I64, position: int) -> Non
 
 
 def _log_softmax(logits: F64) -> F64:
-    """Over the last axis; a row without a finite maximum raises, NaN included."""
+    """Over the last axis; raises ValueError if a row has NaN or no finite maximum."""
     maximum: F64 = logits.max(axis=-1, keepdims=True)
     bad = np.argwhere(~np.isfinite(maximum[..., 0]))
     if len(bad):

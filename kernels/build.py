@@ -1,4 +1,4 @@
-"""The specialisations of Triton kernels that a model needs, listed without a GPU.
+"""The specializations of Triton kernels that a model needs, listed without a GPU.
 
 Every kernel file lists its own in ``builds()``, so that one test can compile them all for every
 architecture. The table in ``docs/kernels.md`` is made from the compiled kernels.
@@ -17,7 +17,7 @@ SHARED_BYTES: Mapping[int, int] = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One specialisation of a kernel.
+    """One specialization of a kernel.
 
     Attributes:
         name: unique among all kernels, as the table shows it.

@@ -28,7 +28,7 @@ WEIGHT_KINDS: Final = ((HALF, HALF), (BRAIN, BRAIN), (SINGLE, SINGLE), (HALF, IN
 PROCESSORS: Final = 132
 """Multiprocessors of an H100 or H200; an A100 has 108 and an L40S 142.
 
-A constant, although the device could be asked: the cuts of a product decide the order of its sums,
+A constant, not the device's own number: the cuts of a product decide the order of its sums,
 and a result must depend on the shapes alone, not on the GPU."""
 WAVE: Final = 1 << (PROCESSORS.bit_length() - 1)
 """Programs that keep such a GPU busy. A power of two, as the sizes of most grids are: 128."""

@@ -158,7 +158,7 @@ def _taps(stretch: Tensor, rows: float) -> tuple[Tensor, Tensor, Tensor]:
     # A row that falls exactly on a frame mixes only that one; the others get weight 0.
     first, last = first.flip(0).cummin(0).values.flip(0), last.cummax(0).values
     if not ((last >= first) & (last - first < TAPS)).all():
-        raise ValueError(f"stretch must mix 1 to {TAPS} neighbours in a row, in the order of time")
+        raise ValueError(f"stretch must mix 1 to {TAPS} neighbors in a row, in the order of time")
     columns = first[:, None] + torch.arange(TAPS, device=stretch.device)
     taps = stretch.gather(1, columns.clamp(max=len(frames) - 1))
     return first, last, taps * (columns < len(frames))

@@ -39,7 +39,7 @@ class LinearTile(NamedTuple):
     rows: int
     columns: int
     depth: int
-    """Of K, in each group."""
+    """Part of K, in each group."""
     groups: int
     """Groups of K, each multiplied by its own warp; 0 means an ordinary product."""
     warps: int

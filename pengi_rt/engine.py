@@ -168,8 +168,7 @@ class Engine:
     ) -> Iterator[str]:
         """The answer as it is written, piece by piece; joined it is ``generate(...).text``.
 
-        Greedy (``beam_size`` 1) or drawn (``samples`` 1): UsageError for more. Raises as
-        :meth:`generate`.
+        Greedy (``beam_size`` 1) or drawn (``samples`` 1); more is a UsageError.
         """
         chosen = GenerateOptions.given(options, keywords, "stream")
         return stream(self.session, audio, prompt, chosen)
@@ -232,8 +231,7 @@ class Engine:
         prompt is that of the task ``events``, "this is a sound of".
 
         Raises:
-            UsageError: labels or options cannot be, contradict each other, or need a text encoder.
-            AudioError, PromptError: as :meth:`generate`.
+            UsageError: labels or options cannot be; and as :meth:`generate`.
         """
         chosen = ClassifyOptions.given(options, keywords, "classify")
         results = self.iter_classify(as_list(audio), labels, prompt, options=chosen)
@@ -275,9 +273,8 @@ class Engine:
     def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
         """Embeddings and prefixes of texts; ``strict`` refuses one over the encoder's limit.
 
-        Raises:
-            UsageError: the plan has no text encoder, or ``texts`` is one string.
-            PromptError: a text cannot be read, or is too long (``strict``).
+        Raises UsageError if the plan has no text encoder or ``texts`` is one string, PromptError
+        if a text cannot be read or is too long (``strict``).
         """
         return embed_texts(self.session, texts, strict=strict)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.errors import InputError
-from pengi_rt.render.plot import new_figure, save_picture
+from pengi_rt.render.pictures import new_figure, save_picture
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.regular import open_regular
 from pengi_rt.training.command import exit_code

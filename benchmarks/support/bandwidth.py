@@ -1,4 +1,4 @@
-"""How fast this machine reads memory: the roof a decode step is measured against."""
+"""How fast this machine reads memory, which limits a decode step."""
 
 import threading
 from time import perf_counter
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def read_bandwidth(threads: int, megabytes: int = 512, rounds: int = 7) -> float:
-    """Bytes a second that ``threads`` threads read together, the best of ``rounds``."""
+    """Bytes per second that ``threads`` threads read together, in the best of ``rounds``."""
     data = np.ones(megabytes * 1_000_000 // 4, np.float32)
     parts = np.array_split(data, threads)
     best = float("inf")

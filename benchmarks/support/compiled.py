@@ -1,8 +1,8 @@
-"""Our PyTorch decoder the way one would make it fast today: static buffers and ``torch.compile``.
+"""Our PyTorch decoder as one would make it fast today: static buffers and ``torch.compile``.
 
-A preallocated cache of every row's whole history, put in order by index-select after every step,
-and Pengi's beam rule in float32, all without the host. With ``mode="reduce-overhead"`` PyTorch
-compiles it and replays it from CUDA graphs.
+It has a preallocated cache of every row's whole history, reordered by index-select after every
+step, and Pengi's beam rule in float32, all without the host. With ``mode="reduce-overhead"``,
+PyTorch compiles it and replays it from CUDA graphs.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from pengi_rt.models.gpt2 import GPT2, Block
 
 
 class CachedDecoder(nn.Module):
-    """A decoder for so many clips and beams; every step is the same code on the same buffers."""
+    """A decoder for a fixed number of clips and beams; every step reuses the same buffers."""
 
     rows: Tensor
     tokens: Tensor
@@ -73,7 +73,7 @@ class CachedDecoder(nn.Module):
         self._choose(logits.float()[:, None], beams=1)
 
     def forward(self) -> None:
-        """One token further."""
+        """Decode one more token."""
         slot = self.position - 1
         x = self.decoder.wte(self.tokens)[:, None] + self.decoder.wpe(self.prefix + slot)
         places = torch.arange(self._cache(0)[0].shape[2], device=x.device)
@@ -98,7 +98,7 @@ class CachedDecoder(nn.Module):
         return result
 
     def _choose(self, logits: Tensor, *, beams: int) -> None:
-        """Pengi's beam rule on logits [B, ``beams``, V], without looking at ties."""
+        """Pengi's beam rule on logits [B, ``beams``, V], ignoring ties."""
         clips, wanted = self.shape
         scores, finished = self.scores[:, :beams], self.finished[:, :beams]
         log_probs = (logits / self.options.divisor).log_softmax(dim=-1)
@@ -123,7 +123,7 @@ class CachedDecoder(nn.Module):
         return getattr(self, f"keys_{index}"), getattr(self, f"values_{index}")
 
     def answers(self) -> list[Hypotheses]:
-        """What has been chosen, read on the host."""
+        """The hypotheses, on the host."""
         tokens, sources, lengths = (
             buffer.cpu().numpy() for buffer in (self.chosen, self.sources, self.lengths)
         )
@@ -135,7 +135,7 @@ class CachedDecoder(nn.Module):
 
 
 class Compiled:
-    """End to end for one batch size: audio side, prefill and step compiled one by one."""
+    """End to end for one batch size: audio encoder, prefill and step, each compiled alone."""
 
     def __init__(
         self,
@@ -144,20 +144,20 @@ class Compiled:
         options: DecodeOptions,
         compile_: Callable[[Any], Any] | None = None,
     ) -> None:
-        """``compile_`` is ``torch.compile`` with ``mode="reduce-overhead"``, unless it is given."""
+        """``compile_`` replaces ``torch.compile`` with ``mode="reduce-overhead"``."""
         if compile_ is None:
             compile_ = torch.compile(mode="reduce-overhead", fullgraph=True, dynamic=False)
         config = pytorch.model.config
         self.pytorch, self.options = pytorch, options
         self.decoder = CachedDecoder(pytorch.model.decoder, clips, config.prefix_length, options)
         for buffer in self.decoder.buffers():
-            torch._dynamo.mark_static_address(buffer)  # else graphs refuse to write to it
+            torch._dynamo.mark_static_address(buffer)  # otherwise graphs refuse to write to it
         self.encode = compile_(pytorch.audio_prefix)
         self.prefill, self.step = compile_(self.decoder.prefill), compile_(self.decoder.forward)
 
     @torch.no_grad()
     def caption(self, wave: Tensor, text: Tensor) -> list[Hypotheses]:
-        """Waveforms on the host to hypotheses on the host; the prompt's prefix is known."""
+        """From waveforms to hypotheses, both on the host; the prompt's prefix is given."""
         torch.compiler.cudagraph_mark_step_begin()
         audio = self.encode(wave.to(self.pytorch.device))
         prefix = torch.cat([audio, text.expand(len(audio), -1, -1)], dim=1)

@@ -1,7 +1,6 @@
 """What pengi-rt is measured against: the ways people run Pengi in PyTorch today.
 
-All take the same waveform and prompt tokens and give the same number of new tokens; none may stop
-early.
+All take the same waveform and prompt and produce the same number of new tokens; none stops early.
 """
 
 import copy
@@ -14,7 +13,7 @@ from pengi_rt.models.pengi import Pengi
 
 
 class PyTorch:
-    """The reference model eager, its decoder the Hugging Face module of the released code."""
+    """The reference model, eager, with the released code's decoder: a Hugging Face module."""
 
     def __init__(
         self,
@@ -23,12 +22,12 @@ class PyTorch:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Copies of the weights, unless ``model`` is what is asked for."""
+        """Copies the weights, unless ``model`` already has this device and dtype."""
         self.device, self.dtype = torch.device(device), dtype
         self.model = model
         if self.device.type != "cpu" or dtype != torch.float32:
             self.model = copy.deepcopy(model).to(device, dtype)
-            # Powers of 1e-10 are 0 in float16.
+            # A power of 1e-10 is 0 in float16.
             self.model.audio_encoder.mel = copy.deepcopy(model.audio_encoder.mel).to(device)
         config = model.config.decoder
         self.gpt = GPT2LMHeadModel(
@@ -54,20 +53,20 @@ class PyTorch:
         self.gpt.to(self.device, dtype)
 
     def audio_prefix(self, wave: Tensor) -> Tensor:
-        """Waveforms [B, samples], on any device, to [B, P, C]; can be compiled."""
+        """The audio prefix [B, P, C] of waveforms [B, samples] on any device; compilable."""
         encoder = self.model.audio_encoder
         image = encoder.mel(wave.to(self.device)).to(self.dtype)
         return self.model.map_audio(encoder.projection(encoder.htsat(image))).prefix
 
     def text_prefix(self, ids: Tensor) -> Tensor:
-        """Token ids [B, T], on any device, to [B, P, C]."""
+        """The text prefix [B, P, C] of ids [B, T] on any device."""
         return self.model.encode_text(ids.to(self.device)).prefix
 
     @torch.inference_mode()
     def prefix(self, wave: Tensor, ids: Tensor, text: Tensor | None = None) -> Tensor:
-        """[B, P, C]: both encoders and mappers, as the released wrapper runs them on every call.
+        """Both prefixes, [B, P, C], which the released wrapper recomputes on every call.
 
-        Where the one prompt's ``text`` [1, P, C] is known, it is not encoded again.
+        If ``text`` [1, P, C] is given, the prompt is not encoded again.
         """
         audio = self.audio_prefix(wave)
         text = self.text_prefix(ids) if text is None else text
@@ -75,7 +74,7 @@ class PyTorch:
 
     @torch.inference_mode()
     def released(self, wave: Tensor, ids: Tensor, beams: int, steps: int) -> list[list[int]]:
-        """The released wrapper's way: no cache, every step recomputes all beams from the start."""
+        """As the released wrapper: without a cache, so every step recomputes all beams."""
         sequence = self.prefix(wave, ids)
         tokens = torch.empty(1, 0, dtype=torch.int64, device=self.device)
         scores = torch.zeros(1, device=self.device)
@@ -94,7 +93,7 @@ class PyTorch:
     def hugging_face(
         self, wave: Tensor, ids: Tensor, beams: int, steps: int, text: Tensor | None = None
     ) -> Tensor:
-        """Hugging Face ``generate`` with its key/value cache, and its own beam rule."""
+        """Hugging Face's ``generate``, with a key/value cache and its own beam rule."""
         prefix = self.prefix(wave, ids, text)
         generated: Tensor = self.gpt.generate(
             inputs_embeds=prefix,

@@ -188,12 +188,17 @@ def shares(
     top: float = getattr(roof, f"{peak}_tflop_s")
     floor = max(nbytes / roof.copy_gb_s / 1e3, passes * flop / top / 1e6)
     return {
-        "us": times.median, "us_p20": times.p20, "us_p80": times.p80,
-        "gb_per_s": gb_s, "percent_of_copy": 100 * gb_s / roof.copy_gb_s,
-        "tflop_per_s": tflop_s, f"percent_of_{peak}": 100 * tflop_s / top,
+        "us": times.median,
+        "us_p20": times.p20,
+        "us_p80": times.p80,
+        "gb_per_s": gb_s,
+        "percent_of_copy": 100 * gb_s / roof.copy_gb_s,
+        "tflop_per_s": tflop_s,
+        f"percent_of_{peak}": 100 * tflop_s / top,
         f"percent_of_{peak}_with_all_passes": 100 * passes * tflop_s / top,
-        "floor_us": floor, "percent_of_floor": 100 * floor / times.median,
-    }  # fmt: skip
+        "floor_us": floor,
+        "percent_of_floor": 100 * floor / times.median,
+    }
 
 
 def machine() -> dict[str, str | float | None]:

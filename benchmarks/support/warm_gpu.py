@@ -1,9 +1,9 @@
-"""Compile all that the GPU benchmarks of a caption need, in as many processes as it has kinds.
+"""Compile everything that the GPU benchmarks of a caption need, in parallel processes.
 
-``python benchmarks/support/warm_gpu.py`` fills Triton's cache, so that the benchmarks themselves,
-which are one process, find compiled kernels there. It prints the seconds of every kind. With
-``--tune`` all tiles that may be chosen are compiled, and then one process measures which of them
-are fastest: what is benchmarked from then on takes those.
+``python benchmarks/support/warm_gpu.py`` fills Triton's cache, so that the benchmarks, a single
+process, find compiled kernels. It prints the seconds of every precision and batch. With ``--tune``
+it compiles all candidate tiles, and then one process measures which are fastest; later benchmarks
+use those.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def base() -> "Pengi":
 
 
 def warm(kind: tuple[str, int]) -> str:
-    """Capture the graphs of one precision and batch; what that took."""
+    """Capture the graphs of one precision and batch; returns a line with the seconds."""
     from pengi_rt.backends.triton.backend import TritonBackend
     from pengi_rt.config.decode import DecodeOptions
 
@@ -51,7 +51,7 @@ def warm(kind: tuple[str, int]) -> str:
 
 
 def compile_tiles(kind: tuple[str, int]) -> str:
-    """:func:`warm` with every tile that may be chosen; nothing is measured or kept."""
+    """Like :func:`warm`, with every candidate tile; nothing is measured or kept."""
     import torch
 
     from pengi_rt.kernels.tuning import tuning
@@ -63,7 +63,7 @@ def compile_tiles(kind: tuple[str, int]) -> str:
 
 
 def measure(folder: Path) -> None:
-    """Time the tiles, with the device for itself."""
+    """Time the tiles, with nothing else on the device."""
     import torch
 
     from pengi_rt.kernels.tuning import adopted, tuning
@@ -71,27 +71,27 @@ def measure(folder: Path) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     with tuning(device, folder) as tuner:
         for kind in KINDS:
-            say(f"measured, {warm(kind)}")
+            report(f"measured, {warm(kind)}")
     gains = tuner.gains
-    say(
+    report(
         f"{len(gains)} choices in {tuner.seconds:.1f} s, {sum(gain > 0 for gain in gains)} other "
-        f"than the table's, together {sum(gains):.1f} us faster: {adopted(device)}"
+        f"than the default, together {sum(gains):.1f} us faster: {adopted(device)}"
     )
 
 
-def say(line: str) -> None:
+def report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Warm every kind, side by side."""
+    """Warm every precision and batch, in parallel."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tune", action="store_true", help="measure which tiles are fastest")
     tune = parser.parse_args().tune
     context = multiprocessing.get_context("spawn")
     with context.Pool(len(KINDS)) as pool:
         for line in pool.imap_unordered(compile_tiles if tune else warm, KINDS):
-            say(line)
+            report(line)
     if tune:
         from pengi_rt.backends.triton.launch import tuning_directory
 

@@ -7,24 +7,24 @@
 namespace pengi {
 
 struct BeamOptions {
-  std::int64_t beam_size;  // K, beams kept a clip
+  std::int64_t beam_size;  // K, beams kept per clip
   double temperature;      // divides the logits; at least the smallest normal float
-  std::int64_t stop_id;    // ends a beam; an id outside the vocabulary never does
-  std::int64_t pad_id;     // what a finished beam continues with
+  std::int64_t stop_id;    // finishes a beam; an id outside the vocabulary never does
+  std::int64_t pad_id;     // continues a finished beam
 };
 
-// B clips of W beams; W is 1 in the first step and K from then on.
+// B clips of W beams; W is 1 in the first step and K afterwards.
 struct BeamInputs {
   std::int64_t clips, beams, vocab;
   const float* logits;          // [B, W, V]; rows of finished beams are not read
   const double* scores;         // [B, W], sum of the log-probabilities
-  const std::int32_t* lengths;  // [B, W], tokens, without those behind the stop
+  const std::int32_t* lengths;  // [B, W], tokens up to and including the stop token
   const bool* finished;         // [B, W]
 };
 
 // [B, K] each, best average first.
 struct BeamOutputs {
-  std::vector<std::int64_t> sources;  // beam of the same clip that is continued
+  std::vector<std::int64_t> sources;  // the beam of the same clip that is continued
   std::vector<std::int64_t> tokens;
   std::vector<double> averages;  // mean log-probability, the ranking
   std::vector<double> scores;
@@ -36,9 +36,9 @@ struct BeamOutputs {
 // (named), fewer candidates than beams.
 BeamOutputs beam_step(const BeamInputs& in, const BeamOptions& options);
 
-// Makes row j of each clip in `ancestry` [B, W, S] continue row sources[j] of `sources` [B, W],
+// Makes row j of each clip in `ancestry` [B, W, S] continue row sources[j] (`sources` is [B, W]),
 // which wrote `position` last: new[j] = old[sources[j]], then new[j][position] = sources[j].
-// Throws std::invalid_argument, before anything is written: a source or position out of range.
+// Throws std::invalid_argument, before writing anything: a source or position out of range.
 void update_ancestry(std::int32_t* ancestry, const std::int64_t* sources, std::int64_t clips,
                      std::int64_t beams, std::int64_t capacity, std::int64_t position);
 

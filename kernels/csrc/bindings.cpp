@@ -1,4 +1,4 @@
-// What Python sees of the native kernels: arrays are checked here, and nothing is computed.
+// The Python interface of the native kernels: checks arrays and computes nothing.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -21,7 +21,7 @@ std::string text(const Shape& shape) {
   return "[" + result + "]";
 }
 
-// The array's data, if it is an aligned, C-contiguous `T` array of this shape.
+// The data of an aligned, C-contiguous `T` array of this shape; throws if it is not one.
 template <typename T>
 const T* data(const py::array& array, const Shape& shape, const std::string& name) {
   using py::detail::npy_api;

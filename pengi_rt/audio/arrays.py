@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pengi_rt.audio.containers.common import MAX_CHANNELS, check_shape
 from pengi_rt.audio.decode import F32, Decoder
+from pengi_rt.config.checked import plain, whole_value
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
-from pengi_rt.system.scalars import plain, whole_value
 
 FULL_SCALE: Final = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
 """The number that means full scale, for every integer type."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pengi_rt.audio.arrays import is_samples
+from pengi_rt.config.checked import as_float
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
 from pengi_rt.system.regular import Regular
-from pengi_rt.system.scalars import as_float
 
 AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[Any, int] | Mapping[str, Any]
 """A recording: a path (``-`` is standard input), the bytes of a file, an open binary file,
@@ -135,7 +135,7 @@ def _check(recording: Any, name: str) -> None:
     if hasattr(recording, "read") and hasattr(recording, "samplerate"):
         raise AudioError(f"{name}: is an open sound file; give its path, or (samples, samplerate)")
     if not (isinstance(recording, str | bytes | tuple | os.PathLike) or hasattr(recording, "read")):
-        raise AudioError(f"{name}: this is no recording; {_KINDS}{_hint(recording)}")
+        raise AudioError(f"{name}: this is not a recording; {_KINDS}{_hint(recording)}")
 
 
 def _exists(path: bytes) -> bool:
@@ -149,7 +149,7 @@ def _hint(value: object) -> str:
     if is_samples(value) or _is_numbers(value):
         return ": samples need their rate beside them, in a tuple"
     if as_float(value) is not None:
-        return ": a number alone is none"
+        return ": a number alone is not a recording"
     if is_several(value):
         return ": these are several; read them one by one"
     if isinstance(value, Iterator | set | frozenset):
@@ -161,7 +161,7 @@ def _path_text(path: Any) -> str:
     try:
         return os.fsdecode(path)
     except TypeError as error:
-        raise AudioError(f"<{type(path).__name__}>: is no path: {error}") from None
+        raise AudioError(f"<{type(path).__name__}>: is not a path: {error}") from None
 
 
 def _name_of(recording: Any) -> str:

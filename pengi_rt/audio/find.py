@@ -116,7 +116,9 @@ def _listed(name: str) -> Iterator[str]:
         return
     data = _list_bytes(name)
     if b"\0" in data:
-        raise InputError(f"{_shown(name)}: is no list: that is UTF-8 text with one name a line")
+        raise InputError(
+            f"{_shown(name)}: is not a list: that is UTF-8 text with one name per line"
+        )
     # As in os.fsdecode: a file's name may be bytes that are not UTF-8.
     lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
     named = [line.removesuffix("\r") for line in lines if not line.startswith("#")]

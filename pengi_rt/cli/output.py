@@ -3,7 +3,7 @@
 import argparse
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.plan.file_kind import precious_kind
 from pengi_rt.render.output import PART
-from pengi_rt.render.writer import FORMATS
+from pengi_rt.render.rows import FORMATS
 from pengi_rt.system.files import check_replaceable
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.streams import STDIO
@@ -38,9 +38,11 @@ _OUTPUT_HELP: Final = (
 )
 
 
-def add_output(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS) -> None:
+def add_output(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMATS) -> None:
     """Add ``--format``, ``--output`` and ``--force``."""
-    parser.add_argument("--format", choices=formats, default="text", help="(default: %(default)s)")
+    parser.add_argument(
+        "--format", choices=tuple(formats), default="text", help="(default: %(default)s)"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help=_OUTPUT_HELP)
     add_force(parser)
 

@@ -11,7 +11,7 @@ from pengi_rt.errors import AudioError
 from pengi_rt.render.ordered import Count, OrderedRows
 from pengi_rt.render.output import open_output
 from pengi_rt.render.resume import ResumeState, recording_mark, settings_hash
-from pengi_rt.render.writer import Row, Writer
+from pengi_rt.render.rows import Row, RowWriter
 from pengi_rt.system.streams import STDIN, STDIO, say
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Run:
         self._results_each = results_each
         self._settings: str | None = None
         self._resume: ResumeState | None = None
-        self._writer: Writer
+        self._writer: RowWriter
         self._rows: OrderedRows
         self._bar = Progress(len(names), quiet=arguments.quiet)
 
@@ -106,14 +106,14 @@ class Run:
         Args:
             results: what the engine makes of these recordings.
             rows: makes the rows of a result.
-            columns: see :class:`~pengi_rt.render.writer.Writer`.
+            columns: see :class:`~pengi_rt.render.rows.RowWriter`.
             line: see there.
             count: see :class:`~pengi_rt.render.ordered.OrderedRows`.
         """
         arguments, resume = self._arguments, self._resume
         with (
             open_output(arguments.output, resume) as output,
-            Writer(output, arguments.format, columns=columns, line=line) as writer,
+            RowWriter(output, arguments.format, columns=columns, line=line) as writer,
         ):
             code = self.write(writer, results, rows, count)
         if resume is not None and resume.summary and not arguments.quiet:
@@ -122,7 +122,7 @@ class Run:
 
     def write(
         self,
-        writer: Writer,
+        writer: RowWriter,
         results: Iterable[Found],
         rows: Callable[[Found], Iterable[Row]],
         count: Count | None = None,

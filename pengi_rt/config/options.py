@@ -67,8 +67,11 @@ class TaskOptions:
     """
 
     def __post_init__(self) -> None:
+        defaults = {each.name: each.default for each in fields(self)}
         for name, (hint, about) in described(type(self)).items():
             value = getattr(self, name)
+            if value is defaults[name]:
+                continue
             if about.low is None or (value is None and hint is not int):
                 value = argument(name, value, hint)
             else:

@@ -44,8 +44,7 @@ def search(
         prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         options: see :class:`DecodeOptions`.
         on_step: called after each token with their number so far. What it raises ends the search.
-        is_finished: called with the tokens of every unfinished beam after each token; a beam for
-            which it is true is finished, as by the stop token.
+        is_finished: called with every unfinished beam's tokens after each token; True finishes it.
 
     Raises:
         UsageError: the plan has no decoder, a prefix and ``max_new_tokens`` exceed its positions,

@@ -1,20 +1,75 @@
-"""Whether a file is one that nobody can make again: a recording, a plan or a checkpoint.
+"""What a file is, told from its first and last bytes: a plan, a checkpoint, a recording.
 
-Told from its first and last bytes alone, and rather too often than too seldom: what is asked is
-whether it may be overwritten.
+Two questions are answered. What was handed in as a plan and is not one? (``.plan`` is TensorRT's
+extension too, and a checkpoint is what people have before they export.) And is a file one that
+nobody can make again, so that it must not be overwritten? There a wrong yes is better than a
+wrong no.
 """
 
 import os
 import re
 from pathlib import Path
 from stat import S_ISREG
+from typing import NamedTuple
 
-from pengi_rt.audio.containers.common import Probe
-from pengi_rt.audio.containers.mp3 import find_mp3
-
-_HEAD = 4096  # bytes
+HEAD = 4096  # bytes
 _TAIL = 1 << 16  # bytes; a ZIP archive's directory ends the file
+_LOCAL_HEADER = 30  # bytes before the name of a ZIP file's first entry
+_EXPORT = "run pengi-rt export on it, and give the plan that it writes"
+_OUR_VECTORS = re.compile(rb'.{8}\{"__metadata__": \{"plan": ', re.DOTALL)
+"""A file that ``pengi-rt embed`` wrote, and can write again."""
 
+
+class _Kind(NamedTuple):
+    """A kind of file that is not a plan."""
+
+    start: re.Pattern[bytes]
+    precious: str | None
+    """What messages call it where it must not be overwritten."""
+    refusal: str
+    """What messages call it where it was given as a plan, and what to do."""
+
+
+_KINDS = (
+    _Kind(
+        re.compile(rb"[fp]trt"),
+        "a TensorRT plan",
+        "a raw TensorRT engine, not a pengi-rt plan: make one with pengi-rt export",
+    ),
+    # Before the pickles: its first byte is the low one of a length, and may be anything.
+    _Kind(
+        re.compile(rb".{4}\0{4}\{", re.DOTALL),
+        "a checkpoint",
+        f"a safetensors file, not a plan: {_EXPORT}",
+    ),
+    _Kind(
+        re.compile(rb"\x80[\x02-\x05]"),  # as torch.save once wrote
+        "a checkpoint",
+        f"a pickled PyTorch checkpoint, not a plan: {_EXPORT}",
+    ),
+    # ir_version (field 1), then the producer, the graph or the opset of a ModelProto.
+    _Kind(
+        re.compile(rb"\x08[\x01-\x7f][\x12\x1a\x22\x28\x32\x3a\x42]"),
+        "a checkpoint",
+        "an ONNX graph, not a plan: export the checkpoint with pengi-rt export",
+    ),
+    _Kind(
+        re.compile(rb"\x89HDF\r\n|GGUF"),
+        "a checkpoint",
+        "a checkpoint of another program, not a plan: export a Pengi's with pengi-rt export",
+    ),
+    _Kind(
+        re.compile(rb"\s*<(!doctype html|html|head|\?xml)", re.IGNORECASE),
+        None,
+        "an HTML page, not a plan: the download went wrong; fetch it again",
+    ),
+    _Kind(
+        re.compile(rb"version https://git-lfs"),
+        None,
+        "a git-lfs pointer, not the plan itself: run git lfs pull",
+    ),
+)
+_PLAN = re.compile(rb"PK\x03\x04.{26}(weights\.bin|graphs/|tokenizers/|licences/)", re.DOTALL)
 _RECORDING = re.compile(
     rb"""
     (RIFF|RIFX|RF64|BW64).{4}(WAVE|AVI\ )
@@ -34,24 +89,24 @@ _RECORDING = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_CHECKPOINT = re.compile(
-    rb"""
-    # safetensors; those that pengi-rt embed writes hold vectors, and it can write them again
-    .{4}\0{4}\{(?!"__metadata__":\ \{"plan":\ )
-    | \x80[\x02-\x05]                                    # a pickle, as torch.save once wrote
-    | \x08[\x01-\x7f][\x12\x1a\x22\x28\x32\x3a\x42]      # an ONNX graph
-    | \x89HDF\r\n | GGUF
-    """,
-    re.DOTALL | re.VERBOSE,
-)
-_PLAN = re.compile(rb"PK\x03\x04.{26}(weights\.bin|graphs/|tokenizers/|licences/)", re.DOTALL)
+
+
+def not_a_plan(head: bytes) -> str | None:
+    """What the file is that starts with ``head``; ``None`` if it may be a plan."""
+    if head.startswith(b"PK\3\4"):
+        name = head[_LOCAL_HEADER : _LOCAL_HEADER + head[26]] if len(head) > _LOCAL_HEADER else b""
+        return f"a PyTorch checkpoint, not a plan: {_EXPORT}" if b"data.pkl" in name else None
+    for kind in _KINDS:
+        if kind.start.match(head):
+            return kind.refusal
+    return f"no plan: it starts with {head[:8]!r}, a plan with {b'PK'!r}"
 
 
 def precious_kind(path: str | os.PathLike[str]) -> str | None:
-    """What a regular file reads as, of the three kinds; else, and if there is none, ``None``.
+    """What must not be overwritten: a recording, a plan or a checkpoint; else ``None``.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file is there and cannot be read.
     """
     try:
         status = Path(path).stat()
@@ -60,21 +115,23 @@ def precious_kind(path: str | os.PathLike[str]) -> str | None:
     if not S_ISREG(status.st_mode):
         return None
     with Path(path).open("rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(HEAD)
         file.seek(max(0, status.st_size - _TAIL))
-        if kind := _kind(head, file.read(_TAIL)):
+        if kind := _precious_kind(head, file.read(_TAIL)):
             return kind
+        from pengi_rt.audio.containers.common import Probe
+        from pengi_rt.audio.containers.mp3 import find_mp3
+
         # A capture that began in mid-frame: three frames in a row look like nothing else.
         return "a recording" if find_mp3(Probe(file, str(path), lenient=True)) >= 0 else None
 
 
-def _kind(head: bytes, tail: bytes) -> str | None:
+def _precious_kind(head: bytes, tail: bytes) -> str | None:
     if head.startswith(b"PK\3\4"):
         if b"data.pkl" in head or b"data.pkl" in tail:
             return "a checkpoint"
         return "a plan" if _PLAN.match(head) or b"plan.json" in tail else None
-    if re.match(rb"[fp]trt", head):
-        return "a TensorRT plan"
     if _RECORDING.match(head):
         return "a recording"
-    return "a checkpoint" if _CHECKPOINT.match(head) else None
+    kinds = (kind.precious for kind in _KINDS if kind.start.match(head))
+    return None if _OUR_VECTORS.match(head) else next(kinds, None)

@@ -21,6 +21,7 @@ from pengi_rt.config.family import family_of
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.plan.consistency import check_complete, check_layout
+from pengi_rt.plan.file_kind import HEAD, not_a_plan
 from pengi_rt.plan.manifest import (
     LIMITS,
     MANIFEST,
@@ -30,7 +31,6 @@ from pengi_rt.plan.manifest import (
     is_entry_name,
     tokenizer_entry,
 )
-from pengi_rt.plan.sniff import HEAD, not_a_plan
 from pengi_rt.plan.zip_container import Entry, read_entries
 from pengi_rt.system.quote import one_line, shown
 
@@ -100,7 +100,7 @@ class Plan:
         """The model, its generation defaults included."""
         return self.manifest.config
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[str, ...]:
         """What it can do: generate, classify, embed, ..."""
         return self.manifest.tasks

@@ -1,16 +1,19 @@
 """The plan's container: a ZIP file in the one form in which we write it.
 
 Every header is a function of an entry's name, offset, size and CRC-32. The reader takes these four
-from the ZIP directory, writes all headers anew and compares bytes. So whatever is not exactly ours
-is refused: a flag, a date, a comment, a gap, an overlap, a byte in the padding, bytes before,
-between or behind. (PKWARE APPNOTE 6.3.10: records 4.3, zip64 4.5.3, alignment 0xA11E 4.6.1.)
+from the ZIP directory, as Python's zipfile reads it, writes all headers anew and compares bytes.
+So whatever is not exactly ours is refused: a flag, a date, a comment, a gap, an overlap, a byte in
+the padding, bytes before, between or after. (PKWARE APPNOTE 6.3.10: records 4.3, zip64 4.5.3,
+alignment 0xA11E 4.6.1.)
 """
 
 import re
 import struct
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from mmap import mmap
+from typing import IO, cast
 
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.manifest import ALIGNMENT, MANIFEST, MAX_NAME, aligned
@@ -59,7 +62,7 @@ class Entry:
 
     @property
     def end(self) -> int:
-        """Offset behind its last data byte."""
+        """Offset just past its last data byte."""
         return self.data + self.size
 
 
@@ -84,7 +87,7 @@ def local_header(entry: Entry) -> bytes:
 
 
 def directory(entries: Sequence[Entry]) -> bytes:
-    """What stands behind the last entry: the central directory and the end records."""
+    """What follows the last entry: the central directory and the end records."""
     start = entries[-1].end
     headers = b"".join(map(_central_header, entries))
     count, size = len(entries), len(headers)
@@ -107,16 +110,20 @@ def read_entries(file: mmap) -> tuple[Entry, ...]:
     Raises:
         PlanError: it is no ZIP file, or not exactly as we write one.
     """
-    start = _directory_start(file)
-    found = tuple(_central_entries(file, start))
-    entries = tuple(entry for entry, _, _ in found)
-    names = [entry.name for entry in entries]
+    start, count = _directory_place(file)
+    listed = list(_listed(file))
+    if len(listed) != count:
+        raise PlanError(_DAMAGED)
+    for info in listed:
+        _check_plain(info)
+    names = [info.filename for info in listed]
     if MANIFEST not in names:
         raise PlanError(f"this is a ZIP file, but no plan: it holds no {MANIFEST}")
     if len(set(names)) != len(names):
         raise PlanError("an entry's name stands twice in the ZIP directory")
-    for entry, flags, method in found:
-        _check_plain(entry.name, flags, method)
+    entries = tuple(
+        Entry(info.filename, info.header_offset, info.file_size, info.CRC) for info in listed
+    )
     position = 0
     for entry in entries:
         if entry.offset != position or entry.end > start:
@@ -143,47 +150,38 @@ def _central_header(entry: Entry) -> bytes:
     return header + name + extra
 
 
-def _directory_start(file: mmap) -> int:
+def _directory_place(file: mmap) -> tuple[int, int]:
+    """Where the directory starts, and how many entries the end record counts in it."""
     end = len(file) - _END.size
     if file[end : end + 4] != END_MAGIC:
         raise PlanError(
-            "the ZIP end record is not at the end: the file is cut short, or has more behind it; "
+            "the ZIP end record is not at the end: the file is cut short, or has more after it; "
             "fetch or export it again"
         )
-    start = int(_END.unpack_from(file, end)[6])
+    *_, count, _, start, _ = _END.unpack_from(file, end)
     if start == SENTINEL and end >= _ZIP64_LOCATOR.size + _ZIP64_END.size:
         start = int(_ZIP64_END.unpack_from(file, end - _ZIP64_LOCATOR.size - _ZIP64_END.size)[9])
     if not 0 <= end - start <= MAX_DIRECTORY:
         raise PlanError(f"the ZIP directory cannot be at {start} in {len(file)} bytes")
-    return start
-
-
-def _central_entries(file: mmap, position: int) -> Iterator[tuple[Entry, int, int]]:
-    """Entries with their flags and method, as the directory has them: nothing checked yet."""
-    while file[position : position + 4] == CENTRAL_MAGIC:
-        try:
-            fields = _CENTRAL.unpack_from(file, position)
-        except struct.error:
-            raise PlanError(_DAMAGED) from None
-        flags, method, crc, size, offset = (fields[index] for index in (3, 4, 7, 9, 16))
-        name_end = position + _CENTRAL.size + fields[10]
-        name = file[position + _CENTRAL.size : name_end].decode("ascii", "backslashreplace")
-        extra = file[name_end + 4 : name_end + fields[11]]
-        wide = [value for (value,) in struct.iter_unpack("<Q", extra[: len(extra) // 8 * 8])]
-        if size == SENTINEL and len(wide) > 1:
-            size, _, *wide = wide
-        if offset == SENTINEL and wide:
-            offset = wide[0]
-        yield Entry(name, offset, size, crc), flags, method
-        position = name_end + fields[11] + fields[12]
-    if file[position : position + 4] not in (END_MAGIC, ZIP64_END_MAGIC):
+    if file[start : start + 4] not in (CENTRAL_MAGIC, END_MAGIC, ZIP64_END_MAGIC):
         raise PlanError(_DAMAGED)
+    return start, count
 
 
-def _check_plain(name: str, flags: int, method: int) -> None:
+def _listed(file: mmap) -> Iterator[zipfile.ZipInfo]:
+    """The entries as Python's ZIP reader sees them: nothing checked yet."""
+    try:
+        with zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
+            yield from archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError):
+        raise PlanError(_DAMAGED) from None
+
+
+def _check_plain(info: zipfile.ZipInfo) -> None:
+    name = info.orig_filename
     if len(name) > MAX_NAME or _SAFE_NAME.fullmatch(name) is None:
         raise PlanError(f"an entry is called {name[:80]!r}, which no plan's is")
-    if flags & _ENCRYPTED:
+    if info.flag_bits & _ENCRYPTED:
         raise PlanError(f"entry {name} is encrypted; a plan's entries are not")
-    if method != _STORED:
+    if info.compress_type != zipfile.ZIP_STORED:
         raise PlanError(f"entry {name} is compressed; a plan's entries are stored as they are")

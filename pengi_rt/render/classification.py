@@ -1,16 +1,16 @@
-"""Labels and their scores as rows: each window's, and the whole recording's."""
+"""Labels and their scores as rows: those of each window and of the whole recording."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pengi_rt.render.generation import about_audio, span, total
-from pengi_rt.render.writer import Row
+from pengi_rt.render.fields import audio_fields, span, window_count
+from pengi_rt.render.rows import Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
     from pengi_rt.results.classification import Classification, ClassifiedWindow, LabelScore
 
-LABEL_COLUMNS: Final = (
+CLASSIFICATION_COLUMNS: Final = (
     "audio",
     "scope",
     "start",
@@ -25,11 +25,11 @@ LABEL_COLUMNS: Final = (
 )
 
 
-class Labelled:
-    """Classifications as the rows of a format, their ``best`` labels alone."""
+class ClassificationRows:
+    """Makes rows of classifications, with their ``best`` labels only."""
 
     def __init__(self, form: str, *, best: int | None, headed: bool) -> None:
-        """Of the format ``form``; ``headed``: text has the recording's name above its lines."""
+        """For the format ``form``; ``headed`` text has the recording's name above it."""
         self._rows = {"text": self._block, "csv": self._flat}.get(form, self._nested)
         self._best = best
         self._headed = headed
@@ -40,14 +40,14 @@ class Labelled:
 
     @staticmethod
     def line(row: Row) -> str:
-        """A row of the format ``text`` as text."""
+        """A row as text, in the format ``text``."""
         block: str = row["block"]
         return block
 
     def _nested(self, result: "Classification") -> Iterator[Row]:
-        """A row a window, then one for the whole recording; of a single window that one alone."""
+        """One row per window, if there are several, and then one for the whole recording."""
         windows = result.windows
-        for window in windows if total(result) > 1 else ():
+        for window in windows if window_count(result) > 1 else ():
             scope = {"scope": "window", "start": window.start, "end": window.end}
             scores = {"chosen": window.chosen, "labels": window.labels, "text": window.text}
             yield self._row(result, scope, scores)
@@ -55,7 +55,7 @@ class Labelled:
             return
         start = windows[0].start if result.window_range is None else 0.0
         whole = {"scope": "recording", "start": start, "end": windows[-1].end}
-        text = windows[0].text if total(result) == 1 else None
+        text = windows[0].text if window_count(result) == 1 else None
         scores = {"chosen": result.chosen, "labels": result.labels, "text": text}
         yield self._row(result, whole, scores)
 
@@ -71,27 +71,25 @@ class Labelled:
                 {"label": each.label, "score": each.score, "probability": each.probability}
                 for each in scores["labels"][: self._best]
             ],
-            "windows": total(result),
+            "windows": window_count(result),
             "prompt_truncated": result.prompt_truncated,
-            **about_audio(result),
+            **audio_fields(result),
             "options": result.options.to_json(),
         }
 
     def _flat(self, result: "Classification") -> Iterator[Row]:
-        """A row a label."""
+        """One row per label."""
         for row in self._nested(result):
             for scored in row["labels"]:
                 yield {**row, **scored, "chosen": scored["label"] in row["chosen"]}
 
     def _block(self, result: "Classification") -> Iterator[Row]:
-        """A recording: a line a window if there are several, and the whole's table at its end."""
-        window_range, windows = result.window_range, result.windows
-        begins, ends = (
-            window_range is None or window_range.is_first,
-            window_range is None or window_range.is_last,
-        )
+        """One row per recording: a line per window, if there are several, and then the labels."""
+        partial, windows = result.window_range, result.windows
+        begins = partial is None or partial.is_first
+        ends = partial is None or partial.is_last
         lines = [f"{result.audio}:"] if self._headed and begins else []
-        if total(result) > 1:
+        if window_count(result) > 1:
             lines += map(_window, windows)
             lines += ["whole recording:"] if ends else []
         elif windows[0].text is not None:
@@ -108,7 +106,7 @@ def _window(window: "ClassifiedWindow") -> str:
 
 
 def _table(labels: "Sequence[LabelScore]", chosen: Sequence[str]) -> list[str]:
-    """A line a label, best first, the chosen ones marked."""
+    """One line per label, best first, the chosen ones marked."""
     width = max(len(each.label) for each in labels)
     return [
         f"{'*' if each.label in chosen else ' '} {each.label:<{width}}  {each.score:8.3f}"

@@ -1,10 +1,11 @@
-"""Answers as rows: window by window, merged over time, or one for a whole recording."""
+"""Answers as rows: one per window, merged over time, or one per recording."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from pengi_rt.render.writer import Row
+from pengi_rt.render.fields import audio_fields, span, window_count
+from pengi_rt.render.rows import Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 WINDOWS: Final = ("each", "merged", "pooled")
 
-ANSWER_COLUMNS: Final = (
+GENERATION_COLUMNS: Final = (
     "audio",
     "prompt",
     "text",
@@ -24,45 +25,40 @@ ANSWER_COLUMNS: Final = (
 )
 
 
-class Answers:
-    """Results as rows, their windows taken in one of :data:`WINDOWS`' ways.
+class GenerationRows:
+    """Makes rows of results, their windows taken in one of the ways of :data:`WINDOWS`.
 
-    Where they are not taken each by itself, parts of a result wait for the last one. Of their
-    windows no more is kept than the rows need.
+    Unless each window has its own row, partial results wait for the last one; only what the rows
+    need of them is kept.
     """
 
     def __init__(self, windows: str) -> None:
-        self._ways = windows
-        self._held: list[Window] = []
+        self._way = windows
+        self._windows: list[Window] = []
 
     def __call__(self, result: "Result") -> Iterator[Row]:
-        """The rows that a result, or a part of one, comes to."""
-        window_range = result.window_range
-        if self._ways == "each" or window_range is None:
-            return answer_rows(result, self._ways)
-        if window_range.is_first:
-            self._held = []
-        self._held += [replace(each, raw_text="", tokens=(), beams=()) for each in result.windows]
-        if not window_range.is_last:
+        """The rows that can be made now that this result, or part of one, is there."""
+        partial = result.window_range
+        if self._way == "each" or partial is None:
+            return generation_rows(result, self._way)
+        if partial.is_first:
+            self._windows = []
+        self._windows += [
+            replace(each, raw_text="", tokens=(), beams=()) for each in result.windows
+        ]
+        if not partial.is_last:
             return iter(())
-        return answer_rows(
-            replace(result, windows=tuple(self._held), window_range=None), self._ways
-        )
+        complete = replace(result, windows=tuple(self._windows), window_range=None)
+        return generation_rows(complete, self._way)
 
 
-def total(result: Any) -> int:
-    """How many windows the recording of a result has."""
-    found: int = len(result.windows) if result.window_range is None else result.window_range.total
-    return found
-
-
-def answer_rows(result: "Result", windows: str) -> Iterator[Row]:
-    """The rows of ``result``, its ``windows`` taken in one of :data:`WINDOWS`' ways."""
+def generation_rows(result: "Result", windows: str) -> Iterator[Row]:
+    """The rows of a complete ``result``; ``windows`` is one of :data:`WINDOWS`."""
     about = {"audio": result.audio, "prompt": result.prompt}
     rest = {
-        "windows": total(result),
+        "windows": window_count(result),
         "prompt_truncated": result.prompt_truncated,
-        **about_audio(result),
+        **audio_fields(result),
         "options": result.options.to_json(),
     }
     for row in {"each": _each, "merged": _merged, "pooled": _pooled}[windows](result):
@@ -106,29 +102,11 @@ def _pooled(result: "Result") -> Iterator[Row]:
     }
 
 
-class Heard(Protocol):
-    """A result, which knows how much of a recording was heard, and what is odd about it."""
-
-    @property
-    def audio_truncated(self) -> bool:
-        """Part of it was not."""
-
-    @property
-    def audio_warnings(self) -> tuple[str, ...]:
-        """Why it may be no sound."""
-
-
-def about_audio(result: Heard) -> Row:
-    """What a row says of that; of warnings only where there are some."""
-    warnings = {"audio_warnings": list(result.audio_warnings)} if result.audio_warnings else {}
-    return {"audio_truncated": result.audio_truncated, **warnings}
-
-
-class Lines:
-    """Rows as lines of text, with as much before each as tells it apart."""
+class TextLine:
+    """Makes a row a line of text, labelled with as much as tells it from the others."""
 
     def __init__(self, *, recordings: bool, prompts: bool) -> None:
-        """Whether there are several recordings, and several prompts."""
+        """Say whether there are several recordings, and several prompts."""
         self._recordings = recordings
         self._prompts = prompts
 
@@ -142,8 +120,3 @@ class Lines:
         label = " ".join(part for part in parts if part)
         text: str = row["text"]
         return printable(f"{label}: {text}" if label else text)
-
-
-def span(row: Row) -> str:
-    """Where in its recording a row belongs."""
-    return f"{row['start']:.1f}-{row['end']:.1f} s"

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pengi_rt.render.writer import Row
+from pengi_rt.render.rows import Row
 from pengi_rt.results.window_range import WindowRange
 
 Count = Callable[[int], int]

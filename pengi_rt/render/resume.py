@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from pengi_rt.errors import AudioError, InputError
 from pengi_rt.render.row_file import RowFile, RowSpan, recording_key
-from pengi_rt.render.writer import Row
+from pengi_rt.render.rows import Row
 from pengi_rt.system.files import file_sha256, replacing
 from pengi_rt.system.streams import STDIN, STDIO
 

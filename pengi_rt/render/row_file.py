@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from pengi_rt.errors import InputError
-from pengi_rt.render.writer import Row
+from pengi_rt.render.rows import Row
 
 
 class RowSpan(NamedTuple):

@@ -1,23 +1,20 @@
-"""What ``classify`` gives back: plain frozen dataclasses, ready for JSON."""
+"""What ``classify`` returns: frozen dataclasses, ready for JSON."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from pengi_rt.config.options import ClassifyOptions
+from pengi_rt.config.options import ClassifyOptions, Method
 from pengi_rt.results.window_range import WindowRange
-
-Method = Literal["text-matching", "log-likelihood"]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """A label and how well it fits; what ``score`` is depends on the method.
+    """A label and how well it fits; ``score`` depends on the method.
 
-    Text matching: the cosine of the answer and the label. Log-likelihood: the label's
-    log-probability, normalised and calibrated as asked; ``probability`` is then its share among
-    the labels (their softmax), else None. Where several labels are allowed, log-likelihoods are
-    those of coming next in the list that the model would write, each in its best place, and
-    ``probability`` is that, no share.
+    Text matching: the cosine of the answer and the label; ``probability`` is None. Log-likelihood:
+    the label's log-probability, normalized and calibrated as the options say; ``probability`` is
+    the softmax over the labels. With several labels per recording, the log-probability is that of
+    coming next in the list that the model would write, at the label's best place in it, and
+    ``probability`` is its exponential.
     """
 
     label: str
@@ -41,10 +38,10 @@ class ClassifiedWindow:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """A recording's labels, window by window and for the whole.
+    """A recording's labels: those of each window, and of the whole recording.
 
     ``labels`` are best first by the mean of the windows' scores; ``chosen`` is the best of them or,
-    where several labels were allowed, every label that a window has. It is empty where the model
+    with several labels per recording, every label chosen for a window. It is empty if the model
     answered nothing about any window (text matching).
     """
 
@@ -57,8 +54,8 @@ class Classification:
     prompt_truncated: bool
     audio_truncated: bool
     options: ClassifyOptions
-    """What made it, the plan's own defaults filled in."""
-    audio_warnings: tuple[str, ...] = ()  # why it may be no sound
+    """The options that made it, with the plan's defaults filled in."""
+    audio_warnings: tuple[str, ...] = ()  # why it may hold no sound
     window_range: WindowRange | None = None
     """Which windows of the recording these are (``partial_results``); None if all."""
 

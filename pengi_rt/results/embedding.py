@@ -33,7 +33,7 @@ class AudioEmbedding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextEmbedding:
-    """A text: ``embedding`` ``[d_proj]`` and ``prefix`` ``[prefix_length, n_embd]``, float32.
+    """A text's vectors: ``embedding`` ``[d_proj]`` and ``prefix`` ``[prefix_length, n_embd]``.
 
     The embedding is the mapping network's input: of length 1 only if the model was trained and
     released so (``config.normalize_text``).

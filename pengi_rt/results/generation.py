@@ -1,4 +1,4 @@
-"""What ``generate`` gives back: plain frozen dataclasses, ready for JSON."""
+"""What ``generate`` returns: frozen dataclasses, ready for JSON."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from pengi_rt.results.window_range import WindowRange
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """One hypothesis of the beam search, or one drawn answer.
+    """One hypothesis of the beam search, or one sample.
 
-    ``score`` is the mean log-probability per token, the stop token counted (the released code's
-    ranking); ``logprobs`` are the tokens' own, at the temperature that was asked for. ``text`` is
-    as :attr:`Window.raw_text`.
+    ``score`` is the mean log-probability per token, including the stop token (the released code's
+    ranking); ``logprobs`` are those of the tokens, at the temperature used. ``text`` is like
+    :attr:`Window.raw_text`.
     """
 
     text: str
@@ -27,8 +27,8 @@ class Beam:
 class Window:
     """The answer about one window of a recording; ``beams`` are best first.
 
-    ``text`` is the best beam's, stripped; ``raw_text`` is exactly the released wrapper's string (a
-    finished text ends with the stop token's space).
+    ``text`` is that of the best beam, stripped; ``raw_text`` is exactly the released wrapper's
+    string (a finished text ends with the stop token's space).
     """
 
     start: float  # seconds into the recording
@@ -42,16 +42,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent on the batches of windows that a result was answered in."""
+    """Seconds spent on the batches that held a result's windows."""
 
     read: float  # drawing recordings from an iterator, decoding, resampling, cutting
-    encode: float  # prefixes of the audio, and of prompts that are new
-    decode: float  # prefill and beam search; on a GPU also what is encoded in one go with them
-    windows: int  # of these batches, other recordings' windows with them
+    encode: float  # the audio, and prompts that are new
+    decode: float  # prefill and search; with a search on the device, encoding too
+    windows: int  # in these batches, including those of other recordings
 
     @classmethod
-    def together(cls, batches: "Iterable[Timings]") -> "Timings":
-        """Of several batches, each of which may be named many times."""
+    def combined(cls, batches: "Iterable[Timings]") -> "Timings":
+        """The sum over batches; a batch may be given several times and counts once."""
         each = {id(batch): batch for batch in batches}.values()
         columns = zip(
             *((one.read, one.encode, one.decode, one.windows) for one in each), strict=True
@@ -65,9 +65,9 @@ class Result:
 
     A recording no longer than the model's clip has one window, and ``text``, ``raw_text``,
     ``tokens``, ``score`` and ``beams`` are that window's. A longer one has several: then ``text``
-    joins theirs line by line, and the rest must be read from ``windows``.
+    has one line per window, and the rest must be read from ``windows``.
 
-    ``audio_warnings`` say why the recording may be no sound, a line each; mostly there are none.
+    ``audio_warnings`` say why the recording may hold no sound, one line each; usually empty.
     """
 
     audio: str
@@ -77,14 +77,14 @@ class Result:
     audio_truncated: bool
     timings: Timings
     options: GenerateOptions
-    """What made it, the plan's own defaults filled in."""
+    """The options that made it, with the plan's defaults filled in."""
     audio_warnings: tuple[str, ...] = ()
     window_range: WindowRange | None = None
     """Which windows of the recording these are (``partial_results``); None if all."""
 
     @property
     def text(self) -> str:
-        """The answer; for several windows, one line each."""
+        """The answer; one line per window."""
         return "\n".join(window.text for window in self.windows)
 
     @property
@@ -108,11 +108,11 @@ class Result:
         return self._only.beams
 
     def segments(self) -> Iterator[Segment]:
-        """The windows over time, neighbours that agree merged."""
+        """The windows over time, with equal neighbours merged."""
         return segments(self.windows)
 
     def pooled(self) -> Pooled:
-        """One answer for the whole recording: the windows' commonest."""
+        """One answer for the whole recording: the most common one."""
         return pooled(self.windows)
 
     @property

@@ -1,9 +1,8 @@
-"""Answers over time: what was said about each window, as a timeline and as one answer.
+"""Answers over time: those of all windows as a timeline, and as one answer.
 
-Windows may overlap; segments never do. Where two neighbours overlap, the time between them is
-parted in the middle of the overlap: windows of one length then each keep the moments that are
-nearer to their own centre than to any other window's, the last one too, which is moved back to end
-with the recording.
+Windows may overlap; segments never do. Where two neighbours overlap, they are split in the middle
+of the overlap: windows of equal length then keep the moments that are nearer to their own center
+than to any other window's, including the last one, which is moved back to end with the recording.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Protocol
 from pengi_rt.errors import UsageError
 
 Key = Callable[[str], Hashable]
-"""What of a text decides whether two are the same: ``str.casefold`` lets "Dog" be "dog"."""
+"""What is compared of two texts: with ``str.casefold`` "Dog" equals "dog"."""
 
 
 class Timed(Protocol):
@@ -33,7 +32,7 @@ class Timed(Protocol):
 
 
 class Scored(Protocol):
-    """A text and its score, as :class:`pengi_rt.results.generation.Window` has them."""
+    """A text and its score."""
 
     @property
     def text(self) -> str:
@@ -46,7 +45,7 @@ class Scored(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a recording over which the answer stays the same; it may be empty."""
+    """A stretch of a recording with one answer, which may be empty."""
 
     start: float  # seconds into the recording
     end: float  # seconds
@@ -57,7 +56,7 @@ class Segment:
 class Pooled:
     """One answer for all windows.
 
-    ``score`` is the mean over the ``votes`` windows, of ``windows``, that gave this answer.
+    ``votes`` of the ``windows`` gave it; ``score`` is the mean over those.
     """
 
     text: str
@@ -67,14 +66,14 @@ class Pooled:
 
 
 def segments(windows: Iterable[Timed], *, key: Key = str) -> Iterator[Segment]:
-    """Merge neighbours that agree; a segment comes as soon as a window disagrees with it.
+    """Merge neighbours with equal texts; a segment comes as soon as a window differs from it.
 
-    The segments lie end to end from the first window's start to the last one's end; only where
-    windows leave a gap, which nothing was heard of, they do too.
+    The segments lie end to end from the first window's start to the last one's end; where windows
+    leave a gap, so do they.
 
     Args:
         windows: answers in time order.
-        key: what must be equal of two texts, stripped; a segment has its first window's text.
+        key: what is compared of two stripped texts; a segment has its first window's text.
 
     Raises:
         UsageError: a window ends before it starts, or starts or ends before the one before it.
@@ -99,14 +98,14 @@ def segments(windows: Iterable[Timed], *, key: Key = str) -> Iterator[Segment]:
 
 
 def pooled(windows: Iterable[Scored], *, key: Key = str) -> Pooled:
-    """The commonest answer; of several, the one with the better mean score, then the earliest.
+    """The most common answer; of several, the one with the best mean score, then the earliest.
 
     Args:
         windows: answers in time order.
-        key: what must be equal of two texts, stripped; the answer is the first such text.
+        key: what is compared of two stripped texts; the answer is the first of the equal ones.
 
     Raises:
-        UsageError: there is no window.
+        UsageError: there are no windows.
     """
     votes: dict[Hashable, list[float]] = {}
     texts: dict[Hashable, str] = {}
@@ -126,10 +125,10 @@ def _mean(scores: list[float]) -> float:
 
 
 def _check_order(last: Timed | None, window: Timed) -> None:
-    """Refuse what has no place in time; NaN has none."""
+    """Refuse windows out of order, and times that are NaN."""
     in_order = last is None or (window.start > last.start and window.end >= last.end)
     if not (window.start < window.end and in_order):
-        before = f" behind {last.start:g}-{last.end:g} s" if last else ""
+        before = f" after {last.start:g}-{last.end:g} s" if last else ""
         raise UsageError(
             f"windows must be in time order, got {window.start:g}-{window.end:g} s{before}"
         )

@@ -25,9 +25,6 @@ Output = TypeVar("Output")
 Audio = AudioLike | Recording
 """A recording as a caller gives it."""
 
-OnRead = Callable[[Recording], None]
-"""Called with each recording once it can be read, before any of its windows is in a batch."""
-
 OnError = Callable[[Audio, AudioError], None]
 """Called with a recording that cannot be read to its end; reading continues with the next one."""
 
@@ -94,7 +91,6 @@ def window_batches(
     options: ReadOptions,
     *,
     on_error: OnError | None = None,
-    on_read: OnRead | None = None,
 ) -> Iterator[Batch]:
     """Read recordings and yield their windows, ``batch_size`` at a time; the last batch has fewer.
 
@@ -113,10 +109,9 @@ def window_batches(
         raise UsageError(
             f"recordings must be a list or an iterator of them, got {shown(recordings)}"
         )
-    for name, callback in (("on_error", on_error), ("on_read", on_read)):
-        if callback is not None and not callable(callback):
-            raise UsageError(f"{name} must be a function or None, got {shown(callback)}")
-    return _Reader(config, options, on_error, on_read).batches(recordings)
+    if on_error is not None and not callable(on_error):
+        raise UsageError(f"on_error must be a function or None, got {shown(on_error)}")
+    return _Reader(config, options, on_error).batches(recordings)
 
 
 def split_by_recording(
@@ -154,27 +149,24 @@ _END: Any = object()
 class _Reader:
     """Reads recordings and fills batches with their windows."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        options: ReadOptions,
-        on_error: OnError | None,
-        on_read: OnRead | None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, options: ReadOptions, on_error: OnError | None) -> None:
         self._config = config
         self._options = options
         self._on_error = on_error
-        self._on_read = on_read
         self._generator = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
         self._windows: list[F32] = []
         self._slices: list[BatchSlice] = []
-        self._seconds = 0.0
+        self._reading = _Stopwatch()
 
     def batches(self, recordings: Iterable[Audio]) -> Iterator[Batch]:
         """Full batches; before an error and at the end whatever there is."""
         drawn = iter(recordings)
         try:
-            while (given := self._timed(lambda: next(drawn, _END))) is not _END:
+            while True:
+                with self._reading:
+                    given = next(drawn, _END)
+                if given is _END:
+                    break
                 yield from self._read(given)
         except Exception:
             yield from self._rest()
@@ -185,12 +177,13 @@ class _Reader:
         """The batches that one recording fills."""
         recording: Recording | None = None
         try:
-            recording = self._timed(lambda: self._load(given))
-            if self._on_read is not None:
-                self._on_read(recording)
-            windows = iter(recording)
+            with self._reading:
+                recording = self._load(given)
+                windows = iter(recording)
             for index in range(len(recording)):
-                self._add(recording, index, self._timed(lambda: next(windows)))
+                with self._reading:
+                    window = next(windows)
+                self._add(recording, index, window)
                 if len(self._windows) == self._options.batch_size:
                     yield from self._rest()
         except AudioError as error:
@@ -241,17 +234,25 @@ class _Reader:
     def _rest(self) -> Iterator[Batch]:
         """A batch of what there is, if there is anything."""
         if self._windows:
-            windows = self._timed(lambda: _stack(self._windows))
-            batch = Batch(windows, tuple(self._slices), self._seconds)
-            self._windows, self._slices, self._seconds = [], [], 0.0
+            with self._reading:
+                windows = _stack(self._windows)
+            batch = Batch(windows, tuple(self._slices), self._reading.seconds)
+            self._windows, self._slices, self._reading = [], [], _Stopwatch()
             yield batch
 
-    def _timed(self, work: Callable[[], Output]) -> Output:
-        started = perf_counter()
-        try:
-            return work()
-        finally:
-            self._seconds += perf_counter() - started
+
+class _Stopwatch:
+    """Adds up the time spent in its ``with`` blocks, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += perf_counter() - self._started
 
 
 def _stack(windows: Sequence[F32]) -> F32:

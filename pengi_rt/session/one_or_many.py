@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import TypeVar, cast, overload
 
 from pengi_rt.audio.audio_like import is_several
-from pengi_rt.config.checked import listed
+from pengi_rt.config.checked import as_text, listed
 from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.session.batches import Audio
-from pengi_rt.system.scalars import as_text
 
 OneOrMany = Audio | Sequence[Audio]
 Prompts = str | Sequence[str] | None

@@ -53,4 +53,4 @@ def _refuse_others(mode: int, path: str | os.PathLike[str]) -> None:
     if S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
     if not S_ISREG(mode):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))

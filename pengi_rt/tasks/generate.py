@@ -80,7 +80,7 @@ def result_for(
         prompt_truncated=question.truncated,
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
-        timings=Timings.together(answers.timings for answers in part.outputs),
+        timings=Timings.combined(answers.timings for answers in part.outputs),
         options=request.options,
         window_range=part.window_range,
     )

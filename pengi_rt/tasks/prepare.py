@@ -1,4 +1,4 @@
-"""What is asked about recordings, checked: prompts, how answers are found, where they stop."""
+"""A request without its recordings, checked: prompts, decode options, stop strings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from pengi_rt.text.prompts import task_prompt
 
 
 class PreparedPrompt:
-    """A prompt and the additional text after it, tokenised; encoded when first needed.
+    """A prompt and the additional text after it, tokenized; encoded when first needed.
 
     Attributes:
         prompt: as given.
@@ -28,7 +28,7 @@ class PreparedPrompt:
     """
 
     def __init__(self, session: Session, prompt: str, options: PromptOptions) -> None:
-        """Tokenise the prompt and the additional text.
+        """Tokenize the prompt and the additional text.
 
         Raises:
             BackendError: the session is closed.
@@ -88,7 +88,7 @@ class PreparedRequest:
 def prompts_of(
     prompt: str | Sequence[str] | None, options: PromptOptions, default: str
 ) -> tuple[str, ...]:
-    """What is asked: ``prompt``, or the task's, or ``default``.
+    """The prompts to answer: ``prompt``, or the task's, or ``default``.
 
     Raises:
         UsageError: both are given, or no prompt at all, or the task does not fit.
@@ -110,7 +110,7 @@ def prompts_of(
 def one_prompt(
     prompt: str | Sequence[str] | None, options: PromptOptions, default: str, verb: str
 ) -> str:
-    """As :func:`prompts_of`, where ``verb`` asks one alone.
+    """Like :func:`prompts_of`, for a ``verb`` that takes a single prompt.
 
     Raises:
         UsageError: there are several; and as :func:`prompts_of`.
@@ -122,7 +122,7 @@ def one_prompt(
 
 
 def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) -> PreparedRequest:
-    """Check everything about a call except its recordings, and tokenise its prompts.
+    """Check everything about a call except its recordings, and tokenize its prompts.
 
     Raises:
         BackendError: the session is closed.

@@ -112,7 +112,7 @@ def _parts(kind: str, part: Any) -> list[Any]:
         return [part]
     inside = part.get(key)
     if part.keys() != {"type", key} or not isinstance(inside, list) or len(inside) > _MAX_PARTS:
-        raise ValueError(f"has a {kind} that is no sequence of at most {_MAX_PARTS} parts")
+        raise ValueError(f"has a {kind} that is not a sequence of at most {_MAX_PARTS} parts")
     return inside
 
 
@@ -166,7 +166,9 @@ def _check_model(data: object, vocab_size: int) -> None:
     _check_vocabulary(vocabulary, vocab_size)
     unknown, suffix = model.get("unk_token"), model.get("end_of_word_suffix")
     if unknown is not None and not (isinstance(unknown, str) and unknown in vocabulary):
-        raise ValueError(f"has {shown(unknown)} for what is unknown, which is no token")
+        raise ValueError(
+            f"has {shown(unknown)} as the unknown token, which is not in its vocabulary"
+        )
     if suffix not in (None, "", "</w>"):
         raise ValueError(f"ends words with {shown(suffix)}, which we do not use")
     for key in ("dropout", "byte_fallback", "continuing_subword_prefix"):
@@ -188,7 +190,7 @@ def _check_vocabulary(vocabulary: dict[str, Any], vocab_size: int) -> None:
 def _check_added(data: object, vocab_size: int) -> None:
     """Check the tokens that are split off before any merge."""
     if not isinstance(data, list) or len(data) > _MAX_ADDED:
-        raise ValueError(f"has added_tokens that are no list of at most {_MAX_ADDED}")
+        raise ValueError(f"has added_tokens that are not a list of at most {_MAX_ADDED}")
     for token in data:
         values = dict(_object(token, _ADDED_FLAGS | {"id", "content"}, "has", "an added token"))
         text, number = values.pop("content", None), values.pop("id", None)

@@ -109,8 +109,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "names": (np.array(["a.wav", "b.wav"]), "an array of names is several; make a list of it"),
     "a set": ({"a.wav"}, "make a list of them"),
     "an iterator": (iter(["a.wav"]), "make a list of them"),
-    "a number": (np.int64(3), "a number alone is none"),
-    "a class": (np.ndarray, "this is no recording"),
+    "a number": (np.int64(3), "a number alone is not a recording"),
+    "a class": (np.ndarray, "this is not a recording"),
     "an empty dict": (
         {},
         "with the keys 'array' and 'sampling_rate', or 'bytes', or 'path'; got n",
@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "another URL": ({"path": "hf://datasets/a.wav"}, "URLs are not fetched"),
     "a text file": (io.StringIO("RIFF"), "reads as str; open it in binary mode"),
     "a decoder that fails": (Failing(), r"its decoder cannot read it: 'no\nframes'"),
-    "no path": (NoPath(), "<NoPath>: is no path: expected"),
+    "no path": (NoPath(), "<NoPath>: is not a path: expected"),
     "a file and a rate": ((io.BytesIO(DATA), RATE), "a file has a rate of its own; give it alone"),
 }
 

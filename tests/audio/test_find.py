@@ -297,8 +297,8 @@ def test_pattern_that_fits_nothing(name: str) -> None:
         (None, "the list cannot be read: No such file or directory"),
         (b"", "the list names nothing"),
         (b"\xef\xbb\xbf\r\n# a\n \n", "the list names nothing"),
-        (encode(noise(10), 16_000), "is no list: that is UTF-8 text with one name a line"),
-        ("a.wav\n".encode("utf-16"), "is no list: that is UTF-8 text with one name a line"),
+        (encode(noise(10), 16_000), "is not a list: that is UTF-8 text with one name per line"),
+        ("a.wav\n".encode("utf-16"), "is not a list: that is UTF-8 text with one name per line"),
     ],
 )
 def test_list_refused(content: bytes | None, message: str) -> None:

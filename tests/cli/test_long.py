@@ -1,6 +1,7 @@
 """Long recordings on the command line: rows as they come, and what becomes of one that breaks."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from command_line import Argument, Capture, run
 
 from pengi_rt.audio import samples
 from pengi_rt.cli import progress
+from pengi_rt.engine import Engine
+from pengi_rt.results.generation import Result
 from pengi_rt.session.batches import Batch, _Reader
 
 VERBS: dict[str, list[Argument]] = {
@@ -226,3 +229,22 @@ def test_nobody_looks(
     monkeypatch.setattr(progress, "_is_watched", lambda: True)
     command = _command("generate", tiny_plan, hour, "--batch-size", 2)
     assert run(capsys, "-q", *command)[2] == ""
+
+
+def test_reading_is_timed_on_the_command_line_too(
+    tiny_plan: Path, hour: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine reads, so its timings hold the reading."""
+    results: list[Result] = []
+    iter_generate = Engine.iter_generate
+
+    def kept(engine: Engine, *arguments: Any, **keywords: Any) -> Iterator[Result]:
+        for result in iter_generate(engine, *arguments, **keywords):
+            results.append(result)
+            yield result
+
+    monkeypatch.setattr(Engine, "iter_generate", kept)
+    code, _, _ = run(capsys, "generate", "--engine", tiny_plan, *SHORT, hour)
+    assert code == 0
+    assert results
+    assert all(result.timings.read > 0 for result in results)

@@ -81,7 +81,7 @@ def test_pipes_that_nobody_named(tiny_plan: Path, folder: Path, capsys: Capture)
     code, out, err = run(capsys, "generate", *given, "s", "*.wav", "@l")
     assert code == 4
     assert out.startswith("s/a.wav: ")
-    why = "cannot be read: is no regular file"
+    why = "cannot be read: is not a regular file"
     assert f"pengi-rt: pipe.wav: {why}\npengi-rt: /dev/zero: {why}\n" in err
     assert "s: 1 passed over as pipes or devices" in err
     Path("l").write_text("pipe.wav\n")

@@ -1,4 +1,4 @@
-"""Attention of a decode step: every beam sees its own history, in whatever slots that lies."""
+"""Attention of a decode step: every beam sees its own history, whatever slots hold it."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
 
 
 def random_histories(clips: int, beams: int, slots: int, generator: torch.Generator) -> Tensor:
-    """An ancestry table as merges make it; what no step reads is no slot at all."""
+    """An ancestry table as beam steps write it; entries that no step reads are invalid."""
     table = torch.full((slots + 1, clips, beams, slots), -1, dtype=torch.int32)
     for t in range(slots):
         sources = torch.randint(beams, (clips, beams), generator=generator)
@@ -88,7 +88,7 @@ def test_beams(beams: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [SINGLE, BRAIN])
 def test_several_tiles_of_both_segments(dtype: torch.dtype) -> None:
-    """128 keys a tile, 32 of them in float32; 5 slots a position do not divide either."""
+    """Blocks of 128 keys (32 in float32), neither a multiple of the 5 slots per position."""
     prefix, t = (40, 9) if dtype == SINGLE else (130, 27)
     check(*make_case([prefix, 1], [t, 1], beams=5, heads=1, slots=t + 1, dtype=dtype))
 
@@ -99,7 +99,7 @@ def test_no_prefix() -> None:
 
 
 def test_slots_of_one_position_in_two_tiles() -> None:
-    """32 keys a tile end after slot 5 of position 2, and nothing came before."""
+    """Blocks of 32 keys end after slot 5 of position 2; there is no prefix."""
     check(*make_case([0], [3], beams=13, heads=1))
 
 
@@ -123,7 +123,7 @@ def test_rows_with_one_history_agree() -> None:
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
-    """To the last bit: what another beam asks, and what only it has written, is not in a sum."""
+    """To the last bit: another beam's queries, and what only it has written, enter no sum."""
     q, segments = make_case([3], [2], beams=3)
     segments.ancestry[2, 0] = torch.tensor([[0, 0, -1, -1], [1, 1, -1, -1], [0, 2, -1, -1]])
     for tensor in (segments.keys, segments.values):

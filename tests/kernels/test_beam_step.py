@@ -39,7 +39,7 @@ def poisoned_like(buffers: Any) -> Any:
 
 @dataclass
 class Search:
-    """One search on the device, stepped with logits as the CPU's is."""
+    """One search on the device, stepped with logits like the CPU's."""
 
     clips: int
     beams: int
@@ -65,7 +65,7 @@ class Search:
         self.row = 0
 
     def step(self, logits: F32) -> None:
-        """One step with logits ``[B, W, V]``, ``W`` being 1 in the first one."""
+        """One step with logits [B, W, V]; W is 1 in the first step."""
         row, merge = (top_tokens, beam_step)
         if self.reference:
             row, merge = (top_tokens_reference, beam_step_reference)
@@ -92,9 +92,12 @@ class Search:
         )
 
     def found(self) -> BeamStep:
-        """What the last step wrote."""
-        row = {name: buffer[self.row - 1].cpu().numpy()
-               for name, buffer in self.history._asdict().items() if buffer.ndim > 1}  # fmt: skip
+        """The beams that the last step wrote."""
+        row = {
+            name: buffer[self.row - 1].cpu().numpy()
+            for name, buffer in self.history._asdict().items()
+            if buffer.ndim > 1
+        }
         state = BeamState(row["scores"], row["lengths"], row["finished"].astype(np.bool_))
         return BeamStep(row["sources"], row["tokens"], row["averages"], state)
 
@@ -120,7 +123,7 @@ def random_logits(generator: np.random.Generator, search: Search, *, coarse: boo
 
 
 def run(search: Search, seed: int, *, coarse: bool = False) -> list[BeamStep]:
-    """All its steps beside the CPU's; the history they leave is checked as well."""
+    """Compare all its steps with the CPU's, and check the history that they leave."""
     generator = np.random.default_rng(seed)
     state = BeamState.start(search.clips)
     ancestry = np.zeros((search.clips, search.beams, search.steps), np.int32)
@@ -168,7 +171,7 @@ def test_kernels_search_like_the_cpu(
 @pytest.mark.parametrize("seed", range(16))
 @pytest.mark.parametrize("coarse", [False, True])
 def test_reference_searches_like_the_cpu(seed: int, coarse: bool) -> None:
-    """Beams finish, are pushed out and compete, often to the end."""
+    """Beams finish, are replaced and compete, often to the end."""
     generator = np.random.default_rng(seed)
     beams = int(generator.choice([1, 2, 3, 4, 5, 16]))
     vocab = int(generator.choice([53, 512, 672]))
@@ -179,7 +182,7 @@ def test_reference_searches_like_the_cpu(seed: int, coarse: bool) -> None:
 
 
 def test_searches_above_come_to_an_end() -> None:
-    """Otherwise they say nothing about finished clips."""
+    """Otherwise they would not test finished clips."""
     search = Search(3, 3, 53, 9, reference=True)
     steps = run(search, 0)
     finished = np.stack([step.state.finished for step in steps])
@@ -209,7 +212,7 @@ def test_ties_between_beams_go_to_the_lower_beam(reference: bool) -> None:
 
 
 def start(search: Search, scores: Any, lengths: Any, finished: Any) -> BeamState:
-    """Put the search behind its first step, into this state."""
+    """Put the search into this state, after its first step."""
     state = BeamState(
         np.array(scores, np.float64), np.array(lengths, np.int32), np.array(finished, np.bool_)
     )
@@ -248,7 +251,7 @@ def test_finished_and_impossible_beams(
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("allowed", [1, 2, 200])
 def test_tokens_of_probability_zero(reference: bool, allowed: int) -> None:
-    """Whole tiles are impossible, and fewer tokens may be left than there are beams."""
+    """Whole tiles have probability 0, and fewer tokens may be left than there are beams."""
     search = Search(1, 3, 300, 1, reference=reference)
     logits = np.full((1, 1, 300), -np.inf, np.float32)
     logits[..., 299 - np.arange(allowed)] = np.linspace(0, 3, allowed)
@@ -259,7 +262,7 @@ def test_tokens_of_probability_zero(reference: bool, allowed: int) -> None:
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("temperature", [2.0**-126, 1e-3, 1e6, 1e300])
 def test_extreme_temperatures(reference: bool, temperature: float) -> None:
-    """Among float32's smallest and beyond its largest; falling, so that ties are as on the CPU."""
+    """From float32's smallest to beyond its largest; logits fall, so ties are as on the CPU."""
     search = Search(1, 3, 200, 0, temperature, reference=reference)
     logits = np.linspace(9, -9, 200, dtype=np.float32).reshape(1, 1, 200)
     logits[..., 150:] = -np.inf
@@ -312,7 +315,7 @@ def test_a_new_search_forgets_the_old_one() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("reference", [False, True])
 def test_next_residual(dtype: torch.dtype, reference: bool) -> None:
-    """Of the row's own token and its clip's position, which stops at the last one there is."""
+    """They are of the row's token and its clip's position, which stops at the last one."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(53, WIDTH, generator=generator)
     scale = None
@@ -356,7 +359,7 @@ def test_programs_do_not_depend_on_each_other() -> None:
 
 
 def test_a_row_of_many_tiles() -> None:
-    """More candidates than a program holds at a time: 171 tiles of 16."""
+    """More candidates than a program compares at a time: 171 tiles of 16."""
     vocab = 170 * TILE + 5
     logits = np.random.default_rng(0).normal(0, 3, (1, 1, vocab)).astype(np.float32).round(1)
     search = Search(1, 16, vocab, 0)

@@ -107,7 +107,7 @@ def test_equals_reference(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_equals_reference_along_a_search(seed: int) -> None:
-    """Beams finish, are pushed out and compete, with a stop token that is often likely."""
+    """Beams finish, are replaced and compete, with a stop token that is often likely."""
     generator = np.random.default_rng(seed)
     options: dict[str, Any] = {"beam_size": 4, "temperature": 1.0, "stop_id": 3, "pad_id": 5}
     state = reference = BeamState.start(3)
@@ -139,7 +139,7 @@ def test_equals_reference_on_ordered_logits(order: str) -> None:
 
 @pytest.mark.parametrize("step", [beam_step, beam_step_reference])
 class TestRule:
-    """What both must do, with answers worked out by hand."""
+    """Cases worked out by hand, for both functions."""
 
     def test_ties_within_a_beam_go_to_the_lower_token(self, step: Any) -> None:
         result = step(row(0, 1, 0, 1, 1, 0), BeamState.start(1), beam_size=4, **PLAIN)
@@ -161,12 +161,12 @@ class TestRule:
         assert chosen(result) == ([(0, 0), (1, 0)] if finished == 0 else [(0, 0), (0, 1)])
 
     def test_averages_that_round_to_the_same_are_ties(self, step: Any) -> None:
-        """The ranking is by average: beside -5, logits of 1e-30 and 3e-30 are one number."""
+        """Candidates are ranked by average: next to -5, logits 1e-30 and 3e-30 are equal."""
         result = step(row(5, 1e-30, 3e-30, 2e-30), BeamState.start(1), beam_size=3, **PLAIN)
         assert chosen(result) == [(0, 0), (0, 1), (0, 2)]
 
     def test_average_not_sum_decides(self, step: Any) -> None:
-        """A long beam with the lower sum wins over a short one with the lower average."""
+        """A long beam with a lower sum beats a short one with a lower average."""
         logits = np.tile(row(9, 0, 0, 0), (1, 2, 1))
         state = state_of([-2.0, -3.0], [1, 5], [False, False])
         result = step(logits, state, beam_size=2, **PLAIN)
@@ -215,7 +215,7 @@ class TestRule:
         assert chosen(step(logits, state, beam_size=2, **PLAIN)) == [(0, 0), (1, 0)]
 
     def test_all_finished(self, step: Any) -> None:
-        """Nothing moves; a score is average times length again, which may round once."""
+        """Nothing changes, except that a score, average times length, may be rounded once."""
         state = state_of([-1.1, -2.3, -4.7], [3, 3, 5], [True] * 3)
         result = step(np.full((1, 3, 9), np.nan, np.float32), state, beam_size=3, **PLAIN)
         assert chosen(result) == [(0, 0), (1, 0), (2, 0)]
@@ -283,7 +283,7 @@ def test_log_sum_exp_against_extended_precision(scale: float, temperature: float
 
 
 def test_exponential_to_the_last_bits() -> None:
-    """The largest of two probabilities, -log(1 + exp(-x)): dropping a term of the series shows."""
+    """The larger of two probabilities, -log(1 + exp(-x)): a missing term of the series shows."""
     x = np.linspace(0, 45, 5000, dtype=np.float32)
     logits = np.full((len(x), 1, 64), -np.inf, np.float32)
     logits[:, 0, 10] = 0
@@ -294,7 +294,7 @@ def test_exponential_to_the_last_bits() -> None:
 
 
 def test_calls_from_several_threads() -> None:
-    """The interpreter's lock is released meanwhile; nothing may be shared."""
+    """The interpreter's lock is released during a step, so steps must share nothing."""
     generator = np.random.default_rng(0)
     inputs = [random_logits(generator, 1, 5, VOCAB) for _ in range(8)]
     state = random_state(generator, 1, 5)

@@ -1,4 +1,4 @@
-"""The native beam step refuses every array and option that it was not made for, by name."""
+"""The native beam step refuses unsupported arrays and options, and names them."""
 
 from typing import Any
 

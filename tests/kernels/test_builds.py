@@ -1,4 +1,4 @@
-"""Every kernel that a full-size model needs compiles for every architecture, and fits it.
+"""Every kernel that a full-size model needs compiles for every architecture and fits it.
 
 This says nothing about speed. What spills its registers, or asks for more shared memory than there
 is, would be slow or fail only on the machine of a user.
@@ -55,7 +55,7 @@ def test_names_are_unique() -> None:
 
 
 def test_every_kernel_is_built() -> None:
-    """A kernel that is launched, but in no file's builds, would go unchecked."""
+    """A kernel that is launched but is in no file's builds would not be checked."""
     built = {build.kernel.__name__ for module in MODULES for build in builds(module)}
     source = "".join(file.read_text("utf-8") for file in KERNELS.glob("*.py"))
     jitted = re.compile(r"^@triton\.jit.*\ndef (\w+_kernel)\(", re.MULTILINE)
@@ -64,7 +64,7 @@ def test_every_kernel_is_built() -> None:
 
 
 def test_the_document_lists_a_build_of_every_kernel() -> None:
-    """Not its numbers, which depend on the version of Triton."""
+    """Its numbers are not checked, because they depend on the version of Triton."""
     rows = re.findall(r"^\| (\S.*?) \| (sm_.*?) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE)
     assert rows == [
         (build.name, " / ".join(f"sm_{capability}" for capability in sorted(build.capabilities)))

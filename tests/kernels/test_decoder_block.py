@@ -1,4 +1,4 @@
-"""A decoder block of kernels against the model's own, while beams change their parents."""
+"""A decoder block made of kernels against the model's own, while beams change parents."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ ROWS = len(LENGTHS) * BEAMS
 
 
 class PlainRows:
-    """The block as the model runs it: every row by itself, with a cache of its own."""
+    """The block as the model runs it: row by row, each with its own cache."""
 
     def __init__(self, block: Block, prefixes: list[Tensor]) -> None:
         self.block, self.dtype = block, next(block.parameters()).dtype
@@ -42,14 +42,14 @@ class PlainRows:
         return torch.stack(outputs)
 
     def reorder(self, sources: Tensor) -> None:
-        """Row j of a clip goes on from its row ``sources[clip, j]``."""
+        """Let row j of a clip continue its row ``sources[clip, j]``."""
         rows = (sources + torch.arange(len(LENGTHS))[:, None] * BEAMS).flatten().tolist()
         self.caches = [self.caches[row] for row in rows]
 
 
 @dataclass
 class KernelRows:
-    """The same out of kernels, on caches that never move."""
+    """The block made of kernels, on caches that never move."""
 
     block: Block
     segments: Segments
@@ -91,7 +91,7 @@ class KernelRows:
         return third
 
     def reorder(self, sources: Tensor) -> None:
-        """What a step's merge writes."""
+        """Write what a beam step writes."""
         t = int(self.segments.position[0])
         old, new = self.segments.ancestry[t], self.segments.ancestry[t + 1]
         for clip, source in enumerate(sources.tolist()):
@@ -109,7 +109,7 @@ def norm(layer: torch.nn.LayerNorm) -> Norm:
 
 
 def random_block(dtype: torch.dtype) -> Block:
-    """With biases and norms that are not those of a new model."""
+    """A block whose biases and norms are not those of a new model."""
     block = Block(
         DecoderConfig(vocab_size=16, n_positions=16, n_embd=WIDTH, n_layer=1, n_head=HEADS)
     )

@@ -1,4 +1,4 @@
-"""The tests' own instruments see what they are made to see."""
+"""The tests' own tools detect what they are made to detect."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The head's logits are as near as PyTorch's, and what is kept of them is exact."""
+"""The head's logits are as accurate as PyTorch's, and what is kept of them is exact."""
 
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ def make(
     temperature: float = 1.0,
     quantised: bool = False,
 ) -> Case:
-    """A case whose rows are far from centred, as GPT-2's last ones are."""
+    """A case whose rows have a large mean, as GPT-2's last ones do."""
     generator = torch.Generator().manual_seed(rows * width + vocab)
 
     def normal(*shape: int) -> Tensor:
@@ -200,7 +200,7 @@ def test_candidates_order_as_floats_do() -> None:
 @pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about NaN, in the interpreter
 def test_a_broken_logit_breaks_its_tile(value: float) -> None:
-    """The other features are 0 there, and 0 times infinity is NaN: every one is infinite."""
+    """All features must be infinite, because 0 times infinity is NaN."""
     case = make(3, 32, 300)
     weight = case.head.weight.clone()
     weight[140] = value
@@ -234,5 +234,6 @@ def test_refusals(function: Any) -> None:
     ]
     for message, arguments in wrong:
         with pytest.raises(ValueError, match=message):
-            function(*arguments[:4], hidden=arguments.hidden, out=arguments.out,
-                     logits=arguments.logits)  # fmt: skip
+            function(
+                *arguments[:4], hidden=arguments.hidden, out=arguments.out, logits=arguments.logits
+            )

@@ -41,7 +41,7 @@ SHORT = {
 
 
 def front_end(config: ModelConfig) -> LogMel:
-    """With a batch norm that is not the identity: as trained ones are, about -40 dB, 15 dB."""
+    """A model with a batch norm like a trained one: mean -40 dB, deviation 15 dB."""
     generator = torch.Generator().manual_seed(5)
     model = LogMel(config).eval().requires_grad_(False)
     for tensor, low, high in (
@@ -91,20 +91,23 @@ def noise(samples: int) -> Tensor:
 
 
 def tone(samples: int) -> Tensor:
-    """Full scale: far from it, the window leaks less than rounding does."""
+    """Full scale; far from the tone, the window leaks less than rounding does."""
     return torch.sin(2 * math.pi * 0.0713 * torch.arange(samples).double()).float()
 
 
 def edges(samples: int) -> Tensor:
-    """Impulses on and beside both ends, where the reflection turns, and nothing else."""
+    """Impulses at and next to both ends, where the reflection turns, and nothing else."""
     wave = torch.zeros(samples)
     wave[[0, 1, -2, -1]] = torch.tensor([0.5, -1.0, 0.25, 1.0])
     return wave
 
 
 SIGNALS: dict[str, Callable[[int], Tensor]] = {
-    "noise": noise, "tone": tone, "silence": torch.zeros, "edges": edges
-}  # fmt: skip
+    "noise": noise,
+    "tone": tone,
+    "silence": torch.zeros,
+    "edges": edges,
+}
 
 
 def check(
@@ -152,7 +155,7 @@ def test_base_in_small_tiles() -> None:
 
 
 def test_clip_much_shorter_than_a_tile() -> None:
-    """Its 13 frames again and again, and none that would lie outside the recording."""
+    """Its 13 frames repeat, and none reads outside the recording."""
     check(short("tiny", 2000, 32), ["noise"], 64)
 
 

@@ -60,7 +60,7 @@ def in_float64(
     gelu: bool = False,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Written out, nothing of PyTorch's layers."""
+    """The formula written out, without PyTorch's layers."""
     y: Tensor = x.double()
     if norm_weight is not None and norm_bias is not None:
         y = y - y.mean(dim=-1, keepdim=True)
@@ -75,7 +75,7 @@ def in_float64(
 def check(
     x: Tensor, *, dtype: torch.dtype | None = None, floor: float = 0, **options: Any
 ) -> Tensor:
-    """One of the two functions, by whether there is a residual; the result, which is right."""
+    """Run and check the function for these arguments; returns the result."""
     kernel: Any = linear_residual if "residual" in options else norm_linear
     reference: Any = linear_residual_reference if "residual" in options else norm_linear_reference
     shape = (*x.shape[:-1], len(options["weight"]))
@@ -120,7 +120,7 @@ def test_residual_without_bias() -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_large_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that only many rows fill."""
+    """Tiles that only many rows fill."""
     monkeypatch.setattr(swin_linear_tiles, "WAVE", 1)
     x = draw(130, 72, seed=0, dtype=dtype)
     options = layer(72, 180, dtype) | norm(72, dtype)
@@ -135,7 +135,7 @@ def test_large_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_mean_far_from_zero() -> None:
-    """What the square of the mean would drown: a variance of 1 around 3000, over several tiles."""
+    """A variance of 1 around a mean of 3000, which a difference of squares would lose."""
     x = draw(5, 100, seed=0).add_(3000)
     # The mean is rounded once a tile, to 2^-12 of a standard deviation.
     check(x, **layer(100, 16, torch.float32), **norm(100, torch.float32), floor=2**-12)

@@ -20,7 +20,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def by_kernels(block: SwinBlock, x: Tensor) -> Tensor:
-    """Five launches, the residual stream in the dtype of ``x``."""
+    """The block in five launches, with the residual stream in the dtype of ``x``."""
     attn, mlp = block.attn, block.mlp
     norms: list[dict[str, Any]] = [
         {"norm_weight": norm.weight, "norm_bias": norm.bias, "eps": norm.eps}

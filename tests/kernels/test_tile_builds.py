@@ -1,4 +1,4 @@
-"""Every tile that may be chosen compiles for every architecture, and none spills.
+"""Every candidate tile compiles for every architecture, and none spills.
 
 One that asks for more shared memory than a GPU has is left out when tiles are measured there; that
 must be rare, and must not happen on the GPUs for which it is meant.
@@ -17,8 +17,13 @@ def test_every_tile_fits(tmp_path: Path) -> None:
     found = compile_kernels(["tile_builds"], tmp_path)
     launchers = {compiled.name.split()[0] for compiled in found}
     assert launchers == {
-        "swin_linear", "small_linear", "lm_head", "window_attention", "log_mel", "beam_attention"
-    }  # fmt: skip
+        "swin_linear",
+        "small_linear",
+        "lm_head",
+        "window_attention",
+        "log_mel",
+        "beam_attention",
+    }
     assert [c for c in found if c.stack > 0] == [], "registers are spilled"
     large = {
         (c.capability, c.name.split()[0], c.name[c.name.rindex("(") :])

@@ -1,4 +1,4 @@
-"""Whatever tile is chosen, a launcher's result is as near to float64 as PyTorch's."""
+"""Whatever tile is chosen, a launcher's result is as close to float64 as PyTorch's."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -57,7 +57,7 @@ def draw(*shape: int, seed: int, dtype: torch.dtype = SINGLE, scale: float = 1) 
 
 @contextmanager
 def taking(tile: Tile) -> Iterator[None]:
-    """Every launcher takes ``tile``, at least one does."""
+    """Make every launcher take ``tile``; at least one must."""
     taken = []
 
     def chooser(name: str, tiles: Sequence[Tile], run: RunTile) -> Tile:
@@ -83,7 +83,7 @@ def row_tiles(dtype: torch.dtype) -> Sequence[Tile]:
     ("dtype", "tile"), [(dtype, tile) for dtype in (HALF, SINGLE) for tile in row_tiles(dtype)]
 )
 def test_many_rows(dtype: torch.dtype, tile: Tile) -> None:
-    """More of everything than the largest tile has, and no multiple of any."""
+    """Every size is larger than the largest tile's, and no multiple of it."""
     M, K, N = 130, 136, 140
     x, weight = draw(M, K, seed=0, dtype=dtype), draw(N, K, seed=1, dtype=dtype, scale=K**-0.5)
     bias, gain, offset = (draw(n, seed=n, dtype=dtype) for n in (N, K, K))
@@ -102,7 +102,7 @@ def test_many_rows(dtype: torch.dtype, tile: Tile) -> None:
 
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Rows as few as the interpreter can take are tiles to choose for."""
+    """Let launchers choose tiles for as few rows as the interpreter can handle."""
     monkeypatch.setattr(swin_linear_tiles, "WAVES", (0, 64))
     swin_linear_tiles.tiles.cache_clear()
     yield
@@ -111,7 +111,7 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("few_programs")
 def test_a_residual_in_place_is_added_once() -> None:
-    """Although every tile has been run with it, again and again."""
+    """The result is right although every tile was run with this residual many times."""
     x, weight = draw(70, 40, seed=0), draw(72, 40, seed=1, scale=0.2)
     residual = draw(70, 72, seed=2)
     expected = linear_residual_reference(x.double(), weight.double(), None, residual.double())
@@ -123,7 +123,7 @@ def test_a_residual_in_place_is_added_once() -> None:
 
 
 def timed(call: object) -> float:
-    """Runs what is measured twice, and says that all are alike."""
+    """A timer that runs the call twice and finds all tiles equally fast."""
     assert callable(call)
     call()
     call()
@@ -173,7 +173,7 @@ NORMED = [
 
 @pytest.mark.parametrize(("weight", "width", "tile"), NORMED)
 def test_step_norm_and_linear(weight: torch.dtype, width: int, tile: Tile) -> None:
-    """The whole row is one tile, in however many groups."""
+    """The whole row is one tile, whatever the number of groups."""
     assert tile[2] * tile[3] >= width
     layer, norm = make_linear(width, 72, weight), Norm(draw(width, seed=7), draw(width, seed=8))
     stream = Stream(
@@ -185,9 +185,11 @@ def test_step_norm_and_linear(weight: torch.dtype, width: int, tile: Tile) -> No
     check_guards(found, stream.out)
     double = Stream(*(None if x is None else x.double() for x in stream))  # type: ignore[arg-type]
     truth = norm_gelu_linear_reference(
-        double, Norm(norm.weight.double(), norm.bias.double()), exact(layer),
+        double,
+        Norm(norm.weight.double(), norm.bias.double()),
+        exact(layer),
         out=torch.empty_like(found, dtype=torch.float64),
-    )  # fmt: skip
+    )
     native = norm_gelu_linear_reference(stream, norm, layer, out=torch.empty_like(found))
     assert_kernel_close(found, truth, native)
 
@@ -236,7 +238,7 @@ WINDOWS = [
 
 @pytest.mark.parametrize(("dtype", "tile"), WINDOWS)
 def test_windows(dtype: torch.dtype, tile: Tile) -> None:
-    """Clips of a program from one to as many as there are, and one more."""
+    """From one clip per program to one more than there are."""
     qkv, table = draw(5, 8, 8, 96, seed=0, dtype=dtype), draw(49, 2, seed=1, dtype=dtype)
     out = poisoned(5, 8, 8, 32, dtype=dtype)
     options: dict[str, Any] = {"heads": 2, "window": 4, "shift": 2}
@@ -281,7 +283,7 @@ ATTENTIONS = [(dtype, tile) for dtype in (HALF, SINGLE) for tile in beam.tiles(5
 
 
 def attention_case(dtype: torch.dtype) -> tuple[Tensor, beam.Segments]:
-    """5 beams of 2 clips, longer than a tile of 128, in the middle of what is generated."""
+    """5 beams of 2 clips, with a prefix longer than 128 keys, in the middle of an answer."""
     prefix, clips, beams, slots = 130, 2, 5, 30
     generator = torch.Generator().manual_seed(1)
     table = torch.randint(beams, (slots + 1, clips, beams, slots), generator=generator)
@@ -313,7 +315,7 @@ def test_beam_attention(dtype: torch.dtype, tile: Tile) -> None:
 
 
 def test_beam_attention_is_measured_with_more_to_read_than_there_is() -> None:
-    """A warm-up stands at the first position, whose time says nothing."""
+    """A warm-up is at the first position, whose time is not typical."""
     q, segments = attention_case(HALF)
     out, seen = poisoned(10, 16, dtype=HALF), []
 
@@ -335,21 +337,25 @@ def test_beam_attention_is_measured_with_more_to_read_than_there_is() -> None:
 
 
 def test_every_tile_is_tried_somewhere() -> None:
-    """At base's shapes, of 1 clip or of 64."""
+    """With base's shapes, for 1 clip or for 64."""
     for dtype in (HALF, SINGLE):
         shapes = [
             (clips * 4096 >> 2 * stage, n * 96 << stage)
-            for clips in (1, 64) for stage in range(4) for n in (1, 3, 4)
-        ]  # fmt: skip
+            for clips in (1, 64)
+            for stage in range(4)
+            for n in (1, 3, 4)
+        ]
         tried = {tile for M, N in shapes for tile in swin_linear_tiles.tiles(M, N, dtype)}
         assert tried == {*row_tiles(dtype)}
     for weight in (HALF, INT8, SINGLE):
         tried = {tile for rows in (5, 40, 320) for tile in lm_head_tiles.tiles(rows, weight)}
         assert tried >= {*lm_head_tiles.OTHER_TILES[weight.itemsize]}
     tried = {
-        tile for weight in (HALF, SINGLE) for rows in (5, 25, 40, 320)
+        tile
+        for weight in (HALF, SINGLE)
+        for rows in (5, 25, 40, 320)
         for tile in small_linear_tiles.tiles(rows, 768, weight, norm=False)
-    }  # fmt: skip
+    }
     assert tried >= {tile for tiles in small_linear_tiles.OTHER_TILES.values() for tile in tiles}
 
 
@@ -368,7 +374,7 @@ def test_no_tile_is_offered_twice() -> None:
 
 @pytest.mark.usefixtures("few_programs")
 def test_a_tuning_in_the_launchers_own_words(tmp_path: Path) -> None:
-    """Every choice has a name that says its shapes, and is found again under it."""
+    """Every choice is stored under a name with its shapes, and read back by it."""
     x, weight = draw(70, 40, seed=0), draw(72, 40, seed=1)
     with tuning(HERE, tmp_path, timed) as tuner:
         norm_linear(x, weight)

@@ -1,4 +1,4 @@
-"""What decides about tiles: the table, a file, or a measurement, and only when asked."""
+"""Tiles come from the default, a file or a measurement, which runs only on request."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,7 @@ NAME = "kernel dtype=float16 rows=5 norm=True"
 
 @pytest.fixture
 def kernel() -> Kernel:
-    """Whose second tile is the fastest."""
+    """A launcher whose second tile is the fastest."""
     return Kernel(table=10.0, other=7.0, third=8.0)
 
 
@@ -268,7 +268,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in nobody's way, and goes; where there are no locks it may be a living one's."""
+    """It is harmless, and removed; without locks it stays, as its process may still be running."""
     path = tmp_path / "gpu.json"
     left = tmp_path / ".gpu.json.0123abcd.tmp"
     entries = {"a": Measured((1,), 1.0, 2.0)}
@@ -328,7 +328,7 @@ def test_other_kernels_have_another_file(sources: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA GPU")
 def test_the_timer_on_a_gpu() -> None:
-    """Not how long it takes, which nobody can know: that twice the work is not less."""
+    """Times are unknown, but twice the work must not take less time."""
     x = torch.ones(2**26, device=HERE)
     timer: Any = ColdTimer(HERE)
     assert 0 < timer(lambda: x.add_(1)) < timer(lambda: (x.add_(1), x.add_(1), x.add_(1)))

@@ -1,4 +1,4 @@
-"""Attention inside windows against the model's own, in float64; sizes are tiny on purpose."""
+"""Attention inside windows against the model's own, in float64; sizes are tiny."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +56,7 @@ def by_the_model(qkv: Tensor, table: Tensor, *, heads: int, window: int, shift: 
 
 
 def check(qkv: Tensor, table: Tensor, **options: Any) -> Tensor:
-    """Compare with the model, nothing but the result written; that result."""
+    """Compare with the model and check that only the result was written; returns the result."""
     out = poisoned(*qkv.shape[:3], qkv.shape[3] // 3, dtype=qkv.dtype)
     assert window_attention(qkv, table, **options, out=out) is out
     check_guards(qkv, table, out)
@@ -92,7 +92,7 @@ def test_half_precision(window: int, shift: int, resolution: int, dtype: torch.d
 def test_several_clips_a_program(
     programs: int, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Clips that a program goes through one by one, the last program fewer, change no bit."""
+    """Several clips per program, fewer in the last one, change no bit."""
     qkv, table = inputs(5, 4, 8, 2, 16, torch.float32)
     assert module.clips_per_program(8, 5) == 1
     one_each = window_attention(qkv, table, heads=2, window=4, shift=2)
@@ -111,7 +111,7 @@ def test_order_of_programs() -> None:
 
 
 def test_what_is_masked_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """-100 is no infinity: where scores are in the hundreds a masked token may win, as released."""
+    """-100 is not infinity: if scores are in the hundreds, a masked token may win, as released."""
     qkv, table = inputs(1, 4, 8, 1, 16, torch.float32)
     qkv.mul_(20)
     found = check(qkv, table, heads=1, window=4, shift=2)
@@ -127,7 +127,7 @@ def test_scores_beyond_the_range_of_exp() -> None:
 
 
 def small(**changes: Any) -> Callable[[], Tensor]:
-    """A call that is right but for ``changes``."""
+    """A valid call, except for ``changes``."""
     qkv, table = inputs(1, 4, 8, 2, 8, torch.float32)
     options = {"qkv": qkv, "table": table, "heads": 2, "window": 4, "shift": 2}
     return lambda: window_attention(**{**options, **changes})

@@ -143,7 +143,10 @@ def call_head(rows: int, due: int, weight: torch.dtype, dtype: torch.dtype) -> N
         stream = stream._replace(bias=vector, partials=partials, out=torch.empty(rows, width))
     scale = torch.empty(vocab) if weight == INT8 else None
     lm_head(
-        stream, Norm(vector, vector), Head(torch.empty(vocab, width, dtype=weight), scale),
-        torch.ones(1, dtype=torch.float64), hidden=torch.empty(rows, width, dtype=dtype),
+        stream,
+        Norm(vector, vector),
+        Head(torch.empty(vocab, width, dtype=weight), scale),
+        torch.ones(1, dtype=torch.float64),
+        hidden=torch.empty(rows, width, dtype=dtype),
         out=VocabTiles.empty(rows, vocab, BEAMS, "cpu"),
-    )  # fmt: skip
+    )

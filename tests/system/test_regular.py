@@ -43,7 +43,7 @@ def test_others_are_refused_at_once(
         link = Path("link")
         link.symlink_to(path)
         for name in (path, link):
-            with pytest.raises(OSError, match="is no regular file"):
+            with pytest.raises(OSError, match="is not a regular file"):
                 open_regular(name)
 
 
@@ -73,9 +73,9 @@ def test_what_was_found_must_be_a_regular_file(device: str | None, pipe: Path) -
     link = pipe.with_name("link")
     link.symlink_to(path)
     for name in (path, link):
-        with pytest.raises(OSError, match=r"is no regular file|No such"):
+        with pytest.raises(OSError, match=r"is not a regular file|No such"):
             open_regular(Regular(name))
-        with pytest.raises(OSError, match=r"is no regular file|No such"):
+        with pytest.raises(OSError, match=r"is not a regular file|No such"):
             file_sha256(name)
 
 
@@ -84,5 +84,5 @@ def test_a_pipe_that_takes_a_files_place_does_not_hang(
 ) -> None:
     regular = Path(__file__).stat()
     monkeypatch.setattr(os, "stat", lambda *_, **__: regular)
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(OSError, match="is not a regular file"):
         open_regular(Regular(pipe))

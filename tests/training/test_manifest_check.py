@@ -57,12 +57,12 @@ def test_row_that_names_no_file(folder: Path) -> None:
     names = ["pipe.wav", "zero.wav", "/dev/zero"]
     problems = check(folder, *(GOOD | {"audio": name} for name in names))
     assert [problem.line for problem in problems] == [1, 2, 3]
-    assert all("is no regular file" in str(problem) for problem in problems)
+    assert all("is not a regular file" in str(problem) for problem in problems)
 
 
 def test_line_without_an_end(folder: Path) -> None:
     (problem,) = check_manifest(Path("/dev/zero"), TASKS)
-    assert str(problem) == "/dev/zero: cannot be read: is no regular file"
+    assert str(problem) == "/dev/zero: cannot be read: is not a regular file"
     path = write(folder / "long.jsonl", "{}\n" + " " * (LONGEST_LINE + 1))
     *_, problem = check_manifest(path, TASKS)
     assert str(problem).startswith(f"{path}: line 2 is longer than {LONGEST_LINE} bytes; ")

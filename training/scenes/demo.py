@@ -21,7 +21,7 @@ from pengi_rt.audio.decode import F32
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.engine import Engine, load
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.render.plot import answer_picture, new_figure
+from pengi_rt.render.pictures import answer_picture, new_figure
 from pengi_rt.text.prompts import Task, load_tasks
 from pengi_rt.training.command import exit_code
 from pengi_rt.training.scenes.facts import SAMPLE_RATE

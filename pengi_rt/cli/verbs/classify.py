@@ -25,7 +25,7 @@ from pengi_rt.cli.output import add_output, add_resume, check_place, check_resum
 from pengi_rt.cli.run import Run
 from pengi_rt.config.options import ClassifyOptions, ReadOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.render.classification import LABEL_COLUMNS, Labelled
+from pengi_rt.render.classification import CLASSIFICATION_COLUMNS, ClassificationRows
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording
@@ -106,9 +106,9 @@ def _classify(
         picture.heard(run), labels, arguments.prompt,
         partial_results=arguments.plot is None, on_error=run.on_error, options=options,
     )  # fmt: skip
-    rows = Labelled(arguments.format, best=arguments.best, headed=len(names) > 1)
+    rows = ClassificationRows(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = run.write_output(
-        picture.seen(warned(results, engine)), rows, columns=LABEL_COLUMNS, line=rows.line,
+        picture.seen(warned(results, engine)), rows, columns=CLASSIFICATION_COLUMNS, line=rows.line,
         count=lambda windows: windows + (windows > 1),
     )  # fmt: skip
     picture.draw()
@@ -135,7 +135,7 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
         InputError: there is no place for it.
         BackendError: matplotlib is not installed.
     """
-    from pengi_rt.render.plot import new_figure
+    from pengi_rt.render.pictures import new_figure
 
     if len(names) > 1:
         raise UsageError(f"--plot draws one recording, got {len(names)}: run it once for each")
@@ -185,7 +185,7 @@ class _Picture:
             return
         import numpy as np
 
-        from pengi_rt.render.plot_scores import Timeline, bar_picture, timeline_picture
+        from pengi_rt.render.score_pictures import Timeline, bar_picture, timeline_picture
 
         result = self._result
         axis = "cosine" if result.method == "text-matching" else "probability"

@@ -1,8 +1,6 @@
-"""``pengi-rt describe``: everything about recordings, as the released wrapper puts it together."""
+"""``pengi-rt describe``: caption, metadata and sound events of recordings in one text."""
 
 import argparse
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
 
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.options import (
@@ -18,22 +16,8 @@ from pengi_rt.cli.options import (
 from pengi_rt.cli.output import add_output, add_resume, check_resumable
 from pengi_rt.cli.run import Run
 from pengi_rt.config.options import DescribeOptions
-from pengi_rt.render.generation import Lines, about_audio, total
-from pengi_rt.render.writer import Row
-
-if TYPE_CHECKING:
-    from pengi_rt.results.description import Description
-
-COLUMNS: Final = (
-    "audio",
-    "text",
-    "caption",
-    "metadata",
-    "events",
-    "start",
-    "end",
-    "audio_truncated",
-)
+from pengi_rt.render.description import DESCRIPTION_COLUMNS, description_rows
+from pengi_rt.render.generation import TextLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Describe every recording; a bad one is reported and passed over."""
+    """Describe every recording; one that cannot be read is reported and skipped."""
     check_resumable(arguments)
     names = named_recordings(arguments)
     protect_inputs(arguments, names)
@@ -66,26 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
         results = engine.iter_describe(
             run, partial_results=True, on_error=run.on_error, options=options
         )
-        lines = Lines(recordings=len(names) > 1, prompts=False)
         return run.write_output(
-            results, _rows, columns=COLUMNS, line=lines, count=lambda windows: windows
+            results,
+            description_rows,
+            columns=DESCRIPTION_COLUMNS,
+            line=TextLine(recordings=len(names) > 1, prompts=False),
+            count=lambda windows: windows,
         )
-
-
-def _rows(description: "Description") -> Iterator[Row]:
-    """A row a window."""
-    answers = (description.caption, description.metadata, description.events)
-    windows = zip(*(answer.windows for answer in answers), strict=True)
-    for text, (caption, metadata, events) in zip(description.texts, windows, strict=True):
-        yield {
-            "audio": description.audio,
-            "text": text,
-            "caption": caption.text,
-            "metadata": metadata.text,
-            "events": events.text,
-            "start": caption.start,
-            "end": caption.end,
-            "windows": total(description.caption),
-            **about_audio(description.caption),
-            "options": description.options.to_json(),
-        }

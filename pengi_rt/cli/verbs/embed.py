@@ -21,10 +21,10 @@ from pengi_rt.cli.output import add_force, check_place
 from pengi_rt.cli.run import SOME_FAILED, Run
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import InputError, UsageError
-from pengi_rt.render.generation import about_audio, span
+from pengi_rt.render.fields import audio_fields, span
 from pengi_rt.render.output import PART, open_output
+from pengi_rt.render.rows import FORMATS, Row, RowWriter
 from pengi_rt.render.vectors import Stored, save_npy, save_safetensors
-from pengi_rt.render.writer import FORMATS, Row, Writer
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a .npy holds: [rows, d], or what the decoder reads, [rows, n, n_embd] "
         "(default: embedding; a .safetensors holds both)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=FORMATS, default="text",
+    parser.add_argument("--format", choices=tuple(FORMATS), default="text",
                         help="of the rows' table (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True,
@@ -104,7 +104,7 @@ def _embed(
         with _rescuing(found, target):
             with (
                 open_output(None) as output,
-                Writer(output, arguments.format, columns=COLUMNS, line=_line) as writer,
+                RowWriter(output, arguments.format, columns=COLUMNS, line=_line) as writer,
             ):
                 code = run.write(writer, results, found.keep_audio)
                 writer.write(found.text_rows())
@@ -190,7 +190,7 @@ class _Found:
         spans = zip(found.starts, found.ends, strict=True)
         rows = [
             {"row": row, "audio": found.audio, "start": start, "end": end,
-             **about_audio(found)}
+             **audio_fields(found)}
             for row, (start, end) in enumerate(spans, len(self.audio_rows))
         ]  # fmt: skip
         self.audio_rows += rows

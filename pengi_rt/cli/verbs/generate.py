@@ -19,9 +19,9 @@ from pengi_rt.cli.output import add_output, add_resume, check_resumable
 from pengi_rt.cli.run import Run
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import UsageError
-from pengi_rt.render.generation import ANSWER_COLUMNS, WINDOWS, Answers, Lines
+from pengi_rt.render.generation import GENERATION_COLUMNS, WINDOWS, GenerationRows, TextLine
 from pengi_rt.render.output import open_output
-from pengi_rt.render.writer import FORMATS, SUBTITLES
+from pengi_rt.render.rows import FORMATS, SUBTITLES
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     results = engine.iter_generate(
         run, prompts, partial_results=True, on_error=run.on_error, options=options
     )
-    lines = Lines(recordings=len(names) > 1, prompts=each > 1)
+    lines = TextLine(recordings=len(names) > 1, prompts=each > 1)
     return run.write_output(
         warned(results, engine),
-        Answers(arguments.windows),
-        columns=ANSWER_COLUMNS,
+        GenerationRows(arguments.windows),
+        columns=GENERATION_COLUMNS,
         line=lines,
         count=(lambda windows: windows * each) if arguments.windows == "each" else None,
     )

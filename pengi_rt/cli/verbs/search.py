@@ -10,9 +10,9 @@ from pengi_rt.cli.output import add_output
 from pengi_rt.cli.run import SOME_FAILED
 from pengi_rt.config.options import SearchOptions
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
-from pengi_rt.render.generation import span
+from pengi_rt.render.fields import span
 from pengi_rt.render.output import open_output
-from pengi_rt.render.writer import Row, Writer
+from pengi_rt.render.rows import Row, RowWriter
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import STDIN, STDIO, say
 
@@ -69,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         rows = _Blocks(index, headed=len(queries) > 1) if arguments.format == "text" else _rows
         with (
             open_output(arguments.output) as output,
-            Writer(output, arguments.format, columns=COLUMNS, line=lambda row: row["block"]) as out,
+            RowWriter(
+                output, arguments.format, columns=COLUMNS, line=lambda row: row["block"]
+            ) as out,
         ):
             for query in queries:
                 out.write(searches.rows(query, rows))

@@ -1,4 +1,4 @@
-"""Log-likelihood: the label that the decoder would most likely have written.
+"""Log-likelihood: the label that the decoder would most likely generate.
 
 Source: paper, section 4.2, which leaves open how labels of different lengths compare.
 """
@@ -16,19 +16,18 @@ from pengi_rt.tasks.classify.by_matching import SEPARATOR
 
 
 class Scorer:
-    """Labels as tokens.
+    """Scores labels, as token sequences, after a prefix.
 
-    An answer begins right behind the prefix: labels are scored without a space before them, as the
-    model was trained to write them. Behind additional text, which an answer goes on from, they have
-    one.
+    Labels directly after the prefix have no leading space, as in the model's training. After
+    additional text, which an answer continues, they have one.
     """
 
     def __init__(self, session: Session, labels: Mapping[str, str], *, continues: bool) -> None:
-        """Tokenise the texts of ``labels``; ``continues``: behind additional text.
+        """Tokenize the texts of ``labels``; ``continues`` means after additional text.
 
         Raises:
             UsageError: a label has no tokens, or two have the same.
-            PromptError: a label cannot be read.
+            PromptError: a label is not valid text.
         """
         self._session = session
         space = " " if continues else ""
@@ -43,16 +42,16 @@ class Scorer:
             other = known.setdefault(tuple(tokens), label)
             if other != label:
                 raise UsageError(f"labels {other!r} and {label!r} have the same tokens")
-        self._inner = [session.tokenizer.encode(" " + text) for text in texts]
+        self._after_comma = [session.tokenizer.encode(" " + text) for text in texts]
 
     def check_fits(self, rows: int) -> None:
-        """Check that every label fits behind a prefix of so many rows.
+        """Check that every label fits after a prefix of ``rows`` rows.
 
         Raises:
-            UsageError: prefix, label and stop token pass the decoder's positions.
+            UsageError: a prefix, label and stop token pass the decoder's positions.
         """
-        label, longest = max(zip(self._names, map(len, self._candidates), strict=True),
-                             key=lambda pair: pair[1])  # fmt: skip
+        lengths = zip(map(len, self._candidates), self._names, strict=True)
+        longest, label = max(lengths, key=lambda pair: pair[0])
         positions = self._session.config.decoder.n_positions
         if rows + longest + 1 > positions:
             raise UsageError(
@@ -61,63 +60,71 @@ class Scorer:
             )
 
     def scores(self, prefixes: Sequence[F32], normalize: Normalize) -> F64:
-        """``[n, labels]``, behind each prefix ``[P, n_embd]`` (:meth:`check_fits`).
+        """Score every label after each prefix ``[P, n_embd]``, which :meth:`check_fits`.
+
+        Returns:
+            ``[prefixes, labels]``.
 
         Raises:
-            BackendError: the session is closed, or the decoder's output is no numbers.
+            BackendError: the session is closed, or the decoder's output is NaN.
         """
         stop = self._session.config.stop_id
-        found = self._likelihoods(prefixes, self._candidates, stop)
+        label = self._likelihoods(prefixes, self._candidates, stop)
         if normalize == "sum":
-            return found.sums
-        return found.means if normalize == "mean" else found.sums / self._characters
+            return label.sums
+        return label.means if normalize == "mean" else label.sums / self._characters
 
-    def lists(self, prefixes: Sequence[F32]) -> tuple[F64, list[list[int]]]:
-        """Several labels: those of the list that the decoder writes, one likeliest after another.
+    def multi_label(self, prefixes: Sequence[F32]) -> tuple[F64, list[list[int]]]:
+        """Choose several labels: a comma-separated list, its likeliest label at each place.
 
-        After a label come the stop token or a comma, whichever is likelier, and after the comma the
-        likeliest of the labels that are not there yet. A list ends, too, where not every label
-        would fit behind it any more. A label's score is the sum of its log-probabilities, followed
-        by either, in the round where it is highest of those in which it may be chosen.
+        After a label comes the stop token or a comma, whichever is likelier, and after a comma the
+        likeliest label that is not in the list yet. A list also ends when not every further label
+        would fit after it. A label's score is its log-probability, followed by either, at its best
+        place among those where it was not yet chosen.
+
+        Returns:
+            Scores ``[prefixes, labels]``, and the indices of the labels chosen after each prefix.
 
         Raises:
             BackendError: as :meth:`scores`.
         """
         scores = np.full((len(prefixes), len(self._candidates)), -np.inf)
         chosen: list[list[int]] = [[] for _ in prefixes]
-        written = list(prefixes)
-        going = list(range(len(prefixes)))
+        lists = list(prefixes)  # each prefix with its list so far
+        active = list(range(len(prefixes)))
         candidates = self._candidates
-        while going:
-            over, more = self._round([written[clip] for clip in going], candidates)
-            fits = np.logaddexp(over, more)
-            still = []
-            for row, clip in enumerate(going):
-                fits[row, chosen[clip]] = -np.inf
-                best = int(fits[row].argmax())
+        while active:
+            last, more = self._next_label([lists[clip] for clip in active], candidates)
+            either = np.logaddexp(last, more)
+            still_active = []
+            for row, clip in enumerate(active):
+                either[row, chosen[clip]] = -np.inf
+                best = int(either[row].argmax())
                 chosen[clip].append(best)
-                rows = len(written[clip]) + len(candidates[best]) + 1
-                goes_on = more[row, best] > over[row, best] and self._fits(rows)
-                if goes_on and len(chosen[clip]) < len(candidates):
-                    written[clip] = self._written(written[clip], candidates[best])
-                    still.append(clip)
-            scores[going] = np.maximum(scores[going], fits)
-            going, candidates = still, self._inner
+                rows = len(lists[clip]) + len(candidates[best]) + 1
+                continues = more[row, best] > last[row, best] and self._has_room(rows)
+                if continues and len(chosen[clip]) < len(candidates):
+                    lists[clip] = self._extended(lists[clip], candidates[best])
+                    still_active.append(clip)
+            scores[active] = np.maximum(scores[active], either)
+            active, candidates = still_active, self._after_comma
         return scores, chosen
 
-    def _fits(self, rows: int) -> bool:
-        """Whether any further label does behind so many rows, and its stop token or comma."""
-        longest = max(map(len, self._inner)) + 1
+    def _has_room(self, rows: int) -> bool:
+        """Whether any further label, and its stop token or comma, fits after so many rows."""
+        longest = max(map(len, self._after_comma)) + 1
         return rows + longest <= self._session.config.decoder.n_positions
 
-    def _round(self, prefixes: Sequence[F32], labels: Sequence[Sequence[int]]) -> tuple[F64, F64]:
-        """``[n, labels]`` each: of every label with the stop token behind it, and with a comma."""
-        both = [[*label, last] for last in (self._session.config.stop_id, self._comma)
-                for label in labels]  # fmt: skip
-        sums = self._likelihoods(prefixes, both, None).sums
+    def _next_label(
+        self, prefixes: Sequence[F32], labels: Sequence[Sequence[int]]
+    ) -> tuple[F64, F64]:
+        """Log-likelihoods ``[n, labels]`` of each label as the last one, and before a comma."""
+        ends = (self._session.config.stop_id, self._comma)
+        sequences = [[*label, end] for end in ends for label in labels]
+        sums = self._likelihoods(prefixes, sequences, None).sums
         return sums[:, : len(labels)], sums[:, len(labels) :]
 
-    def _written(self, prefix: F32, label: Sequence[int]) -> F32:
+    def _extended(self, prefix: F32, label: Sequence[int]) -> F32:
         return np.concatenate([prefix, self._session.embed_tokens([*label, self._comma])])
 
     @property

@@ -1,6 +1,6 @@
-"""Text matching: the label whose embedding is nearest to that of the model's answer.
+"""Text matching: the label whose embedding is nearest, by cosine, to that of the model's answer.
 
-Source: paper, figure 3; the text encoder is the model's own, and nearness is the cosine.
+Source: paper, figure 3; the text encoder is the model's own.
 """
 
 import logging
@@ -20,26 +20,26 @@ logger = logging.getLogger(__name__)
 DIGITS: Final = 6
 
 Run = tuple[int, int]
-"""The first part of some in a row, and the one behind the last."""
+"""Consecutive parts of an answer: the first, and the one after the last."""
 
 SEPARATOR: Final = ","
-"""Between the sounds of an answer that names several, as in table 1's target of sound events."""
+"""Separates the sounds of an answer that names several (table 1, sound event targets)."""
 
 
 class Matcher:
-    """Labels with their embeddings.
+    """Compares answers with the embeddings of labels.
 
-    What is longer than the text encoder reads is matched without its end, and a warning says so: of
-    every such label, and of the first such answer. ``strict`` refuses labels alone, as nobody chose
-    what the model would answer.
+    A text longer than the text encoder reads is matched without its end; a warning says so for
+    every such label and for the first such answer. ``strict`` refuses only labels: nobody chose the
+    model's answer.
     """
 
     def __init__(self, session: Session, labels: Mapping[str, str], *, strict: bool) -> None:
         """Embed the texts of ``labels``.
 
         Raises:
-            UsageError: the plan has no text encoder, or one that reads two labels alike.
-            PromptError: a label cannot be read, or is too long (``strict``).
+            UsageError: the plan has no text encoder, or it cannot tell two labels apart.
+            PromptError: a label is not valid text, or is too long (``strict``).
         """
         if not session.has_joint_embeddings:
             raise UsageError(
@@ -47,7 +47,7 @@ class Matcher:
                 "log-likelihood instead (--method log-likelihood)"
             )
         self._session = session
-        self._told = False
+        self._has_warned = False
         known: dict[bytes, str] = {}
         for label, text in labels.items():
             tokens = session.prompt_tokenizer.encode(text, strict=strict)
@@ -63,10 +63,10 @@ class Matcher:
         )
 
     def scores(self, answers: Sequence[str]) -> F64:
-        """``[n, labels]``: the cosine of every answer and every label; of no answer, 0.
+        """The cosine of every answer and every label, ``[answers, labels]``; 0 for an empty answer.
 
-        Rounded to what float32 embeddings can tell: an answer that is a label has the cosine 1 on
-        every backend.
+        Rounded to the precision of float32 embeddings: an answer that equals a label has the cosine
+        1 on every backend.
         """
         cosines = np.zeros((len(answers), len(self._labels)))
         places = [place for place, text in enumerate(answers) if text]
@@ -77,13 +77,13 @@ class Matcher:
             cosines[places] = (units @ self._labels.T.astype(np.float64)).round(DIGITS)
         return cosines
 
-    def lists(self, answers: Sequence[str]) -> tuple[F64, list[list[int]]]:
-        """As :meth:`scores` where an answer may name several sounds, and the labels of each.
+    def multi_label(self, answers: Sequence[str]) -> tuple[F64, list[list[int]]]:
+        """Like :meth:`scores` for answers that name several sounds; and the labels chosen for each.
 
-        An answer is parted at its commas; where labels have commas themselves, parts may belong
-        together. The answer is taken apart so that, each part weighing the same, it is nearest to
-        labels; of what it comes to, each chooses the label nearest to it. A label's score is its
-        best with any part, or parts in a row.
+        An answer is split at its commas; if labels contain commas, consecutive parts may belong
+        together. The split is the one that is nearest to labels, with equal weight per part, and
+        each of its runs of parts chooses its nearest label. A label's score is its best cosine with
+        any run.
         """
         parts = [[part.strip() for part in text.split(SEPARATOR)] for text in answers]
         runs = [self._runs([part for part in each if part]) for each in parts]
@@ -100,7 +100,7 @@ class Matcher:
         return scores, chosen
 
     def _runs(self, parts: Sequence[str]) -> dict[Run, Sequence[str]]:
-        """Parts in a row, as many as a label may have, by where they begin and end."""
+        """All runs of parts, up to as many as a label has, by where they begin and end."""
         return {
             (first, last): parts[first:last]
             for first in range(len(parts))
@@ -108,10 +108,10 @@ class Matcher:
         }
 
     def _check_whole(self, answers: Sequence[TextEmbedding]) -> None:
-        """Say once that an answer was cut."""
+        """Warn once that an answer was cut."""
         cut = next((answer.text for answer in answers if answer.truncated), None)
-        if cut is not None and not self._told:
-            self._told = True
+        if cut is not None and not self._has_warned:
+            self._has_warned = True
             self._warn("an answer", cut)
 
     def _warn(self, what: str, text: str) -> None:
@@ -125,12 +125,12 @@ class Matcher:
 
 
 def _units(found: Sequence[TextEmbedding]) -> F32:
-    """``[n, d_proj]``: embeddings at length 1."""
+    """The embeddings scaled to length 1, ``[n, d_proj]``."""
     return unit(np.stack([each.embedding for each in found]))
 
 
 def _segmented(weights: Mapping[Run, float]) -> list[Run]:
-    """The runs, end to end, whose weights times lengths come to most; longer ones at a tie."""
+    """The runs, end to end, with the greatest sum of weight times length; longer ones on a tie."""
     ends = sorted({last for _, last in weights})
     best: dict[int, tuple[float, list[Run]]] = {0: (0.0, [])}
     for end in ends:

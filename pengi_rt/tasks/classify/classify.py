@@ -1,6 +1,6 @@
-"""Recordings to labels: what is asked is checked, and every window scored by either method."""
+"""Labels for recordings: every window is scored, by one of two methods."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple, cast
@@ -20,24 +20,27 @@ from pengi_rt.tasks.prepare import PreparedPrompt, PreparedRequest, one_prompt, 
 from pengi_rt.text.prompts import task_prompt
 
 TASK: Final = "events"
-"""What is asked where nothing else is."""
+"""The task whose prompt is used when none is given."""
 
 
 class Scored(NamedTuple):
-    """A window: every label's score ``[labels]``, the places of the chosen, its answer if any."""
+    """Scores of one window."""
 
-    labels: F64
+    scores: F64
+    """``[labels]``."""
     chosen: Sequence[int]
+    """Indices of the chosen labels."""
     text: str | None
+    """The answer that was matched, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Everything about a call but its recordings, checked."""
+    """Everything about a call except its recordings, checked."""
 
     session: Session
-    names: tuple[str, ...]
-    question: PreparedPrompt
+    labels: tuple[str, ...]
+    prompt: PreparedPrompt
     options: ClassifyOptions
 
 
@@ -50,119 +53,117 @@ def classify(
     *,
     partial_results: bool = False,
 ) -> Iterator[Classification]:
-    """Classify every recording in turn. What can be refused without them is, by the call.
+    """Classify each recording in turn.
 
-    ``partial_results``: a part comes with every batch; its labels are those of all windows so far.
+    With ``partial_results`` each batch of windows is a result, and its labels are those of all
+    windows so far.
 
     Raises:
-        UsageError: the labels or options cannot be, or contradict each other or the plan.
-        PromptError: the prompt or a label cannot be read.
+        UsageError: the labels or options are invalid, or contradict each other or the plan.
+        PromptError: the prompt or a label is not valid text.
         BackendError: the session is closed.
     """
     session.plan.require("classify")
     texts = check_labels(labels, options.template)
-    asked = one_prompt(prompt, options, task_prompt(TASK), "classify")
+    one = one_prompt(prompt, options, task_prompt(TASK), "classify")
     if options.method == "text-matching":
-        answering = prepare(session, [asked], options)
-        options = cast("ClassifyOptions", answering.options)
-        task = _Task(session, tuple(texts), answering.prompts[0], options)
+        request = prepare(session, [one], options)
+        filled_in = cast("ClassifyOptions", request.options)
+        task = _Task(session, tuple(texts), request.prompts[0], filled_in)
         matcher = Matcher(session, texts, strict=options.strict)
-        matched = partial(_matched, task, answering, matcher)
-        return _classifications(
-            task, split_by_recording(batches, matched, partial_results=partial_results)
-        )
-    task = _Task(session, tuple(texts), PreparedPrompt(session, asked, options), options)
-    scorer = Scorer(session, texts, continues=bool(options.text))
-    scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.question))
-    scored = _Likelihood(task, scorer).scored
-    return _classifications(
-        task, split_by_recording(batches, scored, partial_results=partial_results)
-    )
+        score: Callable[[Batch], list[Scored]] = partial(_match, task, request, matcher)
+    else:
+        task = _Task(session, tuple(texts), PreparedPrompt(session, one, options), options)
+        scorer = Scorer(session, texts, continues=bool(options.text))
+        scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.prompt))
+        score = _LikelihoodScores(task, scorer).score
+    parts = split_by_recording(batches, score, partial_results=partial_results)
+    return _classifications(task, parts)
 
 
-def _matched(
-    task: _Task, answering: PreparedRequest, matcher: Matcher, batch: Batch
-) -> list[Scored]:
-    """Every window by its answer's text."""
-    texts = [each.windows[0].text for each in answer_batch(task.session, answering, batch)]
+def _match(task: _Task, request: PreparedRequest, matcher: Matcher, batch: Batch) -> list[Scored]:
+    """Score every window by the text of its answer."""
+    texts = [answers.windows[0].text for answers in answer_batch(task.session, request, batch)]
     if task.options.multi_label:
-        scores, chosen = matcher.lists(texts)
+        scores, chosen = matcher.multi_label(texts)
     else:
         scores = matcher.scores(texts)
-        chosen = [[int(row.argmax())] if text else []
-                  for row, text in zip(scores, texts, strict=True)]  # fmt: skip
+        chosen = [
+            [int(row.argmax())] if text else [] for row, text in zip(scores, texts, strict=True)
+        ]
     return list(map(Scored, scores, chosen, texts))
 
 
-class _Likelihood:
-    """Windows by the labels' log-likelihoods."""
+class _LikelihoodScores:
+    """Scores windows by the labels' log-likelihoods."""
 
     def __init__(self, task: _Task, scorer: Scorer) -> None:
         self._task = task
         self._scorer = scorer
         self._normalize: Normalize = task.options.normalize or "sum"
-        self._silent: F64 | None = None
+        self._baseline: F64 | None = None
 
-    def scored(self, batch: Batch) -> list[Scored]:
-        """Every window."""
+    def score(self, batch: Batch) -> list[Scored]:
+        """Score every window of a batch."""
         prefixes = _prefixes(self._task, batch.windows)
         if self._task.options.multi_label:
-            scores, chosen = self._scorer.lists(prefixes)
+            scores, chosen = self._scorer.multi_label(prefixes)
         else:
-            silent = self._silence()
-            scores = self._scorer.scores(prefixes, self._normalize) - silent
+            baseline = self._silence()
+            scores = self._scorer.scores(prefixes, self._normalize) - baseline
             chosen = scores.argmax(axis=1)[:, None].tolist()
-        return [Scored(row, places, None) for row, places in zip(scores, chosen, strict=True)]
+        return [Scored(row, best, None) for row, best in zip(scores, chosen, strict=True)]
 
     def _silence(self) -> F64:
-        """What is taken off: nothing, or the scores of silence."""
-        if self._silent is None:
-            self._silent = np.zeros(1)
+        """The scores to subtract: those of silence, or 0."""
+        if self._baseline is None:
+            self._baseline = np.zeros(1)
             if self._task.options.calibrate == "silence":
                 silence = np.zeros((1, self._task.session.config.clip_samples), np.float32)
                 prefixes = _prefixes(self._task, silence)
-                self._silent = self._scorer.scores(prefixes, self._normalize)
-        return self._silent
+                self._baseline = self._scorer.scores(prefixes, self._normalize)
+        return self._baseline
 
 
-def _prefixes(task: _Task, wave: F32) -> Sequence[F32]:
-    audio = task.session.encode_audio(wave).prefix
-    return full_prefixes(audio, task.question.prefix())
+def _prefixes(task: _Task, windows: F32) -> Sequence[F32]:
+    audio = task.session.encode_audio(windows).prefix
+    return full_prefixes(audio, task.prompt.prefix())
 
 
 def _classifications(
-    task: _Task, found: Iterable[RecordingOutputs[Scored]]
+    task: _Task, parts: Iterable[RecordingOutputs[Scored]]
 ) -> Iterator[Classification]:
-    totals: F64 = np.zeros(len(task.names))
-    chosen: dict[int, None] = {}
-    for part in found:
+    totals: F64 = np.zeros(len(task.labels))
+    chosen: set[int] = set()
+    for part in parts:
         if part.first == 0:
-            totals, chosen = np.zeros(len(task.names)), {}
-        for scored in part.outputs:
-            totals = totals + scored.labels
-            chosen.update(dict.fromkeys(scored.chosen))
-        labels = _ranked(task, totals / (part.first + len(part.outputs)))
-        yield _classification(task, part, labels, set(_named(task, chosen)))
+            totals, chosen = np.zeros(len(task.labels)), set()
+        for window in part.outputs:
+            totals = totals + window.scores
+            chosen.update(window.chosen)
+        ranked = _ranked(task, totals / (part.first + len(part.outputs)))
+        yield _classification(task, part, ranked, set(_names(task, chosen)))
 
 
 def _classification(
-    task: _Task, part: RecordingOutputs[Scored], labels: tuple[LabelScore, ...], found: set[str]
+    task: _Task, part: RecordingOutputs[Scored], ranked: tuple[LabelScore, ...], chosen: set[str]
 ) -> Classification:
+    """The result for one part; ``ranked`` and ``chosen`` are of all windows so far."""
     windows = tuple(
-        ClassifiedWindow(*span, _ranked(task, each.labels), _named(task, each.chosen), each.text)
+        ClassifiedWindow(*span, _ranked(task, each.scores), _names(task, each.chosen), each.text)
         for span, each in zip(part.spans, part.outputs, strict=True)
     )
-    whole = [each.label for each in labels if each.label in found]
-    if found and not task.options.multi_label:
-        whole = [labels[0].label]
+    best = [each.label for each in ranked if each.label in chosen]
+    if chosen and not task.options.multi_label:
+        best = [ranked[0].label]
     return Classification(
         audio=part.recording.name,
-        prompt=task.question.prompt,
+        prompt=task.prompt.prompt,
         method=task.options.method,
         windows=windows,
-        labels=labels,
-        chosen=tuple(whole),
-        prompt_truncated=task.question.truncated,
+        labels=ranked,
+        chosen=tuple(best),
+        prompt_truncated=task.prompt.truncated,
         audio_truncated=part.recording.truncated,
         options=task.options,
         audio_warnings=part.recording.warnings,
@@ -171,21 +172,21 @@ def _classification(
 
 
 def _ranked(task: _Task, scores: F64) -> tuple[LabelScore, ...]:
-    """Best first, equal ones as they were given."""
-    shares: list[float | None] = [None] * len(scores)
+    """All labels, best first; ties in the given order."""
+    probabilities: list[float | None] = [None] * len(scores)
     if task.options.method == "log-likelihood":
-        shares = _probabilities(scores, several=task.options.multi_label).tolist()
+        probabilities = _probabilities(scores, multi_label=task.options.multi_label).tolist()
     return tuple(
-        LabelScore(task.names[place], float(scores[place]), shares[place])
-        for place in np.argsort(-scores, kind="stable").tolist()
+        LabelScore(task.labels[index], float(scores[index]), probabilities[index])
+        for index in np.argsort(-scores, kind="stable").tolist()
     )
 
 
-def _probabilities(scores: F64, *, several: bool) -> F64:
-    """Of log-likelihoods: each by itself, or their shares if one label is chosen of all."""
-    powers: F64 = np.exp(scores if several else scores - scores.max())
-    return powers if several else powers / powers.sum()
+def _probabilities(scores: F64, *, multi_label: bool) -> F64:
+    """From log-likelihoods: each by itself (``multi_label``), or their softmax."""
+    powers: F64 = np.exp(scores if multi_label else scores - scores.max())
+    return powers if multi_label else powers / powers.sum()
 
 
-def _named(task: _Task, places: Iterable[int]) -> tuple[str, ...]:
-    return tuple(task.names[place] for place in places)
+def _names(task: _Task, indices: Iterable[int]) -> tuple[str, ...]:
+    return tuple(task.labels[index] for index in indices)

@@ -1,4 +1,4 @@
-"""The labels to choose from, and the text that stands for each."""
+"""The labels to choose from, and the text for each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ from pengi_rt.system.text_file import text_lines
 FIELD: Final = "{label}"
 
 Labels = Sequence[str] | Mapping[str, str]
-"""Labels, or labels and the text that stands for each."""
+"""Labels, or labels and the text for each."""
 
 
 def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
-    """Every label, stripped, with the text that stands for it: its own, put into ``template``.
+    """Every label, stripped, with its text: its own put into ``template``.
 
     Raises:
-        UsageError: there are no labels; one is empty; two are the same or have the same text; the
+        UsageError: there are no labels; one is empty; two are equal or have equal texts; the
             template has no ``{label}``.
-        PromptError: a label is no string.
+        PromptError: a label is not a string.
     """
     if isinstance(labels, str):
         raise UsageError(f"labels must be a list of them, got one string: {labels[:40]!r}")
@@ -46,12 +46,12 @@ def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """The labels of a file: one a line, with its own text behind a tab if that differs.
+    """The labels of a file: one per line, followed by a tab and its text if that differs.
 
-    Empty lines are passed over, and so are those that begin with ``#``.
+    Empty lines and those that begin with ``#`` are skipped.
 
     Raises:
-        InputError: it cannot be read, or is no UTF-8.
+        InputError: it cannot be read, or is not UTF-8.
         UsageError: a label is there twice, or there are none; the message names file and line.
     """
     labels: dict[str, str] = {}
@@ -62,7 +62,7 @@ def read_labels(path: Path) -> dict[str, str]:
         if not label:
             raise UsageError(f"{path}: line {number}: there is no label before the tab")
         if len(texts) > 1 or texts == [""]:
-            raise UsageError(f"{path}: line {number}: write one text behind one tab, or no tab")
+            raise UsageError(f"{path}: line {number}: write one text after one tab, or no tab")
         if label in labels:
             raise UsageError(f"{path}: line {number}: the label {label!r} is there twice")
         labels[label] = texts[0] if texts else label

@@ -22,5 +22,5 @@ No current file is ever modified, so the index survives a crash at any moment:
 * The next writer deletes what crashed writers left, and no file that it does not know.
 
 Reading takes no lock and runs no code from the index. Why this is not a database:
-docs/decisions/0012-storage.md.
+docs/decisions/0013-storage.md.
 """

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pengi_rt.errors import InputError
+from pengi_rt.tasks.embed import unit
 from pengi_rt.tasks.search.rows import F32
 
 TOLERANCE = 1e-3
@@ -37,9 +38,8 @@ def normalised(vectors: ArrayLike, dimension: int, what: str) -> F32:
     matrix = np.asarray(vectors, np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != dimension:
         raise InputError(f"{what} must be [n, {dimension}], got {list(matrix.shape)}")
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    norms = np.linalg.norm(matrix, axis=1)
     bad = np.flatnonzero(~((norms > 0) & np.isfinite(norms)))
     if len(bad):
-        raise InputError(f"{what}: row {bad[0]} has norm {norms[bad[0], 0]:g}: it has no direction")
-    units: F32 = (matrix / norms).astype(np.float32)
-    return units
+        raise InputError(f"{what}: row {bad[0]} has norm {norms[bad[0]]:g}: it has no direction")
+    return unit(matrix)

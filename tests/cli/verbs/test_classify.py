@@ -12,7 +12,7 @@ from clips import plan_without_text_encoder, write_clip
 from command_line import Argument, Capture, assert_refused, run
 
 from pengi_rt.engine import Engine
-from pengi_rt.render import plot_scores
+from pengi_rt.render import score_pictures
 from pengi_rt.system.quote import printable
 
 LABELS = ["a dog barks", "the rain", "a bell", "thunder"]
@@ -225,7 +225,7 @@ def test_bars_of_a_short_recording(
 ) -> None:  # fmt: skip
     pytest.importorskip("matplotlib", reason="pictures need the extra [plot]")
     drawn: list[Any] = []
-    monkeypatch.setattr(plot_scores, "bar_picture", lambda *a, **k: drawn.append((a, k)))
+    monkeypatch.setattr(score_pictures, "bar_picture", lambda *a, **k: drawn.append((a, k)))
     picture = tmp_path / "x.PNG"
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, "--labels", GIVEN]
     assert run(capsys, *command, *options, "--plot", picture)[0] == 0
@@ -245,7 +245,7 @@ def test_a_timeline_of_a_long_recording(
 ) -> None:  # fmt: skip
     pytest.importorskip("matplotlib", reason="pictures need the extra [plot]")
     drawn: list[Any] = []
-    monkeypatch.setattr(plot_scores, "timeline_picture", lambda *a, **k: drawn.append((a, k)))
+    monkeypatch.setattr(score_pictures, "timeline_picture", lambda *a, **k: drawn.append((a, k)))
     command: list[Argument] = ["classify", "--engine", tiny_plan, long, "--labels", GIVEN, *LIKELY]
     assert run(capsys, *command, "--plot", tmp_path / "x.png", "--hop", "0.5")[0] == 0
     (((samples, rate, timeline, _), named),) = drawn

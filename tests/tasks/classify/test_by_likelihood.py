@@ -87,7 +87,7 @@ def reference_list(engine: Engine, clip: F32) -> tuple[list[int], F64]:
 def test_lists_are_what_the_decoder_would_write(engine: Engine) -> None:
     """Tolerance: sums of up to twenty tokens, and differences of such sums."""
     clips = prefixes(engine, count=8)
-    scores, chosen = Scorer(engine.session, LABELS, continues=False).lists(clips)
+    scores, chosen = Scorer(engine.session, LABELS, continues=False).multi_label(clips)
     for clip, row, labels in zip(clips, scores, chosen, strict=True):
         expected, fits = reference_list(engine, clip)
         assert labels == expected
@@ -113,11 +113,11 @@ def test_a_list_ends_where_the_positions_do(
     monkeypatch.setattr(decoder, "prefill", eager(decoder.prefill))
     monkeypatch.setattr(decoder, "step", eager(decoder.step))
     scorer = Scorer(engine.session, LABELS, continues=False)
-    _, everything = scorer.lists(prefixes(engine, count=4))
+    _, everything = scorer.multi_label(prefixes(engine, count=4))
     assert {len(labels) for labels in everything} == {len(LABELS)}
     rows = engine.config.decoder.n_positions - 9
     scorer.check_fits(rows)
-    scores, chosen = scorer.lists(prefixes(engine, count=4, rows=rows))
+    scores, chosen = scorer.multi_label(prefixes(engine, count=4, rows=rows))
     assert np.isfinite(scores).all()
     assert all(1 <= len(labels) < len(LABELS) for labels in chosen)
 

@@ -48,7 +48,7 @@ def test_an_answer_that_names_several(engine: Engine) -> None:
     matcher = Matcher(engine.session, LABELS, strict=False)
     parts = [["the rain", "a dog barks loudly"], [], ["a dog barks loudly"] * 2]
     answers = ["the rain, a dog barks loudly", " ,, ", "a dog barks loudly ,a dog barks loudly,"]
-    scores, chosen = matcher.lists(answers)
+    scores, chosen = matcher.multi_label(answers)
     assert chosen == [[1, 0], [], [0]]
     for row, each in zip(scores, parts, strict=True):
         cosines = [[cosine(engine, part, text) for text in LABELS.values()] for part in each]
@@ -88,7 +88,7 @@ def test_answers_that_are_cut_are_said_once(
             matcher.scores(["the rain"])
             assert not caplog.records
             matcher.scores(["the rain", *long])
-            matcher.lists([", ".join(long)])
+            matcher.multi_label([", ".join(long)])
         (record,) = caplog.records
         message = record.getMessage()
         assert message.startswith("an answer is longer than the text encoder reads (40 tokens)")
@@ -98,7 +98,7 @@ def test_answers_that_are_cut_are_said_once(
 def test_equal_cosines_are_equal_whatever_the_backend(engine: Engine) -> None:
     """An answer of two labels: neither is nearer to itself than the other."""
     matcher = Matcher(engine.session, LABELS, strict=False)
-    scores, chosen = matcher.lists(["a bell rings twice in a room, the rain"])
+    scores, chosen = matcher.multi_label(["a bell rings twice in a room, the rain"])
     assert scores[0, 1] == scores[0, 2] == 1.0
     assert chosen == [[2, 1]]
 
@@ -135,6 +135,6 @@ COMMAS = {"a pair": "a dog, a cat", "dog": "a dog", "three": "rain, wind, sea", 
     ],
 )
 def test_labels_with_commas(engine: Engine, answer: str, expected: list[int]) -> None:
-    scores, (chosen,) = Matcher(engine.session, COMMAS, strict=False).lists([answer])
+    scores, (chosen,) = Matcher(engine.session, COMMAS, strict=False).multi_label([answer])
     assert chosen == expected
     assert (scores[0, expected] == 1).all()

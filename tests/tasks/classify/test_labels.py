@@ -70,8 +70,8 @@ def test_a_file_of_labels(tmp_path: Path) -> None:
         (b"", UsageError, "labels.txt: there are no labels in it"),
         (b"# dog\n\n", UsageError, "labels.txt: there are no labels in it"),
         (b"dog\ncat\ndog\n", UsageError, "labels.txt: line 3: the label 'dog' is there twice"),
-        (b"dog\nalso\t\n", UsageError, "labels.txt: line 2: write one text behind one tab"),
-        (b"a\tb\tc\n", UsageError, "labels.txt: line 1: write one text behind one tab"),
+        (b"dog\nalso\t\n", UsageError, "labels.txt: line 2: write one text after one tab"),
+        (b"a\tb\tc\n", UsageError, "labels.txt: line 1: write one text after one tab"),
         (b"\ta dog\n", UsageError, "labels.txt: line 1: there is no label before the tab"),
     ],
 )

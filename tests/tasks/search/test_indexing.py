@@ -380,7 +380,7 @@ def test_an_index_of_pipes(engine: Engine, folder: Path, index: Path, name: str)
     path = index / name if name == "current" else Index.open(index).generation / name
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         Index.open(index)
 
 

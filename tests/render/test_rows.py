@@ -12,8 +12,8 @@ import pytest
 
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import InputError
-from pengi_rt.render.generation import ANSWER_COLUMNS, Lines, answer_rows
-from pengi_rt.render.writer import FORMATS, Row, Writer
+from pengi_rt.render.generation import GENERATION_COLUMNS, TextLine, generation_rows
+from pengi_rt.render.rows import FORMATS, Row, RowWriter
 from pengi_rt.results.generation import Beam, Result, Timings, Window
 from pengi_rt.system.streams import Output
 
@@ -37,9 +37,9 @@ def result(text: str = AWKWARD) -> Result:
     )
 
 
-def writer(output: Output, form: str) -> Writer:
-    lines = Lines(recordings=True, prompts=False)
-    return Writer(output, form, columns=ANSWER_COLUMNS, line=lines)
+def writer(output: Output, form: str) -> RowWriter:
+    lines = TextLine(recordings=True, prompts=False)
+    return RowWriter(output, form, columns=GENERATION_COLUMNS, line=lines)
 
 
 def rows_document(form: str, *rows: Row) -> str:
@@ -58,7 +58,7 @@ def document(
     expected: Any = pytest.raises(type(error)) if error else nullcontext()
     with expected, writer(Output(stream, "it"), form) as opened:
         for each in results:
-            opened.write(answer_rows(each, "each"))
+            opened.write(generation_rows(each, "each"))
         if error:
             raise error
     return raw.getvalue().decode(encoding)
@@ -91,7 +91,7 @@ def test_a_run_cut_short_leaves_a_whole_document(error: BaseException) -> None:
 def test_documents_without_rows() -> None:
     assert json.loads(document("json")) == []
     assert document("jsonl") == document("text") == ""
-    assert document("csv") == ",".join((*ANSWER_COLUMNS, "error")) + "\n"
+    assert document("csv") == ",".join((*GENERATION_COLUMNS, "error")) + "\n"
 
 
 def test_a_full_disk_is_one_line_and_the_rest_is_swallowed() -> None:
@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line_and_the_rest_is_swallowed() -> None:
         pytest.raises(InputError, match=r"^cannot write it: No space left on device$"),
         writer(output, "json") as opened,
     ):
-        opened.write(answer_rows(result(), "each"))
+        opened.write(generation_rows(result(), "each"))
     assert output.write("swallowed") == 9
     output.flush()
     full.detach()
@@ -128,14 +128,14 @@ def test_rows_over_time() -> None:
         for i, (text, score) in enumerate(zip(texts, (-1, -2, -0.5, -3), strict=True))
     )
     long = Result("a.wav", "what?", windows, True, False, Timings(0.0, 0.0, 0.0, 4), OPTIONS)
-    merged = [(row["start"], row["end"], row["text"]) for row in answer_rows(long, "merged")]
+    merged = [(row["start"], row["end"], row["text"]) for row in generation_rows(long, "merged")]
     assert merged == [(0, 4, "rain"), (4, 6, "a dog"), (6, 8, "rain")]
-    (pooled,) = answer_rows(long, "pooled")
+    (pooled,) = generation_rows(long, "pooled")
     assert pooled["prompt_truncated"]
     assert {key: pooled[key] for key in ("text", "score", "votes", "windows", "start", "end")} == {
         "text": "rain", "score": -2, "votes": 3, "windows": 4, "start": 0, "end": 8,
     }  # fmt: skip
-    line = Lines(recordings=True, prompts=True)
+    line = TextLine(recordings=True, prompts=True)
     assert line(pooled) == "a.wav what?: rain"
-    assert [line(row) for row in answer_rows(long, "each")][2] == "a.wav 4.0-6.0 s what?: a dog"
-    assert Lines(recordings=False, prompts=False)(pooled) == "rain"
+    assert [line(row) for row in generation_rows(long, "each")][2] == "a.wav 4.0-6.0 s what?: a dog"
+    assert TextLine(recordings=False, prompts=False)(pooled) == "rain"

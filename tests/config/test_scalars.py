@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pengi_rt.system.scalars import as_bool, as_float, as_int, as_text, whole_value
+from pengi_rt.config.checked import as_bool, as_float, as_int, as_text, whole_value
 
 WHOLE = [2, np.int8(2), np.uint64(2), np.array(2), torch.tensor(2)]
 NOT_WHOLE = [True, np.True_, 2.0, np.float32(2), "2", b"2", None, [2], np.array([2]), 2j]

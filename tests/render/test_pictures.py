@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pengi_rt.errors import BackendError, InputError, UsageError
-from pengi_rt.render import plot
-from pengi_rt.render.plot import (
+from pengi_rt.render import pictures
+from pengi_rt.render.pictures import (
     FLOOR,
     N_MELS,
     answer_picture,
@@ -114,7 +114,7 @@ def drawn(
             ends = (box.x0 / whole.x1, box.y0 / whole.y1, box.x1 / whole.x1, box.y1 / whole.y1)
             found.append((text.get_text(), *ends))
 
-    monkeypatch.setattr(plot, "save_picture", measure)
+    monkeypatch.setattr(pictures, "save_picture", measure)
     answer_picture(tone(440), RATE, answers, path, "title")
     return found
 

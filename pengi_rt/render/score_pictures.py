@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.errors import UsageError
-from pengi_rt.render.plot import (
+from pengi_rt.render.pictures import (
     ACCENT,
     AXIS,
     CHARACTER,

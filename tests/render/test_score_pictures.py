@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pengi_rt.errors import BackendError, InputError, UsageError
-from pengi_rt.render import plot_scores
-from pengi_rt.render.plot import save_picture
-from pengi_rt.render.plot_scores import ROWS, Timeline, bar_picture, timeline_picture
+from pengi_rt.render import score_pictures
+from pengi_rt.render.pictures import save_picture
+from pengi_rt.render.score_pictures import ROWS, Timeline, bar_picture, timeline_picture
 
 pytest.importorskip("matplotlib", reason="pictures need the extra [plot]")
 
@@ -54,7 +54,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Drawn:
             figures.append(figure)
 
         with monkeypatch.context() as patched:
-            patched.setattr(plot_scores, "save_picture", keep)
+            patched.setattr(score_pictures, "save_picture", keep)
             draw(tmp_path / "picture.png")
         (figure,) = figures
         FigureCanvasAgg(figure)
