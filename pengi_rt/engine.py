@@ -52,9 +52,9 @@ def load(
     """Open a plan (default: the built-in demo model, with a warning), every byte checked.
 
     Raises:
-        UsageError: ``path`` or ``threads`` cannot be.
-        PlanError: it is no plan, or not whole, or none was named and none is built in.
-        BackendError: the backend, device or precision is not to be had here.
+        UsageError: ``path`` or ``threads`` is invalid.
+        PlanError: it is not a plan, or damaged; or none was named and none is built in.
+        BackendError: the backend, device or precision is not available here.
     """
     plan = Plan.open(named_or_builtin(path))
     with ExitStack() as stack:
@@ -154,8 +154,8 @@ class Engine:
         self.plan.require("generate")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
-        asked = prepare(self.session, prompts, chosen)
-        return iter_results(self.session, batches, asked, partial_results=partial_results)
+        request = prepare(self.session, prompts, chosen)
+        return iter_results(self.session, batches, request, partial_results=partial_results)
 
     @keywords_of(GenerateOptions)
     def stream(
@@ -293,9 +293,9 @@ class Engine:
         chosen = ExplainOptions.given(options, keywords, "explain")
         self.plan.require("explain")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
-        asked = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
-        question = PreparedPrompt(self.session, asked, chosen)
-        return explain(self.session, batches, question, chosen, partial_results=partial_results)
+        one = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
+        prepared = PreparedPrompt(self.session, one, chosen)
+        return explain(self.session, batches, prepared, chosen, partial_results=partial_results)
 
     @keywords_of(IndexOptions)
     def index(

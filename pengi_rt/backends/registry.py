@@ -28,13 +28,13 @@ class RunOptions(NamedTuple):
     device: str
     """One of its :attr:`BackendSpec.devices`."""
     precision: str
-    """Of the arithmetic: one of its :attr:`BackendSpec.precisions`."""
+    """What it computes in: one of its :attr:`BackendSpec.precisions`."""
     threads: int | None
     """On the CPU; None is as many as this process may use."""
 
 
 class WarmUpStep(NamedTuple):
-    """A part of a warm-up, or a remark about it."""
+    """A part of a warm-up and the seconds it took, or a remark."""
 
     name: str
     seconds: float | None = None
@@ -100,7 +100,7 @@ def backend_spec(backend: str = "auto", device: str = "auto") -> BackendSpec:
     """The backend of that name; for ``auto`` the first that runs on ``device``.
 
     Raises:
-        BackendError: there is none.
+        BackendError: there is no such backend or device, or they do not go together.
     """
     here = {spec.name: spec for spec in backends()}
     _check("backend", backend, ("auto", *here, *(spec.name for spec in backends(later=True))))
@@ -220,7 +220,11 @@ def _check(what: str, value: object, known: tuple[str, ...]) -> None:
 
 def _check_options(spec: BackendSpec, options: RunOptions) -> None:
     if options.precision not in spec.precisions:
-        able = [other.name for other in backends() if options.precision in other.precisions]
+        able = [
+            f"{other.name} on {_either(other.devices)}"
+            for other in backends()
+            if options.precision in other.precisions
+        ]
         raise BackendError(
             f"the {spec.name} backend computes in {_either(spec.precisions)}, not in "
             f"{options.precision}: ask for {_either(able)}, or store the weights smaller "

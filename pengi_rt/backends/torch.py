@@ -91,7 +91,7 @@ class TorchDecoder:
 
     @_explained
     def new_cache(self, **sizes: int) -> Cache:
-        return TorchCache(self.config, **sizes)
+        return TorchCache(self.config, self._model.wte.weight.dtype, **sizes)
 
     @_explained
     @torch.inference_mode()
@@ -146,8 +146,8 @@ def model_of(plan: Plan) -> Pengi:
 def _check_shapes(plan: Plan, network: Callable[[ModelConfig], Pengi]) -> None:
     """Check what the plan says of its tensors, before a model of that size is made."""
     with torch.device("meta"):
-        wanted = network(plan.config).state_dict()
-    for name, tensor in wanted.items():
+        expected = network(plan.config).state_dict()
+    for name, tensor in expected.items():
         record = plan.manifest.tensors.get(name)
         shape = tuple(tensor.shape)
         if record is None and name not in STFT_KERNELS:
@@ -166,12 +166,15 @@ class TorchCache(Cache):
     stand side by side: each fills its generated segment from the left.
     """
 
-    def __init__(self, config: DecoderConfig, **sizes: int) -> None:
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype, **sizes: int) -> None:
         super().__init__(**sizes)
 
         def segments(*shape: int) -> list[KeyValue]:
             size = (*shape[:1], config.n_head, *shape[1:], config.head_dim)
-            return [(torch.zeros(size), torch.zeros(size)) for _ in range(config.n_layer)]
+            return [
+                (torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype))
+                for _ in range(config.n_layer)
+            ]
 
         self._prefix = segments(self.slots, self.prefix_rows)
         self._generated = segments(self.slots * self.width, self.new_tokens)
@@ -191,9 +194,8 @@ class TorchCache(Cache):
 
     def positions(self) -> Tensor:
         """[slots * W, 1]: each row goes on after its own prefix, not after the longest."""
-        return torch.from_numpy(self.lengths + self.generated).repeat_interleave(self.width)[
-            :, None
-        ]
+        positions = torch.from_numpy(self.lengths + self.generated)
+        return positions.repeat_interleave(self.width)[:, None]
 
     def past(self) -> list[KeyValue]:
         """Prefix and generated segments joined, for every row."""
@@ -219,15 +221,15 @@ class TorchCache(Cache):
     def append(self, new: list[KeyValue]) -> None:
         """Add this step's keys and values [slots * W, H, 1, D] to each row's history."""
         place = torch.from_numpy(self.generated).repeat_interleave(self.width)
-        self.advance()
         row = torch.arange(len(place))
         for segment, part in zip(self._generated, new, strict=True):
             for kept, rows in zip(segment, part, strict=True):
                 kept[row, :, place] = rows[:, :, 0]
+        self.advance()
 
 
 def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
-    """The plan's tensors by the model's names; of a transform left out, the model's own."""
+    """The plan's tensors by the model's names; where it has no STFT kernels, the model's own."""
     state = {}
     for name, own in model.state_dict().items():
         if name in STFT_KERNELS and name not in plan.tensors:

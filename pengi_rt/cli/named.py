@@ -1,4 +1,4 @@
-"""The recordings that a command line names, and a word about what is left out."""
+"""The recordings that a command line names, and messages about what is skipped."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from pengi_rt.system.quote import LONGEST_PATH, one_line
 from pengi_rt.system.regular import Regular
 from pengi_rt.system.streams import STDIO, say
 
-MOST_LINES = 20  # about one thing; the rest is counted
+MOST_LINES = 20  # of one kind; the rest is counted
 
 
 def named_recordings(arguments: argparse.Namespace) -> list[str]:
-    """Paths, and ``-``. The run is not a whole success where something named cannot be read.
+    """The paths of all recordings, and ``-``; notes whether something named cannot be read.
 
     Raises:
         PengiError: as :func:`~pengi_rt.audio.find.find_recordings`.
@@ -25,15 +25,15 @@ def named_recordings(arguments: argparse.Namespace) -> list[str]:
 
 
 def source(name: str, arguments: argparse.Namespace) -> str | Regular:
-    """Where to read a recording from that :func:`named_recordings` gave.
+    """What the engine reads for a name from :func:`named_recordings`.
 
-    Who names a pipe means it; a folder, a pattern or a list may lead to one by accident.
+    A pipe named on the command line is meant; one in a folder, a pattern or a list is an accident.
     """
     return name if name == STDIO or name in arguments.named else Regular(name)
 
 
 def report(found: FoundRecordings, *, quiet: bool) -> None:
-    """Say what cannot be read and, unless ``quiet``, what is passed over."""
+    """Say what cannot be read and, unless ``quiet``, what is skipped."""
     _say([str(problem.error) for problem in found.problems], "could not be read either")
     if not quiet:
         _say(

@@ -1,4 +1,4 @@
-"""Standard error as C libraries see it."""
+"""Silence for C libraries that write to standard error."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def libraries_silenced() -> Iterator[None]:
-    """What libraries write to descriptor 2 goes nowhere; what Python says stays.
+    """Discard what libraries write to descriptor 2; what Python writes still appears.
 
-    libmpg123 writes there about every damaged frame, and through libsndfile cannot be told not to.
-    For a whole command at once: the descriptor belongs to all threads.
+    libmpg123 reports every damaged frame there, and libsndfile cannot tell it not to. This is for a
+    whole command at once: all threads share the descriptor.
     """
     try:
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # standard error is closed: nobody hears anything
+    except OSError:  # standard error is closed
         yield
         return
     before = sys.stderr

@@ -46,20 +46,20 @@ class Choice(NamedTuple):
     later: tuple[str, ...]
 
 
-class Asked(Protocol):
-    """A result, which knows the prompt that it is about."""
+class AboutPrompt(Protocol):
+    """A result about a prompt."""
 
     @property
     def prompt(self) -> str:
-        """What was asked."""
+        """The prompt as given."""
 
     @property
     def prompt_truncated(self) -> bool:
-        """Its end did not fit."""
+        """Whether it was cut to fit."""
 
 
 AnyOptions = TypeVar("AnyOptions", bound=TaskOptions)
-AnyAsked = TypeVar("AnyAsked", bound=Asked)
+AnyResult = TypeVar("AnyResult", bound=AboutPrompt)
 
 
 def add_recordings(parser: Container, *, required: bool = True) -> None:
@@ -69,7 +69,8 @@ def add_recordings(parser: Container, *, required: bool = True) -> None:
         nargs="+" if required else "*",
         metavar="AUDIO",
         help="audio files (WAV, FLAC, OGG, MP3 and others), folders of them, quoted patterns "
-        '("s/**/*.wav"), @LIST files with a name a line (# begins a remark); - is standard input',
+        '("s/**/*.wav"), @LIST files with one name per line (# starts a comment); - is standard '
+        "input",
     )
 
 
@@ -241,7 +242,7 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
     refuse_precious(arguments.output, arguments)
 
 
-def warned(results: Iterable[AnyAsked], engine: "Engine") -> Iterator[AnyAsked]:
+def warned(results: Iterable[AnyResult], engine: "Engine") -> Iterator[AnyResult]:
     """The results; the first about each prompt that was cut is a warning."""
     told = set()
     for result in results:

@@ -1,4 +1,4 @@
-"""Bars on a terminal: recordings of many, windows of a long one."""
+"""Progress bars on a terminal: one for many recordings, one for a long one's windows."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def _is_watched() -> bool:
 class Progress:
     """A bar for the recordings, if there are several, and below it one for a long recording.
 
-    Nothing is drawn where nobody looks.
+    Nothing is drawn unless standard error is a terminal.
     """
 
     def __init__(self, recordings: int, *, quiet: bool) -> None:
@@ -49,7 +49,7 @@ class Progress:
         self._recordings.close()
 
     def read(self, name: str) -> None:
-        """All of the recording ``name`` is being read, before its first window is answered."""
+        """Show that the recording ``name`` is being read, before its first window is answered."""
         self._end_reading()
         if not self._hidden and _is_large(name):
             from tqdm import tqdm
@@ -57,13 +57,13 @@ class Progress:
             self._reading = tqdm(desc=f"reading {_short(name)}", bar_format="{desc}", leave=False)
 
     def update(self) -> None:
-        """Another recording has its rows."""
+        """Count a recording whose rows are complete."""
         self._end_reading()
         self._end_windows()
         self._recordings.update()
 
     def follow(self, name: str, window_range: "WindowRange | None") -> None:
-        """Some windows of the recording ``name`` are answered."""
+        """Count windows of the recording ``name`` that are answered."""
         self._end_reading()
         if window_range is None or self._hidden:
             return

@@ -27,9 +27,9 @@ class Within(NamedTuple):
 
 
 class Checked:
-    """A dataclass that raises :class:`UsageError` for a value that makes no model.
+    """A dataclass that raises :class:`UsageError` for an invalid value.
 
-    Every message starts with the name of the field, so that a path can stand before it.
+    Every message starts with the name of the field, so that a path can be put before it.
     """
 
     __slots__ = ()
@@ -68,7 +68,7 @@ def argument(name: str, value: object, hint: Any) -> Any:
     """A caller's value of an option, as Python's own type; the option may say more about it.
 
     NumPy's scalars, and arrays with no dimensions, are taken where Python's numbers, truth values
-    and strings are. True is no number, and 1 is no truth value.
+    and strings are. True is not a number, and 1 is not a truth value.
 
     Args:
         name: what the caller calls it.
@@ -101,7 +101,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> int:
     """A caller's whole number (called ``name``), as :func:`argument` takes it, within bounds.
 
     Raises:
-        UsageError: it is none, or outside of them.
+        UsageError: it is not a whole number, or out of bounds.
     """
     number = as_int(value)
     if number is None or number < low or (high is not None and number > high):
@@ -122,7 +122,7 @@ def listed(name: str, value: Any) -> list[Any]:
     """What is in a caller's list, tuple, array or iterator.
 
     Raises:
-        UsageError: it (called ``name``) is none of them.
+        UsageError: it (called ``name``) is not one of them.
     """
     single = isinstance(value, str | bytes | bytearray | memoryview | Mapping)
     if single or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
@@ -131,7 +131,7 @@ def listed(name: str, value: Any) -> list[Any]:
 
 
 def as_path(name: str, value: object) -> Path:
-    """A caller's path. Raises UsageError for what is none."""
+    """A caller's path. Raises UsageError if it is not one."""
     try:
         path = os.fsdecode(value)  # type: ignore[arg-type]
         os.fsencode(path)

@@ -1,4 +1,4 @@
-"""The values that an option may take, wherever it is asked for."""
+"""The values that an option may take, wherever it is offered."""
 
 from typing import Final, Literal, get_args
 

@@ -1,4 +1,4 @@
-"""What a caller can ask of a search or of sampling, and whether a decoder can do it."""
+"""Options of the beam search and of sampling, and whether they fit a decoder."""
 
 import math
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ MIN_TEMPERATURE: Final = 2.0**-126  # smallest normal float32: divided by it, an
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeOptions:
-    """The options of one search; defaults are the model's (``config.generation``).
+    """Options of the beam search; the plan's ``config.generation`` has the defaults.
 
     Attributes:
         beam_size: hypotheses kept, 1 to 64; 1 is greedy.
-        max_new_tokens: the longest answer in tokens, the stop token counted.
+        max_new_tokens: the longest answer in tokens, including the stop token.
         temperature: divides the logits. 0 or less counts as 1, as released.
         stop_id: the token that ends a hypothesis; -1 for none.
-        pad_id: the token that a finished hypothesis goes on with while others are not.
+        pad_id: fills a finished hypothesis while others are unfinished.
 
     Raises:
         UsageError: a value is out of its range.
@@ -44,29 +44,29 @@ class DecodeOptions:
 
     @property
     def divisor(self) -> float:
-        """What the logits are divided by."""
+        """The divisor of the logits: the temperature, or 1."""
         return self.temperature if self.temperature > 0 else 1.0
 
     @property
     def width(self) -> int:
-        """Rows that the decoder runs for a clip."""
+        """Decoder rows per clip."""
         return self.beam_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleOptions:
-    """The options of drawn answers: temperature first, then top-k, then top-p.
+    """Options of sampling: temperature first, then top-k, then top-p.
 
     Attributes:
-        samples: answers drawn for a clip, 1 to 64.
-        max_new_tokens: the longest answer in tokens, the stop token counted.
+        samples: answers per clip, 1 to 64.
+        max_new_tokens: the longest answer in tokens, including the stop token.
         temperature: divides the logits; above 0.
-        top_k: only so many of the likeliest tokens are drawn from; ``None`` for all.
-        top_p: only the fewest likeliest tokens whose mass (after top-k) reaches it, in (0, 1], are
-            drawn from; ``None`` for all.
-        seed: the same seed gives the same answers, whatever stands beside a clip in its batch.
+        top_k: sample from this many likeliest tokens; ``None`` for all.
+        top_p: sample from the fewest likeliest tokens whose mass (after top-k) reaches it, in
+            (0, 1]; ``None`` for all.
+        seed: the same seed gives the same answers, whatever else is in a clip's batch.
         stop_id: the token that ends an answer; -1 for none.
-        pad_id: the token that a finished answer goes on with while others are not.
+        pad_id: fills a finished sample while others are unfinished.
 
     Raises:
         UsageError: a value is out of its range.
@@ -97,12 +97,12 @@ class SampleOptions:
 
     @property
     def width(self) -> int:
-        """Rows that the decoder runs for a clip."""
+        """Decoder rows per clip."""
         return self.samples
 
 
 def check_fits(prefix: int, options: DecodeOptions | SampleOptions, decoder: DecoderConfig) -> None:
-    """Refuse what no decoder of this size can finish.
+    """Refuse options that exceed the decoder.
 
     Raises:
         UsageError: ``prefix`` rows and the new tokens pass its positions, or the beams its tokens.

@@ -53,7 +53,7 @@ class FamilyConfig(Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """Of the recordings, Hz."""
+        """Sample rate of the windows, Hz."""
 
     @property
     def clip_samples(self) -> int:
@@ -61,7 +61,7 @@ class FamilyConfig(Protocol):
 
     @property
     def hop_length(self) -> int:
-        """Samples; two windows that begin less than this apart hear the same."""
+        """Samples; windows that start less than this apart are the same to the model."""
 
 
 class Table(NamedTuple):

@@ -278,7 +278,7 @@ class ModelConfig(Checked):
 
     @property
     def sample_rate(self) -> int:
-        """Of the recordings, Hz."""
+        """Sample rate of the windows, Hz."""
         return self.mel.sample_rate
 
     @property

@@ -1,4 +1,4 @@
-"""The engine that comes with pengi-rt: a small demo model, for whoever names no other."""
+"""The plan that comes with pengi-rt: a small demo model, used when no other is named."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ def named_or_builtin(path: str | os.PathLike[str] | None) -> Path:
 
     Raises:
         PlanError: there is neither.
-        UsageError: it is no path.
+        UsageError: ``path`` is not a path.
     """
     if path is not None:
         return as_path("the plan", path)

@@ -1,4 +1,4 @@
-"""Whether what a plan says of its parts fits together: tensors side by side, nothing missing."""
+"""Check that the parts of a plan fit together: tensors without gaps, nothing missing."""
 
 from collections.abc import Iterable, Mapping
 

@@ -34,14 +34,14 @@ BRANCH_OPERATORS = {
     "then_branch": frozenset(ATTENTION[:1]),
     "else_branch": frozenset({"Constant", "Reshape", "Transpose", *ATTENTION[1:]}),
 }
-"""Of each layer's ``If``: a step, and a prefill."""
+"""The branches of each layer's ``If``: a step, and a prefill."""
 ONLY = {"GatherND": {"batch_dims": 1}, "Split": {"axis": -1, "num_outputs": 3}}
 """Integer attributes that have one value: GatherND reads outside its input by another."""
 
 _NODES_PER_LAYER = 128  # the deepest of base's has 70
 _BYTES_PER_NODE = 1024  # 250 are usual
 _OTHER_NODES = 512
-_BYTES_PER_SAMPLE = 64  # of the transform: its tables, in float64 and int64
+_BYTES_PER_SAMPLE = 64  # of the STFT window: its tables are in float64 and int64
 
 FLOAT32, INT32, INT64, BOOL = 1, 6, 7, 9
 ITEM_SIZES = {FLOAT32: 4, 2: 1, 3: 1, INT32: 4, INT64: 8, BOOL: 1, 10: 2, 11: 8, 16: 2}
@@ -83,7 +83,7 @@ _MODEL: Table = {
 
 
 class Value(NamedTuple):
-    """What a graph takes or gives; None stands for a size that is open."""
+    """An input or output of a graph; None in ``shape`` is any size."""
 
     name: str
     dtype: int
@@ -98,15 +98,16 @@ class GraphRules(NamedTuple):
     """What a graph may hold, by the config of its model."""
 
     takes: list[Value]
-    """In any order."""
+    """Inputs, in any order."""
     gives: list[Value]
+    """Outputs, in this order."""
     operators: frozenset[str]
     layers: int
-    """Of the whole model: they bound the nodes."""
+    """Layers of the whole model, which bound the number of nodes."""
     table_samples: int = 0
-    """Samples of the transform, whose tables stand in the graph."""
+    """Samples of the STFT window, whose tables the graph holds."""
     heads: int = 0
-    """Of the attention whose operators trust their inputs (``If`` chooses between two)."""
+    """Attention heads of the decoder, whose ``If`` chooses between two attention operators."""
 
     @property
     def nodes(self) -> int:
@@ -118,7 +119,7 @@ def check_graph(data: bytes, kind: str, config: FamilyConfig, weights: int) -> N
     """Check the graph ``kind`` of a plan whose ``weights.bin`` has so many bytes.
 
     Raises:
-        ValueError: it is refused; the message fits behind "its audio graph ".
+        ValueError: it is refused; the message continues "its audio graph ".
     """
     rules = graph_rules(kind, config)
     longest = rules.nodes * _BYTES_PER_NODE + _BYTES_PER_SAMPLE * rules.table_samples

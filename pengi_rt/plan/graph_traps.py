@@ -1,4 +1,4 @@
-"""Operators of an allowed kind that take the whole process along, found before they run.
+"""Find, before they run, allowed operators that would take the whole process down.
 
 ONNX Runtime 1.32 divides the smallest integer by -1, which the processor answers with SIGFPE, and
 does not come back from a convolution whose kernel is computed and has no elements.
@@ -20,7 +20,7 @@ def check_traps(graph: Message) -> None:
     """Refuse divisions of what is not known to be float32, and kernels of unknown size.
 
     Raises:
-        ValueError: there is one, or a name stands for two values; the message fits behind "it ".
+        ValueError: there is one, or a name stands for two values; the message continues "it ".
     """
     types = {only(value, "name"): _elem_type(value) for value in graph.get("input", [])}
     types |= {only(tensor, "name"): only(tensor, "data_type")
@@ -47,7 +47,7 @@ def _output_type(node: Message, name: str, types: dict[str, Any]) -> Any:
 
 
 def _attribute(node: Message, name: str) -> Message:
-    """The attribute of that name; an empty one where there is none."""
+    """The attribute of that name, or an empty one."""
     found = [part for part in node.get("attribute", []) if part.get("name") == [name]]
     if len(found) > 1:
         raise ValueError(f"says the same {name} twice")

@@ -1,7 +1,7 @@
-"""What stands in a plan: the names of its entries, and ``plan.json`` as dataclasses.
+"""What a plan contains: the names of its entries, and ``plan.json`` as dataclasses.
 
-The container is in ``zip_container``, the reader in ``reader``, the writer in ``writer``; what has
-to fit together is checked in ``consistency``.
+``zip_container`` has the container, ``reader`` the reader, ``writer`` the writer; ``consistency``
+checks that the parts fit together.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ MAX_RANK = 32  # NumPy 1.26's limit
 MAX_COUNT = 2**63 - 1
 MAX_NAME = 200  # characters of a tensor's name; base's longest has 60
 LIMITS = Limits(characters=1 << 22, values=100_000)
-"""Of ``plan.json``: some 25 times what base's takes (154 kB, 4 700 values)."""
+"""The limits of ``plan.json``: some 25 times what base's needs (154 kB, 4 700 values)."""
 
 _MAX_NAMES = 16  # of graphs, of backends
 
@@ -49,12 +49,12 @@ _LICENCE = re.compile(r"licences/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def graph_entry(name: str) -> str:
-    """Where the graph ``name`` stands, e.g. ``graphs/audio.onnx``."""
+    """The entry of the graph ``name``, e.g. ``graphs/audio.onnx``."""
     return f"graphs/{name}.onnx"
 
 
 def tokenizer_entry(name: str) -> str:
-    """Where the tokenizer ``name`` stands, e.g. ``tokenizers/text.json``."""
+    """The entry of the tokenizer ``name``, e.g. ``tokenizers/text.json``."""
     return f"tokenizers/{name}.json"
 
 
@@ -71,7 +71,7 @@ def is_entry_name(name: str, family: FamilySpec) -> bool:
 
 
 def aligned(offset: int) -> int:
-    """The first multiple of :data:`ALIGNMENT` at or behind ``offset``."""
+    """The first multiple of :data:`ALIGNMENT` at or after ``offset``."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
@@ -86,7 +86,7 @@ class TensorRecord:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it takes."""
+        """Its size in bytes."""
         return math.prod(self.shape) * ITEM_SIZES[self.dtype]
 
     @classmethod
@@ -112,7 +112,7 @@ class TensorRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryRecord:
-    """What an entry of the container must be."""
+    """The size and the checksum of an entry of the container."""
 
     size: int  # bytes
     sha256: str
@@ -146,7 +146,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """``plan.json``. The generation defaults stand in ``config.generation``."""
+    """``plan.json``. The generation defaults are in ``config.generation``."""
 
     format: int = FORMAT_VERSION
     config: ModelConfig
@@ -178,7 +178,7 @@ class Manifest:
         """A manifest from ``plan.json``, checked key by key.
 
         Raises:
-            PlanError: it is no JSON of this schema, or has another format version.
+            PlanError: it is not JSON of this schema, or has another format version.
         """
         data = _parse(text)
         _check_format(data)

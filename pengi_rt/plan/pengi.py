@@ -58,7 +58,7 @@ def tables(config: ModelConfig) -> Mapping[str, Table]:
 
 
 def summary(config: ModelConfig) -> Mapping[str, str]:
-    """What ``inspect`` says of the model, by line."""
+    """What ``inspect`` says about the model, by line."""
     decoder, generation = config.decoder, config.generation
     return {
         "model": f"{config.clip_seconds:g} s clips at {config.sample_rate} Hz, prefix "

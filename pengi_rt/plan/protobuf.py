@@ -1,4 +1,4 @@
-"""Protocol buffers without their library, read by tables of the fields that may be there.
+"""Read protocol buffers without their library, by tables of the fields that are allowed.
 
 A field that the table does not name is refused, not skipped: what nobody here has read must not
 mean something to the library that reads the same bytes next.
@@ -14,7 +14,7 @@ FLOATS: Final = "floats"
 DOUBLES: Final = "doubles"
 TEXT: Final = "text"
 BYTES: Final = "bytes"
-"""Kinds of fields: one number; numbers, perhaps side by side; what has a length."""
+"""Kinds of fields: one number; numbers, perhaps packed; what has a length."""
 
 Table: TypeAlias = Mapping[int, tuple[str, "str | Table"]]
 """A message's fields by number: each one's name and its kind, which is a table for a message."""
@@ -31,16 +31,16 @@ def read(data: bytes, table: Table) -> Message:
     """The message that ``data`` holds. Its depth is the table's.
 
     Raises:
-        ValueError: it is cut short, holds text that is no UTF-8, or a field that is not named.
+        ValueError: it is cut short, holds text that is not UTF-8, or a field that the table lacks.
     """
     return _message(data, 0, len(data), table)
 
 
 def only(message: Message, name: str, default: Any = None) -> Any:
-    """The value of a field that stands at most once.
+    """The value of a field that occurs at most once.
 
     Raises:
-        ValueError: it stands twice: readers differ in which of them counts.
+        ValueError: it occurs twice: readers differ in which of them counts.
     """
     values = message.get(name, [default])
     if len(values) != 1:
@@ -74,7 +74,7 @@ def _message(data: bytes, start: int, end: int, table: Table) -> Message:
 
 
 def _sized(data: bytes, start: int, stop: int, kind: "str | Table") -> list[Any]:
-    """What stands in a field of its own length: a value, or numbers side by side."""
+    """What a field with a length holds: one value, or packed numbers."""
     if not isinstance(kind, str):
         return [_message(data, start, stop, kind)]
     if kind == INTS:

@@ -1,4 +1,4 @@
-"""The plan: one file with everything an engine needs, mapped and checked before anything reads it.
+"""Open a plan: one file with everything an engine needs, mapped, and checked before it is used.
 
 Opening hashes every entry. Nothing in a plan is pickled or executed, and no other file is opened.
 """
@@ -139,7 +139,7 @@ class Plan:
         :func:`pengi_rt.plan.float32_view.float32_view` gives float32, however it is stored.
 
         Raises:
-            PlanError: there is none.
+            PlanError: the plan does not have it.
         """
         import numpy as np
 
@@ -156,7 +156,7 @@ class Plan:
         """The ONNX graph ``name`` (``audio``, ...), which points into the weights.
 
         Raises:
-            PlanError: there is none.
+            PlanError: the plan does not have it.
         """
         return self._read(graph_entry(name))
 
@@ -164,7 +164,7 @@ class Plan:
         """The tokenizer ``name`` (``text``, ...) as JSON.
 
         Raises:
-            PlanError: there is none.
+            PlanError: the plan does not have it.
         """
         return self._read(tokenizer_entry(name))
 
@@ -277,7 +277,7 @@ def _read_manifest(file: mmap, entry: Entry) -> Manifest:
     if entry.size > LIMITS.characters:
         raise PlanError(f"{MANIFEST} claims {entry.size} bytes; no plan's is that long")
     text = file[entry.data : entry.end]
-    if zlib.crc32(text) != entry.crc:  # the one entry whose SHA-256 stands nowhere
+    if zlib.crc32(text) != entry.crc:  # the one entry whose SHA-256 is not recorded
         raise PlanError(f"entry {MANIFEST} is damaged: {_FETCH_AGAIN}")
     return Manifest.from_json(text)
 

@@ -1,6 +1,6 @@
-"""Writes a plan: beside its place, and into it in one step.
+"""Write a plan: in a temporary file, which replaces the old plan in one step.
 
-The plan grows in a temporary file in the folder it will stand in. Export seals it, opens it, runs
+The temporary file is in the same folder. Export seals it, opens it, runs
 its numeric self-test on it, seals it again with the result, and only then commits. Whatever happens
 before, the old plan stays as it is.
 """
@@ -53,7 +53,7 @@ class PlanWriter:
     process left is removed when the same plan is written again.
 
     Attributes:
-        path: where the plan will stand.
+        path: where the plan will be.
         weights: how the weights are stored.
     """
 
@@ -70,7 +70,7 @@ class PlanWriter:
         """Start a plan.
 
         Args:
-            path: where it will stand; a link is followed.
+            path: where it will be; a link is followed.
             config: the model, its generation defaults included.
             source: the checkpoint it comes from.
             tools: package: version, of what made it.
@@ -107,10 +107,10 @@ class PlanWriter:
             stream.write(data)
 
     def add_tensors(self, tensors: "Mapping[str, NDArray[Any]]") -> Mapping[str, TensorRecord]:
-        """Write ``weights.bin``, each distinct content once; every tensor is asked for once.
+        """Write ``weights.bin``, each distinct content once; every tensor is read once.
 
         Returns:
-            Where each stands.
+            The place of each.
 
         Raises:
             PlanError: it cannot be written, or a tensor is empty or of a type no plan holds.

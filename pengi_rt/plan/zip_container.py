@@ -18,7 +18,7 @@ from typing import IO, cast
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.manifest import ALIGNMENT, MANIFEST, MAX_NAME, aligned
 
-SENTINEL = 0xFFFFFFFF  # in a 32-bit field: the value stands in the zip64 record
+SENTINEL = 0xFFFFFFFF  # in a 32-bit field: the value is in the zip64 record
 ZIP64_LIMIT = SENTINEL
 MAX_DIRECTORY = 1 << 16  # bytes: some 500 entries
 
@@ -67,7 +67,7 @@ class Entry:
 
 
 def local_header(entry: Entry) -> bytes:
-    """What stands from ``entry.offset`` up to ``entry.data``, padding included."""
+    """The bytes from ``entry.offset`` up to ``entry.data``, padding included."""
     name = entry.name.encode("ascii")
     big = entry.size >= ZIP64_LIMIT
     size = SENTINEL if big else entry.size
@@ -108,7 +108,7 @@ def read_entries(file: mmap) -> tuple[Entry, ...]:
     """The entries of a container, every header checked; the data is not looked at.
 
     Raises:
-        PlanError: it is no ZIP file, or not exactly as we write one.
+        PlanError: it is not a ZIP file exactly as we write one.
     """
     start, count = _directory_place(file)
     listed = list(_listed(file))

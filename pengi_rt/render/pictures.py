@@ -1,4 +1,4 @@
-"""Pictures: a recording's spectrogram with the answers about it. Needs the extra ``[plot]``."""
+"""Pictures: a recording's spectrogram with answers below it. Needs the extra ``[plot]``."""
 
 import warnings
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def require_recording(samples: NDArray[np.float32], rate: int) -> None:
         raise UsageError(f"a picture needs samples [frames] at a rate, got {samples.shape}, {rate}")
 
 
-def one_line(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """``text`` in one line of at most ``most`` characters, the cut marked by an ellipsis.
 
     Bytes of a file name that are not UTF-8 (lone surrogates) are drawn as U+FFFD.
@@ -192,7 +192,7 @@ def draw_title(axes: Any, title: str) -> None:
     """Put one line above ``axes``, cut where they end."""
     size = 10.0
     most = int(axes.get_position().width * WIDTH / (CHARACTER * size / FONT["size"]))
-    axes.set_title(one_line(title, most), loc="left", **(FONT | {"size": size}))
+    axes.set_title(shortened(title, most), loc="left", **(FONT | {"size": size}))
 
 
 def draw_spectrogram(axes: Any, samples: NDArray[np.float32], rate: int) -> None:

@@ -1,9 +1,9 @@
-"""Pictures of classification: one recording's best labels, and labels over its time.
+"""Pictures of classifications: a recording's best labels as bars, or labels over time.
 
-Labels stand in rows, the best (of the best mean) on top. Of more than :data:`ROWS` labels the best
-are drawn, over time those first that are the best of most windows; the picture says of how many. A
-label, title or axis that is too long is cut, with an ellipsis. The same arguments (and the same
-matplotlib) make the same bytes. Needs the extra ``[plot]``.
+There is one row per label, the one with the best mean on top. Of more than :data:`ROWS` labels only
+the best are drawn, and the picture says of how many; over time, labels that are the best of most
+windows come first. A label, title or axis that is too long is cut, with an ellipsis. The same
+arguments (and the same matplotlib) make the same bytes. Needs the extra ``[plot]``.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ from pengi_rt.render.pictures import (
     draw_time,
     draw_title,
     new_figure,
-    one_line,
     require_recording,
     save_picture,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def bar_picture(scores: Sequence[tuple[str, float]], path: Path, *, title: str, 
     _draw_bars(axes, [float(score) for _, score in best], WIDTH - left - RIGHT)
     _write_labels(figure, labels, left, HEAD, row)
     draw_title(axes, title)
-    _write(figure, left, bottom + _BELOW / 2, one_line(axis, _UNIT), color=_FAINT)
+    _write(figure, left, bottom + _BELOW / 2, shortened(axis, _UNIT), color=_FAINT)
     _write(figure, left - _GAP, bottom + _BELOW / 2, counted, color=_FAINT, ha="right")
     save_picture(figure, path)
 
@@ -128,7 +128,7 @@ def _timeline_figure(
 ) -> "Figure":
     spans, labels, scores = timeline
     rows = _rows(scores)
-    names = [one_line(labels[row], _NAME) for row in rows]
+    names = [shortened(labels[row], _NAME) for row in rows]
     counted = _counted(len(rows), len(labels))
     left = max(MARGIN, _column([*names, counted]))
     top = HEAD + _SPECTROGRAM + _BETWEEN
@@ -147,7 +147,7 @@ def _timeline_figure(
     draw_title(above, title)
     _write_labels(figure, names, left, top, _ROW)
     _write(figure, left - _GAP, bottom + AXIS, counted, color=_FAINT, ha="right")
-    _draw_key(figure, left, bottom + AXIS, one_line(axis, _KEY_UNIT), limits)
+    _draw_key(figure, left, bottom + AXIS, shortened(axis, _KEY_UNIT), limits)
     return figure
 
 
@@ -269,14 +269,14 @@ def _rows(scores: NDArray[np.floating[Any]]) -> list[int]:
 
 
 def _column(labels: Sequence[str]) -> float:
-    """Inches from the picture's left to the end of its labels and of the gap behind them."""
+    """Inches from the picture's left to the end of its labels and of the gap after them."""
     lines = [line for label in labels for line in label.split("\n")]
     return _EDGE + CHARACTER * max(map(len, lines)) + _GAP
 
 
 def _two_lines(label: str) -> str:
-    lines = wrap(one_line(label, len(label) + 1), _LABEL)
-    return "\n".join([*lines[:1], one_line(" ".join(lines[1:]), _LABEL)]).rstrip()
+    lines = wrap(shortened(label, len(label) + 1), _LABEL)
+    return "\n".join([*lines[:1], shortened(" ".join(lines[1:]), _LABEL)]).rstrip()
 
 
 def _number(value: float, largest: float) -> str:

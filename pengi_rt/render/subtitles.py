@@ -39,7 +39,7 @@ class Subtitles:
         start, end = _milliseconds(segment.start), _milliseconds(segment.end)
         if start < self._last:
             raise UsageError(
-                f"subtitles are of one recording in time order: {segment.start:g} s comes behind "
+                f"subtitles are of one recording in time order: {segment.start:g} s comes after "
                 f"{self._last / 1000:g} s"
             )
         self._last = start
@@ -47,7 +47,7 @@ class Subtitles:
         if not text:
             return ""
         self._cues += 1
-        # WebVTT wants every end behind its start; so do players of SRT.
+        # WebVTT wants every end after its start; so do players of SRT.
         return "\n" * (self._cues > 1) + self._written(start, max(end, start + 1), text)
 
     def _written(self, start: int, end: int, text: str) -> str:
@@ -111,7 +111,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _stamp(milliseconds: int, point: str) -> str:
-    """``hh:mm:ss`` and the milliseconds behind ``point``; a hundredth hour makes it longer."""
+    """``hh:mm:ss`` and the milliseconds after ``point``; longer from 100 hours on."""
     seconds, rest = divmod(milliseconds, 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,7 +1,7 @@
-"""Vectors as files that other programs read, each whole or not there at all.
+"""Arrays of vectors in files that other programs read, written as a whole or not at all.
 
-Until all are there they wait on the disk: of the published model, those of a hundred thousand
-windows are 12 GB.
+Until they are complete they are kept on disk: for the published model, the vectors of a hundred
+thousand windows take 12 GB.
 """
 
 import json
@@ -23,14 +23,14 @@ _ITEM = 4  # bytes: a float32
 _BLOCK = 2**20  # bytes copied at a time
 
 
-class Stored:
+class GrowingArray:
     """A float32 array that grows at its end, in a file without a name."""
 
     def __init__(self, path: Path) -> None:
-        """No rows yet. The file is in the folder of ``path``, which the array is to be saved as.
+        """Start without rows, in a file in the folder of ``path``, where the array will be saved.
 
         Raises:
-            InputError: there can be none.
+            InputError: no file can be made there.
         """
         self.shape: tuple[int, ...] = (0,)
         self._path = path
@@ -40,14 +40,14 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The array's size in bytes."""
         return _ITEM * prod(self.shape)
 
     def append(self, rows: "F32") -> None:
-        """Add ``[n, ...]``; a call that is interrupted adds none.
+        """Add rows, ``[n, ...]``; an interrupted call adds none.
 
         Raises:
-            InputError: the disk does not take them.
+            InputError: they cannot be written.
         """
         import numpy as np
 
@@ -58,7 +58,7 @@ class Stored:
                 left = left[self._file.write(left) :]
         self.shape = (self.shape[0] + len(rows), *rows.shape[1:])
 
-    def cut(self, count: int) -> None:
+    def truncate(self, count: int) -> None:
         """Keep the first ``count`` rows."""
         self.shape = (count, *self.shape[1:])
 
@@ -66,20 +66,20 @@ class Stored:
         """Write the rows, little-endian.
 
         Raises:
-            OSError: that fails.
+            OSError: they cannot be written.
         """
         self._file.seek(0)
         starts = range(0, self.size, _BLOCK)
         file.writelines(self._file.read(min(_BLOCK, self.size - start)) for start in starts)
 
     def close(self) -> None:
-        """Let the file go, and with it the rows."""
+        """Delete the file, and with it the rows."""
         with suppress(OSError):
             self._file.close()
 
 
-def save_npy(path: Path, arrays: Sequence[Stored]) -> None:
-    """Write arrays, one behind the other, as NumPy's ``.npy``, without pickle.
+def save_npy(path: Path, arrays: Sequence[GrowingArray]) -> None:
+    """Write arrays, one after the other, as one NumPy ``.npy``, without pickle.
 
     Raises:
         InputError: ``path`` cannot be written.
@@ -94,11 +94,13 @@ def save_npy(path: Path, arrays: Sequence[Stored]) -> None:
             array.copy_to(file)
 
 
-def save_safetensors(path: Path, arrays: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
-    """Write arrays by name, and texts about them, as ``.safetensors``.
+def save_safetensors(
+    path: Path, arrays: Mapping[str, GrowingArray], metadata: Mapping[str, str]
+) -> None:
+    """Write arrays by name, and strings about them, as ``.safetensors``.
 
-    Of the format's documentation (huggingface/safetensors): the length of a JSON header as a
-    little-endian 64-bit number, the header, and the numbers end to end.
+    The format (documentation of huggingface/safetensors): the length of a JSON header as a
+    little-endian 64-bit number, the header, and the arrays end to end.
 
     Raises:
         InputError: ``path`` cannot be written.

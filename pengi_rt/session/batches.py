@@ -216,8 +216,8 @@ class _Reader:
                     one_line(recording.name),
                     options.long_audio,
                 )
-        name = one_line(recording.name)
         for warning in recording.warnings:
+            name = one_line(recording.name)
             if options.strict:
                 raise AudioError(f"{name}: {warning}")
             logger.warning("%s: %s", name, warning)

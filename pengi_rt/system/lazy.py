@@ -1,10 +1,10 @@
-"""Names that are imported only when they are used."""
+"""Import by name, where it is first needed."""
 
 from importlib import import_module
 from typing import Any
 
 
 def lazily(name: str) -> Any:
-    """Import what ``"module:name"`` stands for."""
+    """The object that ``"module:name"`` names."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)

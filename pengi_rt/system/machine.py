@@ -56,7 +56,7 @@ class Machine:
 def requirements() -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
     """What the engine cannot do without, and what only its extras need, as ``pip`` read them.
 
-    They stand in ``pyproject.toml`` alone; a package that several extras name comes once.
+    They are written in ``pyproject.toml`` alone; a package of several extras comes once.
     """
     wanted = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or ()]
     core = {each.name: each for each in wanted if "extra" not in str(each.marker)}
@@ -109,7 +109,7 @@ def native_kernels() -> str | None:
 
 
 def cuda_problem(library: str = "libcuda.so.1") -> str | None:
-    """Why there is no CUDA GPU to run on, or ``None``, by the driver's word: torch stays out."""
+    """Why there is no CUDA GPU to run on, or ``None``. Asks the driver, without torch."""
     try:
         driver = ctypes.CDLL(library)
     except OSError:

@@ -18,7 +18,7 @@ from pengi_rt.errors import PlanError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.file_kind import precious_kind
 from pengi_rt.plan.reader import Plan
-from pengi_rt.render.vectors import Stored, save_npy, save_safetensors
+from pengi_rt.render.vectors import GrowingArray, save_npy, save_safetensors
 
 FORMATS = soundfile.available_formats()
 WRITTEN = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3")
@@ -83,7 +83,7 @@ def test_a_plan_whose_directory_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_what_can_be_made_again(tmp_path: Path) -> None:
-    stored = Stored(tmp_path / "x")
+    stored = GrowingArray(tmp_path / "x")
     stored.append(np.zeros((2, 3), np.float32))
     save_npy(tmp_path / "x.npy", [stored])
     save_safetensors(tmp_path / "x.safetensors", {"audio.embedding": stored}, {"plan": "0"})

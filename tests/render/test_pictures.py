@@ -19,7 +19,7 @@ from pengi_rt.render.pictures import (
     draw_time,
     mel_spectrogram,
     new_figure,
-    one_line,
+    shortened,
 )
 
 RATE = 16_000
@@ -181,7 +181,7 @@ def test_time_from_two_minutes_on_is_a_clock(
     ],
 )
 def test_one_line(text: str, line: str) -> None:
-    assert one_line(text, 10) == line
+    assert shortened(text, 10) == line
 
 
 def test_characters_without_a_shape_are_no_warning(tmp_path: Path) -> None:

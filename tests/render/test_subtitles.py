@@ -178,5 +178,5 @@ def test_two_recordings_in_one_file(write: Write) -> None:
     with pytest.raises(UsageError) as caught:
         write([Segment(0, 7, "a"), Segment(7, 9, "b"), Segment(0, 7, "c")])
     assert str(caught.value) == (
-        "subtitles are of one recording in time order: 0 s comes behind 7 s"
+        "subtitles are of one recording in time order: 0 s comes after 7 s"
     )

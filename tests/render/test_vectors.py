@@ -11,14 +11,14 @@ from safetensors.numpy import load_file
 from toy_plan import one_line
 
 from pengi_rt.errors import InputError
-from pengi_rt.render.vectors import Stored, save_npy, save_safetensors
+from pengi_rt.render.vectors import GrowingArray, save_npy, save_safetensors
 
 F32 = NDArray[np.float32]
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Iterator[Stored]:
-    array = Stored(tmp_path / "out.npy")
+def stored(tmp_path: Path) -> Iterator[GrowingArray]:
+    array = GrowingArray(tmp_path / "out.npy")
     yield array
     array.close()
 
@@ -27,7 +27,7 @@ def rows(count: int, *shape: int) -> F32:
     return np.random.default_rng(count).standard_normal((count, *shape), np.float32)
 
 
-def test_what_was_added_is_saved(stored: Stored, tmp_path: Path) -> None:
+def test_what_was_added_is_saved(stored: GrowingArray, tmp_path: Path) -> None:
     """Also what lies in memory in another order, and in two files one behind the other."""
     parts = [rows(3, 4, 5), rows(0, 4, 5), rows(2, 5, 4).transpose(0, 2, 1), rows(1, 4, 5)]
     for part in parts:
@@ -45,7 +45,7 @@ def test_what_was_added_is_saved(stored: Stored, tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensor, whole)
 
 
-def test_more_than_a_block_is_copied_whole(stored: Stored, tmp_path: Path) -> None:
+def test_more_than_a_block_is_copied_whole(stored: GrowingArray, tmp_path: Path) -> None:
     """Neither a multiple of a block nor of a page."""
     whole = rows(1001, 777)
     stored.append(whole)
@@ -53,11 +53,11 @@ def test_more_than_a_block_is_copied_whole(stored: Stored, tmp_path: Path) -> No
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), whole)
 
 
-def test_rows_that_are_cut_off_are_written_over(stored: Stored, tmp_path: Path) -> None:
+def test_rows_that_are_cut_off_are_written_over(stored: GrowingArray, tmp_path: Path) -> None:
     first, second, third = rows(4, 3), rows(5, 3), rows(1, 3)
     stored.append(first)
     stored.append(second)
-    stored.cut(4)
+    stored.truncate(4)
     save_npy(tmp_path / "out.npy", [stored])
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), first)
     stored.append(third)
@@ -68,7 +68,7 @@ def test_rows_that_are_cut_off_are_written_over(stored: Stored, tmp_path: Path) 
 def test_memory_does_not_grow(tmp_path: Path) -> None:
     """64 MB of vectors: neither kept nor put together in memory."""
     part = rows(256, 1024)  # 1 MB
-    stored = Stored(tmp_path / "out.npy")
+    stored = GrowingArray(tmp_path / "out.npy")
     tracemalloc.start()
     try:
         for _ in range(64):
@@ -84,7 +84,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
-    stored = Stored(tmp_path / "out.npy")
+    stored = GrowingArray(tmp_path / "out.npy")
     stored.append(rows(1, 2))
     assert not list(tmp_path.iterdir())
     stored.close()
@@ -93,12 +93,12 @@ def test_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
 
 def test_no_place_for_it_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write .*out\.npy: No such file") as caught:
-        Stored(tmp_path / "no" / "out.npy")
+        GrowingArray(tmp_path / "no" / "out.npy")
     assert one_line(str(caught.value))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_one_line(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line(stored: GrowingArray, monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full:
         monkeypatch.setattr(stored, "_file", full)
         with pytest.raises(InputError, match=r"out\.npy: No space left on device$"):

@@ -109,9 +109,9 @@ def test_every_moment_has_the_answer_of_the_nearest_window(hop: float | None, se
         ([(1, 1, "a")], "windows must be in time order, got 1-1 s"),
         ([(2, 1, "a")], "windows must be in time order, got 2-1 s"),
         ([(math.nan, 1, "a")], "windows must be in time order, got nan-1 s"),
-        ([(0, 2, "a"), (0, 2, "a")], "windows must be in time order, got 0-2 s behind 0-2 s"),
-        ([(1, 2, "a"), (0, 3, "a")], "windows must be in time order, got 0-3 s behind 1-2 s"),
-        ([(0, 4, "a"), (1, 3, "a")], "windows must be in time order, got 1-3 s behind 0-4 s"),
+        ([(0, 2, "a"), (0, 2, "a")], "windows must be in time order, got 0-2 s after 0-2 s"),
+        ([(1, 2, "a"), (0, 3, "a")], "windows must be in time order, got 0-3 s after 1-2 s"),
+        ([(0, 4, "a"), (1, 3, "a")], "windows must be in time order, got 1-3 s after 0-4 s"),
     ],
 )
 def test_windows_out_of_order(rows: list[tuple[float, float, str]], message: str) -> None:

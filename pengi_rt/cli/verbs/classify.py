@@ -54,9 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add_resume(parser)
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG",
+        "--plot",
+        type=Path,
+        metavar="PNG",
         help="draw one recording's scores as bars, a long one's over time (needs the extra [plot])",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run)
 
 
@@ -66,17 +68,20 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
         "--labels", metavar="A,B,C", help="what to choose from; a label with a comma needs a file"
     )
     group.add_argument(
-        "--labels-file", type=Path, metavar="FILE",
-        help="UTF-8, one label a line; behind a tab the text that stands for it, if that differs",
-    )  # fmt: skip
+        "--labels-file",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8, one label per line, followed by a tab and its text if that differs",
+    )
     names = ("method", "normalize", "calibrate", "multi_label", "template")
     add_options(group, ClassifyOptions, *names)
-    group.add_argument("--top-k", type=int, dest="best", metavar="K",
-                       help="show the K best labels (default: all)")  # fmt: skip
+    group.add_argument(
+        "--top-k", type=int, dest="best", metavar="K", help="show the K best labels (default: all)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Classify every recording; a bad one is reported and passed over."""
+    """Classify every recording; one that cannot be read is reported and skipped."""
     check_resumable(arguments)
     if arguments.resume and arguments.plot is not None:
         raise UsageError("--plot draws what is asked now, and --resume may ask nothing: leave one")
@@ -92,25 +97,33 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _classify(
-    engine: "Engine", labels: "list[str] | dict[str, str]", names: list[str],
+    engine: "Engine",
+    labels: "list[str] | dict[str, str]",
+    names: list[str],
     arguments: argparse.Namespace,
-) -> int:  # fmt: skip
+) -> int:
     options = options_of(arguments, ClassifyOptions)
-    about = {"verb": "classify", "labels": labels, "prompt": arguments.prompt,
-             "best": arguments.best, **options.to_json()}  # fmt: skip
     run = Run(arguments, names)
-    run.mark_rows(engine, about)
+    about = {"verb": "classify", "labels": labels, "prompt": arguments.prompt}
+    run.mark_rows(engine, {**about, "best": arguments.best, **options.to_json()})
     picture = _Picture(arguments.plot, engine.config, options)
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.iter_classify(
-        picture.heard(run), labels, arguments.prompt,
-        partial_results=arguments.plot is None, on_error=run.on_error, options=options,
-    )  # fmt: skip
+        picture.keep_recording(run),
+        labels,
+        arguments.prompt,
+        partial_results=arguments.plot is None,
+        on_error=run.on_error,
+        options=options,
+    )
     rows = ClassificationRows(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = run.write_output(
-        picture.seen(warned(results, engine)), rows, columns=CLASSIFICATION_COLUMNS, line=rows.line,
+        picture.keep_result(warned(results, engine)),
+        rows,
+        columns=CLASSIFICATION_COLUMNS,
+        line=rows.line,
         count=lambda windows: windows + (windows > 1),
-    )  # fmt: skip
+    )
     picture.draw()
     return code
 
@@ -155,7 +168,7 @@ class _Picture:
         self._recording: Recording | None = None
         self._result: Classification | None = None
 
-    def heard(self, run: Run) -> "Iterator[str | Regular | Recording]":
+    def keep_recording(self, run: Run) -> "Iterator[str | Regular | Recording]":
         """The recordings of the run; one that is to be drawn is loaded and kept."""
         if self._path is None:
             yield from run
@@ -173,7 +186,7 @@ class _Picture:
             else:
                 yield self._recording
 
-    def seen(self, results: "Iterable[Classification]") -> "Iterator[Classification]":
+    def keep_result(self, results: "Iterable[Classification]") -> "Iterator[Classification]":
         """The results; remembers one."""
         for result in results:
             self._result = result

@@ -24,7 +24,7 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.fields import audio_fields, span
 from pengi_rt.render.output import PART, open_output
 from pengi_rt.render.rows import FORMATS, Row, RowWriter
-from pengi_rt.render.vectors import Stored, save_npy, save_safetensors
+from pengi_rt.render.vectors import GrowingArray, save_npy, save_safetensors
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -47,33 +47,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cosines."
     )
     add_recordings(parser, required=False)
-    group = parser.add_argument_group("texts (their rows are behind the recordings')")
+    group = parser.add_argument_group("texts (their rows follow the recordings')")
     group.add_argument("--texts", nargs="+", default=[], metavar="TEXT", help="texts themselves")
     group.add_argument(
-        "--texts-file", type=Path, metavar="FILE", help="UTF-8, one text a line, behind --texts"
+        "--texts-file",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8, one text per line; they follow --texts",
     )
     add_reading(parser)
     add_engine(parser)
     parser.add_argument(
-        "--what", choices=KINDS,
+        "--what",
+        choices=KINDS,
         help="what a .npy holds: [rows, d], or what the decoder reads, [rows, n, n_embd] "
         "(default: embedding; a .safetensors holds both)",
-    )  # fmt: skip
-    parser.add_argument("--format", choices=tuple(FORMATS), default="text",
-                        help="of the rows' table (default: %(default)s)")  # fmt: skip
+    )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True,
+        "--format",
+        choices=tuple(FORMATS),
+        default="text",
+        help="how the table of rows is printed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
         help=f"FILE{NPY}, one array, or FILE{SAFETENSORS}: audio.embedding, audio.prefix, "
-        "text.embedding, text.prefix (rows are counted in each), and in its metadata the rows' "
-        "table as JSON. Until all is there it takes its room again, unnamed, in the same folder. "
-        f"If the run ends early, FILE stays as it was and FILE{PART} holds what was embedded",
-    )  # fmt: skip
+        "text.embedding, text.prefix (each with its own row numbers), and in its metadata the "
+        "table of rows as JSON. While it grows, the same space is taken by an unnamed file in the "
+        f"same folder. If the run ends early, FILE is unchanged and FILE{PART} holds what was "
+        "embedded",
+    )
     add_force(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embed everything; a bad recording is reported and passed over."""
+    """Embed everything; a recording that cannot be read is reported and skipped."""
     texts = _texts(arguments)
     if not arguments.audio and not texts:
         raise UsageError("there is nothing to embed: name recordings, or give --texts")
@@ -90,9 +102,9 @@ def _embed(
     run = Run(arguments, names)
     target = Path(os.path.realpath(arguments.output))  # a link stays a link
     with ExitStack() as files:
-        found = _Found(engine, _kinds(arguments, engine.plan), target, files)
+        found = _Vectors(engine, _kinds(arguments, engine.plan), target, files)
         found.check_shapes(recordings=bool(names), texts=bool(texts))
-        # Texts and options are refused here, before anything is heard.
+        # Invalid texts and options are refused here, before any recording is read.
         results = engine.embed_audio(
             run,
             partial_results=True,
@@ -101,7 +113,7 @@ def _embed(
         )
         for text in _embedded(engine, texts, strict=arguments.strict):
             found.keep_text(text)
-        with _rescuing(found, target):
+        with _saved_on_error(found, target):
             with (
                 open_output(None) as output,
                 RowWriter(output, arguments.format, columns=COLUMNS, line=_line) as writer,
@@ -122,11 +134,11 @@ def _embedded(engine: "Engine", texts: list[str], *, strict: bool) -> "Iterator[
 
 
 @contextmanager
-def _rescuing(found: "_Found", output: Path) -> Iterator[None]:
-    """Save what there is beside ``output`` if the block raises, and say so.
+def _saved_on_error(found: "_Vectors", output: Path) -> Iterator[None]:
+    """If the block raises, save the vectors so far beside ``output`` and say so.
 
     Raises:
-        InputError: nobody reads the rows' table any more, without which vectors say little.
+        InputError: nobody reads the table of rows any more, and without it vectors mean little.
     """
     try:
         try:
@@ -145,16 +157,16 @@ def _rescuing(found: "_Found", output: Path) -> Iterator[None]:
         raise
 
 
-class _Found:
-    """The vectors so far, of recordings and of texts, and what their rows are."""
+class _Vectors:
+    """The vectors so far, of recordings and of texts, and the table of their rows."""
 
     def __init__(
         self, engine: "Engine", kinds: tuple[str, ...], target: Path, files: ExitStack
     ) -> None:
-        """None yet, of ``kinds``, in files beside ``target`` that go with ``files``.
+        """Start without vectors; they grow in files beside ``target``, closed with ``files``.
 
         Raises:
-            InputError: there can be no files there.
+            InputError: no files can be made there.
         """
         self.audio_rows: list[Row] = []
         self._texts: list[Row] = []
@@ -162,13 +174,13 @@ class _Found:
         self._kinds = kinds
         self._apart = target.suffix.lower() == SAFETENSORS
 
-        def stored() -> Stored:
-            return files.enter_context(closing(Stored(target)))
+        def stored() -> GrowingArray:
+            return files.enter_context(closing(GrowingArray(target)))
 
         self._audio, self._text = ({kind: stored() for kind in kinds} for _ in range(2))
 
     def check_shapes(self, *, recordings: bool, texts: bool) -> None:
-        """Refuse what makes no one array.
+        """Refuse vectors that do not fit into one array.
 
         Raises:
             UsageError: prefixes of recordings and texts differ in length.
@@ -184,15 +196,14 @@ class _Found:
             )
 
     def keep_audio(self, found: "AudioEmbedding") -> list[Row]:
-        """Keep a recording's vectors; the rows that they are."""
+        """Keep a recording's vectors, and return their rows of the table."""
         for kind, stored in self._audio.items():
             stored.append(getattr(found, kind))
         spans = zip(found.starts, found.ends, strict=True)
         rows = [
-            {"row": row, "audio": found.audio, "start": start, "end": end,
-             **audio_fields(found)}
+            {"row": row, "audio": found.audio, "start": start, "end": end, **audio_fields(found)}
             for row, (start, end) in enumerate(spans, len(self.audio_rows))
-        ]  # fmt: skip
+        ]
         self.audio_rows += rows
         return rows
 
@@ -203,7 +214,7 @@ class _Found:
         self._texts.append({"text": found.text, "text_truncated": found.truncated})
 
     def text_rows(self) -> list[Row]:
-        """The rows of texts: in their own arrays, or behind the recordings' so far."""
+        """The rows of texts: in arrays of their own, or after those of the recordings so far."""
         first = 0 if self._apart else len(self.audio_rows)
         return [{"row": row, **text} for row, text in enumerate(self._texts, first)]
 
@@ -214,10 +225,10 @@ class _Found:
             InputError: it cannot be written.
         """
         sources = {"audio": (self._audio, self.audio_rows), "text": (self._text, self._texts)}
-        arrays: dict[str, Stored] = {}
+        arrays: dict[str, GrowingArray] = {}
         for source, (by_kind, rows) in sources.items():
             for kind, stored in by_kind.items() if rows else ():
-                stored.cut(len(rows))  # one array may have more, if this is a rescue
+                stored.truncate(len(rows))  # one array may have more, if this is a rescue
                 arrays[f"{source}.{kind}"] = stored
         if not self._apart:
             save_npy(path, list(arrays.values()))
@@ -235,7 +246,7 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
 
     found = [line.strip() for line in text_lines(path) if line.strip()]
     if not found:
-        raise InputError(f"{path}: there are no texts in it: write one a line")
+        raise InputError(f"{path}: there are no texts in it: write one per line")
     return [*texts, *found]
 
 

@@ -39,20 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_search(parser)
     add_reading(parser)
     parser.add_argument(
-        "--windows", choices=WINDOWS,
-        help="of a long recording: each by itself, neighbours that agree merged, or one answer, "
-        "the commonest (default: each; merged for srt and vtt)",
-    )  # fmt: skip
+        "--windows",
+        choices=WINDOWS,
+        help="of a long recording: each by itself, equal neighbours merged, or the most common "
+        "answer alone (default: each; merged for srt and vtt)",
+    )
     add_engine(parser)
     add_output(parser, (*FORMATS, *SUBTITLES))
-    parser.add_argument("--stream", action="store_true",
-                        help="print one recording's answer as it is written")  # fmt: skip
+    parser.add_argument(
+        "--stream", action="store_true", help="print one recording's answer as it is generated"
+    )
     add_resume(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer every recording; a bad one is reported and passed over."""
+    """Answer every recording; one that cannot be read is reported and skipped."""
     check_resumable(arguments)
     names = named_recordings(arguments)
     _check(arguments, names)

@@ -67,7 +67,7 @@ def read_labels(path: Path) -> dict[str, str]:
             raise UsageError(f"{path}: line {number}: the label {label!r} is there twice")
         labels[label] = texts[0] if texts else label
     if not labels:
-        raise UsageError(f"{path}: there are no labels in it: write one a line")
+        raise UsageError(f"{path}: there are no labels in it: write one per line")
     return labels
 
 

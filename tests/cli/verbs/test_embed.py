@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError
-from pengi_rt.render.vectors import Stored
+from pengi_rt.render.vectors import GrowingArray
 from pengi_rt.results.embedding import AudioEmbedding
 from pengi_rt.tasks.embed import TEXT_BATCH
 
@@ -172,9 +172,9 @@ def test_what_was_embedded_is_kept_beside_the_old_file(
     noise: Path, long: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The third recording's embedding is there, its prefix is not: neither is kept."""
-    append, calls = Stored.append, 0
+    append, calls = GrowingArray.append, 0
 
-    def failing(stored: Stored, rows: NDArray[np.float32]) -> None:
+    def failing(stored: GrowingArray, rows: NDArray[np.float32]) -> None:
         nonlocal calls
         calls += 1
         kinds = 1 + (suffix == ".safetensors")
@@ -182,7 +182,7 @@ def test_what_was_embedded_is_kept_beside_the_old_file(
             raise error
         append(stored, rows)
 
-    monkeypatch.setattr(Stored, "append", failing)
+    monkeypatch.setattr(GrowingArray, "append", failing)
     output = tmp_path / f"out{suffix}"
     output.write_text("old")
     command: list[Argument] = ["embed", "--engine", tiny_plan, noise, long, noise]
@@ -213,7 +213,7 @@ def test_before_anything_is_heard_nothing_is_kept(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Stored, "append", interrupted)
+    monkeypatch.setattr(GrowingArray, "append", interrupted)
     before = sorted(tmp_path.iterdir())
     command: list[Argument] = ["embed", "--engine", tiny_plan, noise, "-o", tmp_path / "out.npy"]
     code, _, err = run(capsys, *command)
