@@ -91,7 +91,7 @@ class TorchDecoder:
 
     @_explained
     def new_cache(self, **sizes: int) -> Cache:
-        return TorchCache(self.config, **sizes)
+        return TorchCache(self.config, self._model.wte.weight.dtype, **sizes)
 
     @_explained
     @torch.inference_mode()
@@ -166,12 +166,15 @@ class TorchCache(Cache):
     stand side by side: each fills its generated segment from the left.
     """
 
-    def __init__(self, config: DecoderConfig, **sizes: int) -> None:
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype, **sizes: int) -> None:
         super().__init__(**sizes)
 
         def segments(*shape: int) -> list[KeyValue]:
             size = (*shape[:1], config.n_head, *shape[1:], config.head_dim)
-            return [(torch.zeros(size), torch.zeros(size)) for _ in range(config.n_layer)]
+            return [
+                (torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype))
+                for _ in range(config.n_layer)
+            ]
 
         self._prefix = segments(self.slots, self.prefix_rows)
         self._generated = segments(self.slots * self.width, self.new_tokens)
