@@ -231,7 +231,7 @@ class Engine:
         prompt is that of the task ``events``, "this is a sound of".
 
         Raises:
-            UsageError: labels or options cannot be; and as :meth:`generate`.
+            UsageError: labels or options are invalid; and as :meth:`generate`.
         """
         chosen = ClassifyOptions.given(options, keywords, "classify")
         results = self.iter_classify(as_list(audio), labels, prompt, options=chosen)
@@ -308,7 +308,7 @@ class Engine:
         options: IndexOptions | None = None,
         **keywords: Any,
     ) -> Indexed:
-        """Caption the recordings of a folder into the index at ``path``, as far as they are new."""
+        """Caption a folder's recordings into the index at ``path``, except those already there."""
         chosen = IndexOptions.given(options, keywords, "index")
         return index_folder(self.session, folder, path, prompt, chosen, listener=listener)
 

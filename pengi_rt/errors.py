@@ -15,7 +15,7 @@ OUT_OF_MEMORY: Final = (
     "ran out of memory: ask less at a time (a smaller --batch-size or batch_size, fewer beams), or "
     "free some"
 )
-"""What is said of whatever did, and what helps."""
+"""How messages end when memory ran out."""
 
 
 class PengiError(Exception):
@@ -32,13 +32,13 @@ class PengiError(Exception):
 
 
 class UsageError(PengiError, ValueError):
-    """An option or argument that cannot be (exit 2)."""
+    """An invalid option or argument (exit 2)."""
 
     exit_code = 2
 
 
 class InputError(PengiError):
-    """Something handed in was refused (exit 3)."""
+    """An input was refused (exit 3)."""
 
     exit_code = 3
 

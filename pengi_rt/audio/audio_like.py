@@ -145,7 +145,7 @@ def _exists(path: bytes) -> bool:
 def _hint(value: object) -> str:
     """What may have been meant."""
     if getattr(getattr(value, "dtype", None), "kind", "") in ("U", "O", "T"):
-        return ": an array of names is several; make a list of it"
+        return ": for several recordings give a list of names, not an array"
     if is_samples(value) or _is_numbers(value):
         return ": samples need their rate beside them, in a tuple"
     if as_float(value) is not None:

@@ -19,6 +19,7 @@ from pengi_rt.audio.compat import end_to_end_samples
 from pengi_rt.audio.decode import F32
 from pengi_rt.audio.samples import Samples, mono_samples
 from pengi_rt.audio.source import open_recording
+from pengi_rt.config.bounds import check_reading
 from pengi_rt.config.checked import argument
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.config.model import ModelConfig
@@ -168,12 +169,9 @@ def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, res
     if long_audio not in get_args(LongAudio):
         known = ", ".join(get_args(LongAudio))
         raise UsageError(f"long_audio must be one of {known}; got {long_audio!r}")
-    if long_audio != "compat" and not resample:
-        raise UsageError(f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}")
+    check_reading(long_audio, hop, resample=resample)
     if hop is None:
         return config.clip_samples
-    if long_audio != "windows":
-        raise UsageError(f"hop is only for long_audio='windows', not {long_audio!r}")
     seconds, hop = config.clip_seconds, argument("hop", hop, float)
     if not 0 < hop <= seconds:
         raise UsageError(

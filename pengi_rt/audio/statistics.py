@@ -116,5 +116,5 @@ class Statistics:
         level = f"{10 * math.log10(mixed / energy):.0f} dB" if mixed > 0 else "nothing"
         return (
             f"its channels are in anti-phase: their average, which is what is heard, keeps {level} "
-            "of them; turn one of them round"
+            "of them; invert one channel"
         )

@@ -120,10 +120,10 @@ class Graph:
             raise failure(error, self.name, of_graph=True) from error
 
     def check(self) -> None:
-        """Check that the graph holds nothing but what an exporter of ours writes.
+        """Check that the graph is one that our exporter writes.
 
         Raises:
-            PlanError: it does.
+            PlanError: it is not.
         """
         _ = self._data
 
@@ -148,8 +148,8 @@ class Graph:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what it has to say comes with what it raises
-        # Spinning makes a step 8 % faster on cores of one's own (24.8 to 22.9 ms) and several times
-        # slower on shared ones, where it takes them from whoever has work.
+        # Spinning makes a step 8 % faster on idle cores (24.8 to 22.9 ms) and several times slower
+        # on shared ones, where it takes time from threads that have work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Int8 weights are widened once, as those of other types. Without this they would go to an
         # operator that rounds what they are multiplied by as well.

@@ -79,7 +79,7 @@ def add_options(parser: Container, cls: type[TaskOptions], *names: str) -> None:
     for name in names:
         hint, about = described(cls)[name]
         default = cls.__dataclass_fields__[name].default
-        shown = "" if default in (None, "", (), True, False) else " (default: %(default)s)"
+        shown = " (default: %(default)s)" if default or (default == 0 and hint is int) else ""
         parser.add_argument(
             *(about.flag or f"--{name.replace('_', '-')}").split(),
             dest=name,
@@ -107,7 +107,7 @@ def options_of(arguments: argparse.Namespace, cls: type[AnyOptions]) -> AnyOptio
     """The options of a command line; a field that has no flag there keeps its default.
 
     Raises:
-        UsageError, PromptError: a value cannot be.
+        UsageError, PromptError: a value is invalid.
     """
     given = vars(arguments)
     return cls(**{name: given[name] for name in described(cls) if name in given})
@@ -201,7 +201,7 @@ def open_engine(arguments: argparse.Namespace) -> "Engine":
     """The engine that the options name.
 
     Raises:
-        PlanError, BackendError: it is not to be had.
+        PlanError, BackendError: the plan cannot be opened, or the backend cannot run here.
         UsageError: ``--threads`` is below 1.
     """
     check_threads(arguments)
@@ -217,13 +217,14 @@ def open_engine(arguments: argparse.Namespace) -> "Engine":
 
 
 def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
-    """Check that no output is a file that is read here, and that no companion of it is one.
+    """Check that writing the output destroys nothing.
 
-    Those are the plan, the recordings ``names``, the lists that these stand in, and files of labels
-    or texts. Nor does an output replace another recording, plan or checkpoint without ``--force``.
+    It must not overwrite what is read here: the plan, the recordings ``names``, the lists that name
+    them, files of labels or texts. Nor may it replace another recording, plan or checkpoint without
+    ``--force``.
 
     Raises:
-        UsageError: it is, or does.
+        UsageError: it would.
     """
     engine_file = builtin_plan() if arguments.engine is None else arguments.engine
     given = (getattr(arguments, name, None) for name in ("labels_file", "texts_file"))

@@ -1,15 +1,11 @@
 """Options of the beam search and of sampling, and whether they fit a decoder."""
 
-import math
 from dataclasses import dataclass
-from typing import Final
 
+from pengi_rt.config.bounds import MAX_BEAM_SIZE, MAX_SAMPLES, check_temperature, check_top_p
 from pengi_rt.config.checked import whole
 from pengi_rt.config.model import DecoderConfig
-from pengi_rt.config.options import MAX_BEAM_SIZE, MAX_SAMPLES
 from pengi_rt.errors import UsageError
-
-MIN_TEMPERATURE: Final = 2.0**-126  # smallest normal float32: divided by it, any logit is finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +32,7 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         whole("beam_size", self.beam_size, 1, MAX_BEAM_SIZE)
         _check_ends(self.max_new_tokens, self.stop_id, self.pad_id)
-        if not math.isfinite(self.temperature) or 0 < self.temperature < MIN_TEMPERATURE:
-            raise UsageError(
-                f"temperature must be finite and at least {MIN_TEMPERATURE:.2g} "
-                f"(0 or less counts as 1), got {self.temperature!r}"
-            )
+        check_temperature(self.temperature, drawn=False)
 
     @property
     def divisor(self) -> float:
@@ -87,13 +79,8 @@ class SampleOptions:
         whole("seed", self.seed, 0)
         if self.top_k is not None:
             whole("top_k", self.top_k, 1)
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
-        if not MIN_TEMPERATURE <= self.temperature < math.inf:
-            raise UsageError(
-                f"temperature must be finite and at least {MIN_TEMPERATURE:.2g} to sample "
-                f"(greedy is beam_size 1), got {self.temperature!r}"
-            )
+        check_top_p(self.top_p)
+        check_temperature(self.temperature, drawn=True)
 
     @property
     def width(self) -> int:

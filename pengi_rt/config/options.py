@@ -11,15 +11,19 @@ from functools import cache
 from inspect import Parameter, cleandoc, signature
 from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
+from pengi_rt.config.bounds import (
+    MAX_BEAM_SIZE,
+    MAX_SAMPLES,
+    check_reading,
+    check_temperature,
+    check_top_p,
+)
 from pengi_rt.config.checked import argument, listed, whole
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.errors import PromptError, UsageError
 from pengi_rt.system.quote import shown
 
 Call = TypeVar("Call", bound=Callable[..., Any])
-
-MAX_BEAM_SIZE: Final = 64
-MAX_SAMPLES: Final = 64
 
 Method = Literal["text-matching", "log-likelihood"]
 """How a label is chosen: by the text of an answer, or by the label's own likelihood."""
@@ -80,11 +84,11 @@ class TaskOptions:
 
     @classmethod
     def given(cls, options: Self | None, keywords: Mapping[str, Any], verb: str) -> Self:
-        """``options``, by default the defaults, with ``keywords`` in the place of its values.
+        """``options`` (default: all defaults) with the values in ``keywords`` replaced.
 
         Raises:
             TypeError: ``options`` is of another class, or a keyword is not a field.
-            UsageError, PromptError: a value cannot be.
+            UsageError, PromptError: a value is invalid.
         """
         if unknown := sorted(set(keywords) - set(described(cls))):
             raise TypeError(f"{verb} has no option {', '.join(unknown)}")
@@ -99,7 +103,7 @@ class TaskOptions:
         """Options from a decoded JSON object.
 
         Raises:
-            UsageError: a key is unknown, or a value cannot be.
+            UsageError: a key is unknown, or a value is invalid.
         """
         if unknown := sorted(set(request) - set(described(cls))):
             known = ", ".join(described(cls))
@@ -122,7 +126,7 @@ class ReadOptions(TaskOptions):
         "wrapper does",
     )
     hop: float | None = option(
-        None, "between the starts of windows (default: a clip's length)", metavar="SECONDS"
+        None, "time between the starts of windows (default: a clip's length)", metavar="SECONDS"
     )
     resample: bool = option(
         True,
@@ -132,13 +136,17 @@ class ReadOptions(TaskOptions):
     allow_truncated: bool = option(
         False, "hear what is there of a file that is cut short or damaged (audio_truncated)"
     )
-    seed: int = option(0, "of random crops and of answers drawn at random")
+    seed: int = option(0, "seed of random crops and of answers drawn at random")
     strict: bool = option(
         False,
         "refuse text over the encoder's limit, and recordings that seem to hold no sound or "
         "samples of another scale, instead of warning",
     )
     batch_size: int = option(8, "windows answered together", metavar="N", low=1)
+
+    def __post_init__(self) -> None:
+        TaskOptions.__post_init__(self)
+        check_reading(self.long_audio, self.hop, resample=self.resample)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +161,7 @@ class PromptOptions(ReadOptions):
     )
     question: str | None = option(None, "what the task qa asks", metavar="TEXT")
     text: str = option(
-        "", "additional text, which the answer continues; without a space at its end"
+        "", "additional text for the answer to continue; should not end with a space"
     )
 
 
@@ -164,7 +172,7 @@ class GenerateOptions(PromptOptions):
     beam_size: int | None = option(
         None, "hypotheses kept; 1 is greedy", metavar="N", low=1, high=MAX_BEAM_SIZE
     )
-    max_new_tokens: int | None = option(None, "the longest answer", metavar="N", low=1)
+    max_new_tokens: int | None = option(None, "the longest answer, in tokens", metavar="N", low=1)
     temperature: float | None = option(
         None, "divides the logits; 0 or less counts as 1, as released", metavar="T"
     )
@@ -190,13 +198,18 @@ class GenerateOptions(PromptOptions):
     )
 
     def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is another class than the one this function closes on.
+        # Not super(): slots=True replaces the class, and super() would look for the original.
         PromptOptions.__post_init__(self)
         object.__setattr__(self, "stop_strings", _stop_strings(self.stop_strings))
         if self.samples is None and (self.top_k is not None or self.top_p is not None):
             raise UsageError("top_k and top_p are for drawn answers: give samples too")
         if self.samples is not None and self.beam_size is not None:
             raise UsageError("beam_size and samples contradict each other; give one of them")
+        check_top_p(self.top_p)
+        if self.temperature is not None:
+            check_temperature(self.temperature, drawn=self.samples is not None)
+        if self.samples is not None:
+            whole("seed", self.seed, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ def named_or_builtin(path: str | os.PathLike[str] | None) -> Path:
         return as_path("the plan", path)
     plan = builtin_plan()
     logger.warning(
-        "no engine given: using the built-in demo model, trained on made sounds only "
+        "no engine given: using the built-in demo model, trained on synthesized sounds only "
         "(docs/demo-model.md)"
     )
     return plan

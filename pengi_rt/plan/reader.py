@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 16 << 20  # bytes hashed, then given back: opening keeps no weights resident
 _MAX_ENTRY = 128 << 20  # bytes, of any but the weights: graphs and tokenizers are read whole
-_FETCH_AGAIN = "its checksum is another; fetch or export the plan again"
+_FETCH_AGAIN = "its checksum does not match; fetch or export the plan again"
 
 
 class Plan:
@@ -287,13 +287,13 @@ def _check_entries(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
     stored = {entry.name: entry.size for entry in entries.values()}
     *_, last = stored
     if last != MANIFEST:
-        raise PlanError(f"{last} stands behind {MANIFEST}, which is a plan's last entry")
+        raise PlanError(f"{last} stands after {MANIFEST}, which must be the last entry")
     del stored[MANIFEST]
     family = family_of(manifest.config)
     recorded = {name: record.size for name, record in manifest.entries.items()}
     for name in sorted(stored.keys() | recorded.keys() | {WEIGHTS}):
         if not is_entry_name(name, family):
-            raise PlanError(f"an entry is called {shown(name)}, which no plan's is")
+            raise PlanError(f"entry {shown(name)} does not belong in a plan")
         if name not in stored:
             raise PlanError(f"entry {name} is missing")
         if stored[name] != recorded.get(name):

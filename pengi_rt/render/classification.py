@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.render.fields import audio_fields, span, window_count
-from pengi_rt.render.rows import Row
+from pengi_rt.render.rows import FORMATS, Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class ClassificationRows:
 
     def __init__(self, form: str, *, best: int | None, headed: bool) -> None:
         """For the format ``form``; ``headed`` text has the recording's name above it."""
-        self._rows = {"text": self._block, "csv": self._flat}.get(form, self._nested)
+        layouts = {"block": self._block, "flat": self._flat, "nested": self._nested}
+        self._rows = layouts[FORMATS[form].layout]
         self._best = best
         self._headed = headed
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.render.fields import audio_fields, span, window_count
-from pengi_rt.render.rows import Row
+from pengi_rt.render.rows import FORMATS, Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class ExplanationRows:
 
     def __init__(self, form: str, *, headed: bool) -> None:
         """For the format ``form``; ``headed`` text has the recording's name above it."""
-        self._rows = {"text": self._block, "csv": _flat}.get(form, _nested)
+        layouts = {"block": self._block, "flat": _flat, "nested": _nested}
+        self._rows = layouts[FORMATS[form].layout]
         self._headed = headed
 
     def __call__(self, explanation: "Explanation") -> Iterator[Row]:

@@ -19,7 +19,7 @@ class _Entry:
     missing: int
     """Results still to come."""
     mark: Row = field(default_factory=dict)
-    """What every row says about what it was made from; empty: nothing."""
+    """Fields added to every row that say what it was made from; may be empty."""
     rows: list[Row] = field(default_factory=list)
     total: int | None = None
     """How many rows the recording has, once known; marked rows say it."""

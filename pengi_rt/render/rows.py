@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pengi_rt.errors import InputError
 from pengi_rt.render.subtitles import Srt, Subtitles, Vtt
@@ -22,6 +22,9 @@ from pengi_rt.system.streams import Output
 
 Row = dict[str, Any]
 """JSON-ready. One with ``error`` stands for a recording that could not be read."""
+
+
+Layout = Literal["block", "flat", "nested"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class RowFormat:
     """Comes after the last row."""
     empty = ""
     """A document without rows."""
+    layout: Layout = "block"
+    """What a row holds: a block of text, values only (a table), or lists of values too."""
 
     def __init__(self, style: Style) -> None:
         self.style = style
@@ -62,6 +67,8 @@ class RowFormat:
 
 
 class _JsonLines(RowFormat):
+    layout: Layout = "nested"
+
     def row(self, row: Row) -> str:
         return self.json(row) + "\n"
 
@@ -78,6 +85,8 @@ class _Json(_JsonLines):
 
 
 class _Csv(RowFormat):
+    layout: Layout = "flat"
+
     def __init__(self, style: Style) -> None:
         super().__init__(style)
         self._columns = (*style.columns, "error")

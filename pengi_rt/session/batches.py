@@ -159,7 +159,7 @@ class _Reader:
         self._reading = _Stopwatch()
 
     def batches(self, recordings: Iterable[Audio]) -> Iterator[Batch]:
-        """Full batches; before an error and at the end whatever there is."""
+        """Full batches; before an error and at the end, the windows that remain."""
         drawn = iter(recordings)
         try:
             while True:

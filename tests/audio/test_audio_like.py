@@ -106,7 +106,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a tensor alone": (torch.tensor(SAMPLES), "samples need their rate beside them"),
     "a list alone": (SAMPLES.tolist(), "samples need their rate beside them"),
     "a list of several": (["a.wav", "b.wav"], "these are several; read them one by one"),
-    "names": (np.array(["a.wav", "b.wav"]), "an array of names is several; make a list of it"),
+    "names": (
+        np.array(["a.wav", "b.wav"]),
+        "give a list of names, not an array",
+    ),
     "a set": ({"a.wav"}, "make a list of them"),
     "an iterator": (iter(["a.wav"]), "make a list of them"),
     "a number": (np.int64(3), "a number alone is not a recording"),

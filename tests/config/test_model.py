@@ -10,6 +10,7 @@ import pytest
 import toy_plan
 
 from pengi_rt.config import model as config
+from pengi_rt.config.bounds import MAX_BEAM_SIZE
 from pengi_rt.config.checked import Checked, Within
 from pengi_rt.config.model import (
     DecoderConfig,
@@ -20,7 +21,6 @@ from pengi_rt.config.model import (
     ModelConfig,
     TextConfig,
 )
-from pengi_rt.config.options import MAX_BEAM_SIZE
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import UsageError
 

@@ -14,7 +14,7 @@ from pengi_rt.plan import builtin
 
 Capture = pytest.CaptureFixture[str]
 WARNING = (
-    "no engine given: using the built-in demo model, trained on made sounds only "
+    "no engine given: using the built-in demo model, trained on synthesized sounds only "
     "(docs/demo-model.md)"
 )
 

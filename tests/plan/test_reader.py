@@ -249,7 +249,7 @@ def test_missing_entry_is_named(path: Path, name: str) -> None:
 def test_plan_json_must_be_last(path: Path) -> None:
     entries = toy_plan.contents(path)
     toy_plan.pack(path, [(MANIFEST, entries.pop(MANIFEST)), *entries.items()])
-    assert "stands behind plan.json" in refusal(path)
+    assert "stands after plan.json" in refusal(path)
 
 
 def test_graphs_must_be_those_listed(path: Path) -> None:

@@ -160,7 +160,7 @@ def libsndfile_subtype(probe: Probe, kind: str, codec: str, width: int) -> str:
     try:
         return _SUBTYPES[codec][width]
     except KeyError:
-        raise probe.error(f"{kind} with {8 * width} bits of {codec} a sample") from None
+        raise probe.error(f"{kind} with {8 * width}-bit {codec} samples is not supported") from None
 
 
 def sample_width(frame_size: int, channels: int, bits: int) -> int:
@@ -174,7 +174,7 @@ def sample_width(frame_size: int, channels: int, bits: int) -> int:
 def sample_span(
     probe: Probe, start: int, size: int, *, streamed: bool, chunked: bool = True
 ) -> Span:
-    """The samples that begin at ``start``: not ``size`` bytes only if they end the file.
+    """Where the samples that begin at ``start`` end: after ``size`` bytes, or with the file.
 
     Args:
         probe: the file.

@@ -92,7 +92,7 @@ def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
     pieces = engine.stream(source(name, arguments), prompt, options=options)
     with open_output(arguments.output) as output:
         for piece in pieces:
-            # Between windows it ends a line.
+            # The piece between two windows is a newline.
             output.write("\n".join(map(printable, piece.split("\n"))))
             output.flush()
         output.write("\n")

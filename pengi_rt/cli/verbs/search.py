@@ -12,7 +12,7 @@ from pengi_rt.config.options import SearchOptions
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
 from pengi_rt.render.fields import span
 from pengi_rt.render.output import open_output
-from pengi_rt.render.rows import Row, RowWriter
+from pengi_rt.render.rows import FORMATS, Row, RowWriter
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import STDIN, STDIO, say
 
@@ -66,7 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
         searches = _Searches(
             lambda query: engine.search(index, query.text, like=query.like, options=options)
         )
-        rows = _Blocks(index, headed=len(queries) > 1) if arguments.format == "text" else _rows
+        rows = (
+            _Blocks(index, headed=len(queries) > 1)
+            if FORMATS[arguments.format].layout == "block"
+            else _rows
+        )
         with (
             open_output(arguments.output) as output,
             RowWriter(
