@@ -47,14 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cosines."
     )
     add_recordings(parser, required=False)
-    group = parser.add_argument_group("texts (their rows follow the recordings')")
-    group.add_argument("--texts", nargs="+", default=[], metavar="TEXT", help="texts themselves")
-    group.add_argument(
-        "--texts-file",
-        type=Path,
-        metavar="FILE",
-        help="UTF-8, one text per line; they follow --texts",
-    )
+    _add_texts(parser)
     add_reading(parser)
     add_engine(parser)
     parser.add_argument(
@@ -82,6 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_force(parser)
     parser.set_defaults(run=run)
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("texts (their rows follow the recordings')")
+    group.add_argument("--texts", nargs="+", default=[], metavar="TEXT", help="texts themselves")
+    group.add_argument(
+        "--texts-file",
+        type=Path,
+        metavar="FILE",
+        help="UTF-8, one text per line; they follow --texts",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
