@@ -180,7 +180,7 @@ def _listed(file: mmap) -> Iterator[zipfile.ZipInfo]:
 def _check_plain(info: zipfile.ZipInfo) -> None:
     name = info.orig_filename
     if len(name) > MAX_NAME or _SAFE_NAME.fullmatch(name) is None:
-        raise PlanError(f"an entry is called {name[:80]!r}, which no plan's is")
+        raise PlanError(f"entry {name[:80]!r} does not belong in a plan")
     if info.flag_bits & _ENCRYPTED:
         raise PlanError(f"entry {name} is encrypted; a plan's entries are not")
     if info.compress_type != zipfile.ZIP_STORED:
