@@ -85,8 +85,8 @@ def test_another_recipe_is_not_taken_for_the_one_that_ran(
         return replace(shortened(path), seed=5)
 
     monkeypatch.setattr(demo, "read_config", changed)
-    made = r"^runs/demo/reading was made by another version of reading\.toml"
-    with pytest.raises(UsageError, match=made):
+    refusal = r"^runs/demo/reading was made by another version of reading\.toml"
+    with pytest.raises(UsageError, match=refusal):
         demo.run_recipe("reading")
 
 
