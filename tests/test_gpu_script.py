@@ -31,9 +31,13 @@ def run(machine: Path, *steps: str, fails: str = "nothing") -> tuple[int, str, l
     """Exit code, standard error, and the calls of Python."""
     log = machine / "log"
     environment = {
-        "PATH": f"{machine}:{os.defpath}", "PYTHON": str(machine / "python"), "LOG": str(log),
-        "OUT": str(machine / "out"), "CHECKPOINTS": str(machine / "made"), "FAILS": fails,
-    }  # fmt: skip
+        "PATH": f"{machine}:{os.defpath}",
+        "PYTHON": str(machine / "python"),
+        "LOG": str(log),
+        "OUT": str(machine / "out"),
+        "CHECKPOINTS": str(machine / "made"),
+        "FAILS": fails,
+    }
     done = subprocess.run(
         [SCRIPT, *steps], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
@@ -48,10 +52,14 @@ def test_all_steps_in_order_over_files_that_are_there(machine: Path) -> None:
     named = [re.search(r"(?:tests|benchmarks|kernels)/[\w/]+(?:\.py)?", call) for call in calls]
     paths = [found[0] for found in named if found]
     assert paths == [
-        "tests/kernels", "benchmarks/support/warm_gpu.py", "benchmarks/bench_gpu_caption.py",
-        "benchmarks/bench_gpu_kernels.py", "benchmarks/support/warm_gpu.py",
-        "benchmarks/bench_gpu_caption.py", "tests/gpu",
-    ]  # fmt: skip
+        "tests/kernels",
+        "benchmarks/support/warm_gpu.py",
+        "benchmarks/bench_gpu_caption.py",
+        "benchmarks/bench_gpu_kernels.py",
+        "benchmarks/support/warm_gpu.py",
+        "benchmarks/bench_gpu_caption.py",
+        "tests/gpu",
+    ]
     assert all((ROOT / path).exists() for path in paths)
     assert sum("make_checkpoint.py" in call for call in calls) == 2
     assert calls[-2:] == ["-P -m pengi_rt warmup --precision fp16"] * 2

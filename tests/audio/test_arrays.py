@@ -104,10 +104,16 @@ def test_nothing_is_copied() -> None:
 
 @pytest.mark.parametrize(
     "rate",
-    [16_000.0, np.float32(16_000), np.int32(RATE), np.array(RATE), torch.tensor(RATE),
-     Fraction(RATE)],
+    [
+        16_000.0,
+        np.float32(16_000),
+        np.int32(RATE),
+        np.array(RATE),
+        torch.tensor(RATE),
+        Fraction(RATE),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_rates(rate: Any) -> None:
     got = array_samples((MONO, rate), "x")[1]
     assert got == RATE
@@ -116,10 +122,23 @@ def test_rates(rate: Any) -> None:
 
 @pytest.mark.parametrize(
     "rate",
-    [16_000.5, "16000", b"16000", True, np.True_, None, float("nan"), float("inf"), 10**5000,
-     [16_000], np.array([RATE]), 16_000 + 0j, MONO],
+    [
+        16_000.5,
+        "16000",
+        b"16000",
+        True,
+        np.True_,
+        None,
+        float("nan"),
+        float("inf"),
+        10**5000,
+        [16_000],
+        np.array([RATE]),
+        16_000 + 0j,
+        MONO,
+    ],
     ids=lambda rate: type(rate).__name__,
-)  # fmt: skip
+)
 def test_no_rates(rate: Any) -> None:
     with pytest.raises(
         AudioError, match=r"^x: the rate must be a whole number of Hz, got "

@@ -77,7 +77,8 @@ def sources(path: Path) -> dict[str, tuple[Any, str]]:
         "decoded dataset": ({"array": SAMPLES, "sampling_rate": RATE, "path": None}, "<dict>"),
         "named dataset": ({"array": SAMPLES, "sampling_rate": RATE, "path": "x.wav"}, "x.wav"),
         "tensors of a dataset": (
-            {"array": torch.tensor(SAMPLES), "sampling_rate": torch.tensor(RATE)}, "<dict>"
+            {"array": torch.tensor(SAMPLES), "sampling_rate": torch.tensor(RATE)},
+            "<dict>",
         ),
         "bytes of a dataset": ({"bytes": DATA, "path": "x.wav"}, "x.wav"),
         "path of a dataset": ({"bytes": None, "path": str(path)}, str(path)),
@@ -86,7 +87,7 @@ def sources(path: Path) -> dict[str, tuple[Any, str]]:
         "torchcodec's decoder": (Decoder(), "<Decoder>"),
         "a tensor": ((torch.tensor(SAMPLES), RATE), "<array>"),
         "a list": ((SAMPLES.tolist(), float(RATE)), "<array>"),
-    }  # fmt: skip
+    }
 
 
 def test_every_kind_is_one_recording_and_read_alike(path: Path) -> None:

@@ -110,9 +110,7 @@ def _cut(data: bytes, part: float) -> bytes:
 
 
 @pytest.mark.parametrize("part", [0.01, 0.3, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize(
-    "kind", ["WAV", "FLAC", "OGG", pytest.param("MP3", marks=needs_mp3)]
-)  # fmt: skip
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", pytest.param("MP3", marks=needs_mp3)])
 def test_truncated(kind: str, part: float, capfd: pytest.CaptureFixture[str]) -> None:
     message = _refusal(_cut(encode(noise(10 * RATE), RATE, kind), part))
     assert "cut short" in message
@@ -233,9 +231,7 @@ def _write(path: Path, data: bytes) -> Path:
         (lambda folder: _write(folder / "a", b"a") / "x", "cannot be read: Not a directory"),
     ],
 )
-def test_bad_paths(
-    make: Callable[[Path], Path | str], message: str, tmp_path: Path
-) -> None:  # fmt: skip
+def test_bad_paths(make: Callable[[Path], Path | str], message: str, tmp_path: Path) -> None:
     with pytest.raises(AudioError) as caught:
         read_path(make(tmp_path), "x", mono=True)
     assert str(caught.value) == f"x: {message}"

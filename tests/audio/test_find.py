@@ -53,8 +53,16 @@ def test_names_are_taken_as_they_are() -> None:
 def test_folder_is_walked_to_any_depth_and_sorted() -> None:
     _make("s/b.wav", "s/a/2.flac", "s/a/10.ogg", "s/a/deep/er/x.mp3", "s/a.wav", "t/no.wav")
     _make("s/B.WAV", "s/a.txt", "s/wav", "s/c.wav.part", "s/folder.wav/in.oga", "s/v.opus")
-    want = ["s/B.WAV", "s/a.wav", "s/a/10.ogg", "s/a/2.flac", "s/a/deep/er/x.mp3", "s/b.wav",
-            "s/folder.wav/in.oga", "s/v.opus"]  # fmt: skip
+    want = [
+        "s/B.WAV",
+        "s/a.wav",
+        "s/a/10.ogg",
+        "s/a/2.flac",
+        "s/a/deep/er/x.mp3",
+        "s/b.wav",
+        "s/folder.wav/in.oga",
+        "s/v.opus",
+    ]
     assert find_recordings(["s"]) == want
     assert find_recordings(["s/"]) == want
     assert find_recordings([str(Path("s").absolute())]) == [str(Path(p).absolute()) for p in want]
@@ -85,8 +93,10 @@ def test_hidden_is_skipped_unless_it_is_named() -> None:
     assert find_recordings(["s"]) == ["s/a.wav"]
     assert find_recordings(["s/*", "s/**"]) == ["s/a.wav"]
     assert find_recordings(["s/.b.wav", ".h", "s/.git/*.wav"]) == [
-        "s/.b.wav", ".h/d.wav", "s/.git/c.wav",
-    ]  # fmt: skip
+        "s/.b.wav",
+        ".h/d.wav",
+        "s/.git/c.wav",
+    ]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -479,9 +479,7 @@ def test_only_compat_ignores_the_rate() -> None:
         ("camera_shutter.oga", 96_000, 2, 0.872),
     ],
 )
-def test_real_recordings(
-    file: str, rate: int, channels: int, seconds: float, preset: str
-) -> None:  # fmt: skip
+def test_real_recordings(file: str, rate: int, channels: int, seconds: float, preset: str) -> None:
     config = ModelConfig.preset(preset)
     sound = read_path(SOUNDS / file, file, mono=False)
     assert (sound.rate, sound.samples.shape[0]) == (rate, channels)

@@ -220,8 +220,16 @@ class Contrastive:
 def test_without_a_decoder_nothing_is_generated(backend: Backend) -> None:
     bare = Contrastive(backend)
     beams = DecodeOptions(beam_size=1, max_new_tokens=2, temperature=1.0, stop_id=1, pad_id=0)
-    draw = SampleOptions(samples=1, max_new_tokens=2, temperature=1.0, top_k=None, top_p=None,
-                         seed=0, stop_id=1, pad_id=0)  # fmt: skip
+    draw = SampleOptions(
+        samples=1,
+        max_new_tokens=2,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        seed=0,
+        stop_id=1,
+        pad_id=0,
+    )
     prefix = np.zeros((2, backend.config.decoder.n_embd), np.float32)
     assert fused_search(bare, beams) is None
     for decode in (
@@ -238,8 +246,11 @@ def test_a_plan_without_a_decoder_graph_needs_no_decoder_tensors(tiny_plan: Path
     wave = np.random.default_rng(0).uniform(-1, 1, (1, 32_000)).astype(np.float32)
     with Plan.open(tiny_plan) as plan:
         expected = OnnxBackend(plan, threads=1).encoders.encode_audio(wave)
-        kept = {name: record for name, record in plan.manifest.tensors.items()
-                if not name.startswith("decoder.")}  # fmt: skip
+        kept = {
+            name: record
+            for name, record in plan.manifest.tensors.items()
+            if not name.startswith("decoder.")
+        }
         plan.manifest = replace(plan.manifest, tensors=kept, graphs=("audio", "text"))
         bare = open_plan(plan, RunOptions("cpu", "fp32", 1))
         assert bare.decoder is None

@@ -67,9 +67,13 @@ def _on_each_batch(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
     ],
 )
 def test_rows_are_there_before_the_recording_ends(
-    verb: str, form: str, tiny_plan: Path, hour: Path, monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    form: str,
+    tiny_plan: Path,
+    hour: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     output = hour.parent / "rows"
     part = output.with_name("rows.part")
     sizes = []
@@ -107,9 +111,13 @@ def test_further_prompts_come_at_its_end(tiny_plan: Path, hour: Path, capsys: Ca
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("verb", VERBS)
 def test_one_that_changes_on_the_way_stops_nobody_else(
-    verb: str, tiny_plan: Path, hour: Path, noise: Path, monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    tiny_plan: Path,
+    hour: Path,
+    noise: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     def change(number: int) -> None:
         if number == 1:
             with hour.open("ab") as file:
@@ -192,9 +200,13 @@ bars: list[_Bar] = []
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("windows", ["each", "pooled"])
 def test_a_bar_counts_the_windows_of_a_long_recording(
-    windows: str, tiny_plan: Path, hour: Path, noise: Path, monkeypatch: pytest.MonkeyPatch,
+    windows: str,
+    tiny_plan: Path,
+    hour: Path,
+    noise: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     bars.clear()
     monkeypatch.setattr("tqdm.tqdm", _Bar)
     monkeypatch.setattr(progress, "_is_watched", lambda: True)

@@ -93,9 +93,12 @@ def test_pipes_that_nobody_named(tiny_plan: Path, folder: Path, capsys: Capture)
 
 @pytest.mark.parametrize("content", [b"", None])
 def test_standard_input_has_one_name(
-    content: bytes | None, tiny_plan: Path, folder: Path, capsys: Capture,
+    content: bytes | None,
+    tiny_plan: Path,
+    folder: Path,
+    capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     data = Path("s/a.wav").read_bytes() if content is None else content
     stdin = SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False)
     monkeypatch.setattr("sys.stdin", stdin)

@@ -103,9 +103,13 @@ def put(kind: str, path: Path, checkpoint: Path) -> None:
 @pytest.mark.parametrize("kind", ["a recording", "a plan", "a checkpoint"])
 @pytest.mark.parametrize("way", ["itself", "link", "hard link", "part"])
 def test_what_nobody_can_make_again_is_not_replaced(
-    verb: str, kind: str, way: str, folder: Path, tiny_checkpoint: Path,
+    verb: str,
+    kind: str,
+    way: str,
+    folder: Path,
+    tiny_checkpoint: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     command = [word.replace("FILE", str(folder / "out")) for word in WRITERS[verb]]
     there = folder / "there"
     put(kind, there, tiny_checkpoint)

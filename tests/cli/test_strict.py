@@ -38,9 +38,14 @@ def loud(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_rows_say_so(
-    verb: str, odd: Path, noise: Path, tiny_plan: Path, tmp_path: Path, capsys: Capture,
+    verb: str,
+    odd: Path,
+    noise: Path,
+    tiny_plan: Path,
+    tmp_path: Path,
+    capsys: Capture,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     command: list[Argument] = [verb, "--engine", tiny_plan, odd, noise, *VERBS[verb]]
     if verb == "embed":
         command += ["-o", tmp_path / "e.npy"]

@@ -103,8 +103,15 @@ def test_unknown_keywords_and_other_options_are_type_errors() -> None:
         ClassifyOptions.given(GenerateOptions(), {}, "classify")  # type: ignore[arg-type]
 
 
-CLASSES = (ClassifyOptions, DescribeOptions, ExplainOptions, GenerateOptions, IndexOptions,
-           ReadOptions, SearchOptions)  # fmt: skip
+CLASSES = (
+    ClassifyOptions,
+    DescribeOptions,
+    ExplainOptions,
+    GenerateOptions,
+    IndexOptions,
+    ReadOptions,
+    SearchOptions,
+)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -70,9 +70,12 @@ def test_progress_is_reported_as_often_as_announced(tiny_checkpoint: Path, tmp_p
     for backends in (export.DEFAULT_BACKENDS, ("torch",)):
         said: list[str] = []
         export_plan(
-            tiny_checkpoint, tmp_path / "p.plan",
-            backends=backends, threads=1, progress=said.append,
-        )  # fmt: skip
+            tiny_checkpoint,
+            tmp_path / "p.plan",
+            backends=backends,
+            threads=1,
+            progress=said.append,
+        )
         assert len(said) == export.count_steps(backends)
 
 

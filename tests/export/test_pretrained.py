@@ -57,8 +57,15 @@ def test_of_our_own_and_of_the_published_layout(
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_gpt2_is_the_decoder(tmp_path: Path, folder: bool, prefix: str) -> None:
     """What its ids make of hidden states is the same; old files hold the causal mask too."""
-    sizes = GPT2Config(vocab_size=512, n_positions=128, n_embd=64, n_layer=2, n_head=4,
-                       bos_token_id=0, eos_token_id=0)  # fmt: skip
+    sizes = GPT2Config(
+        vocab_size=512,
+        n_positions=128,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     torch.manual_seed(0)
     gpt2 = GPT2LMHeadModel(sizes).eval()
     state = {
@@ -88,14 +95,24 @@ def test_gpt2_is_the_decoder(tmp_path: Path, folder: bool, prefix: str) -> None:
 
 def test_clip_is_the_text_encoder_without_our_projection(tmp_path: Path) -> None:
     text = TINY.text
-    sizes = {"num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 2,
-             "hidden_size": 32}  # fmt: skip
+    sizes = {
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+    }
     config = CLIPConfig(
-        text_config=sizes | {"vocab_size": 512, "max_position_embeddings": 40,
-                             "bos_token_id": 510, "eos_token_id": 511, "pad_token_id": 511},
+        text_config=sizes
+        | {
+            "vocab_size": 512,
+            "max_position_embeddings": 40,
+            "bos_token_id": 510,
+            "eos_token_id": 511,
+            "pad_token_id": 511,
+        },
         vision_config=sizes | {"image_size": 32, "patch_size": 16},
         projection_dim=text.projection_dim,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     clip = CLIPModel(config).eval()
     state = dict(clip.state_dict())
@@ -125,8 +142,10 @@ def clap_state(model: Pengi) -> dict[str, Tensor]:
     state = {
         key: tensor for key, tensor in publish(model).items() if key.startswith("audio_encoder.")
     }
-    gpt2 = {key.replace("decoder.", "caption_encoder.base.", 1): tensor
-            for key, tensor in part(model, "decoder").items()}  # fmt: skip
+    gpt2 = {
+        key.replace("decoder.", "caption_encoder.base.", 1): tensor
+        for key, tensor in part(model, "decoder").items()
+    }
     head = {"caption_encoder.projection.linear1.weight": torch.ones(3, 3)}
     return state | gpt2 | head | {"logit_scale": torch.tensor(1.0)}
 

@@ -33,9 +33,10 @@ TINY = PRESETS["tiny"]
 MLP = TINY["audio_mapper"] | {"kind": "mlp"}
 # An export takes seconds: a smaller model than tiny, whose text graph has the token table as well.
 CONFIG = ModelConfig.from_dict(
-    TINY | {"htsat": TINY["htsat"] | {"depths": [1, 1]}, "audio_mapper": MLP}
+    TINY
+    | {"htsat": TINY["htsat"] | {"depths": [1, 1]}, "audio_mapper": MLP}
     | {"text": {"kind": "decoder", "max_length": 12}}
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,14 @@ def write(
     backends: Sequence[str] = DEFAULT_BACKENDS,
 ) -> None:
     write_plan(
-        model, make_tokenizers(CONFIG), SOURCE, path,
-        weights=weights, backends=backends, threads=1,
-    )  # fmt: skip
+        model,
+        make_tokenizers(CONFIG),
+        SOURCE,
+        path,
+        weights=weights,
+        backends=backends,
+        threads=1,
+    )
 
 
 def recording(seed: int) -> tuple[F32, int]:

@@ -177,8 +177,9 @@ def test_steps_follow_the_recording() -> None:
     assert steps.shape == (1, 32, 2)
     assert (steps.diff(dim=1) > 0).all()
     # All 32 steps are equally long, and only the bicubic ends are not straight.
-    torch.testing.assert_close(steps[:, 1:-1].diff(dim=1), torch.full((1, 29, 2), 200 / 31.9),
-                               atol=0.1, rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        steps[:, 1:-1].diff(dim=1), torch.full((1, 29, 2), 200 / 31.9), atol=0.1, rtol=0
+    )
 
 
 def test_time_pooling_joins_the_bands_of_the_normed_tokens() -> None:

@@ -118,8 +118,9 @@ def test_batch_norm_is_over_mel_bins() -> None:
     module.bn.running_mean.copy_(mean)
     module.bn.running_var.copy_(var)
     flat = (mean + 2 * (var + 1e-5).sqrt()).expand(1, TINY.mel_frames, 16)
-    torch.testing.assert_close(module.fold(flat), torch.full((1, 1, 64, 64), 2.0).detach(),
-                               atol=1e-4, rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        module.fold(flat), torch.full((1, 1, 64, 64), 2.0).detach(), atol=1e-4, rtol=0
+    )
 
 
 class Scaled(nn.Module):

@@ -36,8 +36,10 @@ def test_matrices_are_rounded_and_the_rest_is_untouched(tiny_model: Pengi) -> No
     kept = sum(tensor.nbytes for tensor in stored.values() if tensor.dtype != torch.float16)
     assert kept < 0.4 * sum(tensor.nbytes for tensor in state.values())
     assert {name for name in state if name.startswith(FRONT_END)} >= {
-        FRONT_END + "stft_real", FRONT_END + "stft_imag", FRONT_END + "mel_bank",
-    }  # fmt: skip
+        FRONT_END + "stft_real",
+        FRONT_END + "stft_imag",
+        FRONT_END + "mel_bank",
+    }
 
 
 def test_rounding_twice_changes_nothing(tiny_model: Pengi) -> None:

@@ -94,8 +94,11 @@ def test_embedding_tables_are_those_of_the_config(data: dict[str, Any], name: st
     assert incompleteness(half).startswith(f"tensor {name} is float16 in a plan stored as fp32")
 
 
-TABLES = {"fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
-          "int8": ("int8", "float16")}  # fmt: skip
+TABLES = {
+    "fp16": ("float16", "float16"),
+    "bf16": ("bfloat16", "bfloat16"),
+    "int8": ("int8", "float16"),
+}
 
 
 @pytest.mark.parametrize("weights", TABLES)

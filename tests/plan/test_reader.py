@@ -188,9 +188,13 @@ def test_mutated_plans_are_refused(path: Path, whole: bytes) -> None:
             at, other = draw.randrange(len(mutated)), draw.randrange(len(mutated))
             length = draw.choice([1, 2, 4, 8, 46, 4096])
             piece = draw.choice(
-                [bytes(length), b"\xff" * length, draw.randbytes(length),
-                 bytes(mutated[other : other + length])]
-            )  # fmt: skip
+                [
+                    bytes(length),
+                    b"\xff" * length,
+                    draw.randbytes(length),
+                    bytes(mutated[other : other + length]),
+                ]
+            )
             if draw.random() < 0.5:
                 mutated[at : at + len(piece)] = piece
             else:

@@ -27,9 +27,18 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for number, name in enumerate(("a.wav", "b/c.wav", "closed/deep/d.wav", "shut.wav")):
         write_clip(folder / name, number, 0.25)
     os.mkfifo(folder / "pipe.wav")
-    links = {"zero.wav": "/dev/zero", "gone.wav": "nowhere", "gone": "nowhere", "self": "self",
-             "self.wav": "self.wav", "up": "..", "b/back": "../b", "memory.wav": "/proc/self/mem",
-             "long.wav": "x" * 300, "fifo.wav": "pipe.wav"}  # fmt: skip
+    links = {
+        "zero.wav": "/dev/zero",
+        "gone.wav": "nowhere",
+        "gone": "nowhere",
+        "self": "self",
+        "self.wav": "self.wav",
+        "up": "..",
+        "b/back": "../b",
+        "memory.wav": "/proc/self/mem",
+        "long.wav": "x" * 300,
+        "fifo.wav": "pipe.wav",
+    }
     for name, target in links.items():
         (folder / name).symlink_to(target)
     (folder / "empty.wav").touch()

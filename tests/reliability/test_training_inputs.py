@@ -244,8 +244,11 @@ def test_odd_files_in_datasets_and_runs(folder: Path, odd: Callable[[str], Path]
         odd(name)
     (folder / "audio").mkdir()
     for dataset, split in (
-        ("macs", None), ("audiocaps", "val"), ("wavtext5k", None), ("nsynth", "train"),
-    ):  # fmt: skip
+        ("macs", None),
+        ("audiocaps", "val"),
+        ("wavtext5k", None),
+        ("nsynth", "train"),
+    ):
         assert dataset in DATASETS
         assert refusal(lambda d=dataset, s=split: convert_dataset(d, folder, s)) is not None  # type: ignore[misc]
     odd("metrics.jsonl")

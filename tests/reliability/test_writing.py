@@ -108,10 +108,16 @@ def names(folder: Path) -> list[str]:
     ],
 )
 def test_killed_at_any_line(
-    command: Command, name: str, check: Callable[[Path], None],
-    tmp_path: Path, tiny_plan: Path, collection: Path, killable: Killable, rounds: int,
+    command: Command,
+    name: str,
+    check: Callable[[Path], None],
+    tmp_path: Path,
+    tiny_plan: Path,
+    collection: Path,
+    killable: Killable,
+    rounds: int,
     rng: random.Random,
-) -> None:  # fmt: skip
+) -> None:
     path = tmp_path / name
     code, lines = killable.run(*command(tiny_plan, collection, path))
     assert code == 0
@@ -128,9 +134,13 @@ def test_killed_at_any_line(
 
 @pytest.mark.parametrize("process_id", [None, 1])
 def test_leftovers_are_in_nobodys_way(
-    tmp_path: Path, tiny_plan: Path, collection: Path, capsys: Capture, process_id: int | None,
+    tmp_path: Path,
+    tiny_plan: Path,
+    collection: Path,
+    capsys: Capture,
+    process_id: int | None,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Those of this version, and of those that had the process id in the name."""
     if process_id is not None:
         monkeypatch.setattr(os, "getpid", lambda: process_id)
@@ -220,9 +230,13 @@ FULL = (generate, describe, explain, embed, plot, index)
 @pytest.mark.parametrize("disk", [small_disk, full_disk])
 @pytest.mark.parametrize("command", FULL)
 def test_a_full_disk_is_one_line(
-    command: Command, disk: Callable[[Path], AbstractContextManager[None]],
-    tmp_path: Path, tiny_plan: Path, collection: Path, capsys: Capture,
-) -> None:  # fmt: skip
+    command: Command,
+    disk: Callable[[Path], AbstractContextManager[None]],
+    tmp_path: Path,
+    tiny_plan: Path,
+    collection: Path,
+    capsys: Capture,
+) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
     suffix = ".safetensors" if command == embed else ".png" if command == plot else ".json"

@@ -18,8 +18,16 @@ from golden_audio import loading_case, waveform
 from numpy.typing import NDArray
 
 __all__ = [
-    "PAIRS", "Golden", "api", "loading", "loading_case", "meta", "pair", "reference", "waveform",
-]  # fmt: skip
+    "PAIRS",
+    "Golden",
+    "api",
+    "loading",
+    "loading_case",
+    "meta",
+    "pair",
+    "reference",
+    "waveform",
+]
 
 Golden = Mapping[str, NDArray[Any]]
 

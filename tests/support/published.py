@@ -33,8 +33,10 @@ def publish(model: Pengi, *, buffers: bool = True) -> dict[str, Tensor]:
         ours, theirs = next((pair for pair in TO_PUBLISHED if name.startswith(pair[0])), ("", ""))
         state[theirs + name.removeprefix(ours)] = tensor.clone()
     state[GPT + "lm_head.weight"] = state[GPT + "transformer.wte.weight"]
-    state |= {HTSAT + "tscam_conv.weight": torch.ones(7, 48, 2, 3), HTSAT + "head.bias": state[
-        HTSAT + "norm.bias"]}  # fmt: skip
+    state |= {
+        HTSAT + "tscam_conv.weight": torch.ones(7, 48, 2, 3),
+        HTSAT + "head.bias": state[HTSAT + "norm.bias"],
+    }
     if buffers:
         state[HTSAT + "layers.0.blocks.1.attn_mask"] = torch.zeros(4, 64, 64)
         state[HTSAT + "layers.1.blocks.0.attn.relative_position_index"] = torch.zeros(64, 64).long()

@@ -110,9 +110,14 @@ def replace(pattern: dict[str, str], content: str = " ") -> dict[str, Any]:
 
 
 ADDED = {
-    "id": 5, "content": "%", "single_word": False, "lstrip": False, "rstrip": False,
-    "normalized": False, "special": True,
-}  # fmt: skip
+    "id": 5,
+    "content": "%",
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
 SEQUENCE = {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 5}
 WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}
 
@@ -179,10 +184,20 @@ def test_a_file_has_a_length(files: dict[str, bytes]) -> None:
 
 def test_settings_for_other_uses_do_not_count(files: dict[str, bytes]) -> None:
     data = json.loads(files["decoder"])
-    data["truncation"] = {"max_length": 1, "strategy": "LongestFirst", "stride": 0,
-                          "direction": "Right"}  # fmt: skip
-    data["padding"] = {"strategy": {"Fixed": 1 << 40}, "direction": "Right", "pad_id": 0,
-                       "pad_to_multiple_of": None, "pad_type_id": 0, "pad_token": "x"}  # fmt: skip
+    data["truncation"] = {
+        "max_length": 1,
+        "strategy": "LongestFirst",
+        "stride": 0,
+        "direction": "Right",
+    }
+    data["padding"] = {
+        "strategy": {"Fixed": 1 << 40},
+        "direction": "Right",
+        "pad_id": 0,
+        "pad_to_multiple_of": None,
+        "pad_type_id": 0,
+        "pad_token": "x",
+    }
     tokenizer = read_tokenizer(json.dumps(data).encode(), ROWS)
     assert 1 < len(tokenizer.encode("a dog").ids) < 9
 

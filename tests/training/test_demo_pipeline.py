@@ -19,8 +19,16 @@ ROOT = Path(__file__).parents[2]
 def shortened(path: Path) -> TrainConfig:
     """A recipe of one small step."""
     config = read_config(path)
-    run = replace(config.run, steps=1, batch_size=4, save_every=1, log_every=1, validate_every=1,
-                  validation_batches=1, threads=1)  # fmt: skip
+    run = replace(
+        config.run,
+        steps=1,
+        batch_size=4,
+        save_every=1,
+        log_every=1,
+        validate_every=1,
+        validation_batches=1,
+        threads=1,
+    )
     return replace(config, run=run)
 
 

@@ -51,10 +51,8 @@ CASES: dict[str, dict[str, Any]] = {
         "train": ["text_encoder", "text_mapper", "decoder"],
         "language_model": {"reading": True, "prompts": ["encoder", "tokens"]},
     },
-    **{
-        name: {"stage": "captioning", "model": variant(name)} for name in VARIANTS
-    },
-}  # fmt: skip
+    **{name: {"stage": "captioning", "model": variant(name)} for name in VARIANTS},
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -43,8 +43,13 @@ def differences(left: Any, right: Any, where: str = "") -> dict[str, Any]:
 
 def test_there_are_recipes() -> None:
     assert {path.stem for path in PAPER.glob("*.toml")} == {
-        "contrastive", "captioning", "frozen", "exp_a", "exp_b", "caption_only",
-    }  # fmt: skip
+        "contrastive",
+        "captioning",
+        "frozen",
+        "exp_a",
+        "exp_b",
+        "caption_only",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECIPES).as_posix())

@@ -53,8 +53,9 @@ def reference(tiny_model: Pengi) -> TorchBackend:
 
 
 def options(beams: int, tokens: int, stop_id: int = 220, temperature: float = 1.0) -> DecodeOptions:
-    return DecodeOptions(beam_size=beams, max_new_tokens=tokens, temperature=temperature,
-                         stop_id=stop_id, pad_id=0)  # fmt: skip
+    return DecodeOptions(
+        beam_size=beams, max_new_tokens=tokens, temperature=temperature, stop_id=stop_id, pad_id=0
+    )
 
 
 def prefixes(*lengths: int) -> list[F32]:
@@ -246,8 +247,16 @@ def test_labels_are_as_likely(backend: TritonBackend, reference: TorchBackend) -
 def test_what_the_host_decides(backend: TritonBackend, reference: TorchBackend) -> None:
     """Draws, stop strings and streams go step by step, and over the same cache."""
     clips = prefixes(4, 6)
-    drawing = SampleOptions(samples=2, max_new_tokens=3, temperature=1.5, top_k=None, top_p=0.9,
-                            seed=1, stop_id=220, pad_id=0)  # fmt: skip
+    drawing = SampleOptions(
+        samples=2,
+        max_new_tokens=3,
+        temperature=1.5,
+        top_k=None,
+        top_p=0.9,
+        seed=1,
+        stop_id=220,
+        pad_id=0,
+    )
     same(sample(backend, clips, drawing), sample(reference, clips, drawing))
     (best, *_) = search(reference, clips[:1], options(1, 4))
     end = best.beams[0].tokens[1]
@@ -275,8 +284,10 @@ def test_other_precisions(precision: str, tiny_model: Pengi) -> None:
     found = [run.first[0], *run.step(tokens)]
     for logits, said in zip(found, ([], [5], [9]), strict=True):
         truth = recomputed(exact, prefix, said)
-        errors = [np.sqrt(np.mean((other - truth) ** 2))
-                  for other in (logits, recomputed(native, prefix, said))]  # fmt: skip
+        errors = [
+            np.sqrt(np.mean((other - truth) ** 2))
+            for other in (logits, recomputed(native, prefix, said))
+        ]
         assert 0 < errors[0] <= 2 * errors[1]
 
 

@@ -30,9 +30,14 @@ def expected(
 
 @pytest.mark.parametrize("kind", ["embedding", "prefix"])
 def test_one_array(
-    kind: str, engine: Engine, tiny_plan: Path, noise: Path, long: Path, tmp_path: Path,
+    kind: str,
+    engine: Engine,
+    tiny_plan: Path,
+    noise: Path,
+    long: Path,
+    tmp_path: Path,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     output = tmp_path / "out.npy"
     command: list[Argument] = ["embed", "--engine", tiny_plan, noise, long, "--what", kind]
     command += ["-o", output, "--format", "jsonl", "--texts", "a dog", "the rain"]
@@ -168,9 +173,18 @@ def test_vectors_are_let_go_as_they_come(
     ],
 )
 def test_what_was_embedded_is_kept_beside_the_old_file(
-    suffix: str, error: BaseException, code: int, message: str, engine: Engine, tiny_plan: Path,
-    noise: Path, long: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    suffix: str,
+    error: BaseException,
+    code: int,
+    message: str,
+    engine: Engine,
+    tiny_plan: Path,
+    noise: Path,
+    long: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The third recording's embedding is there, its prefix is not: neither is kept."""
     append, calls = GrowingArray.append, 0
 
@@ -203,8 +217,11 @@ def test_what_was_embedded_is_kept_beside_the_old_file(
     np.testing.assert_array_equal(arrays["audio.embedding"], whole[:3])
     assert len(arrays["audio.prefix"]) == 3
     assert [(row["row"], row.get("text")) for row in rows] == [
-        (0, None), (1, None), (2, None), (0, "the rain")
-    ]  # fmt: skip
+        (0, None),
+        (1, None),
+        (2, None),
+        (0, "the rain"),
+    ]
 
 
 def test_before_anything_is_heard_nothing_is_kept(

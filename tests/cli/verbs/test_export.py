@@ -106,10 +106,12 @@ def test_stores_weights_as_asked(
 
 @pytest.mark.parametrize(
     ("option", "value", "possible"),
-    [("--weights", "int4", ("fp32", "fp16", "bf16", "int8")),
-     ("--backend", "tensorrt", ("onnx", "torch", "triton")),
-     ("--backend", "auto", ("onnx", "torch", "triton"))],
-)  # fmt: skip
+    [
+        ("--weights", "int4", ("fp32", "fp16", "bf16", "int8")),
+        ("--backend", "tensorrt", ("onnx", "torch", "triton")),
+        ("--backend", "auto", ("onnx", "torch", "triton")),
+    ],
+)
 def test_refuses_what_no_plan_is(
     option: str, value: str, possible: tuple[str, ...], checkpoint: Path, capsys: Capture
 ) -> None:

@@ -288,10 +288,23 @@ def stuck(plan: Path, folder: Path) -> "Iterator[subprocess.Popen[str]]":
     (folder / "zz.wav").touch()
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", START, "index", folder, "--engine", plan, *FAST,
-         "--batch-size", "1"],
-        env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            START,
+            "index",
+            folder,
+            "--engine",
+            plan,
+            *FAST,
+            "--batch-size",
+            "1",
+        ],
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             pipe = _writer(process)
             yield process

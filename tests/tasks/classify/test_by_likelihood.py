@@ -68,11 +68,16 @@ def reference_list(engine: Engine, clip: F32) -> tuple[list[int], F64]:
     while True:
         space = " " if chosen else ""
         base = direct(engine, [clip], [written])[0][0, 0] if written else 0.0
-        ends = np.array([
-            [direct(engine, [clip], [[*written, *encode(space + text), last]])[0][0, 0] - base
-             for last in (stop, comma)]
-            for text in texts
-        ])  # fmt: skip
+        ends = np.array(
+            [
+                [
+                    direct(engine, [clip], [[*written, *encode(space + text), last]])[0][0, 0]
+                    - base
+                    for last in (stop, comma)
+                ]
+                for text in texts
+            ]
+        )
         fits = np.log(np.exp(ends).sum(axis=1))
         fits[chosen] = -np.inf
         best_scores = np.maximum(best_scores, fits)

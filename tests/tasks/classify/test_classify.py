@@ -81,9 +81,12 @@ def test_silence_taken_off(engine: Engine) -> None:
     kinds: tuple[tuple[Any, str], ...] = (("sum", "sums"), ("mean", "means"))
     for normalize, kind in kinds:
         found = engine.classify(
-            (samples, rate), LABELS, method="log-likelihood", calibrate="silence",
+            (samples, rate),
+            LABELS,
+            method="log-likelihood",
+            calibrate="silence",
             normalize=normalize,
-        )  # fmt: skip
+        )
         heard, silent = (getattr(sums(engine, each), kind)[0] for each in (samples, quiet))
         np.testing.assert_allclose(scores(found.labels), heard - silent, atol=1e-4)
     silence = engine.classify((quiet, rate), LABELS, method="log-likelihood", calibrate="silence")
@@ -187,9 +190,12 @@ def test_both_backends_agree(
     with pengi_rt.load(tiny_plan, backend="torch", threads=1) as reference:
         clips = [clip(seed) for seed in range(4)]
         for ours, theirs in zip(
-            *(e.classify(clips, LABELS, method=method, multi_label=multi_label)
-              for e in (engine, reference)), strict=True,
-        ):  # fmt: skip
+            *(
+                e.classify(clips, LABELS, method=method, multi_label=multi_label)
+                for e in (engine, reference)
+            ),
+            strict=True,
+        ):
             assert ours.chosen == theirs.chosen
             assert ours.windows[0].text == theirs.windows[0].text
             np.testing.assert_allclose(scores(ours.labels), scores(theirs.labels), atol=1e-4)
@@ -219,15 +225,23 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[PengiError], str]] = {
     "calibrate a match": (["a"], {"calibrate": "none"}, UsageError, "calibrate is for log-l"),
     "beams": (["a"], {**LIKELY, "beam_size": 3}, UsageError, "beam_size shapes an answer"),
     "stops": (["a"], {**LIKELY, "stop_strings": ["x"]}, UsageError, "stop_strings shapes an"),
-    "several means": (["a"], {**LIKELY, "multi_label": True, "normalize": "mean"}, UsageError,
-                      "plain sums"),
-    "several over silence": (["a"], {**LIKELY, "multi_label": True, "calibrate": "silence"},
-                             UsageError, "plain sums"),
+    "several means": (
+        ["a"],
+        {**LIKELY, "multi_label": True, "normalize": "mean"},
+        UsageError,
+        "plain sums",
+    ),
+    "several over silence": (
+        ["a"],
+        {**LIKELY, "multi_label": True, "calibrate": "silence"},
+        UsageError,
+        "plain sums",
+    ),
     "template": (["a"], {"template": "x"}, UsageError, "the template must hold"),
     "task": (["a"], {"task": "poetry"}, UsageError, "there is no task 'poetry'"),
     "no room": (["a dog " * 60], LIKELY, UsageError, r"label .* pass the decoder's 128 positions"),
     "batch": (["a"], {"batch_size": 0}, UsageError, "batch_size"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -210,9 +210,14 @@ def test_both_methods_hear_and_silence_does_not(hearing: Engine) -> None:
     for method in METHODS:
         assert set(columns[method]) == rows
         # Well below what it reaches (88 to 100 per cent), far above what a deaf model could.
-        for row, least in (("events, one sound", 0.8), ("events, micro-F1", 0.8), ("place", 0.8),
-                           ("question: yes or no", 0.8), ("question: how many", 0.7),
-                           ("instrument, as note", 0.75)):  # fmt: skip
+        for row, least in (
+            ("events, one sound", 0.8),
+            ("events, micro-F1", 0.8),
+            ("place", 0.8),
+            ("question: yes or no", 0.8),
+            ("question: how many", 0.7),
+            ("instrument, as note", 0.75),
+        ):
             assert columns[method][row] >= least > columns["chance"][row] + 0.2
             assert columns[f"{method}, silence"][row] <= columns["chance"][row] + 0.02
     for variant in VARIANTS:

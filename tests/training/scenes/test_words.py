@@ -90,8 +90,9 @@ def test_lessons_name_classes_that_are_heard_and_others() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("facts", [SCENE, NOTE], ids=["scene", "note"])
 def test_each_class_is_once_the_first_of_two_and_once_the_second(facts: Facts, seed: int) -> None:
-    when = {str(row["event"]): str(row["check"]).split()[-1]
-            for row in lessons(facts, "check", seed)}  # fmt: skip
+    when = {
+        str(row["event"]): str(row["check"]).split()[-1] for row in lessons(facts, "check", seed)
+    }
     orders = lessons(facts, "order", seed)
     assert sorted(str(row["one"]) for row in orders) == sorted(when)
     assert sorted(str(row["other"]) for row in orders) == sorted(when)
