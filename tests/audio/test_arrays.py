@@ -1,4 +1,4 @@
-"""Samples in memory, whatever holds them: the same answer, or one line that says what to do."""
+"""Samples in memory, in any container: the same answer, or one line that says what to do."""
 
 import array
 from fractions import Fraction
@@ -22,7 +22,7 @@ class Convertible:
 
 
 class Exchanged:
-    """Only what the DLPack protocol asks for."""
+    """Implements only what the DLPack protocol requires."""
 
     def __dlpack__(self, **options: Any) -> Any:
         return MONO.__dlpack__(**options)
@@ -32,7 +32,7 @@ class Exchanged:
 
 
 class OnGpu:
-    """As a torch tensor elsewhere: only ``cpu()`` of ``detach()`` is read."""
+    """A stand-in for a torch tensor on another device: only ``detach().cpu()`` can be read."""
 
     def detach(self) -> "Moved":
         return Moved()

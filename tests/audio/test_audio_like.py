@@ -1,4 +1,4 @@
-"""What callers hand in: one recording or several, and what of it is read."""
+"""What callers may pass: one recording or several, and how each is read."""
 
 import io
 from collections import UserDict
@@ -24,14 +24,14 @@ DATA = encode(SAMPLES[:, None], RATE, "WAV", "FLOAT")
 
 
 class Decoded:
-    """As torchcodec's AudioSamples."""
+    """Mimics torchcodec's AudioSamples."""
 
     data = torch.tensor(np.stack([SAMPLES, SAMPLES]))
     sample_rate = RATE
 
 
 class Decoder:
-    """As torchcodec's AudioDecoder, which a row of a Hugging Face dataset holds today."""
+    """Mimics torchcodec's AudioDecoder, which rows of Hugging Face datasets contain today."""
 
     def get_all_samples(self) -> Decoded:
         return Decoded()
@@ -67,7 +67,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def sources(path: Path) -> dict[str, tuple[Any, str]]:
-    """Every kind of source, and what it is called."""
+    """Every kind of source, with the name it is given."""
     return {
         "a string of a subclass": (Text(path), str(path)),
         "NumPy's string": (np.str_(path), str(path)),

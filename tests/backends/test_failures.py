@@ -1,4 +1,4 @@
-"""What stops a backend is one line; what ran out of memory says so, whoever noticed."""
+"""A backend failure is one line; running out of memory is named as such, wherever it happens."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What verbs that hear recordings share: no file that one reads is where it writes."""
+"""Verbs that read recordings never write to a file that one of them reads."""
 
 import io
 import os
@@ -69,7 +69,7 @@ def test_what_is_read_is_not_overwritten(
 def test_a_list_in_the_place_of_the_part(
     folder: Path, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would go even without --resume."""
+    """The list would be lost even without --resume."""
     names = Path("out.jsonl.part")
     names.write_text("a.wav\n")
     command = ["generate", f"@{names}", "-o", "out.jsonl", "--format", "jsonl"]

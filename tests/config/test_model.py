@@ -1,4 +1,4 @@
-"""A config holds values of which a model can be made, or is refused by the path to the value."""
+"""A config makes a valid model, or is refused with the path to the bad value."""
 
 import copy
 import dataclasses
@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = {
     "decoder": {"vocab_size": 162, "n_positions": 64, "n_embd": 192, "n_layer": 4, "n_head": 4},
     "stop_id": 1,
 }
-"""A small model of another geometry."""
+"""A small model with a different geometry."""
 
 LARGE: dict[str, Any] = {
     "clip_seconds": 56.0,
@@ -77,7 +77,7 @@ PARTS = (
 
 
 def changed(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """``data`` with another value at ``path``."""
+    """A copy of ``data`` with ``value`` at ``path``."""
     data = copy.deepcopy(data)
     inside = data
     *parents, last = path.split(".")

@@ -1,4 +1,4 @@
-"""Options of every task through the engine: NumPy's values, and what is of another type."""
+"""Options of every task through the engine: NumPy scalars, and values of the wrong type."""
 
 import json
 from inspect import signature

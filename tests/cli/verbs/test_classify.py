@@ -1,4 +1,4 @@
-"""``pengi-rt classify`` in every format, its pictures, and over all that can be wrong."""
+"""``pengi-rt classify``: every format, its pictures, and every mistake a user can make."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""``pengi-rt describe`` in every format, against the engine's own description."""
+"""``pengi-rt describe`` in every format, compared with the engine's own description."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""``pengi-rt explain`` in every format, against the engine's own explanation."""
+"""``pengi-rt explain`` in every format, compared with the engine's own explanation."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from pengi_rt.engine import Engine
 
 
 def test_a_line_a_vector(engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture) -> None:
-    """Tokens are in quotes, so that spaces and line breaks in them are seen."""
+    """Tokens are quoted, so that spaces and line breaks in them are visible."""
     command: list[Argument] = ["explain", "--engine", tiny_plan, noise, "-k", 3, "--text", " a"]
     code, out, err = run(capsys, *command)
     assert (code, err) == (0, "")

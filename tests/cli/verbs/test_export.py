@@ -1,4 +1,4 @@
-"""``pengi-rt export`` refuses at once what would fail after minutes, and destroys nothing."""
+"""``pengi-rt export`` fails fast instead of after minutes, and destroys nothing."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file; whoever gets as far as the exporter fails the test."""
+    """A file; reaching the exporter fails the test."""
     monkeypatch.setitem(sys.modules, "pengi_rt.export.export", None)
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"weights")

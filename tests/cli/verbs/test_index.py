@@ -1,4 +1,4 @@
-"""``pengi-rt index``: what it says, how it exits, and what becomes of it when it is killed."""
+"""``pengi-rt index``: its output, its exit codes, and what remains after it is killed."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ FAST = ("--beam-size", "1", "--max-new-tokens", "5")
 
 @pytest.fixture
 def opened(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """Let the verb use the open engine, and not close it."""
+    """Make the verb use the open engine, without closing it."""
     monkeypatch.setattr(verb, "open_engine", lambda _: _Borrowed(engine))
     return engine
 
@@ -42,7 +42,7 @@ class _Borrowed:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six recordings in the current folder's ``sounds``."""
+    """Six recordings in ``sounds`` in the current folder."""
     monkeypatch.chdir(tmp_path)
     return write_folder(Path("sounds"))
 
@@ -230,7 +230,7 @@ def test_without_faiss(
 def test_with_faiss(opened: Engine, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("faiss")
     assert main(["index", "sounds", "--approximate", *FAST]) == 0
-    # What faiss itself prints would stand here too.
+    # Anything faiss itself prints would show up here too.
     assert capfd.readouterr().err.count("\n") == 1
     assert len(list(Path("sounds.index").rglob("*.ivf"))) == 2
 
