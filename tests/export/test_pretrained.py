@@ -1,4 +1,4 @@
-"""Parts out of whole files: ours, the published ones, CLAP's, GPT-2's and CLIP's."""
+"""Parts taken from whole files: ours, the published ones, CLAP's, GPT-2's and CLIP's."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ def test_of_our_own_and_of_the_published_layout(
 @pytest.mark.parametrize("folder", [True, False])
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_gpt2_is_the_decoder(tmp_path: Path, folder: bool, prefix: str) -> None:
-    """What its ids make of hidden states is the same; old files hold the causal mask too."""
+    """Its hidden states for the same ids are equal; old files also contain the causal mask."""
     sizes = GPT2Config(
         vocab_size=512,
         n_positions=128,
@@ -170,7 +170,7 @@ def test_claps_audio_encoder(model: Pengi, tmp_path: Path) -> None:
 def test_every_published_key_has_its_place(
     reference: Path, tmp_path: Path, manifest: str, parts: list[str]
 ) -> None:
-    """The released files' keys alone: the shapes would be a gigabyte."""
+    """Uses the released files' keys only: with their shapes it would be a gigabyte."""
     listed = json.loads((reference / "manifests" / manifest).read_text())
     entries = listed if isinstance(listed, list) else listed["keys"]
     integers = ("num_batches_tracked", "position_ids", "relative_position_index")

@@ -1,4 +1,4 @@
-"""The weight table: one copy of every tensor, whatever exporters do to names and orientation."""
+"""The weight table: one copy of every tensor, however exporters rename or transpose it."""
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +16,7 @@ EXTRA = RANDOM.normal(size=(40, 40)).astype(np.float32)
 
 
 def graph_of(*initializers: tuple[str, np.ndarray]) -> onnx.ModelProto:
-    """y = x @ first @ second @ ..."""
+    """A graph computing y = x @ first @ second @ ..."""
     nodes, x = [], "x"
     for name, _ in initializers:
         nodes.append(helper.make_node("MatMul", [x, name], [f"{name}_out"]))
@@ -96,7 +96,7 @@ def test_only_what_loses_nothing_is_kept_as_float16() -> None:
 
 
 def test_every_type_is_widened_in_the_graph() -> None:
-    """Small whole numbers times powers of two: exact in every type and in any order of sums."""
+    """Small integers times powers of two are exact in every type and in any summation order."""
     first, second, third = (RANDOM.integers(-1, 2, (40, 40)).astype(np.float32) for _ in range(3))
     rows, columns = np.full((40, 1), 0.5, np.float32), np.full((1, 40), 2, np.float32)
     rows[3], columns[0, 5] = 4, 0.25
@@ -117,7 +117,7 @@ def test_every_type_is_widened_in_the_graph() -> None:
     }
     x = RANDOM.integers(-1, 2, (3, 40)).astype(np.float32)
     expected = x @ first @ wide["second"] @ wide["third"] @ turned
-    assert np.abs(expected).max() < 2**20  # in eighths: 24 bits hold it
+    assert np.abs(expected).max() < 2**20  # multiples of 1/8: 24 bits suffice
     np.testing.assert_array_equal(run(model, table, x), expected)
 
 

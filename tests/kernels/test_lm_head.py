@@ -1,4 +1,4 @@
-"""The head's logits are as accurate as PyTorch's, and what is kept of them is exact."""
+"""The head's logits are as accurate as PyTorch's, and its candidates are exact."""
 
 from typing import Any, NamedTuple
 

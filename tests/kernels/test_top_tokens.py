@@ -13,7 +13,7 @@ from pengi_rt.kernels.top_tokens import TopTokens, top_tokens, top_tokens_refere
 from pengi_rt.kernels.vocab_tiles import TILE, VocabTiles, vocab_tiles_reference
 
 TOLERANCE = 1e-6
-"""Of a log-probability: the sums of the tiles are float32."""
+"""Tolerance of a log-probability: the sums over tiles are float32."""
 
 
 def temperature_of(value: float) -> Tensor:

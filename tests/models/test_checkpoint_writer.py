@@ -1,4 +1,4 @@
-"""Saving our own checkpoints: whole or not at all, readable as safetensors by anybody."""
+"""Saving our own checkpoints: all or nothing, and readable by any safetensors reader."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The mapping networks against PyTorch's own attention, and what tells their kinds apart."""
+"""The mapping networks against PyTorch's own attention, and the differences between kinds."""
 
 import dataclasses
 

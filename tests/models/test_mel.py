@@ -82,7 +82,7 @@ def hertz(m: float) -> float:
 
 @pytest.mark.parametrize(("frames", "image_frames"), [(965, 1024), (201, 256), (7, 7), (3, 8)])
 def test_stretch_is_pytorchs_bicubic(frames: int, image_frames: int) -> None:
-    """Against the resize itself: four products a value, so a few float32 roundings."""
+    """Compared with the resize itself: four products per value, so a few float32 roundings."""
     bins = torch.randn(2, 5, frames, generator=torch.Generator().manual_seed(frames))
     expected = F.interpolate(
         bins[:, None].double(), (5, image_frames), mode="bicubic", align_corners=True
@@ -94,7 +94,7 @@ def test_stretch_is_pytorchs_bicubic(frames: int, image_frames: int) -> None:
 
 def test_fold_stacks_strips_of_time_along_frequency() -> None:
     """Row = strip * n_mels + bin, column = time within the strip."""
-    # As many frames as the image has: the stretch is the identity.
+    # The image has as many frames as there are: the stretch is the identity.
     size, bins = TINY.htsat.spec_size, TINY.mel.n_mels
     seconds = (TINY.image_frames - 1) * TINY.mel.hop_length / TINY.mel.sample_rate
     config = dataclasses.replace(TINY, clip_seconds=seconds)
@@ -124,7 +124,7 @@ def test_batch_norm_is_over_mel_bins() -> None:
 
 
 class Scaled(nn.Module):
-    """A known multiple of its input, whose shape it keeps."""
+    """Multiplies its input by a known factor, keeping the shape."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

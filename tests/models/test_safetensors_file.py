@@ -1,4 +1,4 @@
-"""Our checkpoints carry a digest of all that is in them, in a header that never varies."""
+"""Our checkpoints carry a digest of their contents, in a header that never varies."""
 
 import json
 from pathlib import Path

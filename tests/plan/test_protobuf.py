@@ -1,4 +1,4 @@
-"""Messages that the library wrote are read back; every other byte is refused or has its meaning."""
+"""Messages written by the library are read back; every changed byte is refused or has a meaning."""
 
 import random
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a run is one line: while it imports, loads, answers, ends."""
+"""Ctrl-C at any moment of a run is one line: during import, load, answers and exit."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ sys.exit(main())
 
 
 def run(arguments: list[str | Path], delay: float | None) -> tuple[int, str, float]:
-    """Exit code, standard error and the seconds that it ran, interrupted after ``delay``."""
+    """Exit code, standard error and run time in seconds, interrupted after ``delay``."""
     command = [sys.executable, "-P", "-c", START, *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Every document is whole, however the run ends, and readable in every encoding."""
+"""Every document is complete, however the run ends, and readable in every encoding."""
 
 import csv
 import errno

@@ -114,7 +114,7 @@ def test_rest_behind_the_last_page(codec: str) -> None:
 def test_flac_in_ogg() -> None:
     samples = noise(2 * RATE)
     data = ogg_flac(samples)
-    with pytest.raises(soundfile.LibsndfileError):  # why we read the pages ourselves
+    with pytest.raises(soundfile.LibsndfileError):  # libsndfile alone cannot read it
         soundfile.info(io.BytesIO(data))
     np.testing.assert_allclose(heard(data)[0], samples, atol=2**-15)
     assert "cut short" in refusal(data[:-1])
