@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.sh`` without a GPU: which commands it would run there, by stand-ins for them."""
+"""``benchmarks/gpu.sh`` without a GPU: stand-ins record which commands it would run."""
 
 import os
 import re
@@ -20,7 +20,7 @@ echo NVIDIA H200
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A folder with commands that only write down what they are called with."""
+    """A folder with commands that only record how they are called."""
     for name, text in (("python", PYTHON), ("nvidia-smi", SMI)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -28,7 +28,7 @@ def machine(tmp_path: Path) -> Path:
 
 
 def run(machine: Path, *steps: str, fails: str = "nothing") -> tuple[int, str, list[str]]:
-    """Exit code, standard error, and the calls of Python."""
+    """Exit code, standard error, and Python's calls."""
     log = machine / "log"
     environment = {
         "PATH": f"{machine}:{os.defpath}",
@@ -47,7 +47,7 @@ def run(machine: Path, *steps: str, fails: str = "nothing") -> tuple[int, str, l
 
 def test_all_steps_in_order_over_files_that_are_there(machine: Path) -> None:
     code, error, calls = run(machine, fails="mytest")
-    assert code == 1  # nothing was measured, so there is no file of tiles
+    assert code == 1  # nothing was measured, so there is no tile file
     assert error.endswith("gpu.sh: failed: tiles")
     named = [re.search(r"(?:tests|benchmarks|kernels)/[\w/]+(?:\.py)?", call) for call in calls]
     paths = [found[0] for found in named if found]

@@ -57,7 +57,7 @@ def flac(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux measures it")
 def test_memory(flac: Path, tiny_plan: Path, sounds: Path) -> None:
-    """Through a pipe, then as a file, in one process, because starting one takes most of the time."""
+    """Through a pipe, then as a file, in one process: starting one takes most of the time."""
     command = [
         sys.executable,
         "-c",

@@ -39,13 +39,13 @@ class Compiled:
 
 
 def kernel_modules() -> list[str]:
-    """The files of ``kernels/`` that list builds."""
+    """The files in ``kernels/`` that list builds."""
     files = sorted(KERNELS.glob("*.py"))
     return [f"pengi_rt.kernels.{f.stem}" for f in files if "\ndef builds(" in f.read_text()]
 
 
 def first_builds(module: str) -> list[Any]:
-    """The first build that a file lists of each of its kernels: seconds, where all are minutes."""
+    """The first build that a file lists for each of its kernels: seconds instead of minutes."""
     builds = importlib.import_module(module).builds()
     first: dict[str, Any] = {}
     for build in builds:

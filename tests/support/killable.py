@@ -29,7 +29,7 @@ WRITING = (
 
 
 class Mortal:
-    """Counts the lines of the code that writes, and kills this process before one."""
+    """Counts the executed lines of the code that writes, and kills this process before one."""
 
     def __init__(self, lives: int) -> None:
         self.lines = 0
@@ -46,7 +46,7 @@ class Mortal:
 
 
 class Killable:
-    """The process that forks them."""
+    """The process that forks the killable ones."""
 
     def __init__(self) -> None:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -59,7 +59,7 @@ class Killable:
         )
 
     def run(self, *argv: object, lives: int = 10**9) -> tuple[int, int]:
-        """Exit code (-9: killed) and lines of a job."""
+        """Exit code (-9 if killed) and number of lines of a job."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"argv": [*map(str, argv)], "lives": lives}) + "\n")
@@ -68,12 +68,12 @@ class Killable:
         return done["code"], done["lines"]
 
     def close(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.communicate()
 
 
 def serve() -> None:
-    """Do jobs until there are no more."""
+    """Run jobs until there are no more."""
     import onnxruntime  # noqa: F401 - imported once, for all
 
     from pengi_rt.cli.main import main
@@ -87,7 +87,7 @@ def serve() -> None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
                 os.dup2(nowhere, stream)
-            # A killed process loses nothing that it gave the kernel, and disks are slow.
+            # A killed process loses nothing that it gave the kernel, and fsync is slow.
             setattr(os, "fsync", lambda _: None)  # noqa: B010
             mortal = Mortal(job["lives"])
             sys.settrace(mortal)

@@ -8,7 +8,7 @@ from pengi_rt.models.pengi import Pengi
 HTSAT = "audio_encoder.base.htsat."
 GPT = "caption_decoder.gpt."
 
-# Written from the released manifest, the other way round than the reader's table.
+# Written from the released manifest, in the opposite direction to the reader's table.
 TO_PUBLISHED = (
     ("audio_encoder.mel.stft_real", HTSAT + "spectrogram_extractor.stft.conv_real.weight"),
     ("audio_encoder.mel.stft_imag", HTSAT + "spectrogram_extractor.stft.conv_imag.weight"),
@@ -27,7 +27,7 @@ TO_PUBLISHED = (
 
 
 def publish(model: Pengi, *, buffers: bool = True) -> dict[str, Tensor]:
-    """The model's state as the released code saves it, old transformers' buffers included."""
+    """The model's state as the released code saves it, including old transformers' buffers."""
     state = {}
     for name, tensor in model.state_dict().items():
         ours, theirs = next((pair for pair in TO_PUBLISHED if name.startswith(pair[0])), ("", ""))

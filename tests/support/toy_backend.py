@@ -31,7 +31,7 @@ class ToyBackend:
         return Encoded(toy_family.embedded(wave, self._matrix), none)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 def open_plan(plan: Plan, options: RunOptions) -> ToyBackend:

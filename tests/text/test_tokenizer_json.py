@@ -1,6 +1,6 @@
-"""Tokenizer files hold the parts that our exports write; no other part reaches the library.
+"""Tokenizer files contain the parts our exports write; no other part reaches the library.
 
-That library panics on some, which is no Exception, and takes gigabytes for others.
+The library panics on some, which is not an Exception, and uses gigabytes for others.
 """
 
 import json
@@ -88,7 +88,7 @@ def test_clips_parts_are_read(files: dict[str, bytes]) -> None:
 
 
 def put(*path: Any, value: Any) -> Edit:
-    """Set what stands at ``path``."""
+    """Set the value at ``path``."""
 
     def edit(data: dict[str, Any]) -> None:
         inside: Any = data
@@ -100,7 +100,7 @@ def put(*path: Any, value: Any) -> Edit:
 
 
 def grow(data: dict[str, Any]) -> None:
-    """A few hundred bytes that make gigabytes of a letter."""
+    """A few hundred bytes that expand one letter to gigabytes."""
     double = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 20}
     data["normalizer"] = {"type": "Sequence", "normalizers": [double] * 4}
 
@@ -203,7 +203,7 @@ def test_settings_for_other_uses_do_not_count(files: dict[str, bytes]) -> None:
 
 
 def test_a_panic_is_a_line() -> None:
-    """As the library raises it: no Exception, from a module that cannot be imported."""
+    """Raised as the library does: not an Exception, from a module that cannot be imported."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
     line = r"^it reads: attempt to subtract with overflow$"
     with pytest.raises(TokenizerError, match=line), tokenizer_errors("it reads"):

@@ -1,4 +1,4 @@
-"""A row is read back as it was written, and nothing else is a row."""
+"""Rows survive a round trip, and anything else is refused."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""AudioSet: names by machine id, segments under many file names."""
+"""AudioSet: class names by machine id, segments under many file names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The table of the demo model: every row counts what its name says."""
+"""The demo model's table: every row counts what its name says."""
 
 import numpy as np
 import pytest
@@ -30,12 +30,12 @@ def score(facts: Facts, task: str, target: str, said: str) -> dict[str, float]:
     ("said", "f1", "exact"),
     [
         ("dog, rain", 1.0, 1.0),
-        ("rain, dog", 1.0, 1.0),  # which, not in which order
+        ("rain, dog", 1.0, 1.0),  # the set, regardless of order
         ("dog", 2 / 3, 0.0),
         ("dog, bell", 0.5, 0.0),
         ("dog, rain, bell", 0.8, 0.0),
-        ("dog, dog, rain", 0.8, 0.0),  # once too often
-        ("dogs, rainy", 0.0, 0.0),  # a class by its name alone
+        ("dog, dog, rain", 0.8, 0.0),  # one too many
+        ("dogs, rainy", 0.0, 0.0),  # only the class's name
         ("", 0.0, 0.0),
     ],
 )

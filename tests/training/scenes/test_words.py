@@ -1,4 +1,4 @@
-"""What is said of a made clip follows from its facts."""
+"""The text about a synthesized clip follows from its facts."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from pengi_rt.training.scenes.facts import EVENTS, Event, Facts, Note, draw
 from pengi_rt.training.scenes.words import CHECKS, ORDINALS, Row, reading_rows, rows, transcript
 
-LOUD, CLEAR, QUIET = 18.0, 8.0, -2.0  # dB over the place's noise
+LOUD, CLEAR, QUIET = 18.0, 8.0, -2.0  # dB above the place's noise
 
 SCENE = Facts(
     place="hall",
