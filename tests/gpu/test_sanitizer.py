@@ -1,7 +1,7 @@
 """compute-sanitizer finds nothing in any kernel: no access out of bounds, no race.
 
 It watches small cases of the kernels' own tests, each kernel in every dtype. PyTorch's allocator is
-turned off, so that what lies behind a buffer belongs to nobody.
+turned off, so that the memory after a buffer is unallocated.
 """
 
 import os

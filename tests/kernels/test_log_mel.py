@@ -31,7 +31,7 @@ def short(preset: str, samples: int, spec_size: int) -> ModelConfig:
     return dataclasses.replace(config, clip_seconds=seconds, htsat=htsat)
 
 
-# Two strips; the last frame's middle is behind the last sample; small tiles make 30 frames of 32.
+# Two strips; the last frame's middle is after the last sample; small tiles make 30 frames of 32.
 TINY = short("tiny", 9760, 32)
 SHORT = {
     "tiny": TINY,

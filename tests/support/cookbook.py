@@ -1,8 +1,8 @@
-"""A document's snippets, run in order, and what they print compared with what it says.
+"""Run a document's snippets in order, and compare what they print with what the document says.
 
-A ``python`` block runs in one namespace with all before it; a ``text`` block behind it is what
-it prints, else it prints nothing. In a ``console`` block, lines that begin with ``$`` are commands
-and the others what they print; ``...`` in a line stands for anything.
+A ``python`` block shares its namespace with all blocks before it; the ``text`` block after it is
+its output, and without one it must print nothing. In a ``console`` block, lines that begin with
+``$`` are commands and the others their output; ``...`` in a line stands for anything.
 """
 
 import contextlib

@@ -148,10 +148,10 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def ask_all(plans: Sequence[Path], folder: Path) -> list[str]:
-    """What asking each of ``plans`` came to: an answer, or a refusal's class and message.
+    """The outcome of running each of ``plans``: an answer, or a refusal's class and message.
 
     Raises:
-        AssertionError: the process died of one, took too much, or printed something.
+        AssertionError: the process died, exceeded its limits, or printed something.
     """
     verdicts = folder / "verdicts"
     verdicts.write_text("")

@@ -1,8 +1,9 @@
-"""Processes that are killed while they write: forked from one that has imported everything.
+"""Processes that are killed while they write, forked from one that has imported everything.
 
-Run as a program it reads a job a line, ``{"argv": [...], "lives": N}``: a command line, or ``toy``
-and a path for a plan, in a child that is killed before its ``N``-th line of the code that writes.
-It answers with ``{"lines": N, "code": exit code, -9 if killed}``.
+Run as a program it reads one job per line, ``{"argv": [...], "lives": N}``. A job is a command
+line, or ``toy`` and the path for a plan. It runs in a child that is killed before it executes its
+``N``-th line of the code that writes. The reply is ``{"lines": N, "code": exit code}``, where -9
+means killed.
 """
 
 import json

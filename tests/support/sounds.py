@@ -81,7 +81,7 @@ def index(
     rebuild: bool = False,
     stop_after: int = 10**9,
 ) -> tuple[Update, list[str]]:
-    """Bring the index up to date; says what was planned and what was captioned.
+    """Bring the index up to date; returns what was planned and what was captioned.
 
     Raises:
         InterruptedRunError: ``stop_after`` recordings were captioned and one was left to do.

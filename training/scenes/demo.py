@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.scenes.demo",
-        description="Answer prompts about made sounds, or about yours, and draw the answers.",
+        description="Answer prompts about synthetic sounds, or about yours, and draw the answers.",
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="gets the pictures; is made")
     parser.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help="instead of made ones")

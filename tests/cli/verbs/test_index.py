@@ -314,10 +314,10 @@ def stuck(plan: Path, folder: Path) -> "Iterator[subprocess.Popen[str]]":
 
 
 def _writer(process: "subprocess.Popen[str]") -> int:
-    """The pipe, open to write: to be had once the process reads it."""
+    """Open the pipe for writing, as soon as the process reads it."""
     while True:
         assert process.poll() is None
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # the process does not read it yet
             return os.open("fifo", os.O_WRONLY | os.O_NONBLOCK)
         time.sleep(0.02)
 
