@@ -27,7 +27,7 @@ ENVIRONMENT = {
 def run(
     *arguments: str | Path | bytes, redirect: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Through a shell that redirects the streams."""
+    """Run through a shell that redirects the streams."""
     return subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {redirect}', "sh", *COMMAND, *arguments],
         capture_output=True,

@@ -78,7 +78,7 @@ def test_random_candidates(seed: int, end: int | None) -> None:
         [(7, 8), (7,)],  # "car horn", "car"
         [(7, 8), (7,), (7, 8, 9), (8, 7)],
         [(7,), (8,), (9, 10, 11, 12, 13, 14)],
-        [(END,), (END, END), (7, END), (7,)],  # the end is a token like others
+        [(END,), (END, END), (7, END), (7,)],  # the end token is an ordinary token
         [(0, 0), (0,), (0, 0, 0)],  # as in idle rows
         [(7, 8, 1), (9, 8, 1), (9, 8, 2)],  # equal tokens after different ones
     ],

@@ -422,7 +422,7 @@ def odd_tensors(tensor: Tensor) -> dict[str, object]:
         "a million dimensions": tensor.reshape(*[1] * 60, -1),
         "a level deeper": {"weight": tensor},
         "a list": [tensor],
-        "eight bits": tensor.to(torch.float8_e5m2),  # which PyTorch cannot compare with others
+        "eight bits": tensor.to(torch.float8_e5m2),  # PyTorch cannot compare it with others
         "an integer": 10**5000,
     }
 

@@ -272,7 +272,9 @@ def test_extreme_temperatures(reference: bool, temperature: float) -> None:
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, None])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about NaN, in the interpreter
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # NumPy's warning about NaN, in the interpreter
 def test_broken_logits_mark_their_clip_for_good(reference: bool, value: float | None) -> None:
     search = Search(3, 2, 300, 2, reference=reference)
     generator = np.random.default_rng(0)

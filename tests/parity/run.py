@@ -78,7 +78,7 @@ def main(reference: Path) -> int:
 
 
 def make_checkpoint(reference: Path, config: str, digest: str) -> None:
-    """``.parity/CONFIG.pth``: made once with the known digest, its bytes checked ever after."""
+    """``.parity/CONFIG.pth``: made once with the known digest, its bytes checked from then on."""
     path, record = WORK / f"{config}.pth", WORK / f"{config}.sha256"
     if path.exists() and record.exists() and record.read_text() == file_sha256(path):
         return

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 # A shell that starts the tests in the background ignores SIGINT, and children inherit that. The
-# process says when it has come to where it can answer one: Python's own start is not ours.
+# process reports when it can handle one: we do not control how Python itself starts.
 START = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)

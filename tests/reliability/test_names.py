@@ -147,7 +147,7 @@ def test_prompts(borrowed: Engine, tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_streamed(borrowed: Engine, tmp_path: Path, capsys: Capture, rounds: int) -> None:
-    clip = write_clip(tmp_path / "a.wav", 0, 3.0)  # of two windows
+    clip = write_clip(tmp_path / "a.wav", 0, 3.0)  # two windows long
     for seed in range(3 * rounds):
         drawn = ("--samples", 1, "--seed", seed, "--temperature", 9, "--max-new-tokens", 30)
         _, out, _ = run(capsys, "generate", "--stream", *drawn, clip)

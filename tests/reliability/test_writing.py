@@ -1,7 +1,7 @@
-"""Whatever befalls a run that writes, its target is the old file or the new one, and one line long.
+"""However a run that writes ends, its target is the old or the new file, and errors are one line.
 
-Killed, on a full disk, beside what others left, with company: in containers, where every process
-has the same id, too.
+Runs are killed, fill the disk, meet others' leftovers, and compete: even in containers, where every
+process has the same id.
 """
 
 import os
