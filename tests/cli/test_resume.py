@@ -199,7 +199,7 @@ def test_what_is_not_named_stays_in_front(ask: Ask, folder: Path, capsys: Captur
 
 
 def test_a_list_of_two_prompts_stays_whole(ask: Ask, folder: Path) -> None:
-    """Rows of one recording that were merged by hand: with other settings, or without a mark."""
+    """Rows of one recording merged by something else: with other settings, or without a mark."""
     ask("1.wav", beams=2)
     two = (folder.parent / "out.jsonl").read_bytes()
     (folder.parent / "out.jsonl").unlink()

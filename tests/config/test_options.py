@@ -81,7 +81,7 @@ def test_lists_of_prompts_texts_and_labels(engine: Engine) -> None:
 @pytest.mark.parametrize("name", sorted(described(ClassifyOptions)))
 @pytest.mark.parametrize("value", [object(), b"x", {"a": 1}, 1j], ids=type)
 def test_other_types_are_refused(name: str, value: object) -> None:
-    if name == "stop_strings":  # which the task reads
+    if name == "stop_strings":  # the task checks this one
         return
     with pytest.raises(UsageError, match=rf"^(the )?{name} must be ") as caught:
         ClassifyOptions(**{name: value})  # type: ignore[arg-type]

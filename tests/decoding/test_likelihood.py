@@ -176,7 +176,7 @@ def test_means_are_per_token() -> None:
 
 
 def test_all_answers_together_are_certain() -> None:
-    """All finished answers of up to two tokens and all longer ones sum to 1."""
+    """Probabilities of all finished answers of up to two tokens and all longer ones sum to 1."""
     model = ScriptedModel({(): [0.1, 0.2, 0.3, 0.4], (1,): [0.7, 0.1, 0.1, 0.1]})
     answers = [(first,) for first in range(1, 4)]
     backend, clips = FakeBackend(model), prefixes(1)

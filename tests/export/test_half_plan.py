@@ -65,7 +65,7 @@ def test_what_is_stored_as_what(tiny_plan: Path, half_plan: Path) -> None:
         assert half.manifest.self_test["passed"] is True
         records = half.manifest.tensors
         wide = {name for name, r in records.items() if r.dtype == "float32" and len(r.shape) > 1}
-        # The mel bank and the stretch, which only the graph has.
+        # The mel bank, and the stretch matrix (only the graph has that).
         assert {FRONT_END + "mel_bank"} < wide
         assert len(wide) == 2
         assert all(r.dtype != "float16" for r in records.values() if len(r.shape) < 2)

@@ -22,7 +22,7 @@ MAPPER = TINY["audio_mapper"]
 SHALLOW = TINY["htsat"] | {"depths": [1, 1]}
 MLP = MAPPER | {"kind": "mlp"}
 
-# An export takes seconds, so each tries several variants, which never share a part.
+# An export takes seconds, so each model combines several variants, in different parts.
 VARIANTS: dict[str, dict[str, Any]] = {
     # "decoder" and "token_embedding" are experiments A and B of the paper's appendix F.
     "time and decoder": {

@@ -1,4 +1,4 @@
-"""Messages written by the library are read back; every changed byte is refused or has a meaning."""
+"""Messages from the library are read back; any other bytes are refused, or are a message too."""
 
 import random
 from contextlib import suppress

@@ -47,7 +47,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 REFUSAL = "was loaded before this process was forked"
 
 
-# Without the check, two threads hang and four crash.
+# Without that refusal, two threads hang and four crash.
 @pytest.mark.parametrize(
     ("child", "said", "threads"),
     [

@@ -162,7 +162,7 @@ def test_batches_from_it(paths: list[Path], tmp_path: Path) -> None:
 def test_a_run_with_it(
     tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It lies next to the run's folder, for the next stage; the losses are nearly equal."""
+    """The cache is next to the run's folder, for the next stage; the losses are nearly equal."""
     workshop = Workshop(tmp_path_factory.mktemp("cached"))
     for path in workshop.manifest.parent.glob("*.wav"):
         samples, rate = soundfile.read(path)

@@ -40,7 +40,7 @@ def test_killed_and_resumed(
 def test_the_run_is_random_and_its_state_is_more_than_weights(
     workshop: Workshop, untouched: Callable[[str], Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the tests above: they would not notice if nothing in a run were random."""
+    """Guards the tests above: losing any part of the state must change the run."""
     real = state.load_state
     losses = untouched("captioning")[1]
 

@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 @pytest.fixture
 def accelerator() -> Accelerator:
-    """With a model and an optimizer that has stepped; reset for the next test."""
+    """With a model and an optimizer that has stepped; the next test resets it."""
     forget()
     made = Accelerator(cpu=True)
     module = torch.nn.Linear(3, 2)

@@ -96,7 +96,7 @@ def test_answers_that_are_cut_are_said_once(
 
 
 def test_equal_cosines_are_equal_whatever_the_backend(engine: Engine) -> None:
-    """An answer of two labels, which are both exactly equal to their texts."""
+    """An answer that names two labels: both cosines are exactly 1."""
     matcher = Matcher(engine.session, LABELS, strict=False)
     scores, chosen = matcher.multi_label(["a bell rings twice in a room, the rain"])
     assert scores[0, 1] == scores[0, 2] == 1.0
