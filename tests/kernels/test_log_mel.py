@@ -236,7 +236,7 @@ def test_refuses_a_window_that_does_not_start_at_zero() -> None:
 def test_refuses_other_stretches() -> None:
     model = front_end(TINY)
     model.stretch[20, 0] = 0.1
-    with pytest.raises(ValueError, match="stretch must mix 1 to 4 neighbours"):
+    with pytest.raises(ValueError, match="stretch must mix 1 to 4 neighbors"):
         tables_of(model)
 
 
