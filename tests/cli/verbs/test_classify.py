@@ -166,7 +166,7 @@ BAD = {
     "stops": (["--labels", "a", *LIKELY, "--stop-string", "x"], 2, "stop_strings shapes"),
     "several means": (["--labels", "a", *LIKELY, "--multi-label", "--normalize", "mean"], 2,
                       "plain sums"),
-    "too long": (["--labels", "a dog " * 60, *LIKELY], 2, "pass the decoder's 128 positions"),
+    "too long": (["--labels", "a dog " * 60, *LIKELY], 2, "exceed the decoder's 128 positions"),
     "too long to match": (["--labels", "a dog " * 60, "--strict"], 3, "reads 38"),
     "best": (["--labels", "a", "--top-k", "0"], 2, "--top-k must be at least 1, got 0"),
     "picture": (["--labels", "a", "--plot", "{folder}/x.jpg"], 2, "ends in .png"),

@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[PengiError], str]] = {
                              UsageError, "plain sums"),
     "template": (["a"], {"template": "x"}, UsageError, "the template must hold"),
     "task": (["a"], {"task": "poetry"}, UsageError, "there is no task 'poetry'"),
-    "no room": (["a dog " * 60], LIKELY, UsageError, r"label .* pass the decoder's 128 positions"),
+    "no room": (["a dog " * 60], LIKELY, UsageError, r"label .* exceed the decoder's 128 positions"),
     "batch": (["a"], {"batch_size": 0}, UsageError, "batch_size"),
 }  # fmt: skip
 
