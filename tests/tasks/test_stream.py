@@ -93,7 +93,7 @@ def test_streams_may_run_side_by_side(engine: Engine) -> None:
     [
         ({"beam_size": 2}, "beams are ranked only when all are finished"),
         ({"samples": 2}, "beams are ranked only when all are finished"),
-        ({"prompt": ["a", "b"]}, "stream asks one prompt, got 2"),
+        ({"prompt": ["a", "b"]}, "stream takes one prompt, got 2"),
         ({"max_new_tokens": 1000}, "128"),
     ],
 )
