@@ -118,7 +118,7 @@ class Scorer:
     def _next_label(
         self, prefixes: Sequence[F32], labels: Sequence[Sequence[int]]
     ) -> tuple[F64, F64]:
-        """Log-likelihoods ``[n, labels]`` of each label before the stop token and before a comma."""
+        """Log-likelihoods ``[n, labels]`` of each label before the stop token, or a comma."""
         ends = (self._session.config.stop_id, self._comma)
         sequences = [[*label, end] for end in ends for label in labels]
         sums = self._likelihoods(prefixes, sequences, None).sums

@@ -221,7 +221,7 @@ def test_without_faiss(
     code, said = run(capsys, folder, "--approximate")
     assert code == 5
     assert said == (
-        "pengi-rt: approximate search needs faiss, which exact search does not: "
+        "pengi-rt: approximate search needs faiss (exact search does not): "
         "pip install 'pengi-rt[faiss]'\n"
     )
     assert not Path("sounds.index").exists()
@@ -325,7 +325,7 @@ def test_killed(
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert said == (
-            "pengi-rt: interrupted; what was done stays in sounds.index, "
+            "pengi-rt: interrupted; the finished work stays in sounds.index, "
             "and the next run continues it\n"
         )
     write_sound(folder / "zz.wav", 9)
@@ -342,4 +342,4 @@ def test_another_process_writes(
     with stuck(tiny_plan, folder):
         code, said = run(capsys, folder, *FAST)
     assert (code, said.count("\n")) == (2, 1)
-    assert "sounds.index: is being written by another process" in said
+    assert "sounds.index: another process is writing to it" in said

@@ -218,7 +218,7 @@ def test_another_plan(index: Path, capsys: Capture, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(verb, "open_engine", lambda _: _Borrowed(other))
         code, out, err = run(capsys, index, "a dog")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "was made by another plan" in err
+    assert "was not made by" in err
 
 
 def test_a_damaged_index(index: Path, tmp_path: Path, capsys: Capture) -> None:
