@@ -179,5 +179,5 @@ def _check_fit(prefixes: Sequence[F32], counts: I64, decoder: DecoderConfig) -> 
     if rows + counts[longest] > decoder.n_positions:
         raise UsageError(
             f"a prefix of {rows} rows and the {counts[longest]} tokens of candidate {longest} "
-            f"exceed the decoder's {decoder.n_positions} positions: shorten the text or the candidate"
+            f"exceed the decoder's {decoder.n_positions} positions: shorten the text or candidate"
         )
