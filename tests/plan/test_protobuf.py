@@ -75,6 +75,6 @@ def test_what_is_refused(data: bytes, says: str) -> None:
 
 def test_a_field_that_stands_once() -> None:
     message = read(b"\x10\x01\x10\x02", TENSOR)
-    with pytest.raises(ValueError, match="has 2 times what stands once, data_type"):
+    with pytest.raises(ValueError, match="has data_type 2 times, not once"):
         only(message, "data_type")
     assert only(message, "name", "none") == "none"
