@@ -117,7 +117,7 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of ``plan.json``, which holds that of every other entry: it identifies the plan."""
+        """SHA-256 of ``plan.json``, which holds that of every entry: it identifies the plan."""
         entry = self._entries[MANIFEST]
         return _sha256(self._mapped, entry.data, entry.size)
 
@@ -173,7 +173,7 @@ class Plan:
         self._mapped.madvise(MADV_DONTNEED)
 
     def close(self) -> None:
-        """Unmap the file. Views returned earlier stay valid: the mapping lives as long as they do."""
+        """Unmap the file. Views returned earlier stay valid: the mapping lives as long as any."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(BufferError):  # a view is still in use

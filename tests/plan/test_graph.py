@@ -161,9 +161,13 @@ def defined_again(model: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("kind", "edit", "says"),
     [
-        ("audio", divided(-(2**63), -1), "a Div of other numbers"),
-        ("text", divided(np.int32(-(2**31)), np.int32(-1)), "a Div of other numbers"),
-        ("audio", of_any_type, "a Div of other numbers"),
+        ("audio", divided(-(2**63), -1), "a Div of numbers that are not float32"),
+        (
+            "text",
+            divided(np.int32(-(2**31)), np.int32(-1)),
+            "a Div of numbers that are not float32",
+        ),
+        ("audio", of_any_type, "a Div of numbers that are not float32"),
         ("audio", without_kernel_shape, "a Conv without the size"),
         ("audio", empty_kernel, "a Conv without the size"),
         ("audio", defined_again, "computes the same value twice"),
@@ -182,7 +186,7 @@ def defined_again(model: ModelProto) -> None:
         ("decoder", other_history, "an attention in layer 0"),
         ("decoder", lambda model: step(model).attribute.pop(), "an attention in layer 0"),
         ("decoder", own_history, "computes what it is given, in a Cast"),
-        ("decoder", lambda model: choice(model).attribute.pop(), "something else than is_step"),
+        ("decoder", lambda model: choice(model).attribute.pop(), "something other than is_step"),
         ("decoder", batch_dims, "a GatherND with attributes that no export writes"),
         ("decoder", twice, "has the same name twice"),
         (

@@ -57,7 +57,7 @@ def test_any_bytes_are_a_message_or_refused() -> None:
     ("data", "says"),
     [
         (helper.make_tensor_value_info("x", 1, [1]).SerializeToString(), "another form"),
-        (ValueInfoProto(doc_string="x").SerializeToString(), "the field 3, which we do not write"),
+        (ValueInfoProto(doc_string="x").SerializeToString(), "the field 3, which no export writes"),
         (b"\x42\x01\xff", "no UTF-8: b'\\xff'"),
         (b"\x42\x05abc", "cut short"),
         (b"\x08" + b"\xff" * 10, "cut short"),

@@ -76,7 +76,7 @@ def test_tasks_are_their_prompts(engine: Engine) -> None:
         (None, {"task": "sing"}, r"there is no task 'sing'; known: caption, qa, "),
         (None, {"task": "qa"}, r"task 'qa' needs the field 'question'; it is missing"),
         (None, {"task": "qa", "question": " "}, r"needs the field 'question'; it is empty"),
-        (None, {"task": "scene", "question": "where?"}, r"'scene' asks no question"),
+        (None, {"task": "scene", "question": "where?"}, r"'scene' takes no question"),
         (None, {"question": ["a", "b"]}, r"the question must be one string, got list"),
         ("what?", {"task": "scene"}, r"a prompt and the task 'scene' contradict"),
         ("what?", {"question": "where?"}, r"a prompt and the task 'qa' contradict"),

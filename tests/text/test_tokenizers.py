@@ -244,5 +244,7 @@ def test_no_tokenizer(data: bytes) -> None:
 
 def test_tokenizer_of_another_model(bpe: bytes) -> None:
     tiny = dataclasses.replace(CLIP.decoder, vocab_size=256)
-    with pytest.raises(TokenizerError, match=r"^the tokenizer has \d+ tokens, the model only 256$"):
+    with pytest.raises(
+        TokenizerError, match=r"^the tokenizer has \d+ tokens, but the model only 256$"
+    ):
         DecoderTokenizer(bpe, dataclasses.replace(CLIP, decoder=tiny))
