@@ -203,5 +203,5 @@ def test_a_panic_is_a_line() -> None:
 
 def test_what_fails_later_is_a_line(files: dict[str, bytes]) -> None:
     decoder = DecoderTokenizer(files["decoder"], ModelConfig.preset("demo"))
-    with pytest.raises(TokenizerError, match=r"^the tokenizer cannot write its tokens: "):
+    with pytest.raises(TokenizerError, match=r"^the tokenizer cannot decode its tokens: "):
         decoder.decode([-1])

@@ -306,7 +306,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         "is not the manifest of a pengi-rt retrieval index",
     ),
     "a later version": (changed_manifest(version=2), "has version 2, not 1"),
-    "other settings": (changed_manifest(settings={}), "settings are not those"),
+    "other settings": (changed_manifest(settings={}), "settings do not match"),
     "settings of another kind": (changed_manifest(settings=[1]), "settings must be an object"),
     "negative rows": (changed_manifest(rows=-1), "rows must be in"),
     "rows of another kind": (changed_manifest(rows="7"), "rows must be int"),

@@ -217,14 +217,14 @@ def test_few_candidates_end_the_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "error", "message"),
     [
-        ({}, UsageError, "a text or for an example"),
-        ({"text": "a", "like": b""}, UsageError, "a text or for an example"),
+        ({}, UsageError, "either a text or an example"),
+        ({"text": "a", "like": b""}, UsageError, "either a text or an example"),
         ({"text": "a", "k": 0}, UsageError, "k must be a whole number of at least 1, got 0"),
         ({"text": "a", "strict": "no"}, UsageError, "strict must be True or False, got 'no'"),
         ({"text": "a", "approximate": 1}, UsageError, "approximate must be True or False"),
         ({"text": "a", "by": "names"}, UsageError, "by must be one of captions, words, aud"),
         ({"text": "a", "by": "audio"}, UsageError, "to search sounds, give an example"),
-        ({"text": "a", "by": "words", "approximate": True}, UsageError, "looked up exactly"),
+        ({"text": "a", "by": "words", "approximate": True}, UsageError, "is always exact"),
         ({"text": " - ", "by": "words"}, PromptError, "the query has no words: ' - '"),
         ({"text": "\udcff"}, PromptError, "is not valid UTF-8"),
         ({"text": 3}, PromptError, "must be a string, got int"),
