@@ -251,7 +251,7 @@ def test_closed_folder(
     assert code == 4
     assert said == (
         "pengi-rt: sounds/b: the folder cannot be read: Permission denied\n"
-        "pengi-rt: sounds/: 1 file passed over that is audio of other kinds: 1 .wv\n"
+        "pengi-rt: sounds/: 1 file skipped that is audio of other kinds: 1 .wv\n"
         "pengi-rt: sounds.index: 3 new, 0 changed, 0 moved, 0 deleted, 0 kept\n"
     )
     assert run(capsys, folder / "b", *FAST) == (

@@ -132,7 +132,7 @@ def test_second_writer(path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="another process is writing to it"):
             Builder(path, IDENTITY, collection="")
-    with Builder(path, IDENTITY, collection=""), pytest.raises(UsageError, match="is being"):
+    with Builder(path, IDENTITY, collection=""), pytest.raises(UsageError, match="another process"):
         Builder(path, IDENTITY, collection="")
     Builder(path, IDENTITY, collection="").__exit__(None, None, None)
 

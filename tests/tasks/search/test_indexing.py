@@ -371,7 +371,7 @@ def test_nothing_but_files_is_hashed(engine: Engine, folder: Path, index: Path) 
     found = engine.index(folder, index, **FAST)
     assert (found.recordings, found.failed) == (6, ())
     (said,) = found.names.skipped.values()
-    assert said == "2 passed over as pipes or devices"
+    assert said == "2 skipped as pipes or devices"
 
 
 @pytest.mark.parametrize("name", ["current", "index.json", "rows.jsonl", "captions.npy"])
