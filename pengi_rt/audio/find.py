@@ -2,8 +2,8 @@
 
 A file that is named is used, whatever its suffix, each time it is named. A folder or a pattern
 gives regular files with one of ``SUFFIXES`` that are not hidden, each of them once, and not if an
-earlier name already gave it. Links to folders are followed, but never in a circle. A folder that cannot be
-read is reported, and the search goes on.
+earlier name already gave it. Links to folders are followed, but never in a circle. A folder that
+cannot be read is reported, and the search goes on.
 """
 
 import os

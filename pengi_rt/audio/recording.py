@@ -85,7 +85,7 @@ class Recording:
 
     @property
     def samples(self) -> F32:
-        """Copies of all windows; with a small hop, they hold far more samples than the recording."""
+        """Copies of all windows; with a small hop, they hold far more samples than it has."""
         return self.windows()
 
     def blocks(self) -> Iterator[F32]:

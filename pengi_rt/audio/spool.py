@@ -114,7 +114,7 @@ def _spool_to_disk(data: bytearray, file: Any, name: str) -> BytesInMemory:
             raise
     except OSError as error:
         raise AudioError(
-            f"{name}: cannot be stored in {tempfile.gettempdir()} while it is read: "
+            f"{name}: cannot be kept in {tempfile.gettempdir()} while it is read: "
             f"{error.strerror or error}; set TMPDIR to a folder with more room, or save it as a "
             "file"
         ) from None

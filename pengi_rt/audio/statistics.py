@@ -64,7 +64,7 @@ class Statistics:
             self._still = bool((self._high - self._low <= 2 * STILL).all())
 
     def _add(self, block: F32) -> None:
-        """Add sums and energies with products: NumPy's sums along an axis take ten times as long."""
+        """Add sums and energies by products: NumPy's sums along an axis take ten times as long."""
         channels, frames = block.shape
         flat = block.ravel(order="K")
         mixed = np.full(channels, 1 / channels, np.float32) @ block

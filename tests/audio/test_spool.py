@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AudioError) as caught:
         spooled_stream(io.BytesIO(DATA), "x")
     assert str(caught.value) == (
-        f"x: cannot be stored in {tempfile.gettempdir()} while it is read: No space left on device; "
+        f"x: cannot be kept in {tempfile.gettempdir()} while it is read: No space left on device; "
         "set TMPDIR to a folder with more room, or save it as a file"
     )
 
