@@ -1,4 +1,4 @@
-"""The recordings of a command line: handed to the engine, and their rows written in order."""
+"""The recordings of a command line: passed to the engine, with their rows written in order."""
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class AnyPart(Protocol):
 
     @property
     def window_range(self) -> "WindowRange | None":
-        """Which windows it is about; None if all."""
+        """Which windows it is about; None if it is about all."""
 
 
 Found = TypeVar("Found", bound=AnyPart)
@@ -36,8 +36,8 @@ Found = TypeVar("Found", bound=AnyPart)
 class Run:
     """One run over the recordings of a command line.
 
-    The engine iterates over it to draw recordings, and calls :meth:`on_error` for one that it
-    cannot read: it is reported, counted, and has a row that says why.
+    The engine iterates over it to get recordings, and calls :meth:`on_error` for a recording that
+    cannot be read: it is reported and counted, and gets a row that says why.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Run:
         self._bar = Progress(len(names), quiet=arguments.quiet)
 
     def mark_rows(self, engine: "Engine", asked: Mapping[str, Any]) -> None:
-        """Let rows of a JSON Lines file say what they were made from, and resume it if told to.
+        """Let rows of a JSON Lines file say what they were made from; resume it with ``--resume``.
 
         Args:
-            engine: what will answer.
+            engine: the engine that will answer.
             asked: everything that shapes an answer.
         """
         arguments = self._arguments
@@ -88,7 +88,7 @@ class Run:
             yield source(name, self._arguments)
 
     def on_error(self, _: object, error: AudioError) -> None:
-        """The recording that was drawn last cannot be read, or not to its end."""
+        """Report that the last recording handed out cannot be read to its end."""
         self._count_failure(error)
         self._rows.fail_last(lambda name: _error_row(name, error))
 
@@ -101,13 +101,13 @@ class Run:
         line: Callable[[Row], str],
         count: Count | None = None,
     ) -> int:
-        """Write the rows of all results to ``--output`` in ``--format``; the exit code.
+        """Write the rows of all results to ``--output`` in ``--format``; returns the exit code.
 
         Args:
-            results: what the engine makes of these recordings.
+            results: the engine's results for these recordings.
             rows: makes the rows of a result.
             columns: see :class:`~pengi_rt.render.rows.RowWriter`.
-            line: see there.
+            line: see :class:`~pengi_rt.render.rows.RowWriter`.
             count: see :class:`~pengi_rt.render.ordered.OrderedRows`.
         """
         arguments, resume = self._arguments, self._resume
@@ -127,7 +127,7 @@ class Run:
         rows: Callable[[Found], Iterable[Row]],
         count: Count | None = None,
     ) -> int:
-        """Write the rows of all results as they come; the exit code."""
+        """Write the rows of all results as they come; returns the exit code."""
         with self._bar as bar:
             self._writer, self._rows = writer, OrderedRows(writer.write, bar.update, count)
             for result in results:

@@ -146,7 +146,7 @@ def test_a_long_prompt_is_cut_and_said(
 
 
 BAD = {
-    "no labels": ([], 2, "give --labels or --labels-file, one of them; got neither"),
+    "no labels": ([], 2, "give either --labels or --labels-file; got neither"),
     "both": (["--labels", "a", "--labels-file", "{folder}/latin.txt"], 2, "got both"),
     "empty": (["--labels", ""], 2, "label 1 is empty"),
     "an empty one": (["--labels", "a,,b"], 2, "label 2 is empty"),

@@ -114,7 +114,7 @@ def test_the_folder_that_we_are_in(
 def test_the_root_has_nothing_beside_it(capsys: Capture) -> None:
     code, said = run(capsys, "/")
     assert code == 2
-    assert said == "pengi-rt: there is no place beside / for its index: name one with -o\n"
+    assert said == "pengi-rt: / has no parent folder for its index: name a folder with -o\n"
 
 
 def test_options_reach_the_index(opened: Engine, folder: Path, capsys: Capture) -> None:

@@ -181,7 +181,7 @@ def test_a_query_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "there is nothing to look for"),
+        ((), 2, "there is nothing to search for"),
         (("a", "--like", "b.wav"), 2, "contradict each other"),
         (("a", "-k", "0"), 2, "k must be a whole number of at least 1, got 0"),
         (("\udcff",), 3, "is not valid UTF-8"),
