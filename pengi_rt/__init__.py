@@ -1,7 +1,7 @@
-"""pengi-rt: answers audio and a text prompt with text (Pengi, Deshmukh et al., NeurIPS 2023).
+"""pengi-rt: audio and a text prompt in, text out (Pengi, Deshmukh et al., NeurIPS 2023).
 
-Everything public is reached from here and imported when first touched, so that ``import pengi_rt``
-costs nothing::
+Every public name is available here and is imported on first use, so ``import pengi_rt`` costs
+nothing::
 
     import pengi_rt
     engine = pengi_rt.load("pengi.plan")
@@ -92,7 +92,7 @@ disable_telemetry()
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its home on first use (PEP 562)."""
+    """Import a public name from its own module on first use (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module 'pengi_rt' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

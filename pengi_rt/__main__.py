@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> int:
-    """Import and run the command line; Ctrl-C during its imports is one line, as it is later."""
+    """Import and run the command line; Ctrl-C prints one line, even during the imports."""
     try:
         from pengi_rt.system.interrupt import remember_interrupts
 
@@ -16,7 +16,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("pengi-rt: interrupted", file=sys.stderr)
         return 130
-    finally:  # all is done and said; what the interpreter still tidies up is not worth a traceback
+    finally:  # the work is done: an error during interpreter shutdown is not worth a traceback
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""The engine: recordings and prompts in, answers out, over whichever backend runs the plan."""
+"""The engine: recordings and prompts in, answers out, on whichever backend runs the plan."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +16,9 @@ from pengi_rt.config.options import (
     IndexOptions,
     ReadOptions,
     SearchOptions,
-    keywords_of,
+    WarmUpOptions,
 )
+from pengi_rt.config.task_options import keywords_of
 from pengi_rt.plan.builtin import named_or_builtin
 from pengi_rt.plan.reader import Plan
 from pengi_rt.results.classification import Classification
@@ -49,11 +50,11 @@ def load(
     precision: str = "auto",
     threads: int | None = None,
 ) -> "Engine":
-    """Open a plan (default: the built-in demo model, with a warning), every byte checked.
+    """Open a plan (default: the built-in demo model, with a warning) and check every byte of it.
 
     Raises:
         UsageError: ``path`` or ``threads`` is invalid.
-        PlanError: it is not a plan, or damaged; or none was named and none is built in.
+        PlanError: the file is not a plan, or is damaged; or no plan was named or built in.
         BackendError: the backend, device or precision is not available here.
     """
     plan = Plan.open(named_or_builtin(path))
@@ -65,19 +66,18 @@ def load(
         stack.callback(runner.close)
         engine = Engine(plan, runner)
         stack.pop_all()
-    return engine
+        return engine
 
 
 class Engine:
     """Answers prompts about recordings.
 
-    Any thread may call it at any time; calls take turns, one batch of windows at a time (a stream:
-    one token). What is returned belongs to the caller. After :meth:`close` every call, and every
-    iterator still running, raises :class:`~pengi_rt.errors.BackendError`.
+    Any thread may call it at any time; calls take turns, one batch of windows (a stream: one token)
+    at a time. After :meth:`close` every call and running iterator raises BackendError.
     """
 
     def __init__(self, plan: Plan, backend: Backend) -> None:
-        """Over an open plan and the backend that runs it; :func:`load` makes both."""
+        """Wrap an open plan and its backend; :func:`load` makes both."""
         self.session = Session(plan, backend)
         self.plan = plan
         self.backend = backend
@@ -110,23 +110,23 @@ class Engine:
         options: GenerateOptions | None = None,
         **keywords: Any,
     ) -> Result | list[Result] | list[list[Result]]:
-        """Answer a prompt, or each of several, about one recording, or about each of several.
+        """Answer one prompt or several about one recording or several.
 
-        Several prompts hear a recording once. A list of recordings makes a list, and in it a list
-        of prompts one of its own.
+        Each recording is encoded once for all prompts. A list of recordings gives a list of
+        results; with a list of prompts, each recording's result is itself a list.
 
         Args:
             audio: a path, ``"-"`` (standard input), bytes, a binary file, ``(samples, rate)``, a
                 :class:`~pengi_rt.audio.recording.Recording`, or a list of these.
-            prompt: what is asked, or a list of it; by default the plan's own
+            prompt: a prompt or a list of prompts; by default the plan's own
                 (``config.generation.prompt``).
-            options: how; ``keywords`` replace its fields.
+            options: how to answer; ``keywords`` replace its fields.
             **keywords: fields of :class:`~pengi_rt.config.options.GenerateOptions`.
 
         Raises:
-            AudioError: a recording cannot be read, or holds nothing.
-            PromptError: the prompt cannot be read, or does not fit (``strict``).
-            UsageError: an option is out of range, or all together pass the decoder's positions.
+            AudioError: a recording cannot be read, or is empty.
+            PromptError: the prompt is not valid text, or is too long (``strict``).
+            UsageError: an option is out of range, or the sequence exceeds the decoder's positions.
         """
         prompt = None if prompt is None else plain_prompts(prompt)
         chosen = GenerateOptions.given(options, keywords, "generate")
@@ -143,12 +143,12 @@ class Engine:
         options: GenerateOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Result]:
-        """As :meth:`generate`, one by one: recordings are drawn only as they are needed.
+        """Like :meth:`generate`, but yields results one by one and reads recordings as needed.
 
-        Results come recording by recording, prompt by prompt; with ``partial_results`` those to the
-        first prompt come with each batch of windows (:attr:`Result.window_range`). ``on_error`` is
-        told of a recording that cannot be read, and the rest is answered. Bad options and prompts
-        raise at the call.
+        Results come recording by recording, prompt by prompt; with ``partial_results``, the first
+        prompt's results come with each batch of windows (:attr:`Result.window_range`). A recording
+        that cannot be read is passed to ``on_error``, and the others are still answered. Bad
+        options and prompts raise at the call.
         """
         chosen = GenerateOptions.given(options, keywords, "generate")
         self.plan.require("generate")
@@ -166,9 +166,9 @@ class Engine:
         options: GenerateOptions | None = None,
         **keywords: Any,
     ) -> Iterator[str]:
-        """The answer as it is written, piece by piece; joined it is ``generate(...).text``.
+        """The answer as it is generated, piece by piece; joined, the pieces are the full text.
 
-        Greedy (``beam_size`` 1) or drawn (``samples`` 1); more is a UsageError.
+        Greedy (``beam_size`` 1) or sampled (``samples`` 1). Raises UsageError for larger values.
         """
         chosen = GenerateOptions.given(options, keywords, "stream")
         return stream(self.session, audio, prompt, chosen)
@@ -187,7 +187,7 @@ class Engine:
         options: DescribeOptions | None = None,
         **keywords: Any,
     ) -> Description | list[Description]:
-        """Caption, metadata and events of one recording or several, by the released prompts."""
+        """Describe recordings (caption, metadata and events) with the released prompts."""
         chosen = DescribeOptions.given(options, keywords, "describe")
         return shaped_like(audio, list(self.iter_describe(as_list(audio), options=chosen)))
 
@@ -200,7 +200,7 @@ class Engine:
         options: DescribeOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Description]:
-        """As :meth:`describe`, one by one, as :meth:`iter_generate` does."""
+        """Like :meth:`describe`, one by one, as :meth:`iter_generate` does."""
         chosen = DescribeOptions.given(options, keywords, "describe")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         return describe(self.session, batches, chosen, partial_results=partial_results)
@@ -225,13 +225,13 @@ class Engine:
         options: ClassifyOptions | None = None,
         **keywords: Any,
     ) -> Classification | list[Classification]:
-        """Choose among ``labels`` for one recording, or for each of several.
+        """Choose among ``labels`` for one recording or several.
 
         ``labels`` is a list, or a mapping of labels to the texts that stand for them. The default
         prompt is that of the task ``events``, "this is a sound of".
 
         Raises:
-            UsageError: labels or options are invalid; and as :meth:`generate`.
+            UsageError: labels or options are invalid; otherwise as :meth:`generate`.
         """
         chosen = ClassifyOptions.given(options, keywords, "classify")
         results = self.iter_classify(as_list(audio), labels, prompt, options=chosen)
@@ -248,7 +248,7 @@ class Engine:
         options: ClassifyOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Classification]:
-        """As :meth:`classify`, one by one, as :meth:`iter_generate` does."""
+        """Like :meth:`classify`, one by one, as :meth:`iter_generate` does."""
         chosen = ClassifyOptions.given(options, keywords, "classify")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
         return classify(
@@ -271,10 +271,9 @@ class Engine:
         return embed_recordings(self.session, batches, chosen, partial_results=partial_results)
 
     def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
-        """Embeddings and prefixes of texts; ``strict`` refuses one over the encoder's limit.
+        """Embeddings and prefixes of texts; ``strict`` refuses texts over the encoder's limit.
 
-        Raises UsageError if the plan has no text encoder or ``texts`` is one string, PromptError
-        if a text cannot be read or is too long (``strict``).
+        Raises UsageError without a text encoder, PromptError for an invalid text.
         """
         return embed_texts(self.session, texts, strict=strict)
 
@@ -289,7 +288,7 @@ class Engine:
         options: ExplainOptions | None = None,
         **keywords: Any,
     ) -> Iterator[Explanation]:
-        """The vocabulary nearest to each prefix vector, one by one, as :meth:`iter_generate`."""
+        """The tokens nearest to each prefix vector, one by one, as :meth:`iter_generate` does."""
         chosen = ExplainOptions.given(options, keywords, "explain")
         self.plan.require("explain")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
@@ -308,7 +307,7 @@ class Engine:
         options: IndexOptions | None = None,
         **keywords: Any,
     ) -> Indexed:
-        """Caption a folder's recordings into the index at ``path``, except those already there."""
+        """Caption a folder's new and changed recordings into the index at ``path``."""
         chosen = IndexOptions.given(options, keywords, "index")
         return index_folder(self.session, folder, path, prompt, chosen, listener=listener)
 
@@ -322,21 +321,22 @@ class Engine:
         options: SearchOptions | None = None,
         **keywords: Any,
     ) -> list[Hit]:
-        """The recordings of an index nearest to a text, or to a recording ``like``, best first.
+        """The indexed recordings nearest to ``text``, or to the recording ``like``, best first.
 
-        Raises UsageError unless exactly one is given, and the index is this plan's.
+        Raises UsageError unless exactly one of them is given and this plan made the index.
         """
         chosen = SearchOptions.given(options, keywords, "search")
-        opened = index if isinstance(index, Index) else Index.open(index)
-        return search_index(self.session, opened, Query(text, like), chosen)
+        index = index if isinstance(index, Index) else Index.open(index)
+        return search_index(self.session, index, Query(text, like), chosen)
 
-    @keywords_of(GenerateOptions)
+    @keywords_of(WarmUpOptions)
     def warm_up(
         self, batch_sizes: Iterable[int] = (1,), *, tune: bool = False, **keywords: Any
     ) -> Iterator[WarmUpStep]:
-        """Compile what the backend needs for such batches; ``tune`` measures its kernels, too."""
+        """Compile what the backend needs for these batch sizes; ``tune`` also times its kernels."""
         self.plan.require("generate")
-        search = search_options(self.session, GenerateOptions.given(None, keywords, "warm_up"))
+        chosen = WarmUpOptions.given(None, keywords, "warm_up").to_json()
+        search = search_options(self.session, GenerateOptions(**chosen))
         return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:

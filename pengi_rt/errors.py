@@ -1,7 +1,7 @@
-"""The errors a user can cause, each with the exit code that the command line gives it.
+"""The errors a user can cause, each with its exit code on the command line.
 
 Every message is one line that says what was wrong, where, and what to do about it. The command line
-prints it and exits; nobody sees a traceback for a mistake that is not ours.
+prints it and exits; a user's mistake never shows a traceback.
 """
 
 from typing import ClassVar, Final
@@ -9,19 +9,19 @@ from typing import ClassVar, Final
 from pengi_rt.system.quote import message
 
 INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C, as a shell has it."""
+"""The exit code after Ctrl-C, as in a shell."""
 
 OUT_OF_MEMORY: Final = (
-    "ran out of memory: ask less at a time (a smaller --batch-size or batch_size, fewer beams), or "
+    "ran out of memory: do less at a time (a smaller --batch-size or batch_size, fewer beams), or "
     "free some"
 )
-"""How messages end when memory ran out."""
+"""The end of every out-of-memory message."""
 
 
 class PengiError(Exception):
     """Base of every error that pengi-rt raises on purpose.
 
-    Its text is one line without control characters, whatever names and values stand in it.
+    Its text is one line without control characters, whatever names and values it quotes.
     """
 
     exit_code: ClassVar[int] = 5
@@ -44,27 +44,27 @@ class InputError(PengiError):
 
 
 class AudioError(InputError):
-    """A recording that cannot be read, or holds nothing that can be answered."""
+    """A recording that cannot be read, or is empty."""
 
 
 class PromptError(InputError):
-    """A prompt that cannot be tokenised, or does not fit."""
+    """A prompt that cannot be tokenized, or is too long."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint that cannot be read, or is not the model it should be."""
+    """A checkpoint that cannot be read, or holds a different model."""
 
 
 class TokenizerError(InputError):
-    """Tokenizer files that are missing or are not what the model needs."""
+    """Tokenizer files that are missing, or do not fit the model."""
 
 
 class DownloadError(InputError):
-    """A download that failed, or whose bytes are not the expected ones."""
+    """A download that failed, or whose checksum is wrong."""
 
 
 class PlanError(PengiError):
-    """A file that is no plan, is damaged, or has a format this version does not read (exit 5)."""
+    """A file that is not a plan, is damaged, or has a format unknown to this version (exit 5)."""
 
 
 class BackendError(PengiError):
@@ -76,10 +76,10 @@ class ExportError(PengiError):
 
 
 def missing_module(error: ModuleNotFoundError) -> str:
-    """The module that is not installed.
+    """The name of the module that is not installed.
 
     Raises:
-        ModuleNotFoundError: it names none: an import was interrupted.
+        ModuleNotFoundError: ``error`` itself, if it names no module: the import was interrupted.
     """
     if error.name is None:
         raise error

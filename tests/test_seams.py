@@ -191,9 +191,9 @@ def test_other_backends_refuse_it(plan: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "toy", "device": "cpu"}, "runs on abacus, not on cpu: ask for onnx or torch"),
-        ({"backend": "onnx", "device": "abacus"}, "runs on cpu, not on abacus: ask for toy"),
-        ({"backend": "toy", "precision": "int8"}, "computes in fp32, not in int8: ask for triton"),
+        ({"backend": "toy", "device": "cpu"}, "runs on abacus, not on cpu: use onnx or torch"),
+        ({"backend": "onnx", "device": "abacus"}, "runs on cpu, not on abacus: use toy"),
+        ({"backend": "toy", "precision": "int8"}, "computes in fp32, not in int8: use triton"),
         ({"backend": "toy", "threads": 2}, "threads are for backends on the CPU"),
         ({"backend": "tensorrt"}, "is not in this version of pengi-rt; it has auto, onnx, torch, "),
         ({"backend": "x"}, "there is no backend 'x'; choose from auto, onnx, torch, triton, toy"),

@@ -1,1 +1,1 @@
-"""A recording in any form to the windows that the model reads."""
+"""From a recording in any form to the windows that the model reads."""

@@ -1,6 +1,6 @@
 """Samples that a caller holds in memory: ``(samples, rate)``, checked and scaled.
 
-Arrays and tensors are recognised by their methods: no library of tensors is imported.
+Arrays and tensors are recognized by their methods: no tensor library is imported.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
 
 FULL_SCALE: Final = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
-"""The number that means full scale, for every integer type."""
+"""The value of full scale for every integer type."""
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64", np.dtype(np.longdouble).name)
-_LARGEST_RATE = 10**9  # Hz; a larger one is not even printed
+_LARGEST_RATE = 10**9  # Hz; a larger rate is not even printed
 
 
 class ArraySource:
-    """``(samples, rate)`` as a recording. The samples stay the caller's: they are not copied.
+    """``(samples, rate)`` as a recording. The caller's samples are not copied.
 
     Raises:
-        AudioError: they are not a recording; the message starts with ``name``.
+        AudioError: the value is not a recording; the message starts with ``name``.
     """
 
     def __init__(self, recording: tuple[Any, ...], name: str) -> None:
@@ -54,11 +54,11 @@ class _ArrayDecoder:
         return as_float(block)
 
     def close(self) -> None:
-        """There is nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 def is_samples(value: object) -> bool:
-    """Whether it is an array, a tensor, a column of a table or a buffer of numbers."""
+    """Whether ``value`` is an array, a tensor, a table column or a buffer of numbers."""
     if isinstance(value, str | bytes | bytearray | np.generic | type):
         return False
     if isinstance(value, memoryview):
@@ -71,10 +71,10 @@ def array_samples(recording: tuple[Any, ...], name: str) -> tuple[NDArray[Any], 
 
     Returns:
         The caller's samples as ``[channels, frames]``, if possible without a copy, of a type
-        that :func:`as_float` takes; and the rate in Hz.
+        that :func:`as_float` accepts; and the rate in Hz.
 
     Raises:
-        AudioError: they are not a recording; the message starts with ``name``.
+        AudioError: the value is not a recording; the message starts with ``name``.
     """
     _check_pair(recording, name)
     samples = _array(recording[0], name)
@@ -113,23 +113,23 @@ def as_float(samples: NDArray[Any]) -> F32:
 
 
 def _check_pair(recording: tuple[Any, ...], name: str) -> None:
-    """Refuse anything but samples followed by a rate."""
+    """Refuse anything other than samples followed by a rate."""
     kinds = ", ".join(type(item).__name__ for item in recording)
     got = f"an array recording is (samples, rate); got ({kinds})"
     if len(recording) != 2:
         raise AudioError(f"{name}: {got}")
     samples, rate = recording
     if whole_value(samples) is not None and _is_many(rate):
-        raise AudioError(f"{name}: {got}: in the order (rate, samples), as scipy has it; swap them")
+        raise AudioError(f"{name}: {got}: in the order (rate, samples), as in scipy; swap them")
     if isinstance(samples, bytes | bytearray | memoryview) and not is_samples(samples):
         raise AudioError(
-            f"{name}: {got}: bytes do not say what their numbers are; "
+            f"{name}: {got}: bytes do not say what type of numbers they hold; "
             "np.frombuffer(data, np.int16) does"
         )
     if isinstance(samples, list | tuple) or is_samples(samples):
         return
     if isinstance(samples, str) or hasattr(samples, "read") or hasattr(samples, "__fspath__"):
-        raise AudioError(f"{name}: {got}: a file has a rate of its own; give it alone")
+        raise AudioError(f"{name}: {got}: a file has its own rate; give only the file")
     raise AudioError(f"{name}: {got}")
 
 
@@ -157,7 +157,7 @@ def _array(samples: Any, name: str) -> NDArray[Any]:
         ) from None
     if isinstance(samples, list | tuple) and array.dtype.kind in "iu":
         raise AudioError(
-            f"{name}: a list of whole numbers does not say its full scale; "
+            f"{name}: a list of whole numbers has no known full scale; "
             "np.array(samples, np.int16) does"
         )
     return array
@@ -167,7 +167,7 @@ def _converted(samples: Any) -> NDArray[Any]:
     for method in ("detach", "cpu"):  # a torch tensor that has a gradient, or is on a GPU
         if callable(getattr(samples, method, None)):
             samples = getattr(samples, method)()
-    if str(getattr(samples, "dtype", "")) == "torch.bfloat16":  # which NumPy does not have
+    if str(getattr(samples, "dtype", "")) == "torch.bfloat16":  # which NumPy lacks
         samples = samples.float()
     if hasattr(samples, "__dlpack__") and not (
         hasattr(samples, "__array__") or _is_buffer(samples)
@@ -193,6 +193,6 @@ def _rate(rate: Any, name: str) -> int:
 
 
 def _channels_first(frames: int) -> str:
-    """Names the likely mistake; so many "frames" may well be channels."""
+    """The likely mistake: this few "frames" may well be channels."""
     likely = frames <= MAX_CHANNELS
-    return " (samples.T): they are in the order [channels, frames], as torch has it" * likely
+    return " (samples.T): they are in the order [channels, frames], as in torch" * likely

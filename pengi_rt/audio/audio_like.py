@@ -1,4 +1,4 @@
-"""The forms in which callers hand in a recording, brought to the few that are read."""
+"""The forms in which callers may pass a recording, reduced to the few that are read."""
 
 import io
 import os
@@ -14,11 +14,11 @@ from pengi_rt.system.regular import Regular
 
 AudioLike = str | os.PathLike[str] | bytes | BinaryIO | tuple[Any, int] | Mapping[str, Any]
 """A recording: a path (``-`` is standard input), the bytes of a file, an open binary file,
-``(samples, rate)``, or a dict of Hugging Face's datasets, which holds one of these.
+``(samples, rate)``, or a Hugging Face dataset's dict, which holds one of these.
 
 Samples are an array, a tensor or a list of floats, ``[frames]`` or ``[frames, channels]``, as
-soundfile gives them: floats with full scale 1, or int8, int16, int32, uint8 with the full scale of
-the type. What torchcodec decodes is accepted too.
+returned by soundfile: floats with full scale 1, or int8, int16, int32, uint8 with the full scale of
+the type. Torchcodec's decoders and samples are accepted too.
 """
 
 _LONGEST_PATH = 4096  # bytes
@@ -26,7 +26,7 @@ _KINDS = "give a path, bytes, a binary file or (samples, rate)"
 
 
 def is_several(value: object) -> bool:
-    """Whether it is a list of recordings rather than one: ``(samples, rate)`` is one."""
+    """Whether ``value`` is several recordings; ``(samples, rate)`` counts as one."""
     if isinstance(value, str | list):
         return isinstance(value, list)
     if isinstance(value, tuple):
@@ -37,8 +37,8 @@ def is_several(value: object) -> bool:
 
 
 def is_one(value: object) -> bool:
-    """Whether it is one recording, even if it could be iterated over."""
-    if isinstance(value, Sequence):  # as strings, bytes and tuples are
+    """Whether ``value`` is one recording, even if it is iterable."""
+    if isinstance(value, Sequence):  # such as strings, bytes and tuples
         return not is_several(value)
     return (
         isinstance(value, os.PathLike | Mapping)
@@ -51,14 +51,14 @@ def is_one(value: object) -> bool:
 def plain_recording(recording: Any, name: str | None) -> tuple[Any, str]:
     """A recording as a path (``str``, or an ``os.PathLike``), bytes, a binary file or a tuple.
 
-    A tuple is ``(samples, rate)``, still to be checked. A dict of Hugging Face's datasets becomes
-    what it holds, and so does what torchcodec decodes.
+    A tuple is ``(samples, rate)``, not yet checked. A Hugging Face dataset's dict is replaced with
+    its content, and a torchcodec decoder with its samples.
 
     Returns:
-        The recording, and ``name`` or, if that is None, what to call it.
+        The recording, and its name for messages: ``name``, unless that is None.
 
     Raises:
-        AudioError: it is not a recording.
+        AudioError: the value is not a recording.
     """
     called = _name_of(recording) if name is None else name
     if isinstance(recording, Mapping):
@@ -88,7 +88,7 @@ def _is_numbers(item: object) -> bool:
 
 
 def _from_mapping(mapping: Mapping[Any, Any], name: str) -> tuple[Any, str | None]:
-    """The recording in a dict of Hugging Face's datasets, and its path."""
+    """The recording in a Hugging Face dataset's dict, and its path."""
     path = mapping.get("path")
     named = path if isinstance(path, str) else None
     if mapping.get("array") is not None and mapping.get("sampling_rate") is not None:
@@ -99,18 +99,18 @@ def _from_mapping(mapping: Mapping[Any, Any], name: str) -> tuple[Any, str | Non
         return path, _path_text(path)
     keys = ", ".join(map(shown, list(mapping)[:8]))
     raise AudioError(
-        f"{name}: a dict is a recording with the keys 'array' and 'sampling_rate', or 'bytes', or "
+        f"{name}: a dict needs the keys 'array' and 'sampling_rate', or 'bytes', or "
         f"'path'; got {keys or 'none'}"
     )
 
 
 def _is_decoded(value: object) -> bool:
-    """Whether it is like torchcodec's AudioSamples."""
+    """Whether ``value`` looks like torchcodec's AudioSamples."""
     return hasattr(value, "sample_rate") and is_samples(getattr(value, "data", None))
 
 
 def _from_decoder(decoder: Any, name: str) -> tuple[Any, Any]:
-    """``(samples, rate)`` of all that a torchcodec AudioDecoder reads."""
+    """``(samples, rate)`` of everything that a torchcodec AudioDecoder reads."""
     try:
         decoded = decoder.get_all_samples()
     except Exception as error:  # noqa: BLE001 - whatever another library raises
@@ -121,13 +121,13 @@ def _from_decoder(decoder: Any, name: str) -> tuple[Any, Any]:
 def _from_decoded(decoded: Any, name: str) -> tuple[Any, Any]:
     """``(samples, rate)`` of torchcodec's AudioSamples, which are ``[channels, frames]``."""
     if not _is_decoded(decoded):
-        raise AudioError(f"{name}: decodes to no samples with a rate; {_KINDS}")
+        raise AudioError(f"{name}: does not decode to samples with a rate; {_KINDS}")
     data = decoded.data
     return (data.T if len(getattr(data, "shape", ())) == 2 else data), decoded.sample_rate
 
 
 def _check(recording: Any, name: str) -> None:
-    """Refuse what is not in any of the forms."""
+    """Refuse a value that has none of these forms."""
     if isinstance(recording, bytes) and len(recording) < _LONGEST_PATH and _exists(recording):
         raise AudioError(f"{name}: the bytes are a path; give it as a string")
     if isinstance(recording, io.TextIOBase):
@@ -143,15 +143,15 @@ def _exists(path: bytes) -> bool:
 
 
 def _hint(value: object) -> str:
-    """What may have been meant."""
+    """A hint at what the caller may have meant."""
     if getattr(getattr(value, "dtype", None), "kind", "") in ("U", "O", "T"):
-        return ": for several recordings give a list of names, not an array"
+        return ": for several recordings, give a list of names, not an array"
     if is_samples(value) or _is_numbers(value):
-        return ": samples need their rate beside them, in a tuple"
+        return ": samples need their rate, as in (samples, rate)"
     if as_float(value) is not None:
         return ": a number alone is not a recording"
     if is_several(value):
-        return ": these are several; read them one by one"
+        return ": these are several recordings; read them one by one"
     if isinstance(value, Iterator | set | frozenset):
         return ": make a list of them"
     return ""
@@ -165,7 +165,7 @@ def _path_text(path: Any) -> str:
 
 
 def _name_of(recording: Any) -> str:
-    """The path, or what kind of thing it is."""
+    """The path, or the type of the value."""
     if isinstance(recording, str | os.PathLike):
         return "<stdin>" if recording == "-" else _path_text(recording)
     if isinstance(recording, bytes):

@@ -1,4 +1,4 @@
-"""The samples of a recording as the released wrapper reads them: its channels end to end."""
+"""A recording's samples as the released wrapper reads them: the channels end to end."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ def end_to_end_samples(source: SampleSource, rate: int | None, name: str) -> Sam
     """The channels end to end at ``rate`` Hz, or at the recording's own rate if None.
 
     Raises:
-        AudioError: as :func:`pengi_rt.audio.samples.mono_samples`.
+        AudioError: as for :func:`pengi_rt.audio.samples.mono_samples`.
     """
     frames, kept, statistics = 0, KeptBlocks(), Statistics()
     with source.open() as decoder:
@@ -59,7 +59,7 @@ class _EndToEndSamples:
         yield self.slice(0, self.frames)
 
     def slice(self, start: int, stop: int) -> F32:
-        """The stretch of each channel that is wanted, all cut from one pass."""
+        """The requested range of each channel, all cut in a single pass."""
         wanted = []
         for channel in range(self.channels):
             first = channel * self.length

@@ -1,8 +1,8 @@
-"""Recognising an audio file's format, and checking its framing before it is decoded.
+"""Recognize an audio file's format, and check its framing before it is decoded.
 
-Decoders read what they can and say nothing about the rest: a WAV or OGG file that was cut short,
-the second of two joined files, the end of an MP3 whose length was guessed. Here such files are
-noticed, and only supported formats reach a decoder at all.
+Decoders read what they can and silently drop the rest: the end of a truncated WAV or OGG file, the
+second of two joined files, the end of an MP3 whose length was guessed. These files are detected
+here, and only supported formats reach a decoder at all.
 """
 
 from typing import BinaryIO
@@ -34,21 +34,22 @@ _CHECKS = (
 
 
 class UnknownFormatError(AudioError):
-    """The file does not begin like any recording that is read."""
+    """The file does not begin like any supported format."""
 
 
 def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False) -> Container:
-    """Recognise the format of a whole seekable file and check that all of it is there.
+    """Recognize the format of a whole seekable file and check that the file is complete.
 
-    The file is read, never mapped: touching a page that another process has cut off would kill us.
+    The file is read, never mapped: touching a page that another process has truncated is fatal.
 
     Args:
         file: the whole file.
         name: what messages call it.
-        allow_truncated: accept what is there of a recording.
+        allow_truncated: accept an incomplete recording.
 
     Raises:
-        AudioError: an unsupported format or codec, missing bytes, several streams.
+        AudioError: the format or codec is unsupported, bytes are missing, or there are several
+            streams.
     """
     probe = Probe(file, name, lenient=allow_truncated)
     head = probe.read_at(0, 64)
@@ -67,5 +68,5 @@ def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False)
     if (found := find_mp3(probe)) >= 0:
         return check_mp3(probe, found)
     raise UnknownFormatError(
-        f"{name}: not {FORMATS}, nor what the extra 'formats' reads; convert it to WAV"
+        f"{name}: not {FORMATS}, nor a format of the extra 'formats'; convert it to WAV"
     )

@@ -1,8 +1,8 @@
-"""Decoding: an encoded recording to float32 samples, block by block, never silently less.
+"""Decode an encoded recording to float32 samples, block by block, without silent losses.
 
 Half a megabyte of FLAC can be an hour of silence, and a two-kilobyte WAV can claim any length. So
-no memory is reserved for the length that a header announces: samples are read until there are no
-more, and then their number is compared with it.
+no memory is reserved for the length in the header: samples are read until there are no more, and
+then their number is compared with that length.
 """
 
 import io
@@ -17,11 +17,11 @@ from pengi_rt.errors import AudioError
 
 F32 = NDArray[np.float32]
 
-MAX_MAGNITUDE = 2.0**31  # louder "samples" are not audio, and overflow in the power spectrum
+MAX_MAGNITUDE = 2.0**31  # larger values are not audio, and overflow in the power spectrum
 
 _BLOCK = 5 << 16  # samples decoded at a time: a mono clip of the released model is one block
 _UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream of unknown length
-_LENIENT_BLOCK = 4_096  # frames; of the block that has the damage, all are lost
+_LENIENT_BLOCK = 4_096  # frames; a block with damage is lost completely
 
 
 class Decoder(Protocol):
@@ -31,31 +31,31 @@ class Decoder(Protocol):
     """Hz."""
     channels: int
     frames: int | None
-    """Frames that there must be: fewer are an error. None if the file does not say."""
+    """The number of frames required: fewer are an error. None if the file does not say."""
 
     lenient: bool
-    """A recording that is cut short or damaged is read as far as possible."""
+    """Whether a truncated or damaged recording is read as far as possible."""
     cut: str
-    """Why it ends early; only if that is allowed, and complete once all is read."""
+    """Why the recording ends early, if that is allowed; final once everything is read."""
 
     def read(self, frames: int, /) -> F32:
-        """The next ``[n, channels]``, integers scaled to [-1, 1).
+        """The next ``[n, channels]`` samples, with integers scaled to [-1, 1).
 
-        ``n`` is below ``frames`` only at the end, and 0 from there on.
+        ``n`` is below ``frames`` only at the end, and 0 after that.
 
         Raises:
             AudioError: the recording is damaged.
         """
 
     def close(self) -> None:
-        """Release what it holds, its file too."""
+        """Release all resources, including the file."""
 
 
 def open_decoder(file: BinaryIO, container: Container, name: str) -> Decoder:
-    """A decoder for ``file``, whose ``container`` was checked. It owns the file, and closes it.
+    """A decoder for ``file``, whose ``container`` was checked. It owns the file and closes it.
 
     Raises:
-        AudioError: it cannot be decoded.
+        AudioError: the recording cannot be decoded.
     """
     if container.demuxer:
         from pengi_rt.audio.ffmpeg import FFmpegDecoder
@@ -65,7 +65,7 @@ def open_decoder(file: BinaryIO, container: Container, name: str) -> Decoder:
 
 
 class SndFileDecoder:
-    """A :class:`Decoder` on libsndfile."""
+    """A :class:`Decoder` based on libsndfile."""
 
     def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
         import soundfile
@@ -84,8 +84,8 @@ class SndFileDecoder:
             self._sound = soundfile.SoundFile(io.BufferedReader(self._spliced, 1 << 16), **layout)
         except soundfile.LibsndfileError as error:
             raise self._damaged(error) from None
-        # soundfile seeks after every block if it can: wasted work, inexact in MP3, and an error at
-        # the end of a FLAC file of unknown length.
+        # soundfile seeks after every block if it can: that is wasted work, inexact in MP3, and an
+        # error at the end of a FLAC file of unknown length.
         self._sound.seekable = lambda: False
         self.rate = int(self._sound.samplerate)
         self.channels = int(self._sound.channels)
@@ -111,7 +111,7 @@ class SndFileDecoder:
         self._file.close()
 
     def _decode(self, frames: int) -> F32:
-        """Up to ``frames`` frames; if lenient, in small blocks, to lose little before damage."""
+        """Up to ``frames`` frames; if lenient, in small blocks, so damage costs little."""
         blocks: list[F32] = []
         size = _LENIENT_BLOCK if self.lenient else max(1, frames)
         for start in range(0, max(1, frames), size):
@@ -142,8 +142,8 @@ def read_blocks(decoder: Decoder, name: str) -> Iterator[F32]:
     """All samples of a recording, ``[channels, n]`` at a time, each block checked.
 
     Raises:
-        AudioError: rate or channels are beyond a limit, samples are not finite, there are none, or
-            fewer than promised.
+        AudioError: the rate or number of channels is out of range, samples are not finite, or
+            there are none or fewer than the file claims.
     """
     check_shape(
         name, decoder.rate, decoder.channels, 1 if decoder.frames is None else decoder.frames
@@ -170,7 +170,7 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
     """Refuse NaN, infinities and absurd magnitudes in ``[channels, frames]``.
 
     Raises:
-        AudioError: it names the first such frame; ``start`` is the number of the first one here.
+        AudioError: there is one; the message names its frame, counting from ``start``.
     """
     if samples.min() >= -MAX_MAGNITUDE and samples.max() <= MAX_MAGNITUDE:  # both false for NaN
         return
@@ -178,7 +178,7 @@ def check_samples(name: str, samples: F32, rate: int, *, start: int = 0) -> None
     frame, channel = np.argwhere(bad.T)[0]
     raise AudioError(
         f"{name}: sample {start + frame} ({(start + frame) / rate:.3f} s) is "
-        f"{samples[channel, frame]:g}; samples must be finite, full scale is 1"
+        f"{samples[channel, frame]:g}; samples must be finite, and full scale is 1"
     )
 
 

@@ -1,7 +1,7 @@
-"""FFmpeg (through PyAV, the extra ``formats``) as a Decoder: compressed formats, and video.
+"""FFmpeg (through PyAV, the extra ``formats``) as a Decoder for compressed formats and video.
 
-FFmpeg reads hundreds of formats, some of which name other files and addresses to read. So it is
-told which format a file has, may use only the codecs listed here, and can open nothing else.
+FFmpeg reads hundreds of formats, some of which refer to other files and addresses. So it is told
+which format a file has, may use only the codecs listed here, and cannot open anything else.
 """
 
 import io
@@ -30,7 +30,7 @@ NAMES = {
     "caf": "compressed CAF",
     "ogg": "OGG other than Vorbis, Opus and FLAC",
 }
-"""FFmpeg's names of the formats that may be opened, and ours."""
+"""FFmpeg's names of the formats that it may open, and our names for them."""
 
 CODECS = (
     *("aac", "aac_latm", "ac3", "eac3", "alac", "amrnb", "amrwb", "flac", "mp1", "mp1float"),
@@ -39,19 +39,19 @@ CODECS = (
     *("libopencore_amrwb", "pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8"),
     *(f"pcm_{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")),
 )
-"""The decoders that may run."""
+"""The decoders that FFmpeg may run."""
 
 _SCALES = {"u8": (128, 128), "s16": (0, 2**15), "s32": (0, 2**31), "flt": (0, 1), "dbl": (0, 1)}
 _GUESSED = ("aac", "amr")  # FFmpeg guesses their length: frames without a header
 _KEEP_PADDING = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL: FFmpeg 8 would cut padding that ALAC has cut
 _CLOCKED = ("matroska", "asf")  # the announced length is the end time of all streams
-_SLACK = 0.05  # seconds: lengths are rounded, and may leave out a decoder's delay
-_ASF_SLACK = 1.0  # seconds; writers include the time before the sound and after it
-_CAF_SLACK = 4096  # frames; the length may be one of whole packets
+_SLACK = 0.05  # seconds: lengths are rounded, and may not include a decoder's delay
+_ASF_SLACK = 1.0  # seconds; writers include time before and after the sound
+_CAF_SLACK = 4096  # frames; the length may be rounded to whole packets
 
 
 class FFmpegDecoder:
-    """A :class:`~pengi_rt.audio.decode.Decoder` of the default audio stream, or else the first."""
+    """A :class:`~pengi_rt.audio.decode.Decoder` for the default audio stream, or the first one."""
 
     def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
         self._name = name
@@ -100,7 +100,7 @@ class FFmpegDecoder:
     def _choose(self) -> Any:
         streams = list(self._input.streams.audio)
         if not streams:
-            raise AudioError(f"{self._name}: there is no sound in it")
+            raise AudioError(f"{self._name}: it has no audio stream")
         chosen = self._input.streams.best("audio") or streams[0]
         codec = chosen.codec_context.name if chosen.codec_context else "?"
         if codec not in CODECS:
@@ -119,7 +119,7 @@ class FFmpegDecoder:
         return chosen
 
     def _announced(self) -> int | None:
-        """Frames that there must be, allowing for rounded lengths."""
+        """The number of frames required, allowing for rounded lengths."""
         stream, demuxer = self._stream, self._container.demuxer
         if demuxer in _GUESSED:
             return None
@@ -127,7 +127,7 @@ class FFmpegDecoder:
             seconds = float(stream.duration * stream.time_base)
         elif self._input.duration and len(self._input.streams) == 1:
             seconds = self._input.duration / 1e6
-            if demuxer in _CLOCKED:  # a piece of a longer recording keeps its times
+            if demuxer in _CLOCKED:  # a piece of a longer recording keeps its original times
                 seconds -= float((stream.start_time or 0) * stream.time_base)
         else:
             return None
@@ -150,7 +150,7 @@ class FFmpegDecoder:
 
     def _samples(self, frame: Any) -> F32:
         if (frame.sample_rate, len(frame.layout.channels)) != (self.rate, self.channels):
-            raise ValueError("rate or channels change within it")
+            raise ValueError("the rate or number of channels changes within it")
         zero, scale = _SCALES[frame.format.name.removesuffix("p")]
         values = frame.to_ndarray()
         values = values.T if frame.format.is_planar else values.reshape(-1, self.channels)
@@ -170,7 +170,7 @@ def _whole(packet: Any) -> Any:
 
 
 def _open_nothing(*_: object) -> Any:
-    raise ValueError("it names another file to read")
+    raise ValueError("it refers to another file")
 
 
 def _import_av(name: str, demuxer: str) -> Any:

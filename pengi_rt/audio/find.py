@@ -1,9 +1,9 @@
-"""Finding the recordings that names stand for: files, folders, patterns and lists of them.
+"""Find the recordings that names refer to: files, folders, patterns and lists of these.
 
-A file that is named is used, whatever its suffix and as often as it is named. A folder or a pattern
-gives regular files with one of ``SUFFIXES`` that are not hidden, each once: not again if an earlier
-name gave it already. Links to folders are followed, but never in a circle. A folder that cannot be
-read stops nothing: it is reported.
+A file that is named is used, whatever its suffix, each time it is named. A folder or a pattern
+gives regular files with one of ``SUFFIXES`` that are not hidden, each of them once, and not if an
+earlier name already gave it. Links to folders are followed, but never in a circle. A folder that
+cannot be read is reported, and the search goes on.
 """
 
 import os
@@ -23,29 +23,29 @@ STDIN = "-"
 STDIN_LIST = "@-"
 MAX_LIST = 1 << 28  # bytes: two million of the longest names in use
 
-_NO_FILE = "no such file, and no audio fits it as a pattern"
+_NO_FILE = "no such file, and no audio matches it as a pattern"
 _MAGIC = re.compile(r"[*?\[]")
 
 
 class Problem(NamedTuple):
-    """A name, or something below it, that gives no recordings."""
+    """A name, or a path below it, that gives no recordings, and why."""
 
     path: str
     error: InputError
 
 
 class FoundRecordings(NamedTuple):
-    """The recordings that names stand for, and what to report about the rest."""
+    """The recordings that names refer to, and what to report about the rest."""
 
     paths: list[str]
     """Paths for :func:`pengi_rt.audio.recording.load_windows`, and ``-``."""
     problems: list[Problem]
     skipped: dict[str, str]
-    """By name: a line about the files below it that are named like audio, and are not read."""
+    """By name: a line about the files below it that are named like audio but are not read."""
 
 
 def find_recordings(names: Sequence[str]) -> FoundRecordings:
-    """The recordings that ``names`` stand for, in the order of the names.
+    """The recordings that ``names`` refer to, in the order of the names.
 
     A name is the first of these that applies:
 
@@ -57,11 +57,11 @@ def find_recordings(names: Sequence[str]) -> FoundRecordings:
       lines and lines that begin with ``#`` are skipped; lists in lists are not opened;
     - a pattern with ``*``, ``?``, ``[...]`` or ``**`` (folders at any depth): the recordings that
       match, sorted by path, and those below the folders that match;
-    - anything else: kept as it is, so that whoever reads it reports that there is no such file.
+    - anything else: kept as it is; reading it later reports that there is no such file.
 
     Raises:
         AudioError: there is no recording at all; the message is about the first folder or pattern.
-        InputError: a list cannot be read or names nothing, or the only folders cannot be read.
+        InputError: a list cannot be read or is empty, or the only folders cannot be read.
         UsageError: standard input is named twice.
     """
     _check_stdin(names)
@@ -92,12 +92,12 @@ class _KnownFiles:
         self._folders: dict[str, str] = {}
 
     def add(self, path: str) -> bool:
-        """Add a path; whether it is new."""
+        """Add a path; returns whether it is new."""
         folder, name = os.path.split(path)
         if folder not in self._folders:
             try:
                 self._folders[folder] = os.path.realpath(folder)
-            except ValueError:  # a NUL; whoever opens it reports that
+            except ValueError:  # a NUL in the name; opening it reports that
                 self._folders[folder] = folder
         before = len(self._files)
         self._files.add((self._folders[folder], name))
@@ -106,24 +106,24 @@ class _KnownFiles:
 
 def _check_stdin(names: Sequence[str]) -> None:
     if sum(name in (STDIN, STDIN_LIST) for name in names) > 1:
-        raise UsageError("standard input can be read only once: name - or @- a single time")
+        raise UsageError("standard input can be read only once: name - or @- only once")
 
 
 def _listed(name: str) -> Iterator[str]:
-    """The name itself, or the names in the list that it stands for."""
+    """The name itself, or the names in the list that it refers to."""
     if not name.startswith("@") or os.path.lexists(name):
         yield name
         return
     data = _list_bytes(name)
     if b"\0" in data:
         raise InputError(
-            f"{_shown(name)}: is not a list: that is UTF-8 text with one name per line"
+            f"{_shown(name)}: is not a list, which is UTF-8 text with one name per line"
         )
     # As in os.fsdecode: a file's name may be bytes that are not UTF-8.
     lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
     named = [line.removesuffix("\r") for line in lines if not line.startswith("#")]
     if not any(line.strip() for line in named):
-        raise InputError(f"{_shown(name)}: the list names nothing")
+        raise InputError(f"{_shown(name)}: the list is empty")
     yield from (line for line in named if line.strip())
 
 
@@ -140,7 +140,7 @@ def _list_bytes(name: str) -> bytes:
 
 
 def _walk(name: str) -> FolderWalk | None:
-    """The walk through a folder or for a pattern; None if ``name`` is neither."""
+    """The walk for a folder or a pattern; None if ``name`` is neither."""
     if name in ("", STDIN):
         return None
     if _is_folder(Path(name)):
@@ -151,7 +151,7 @@ def _walk(name: str) -> FolderWalk | None:
 
 
 def _problems(name: str, walk: FolderWalk) -> Iterator[Problem]:
-    """The folders that could not be read, or that there is no recording at all."""
+    """Report folders that could not be read, or that there is no recording at all."""
     for path, why in walk.unread.items():
         yield Problem(path, InputError(f"{_shown(path)}: the folder cannot be read: {why}"))
     if not walk.recordings and not walk.unread:
@@ -163,18 +163,18 @@ def _problems(name: str, walk: FolderWalk) -> Iterator[Problem]:
 
 
 def _skipped(walk: FolderWalk) -> str:
-    """How many files of other kinds there are, and which of them the extra ``formats`` reads."""
+    """How many files of other kinds there are, and which of these the extra ``formats`` reads."""
     counts = walk.skipped.most_common()
     total = walk.skipped.total()
     parts = []
     if total:
         each = ", ".join(f"{count} {kind}" for kind, count in counts)
-        which = f"{total} files passed over that are" if total > 1 else "1 file passed over that is"
+        which = f"{total} files skipped that are" if total > 1 else "1 file skipped that is"
         parts.append(f"{which} audio of other kinds: {each}")
     if extra := [kind for kind, _ in counts if kind in EXTRA_SUFFIXES]:
         parts.append(f"for {', '.join(extra)}: pip install 'pengi-rt[formats]'")
     if walk.not_files:
-        parts.append(f"{len(walk.not_files)} passed over as pipes or devices")
+        parts.append(f"{len(walk.not_files)} skipped as pipes or devices")
     return "; ".join(parts)
 
 
@@ -192,7 +192,7 @@ def _split(name: str) -> tuple[Path, Pattern]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name too long, a folder that is closed to us
+    except OSError:  # a name that is too long, or a folder without permission
         return False
 
 

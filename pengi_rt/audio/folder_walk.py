@@ -1,4 +1,4 @@
-"""Walking through folders: the recordings in them, and whatever cannot be read."""
+"""Walk through folders: find the recordings in them, and note folders that cannot be read."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from pengi_rt.audio.suffixes import EXTRA_SUFFIXES, OTHER_SUFFIXES, SUFFIXES
 
 Pattern = tuple[str, ...]
-"""A glob pattern: one part per folder on the way, the last one for the recordings."""
+"""A glob pattern: one part per folder on the path, the last part for the recordings."""
 
 Step = tuple[Path, Pattern]
 
@@ -27,7 +27,7 @@ def extra_suffixes_read() -> bool:
 
 
 class FolderWalk:
-    """The recordings below ``folder`` that match ``pattern``, or are below a folder that does.
+    """The recordings below ``folder`` that match ``pattern`` or are below a matching folder.
 
     A folder is read once for each remaining pattern, however many links lead to it, so the walk
     ends. A folder that cannot be read is noted, and the walk goes on. No file is opened.
@@ -37,7 +37,7 @@ class FolderWalk:
         """FolderWalk."""
         self.recordings: set[str] = set()
         self.unread: dict[str, str] = {}
-        """Folders, and links that may lead to one, with the reason why they cannot be read."""
+        """Unreadable folders, and links that may lead to one, with the reason."""
         self.not_files: set[str] = set()
         """Pipes and devices named like recordings."""
         self._others: dict[str, str] = {}
@@ -74,13 +74,13 @@ class FolderWalk:
         return len(self._seen) > before
 
     def _visible(self, folder: Path) -> "list[os.DirEntry[str]]":
-        """The entries of a folder that are not hidden, by name, links last."""
+        """The entries of a folder that are not hidden, sorted by name, with links last."""
         visible: list[os.DirEntry[str]] = []
         try:
             with os.scandir(folder) as entries:
                 visible.extend(entry for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            self._note(folder, error)  # and go on with the entries read so far
+            self._note(folder, error)  # and continue with the entries read so far
         return sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name))
 
     def _look(self, entry: "os.DirEntry[str]", path: Path, pattern: Pattern) -> Iterator[Step]:
@@ -103,7 +103,7 @@ class FolderWalk:
             self._add(path, entry.name, is_file=is_file)
 
     def _add(self, path: Path, name: str, *, is_file: bool) -> None:
-        """Add a file, or skip it; a broken link is added, so that whoever reads it reports it."""
+        """Add a file, or skip it; a broken link is added, so reading it reports the problem."""
         if name.lower().endswith(self._read):
             if is_file or not os.path.exists(path):  # noqa: PTH110 - this one never raises
                 self.recordings.add(str(path))

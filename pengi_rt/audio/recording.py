@@ -26,26 +26,26 @@ from pengi_rt.config.model import ModelConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import LONGEST_PATH, one_line
 
-MAX_WINDOWS = 100_000  # of one recording: an hour with a hop of 36 ms
+MAX_WINDOWS = 100_000  # per recording: an hour with a hop of 36 ms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """A recording, ready for the model; its length is its number of windows.
+    """A recording, ready for the model; its ``len`` is the number of windows.
 
     Iterating over it gives its windows, float32 ``[clip_samples]``, read-only. A recording of up to
     three minutes is held in memory; a longer one is decoded again each time, block by block, so its
     file or array must stay as it is.
 
     Attributes:
-        name: what results and messages call it.
+        name: its name in results and messages.
         clip_samples: the length of a window. A shorter recording is repeated to fill one, as in
             training.
         starts: where each window begins, in seconds.
         ends: where each window ends, in seconds; at most the end of the recording. A tail shorter
             than a hop of the mel spectrogram counts as part of the last window.
         seconds: length of the whole recording (``compat``: of its channels end to end).
-        truncated: part of the recording is in no window, or missing (``allow_truncated``).
+        truncated: whether part of the recording is in no window, or missing (``allow_truncated``).
         warnings: why it may hold no sound (silence, samples of another scale), and why part of it
             is missing, one line each.
     """
@@ -85,7 +85,7 @@ class Recording:
 
     @property
     def samples(self) -> F32:
-        """Copies of all windows; with a small hop, far more samples than the recording has."""
+        """Copies of all windows; with a small hop, they hold far more samples than it has."""
         return self.windows()
 
     def blocks(self) -> Iterator[F32]:
@@ -96,7 +96,7 @@ class Recording:
         return self._blocks()
 
     def _cut(self, offsets: Sequence[int]) -> Iterator[F32]:
-        """The windows that begin at ``offsets``; before the last one, all the rest is decoded."""
+        """The windows that begin at ``offsets``; before the last one, the rest is decoded."""
         blocks = self._blocks()
         held, begin = np.empty(0, np.float32), 0  # samples, and the offset of the first of them
         for offset in offsets:
@@ -132,15 +132,17 @@ def load_windows(
         long_audio: which windows of a longer recording to use. Only ``windows`` covers all of it;
             its last window is moved back to end with the recording.
         hop: seconds between the starts of windows, their length if None; only for ``windows``.
-        rng: the generator for ``random`` and ``compat``, ``Random(0)`` if None. Recordings that
-            share one draw in turn: ``Random(s)`` is ``random.seed(s)`` before the released wrapper.
+        rng: the generator for ``random`` and ``compat``; ``Random(0)`` if None. Recordings that
+            share one draw in turn: ``Random(s)`` is like ``random.seed(s)`` before the released
+            wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
         strict: refuse a recording that has ``warnings``.
-        allow_truncated: use what is there of a file that is cut short, with a warning.
-        name: what results and messages call it; its path if None.
+        allow_truncated: use what can be read of a truncated file, with a warning.
+        name: its name in results and messages; its path if None.
 
     Raises:
-        AudioError: it cannot be read, has ``warnings``, or over ``MAX_WINDOWS`` windows.
+        AudioError: the recording cannot be read, has ``warnings`` (``strict``), or has over
+            ``MAX_WINDOWS`` windows.
         UsageError: the options contradict each other.
     """
     step = _hop_samples(hop, config, long_audio, resample=resample)
@@ -165,7 +167,7 @@ def _check_samples(
 
 
 def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, resample: bool) -> int:
-    """Samples between the starts of windows. Raises UsageError for options that contradict."""
+    """Samples between the starts of windows. Raises UsageError if options contradict each other."""
     if long_audio not in get_args(LongAudio):
         known = ", ".join(get_args(LongAudio))
         raise UsageError(f"long_audio must be one of {known}; got {long_audio!r}")
@@ -182,23 +184,23 @@ def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, res
 
 
 def _check_count(spare: int, step: int, rate: int, name: str) -> None:
-    """Refuse a hop so small that a long recording would take forever. Raises AudioError."""
+    """Refuse a hop so small that the recording would take forever. Raises AudioError."""
     windows = 1 - -max(spare, 0) // step
     if windows > MAX_WINDOWS:
         least = math.ceil(1000 * spare / (MAX_WINDOWS - 1) / rate) / 1000
         raise AudioError(
-            f"{name}: a hop of {step / rate:g} s makes {windows} windows of it, and {MAX_WINDOWS} "
-            f"are the most; take a hop of at least {least:g} s"
+            f"{name}: a hop of {step / rate:g} s gives {windows} windows, but the maximum is "
+            f"{MAX_WINDOWS}; use a hop of at least {least:g} s"
         )
 
 
 def _window_starts(
     frames: int, config: ModelConfig, step: int, long_audio: LongAudio, rng: random.Random | None
 ) -> list[int]:
-    """The first sample of each window: all of them, ``step`` apart, or one.
+    """The first sample of each window: of all windows, ``step`` apart, or of one.
 
-    Of all, the last one is moved back to end with the recording, or left out if the one before
-    covers the recording but for less than a hop of the mel spectrogram.
+    With all windows, the last one is moved back to end with the recording, or left out if the one
+    before it covers all but less than a hop of the mel spectrogram.
     """
     spare = frames - config.clip_samples
     if spare <= 0 or long_audio == "first":
@@ -210,7 +212,7 @@ def _window_starts(
         is_covered = spare - starts[-2] < min(step, config.hop_length)
         return starts[:-1] if is_covered else starts
     rng = rng or random.Random(0)  # noqa: S311 - a crop needs no cryptography
-    # The released wrapper never draws the very last start.
+    # The released wrapper never draws the last possible start.
     return [rng.randrange(spare if long_audio == "compat" else spare + 1)]
 
 

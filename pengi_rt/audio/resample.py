@@ -1,7 +1,7 @@
-"""Resampling: soxr for our own policies, the released wrapper's filter for ``compat``.
+"""Resample: with soxr for our own policies, with the released wrapper's filter for ``compat``.
 
-Both give the same samples however a recording is divided into blocks: soxr keeps its state between
-blocks, and the wrapper's filter computes any stretch of its output from a stretch of its input.
+Both give the same samples for any division of a recording into blocks: soxr keeps its state between
+blocks, and the wrapper's filter computes any range of its output from a range of its input.
 """
 
 import math
@@ -19,11 +19,11 @@ _OUTPUTS = 1 << 16  # computed at a time; they fit into the cache
 
 
 class SoxrResampler:
-    """Blocks ``[n]`` at ``rate`` Hz, one after the other, to ``new_rate`` Hz, soxr quality VHQ.
+    """Resamples consecutive blocks ``[n]`` from ``rate`` Hz to ``new_rate`` Hz, soxr quality VHQ.
 
     VHQ keeps 28 bits, more than float32 holds; it costs a quarter more than HQ (57 against 45 ms
-    for a minute of 48 kHz audio, one thread). Joined, the results equal those of one call over all
-    blocks bit for bit, whatever the blocks' lengths.
+    for a minute of 48 kHz audio, one thread). The joined results equal those of one call over all
+    blocks bit for bit, for any block lengths.
     """
 
     def __init__(self, rate: int, new_rate: int) -> None:
@@ -39,7 +39,7 @@ class SoxrResampler:
         return frames if self._stream is None else int(frames / self._ratio + 0.5)
 
     def process(self, samples: F32) -> F32:
-        """The outputs that are complete once ``samples``, the next block, are in."""
+        """The outputs that become complete with ``samples``, the next block."""
         if self._stream is None:
             return samples
         return np.asarray(self._stream.resample_chunk(samples), np.float32)
@@ -53,7 +53,7 @@ class SoxrResampler:
 
 
 def resample_soxr(samples: F32, rate: int, new_rate: int) -> F32:
-    """A whole recording ``[frames]`` through :class:`SoxrResampler`."""
+    """Resample a whole recording ``[frames]`` with :class:`SoxrResampler`."""
     if rate == new_rate:
         return samples
     resampler = SoxrResampler(rate, new_rate)
@@ -61,13 +61,13 @@ def resample_soxr(samples: F32, rate: int, new_rate: int) -> F32:
 
 
 class TorchaudioResampler:
-    """Samples at ``rate`` Hz to ``new_rate`` Hz as torchaudio's ``Resample`` makes them.
+    """Resamples from ``rate`` Hz to ``new_rate`` Hz like torchaudio's ``Resample``.
 
-    With its defaults: a sinc of 6 zero crossings a side under a squared cosine, rolloff 0.99. The
-    filter repeats every ``new_rate / gcd`` outputs; of each phase only the taps inside the window
-    are computed, so that rates without a common divisor cost no more than others. Equal to the
-    original within float32 rounding (1e-6). A sample is the sum of its taps in their order, so it
-    has the same bits whatever else is computed with it.
+    It uses the defaults: a sinc with 6 zero crossings per side, a squared cosine window, rolloff
+    0.99. The filter repeats every ``new_rate / gcd`` outputs; for each phase, only the taps inside
+    the window are computed, so rates without a common divisor cost no more than others. The result
+    equals the original within float32 rounding (1e-6). A sample is the sum of its taps in order, so
+    it has the same bits whatever else is computed with it.
 
     Source: torchaudio.functional.resample (``sinc_interp_hann``), J. O. Smith's digital audio
     resampling.
@@ -91,7 +91,7 @@ class TorchaudioResampler:
     def input_span(self, start: int, stop: int) -> tuple[int, int]:
         """The inputs that the outputs ``start`` up to ``stop`` depend on.
 
-        They may reach beyond the recording, where its samples are zeros.
+        The range may reach beyond the recording, where samples are zeros.
         """
         if self._same:
             return start, stop
@@ -121,7 +121,7 @@ class TorchaudioResampler:
 
 
 def resample_torchaudio(samples: F32, rate: int, new_rate: int) -> F32:
-    """A whole recording ``[channels, frames]`` through :class:`TorchaudioResampler`."""
+    """Resample a whole recording ``[channels, frames]`` with :class:`TorchaudioResampler`."""
     if rate == new_rate:
         return samples
     resampler = TorchaudioResampler(rate, new_rate)
@@ -135,7 +135,7 @@ def resample_torchaudio(samples: F32, rate: int, new_rate: int) -> F32:
 def _sinc_kernel(stride: int, phases: int) -> tuple[F32, NDArray[np.int64]]:
     """The filter of each phase ``[phases, taps]`` and the offset of its first tap ``[phases]``.
 
-    Phase ``j`` is centred ``j * stride / phases`` samples into its stride.
+    Phase ``j`` is centered ``j * stride / phases`` samples into its stride.
     """
     base = ROLLOFF * min(stride, phases)
     margin = math.ceil(LOWPASS_WIDTH * stride / base)

@@ -1,8 +1,8 @@
 """A recording's samples at the model's rate, however long it is.
 
-A first pass decodes all of it, so that nothing is answered about a recording that is damaged at its
-end, and keeps the samples if they are few. Those of a long recording are decoded again whenever
-they are wanted.
+A first pass decodes the whole recording, so that damage at its end is found before any answer, and
+keeps the samples if there are few. The samples of a long recording are decoded again whenever they
+are needed.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pengi_rt.audio.source import SampleSource
 from pengi_rt.audio.statistics import Statistics
 from pengi_rt.errors import AudioError
 
-KEPT = 1 << 23  # samples of a recording that stay in memory, 32 MB: three minutes at 44.1 kHz
+KEPT = 1 << 23  # samples of a recording kept in memory, 32 MB: three minutes at 44.1 kHz
 
 
 class Samples(Protocol):
@@ -25,7 +25,7 @@ class Samples(Protocol):
 
     @property
     def frames(self) -> int:
-        """How many there are, at least one."""
+        """The number of samples, at least one."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class Samples(Protocol):
         """
 
     def slice(self, start: int, stop: int) -> F32:
-        """The samples ``start`` up to ``stop``, which keep no others in memory.
+        """The samples ``start`` up to ``stop``, which keep no other samples in memory.
 
         Raises:
             AudioError: the recording can no longer be read, or has changed.
@@ -54,7 +54,7 @@ def mono_samples(source: SampleSource, rate: int | None, name: str) -> Samples:
     """The average of the channels at ``rate`` Hz, or at the recording's own rate if None.
 
     Raises:
-        AudioError: the recording cannot be read, is damaged, holds nothing, or is beyond a limit.
+        AudioError: the recording cannot be read, is damaged or empty, or exceeds a limit.
     """
     frames, kept, statistics = 0, KeptBlocks(), Statistics()
     with source.open() as decoder:
@@ -88,7 +88,7 @@ def check_length(name: str, frames: int, own_rate: int, rate: int) -> None:
 
 
 class KeptBlocks:
-    """Blocks ``[..., n]``, kept unless all of them are more than :data:`KEPT` samples."""
+    """Blocks ``[..., n]``, kept unless they exceed :data:`KEPT` samples in total."""
 
     def __init__(self) -> None:
         self.full = False
@@ -96,7 +96,7 @@ class KeptBlocks:
         self._samples = 0
 
     def add(self, block: F32) -> None:
-        """Keep a block too, or drop all of them."""
+        """Keep another block, or drop all of them."""
         if not block.size and self._blocks:
             return  # joining would copy all the others
         self._samples += block.size
@@ -106,7 +106,7 @@ class KeptBlocks:
             self._blocks.clear()
 
     def joined(self) -> F32 | None:
-        """All blocks as one; None if they were too many."""
+        """All blocks joined; None if there were too many."""
         if self.full:
             return None
         return self._blocks[0] if len(self._blocks) == 1 else np.concatenate(self._blocks, axis=-1)

@@ -1,8 +1,8 @@
-"""Recordings that can be decoded again and again, whatever holds them.
+"""Recordings that can be decoded repeatedly, wherever they are stored.
 
-A recording is read from its beginning as often as its samples are wanted. So a stream, which comes
-only once, is kept (:mod:`pengi_rt.audio.spool`), and a file must stay as it is. Files are read,
-never mapped: a mapped file that is cut short meanwhile would kill the process.
+A recording is read from its beginning each time its samples are needed. So a stream, which can be
+read only once, is kept (:mod:`pengi_rt.audio.spool`), and a file must not change. Files are read,
+never mapped: truncating a mapped file would kill the process.
 """
 
 import os
@@ -32,11 +32,11 @@ class SampleSource(Protocol):
     """A recording whose samples can be decoded from the beginning any number of times."""
 
     def open(self) -> AbstractContextManager[Decoder]:
-        """Begin a pass through it.
+        """Begin a pass through the recording.
 
         Raises:
-            AudioError: it cannot be read, is damaged, or has changed since it was last read; when
-                the pass begins or when it ends.
+            AudioError: the recording cannot be read, is damaged, or has changed since it was last
+                read; raised when the pass begins or ends.
         """
 
 
@@ -44,17 +44,17 @@ class EncodedBytes(Protocol):
     """The bytes of an encoded recording."""
 
     def open(self) -> BinaryIO:
-        """A new file object at their beginning.
+        """A new file object at the beginning of the bytes.
 
         Raises:
-            AudioError: they are no longer available.
+            AudioError: the bytes are no longer available.
         """
 
     def check_unchanged(self, file: BinaryIO, /) -> None:
         """Check that the bytes are those that :meth:`open` found.
 
         Raises:
-            AudioError: they have changed.
+            AudioError: the bytes have changed.
         """
 
 
@@ -69,11 +69,11 @@ def open_recording(
     Args:
         recording: a path (``-`` is standard input), the bytes of a file, an open binary file, or
             ``(samples, rate)``.
-        name: what messages call it; printable.
-        allow_truncated: accept what is there of a file that is cut short.
+        name: its name in messages; printable.
+        allow_truncated: accept a truncated file.
 
     Raises:
-        AudioError: it cannot be read, or is not a recording.
+        AudioError: the value cannot be read, or is not a recording.
     """
     if isinstance(recording, tuple):
         from pengi_rt.audio.arrays import ArraySource
@@ -108,7 +108,7 @@ def _encoded_bytes(recording: PathLike | bytes | BinaryIO, name: str) -> Encoded
         return bytes_in_memory(recording, name)
     if isinstance(recording, str) and recording == STDIN:
         if sys.stdin is None or sys.stdin.isatty():
-            raise AudioError(f"{name}: '-' reads audio from a pipe; this is a terminal")
+            raise AudioError(f"{name}: '-' reads audio from a pipe, but this is a terminal")
         return spooled_stream(sys.stdin.buffer, name)
     if isinstance(recording, str | os.PathLike):
         return file_bytes(recording, name)
@@ -116,10 +116,10 @@ def _encoded_bytes(recording: PathLike | bytes | BinaryIO, name: str) -> Encoded
 
 
 def file_bytes(path: PathLike, name: str) -> EncodedBytes:
-    """The bytes of a file; a pipe or a device is read to its end first.
+    """The bytes of a file; a pipe or a device is first read to its end.
 
     Raises:
-        AudioError: it cannot be read, or is empty.
+        AudioError: the file cannot be read, or is empty.
     """
     try:
         status = Path(path).stat()
@@ -134,7 +134,7 @@ def file_bytes(path: PathLike, name: str) -> EncodedBytes:
 
 
 class _RegularFile:
-    """A file, opened anew for each pass."""
+    """A file, opened again for each pass."""
 
     def __init__(self, path: PathLike, name: str, identity: tuple[int, ...]) -> None:
         self._path = path
@@ -165,11 +165,11 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 def _unreadable(error: OSError | ValueError, path: PathLike, name: str) -> AudioError:
     """Why there is no such file, or why it cannot be read."""
     if isinstance(path, str) and _URL.match(path) and not os.path.lexists(path):
-        return AudioError(f"{name}: URLs are not fetched; download it and give the file")
+        return AudioError(f"{name}: URLs are not supported; download it and give the file")
     if isinstance(error, FileNotFoundError):
         return AudioError(f"{name}: there is no such file")
     if isinstance(error, IsADirectoryError):
         return AudioError(f"{name}: this is a folder; name the audio files in it")
     if isinstance(error, ValueError):  # a NUL or a lone surrogate in the path
-        return AudioError(f"{name}: no file can have this name: {error}")
+        return AudioError(f"{name}: is not a valid file name: {error}")
     return AudioError(f"{name}: cannot be read: {error.strerror or error}")

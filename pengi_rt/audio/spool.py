@@ -1,4 +1,4 @@
-"""Encoded recordings that do not lie in a file: kept in memory, or in a temporary file if long."""
+"""Encoded recordings that are not in a file: kept in memory, or in a temporary file if long."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from pengi_rt.system.quote import one_line
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-SPOOL = 1 << 24  # bytes of a stream that stay in memory; more go to a temporary file
+SPOOL = 1 << 24  # bytes of a stream kept in memory; longer streams go to a temporary file
 
 _READ = 1 << 20  # bytes of a stream read at a time
 
@@ -27,18 +27,18 @@ class BytesInMemory:
         self._data = data
 
     def open(self) -> BinaryIO:
-        """A new file object at their beginning."""
+        """A new file object at the beginning of the bytes."""
         return io.BytesIO(self._data)
 
     def check_unchanged(self, file: BinaryIO, /) -> None:
-        """Do nothing: nobody else can change them."""
+        """Do nothing: nothing else can change the bytes."""
 
 
 def spooled_stream(file: Any, name: str) -> BytesInMemory:
     """The rest of a binary stream; a long one goes to a temporary file.
 
     Raises:
-        AudioError: it cannot be read or kept, is not a binary file, or is empty.
+        AudioError: the stream cannot be read or stored, is not binary, or is empty.
     """
     data = bytearray()
     try:
@@ -58,7 +58,7 @@ def bytes_in_memory(data: bytes, name: str) -> BytesInMemory:
     """A whole encoded file in memory.
 
     Raises:
-        AudioError: it is empty.
+        AudioError: there are no bytes.
     """
     if not data:
         raise AudioError(f"{name}: empty: there are no bytes")
@@ -66,7 +66,7 @@ def bytes_in_memory(data: bytes, name: str) -> BytesInMemory:
 
 
 def _check_beginning(data: bytes, name: str) -> None:
-    """Refuse what is not a recording before it fills the disk; the rest is checked later."""
+    """Refuse data that are not a recording before they fill the disk; the rest comes later."""
     try:
         check_container(io.BytesIO(data), name, allow_truncated=True)
     except UnknownFormatError:
@@ -76,9 +76,9 @@ def _check_beginning(data: bytes, name: str) -> None:
 
 
 def _check_position(file: Any, name: str) -> None:
-    """Explain why a file that was read or written before has nothing left."""
+    """Explain why nothing is left of a file that was already read or just written."""
     at_start = True
-    with suppress(Exception):  # one that cannot tell
+    with suppress(Exception):  # a file without a position
         at_start = not file.tell() > 0
     if not at_start:
         raise AudioError(f"{name}: empty: nothing is left to read; seek(0) goes back to its start")
@@ -99,7 +99,7 @@ def _read_some(file: Any, name: str) -> bytes:
 
 
 def _spool_to_disk(data: bytearray, file: Any, name: str) -> BytesInMemory:
-    """Write a stream, of which ``data`` was read, to a temporary file without a name."""
+    """Write ``data``, already read, and the rest of a stream to an unnamed temporary file."""
     try:
         spool = tempfile.TemporaryFile(prefix="pengi-rt-", buffering=0)  # noqa: SIM115
         try:
@@ -122,7 +122,7 @@ def _spool_to_disk(data: bytearray, file: Any, name: str) -> BytesInMemory:
 
 
 class _SpooledBytes(BytesInMemory):
-    """A temporary file, closed with the last object that reads it."""
+    """A temporary file, closed when its last reader is gone."""
 
     def __init__(self, spool: Any) -> None:
         self._spool = spool
@@ -133,7 +133,7 @@ class _SpooledBytes(BytesInMemory):
 
 
 class _SharedFile(io.RawIOBase):
-    """A file with a position of its own: several may read the same descriptor at once."""
+    """A file with its own position: several may read the same descriptor at once."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Statistics of a recording's samples, and warnings about what is probably not sound."""
+"""Statistics of a recording's samples, and warnings if they are probably not sound."""
 
 import math
 from typing import Final
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 
 STILL: Final = 2 / 2**15
-"""Samples this close to one value (-84 dBFS, two steps of 16 bits) are dither at most."""
+"""Samples this close to one value (-84 dBFS, two 16-bit steps) are at most dither."""
 
 LOUD: Final = 16.0
 """A peak above which samples are not floats with full scale 1. 32-bit float recorders leave about
@@ -19,15 +19,15 @@ CANCELLED: Final = 0.01
 """Channels are in anti-phase if their average has less than this (-20 dB) of their energy. With 32
 uncorrelated channels, or one among 31 silent ones, it has 1/32; with the widest stereo, more."""
 
-_WHOLE = 2.0  # from this peak on, samples that are all whole numbers are integers, however quiet
+_WHOLE = 2.0  # from this peak on, samples that are all whole numbers are integers, even if quiet
 _GLANCE = 1024  # frames of a block that are checked before the rest
 
 
 class Statistics:
     """Peaks and sums of a recording, block by block, in constant memory.
 
-    Pass it each block of samples once, in order, before the channels are mixed. Checks that cost
-    more than a sum end with the first block that disproves them.
+    Pass each block of samples once, in order, before the channels are mixed. Checks that cost more
+    than a sum end with the first block that disproves them.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Statistics:
             self._still = bool((self._high - self._low <= 2 * STILL).all())
 
     def _add(self, block: F32) -> None:
-        """Add sums and energies, by products: NumPy's sums along an axis take ten times as long."""
+        """Add sums and energies by products: NumPy's sums along an axis take ten times as long."""
         channels, frames = block.shape
         flat = block.ravel(order="K")
         mixed = np.full(channels, 1 / channels, np.float32) @ block
@@ -73,10 +73,10 @@ class Statistics:
         self._sums = self._sums + (block @ np.ones(frames, np.float32)).astype(np.float64)
 
     def warnings(self, *, mixed: bool = True) -> tuple[str, ...]:
-        """What may be wrong with the whole recording: lines to follow its name, mostly none.
+        """What may be wrong with the whole recording, one line each; usually empty.
 
         Args:
-            mixed: the channels are averaged (``long_audio="compat"`` puts them end to end).
+            mixed: whether the channels are averaged (``long_audio="compat"`` puts them end to end).
         """
         lines = (self._scale(), self._silence(), self._cancelled() if mixed else "")
         return tuple(filter(None, lines))
@@ -115,6 +115,6 @@ class Statistics:
             return ""
         level = f"{10 * math.log10(mixed / energy):.0f} dB" if mixed > 0 else "nothing"
         return (
-            f"its channels are in anti-phase: their average, which is what is heard, keeps {level} "
+            f"its channels are in anti-phase: their average, which the model hears, keeps {level} "
             "of them; invert one channel"
         )

@@ -1,17 +1,17 @@
-"""The suffixes of audio files: those that are read, and those that are skipped and counted."""
+"""Suffixes of audio files: those that are read, and those that are skipped and counted."""
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".bwf", ".rf64", ".bw64", ".w64"),
     *(".aif", ".aiff", ".aifc", ".caf", ".au", ".snd"),
 )
-"""Read by every installation; see :mod:`pengi_rt.audio.container`."""
+"""Suffixes read by every installation; see :mod:`pengi_rt.audio.container`."""
 
 EXTRA_SUFFIXES = (
     *(".m4a", ".m4b", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".aac", ".adts"),
     *(".webm", ".weba", ".mkv", ".mka", ".wma", ".wmv", ".asf", ".amr", ".awb", ".avi"),
     *(".spx", ".ogv", ".ogx"),
 )
-"""Read with the extra ``formats``."""
+"""Suffixes read with the extra ``formats``."""
 
 OTHER_SUFFIXES = (
     *(".wv", ".ape", ".mpc", ".mp+", ".mpp", ".tta", ".tak", ".ofr", ".shn", ".la", ".dsf", ".dff"),
@@ -22,4 +22,4 @@ OTHER_SUFFIXES = (
     *(".ds2", ".dvf", ".msv", ".adx", ".at3", ".oma", ".aa3", ".g722", ".g729", ".flv", ".mts"),
     *(".m2ts", ".mpg", ".mpeg", ".vob"),
 )
-"""Audio, and video with sound, that is not read and must be converted first."""
+"""Suffixes of audio, and of video with sound, that must be converted first."""

@@ -1,1 +1,1 @@
-"""The backends: one file each, behind one small protocol."""
+"""The backends: one module each, all with the same small protocol."""

@@ -1,6 +1,6 @@
-"""Whatever stops a backend, as a one-line error of ours; running out of memory is named.
+"""Turns any backend failure into a one-line error of ours, and recognizes out-of-memory errors.
 
-ONNX Runtime raises a dozen classes without a common base, and plain RuntimeErrors where outputs are
+ONNX Runtime raises a dozen classes without a common base, and plain RuntimeErrors when outputs are
 bound; PyTorch, Triton and NumPy have their own.
 """
 
@@ -24,13 +24,13 @@ _OUT_OF_MEMORY_WORDS = (
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn exceptions of the block into one-line errors that name ``what``.
+    """Turn exceptions in the block into one-line errors that name ``what``.
 
-    Our own errors pass unchanged, and so do ValueErrors, with which a device's own search reports
-    logits that are NaN.
+    Our own errors pass unchanged, and so do ValueErrors, by which a device's own search reports
+    NaN logits.
 
     Raises:
-        BackendError: it ran out of memory, or failed.
+        BackendError: the block ran out of memory, or failed.
     """
     try:
         yield
@@ -43,8 +43,8 @@ def explained(what: str) -> Iterator[None]:
 def failure(error: Exception, what: str, *, of_graph: bool = False) -> BackendError | PlanError:
     """The one-line error to raise for ``error``, which ``what`` raised.
 
-    A BackendError, or, where ``what`` is a graph from a plan (``of_graph``), a PlanError unless
-    memory ran out.
+    It is a BackendError; but if ``what`` is a graph from a plan (``of_graph``) and memory did not
+    run out, it is a PlanError.
     """
     if ran_out_of_memory(error):
         return BackendError(f"{what} {OUT_OF_MEMORY}")
@@ -55,6 +55,6 @@ def failure(error: Exception, what: str, *, of_graph: bool = False) -> BackendEr
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` means that; few libraries have a class for it."""
+    """Whether ``error`` means that memory ran out; few libraries have a class for it."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY_WORDS)

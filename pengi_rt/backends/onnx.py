@@ -1,13 +1,13 @@
-"""The CPU backend: ONNX Runtime over the plan's graphs, weights read from the mapped plan.
+"""The CPU backend: ONNX Runtime on the plan's graphs, with weights read from the mapped plan.
 
 The decoder keeps one key/value buffer per layer, ``[slots * W, H, S, D]``. A clip's prefix is
-written to its row 0 once and read there by all its rows; what row ``j`` generates goes to row
-``j``, and later rows find their history through ``ancestry`` ``[slots, W, S]`` instead of moving
-keys and values. (ONNX Runtime calls that table ``cache_indirection``; the graph is in
+written to its row 0 once, where all its rows read it. New tokens of row ``j`` go to row ``j``, and
+later rows find their history through ``ancestry`` ``[slots, W, S]`` instead of moving keys and
+values. (ONNX Runtime calls that table ``cache_indirection``; the graph is built in
 ``export/decoder_graph.py``.)
 
 A step writes to one position of the buffer, the same for all slots (``past_length`` is one number).
-So a clip that enters late leaves a gap between its prefix and what it generates, which its mask
+So a clip that enters late has a gap between its prefix and its generated tokens, which its mask
 hides; see :class:`OnnxCache`.
 """
 
@@ -37,13 +37,13 @@ F32_TYPE = np.dtype(np.float32)
 
 
 class OnnxBackend:
-    """Runs a plan on the CPU, in float32 however its weights are stored."""
+    """Runs a plan on the CPU, in float32 for any storage of the weights."""
 
     name = "onnx"
     device_search = None
 
     def __init__(self, plan: Plan, *, threads: int | None = None) -> None:
-        """Over an open ``plan``, with ``threads`` (default: what the process may use).
+        """Wrap an open ``plan``; ``threads`` defaults to the number that the process may use.
 
         Raises:
             UsageError: ``threads`` is below 1.
@@ -58,17 +58,17 @@ class OnnxBackend:
             self.decoder = OnnxDecoder(plan, self.graphs["decoder"])
 
     def close(self) -> None:
-        """Drop the sessions and their packed weights; the plan stays the caller's."""
+        """Drop the sessions and their packed weights; the caller still owns the plan."""
         for graph in self.graphs.values():
             graph.close()
 
 
 def open_plan(plan: Plan, options: RunOptions) -> OnnxBackend:
-    """The backend; all graphs are checked, which is cheap, before the first request comes.
+    """The backend; all graphs are checked before the first request, which is cheap.
 
     Raises:
         UsageError: ``threads`` is below 1.
-        PlanError: one of the graphs is not a graph of this config's model.
+        PlanError: a graph does not fit the model in the config.
     """
     backend = OnnxBackend(plan, threads=options.threads)
     for graph in backend.graphs.values():
@@ -77,21 +77,21 @@ def open_plan(plan: Plan, options: RunOptions) -> OnnxBackend:
 
 
 class Graph:
-    """One of the plan's graphs. Its session is made on first use and shares only the file."""
+    """One of the plan's graphs. Its session is created on first use and shares only the file."""
 
     def __init__(self, plan: Plan, name: str, threads: int) -> None:
         self._plan, self._graph, self._threads = plan, name, threads
         self.name = f"{one_line(str(plan.path), 1000)}: its {name} graph"
         self.inputs, self._outputs = contract(name, plan.config)
-        # The session reads from it until it is gone, whoever closes the plan meanwhile.
+        # The session reads from the file as long as it lives, even if the plan is closed earlier.
         self._weights = plan.weights
 
     def run(self, feeds: Mapping[str, Any], sizes: Sequence[int]) -> list[F32]:
-        """Run it, and check that it gives what it says; ``sizes`` are the open sizes, in order.
+        """Run the graph and check its outputs; ``sizes`` are the open sizes, in order.
 
         Raises:
             BackendError: memory ran out.
-            PlanError: it does not run, or gives something else.
+            PlanError: the graph does not run, or an output has the wrong type or shape.
         """
         session = self.session
         try:
@@ -112,7 +112,7 @@ class Graph:
         return list(outputs)
 
     def run_bound(self, binding: Any) -> None:
-        """Run it over bound buffers. Raises as :meth:`run`."""
+        """Run the graph on bound buffers. Raises like :meth:`run`."""
         session = self.session
         try:
             session.run_with_iobinding(binding)
@@ -123,7 +123,7 @@ class Graph:
         """Check that the graph is one that our exporter writes.
 
         Raises:
-            PlanError: it is not.
+            PlanError: the graph fails the check.
         """
         _ = self._data
 
@@ -142,19 +142,19 @@ class Graph:
 
     @cached_property
     def session(self) -> ort.InferenceSession:
-        """The graph, its weights packed."""
+        """Create the session, which packs the graph's weights."""
         data = self._data
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what it has to say comes with what it raises
+        options.log_severity_level = 4  # its errors are raised, so it need not log them
         # Spinning makes a step 8 % faster on idle cores (24.8 to 22.9 ms) and several times slower
         # on shared ones, where it takes time from threads that have work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Int8 weights are widened once, as those of other types. Without this they would go to an
-        # operator that rounds what they are multiplied by as well.
+        # Int8 weights are widened once, like those of other types. Without this, they would go to
+        # an operator that also rounds the other factor.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # A graph's weights are in the plan. One that names a file of its own finds no folder.
+        # A graph's weights are in the plan. A graph that names another file finds no folder.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", "/dev/null/none"
         )
@@ -167,7 +167,7 @@ class Graph:
             raise failure(error, self.name, of_graph=True) from error
         if session.get_providers() != [PROVIDER]:
             raise BackendError(f"ONNX Runtime gave {session.get_providers()} for {PROVIDER}")
-        # The session has packed what it multiplies by; the file's pages would only count twice.
+        # The session has packed its own copy of the weights; the file's pages are not needed now.
         self._plan.release_pages()
         return_freed_memory()
         return session
@@ -218,8 +218,8 @@ class OnnxDecoder:
     def prefill(self, cache: Cache, slots: I64, prefix: F32, lengths: I64) -> F32:
         assert isinstance(cache, OnnxCache)
         clips, longest, _ = prefix.shape
-        # Whatever stands in the padding, its keys and values must be numbers: attention gives
-        # them weight 0, and 0 * NaN is NaN.
+        # Keys and values of the padding must not be NaN: attention gives them weight 0, but
+        # 0 * NaN is NaN.
         real = np.arange(longest)[:, None] < lengths[:, None, None]
         embeddings = np.where(real, prefix + self._positions[:longest], np.float32(0))
         feeds = _prefill_feeds(self.config, embeddings, lengths)
@@ -230,8 +230,8 @@ class OnnxDecoder:
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         assert isinstance(cache, OnnxCache)
         cache.make_room()
-        # Every row inherits its parent's ancestry and, last, its row. In a clip's first step this
-        # names row 0 for the position before, which is where its prefix is.
+        # Every row inherits its parent's ancestry, and the parent's row for the last position. In a
+        # clip's first step that is row 0, where its prefix is.
         update_ancestry(cache.ancestry, parents, cache.now - 1)
         positions = np.repeat(cache.lengths + cache.generated, cache.width)
         rows = self._tokens[tokens.reshape(-1)]
@@ -245,10 +245,10 @@ class OnnxCache(Cache):
     """Buffers allocated once and updated in place.
 
     Positions ``0 .. prefix_rows - 1`` hold prefixes. All slots write their next token to position
-    :attr:`now`, so that what a clip has generated ends there, and begins where :attr:`now` was when
-    it entered. At the end of the buffer all histories are moved back to its beginning. Clips that
-    enter together never need that; where they come and go, a larger ``new_tokens`` makes it rare.
-    (Room for twice as many by default made a search of 8 clips 6 % slower: more pages.)
+    :attr:`now`, so a clip's generated tokens end there, and begin where :attr:`now` was when the
+    clip entered. At the end of the buffer, all histories are moved back to the beginning. Clips
+    that enter together never need that; if they come and go, a larger ``new_tokens`` makes it rare.
+    (Doubling the buffers by default made a search of 8 clips 6 % slower: more pages.)
     """
 
     def __init__(self, config: DecoderConfig, **sizes: int) -> None:
@@ -257,7 +257,7 @@ class OnnxCache(Cache):
         capacity = self.prefix_rows + self.new_tokens
         self.now = self.prefix_rows
         shape = (rows, config.n_head, capacity, config.head_dim)
-        # Not zeroed: pages nothing is written to (prefixes of rows 1 ...) never become resident.
+        # Not zeroed: pages that are never written (prefixes of rows 1 ...) never become resident.
         self.buffers = [np.empty(shape, np.float32) for _ in range(2 * config.n_layer)]
         self.ancestry = np.zeros((self.slots, self.width, capacity), np.int32)
         self.mask = np.ones((rows, capacity), np.int32)
@@ -267,7 +267,7 @@ class OnnxCache(Cache):
         self._binding: Any = None
 
     def bind(self, decoder: ort.InferenceSession) -> None:
-        """Bind all that keeps its place; arrays are shared with ONNX Runtime, not copied."""
+        """Bind all buffers that never move; arrays are shared with ONNX Runtime, not copied."""
         self._binding = decoder.io_binding()
         fixed = {
             "embeddings": self.embeddings,
@@ -289,7 +289,7 @@ class OnnxCache(Cache):
         self._keep = (fixed, values, outputs)
 
     def write(self, slots: I64, lengths: I64, keys_and_values: Sequence[F32]) -> None:
-        """Take in clips whose prefixes have these keys and values ``[n, H, P, D]``."""
+        """Add clips whose prefixes have these keys and values ``[n, H, P, D]``."""
         if not self.in_use.any():
             self.now = self.prefix_rows
         self.admit(slots, lengths)
@@ -307,13 +307,13 @@ class OnnxCache(Cache):
         self.now += 1
 
     def binding(self) -> Any:
-        """The binding for the step that the cache has advanced to."""
+        """The binding for the current step."""
         mask = np.ascontiguousarray(self.mask[:, : self.now])
         self._binding.bind_cpu_input("mask", mask)
         return self._binding
 
     def make_room(self) -> None:
-        """At the end of the buffers, move what was generated back, right after the prefixes."""
+        """At the end of the buffers, move the generated tokens back to right after the prefixes."""
         self.check_room()
         if self.now < self.mask.shape[1]:
             return
@@ -324,7 +324,7 @@ class OnnxCache(Cache):
         self._hide_gaps()
 
     def _hide_gaps(self) -> None:
-        """Hide the positions between each clip's prefix and what it has generated."""
+        """Hide the positions between each clip's prefix and its generated tokens."""
         position = np.arange(self.mask.shape[1])
         prefix = position < self.lengths[:, None]
         generated = position >= (self.now - self.generated)[:, None]
@@ -332,7 +332,7 @@ class OnnxCache(Cache):
 
 
 def _prefill_feeds(config: DecoderConfig, embeddings: F32, lengths: I64) -> Mapping[str, Any]:
-    """Inputs of a prefill; the step's own inputs get the smallest shapes their types allow."""
+    """Inputs of a prefill; inputs that only a step needs get the smallest allowed shapes."""
     nothing = np.zeros((1, config.n_head, 1, config.head_dim), np.float32)
     return {
         "embeddings": embeddings,

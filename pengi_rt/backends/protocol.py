@@ -1,7 +1,7 @@
-"""What a backend does, whatever it runs on. Decoding and the tasks know only this.
+"""The interface of a backend, the only part of it that decoding and the tasks know.
 
-A backend has encoders, which turn recordings and prompts into prefixes; a decoder, which writes
-text after a prefix, unless the plan has none; and, on some devices, a beam search of its own. Its
+A backend has encoders, which turn recordings and prompts into prefixes; a decoder, which generates
+text after a prefix (unless the plan has no decoder); and, on some devices, its own beam search. Its
 methods may be called from one thread at a time.
 """
 
@@ -32,7 +32,7 @@ class Encoded(NamedTuple):
 
 
 class Encoders(Protocol):
-    """The audio and text sides."""
+    """The audio and text encoders."""
 
     def encode_audio(self, wave: F32) -> Encoded:
         """Encode ``[B, clip_samples]`` float32 in [-1, 1]."""
@@ -46,11 +46,11 @@ class Cache:
 
     A slot holds a clip's prefix, shared by its ``width`` rows, and what each row has generated.
     Slots do not influence each other: one may be prefilled while others are in mid-answer, and
-    released while others go on. Backends add the keys and values.
+    released while others continue. Backends add the keys and values.
 
     Attributes:
-        slots, width, prefix_rows, new_tokens: as given to :meth:`Decoder.new_cache`.
-        lengths: int64 ``[slots]``, prefix rows of the clip in each slot; 0 in a free one.
+        slots, width, prefix_rows, new_tokens: the arguments of :meth:`Decoder.new_cache`.
+        lengths: int64 ``[slots]``, prefix rows of the clip in each slot; 0 in a free slot.
         generated: int64 ``[slots]``, tokens per row since the slot was prefilled.
     """
 
@@ -62,30 +62,30 @@ class Cache:
 
     @property
     def in_use(self) -> Bool:
-        """``[slots]``: whether a clip is in the slot."""
+        """``[slots]``: whether each slot holds a clip."""
         return self.lengths > 0
 
     def release(self, slot: int) -> None:
-        """Free a slot for another clip; what it held is not read again."""
+        """Free a slot for a new clip; its contents are not read again."""
         self.lengths[slot] = self.generated[slot] = 0
 
     def admit(self, slots: I64, lengths: I64) -> None:
-        """Note the clips that are being prefilled."""
+        """Record the clips that are being prefilled."""
         assert not self.lengths[slots].any(), f"a slot of {slots.tolist()} is in use"
         assert np.all((lengths > 0) & (lengths <= self.prefix_rows)), lengths
         self.lengths[slots] = lengths
 
     def check_room(self) -> None:
-        """Check that another token fits into every slot: buffers end there."""
+        """Check that every slot has room for one more token."""
         assert self.generated.max() < self.new_tokens, "a slot has no room for another token"
 
     def advance(self) -> None:
-        """Note one more token in every row of the slots in use."""
+        """Record one more token in every row of the slots in use."""
         self.generated += self.lengths > 0
 
 
 class Decoder(Protocol):
-    """The language model, over slots of a cache that clips enter and leave at any time."""
+    """The language model, on slots of a cache that clips enter and leave at any time."""
 
     config: DecoderConfig
 
@@ -96,10 +96,10 @@ class Decoder(Protocol):
         """Make room for ``slots`` clips of ``width`` rows (beams, samples, candidates) each.
 
         Args:
-            slots: clips at a time.
+            slots: the number of clips at a time.
             width: rows per clip.
             prefix_rows: rows of the longest prefix.
-            new_tokens: the most tokens that :meth:`step` adds to a clip.
+            new_tokens: the maximum number of tokens that :meth:`step` adds to a clip.
         """
 
     def prefill(self, cache: Cache, slots: I64, prefix: F32, lengths: I64) -> F32:
@@ -107,10 +107,9 @@ class Decoder(Protocol):
 
         Args:
             cache: from :meth:`new_cache`.
-            slots: ``[n]`` different free slots.
+            slots: ``[n]`` distinct free slots.
             prefix: ``[n, P, n_embd]``, ``P`` at most ``prefix_rows``.
-            lengths: ``[n]``, at least 1; rows of ``prefix`` from there on are padding and never
-                read.
+            lengths: ``[n]``, at least 1; later rows of ``prefix`` are padding and never read.
 
         Returns:
             Logits ``[n, V]`` at each clip's last prefix row.
@@ -123,12 +122,12 @@ class Decoder(Protocol):
             cache: from :meth:`new_cache`.
             tokens: ``[slots, width]`` token ids; those of free slots are ignored, but must be valid
                 ids.
-            parents: ``[slots, width]``, for each row the row of the same slot (``0 .. width - 1``)
+            parents: ``[slots, width]``: for each row, the row of the same slot (``0 .. width - 1``)
                 whose history it continues. All 0 in the first step after a slot's prefill.
 
         Returns:
-            Logits ``[slots, width, V]``, valid until the next call; those of free slots mean
-            nothing.
+            Logits ``[slots, width, V]``, valid until the next call; those of free slots are
+            undefined.
         """
 
 
@@ -136,21 +135,21 @@ class SearchTrace(NamedTuple):
     """The beams after each of ``N`` tokens, best first; ``[N, B, W]`` except for ``done``."""
 
     tokens: I32
-    """The token each beam was extended by."""
+    """The token that extended each beam."""
     sources: I32
-    """The beam of the step before that it continues."""
+    """The beam of the previous step that each beam continues."""
     lengths: I32
-    """Tokens of the beam: the stop token counts, what follows it does not."""
+    """The number of tokens of each beam, up to and including the stop token."""
     averages: F64
     """Mean log-probability per token."""
     done: I32
-    """``[B]``: tokens when all beams of the clip were first finished, 0 if they never were."""
+    """``[B]``: tokens when all beams of the clip had first finished; 0 if they never did."""
 
 
 class DeviceSearch(Protocol):
     """A beam search that runs on the device, without the host between steps.
 
-    Every method raises BackendError if there are more beams than the device can search with, and
+    Every method raises BackendError if there are more beams than the device supports, and
     ValueError if logits are NaN.
     """
 
@@ -166,7 +165,7 @@ class DeviceSearch(Protocol):
     def search_new_prompt(
         self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
     ) -> tuple[Encoded, SearchTrace]:
-        """Like :meth:`search_audio`, with a prompt between audio and suffix that is encoded too.
+        """Like :meth:`search_audio`, but also encodes a prompt, placed between audio and suffix.
 
         ``ids`` is ``[1, T]``. Also returns the encoded prompt.
         """
@@ -180,11 +179,11 @@ class Backend(Protocol):
 
     @property
     def encoders(self) -> Encoders:
-        """The audio and text sides."""
+        """The audio and text encoders."""
 
     @property
     def decoder(self) -> Decoder | None:
-        """The language model; None if the plan has none."""
+        """The language model; None if the plan has no decoder."""
 
     @property
     def device_search(self) -> DeviceSearch | None:

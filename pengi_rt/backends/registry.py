@@ -1,8 +1,8 @@
-"""The backends that exist, and the one that runs a plan.
+"""The registry of backends, and the choice of the one that runs a plan.
 
 A new backend is one module (or folder) and one call of :func:`register_backend`; the command line,
-``doctor``, ``warmup``, export and :func:`open_backend` read the same table. Nothing here imports
-a backend, or NumPy, before it is opened: ``--help`` lists them all.
+``doctor``, ``warmup``, export and :func:`open_backend` read the same table. No backend is imported,
+nor NumPy, until a backend is opened, so ``--help`` stays fast.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class RunOptions(NamedTuple):
-    """How a backend is to run a plan."""
+    """How a backend runs a plan."""
 
     device: str
     """One of its :attr:`BackendSpec.devices`."""
     precision: str
-    """What it computes in: one of its :attr:`BackendSpec.precisions`."""
+    """The precision of the arithmetic: one of its :attr:`BackendSpec.precisions`."""
     threads: int | None
-    """On the CPU; None is as many as this process may use."""
+    """CPU threads; None means as many as this process may use."""
 
 
 class WarmUpStep(NamedTuple):
@@ -44,24 +44,24 @@ class WarmUpStep(NamedTuple):
 class BackendSpec:
     """What is known about a backend without importing it.
 
-    Functions are named ``"module:function"`` and imported when they are called.
+    Functions are given as ``"module:function"`` and imported when they are called.
     """
 
     name: str
     devices: tuple[str, ...]
-    """Where it runs, the default first."""
+    """The devices it runs on, the default first."""
     precisions: tuple[str, ...]
-    """What it computes in, the default first."""
+    """The precisions it computes in, the default first."""
     packages: tuple[str, ...]
-    """The packages it needs, by the names that pip knows."""
+    """The packages it needs, by their pip names."""
     open: str | None
-    """``(plan, RunOptions) -> Backend``; None: a later version of pengi-rt has it."""
+    """``(plan, RunOptions) -> Backend``; None if only a later version of pengi-rt has it."""
     extra: str | None = None
     """The extra of pengi-rt that installs its packages."""
     needs_graphs: bool = False
-    """Whether it runs a plan's graphs; if not, it reads the weights alone."""
+    """Whether it runs a plan's graphs; otherwise it reads only the weights."""
     problem: str | None = None
-    """``() -> str | None``: why it cannot run on this machine, its packages being there."""
+    """``() -> str | None``: why it cannot run on this machine even with its packages."""
     prepare: str | None = None
     """``(*, tune) -> Iterator[WarmUpStep]``: what a warm-up does before a plan is loaded."""
     warm_up: str | None = None
@@ -72,7 +72,7 @@ _SPECS: dict[str, BackendSpec] = {}
 
 
 def register_backend(spec: BackendSpec) -> None:
-    """Make a backend known by its name. It comes after those that are known already."""
+    """Register a backend under its name, after the existing ones."""
     _SPECS[spec.name] = spec
 
 
@@ -82,17 +82,17 @@ def unregister_backend(name: str) -> None:
 
 
 def backends(*, later: bool = False) -> tuple[BackendSpec, ...]:
-    """The backends of this version, in order of preference; or those of a ``later`` one."""
+    """The backends of this version, in order of preference; or those of a ``later`` version."""
     return tuple(spec for spec in _SPECS.values() if (spec.open is None) == later)
 
 
 def devices() -> tuple[str, ...]:
-    """Every device that some backend runs on."""
+    """Every device that any backend runs on."""
     return tuple(dict.fromkeys(device for spec in backends() for device in spec.devices))
 
 
 def precisions() -> tuple[str, ...]:
-    """Every precision that some backend computes in."""
+    """Every precision that any backend computes in."""
     return tuple(dict.fromkeys(name for spec in backends() for name in spec.precisions))
 
 
@@ -100,7 +100,7 @@ def backend_spec(backend: str = "auto", device: str = "auto") -> BackendSpec:
     """The backend of that name; for ``auto`` the first that runs on ``device``.
 
     Raises:
-        BackendError: there is no such backend or device, or they do not go together.
+        BackendError: there is no such backend or device, or the backend does not run on it.
     """
     here = {spec.name: spec for spec in backends()}
     _check("backend", backend, ("auto", *here, *(spec.name for spec in backends(later=True))))
@@ -117,7 +117,7 @@ def backend_spec(backend: str = "auto", device: str = "auto") -> BackendSpec:
     if spec not in able:
         raise BackendError(
             f"the {backend} backend runs on {_either(spec.devices)}, not on {device}: "
-            f"ask for {_either([other.name for other in able])}"
+            f"use {_either([other.name for other in able])}"
         )
     return spec
 
@@ -130,18 +130,18 @@ def open_backend(
     precision: str = "auto",
     threads: int | None = None,
 ) -> "Backend":
-    """The backend that runs ``plan``, however its weights are stored.
+    """Open the backend that runs ``plan``, for any storage of its weights.
 
     Args:
         plan: an open plan.
-        backend: its name; ``auto`` is the first that runs on ``device``.
-        device: where it runs; ``auto`` is the backend's first.
-        precision: of the arithmetic; ``auto`` is the backend's first.
-        threads: on the CPU (default: as many as this process may use).
+        backend: the backend's name; ``auto`` is the first one that runs on ``device``.
+        device: the device; ``auto`` is the backend's first.
+        precision: the precision of the arithmetic; ``auto`` is the backend's first.
+        threads: CPU threads (default: as many as this process may use).
 
     Raises:
-        BackendError: this version or machine cannot run that; nothing else is taken in its place.
-        PlanError: a graph, or a tensor, is not what the plan's config says.
+        BackendError: this version or machine cannot run this combination; there is no fallback.
+        PlanError: a graph or a tensor does not match the plan's config.
     """
     threads = argument("threads", threads, int | None)
     _check("precision", precision, ("auto", *precisions()))
@@ -155,20 +155,20 @@ def open_backend(
     if spec.needs_graphs and not plan.manifest.graphs:
         raise BackendError(
             f"{plan.path}: holds weights for {one_line(' and '.join(plan.manifest.backends))} and "
-            f"no graphs for {spec.name}: ask for one of those backends, or export the checkpoint "
+            f"no graphs for {spec.name}: use one of those backends, or export the checkpoint "
             f"with --backend {spec.name}"
         )
-    assert spec.open is not None  # backend_spec gives none of a later version
+    assert spec.open is not None  # backend_spec never returns one of a later version
     with _packages_of(spec):
         opened: Backend = lazily(spec.open)(plan, options)
     return opened
 
 
 def prepare_warm_up(spec: BackendSpec, *, tune: bool) -> Iterator[WarmUpStep]:
-    """What a warm-up of this backend does before a plan is loaded.
+    """The part of a warm-up that runs before a plan is loaded.
 
     Raises:
-        BackendError: it compiles nothing, or cannot run here.
+        BackendError: the backend compiles nothing, or cannot run here.
     """
     if spec.warm_up is None:
         able = [other.name for other in backends() if other.warm_up]
@@ -189,10 +189,10 @@ def warm_up(
     *,
     tune: bool = False,
 ) -> Iterator[WarmUpStep]:
-    """Compile what ``backend`` needs for answers of these shapes; nothing if it compiles nothing.
+    """Compile what ``backend`` needs for answers of these shapes, if it compiles anything.
 
     Raises:
-        BackendError: it fails, or what ``tune`` measured cannot be kept.
+        BackendError: compilation fails, or the measurements of ``tune`` cannot be saved.
     """
     spec = _SPECS.get(backend.name)
     if spec is not None and spec.warm_up is not None:
@@ -227,7 +227,7 @@ def _check_options(spec: BackendSpec, options: RunOptions) -> None:
         ]
         raise BackendError(
             f"the {spec.name} backend computes in {_either(spec.precisions)}, not in "
-            f"{options.precision}: ask for {_either(able)}, or store the weights smaller "
+            f"{options.precision}: use {_either(able)}, or store the weights smaller "
             "(export --weights)"
         )
     if options.threads is not None and options.device != "cpu":

@@ -1,6 +1,6 @@
 """The reference backend: PyTorch, float32, on the CPU. Clarity before speed.
 
-What the other backends are compared with.
+The other backends are compared with this one.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class TorchBackend:
     device_search = None
 
     def __init__(self, model: Pengi, *, threads: int | None = None) -> None:
-        """Over ``model``, put into eval mode; ``threads`` are PyTorch's, for the whole process."""
+        """Put ``model`` into eval mode; ``threads`` applies to PyTorch in the whole process."""
         self.config = model.config
         self.encoders = TorchEncoders(model.eval())
         self.decoder = TorchDecoder(model.decoder)
@@ -44,10 +44,10 @@ class TorchBackend:
     @classmethod
     @_explained
     def from_plan(cls, plan: Plan, *, threads: int | None = None) -> Self:
-        """The model of an open plan, its weights copied out and widened to float32.
+        """The model of an open plan, with its weights copied and widened to float32.
 
         Raises:
-            PlanError: the plan lacks a tensor of its own model, or one has another shape.
+            PlanError: the plan lacks a tensor of its own model, or a tensor has the wrong shape.
         """
         threads = checked_threads(threads)
         return cls(model_of(plan), threads=threads)
@@ -58,7 +58,7 @@ class TorchBackend:
 
 
 class TorchEncoders:
-    """The model's audio and text sides, as :class:`pengi_rt.backends.protocol.Encoders`."""
+    """The model's audio and text encoders, as :class:`pengi_rt.backends.protocol.Encoders`."""
 
     def __init__(self, model: Pengi) -> None:
         self.model = model
@@ -119,16 +119,16 @@ class TorchDecoder:
 
 
 def open_plan(plan: Plan, options: RunOptions) -> TorchBackend:
-    """The backend. Raises as :meth:`TorchBackend.from_plan`."""
+    """The backend. Raises like :meth:`TorchBackend.from_plan`."""
     return TorchBackend.from_plan(plan, threads=options.threads)
 
 
 def model_of(plan: Plan) -> Pengi:
-    """The model of an open plan, its weights copied out and widened to float32.
+    """The model of an open plan, with its weights copied and widened to float32.
 
     Raises:
         BackendError: the plan's family has no network in PyTorch.
-        PlanError: the plan lacks a tensor of its own model, or one has another shape.
+        PlanError: the plan lacks a tensor of its own model, or a tensor has the wrong shape.
     """
     modules = family_of(plan.config).modules
     if modules is None:
@@ -144,7 +144,7 @@ def model_of(plan: Plan) -> Pengi:
 
 
 def _check_shapes(plan: Plan, network: Callable[[ModelConfig], Pengi]) -> None:
-    """Check what the plan says of its tensors, before a model of that size is made."""
+    """Check the shapes of the plan's tensors before creating a model of that size."""
     with torch.device("meta"):
         expected = network(plan.config).state_dict()
     for name, tensor in expected.items():
@@ -154,7 +154,7 @@ def _check_shapes(plan: Plan, network: Callable[[ModelConfig], Pengi]) -> None:
             raise PlanError(f"{plan.path}: the plan has no tensor {name!r}")
         if record is not None and record.shape != shape:
             raise PlanError(
-                f"{plan.path}: the weights are not its config's: {name} is "
+                f"{plan.path}: the weights do not match the config: {name} is "
                 f"{list(record.shape)}, not {list(shape)}"
             )
 
@@ -162,8 +162,8 @@ def _check_shapes(plan: Plan, network: Callable[[ModelConfig], Pengi]) -> None:
 class TorchCache(Cache):
     """A prefix segment [slots, H, P, D] and a generated one [slots * W, H, T, D] per layer.
 
-    What a row generates is gathered through the parents at every step. Slots of different ages
-    stand side by side: each fills its generated segment from the left.
+    The generated segments are gathered through the parents at every step. Slots of different ages
+    lie side by side: each fills its generated segment from the left.
     """
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype, **sizes: int) -> None:
@@ -180,20 +180,20 @@ class TorchCache(Cache):
         self._generated = segments(self.slots * self.width, self.new_tokens)
 
     def write_prefix(self, slots: I64, lengths: I64, new: list[KeyValue]) -> None:
-        """Take in clips whose prefixes have these keys and values."""
+        """Add clips whose prefixes have these keys and values."""
         self.admit(slots, lengths)
         for segment, part in zip(self._prefix, new, strict=True):
             for kept, rows in zip(segment, part, strict=True):
                 kept[slots, :, : rows.shape[2]] = rows
 
     def follow(self, parents: Tensor) -> None:
-        """Make every row's generated history its parent's."""
+        """Replace every row's generated history with its parent's."""
         self.check_room()
         rows = (torch.arange(self.slots)[:, None] * self.width + parents).flatten()
         self._generated = [(keys[rows], values[rows]) for keys, values in self._generated]
 
     def positions(self) -> Tensor:
-        """[slots * W, 1]: each row goes on after its own prefix, not after the longest."""
+        """[slots * W, 1]: each row continues after its own prefix, not after the longest one."""
         positions = torch.from_numpy(self.lengths + self.generated)
         return positions.repeat_interleave(self.width)[:, None]
 
@@ -211,7 +211,7 @@ class TorchCache(Cache):
         ]
 
     def mask(self) -> Tensor:
-        """[slots * W, 1, 1, P + t + 1], True where a row finds its clip's prefix or its history."""
+        """[slots * W, 1, 1, P + t + 1], True at the clip's prefix and the row's history."""
         prefix = np.arange(self.prefix_rows) < self.lengths[:, None]
         generated = np.arange(self.generated.max()) < self.generated[:, None]
         own = np.ones((self.slots, 1), np.bool_)
@@ -229,7 +229,7 @@ class TorchCache(Cache):
 
 
 def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
-    """The plan's tensors by the model's names; where it has no STFT kernels, the model's own."""
+    """The plan's tensors by the model's names; missing STFT kernels come from the model."""
     state = {}
     for name, own in model.state_dict().items():
         if name in STFT_KERNELS and name not in plan.tensors:
@@ -245,12 +245,12 @@ def _integers(plan: Plan, name: str, dtype: torch.dtype) -> Tensor:
     tensor = _tensor(plan.tensor(name))
     if tensor.dtype != dtype:
         raise PlanError(
-            f"{plan.path}: tensor {name} is {tensor.dtype}, its config wants {dtype}; "
+            f"{plan.path}: tensor {name} is {tensor.dtype}, but the config needs {dtype}; "
             "export it again"
         )
     return tensor
 
 
 def _tensor(array: F32 | I64) -> Tensor:
-    """A copy: PyTorch takes neither read-only nor reversed arrays as they are."""
+    """A copy, because PyTorch accepts neither read-only nor reversed arrays."""
     return torch.from_numpy(array.copy())

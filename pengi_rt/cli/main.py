@@ -17,27 +17,27 @@ from pengi_rt.system.version import __version__
 
 VERBS = {
     "generate": "answer prompts about recordings",
-    "describe": "caption, metadata and sound events of recordings, as one text",
+    "describe": "describe recordings: caption, metadata and sound events, as one text",
     "classify": "choose among labels for recordings",
-    "embed": "vectors of recordings and texts, as .npy or .safetensors",
-    "explain": "the words nearest to each vector of a recording's prefix",
+    "embed": "compute vectors of recordings and texts, as .npy or .safetensors",
+    "explain": "show the words nearest to each vector of a recording's prefix",
     "index": "caption a folder of recordings into an index, for search",
-    "search": "find recordings of an index by a text, or by an example",
+    "search": "find recordings in an index by a text or an example",
     "export": "turn a checkpoint into an engine file",
-    "pull": "fetch the published weights",
+    "pull": "download the published weights",
     "inspect": "show what is inside an engine file",
-    "doctor": "say what is installed, what runs here, and why the rest does not",
-    "warmup": "compile the GPU kernels of a plan, and say how long it takes",
+    "doctor": "show what is installed, what runs here, and why other backends do not",
+    "warmup": "compile the GPU kernels for a plan, and show how long it takes",
     "train": "train a model, one stage at a time",
-    "data": "check training data, convert public datasets",
+    "data": "check training data and convert public datasets",
 }
-"""Every verb, a module of ``cli/verbs/``, and what ``pengi-rt --help`` says of it."""
+"""Every verb (a module of ``cli/verbs/``) and its line in ``pengi-rt --help``."""
 
-DESCRIPTION = "Answers audio and a text prompt with text (Pengi), on a CPU, from one engine file."
+DESCRIPTION = "Audio and a text prompt in, text out (Pengi): on a CPU, from one engine file."
 EPILOG = """\
 first steps:
   pengi-rt generate dog.wav                           ask the built-in demo model
-  pengi-rt pull base                                  fetch the published weights
+  pengi-rt pull base                                  download the published weights
   pengi-rt export base.pth -o pengi.plan              make the engine file
   pengi-rt generate --engine pengi.plan dog.wav       ask it
 
@@ -47,7 +47,7 @@ interrupted
 
 
 def build_parser() -> Parser:
-    """The parser; what a verb takes is read from its module when that verb is parsed."""
+    """The parser; a verb's arguments come from its module, imported when that verb is parsed."""
     parser = Parser(
         prog="pengi-rt",
         description=DESCRIPTION,
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(OUT_OF_MEMORY)
         return BackendError.exit_code
     except BrokenPipeError:
-        # The reader of our output has gone (head, less): not an error, and nothing left to say.
+        # The reader of our output is gone (head, less), which is not an error.
         abandon(sys.stdout)
         return 0
     except KeyboardInterrupt as error:
@@ -101,7 +101,7 @@ def _run(argv: Sequence[str] | None) -> int:
         if not code and getattr(arguments, "some_unread", False):
             code = SOME_FAILED
     finally:
-        # What argparse printed (--help, --version) is still buffered, and its disk may be full.
+        # The output of argparse (--help, --version) is still buffered, and the disk may be full.
         if sys.stdout is not None:
             standard_output().flush()
     return code
@@ -112,7 +112,7 @@ def _with_notes(message: str, error: BaseException) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """A message is a line, whatever names are in it."""
+    """Formats every message as one line, whatever names are in it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         return message(super().formatMessage(record))

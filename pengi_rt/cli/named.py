@@ -8,14 +8,14 @@ from pengi_rt.system.quote import LONGEST_PATH, one_line
 from pengi_rt.system.regular import Regular
 from pengi_rt.system.streams import STDIO, say
 
-MOST_LINES = 20  # of one kind; the rest is counted
+MOST_LINES = 20  # per kind; the rest is counted
 
 
 def named_recordings(arguments: argparse.Namespace) -> list[str]:
-    """The paths of all recordings, and ``-``; notes whether something named cannot be read.
+    """The paths of all recordings, and ``-``; also reports names that cannot be read.
 
     Raises:
-        PengiError: as :func:`~pengi_rt.audio.find.find_recordings`.
+        PengiError: as for :func:`~pengi_rt.audio.find.find_recordings`.
     """
     found = find_recordings(arguments.audio)
     report(found, quiet=arguments.quiet)
@@ -25,15 +25,15 @@ def named_recordings(arguments: argparse.Namespace) -> list[str]:
 
 
 def source(name: str, arguments: argparse.Namespace) -> str | Regular:
-    """What the engine reads for a name from :func:`named_recordings`.
+    """What the engine should read for a name from :func:`named_recordings`.
 
-    A pipe named on the command line is meant; one in a folder, a pattern or a list is an accident.
+    A pipe named on the command line is intended; one in a folder, pattern or list is an accident.
     """
     return name if name == STDIO or name in arguments.named else Regular(name)
 
 
 def report(found: FoundRecordings, *, quiet: bool) -> None:
-    """Say what cannot be read and, unless ``quiet``, what is skipped."""
+    """Report what cannot be read and, unless ``quiet``, what is skipped."""
     _say([str(problem.error) for problem in found.problems], "could not be read either")
     if not quiet:
         _say(

@@ -1,4 +1,4 @@
-"""Silence for C libraries that write to standard error."""
+"""Silence C libraries that write to standard error."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def libraries_silenced() -> Iterator[None]:
-    """Discard what libraries write to descriptor 2; what Python writes still appears.
+    """Discard the output of libraries to descriptor 2; Python's own output still appears.
 
-    libmpg123 reports every damaged frame there, and libsndfile cannot tell it not to. This is for a
-    whole command at once: all threads share the descriptor.
+    libmpg123 reports every damaged frame there, and libsndfile cannot turn that off. This applies
+    to a whole command at once, because all threads share the descriptor.
     """
     try:
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

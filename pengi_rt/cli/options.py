@@ -1,4 +1,4 @@
-"""What verbs that hear recordings share: their options, and the engine that these ask for."""
+"""What verbs that read recordings share: their options, and the engine that these select."""
 
 import argparse
 import logging
@@ -20,13 +20,8 @@ from typing import (
 from pengi_rt.backends.registry import backends, devices, precisions
 from pengi_rt.cli.output import refuse_overwriting, refuse_precious
 from pengi_rt.cli.parser import Once
-from pengi_rt.config.options import (
-    GenerateOptions,
-    PromptOptions,
-    ReadOptions,
-    TaskOptions,
-    described,
-)
+from pengi_rt.config.options import GenerateOptions, PromptOptions, ReadOptions
+from pengi_rt.config.task_options import TaskOptions, described
 from pengi_rt.errors import UsageError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.system.streams import STDIO
@@ -40,7 +35,7 @@ Container = argparse._ActionsContainer  # noqa: SLF001 - parsers and their group
 
 
 class Choice(NamedTuple):
-    """The values of an option: those of this version, and those it only knows by name."""
+    """The values of an option: supported ones, and those of later versions, known only by name."""
 
     here: tuple[str, ...]
     later: tuple[str, ...]
@@ -51,11 +46,11 @@ class AboutPrompt(Protocol):
 
     @property
     def prompt(self) -> str:
-        """The prompt as given."""
+        """The prompt, as given."""
 
     @property
     def prompt_truncated(self) -> bool:
-        """Whether it was cut to fit."""
+        """Whether the prompt was truncated to fit."""
 
 
 AnyOptions = TypeVar("AnyOptions", bound=TaskOptions)
@@ -63,7 +58,7 @@ AnyResult = TypeVar("AnyResult", bound=AboutPrompt)
 
 
 def add_recordings(parser: Container, *, required: bool = True) -> None:
-    """Add the recordings themselves; a verb may also do without (``required``)."""
+    """Add the recordings themselves, which are optional for some verbs (``required``)."""
     parser.add_argument(
         "audio",
         nargs="+" if required else "*",
@@ -75,7 +70,7 @@ def add_recordings(parser: Container, *, required: bool = True) -> None:
 
 
 def add_options(parser: Container, cls: type[TaskOptions], *names: str) -> None:
-    """Add flags for fields of ``cls``, with the defaults and the help that the fields have."""
+    """Add flags for fields of ``cls``, with the defaults and help texts of the fields."""
     for name in names:
         hint, about = described(cls)[name]
         default = cls.__dataclass_fields__[name].default
@@ -83,13 +78,13 @@ def add_options(parser: Container, cls: type[TaskOptions], *names: str) -> None:
         parser.add_argument(
             *(about.flag or f"--{name.replace('_', '-')}").split(),
             dest=name,
-            help=about.help.replace("%", "%%") + shown,
+            help=(about.flag_help or about.help).replace("%", "%%") + shown,
             **_argument(hint, default, about.metavar),
         )
 
 
 def _argument(hint: Any, default: Any, metavar: str | None) -> dict[str, Any]:
-    """What argparse is told of a field's type."""
+    """The arguments for argparse that follow from a field's type."""
     if hint is bool:
         return {"action": "store_false" if default else "store_true"}
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
@@ -104,7 +99,7 @@ def _argument(hint: Any, default: Any, metavar: str | None) -> dict[str, Any]:
 
 
 def options_of(arguments: argparse.Namespace, cls: type[AnyOptions]) -> AnyOptions:
-    """The options of a command line; a field that has no flag there keeps its default.
+    """The options on a command line; a field without a flag keeps its default.
 
     Raises:
         UsageError, PromptError: a value is invalid.
@@ -114,22 +109,22 @@ def options_of(arguments: argparse.Namespace, cls: type[AnyOptions]) -> AnyOptio
 
 
 def add_prompt(parser: Container, *, several: bool = False, default: str) -> None:
-    """Add what is asked; the verb's own prompt is ``default``."""
-    group = parser.add_argument_group("what is asked")
-    more = "; again for several" if several else ""
+    """Add the prompt options; ``default`` describes the verb's default prompt."""
+    group = parser.add_argument_group("prompt")
+    more = "; repeatable" if several else ""
     group.add_argument(
         "--prompt",
         action="append" if several else Once,
         metavar="TEXT",
-        help=f"({default}{more})",
+        help=f"the prompt to answer ({default}{more})",
     )
     add_options(group, PromptOptions, "task", "question", "text")
 
 
 def add_search(parser: Container, *, drawn: bool = True) -> None:
-    """Add how answers are found; ``drawn``: the options of answers drawn at random as well."""
+    """Add the search options and, with ``drawn``, the sampling options."""
     title = "beam search (defaults: the plan's own, as released 5, 67, 1)"
-    group = parser.add_argument_group(f"{title}, or answers drawn at random" if drawn else title)
+    group = parser.add_argument_group(f"{title}, or sampling" if drawn else title)
     names = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings")
     add_options(group, GenerateOptions, *names)
     if drawn:
@@ -137,7 +132,7 @@ def add_search(parser: Container, *, drawn: bool = True) -> None:
 
 
 def add_reading(parser: Container) -> None:
-    """Add how recordings are read."""
+    """Add the options for reading recordings."""
     group = parser.add_argument_group("long recordings")
     names = ("long_audio", "hop", "resample", "allow_truncated", "seed")
     add_options(group, ReadOptions, *names)
@@ -145,12 +140,12 @@ def add_reading(parser: Container) -> None:
 
 
 def add_engine(parser: Container) -> None:
-    """Add what runs it all."""
+    """Add the options of the engine."""
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--engine",
         metavar="PLAN",
-        help="file made by pengi-rt export (default: the built-in demo model)",
+        help="engine file made by pengi-rt export (default: the built-in demo model)",
     )
     later = tuple(spec.name for spec in backends(later=True))
     add_choice(group, "--backend", Choice(("auto", *(spec.name for spec in backends())), later))
@@ -161,14 +156,14 @@ def add_engine(parser: Container) -> None:
 
 
 def add_precision(parser: Container) -> None:
-    """Add what the backend computes in."""
+    """Add the option for the precision of the backend."""
     add_choice(parser, "--precision", Choice(("auto", *precisions()), ()))
 
 
 def add_choice(parser: Container, option: str, choice: Choice) -> None:
-    """Add an option whose default is the first choice. Those of later versions parse.
+    """Add an option whose default is the first choice. Choices of later versions also parse.
 
-    The engine then refuses them, in words of its own.
+    The engine then refuses them with its own message.
     """
     later = f"; not in this version: {', '.join(choice.later)}" if choice.later else ""
     parser.add_argument(
@@ -191,14 +186,14 @@ def check_threads(arguments: argparse.Namespace) -> None:
     """Check ``--threads``.
 
     Raises:
-        UsageError: it is below 1.
+        UsageError: the value is below 1.
     """
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads must be at least 1, got {arguments.threads}")
 
 
 def open_engine(arguments: argparse.Namespace) -> "Engine":
-    """The engine that the options name.
+    """Load the engine that the options select.
 
     Raises:
         PlanError, BackendError: the plan cannot be opened, or the backend cannot run here.
@@ -219,12 +214,12 @@ def open_engine(arguments: argparse.Namespace) -> "Engine":
 def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
     """Check that writing the output destroys nothing.
 
-    It must not overwrite what is read here: the plan, the recordings ``names``, the lists that name
-    them, files of labels or texts. Nor may it replace another recording, plan or checkpoint without
-    ``--force``.
+    It must not overwrite inputs of this run: the plan, the recordings ``names``, the lists that
+    name them, files of labels or texts. Without ``--force``, it must not replace any other
+    recording, plan or checkpoint.
 
     Raises:
-        UsageError: it would.
+        UsageError: the output would do so.
     """
     engine_file = builtin_plan() if arguments.engine is None else arguments.engine
     given = (getattr(arguments, name, None) for name in ("labels_file", "texts_file"))
@@ -244,7 +239,7 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
 
 
 def warned(results: Iterable[AnyResult], engine: "Engine") -> Iterator[AnyResult]:
-    """The results; the first about each prompt that was cut is a warning."""
+    """Pass the results on; warn at the first result for each prompt that was truncated."""
     told = set()
     for result in results:
         if result.prompt_truncated and result.prompt not in told:

@@ -18,23 +18,23 @@ from pengi_rt.system.streams import STDIO
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether ``path`` is a folder; False if that cannot be found out."""
+    """Whether ``path`` is a folder; False if that cannot be determined."""
     found = _status(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """Add ``--force``, which :func:`refuse_precious` asks for."""
+    """Add ``--force``, which :func:`refuse_precious` checks."""
     parser.add_argument(
         "--force", action="store_true",
-        help="let an output replace a file that reads as a recording, a plan or a checkpoint",
+        help="allow an output to replace a recording, a plan or a checkpoint",
     )  # fmt: skip
 
 
 _OUTPUT_HELP: Final = (
-    "write results here (default, and -: stdout). They are collected in FILE.part, which becomes "
-    "FILE when all are there. If the run ends early, FILE stays as it was and FILE.part holds what "
-    "was answered"
+    "write results to FILE (default or -: stdout). They are collected in FILE.part, which becomes "
+    "FILE when complete. If the run ends early, FILE is unchanged and FILE.part holds the answers "
+    "so far"
 )
 
 
@@ -52,9 +52,9 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="keep the rows in FILE and FILE.part (jsonl), and answer the rest: rows about "
-        "recordings that are named now are replaced if content, plan or settings differ, all "
-        "others stay in front",
+        help="keep the rows in FILE and FILE.part (jsonl), and answer the rest: rows of recordings "
+        "named now are replaced if their content, plan or settings differ; all other rows are "
+        "kept in front",
     )
 
 
@@ -62,15 +62,15 @@ def check_resumable(arguments: argparse.Namespace) -> None:
     """Refuse ``--resume`` where it cannot work.
 
     Raises:
-        UsageError: the output is not a file of JSON Lines, or crops are drawn at random.
+        UsageError: the output is not a JSON Lines file, or crops are random.
     """
     output = arguments.output
     if not arguments.resume:
         return
     if arguments.format != "jsonl" or output in (None, STDIO):
-        raise UsageError("--resume goes on with a file of rows: give --format jsonl and -o FILE")
+        raise UsageError("--resume continues a file of rows: give --format jsonl and -o FILE")
     if Path(output).exists() and not Path(output).is_file():
-        raise UsageError(f"--resume goes on with a file of rows: --output {output} is not one")
+        raise UsageError(f"--resume continues a file of rows: --output {output} is not one")
     if arguments.long_audio in ("random", "compat"):
         raise UsageError(
             f"--long-audio {arguments.long_audio} draws crops in turn, which --resume would upset; "
@@ -79,11 +79,11 @@ def check_resumable(arguments: argparse.Namespace) -> None:
 
 
 def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
-    """Check before the work that a file can be written after it.
+    """Check, before the work starts, that a file can be written at the end.
 
     Raises:
-        UsageError: it is a folder, or its name ends in none of ``suffixes`` (in any case).
-        InputError: its folder does not exist, or no such file can be written there.
+        UsageError: ``path`` is a folder, or does not end in one of ``suffixes`` (in any case).
+        InputError: the folder does not exist, or the file cannot be written there.
     """
     if path.suffix.lower() not in suffixes or is_folder(path):
         raise UsageError(f"{option} {path}: name a file that ends in {' or '.join(suffixes)}")
@@ -98,11 +98,11 @@ def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
 def refuse_precious(
     output: str | Path, arguments: argparse.Namespace, option: str = "--output"
 ) -> None:
-    """Check that writing ``option`` replaces nothing that cannot be made again.
+    """Check that writing ``option`` does not replace an irreplaceable file.
 
     Raises:
-        UsageError: there is no ``--force``, and the file or its :data:`PART` reads as a recording,
-            a plan or a checkpoint, or cannot be read.
+        UsageError: there is no ``--force``, and the file or its :data:`PART` is a recording, a plan
+            or a checkpoint, or cannot be read.
     """
     if arguments.force or output == STDIO:
         return
@@ -111,7 +111,7 @@ def refuse_precious(
         try:
             kind = precious_kind(path)
         except OSError as error:
-            why = f"cannot be read ({error.strerror or error}), so nobody knows what is lost"
+            why = f"cannot be read ({error.strerror or error}), so it may be valuable"
             raise UsageError(f"{option}: {name} {why}: name another, or give --force") from None
         if kind:
             raise UsageError(
@@ -122,10 +122,10 @@ def refuse_precious(
 def refuse_overwriting(
     output: str | Path, inputs: Sequence[str | Path], option: str = "--output"
 ) -> None:
-    """Check that writing ``option`` destroys none of ``inputs`` (``-`` is standard input).
+    """Check that writing ``option`` overwrites none of ``inputs`` (``-`` is standard input).
 
     Raises:
-        UsageError: it is one of them, by whatever name.
+        UsageError: the output is one of them, possibly under a different name.
     """
     for path in (output, os.path.realpath(output) + PART):
         found = _status(path)
@@ -135,7 +135,7 @@ def refuse_overwriting(
             other = _status(0 if name == STDIO else name)
             if other and os.path.samestat(found, other):
                 raise UsageError(
-                    f"{option} {output} would overwrite {name}, which is read here; name another"
+                    f"{option} {output} would overwrite {name}, an input of this run; name another"
                 )
 
 

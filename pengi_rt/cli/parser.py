@@ -17,8 +17,8 @@ _NO_VALUE = "expected one argument"  # argparse's own words, in every Python so 
 class Name(str):
     """An argument after ``--``: never an option, whatever it begins with.
 
-    argparse forgets where ``--`` stood once it has looked for options. So it is shown text that no
-    option begins with, and :meth:`Parser._get_value` puts ``text`` back.
+    argparse forgets where ``--`` was once it has looked for options. So it is shown text that does
+    not look like an option, and :meth:`Parser._get_value` puts ``text`` back.
     """
 
     __slots__ = ("text",)
@@ -34,20 +34,20 @@ class Name(str):
 class Parser(argparse.ArgumentParser):
     """Takes a verb's names before, between and after its options.
 
-    By itself argparse takes all of them in one place, and calls the others unrecognised. It would
-    also take ``--out`` for ``--output``, until there is another option that begins so.
+    argparse itself takes all of them in one place, and calls the others unrecognized. It would also
+    accept ``--out`` for ``--output``, until another option begins the same way.
     """
 
     _mixing = False
 
     def __init__(self, **options: Any) -> None:
-        """As the base class; options cannot be abbreviated."""
+        """Like the base class; options cannot be abbreviated."""
         super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """As the base class."""
+        """Like the base class."""
         found, rest = self.parse_known_args(args, namespace)
         if unknown := [_text(each) for each in rest if each != END_OF_OPTIONS]:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As the base class, which calls it for a verb's own arguments."""
+        """Like the base class, which calls this for a verb's own arguments."""
         if self._mixing or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         self._mixing = True
@@ -66,22 +66,22 @@ class Parser(argparse.ArgumentParser):
             self._mixing = False
 
     def error(self, text: str) -> NoReturn:
-        """As the base class, in one line after the usage."""
+        """Like the base class, in one line after the usage."""
         if text.endswith(_NO_VALUE):
             text += " (one that begins with a dash is written OPTION=VALUE)"
         super().error(message(text))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """As the base class, which passes over a disk that is full."""
+        """Like the base class, which ignores a full disk."""
         if file is None or file is not sys.stdout:
             super()._print_message(message, file)
         else:
             standard_output().write(message)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """As the base class; a verb may follow ``--``, what follows the verb stays as it is.
+        """Like the base class; a verb may follow ``--``, and arguments after the verb stay as is.
 
-        In ``--option=--`` the value is text too, which the base class takes away.
+        In ``--option=--``, the value is also text, which the base class removes.
         """
         if action.nargs == argparse.PARSER:
             first = arg_strings[0] == END_OF_OPTIONS
@@ -92,24 +92,24 @@ class Parser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """As the base class, of what was given."""
+        """Like the base class, for the original argument."""
         if action.nargs != argparse.PARSER:
             arg_string = _text(arg_string)
         return super()._get_value(action, arg_string)
 
 
 class VerbParser(Parser):
-    """Parses what one verb takes. Its module is imported only when there is something to parse."""
+    """Parses one verb's arguments. Its module is imported only when there is something to parse."""
 
     def __init__(self, *, module: str, **options: Any) -> None:
-        """As the base class, for the verb in ``module``."""
+        """Like the base class, for the verb in ``module``."""
         super().__init__(**options)
         self._module: str | None = module
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As the base class."""
+        """Like the base class."""
         if self._module is not None:
             import_module(self._module).add_arguments(self)
             add_verbosity(self, default=argparse.SUPPRESS)
@@ -118,7 +118,7 @@ class VerbParser(Parser):
 
 
 class Once(argparse.Action):
-    """Stores a value; a second one is refused, where argparse would forget the first."""
+    """Stores a value, and refuses a second one; argparse would forget the first."""
 
     def __call__(
         self,
@@ -130,7 +130,7 @@ class Once(argparse.Action):
         """Store ``values``.
 
         Raises:
-            ArgumentError: there is a value already.
+            ArgumentError: the option already has a value.
         """
         given: set[str] = vars(namespace).setdefault("given_once", set())
         if self.dest in given:
@@ -140,7 +140,7 @@ class Once(argparse.Action):
 
 
 def names_marked(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command line, those after the first ``--`` as :class:`Name`."""
+    """The arguments of a command line, with those after the first ``--`` as :class:`Name`."""
     if END_OF_OPTIONS not in arguments:
         return list(arguments)
     end = arguments.index(END_OF_OPTIONS) + 1
@@ -154,11 +154,11 @@ def _text(argument: str) -> str:
 def add_verbosity(parser: argparse.ArgumentParser, default: bool | str) -> None:
     """Add ``--quiet`` and ``--verbose``, before the verb and after it.
 
-    After it, ``default`` is SUPPRESS: not given says nothing about the one before.
+    After the verb, ``default`` is SUPPRESS, so that an absent flag does not override the first one.
     """
     group = parser.add_mutually_exclusive_group()
     for names, explanation in (
-        (("-q", "--quiet"), "errors only on stderr"),
-        (("-v", "--verbose"), "say more on stderr"),
+        (("-q", "--quiet"), "print only errors on stderr"),
+        (("-v", "--verbose"), "print more on stderr"),
     ):
         group.add_argument(*names, action="store_true", default=default, help=explanation)

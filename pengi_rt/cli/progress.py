@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pengi_rt.results.window_range import WindowRange
 
 _NAME = 24  # characters
-_LARGE = 10 << 20  # bytes of a file that takes more than a moment to be read
+_LARGE = 10 << 20  # bytes of a file that takes more than a moment to read
 
 
 def _is_watched() -> bool:
@@ -19,7 +19,7 @@ def _is_watched() -> bool:
 
 
 class Progress:
-    """A bar for the recordings, if there are several, and below it one for a long recording.
+    """A bar for the recordings, if there are several, and one below it for a long recording.
 
     Nothing is drawn unless standard error is a terminal.
     """
@@ -63,7 +63,7 @@ class Progress:
         self._recordings.update()
 
     def follow(self, name: str, window_range: "WindowRange | None") -> None:
-        """Count windows of the recording ``name`` that are answered."""
+        """Count answered windows of the recording ``name``."""
         self._end_reading()
         if window_range is None or self._hidden:
             return

@@ -1,10 +1,11 @@
-"""The recordings of a command line: handed to the engine, and their rows written in order."""
+"""The recordings of a command line: passed to the engine, with their rows written in order."""
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pengi_rt.backends.registry import backend_spec
 from pengi_rt.cli.named import source
 from pengi_rt.cli.progress import Progress
 from pengi_rt.errors import AudioError
@@ -27,7 +28,7 @@ class AnyPart(Protocol):
 
     @property
     def window_range(self) -> "WindowRange | None":
-        """Which windows it is about; None if all."""
+        """Which windows it is about; None if it is about all."""
 
 
 Found = TypeVar("Found", bound=AnyPart)
@@ -36,8 +37,8 @@ Found = TypeVar("Found", bound=AnyPart)
 class Run:
     """One run over the recordings of a command line.
 
-    The engine iterates over it to draw recordings, and calls :meth:`on_error` for one that it
-    cannot read: it is reported, counted, and has a row that says why.
+    The engine iterates over it to get recordings, and calls :meth:`on_error` for a recording that
+    cannot be read: it is reported and counted, and gets a row that says why.
     """
 
     def __init__(
@@ -56,16 +57,18 @@ class Run:
         self._bar = Progress(len(names), quiet=arguments.quiet)
 
     def mark_rows(self, engine: "Engine", asked: Mapping[str, Any]) -> None:
-        """Let rows of a JSON Lines file say what they were made from, and resume it if told to.
+        """Let rows of a JSON Lines file say what they were made from; resume it with ``--resume``.
 
         Args:
-            engine: what will answer.
+            engine: the engine that will answer.
             asked: everything that shapes an answer.
         """
         arguments = self._arguments
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
-        settings = {**asked, "precision": arguments.precision}
+        settings = {**asked, **_resolved(engine, asked), "precision": arguments.precision}
+        if arguments.precision == "auto":
+            settings["precision"] = backend_spec(engine.backend.name).precisions[0]
         settings.pop("batch_size", None)  # changes no answer
         self._settings = settings_hash(engine.plan.fingerprint, settings)
         if arguments.resume:
@@ -88,7 +91,7 @@ class Run:
             yield source(name, self._arguments)
 
     def on_error(self, _: object, error: AudioError) -> None:
-        """The recording that was drawn last cannot be read, or not to its end."""
+        """Report that the last recording handed out cannot be read to its end."""
         self._count_failure(error)
         self._rows.fail_last(lambda name: _error_row(name, error))
 
@@ -101,13 +104,13 @@ class Run:
         line: Callable[[Row], str],
         count: Count | None = None,
     ) -> int:
-        """Write the rows of all results to ``--output`` in ``--format``; the exit code.
+        """Write the rows of all results to ``--output`` in ``--format``; returns the exit code.
 
         Args:
-            results: what the engine makes of these recordings.
+            results: the engine's results for these recordings.
             rows: makes the rows of a result.
             columns: see :class:`~pengi_rt.render.rows.RowWriter`.
-            line: see there.
+            line: see :class:`~pengi_rt.render.rows.RowWriter`.
             count: see :class:`~pengi_rt.render.ordered.OrderedRows`.
         """
         arguments, resume = self._arguments, self._resume
@@ -127,7 +130,7 @@ class Run:
         rows: Callable[[Found], Iterable[Row]],
         count: Count | None = None,
     ) -> int:
-        """Write the rows of all results as they come; the exit code."""
+        """Write the rows of all results as they come; returns the exit code."""
         with self._bar as bar:
             self._writer, self._rows = writer, OrderedRows(writer.write, bar.update, count)
             for result in results:
@@ -140,6 +143,17 @@ class Run:
     def _count_failure(self, error: AudioError) -> None:
         say(error)
         self.failed += 1
+
+
+def _resolved(engine: "Engine", asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan's own values of what was not asked for."""
+    own = engine.config.generation
+    defaults = {
+        "beam_size": own.beam_size if asked.get("samples") is None else None,
+        "max_new_tokens": own.max_new_tokens,
+        "temperature": own.temperature,
+    }
+    return {name: value for name, value in defaults.items() if asked.get(name, "") is None}
 
 
 def _error_row(name: str, error: AudioError) -> Row:

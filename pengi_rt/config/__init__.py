@@ -1,1 +1,1 @@
-"""What a model is, and what a caller may ask of it: frozen dataclasses, checked when made."""
+"""Model configs and task options: frozen dataclasses, checked when they are made."""

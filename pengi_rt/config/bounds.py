@@ -1,4 +1,4 @@
-"""What options may be: limits and the checks that several dataclasses share."""
+"""Limits of options, and the checks that several dataclasses share."""
 
 import math
 from typing import Final
@@ -7,14 +7,14 @@ from pengi_rt.errors import UsageError
 
 MAX_BEAM_SIZE: Final = 64
 MAX_SAMPLES: Final = 64
-MIN_TEMPERATURE: Final = 2.0**-126  # smallest normal float32: divided by it, any logit is finite
+MIN_TEMPERATURE: Final = 2.0**-126  # smallest normal float32: any logit divided by it is finite
 
 
 def check_temperature(temperature: float, *, drawn: bool) -> None:
-    """Check a temperature of a search, or of answers drawn at random.
+    """Check the temperature of a search, or of sampling (``drawn``).
 
     Raises:
-        UsageError: it is not finite, or too small.
+        UsageError: the temperature is not finite, or is too small.
     """
     if drawn and not MIN_TEMPERATURE <= temperature < math.inf:
         raise UsageError(
@@ -35,12 +35,14 @@ def check_top_p(top_p: float | None) -> None:
 
 
 def check_reading(long_audio: str, hop: float | None, *, resample: bool) -> None:
-    """Check that the options of reading go together.
+    """Check that the options for reading recordings fit together.
 
     Raises:
-        UsageError: ``hop`` without all windows, or the file's rate ignored without ``compat``.
+        UsageError: ``hop`` is given without ``windows``, or ``resample=False`` without ``compat``.
     """
     if long_audio != "compat" and not resample:
         raise UsageError(f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}")
+    if hop is not None and not 0 < hop < math.inf:
+        raise UsageError(f"hop must be above 0 and finite, got {hop!r}")
     if hop is not None and long_audio != "windows":
         raise UsageError(f"hop is only for long_audio='windows', not {long_audio!r}")

@@ -1,7 +1,7 @@
-"""Values that are checked: a caller's arguments, and dataclasses whenever one is made.
+"""Checks of a caller's arguments, and dataclasses that check themselves when they are made.
 
 Callers' scalars may be Python's, NumPy's, or arrays and tensors with no dimensions: each ``as_``
-function returns a plain Python value, or None for a value not clearly of that type.
+function returns a plain Python value, or None if the value is not clearly of that type.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pengi_rt.system.quote import one_line, shown
 
 
 class Within(NamedTuple):
-    """The bounds, both inside, of a number or of every number of a tuple."""
+    """Inclusive bounds of a number, or of every number in a tuple."""
 
     low: float
     high: float
@@ -29,7 +29,7 @@ class Within(NamedTuple):
 class Checked:
     """A dataclass that raises :class:`UsageError` for an invalid value.
 
-    Every message starts with the name of the field, so that a path can be put before it.
+    Every message starts with the name of the field, so a caller can put a path before it.
     """
 
     __slots__ = ()
@@ -44,7 +44,7 @@ class Checked:
         self._check()
 
     def _check(self) -> None:
-        """Check how the values fit together; each is inside its own bounds already."""
+        """Check how the values fit together; each is already within its own bounds."""
 
 
 @cache
@@ -59,25 +59,25 @@ def _bounds(cls: type) -> dict[str, Within]:
 
 
 def require(holds: bool, message: str) -> None:
-    """Raise :class:`UsageError` with ``message`` unless ``holds``."""
+    """Raise :class:`UsageError` with ``message`` unless ``holds`` is true."""
     if not holds:
         raise UsageError(message)
 
 
 def argument(name: str, value: object, hint: Any) -> Any:
-    """A caller's value of an option, as Python's own type; the option may say more about it.
+    """A caller's value of an option as a plain Python value; ``hint`` is its type.
 
-    NumPy's scalars, and arrays with no dimensions, are taken where Python's numbers, truth values
-    and strings are. True is not a number, and 1 is not a truth value.
+    NumPy scalars and zero-dimensional arrays are accepted like Python's numbers, bools and strings.
+    True is not a number, and 1 is not a bool.
 
     Args:
-        name: what the caller calls it.
-        value: as it was given.
+        name: the option's name, for messages.
+        value: the value as given.
         hint: ``int``, ``float``, ``bool``, ``str``, a ``Literal`` of strings, or one of these or
-            None; any other type says nothing here.
+            None; a value of any other hint is returned unchecked.
 
     Raises:
-        UsageError: it is not of that type.
+        UsageError: the value is not of that type.
     """
     if get_origin(hint) in (UnionType, Union):
         if value is None:
@@ -98,10 +98,10 @@ def argument(name: str, value: object, hint: Any) -> Any:
 
 
 def whole(name: str, value: object, low: int, high: int | None = None) -> int:
-    """A caller's whole number (called ``name``), as :func:`argument` takes it, within bounds.
+    """A caller's whole number (``name`` in messages) within bounds, like :func:`argument`.
 
     Raises:
-        UsageError: it is not a whole number, or out of bounds.
+        UsageError: the value is not a whole number, or is out of bounds.
     """
     number = as_int(value)
     if number is None or number < low or (high is not None and number > high):
@@ -111,7 +111,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> int:
 
 
 def choice(name: str, value: object, known: tuple[str, ...]) -> str:
-    """One of a few strings. Raises UsageError for any other value (called ``name``)."""
+    """One of a few strings. Raises UsageError for any other value of ``name``."""
     text = as_text(value)
     if text is None or text not in known:
         raise UsageError(f"{name} must be one of {', '.join(known)}; got {shown(value)}")
@@ -119,10 +119,10 @@ def choice(name: str, value: object, known: tuple[str, ...]) -> str:
 
 
 def listed(name: str, value: Any) -> list[Any]:
-    """What is in a caller's list, tuple, array or iterator.
+    """The items of a caller's list, tuple, array or iterator.
 
     Raises:
-        UsageError: it (called ``name``) is not one of them.
+        UsageError: the value of ``name`` is not one of these.
     """
     single = isinstance(value, str | bytes | bytearray | memoryview | Mapping)
     if single or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
@@ -131,7 +131,7 @@ def listed(name: str, value: Any) -> list[Any]:
 
 
 def as_path(name: str, value: object) -> Path:
-    """A caller's path. Raises UsageError if it is not one."""
+    """A caller's path. Raises UsageError if the value is not a path."""
     try:
         path = os.fsdecode(value)  # type: ignore[arg-type]
         os.fsencode(path)
@@ -143,12 +143,12 @@ def as_path(name: str, value: object) -> Path:
 
 
 def require_multiple(name: str, value: int, of: str, divisor: int) -> None:
-    """Require that ``value`` (called ``name``) divides by ``divisor`` (called ``of``)."""
+    """Require that ``value`` (``name`` in messages) is a multiple of ``divisor`` (``of``)."""
     require(value % divisor == 0, f"{name} must be a multiple of {of} ({divisor}), got {value}")
 
 
 def require_below(name: str, value: int, limit: str, end: int) -> None:
-    """Require that ``value`` (called ``name``) is below ``end`` (called ``limit``)."""
+    """Require that ``value`` (``name`` in messages) is below ``end`` (``limit``)."""
     require(value < end, f"{name} must be below {limit} ({end}), got {value}")
 
 
@@ -156,7 +156,7 @@ def build(cls: type, data: object, where: str) -> object:
     """An instance of dataclass ``cls`` from plain JSON data, checked key by key.
 
     Raises:
-        UsageError: an unknown key, or a value of another type or out of its bounds; the message
+        UsageError: a key is unknown, or a value has the wrong type or is out of bounds; the message
             starts with ``where`` and the path from there.
     """
     if not isinstance(data, dict):
@@ -175,7 +175,7 @@ def build(cls: type, data: object, where: str) -> object:
 
 
 def _value(hint: Any, value: object, where: str) -> object:
-    """``value`` as the type ``hint`` of a field asks for it."""
+    """``value`` converted to the type ``hint`` of a field."""
     origin = get_origin(hint)
     if hint is Any:
         return value
@@ -193,7 +193,7 @@ def _value(hint: Any, value: object, where: str) -> object:
 
 
 def _plain(hint: Any, value: object, where: str) -> object:
-    """A value that holds no others, as :func:`_value`; what nothing fits is refused here."""
+    """A value that holds no others, like :func:`_value`. Raises UsageError if no type fits."""
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     if value in choices:
         return value
@@ -209,7 +209,7 @@ def _plain(hint: Any, value: object, where: str) -> object:
 
 
 def plain(value: Any) -> Any:
-    """The plain Python value of a NumPy scalar, or of an array or tensor with no dimensions."""
+    """The plain Python value of a NumPy scalar or a zero-dimensional array or tensor."""
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         return value.item()
     return value

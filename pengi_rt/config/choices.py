@@ -1,4 +1,4 @@
-"""The values that an option may take, wherever it is offered."""
+"""The values that an option may take, on the command line and in Python."""
 
 from typing import Final, Literal, get_args
 
@@ -12,6 +12,6 @@ LongAudio = Literal["windows", "first", "center", "random", "compat"]
 
 ``windows`` reads all of it; ``first``, ``center`` and ``random`` read one clip; ``compat`` reads
 one clip at the released wrapper's random position. A last window that would begin less than one
-hop of the mel spectrogram (some milliseconds) after the window before it could hear nothing new,
-and is left out.
+hop of the mel spectrogram (some milliseconds) after the window before it would add nothing new and
+is left out.
 """

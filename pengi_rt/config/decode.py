@@ -56,7 +56,7 @@ class SampleOptions:
         top_k: sample from this many likeliest tokens; ``None`` for all.
         top_p: sample from the fewest likeliest tokens whose mass (after top-k) reaches it, in
             (0, 1]; ``None`` for all.
-        seed: the same seed gives the same answers, whatever else is in a clip's batch.
+        seed: the same seed gives the same answers, whatever else is in the batch.
         stop_id: the token that ends an answer; -1 for none.
         pad_id: fills a finished sample while others are unfinished.
 
@@ -92,11 +92,11 @@ def check_fits(prefix: int, options: DecodeOptions | SampleOptions, decoder: Dec
     """Refuse options that exceed the decoder.
 
     Raises:
-        UsageError: ``prefix`` rows and the new tokens pass its positions, or the beams its tokens.
+        UsageError: the prefix and the new tokens exceed its positions, or the beams its vocabulary.
     """
     if prefix + options.max_new_tokens > decoder.n_positions:
         raise UsageError(
-            f"a prefix of {prefix} rows and max_new_tokens {options.max_new_tokens} pass the "
+            f"a prefix of {prefix} rows and max_new_tokens {options.max_new_tokens} exceed the "
             f"decoder's {decoder.n_positions} positions: shorten the text or ask for fewer tokens"
         )
     if isinstance(options, DecodeOptions) and options.beam_size > decoder.vocab_size:

@@ -2,7 +2,7 @@
 
 A plan's config names its family. A new family is one module (or folder) and one call of
 :func:`register_family`; the plan's reader and writer, the session, the backends and the command
-line ask its spec. Nothing of a family is imported before a plan of it is opened.
+line look things up in its spec. A family's code is imported only when one of its plans is opened.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pengi_rt.config.model import ModelConfig
 
 DEFAULT = "pengi"
-"""The family of a config that names none."""
+"""The family of a config that does not name one."""
 
 PARTS = {"audio": "audio encoder", "text": "text encoder", "decoder": "decoder"}
 """The graphs that tasks run, as messages call them."""
@@ -37,19 +37,19 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "embed texts": _ENCODERS,
     "embed prefixes": ("audio", "decoder"),
 }
-"""What a model can do, and the graphs that it takes."""
+"""What a model can do, and the graphs that each task needs."""
 
 
 class FamilyConfig(Protocol):
-    """What every family's config says. The classes are frozen dataclasses, made from JSON."""
+    """What every family's config has. The classes are frozen dataclasses, made from JSON."""
 
     @property
     def family(self) -> str:
-        """Its family's name."""
+        """The family's name."""
 
     @property
     def name(self) -> str:
-        """The model's name."""
+        """The name of the model."""
 
     @property
     def sample_rate(self) -> int:
@@ -61,7 +61,7 @@ class FamilyConfig(Protocol):
 
     @property
     def hop_length(self) -> int:
-        """Samples; windows that start less than this apart are the same to the model."""
+        """Samples; windows that start less than this far apart are the same to the model."""
 
 
 class Table(NamedTuple):
@@ -81,29 +81,29 @@ class FamilySpec:
 
     name: str
     config: str
-    """A dataclass as :class:`FamilyConfig`."""
+    """A dataclass with the attributes of :class:`FamilyConfig`."""
     graphs: Mapping[str, str]
-    """``config -> pengi_rt.plan.graph.GraphRules`` of each ONNX graph a plan may hold."""
+    """``config -> pengi_rt.plan.graph.GraphRules`` for each ONNX graph that a plan may hold."""
     optional: frozenset[str] = frozenset()
-    """Graphs that a plan for ONNX Runtime may lack."""
+    """Graphs that a plan for ONNX Runtime may leave out."""
     tokenizers: Mapping[str, str] = field(default_factory=dict)
-    """``(json_bytes, config) -> tokenizer`` of each that a plan holds."""
+    """``(json_bytes, config) -> tokenizer`` for each tokenizer in a plan."""
     tables: str | None = None
     """``config -> Mapping[str, Table]``: the tensors that backends gather from."""
     modules: str | None = None
-    """``config -> torch.nn.Module``: the network, its state named as the plan's tensors."""
+    """``config -> torch.nn.Module``: the network; its state has the names of the plan's tensors."""
     summary: str | None = None
-    """``config -> Mapping[str, str]``: what ``inspect`` says of the model, by line."""
+    """``config -> Mapping[str, str]``: the lines that ``inspect`` prints about the model."""
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TASKS)
-    """What such a model can do, and the graphs that it takes."""
+    """What a model of this family can do, and the graphs that each task needs."""
 
     def tasks_of(self, graphs: Iterable[str]) -> tuple[str, ...]:
-        """What a plan can do that holds these graphs."""
+        """What a plan with these graphs can do."""
         held = set(graphs)
         return tuple(task for task, needed in self.tasks.items() if held.issuperset(needed))
 
     def refusal(self, task: str, graphs: Iterable[str]) -> str:
-        """Why a plan that holds these graphs cannot do ``task``, and what it can do."""
+        """Why a plan with these graphs cannot do ``task``, and what it can do."""
         held = set(graphs)
         missing = [part for part in self.tasks.get(task, ()) if part not in held]
         lacking = " and ".join(f"no {PARTS.get(part, part)}" for part in missing)
@@ -115,7 +115,7 @@ _SPECS: dict[str, FamilySpec] = {}
 
 
 def register_family(spec: FamilySpec) -> None:
-    """Make a family known by its name."""
+    """Register a family under its name."""
     _SPECS[spec.name] = spec
 
 
@@ -130,13 +130,13 @@ def family_of(config: FamilyConfig) -> FamilySpec:
 
 
 def read_config(data: object) -> "ModelConfig":
-    """The config of a plan, of whichever family, from plain JSON data.
+    """The config of a plan of any family, from plain JSON data.
 
-    It is typed as Pengi's. What another family's lacks is read only after a task was found to be
-    possible (:meth:`pengi_rt.plan.reader.Plan.require`).
+    The return type is Pengi's config. Fields that other families lack are read only after
+    :meth:`pengi_rt.plan.reader.Plan.require` has checked that the task is possible.
 
     Raises:
-        UsageError: the family is unknown, or a value is missing, of another type or out of bounds.
+        UsageError: the family is unknown, or a value is missing or invalid.
     """
     name = data.get("family", DEFAULT) if isinstance(data, dict) else DEFAULT
     if not isinstance(name, str) or name not in _SPECS:

@@ -1,8 +1,8 @@
-"""The config of a Pengi: every number in which models differ, in frozen dataclasses.
+"""The config of a Pengi model: every number that differs between models, in frozen dataclasses.
 
-It travels with the weights as JSON; the defaults are the published ``base``. Values are checked
-whenever a config is made, by :func:`dataclasses.replace` too. The bounds leave room for eight
-times the published sizes, and keep hostile files from asking for endless memory or time.
+The config is stored as JSON with the weights; the defaults are the published ``base``. Values are
+checked whenever a config is made, also by :func:`dataclasses.replace`. The bounds leave room for
+eight times the published sizes, and keep hostile files from taking unbounded memory or time.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from pengi_rt.system.quote import shown
 from pengi_rt.system.strict_json import Limits, parse
 
 _MAX_FEATURES = 8192  # width of HTSAT's last stage
-_MAX_WINDOWED = 4096  # resolution times window: the shift mask holds the square of it
+_MAX_WINDOWED = 4096  # resolution times window: the shift mask holds its square
 _LIMITS = Limits(characters=1 << 20, values=2000, finite=False)  # base's has 1 300 and 70
 _MAX_FRAMES = 8192  # of the image; the stretch is a matrix of both kinds of frames
 
 
 def exact_div(numerator: int, denominator: int) -> int:
-    """``numerator / denominator``, which must come out even: a bad geometry fails here."""
+    """``numerator / denominator``, which must divide exactly: a bad geometry fails here."""
     if numerator % denominator:
         raise UsageError(f"{numerator} must be a multiple of {denominator}")
     return numerator // denominator
@@ -44,7 +44,7 @@ class MelConfig(Checked):
     """The log-mel front end (torchlibrosa's, inside HTSAT).
 
     The published mel bank is built for 32 kHz (``filter_rate``) and 50-14000 Hz but applied to
-    44.1 kHz audio: its filters really cover 68.9 Hz-19.3 kHz, whatever the paper says.
+    44.1 kHz audio: its filters actually cover 68.9 Hz-19.3 kHz, not what the paper says.
     """
 
     sample_rate: Rate = 44_100  # of the waveform
@@ -68,8 +68,8 @@ class MelConfig(Checked):
 class HTSATConfig(Checked):
     """HTSAT, a Swin transformer on the folded spectrogram (Chen et al., ICASSP 2022).
 
-    ``pooling="mean"``: over all tokens of the last stage, as published. ``"time"`` (ours, not the
-    paper's): only over frequency, by a learned layer, which leaves a sequence in time.
+    ``pooling="mean"`` averages all tokens of the last stage, as published. ``"time"`` (ours, not
+    the paper's) pools only over frequency, with a learned layer, which leaves a sequence in time.
     """
 
     spec_size: Annotated[int, Within(1, 2048)] = 256  # pixels, the side of the folded image
@@ -127,8 +127,8 @@ class TextConfig(Checked):
     """How the prompt is read.
 
     ``clip``: CLIP's text tower, pooled at the first EOS. ``token_embedding``
-    (``base_no_text_enc``): rows of the decoder's embedding table, so that only ``max_length`` and
-    ``suffix`` mean anything. ``decoder`` (the paper's appendix F, first experiment): no encoder,
+    (``base_no_text_enc``): rows of the decoder's embedding table; only ``max_length`` and
+    ``suffix`` are used. ``decoder`` (the paper's appendix F, first experiment): no encoder,
     no mapper; the prompt's tokens follow the audio prefix, at most ``max_length`` of them.
     """
 
@@ -198,7 +198,7 @@ class DecoderConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig(Checked):
-    """What ``generate`` does when the caller does not say."""
+    """The defaults of ``generate``."""
 
     prompt: str = "generate audio caption"
     beam_size: Annotated[int, Within(1, 64)] = 5
@@ -208,7 +208,7 @@ class GenerationConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig(Checked):
-    """A whole Pengi: everything the runtime needs to know besides the weights."""
+    """A whole Pengi model: everything the runtime needs to know besides the weights."""
 
     family: Literal["pengi"] = "pengi"
     name: str = "base"
@@ -223,7 +223,7 @@ class ModelConfig(Checked):
     text_mapper: MapperConfig = field(default_factory=MapperConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     stop_id: TokenId = 220  # a lone space: the first id of " <|endoftext|>"
-    pad_id: TokenId = 0  # "!": what a finished beam continues with
+    pad_id: TokenId = 0  # "!": fills a finished beam
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def _check(self) -> None:
@@ -257,7 +257,7 @@ class ModelConfig(Checked):
         require(samples > half, what)
 
     def _check_mapper(self, name: str, sequence: str | None, because: str) -> None:
-        """Check a mapper; ``sequence`` is the kind that its input needs if it is a sequence."""
+        """Check a mapper; ``sequence`` is the kind required if its input is a sequence."""
         mapper: MapperConfig = getattr(self, name)
         width, rows, constant = self.decoder.n_embd, mapper.prefix_length, mapper.constant_length
         for kind in ("transformer_seq", "transformer_time"):
@@ -293,7 +293,7 @@ class ModelConfig(Checked):
 
     @property
     def mel_frames(self) -> int:
-        """STFT frames of one clip (centred: one more than whole hops)."""
+        """STFT frames of one clip (centered: one more than whole hops)."""
         return self.clip_samples // self.mel.hop_length + 1
 
     @property
@@ -308,16 +308,16 @@ class ModelConfig(Checked):
 
     @property
     def audio_steps(self) -> int:
-        """Steps in time that the audio mapper reads: 1 (the mean), or a column of each strip."""
+        """Time steps that the audio mapper reads: 1 (the mean), or one per column of each strip."""
         return 1 if self.htsat.pooling == "mean" else self.strips * self.htsat.side
 
     def prompt_rows(self, tokens: int) -> int:
-        """Rows of the prefix of a prompt of so many tokens: these themselves, or the mapper's."""
+        """Prefix rows of a prompt: its ``tokens`` themselves, or the mapper's output."""
         return tokens if self.text.kind == "decoder" else self.text_mapper.prefix_length
 
     @property
     def prefix_length(self) -> int:
-        """Rows of the whole prefix, audio first, then the longest prompt's."""
+        """Rows of the whole prefix: the audio's, then the longest prompt's."""
         return self.audio_mapper.prefix_length + self.prompt_rows(self.text.max_length)
 
     def to_json(self) -> str:
@@ -329,8 +329,8 @@ class ModelConfig(Checked):
         """Config from JSON text.
 
         Raises:
-            UsageError: it is not a JSON object, is huge, has an unknown key, or a value of another
-                type or out of bounds.
+            UsageError: the text is not a JSON object or is too large, a key is unknown, or a value
+                is out of bounds or of the wrong type.
         """
         try:
             data = parse(text, _LIMITS)
@@ -340,10 +340,10 @@ class ModelConfig(Checked):
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """Config from plain JSON data. Raises as :meth:`from_json`."""
+        """Config from plain JSON data. Raises like :meth:`from_json`."""
         return cast("Self", build(cls, data, "config"))
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """The model of that name. Raises as :func:`pengi_rt.config.presets.preset`."""
+        """The preset ``name``. Raises like :func:`pengi_rt.config.presets.preset`."""
         return cls.from_dict(preset(name))

@@ -11,9 +11,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "text": {"kind": "token_embedding", "suffix": " <|endoftext|>"},
         "text_mapper": {"kind": "transformer_seq"},
     },
-    # Small, with the same quirks: another rate for the bank than for the audio, a stretch that is
-    # no identity, a shifted and an unshifted last stage, halved mapper, the text embedding left
-    # unnormalised, stop id 220.
+    # Small, with the same quirks: different rates for the bank and the audio, a stretch that is not
+    # the identity, a shifted and an unshifted last stage, halved mapper, an unnormalized text
+    # embedding, stop id 220.
     "tiny": {
         "name": "tiny",
         "clip_seconds": 2.0,
@@ -28,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "text_mapper": {"prefix_length": 8, "constant_length": 8, "num_layers": 1, "num_heads": 4},
         "decoder": {"vocab_size": 512, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4},
     },
-    # The model that ships: small, trained on made sounds (docs/demo-model.md). Every third of a
-    # second reaches the mapper by itself, for clips with several events.
+    # The model that ships: small, trained on synthesized sounds (docs/demo-model.md). The mapper
+    # reads every third of a second separately, for clips with several events.
     "demo": {
         "name": "demo",
         "clip_seconds": 4.0,

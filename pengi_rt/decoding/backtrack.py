@@ -1,4 +1,4 @@
-"""Hypotheses, and how they are read out of the steps of a search."""
+"""Read hypotheses out of the recorded steps of a search."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,10 @@ class Hypothesis:
     """One generated text.
 
     Attributes:
-        tokens: the stop token included.
-        score: their mean log-probability, under the logits divided by the temperature.
-        logprobs: of each token. Their mean is the score up to rounding: they are the differences of
-            the sums that the search kept, as averages, after every token.
+        tokens: the tokens, including the stop token.
+        score: the mean log-probability of the tokens, with logits divided by the temperature.
+        logprobs: the log-probability of each token. Their mean is the score up to rounding: they
+            are differences of the running sums that the search keeps, as averages, per token.
     """
 
     tokens: tuple[int, ...]
@@ -32,7 +32,7 @@ class Hypotheses:
     """The beams of one clip, best first.
 
     ``steps`` is the number of forward passes that the clip would need on its own, including the one
-    over the prefix: one before every token.
+    over the prefix: one per token.
     """
 
     beams: tuple[Hypothesis, ...]
@@ -40,7 +40,7 @@ class Hypotheses:
 
 
 def read_hypotheses(trace: SearchTrace, max_new_tokens: int) -> list[Hypotheses]:
-    """Every clip's hypotheses at the token where it was done or reached ``max_new_tokens``."""
+    """Every clip's hypotheses at the token where it finished or reached ``max_new_tokens``."""
     steps = np.minimum(np.where(trace.done > 0, trace.done, max_new_tokens), max_new_tokens)
     clips = np.arange(len(steps))
     tokens, sums = _trace_back(trace, steps)
@@ -56,9 +56,9 @@ def read_hypotheses(trace: SearchTrace, max_new_tokens: int) -> list[Hypotheses]
 
 
 def _trace_back(trace: SearchTrace, steps: Integers) -> tuple[Integers, F64]:
-    """Tokens of every clip's beams and the sums after them, ``[max(steps), B, W]``.
+    """Tokens of every clip's beams and the running sums, ``[max(steps), B, W]``.
 
-    All clips at once, each from its own last step; values after that mean nothing.
+    All clips at once, each from its own last step; values after that step are undefined.
     """
     clips, width = trace.tokens.shape[1:]
     shape = (int(steps.max()), clips, width)
@@ -86,7 +86,7 @@ def _beams(
 
 
 def _differences(sums: F64) -> F64:
-    """From step to step; ``-inf`` from where a sum is, and none positive by rounding."""
+    """Differences between steps; ``-inf`` once a sum is, and never positive by rounding."""
     before = np.concatenate([np.zeros_like(sums[:1]), sums[:-1]])
     differences = np.full_like(sums, -np.inf)
     np.subtract(sums, before, out=differences, where=np.isfinite(sums))

@@ -1,6 +1,6 @@
 """Beam search over any backend, several clips at a time.
 
-:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams. What was chosen is kept as
+:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams. Each choice is stored as
 ``(source, token)`` per beam and step, and a hypothesis is read backwards from its last token.
 """
 
@@ -35,16 +35,18 @@ def search(
 ) -> list[Hypotheses]:
     """Search after every prefix: Pengi's beam search, ranked by mean log-probability per token.
 
-    Clips do not influence each other. A clip whose beams are all finished has its hypotheses; its
-    rows idle until the last clip is done. With ``on_step`` or ``is_finished`` the host makes every
-    step, even where the device could search by itself.
+    Clips do not influence each other. Once all beams of a clip are finished, its hypotheses are
+    final and its rows idle until the last clip is done. With ``on_step`` or ``is_finished``, the
+    host runs every step, even where the device could search by itself.
 
     Args:
         backend: runs the decoder.
         prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         options: see :class:`DecodeOptions`.
-        on_step: called after each token with their number so far. What it raises ends the search.
-        is_finished: called with every unfinished beam's tokens after each token; True finishes it.
+        on_step: called after each token with the number of tokens so far. An exception from it ends
+            the search.
+        is_finished: called with every unfinished beam's tokens after each token; True finishes the
+            beam.
 
     Raises:
         UsageError: the plan has no decoder, a prefix and ``max_new_tokens`` exceed its positions,
@@ -71,7 +73,7 @@ def search(
 class FusedSearch:
     """Audio encoding and beam search in one go, all on the device.
 
-    Its methods raise as :func:`search` does.
+    Its methods raise like :func:`search`.
     """
 
     device: DeviceSearch
@@ -92,11 +94,11 @@ class FusedSearch:
     def search_new_prompt(
         self, wave: F32, ids: I64, suffix: F32
     ) -> tuple[Encoded, list[Hypotheses]]:
-        """Encode a prompt, too, and search after recording, prompt and ``suffix``.
+        """Also encode a prompt, and search after the recording, the prompt and ``suffix``.
 
         Args:
             wave: ``[B, clip_samples]``.
-            ids: ``[1, T]``, the prompt's.
+            ids: ``[1, T]``, the prompt's token ids.
             suffix: ``[n, n_embd]``.
 
         Returns:
@@ -116,7 +118,7 @@ def fused_search(
     options: DecodeOptions | SampleOptions,
     is_finished: StopTest | None = None,
 ) -> FusedSearch | None:
-    """The backend's own way from recordings to hypotheses, if it has one for these options."""
+    """The backend's own search from recordings to hypotheses, if it has one for these options."""
     device = backend.device_search
     if device is None or is_finished is not None or not isinstance(options, DecodeOptions):
         return None
@@ -124,7 +126,7 @@ def fused_search(
 
 
 def beam_choice(options: DecodeOptions) -> Choice:
-    """The beams with the best averages."""
+    """Choose the beams with the best averages."""
     return partial(
         beam_step,
         beam_size=options.beam_size,

@@ -4,12 +4,12 @@ For a candidate :math:`v_1 \dots v_n` after prefix :math:`x`
 
 .. math:: \log p(v \mid x) = \sum_{i=1}^{n} \log p(v_i \mid x, v_1 \dots v_{i-1})
 
-Candidates that begin alike share that beginning: together they make a trie, and each step of the
-decoder computes one of its levels. The rows of a step are the level's inner nodes, and ``parents``
-its edges. The prefix is read once, however many candidates follow it.
+Candidates that begin with the same tokens share the work for them: together they form a trie, and
+each step of the decoder computes one of its levels. The rows of a step are the level's inner nodes,
+and ``parents`` its edges. The prefix is read once for all candidates.
 
 Cost: one prefill, then a step for every token of the longest candidate except the last (nothing
-follows that), each with as many rows per clip as the widest level has inner nodes.
+follows it), each with as many rows per clip as the widest level has inner nodes.
 
 Source: Pengi (NeurIPS 2023), section 4.2, compares log-likelihoods in closed tasks.
 """
@@ -26,10 +26,10 @@ from pengi_rt.decoding.trie import Trie, tries, width
 from pengi_rt.errors import UsageError
 
 MAX_WIDTH: Final = 64
-"""Rows per clip. Wider tries are split into parts, each scored as a clip of its own."""
+"""Rows per clip. Wider tries are split into parts, each scored as a separate clip."""
 
 MAX_ROWS: Final = 128
-"""Rows per step, all clips together: 26 MB of logits with GPT-2's vocabulary."""
+"""Rows per step for all clips together: 26 MB of logits with GPT-2's vocabulary."""
 
 
 class Likelihoods(NamedTuple):
@@ -38,7 +38,7 @@ class Likelihoods(NamedTuple):
     sums: F64
     """``[B, N]``: natural logarithms of the probabilities; ``-inf`` for probability 0."""
     counts: I64
-    """``[N]``: tokens in each sum, including the end."""
+    """``[N]``: tokens in each sum, including ``end``."""
 
     @property
     def means(self) -> F64:
@@ -58,14 +58,14 @@ def likelihoods(
     Args:
         backend: runs the decoder.
         prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
-        candidates: token ids; none empty, no two equal.
-        end: the token that must follow every candidate; None for any. Without it a candidate's sum
-            is never below that of one that begins with it.
+        candidates: token ids; no empty or equal candidates.
+        end: the token that must follow every candidate; None for any. Without it, a candidate's sum
+            is never below that of a candidate that begins with it.
 
     Raises:
-        UsageError: the plan has no decoder, there is no candidate, one is empty or equal to
-            another, a token is not in the vocabulary, or a prefix and a candidate exceed the
-            decoder's positions.
+        UsageError: the plan has no decoder, there are no candidates, one is empty, two are equal, a
+            token is not in the vocabulary, or a prefix and a candidate exceed the decoder's
+            positions.
         ValueError: logits hold NaN or have no finite maximum (clip and candidate are named).
     """
     decoder = require_decoder(backend)
@@ -86,19 +86,19 @@ def likelihoods(
 
 
 class _Job(NamedTuple):
-    """A trie to be scored after a prefix, in a slot of the cache."""
+    """A trie to score after a prefix, in a slot of the cache."""
 
     clip: int
     prefix: F32
     trie: Trie
-    sums: F64  # [N], added to
+    sums: F64  # [N], updated in place
 
     def add(self, depth: int, logits: F32) -> None:
         """Add the log-probabilities of the tokens that follow a level's nodes.
 
         Args:
-            depth: the level's.
-            logits: ``[W, V]``: the nodes' and then those of idle rows.
+            depth: the depth of the level.
+            logits: ``[W, V]``: those of the nodes, then those of idle rows.
         """
         tokens, _, candidates, nodes, following = self.trie[depth]
         maxima, totals = np.array([_maximum_and_total(row) for row in logits[: len(tokens)]]).T
@@ -143,7 +143,7 @@ def _rows(jobs: Sequence[_Job], depth: int, row_count: int) -> tuple[I64, I64]:
 
 
 def _maximum_and_total(logits: F32) -> tuple[float, float]:
-    """The maximum of ``[V]``, and in float64 what log-sum-exp adds to it; NaN if not finite."""
+    """The maximum of ``[V]``, and log-sum-exp minus it in float64; NaN if not finite."""
     maximum = float(logits.max())
     if not np.isfinite(maximum):
         return maximum, np.nan
@@ -151,9 +151,9 @@ def _maximum_and_total(logits: F32) -> tuple[float, float]:
 
 
 def _check(candidates: Sequence[Sequence[int]], end: int | None, decoder: DecoderConfig) -> None:
-    """Refuse what cannot be scored after any prefix."""
+    """Refuse candidates that cannot be scored after any prefix."""
     if not candidates:
-        raise UsageError("there is no candidate to score: give at least one")
+        raise UsageError("there are no candidates to score: give at least one")
     if end is not None:
         _check_tokens("end", [end], decoder)
     known: dict[tuple[int, ...], int] = {}
@@ -163,7 +163,7 @@ def _check(candidates: Sequence[Sequence[int]], end: int | None, decoder: Decode
         _check_tokens(f"candidate {index}", candidate, decoder)
         first = known.setdefault(tuple(candidate), index)
         if first != index:
-            raise UsageError(f"candidates {first} and {index} are the same: leave one of them out")
+            raise UsageError(f"candidates {first} and {index} are the same: remove one of the two")
 
 
 def _check_tokens(name: str, tokens: Sequence[int], decoder: DecoderConfig) -> None:
@@ -178,6 +178,6 @@ def _check_fit(prefixes: Sequence[F32], counts: I64, decoder: DecoderConfig) -> 
     rows, longest = max(map(len, prefixes), default=0), int(counts.argmax())
     if rows + counts[longest] > decoder.n_positions:
         raise UsageError(
-            f"a prefix of {rows} rows and the {counts[longest]} tokens of candidate {longest} pass "
-            f"the decoder's {decoder.n_positions} positions: shorten the text or the candidate"
+            f"a prefix of {rows} rows and the {counts[longest]} tokens of candidate {longest} "
+            f"exceed the decoder's {decoder.n_positions} positions: shorten the text or candidate"
         )

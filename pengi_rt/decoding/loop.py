@@ -1,7 +1,7 @@
-"""The host's loop that all decoding shares: a forward pass, a choice, the next forward pass.
+"""The decoding loop on the host: a forward pass, a choice, the next forward pass.
 
-After each pass the decoder gives logits for the rows of all clips, and a :data:`Choice` says which
-row each row continues and with which token.
+After each pass, the decoder gives logits for the rows of all clips, and a :data:`Choice` says which
+earlier row each new row continues and with which token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +14,11 @@ from pengi_rt.errors import UsageError
 from pengi_rt.kernels.beam_step_cpu import BeamState, BeamStep
 
 Choice = Callable[[F32, BeamState], BeamStep]
-"""The next tokens of all rows, from their logits ``[B, W, V]`` and their state ``[B, W]``; ``W`` is
-1 in the first step, whatever the width is afterwards."""
+"""Chooses the next tokens of all rows from their logits ``[B, W, V]`` and state ``[B, W]``; ``W``
+is 1 in the first step, whatever the width is afterwards."""
 
 StopTest = Callable[[Sequence[int]], bool]
-"""Whether a row with these tokens is finished, as by the stop token."""
+"""Whether a row with these tokens is finished, as if by the stop token."""
 
 _Histories = list[list[tuple[int, ...]]]  # the tokens of every row of every clip
 
@@ -27,10 +27,10 @@ def require_decoder(backend: Backend) -> Decoder:
     """The backend's decoder.
 
     Raises:
-        UsageError: the plan has none.
+        UsageError: the plan has no decoder.
     """
     if backend.decoder is None:
-        raise UsageError("this plan has no decoder: it cannot generate text or score it")
+        raise UsageError("this plan has no decoder: it cannot generate or score text")
     return backend.decoder
 
 
@@ -41,7 +41,7 @@ def decode_steps(
     choose: Choice,
     is_finished: StopTest | None = None,
 ) -> Iterator[BeamStep]:
-    """Yield the rows after one token, two, and so on; each forward pass runs on demand.
+    """Yield the rows after one token, after two, and so on; each forward pass runs on demand.
 
     Ends when all rows are finished or have ``max_new_tokens`` tokens.
     """
@@ -70,7 +70,7 @@ def decode_steps(
 
 
 def stack_steps(steps: Sequence[BeamStep]) -> SearchTrace:
-    """All steps, in the form in which a device's own search gives them."""
+    """All steps, in the same form as from a device's own search."""
     done = np.stack([step.state.finished.all(axis=1) for step in steps])
     return SearchTrace(
         tokens=np.stack([step.tokens for step in steps]).astype(np.int32),
@@ -82,7 +82,7 @@ def stack_steps(steps: Sequence[BeamStep]) -> SearchTrace:
 
 
 def pad(prefixes: Sequence[F32], lengths: I64) -> F32:
-    """``[B, P, n_embd]``: the prefixes, zeros after those shorter than ``lengths.max()``."""
+    """``[B, P, n_embd]``: the prefixes, padded with zeros to ``lengths.max()``."""
     padded = np.zeros((len(prefixes), lengths.max(), prefixes[0].shape[1]), np.float32)
     for row, prefix in zip(padded, prefixes, strict=True):
         row[: len(prefix)] = prefix
@@ -99,7 +99,7 @@ def _extended(histories: _Histories, step: BeamStep) -> _Histories:
 
 
 def _finish(step: BeamStep, histories: _Histories, is_finished: StopTest) -> BeamStep:
-    """``step``, with the rows that pass the test finished too."""
+    """``step``, with the rows that pass the test also marked as finished."""
     finished = step.state.finished.copy()
     for clip, row in np.argwhere(~finished).tolist():
         finished[clip, row] = is_finished(histories[clip][row])

@@ -1,9 +1,9 @@
-"""Sampling over any backend: texts drawn token by token, several clips and samples at a time.
+"""Sampling over any backend: texts generated token by token, several clips and samples at a time.
 
-Tokens are drawn from the softmax of the logits divided by the temperature, restricted to the
-``top_k`` likeliest tokens (Fan et al. 2018) and then to the fewest of these whose share of their
-mass reaches ``top_p`` (Holtzman et al. 2020). Scores are under the unrestricted
-distribution, as in the beam search.
+Tokens are sampled from the softmax of the logits divided by the temperature, restricted to the
+``top_k`` likeliest tokens (Fan et al. 2018) and then to the fewest of those whose share of the mass
+reaches ``top_p`` (Holtzman et al. 2020). Scores use the unrestricted distribution, as in the beam
+search.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def sample(
     *,
     is_finished: StopTest | None = None,
 ) -> list[Hypotheses]:
-    """Draw ``samples`` texts after every prefix, sorted by mean log-probability per token.
+    """Sample ``samples`` texts after every prefix, sorted by mean log-probability per token.
 
     Sample ``s`` of every clip reads the same random numbers, which depend only on the seed and
     ``s``: a clip's texts depend neither on its batch nor on the number of samples.
@@ -34,8 +34,8 @@ def sample(
         backend: runs the decoder.
         prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         options: see :class:`SampleOptions`.
-        is_finished: called with the tokens of every unfinished text after each token; a text for
-            which it is true is finished, as by the stop token.
+        is_finished: called with the tokens of every unfinished text after each token; True finishes
+            the text, as if by the stop token.
 
     Raises:
         UsageError: the plan has no decoder, or a prefix and ``max_new_tokens`` exceed its
@@ -51,7 +51,7 @@ def sample(
 
 
 def sample_choice(options: SampleOptions) -> Choice:
-    """One token per row, by inverting its distribution function at a uniform number."""
+    """Choose one token per row, by inverting its distribution function at a uniform number."""
     seeds = np.random.SeedSequence(options.seed).spawn(options.samples)
     uniforms = [
         np.random.Generator(np.random.PCG64(seed)).random(options.max_new_tokens) for seed in seeds
@@ -60,7 +60,7 @@ def sample_choice(options: SampleOptions) -> Choice:
 
 
 def _draw(logits: F32, state: BeamState, *, options: SampleOptions, uniforms: F64) -> BeamStep:
-    """Continue every row on its own: one with ``n`` tokens at its ``n``-th uniform number."""
+    """Continue every row on its own; a row with ``n`` tokens uses its ``n``-th uniform number."""
     clips, rows, _ = logits.shape
     source = np.arange(options.samples) % rows
     scores, finished = state.scores[:, source], state.finished[:, source]
@@ -88,20 +88,20 @@ def _draw_token(logits: F32, uniform: float, options: SampleOptions) -> tuple[in
     weights = np.exp(scaled)
     allowed = _allowed(logits, weights, options)
     mass = np.cumsum(weights[allowed])
-    # In float64, uniform < 1 times a mass is below that mass, so the place is one of them.
+    # In float64, uniform < 1 times a mass is below that mass, so the index is in range.
     token = allowed[np.searchsorted(mass, uniform * mass[-1], side="right")]
     return int(token), float(scaled[token] - np.log(weights.sum()))
 
 
 def _allowed(logits: F32, weights: F64, options: SampleOptions) -> I64:
-    """The ids of top-k and then top-p, ascending; ties go to the lower ids."""
+    """The ids kept by top-k and then top-p, ascending; ties go to lower ids."""
     ids = np.arange(len(logits))
     if options.top_k is not None and options.top_k < len(logits):
         least = np.partition(logits, -options.top_k)[-options.top_k]
         ids = _ranked(logits, np.flatnonzero(logits >= least))[: options.top_k]
     if options.top_p is not None and options.top_p < 1:
         total = weights[ids].sum()
-        # All tokens below (1 - p) / V together have less mass than may be left out: not sorted.
+        # All tokens below (1 - p) / V can be left out together, so they are not sorted.
         floor = (1 - options.top_p) * total / len(ids)
         ids = _ranked(logits, ids[weights[ids] >= floor])
         mass = np.cumsum(weights[ids])
@@ -110,7 +110,7 @@ def _allowed(logits: F32, weights: F64, options: SampleOptions) -> I64:
 
 
 def _ranked(logits: F32, ids: I64) -> I64:
-    """The likeliest first, equal ones in the given order."""
+    """The order from likeliest to least likely; ties keep their order."""
     return ids[np.argsort(-logits[ids], kind="stable")]
 
 

@@ -26,11 +26,11 @@ def stream_tokens(
     *,
     is_finished: StopTest | None = None,
 ) -> Iterator[Token]:
-    """Yield the tokens that a search with one beam, or one sample, generates after ``prefix``.
+    """Yield the tokens that greedy search, or a single sample, generates after ``prefix``.
 
-    Each forward pass runs when the next token is requested. The last token is the stop token, or
-    the one with which ``is_finished`` is true, or number ``max_new_tokens``. The call itself checks
-    all arguments.
+    Each forward pass runs when the next token is requested. The last token is the stop token, the
+    one that makes ``is_finished`` true, or number ``max_new_tokens``. The call itself checks all
+    arguments.
 
     Args:
         backend: runs the decoder. The cache lives until the stream is closed.
@@ -41,7 +41,7 @@ def stream_tokens(
     Raises:
         UsageError: there is more than one beam or sample, the plan has no decoder, or the prefix
             and ``max_new_tokens`` exceed its positions.
-        ValueError: the backend's logits hold NaN; from the iterator.
+        ValueError: the backend's logits hold NaN (raised while iterating).
     """
     check_single(options)
     check_fits(len(prefix), options, require_decoder(backend).config)
@@ -58,7 +58,7 @@ def check_single(options: DecodeOptions | SampleOptions) -> None:
     if options.width != 1:
         name = "beam_size" if isinstance(options, DecodeOptions) else "samples"
         raise UsageError(
-            f"beams are ranked only when all are finished: stream with {name} 1, "
+            f"beams are ranked only when all of them are finished: stream with {name} 1, "
             f"got {options.width}"
         )
 

@@ -1,4 +1,4 @@
-"""Token sequences as tries: a shared beginning is stored, and computed, once."""
+"""Token sequences as tries: a shared beginning is stored and computed once."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,7 @@ from pengi_rt.backends.protocol import I64
 
 
 class Level(NamedTuple):
-    """The ``n`` inner nodes of one depth, and the ``m`` sequences that continue from them.
+    """The ``n`` inner nodes at one depth, and the ``m`` sequences that continue from them.
 
     Leaves are left out: nothing follows them.
     """
@@ -18,28 +18,28 @@ class Level(NamedTuple):
     tokens: I64
     """``[n]``: the last token of each node; 0 for the root."""
     parents: I64
-    """``[n]``: its parent among the nodes of the level above; 0 for the root."""
+    """``[n]``: each node's parent among the nodes of the level above; 0 for the root."""
     sequences: I64
     """``[m]``: the indices of the sequences."""
     nodes: I64
-    """``[m]``: the node that each of them has reached."""
+    """``[m]``: the node that each sequence has reached."""
     following: I64
-    """``[m]``: its next token."""
+    """``[m]``: the next token of each sequence."""
 
 
 Trie = list[Level]
-"""Levels from the root down, as many as the longest sequence has tokens."""
+"""Levels from the root down; as many as the longest sequence has tokens."""
 
 
 def tries(sequences: Sequence[tuple[int, ...]], max_width: int) -> list[Trie]:
     """Put all sequences into one trie, or into several if a level would have too many nodes.
 
     Each trie takes neighbors in sorted order, which share the most. All have about the same number
-    of sequences, so that side by side they leave few rows idle.
+    of sequences, so that few rows idle when they run side by side.
 
     Args:
         sequences: at least one, none empty.
-        max_width: the most nodes per level.
+        max_width: the maximum number of nodes per level.
     """
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
     parts = 1
@@ -53,7 +53,7 @@ def tries(sequences: Sequence[tuple[int, ...]], max_width: int) -> list[Trie]:
 
 
 def width(trie: Trie) -> int:
-    """Nodes in the widest level."""
+    """The number of nodes in the widest level."""
     return max(len(level.tokens) for level in trie)
 
 

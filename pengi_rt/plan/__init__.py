@@ -1,1 +1,1 @@
-"""The engine file: a ZIP of graphs, weights and tokenizers, checked before it is used."""
+"""The engine file: a ZIP of graphs, weights and tokenizers, checked before use."""

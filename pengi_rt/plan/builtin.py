@@ -1,4 +1,4 @@
-"""The plan that comes with pengi-rt: a small demo model, used when no other is named."""
+"""The plan that comes with pengi-rt: a small demo model, used when no plan is named."""
 
 import logging
 import os
@@ -9,8 +9,8 @@ from pengi_rt.errors import PlanError
 
 logger = logging.getLogger(__name__)
 
-# Not importlib.resources: a plan is mapped, so it must be a file, and where the package is spread
-# over two folders (editable installs) their traversal names the wrong one for a missing file.
+# Not importlib.resources: a plan is mapped, so it must be a file; and if the package is spread over
+# two folders (editable installs), importlib.resources names the wrong folder for a missing file.
 LOCATION = Path(__file__).with_name("demo.plan")
 
 
@@ -18,7 +18,7 @@ def builtin_plan() -> Path:
     """The path of the built-in engine file.
 
     Raises:
-        PlanError: this installation has none.
+        PlanError: this installation has no built-in plan.
     """
     if not LOCATION.is_file():
         raise PlanError(
@@ -29,10 +29,10 @@ def builtin_plan() -> Path:
 
 
 def named_or_builtin(path: str | os.PathLike[str] | None) -> Path:
-    """``path``; without one the built-in engine file, and a warning that says what that is.
+    """``path``; or, without a path, the built-in engine file, with a warning about what it is.
 
     Raises:
-        PlanError: there is neither.
+        PlanError: no path is given, and this installation has no built-in plan.
         UsageError: ``path`` is not a path.
     """
     if path is not None:

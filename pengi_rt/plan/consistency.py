@@ -22,10 +22,10 @@ _TABLE_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
-    """Check that ``tensors`` fill ``size`` bytes in order, each aligned, none across another.
+    """Check that ``tensors`` fill ``size`` bytes in order, aligned and without overlaps.
 
     Raises:
-        PlanError: they do not.
+        PlanError: the check fails.
     """
     spans: dict[int, int] = {}
     for tensor in tensors:
@@ -37,17 +37,17 @@ def check_layout(tensors: Iterable[TensorRecord], size: int) -> None:
             raise PlanError(f"a tensor at {offset} of {WEIGHTS} should start at {aligned(end)}")
         end = offset + spans[offset]
     if end != size:
-        raise PlanError(f"{WEIGHTS} has {size} bytes, its tensors need {end}")
+        raise PlanError(f"{WEIGHTS} has {size} bytes, but its tensors need {end}")
 
 
 def check_complete(manifest: Manifest) -> None:
-    """Check that a plan holds what its family, its config and its backends need.
+    """Check that a plan holds what its family, config and backends need.
 
-    A plan holds the graphs of its family or none; without them it names the backends that read the
-    weights alone. Tokenizers, tables and the scales of an int8 plan are always there.
+    A plan holds either the graphs of its family or none; without graphs, it names backends that
+    read only the weights. Tokenizers, tables and the scales of an int8 plan are always there.
 
     Raises:
-        PlanError: something is missing, or a tensor has another shape or type.
+        PlanError: something is missing, or a tensor has the wrong shape or type.
     """
     family = family_of(manifest.config)
     _check_graphs(manifest, [name for name in family.graphs if name not in family.optional])
@@ -79,7 +79,7 @@ def _check_graphs(manifest: Manifest, needed: Iterable[str]) -> None:
 def _check_table(name: str, stored: TensorRecord, table: Table, weights: str) -> None:
     if stored.shape != table.shape:
         raise PlanError(
-            f"tensor {name} has shape {shown(list(stored.shape))}, the config needs "
+            f"tensor {name} has shape {shown(list(stored.shape))}, but the config needs "
             f"{list(table.shape)}: {_EXPORT_AGAIN}"
         )
     if stored.dtype != _TABLE_TYPES.get(weights, "int8" if table.int8 else "float16"):
@@ -89,7 +89,7 @@ def _check_table(name: str, stored: TensorRecord, table: Table, weights: str) ->
 
 
 def _check_scale(name: str, tensors: Mapping[str, TensorRecord], *, needed: bool) -> None:
-    """A scale for each row or for each column, of a matrix."""
+    """Check the scale of an int8 matrix: one value per row or per column."""
     values, scale = tensors[name], tensors.get(scale_name(name))
     if scale is None:
         if needed:
@@ -98,6 +98,6 @@ def _check_scale(name: str, tensors: Mapping[str, TensorRecord], *, needed: bool
     rows, columns = values.shape if len(values.shape) == 2 else (0, 0)
     if scale.dtype != "float32" or scale.shape not in ((rows, 1), (1, columns)):
         raise PlanError(
-            f"tensor {shown(scale_name(name))} is {scale.dtype} {shown(list(scale.shape))}, no "
+            f"tensor {shown(scale_name(name))} is {scale.dtype} {shown(list(scale.shape))}, not a "
             f"scale for {shown(list(values.shape))}: {_EXPORT_AGAIN}"
         )

@@ -1,9 +1,8 @@
-"""What a file is, told from its first and last bytes: a plan, a checkpoint, a recording.
+"""Recognize what a file is by its first and last bytes: a plan, a checkpoint, a recording.
 
-Two questions are answered. What was handed in as a plan and is not one? (``.plan`` is TensorRT's
-extension too, and a checkpoint is what people have before they export.) And is a file one that
-nobody can make again, so that it must not be overwritten? There a wrong yes is better than a
-wrong no.
+This answers two questions. What is a file that was given as a plan but is not one? (``.plan`` is
+also TensorRT's extension, and a checkpoint is what people have before they export.) And is a file
+irreplaceable, so that it must not be overwritten? There, a wrong yes is better than a wrong no.
 """
 
 import os
@@ -17,7 +16,7 @@ _TAIL = 1 << 16  # bytes; a ZIP archive's directory ends the file
 _LOCAL_HEADER = 30  # bytes before the name of a ZIP file's first entry
 _EXPORT = "run pengi-rt export on it, and give the plan that it writes"
 _OUR_VECTORS = re.compile(rb'.{8}\{"__metadata__": \{"plan": ', re.DOTALL)
-"""A file that ``pengi-rt embed`` wrote, and can write again."""
+"""A file written by ``pengi-rt embed``, which can write it again."""
 
 
 class _Kind(NamedTuple):
@@ -25,9 +24,9 @@ class _Kind(NamedTuple):
 
     start: re.Pattern[bytes]
     precious: str | None
-    """What messages call it where it must not be overwritten."""
+    """The kind's name in messages about overwriting."""
     refusal: str
-    """What messages call it where it was given as a plan, and what to do."""
+    """The message when such a file is given as a plan, with what to do."""
 
 
 _KINDS = (
@@ -36,7 +35,7 @@ _KINDS = (
         "a TensorRT plan",
         "a raw TensorRT engine, not a pengi-rt plan: make one with pengi-rt export",
     ),
-    # Before the pickles: its first byte is the low one of a length, and may be anything.
+    # Before the pickles: its first byte is the low byte of a length, which may be anything.
     _Kind(
         re.compile(rb".{4}\0{4}\{", re.DOTALL),
         "a checkpoint",
@@ -56,7 +55,7 @@ _KINDS = (
     _Kind(
         re.compile(rb"\x89HDF\r\n|GGUF"),
         "a checkpoint",
-        "a checkpoint of another program, not a plan: export a Pengi's with pengi-rt export",
+        "another program's checkpoint, not a plan: export a Pengi checkpoint with pengi-rt export",
     ),
     _Kind(
         re.compile(rb"\s*<(!doctype html|html|head|\?xml)", re.IGNORECASE),
@@ -92,21 +91,21 @@ _RECORDING = re.compile(
 
 
 def not_a_plan(head: bytes) -> str | None:
-    """What the file is that starts with ``head``; ``None`` if it may be a plan."""
+    """What a file that starts with ``head`` is; ``None`` if it may be a plan."""
     if head.startswith(b"PK\3\4"):
         name = head[_LOCAL_HEADER : _LOCAL_HEADER + head[26]] if len(head) > _LOCAL_HEADER else b""
         return f"a PyTorch checkpoint, not a plan: {_EXPORT}" if b"data.pkl" in name else None
     for kind in _KINDS:
         if kind.start.match(head):
             return kind.refusal
-    return f"no plan: it starts with {head[:8]!r}, a plan with {b'PK'!r}"
+    return f"not a plan: it starts with {head[:8]!r}, but a plan starts with {b'PK'!r}"
 
 
 def precious_kind(path: str | os.PathLike[str]) -> str | None:
-    """What must not be overwritten: a recording, a plan or a checkpoint; else ``None``.
+    """The kind of a file that must not be overwritten (recording, plan, checkpoint), or ``None``.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     try:
         status = Path(path).stat()
@@ -122,7 +121,7 @@ def precious_kind(path: str | os.PathLike[str]) -> str | None:
         from pengi_rt.audio.containers.common import Probe
         from pengi_rt.audio.containers.mp3 import find_mp3
 
-        # A capture that began in mid-frame: three frames in a row look like nothing else.
+        # A capture that began in mid-frame: nothing else looks like three frames in a row.
         return "a recording" if find_mp3(Probe(file, str(path), lenient=True)) >= 0 else None
 
 

@@ -1,4 +1,4 @@
-"""A plan's weights as float32, however they are stored: exact, and widened only where read."""
+"""A plan's weights as exact float32, for any storage type; widened only when read."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ F32 = NDArray[np.float32]
 
 
 def float32_view(plan: Plan, name: str) -> "F32 | Float32View":
-    """The tensor ``name`` of an open plan: mapped if it is stored as float32, else a view.
+    """The tensor ``name`` of an open plan: mapped if it is stored as float32, otherwise a view.
 
     Raises:
-        PlanError: there is no such tensor, or its type is none that weights are stored as.
+        PlanError: there is no such tensor, or weights are never stored in its type.
     """
     stored: F32 = plan.tensor(name)
     return stored if stored.dtype == np.float32 else Float32View(plan, name)
 
 
 class Float32View:
-    """A tensor stored in a narrower type. Indexing it like an array widens that part."""
+    """A tensor stored in a narrower type. Indexing it like an array widens the indexed part."""
 
     def __init__(self, plan: Plan, name: str) -> None:
-        """Over the mapped tensor ``name``.
+        """Wrap the mapped tensor ``name``.
 
         Raises:
-            PlanError: there is no such tensor, or its type is none that weights are stored as.
+            PlanError: there is no such tensor, or weights are never stored in its type.
         """
         self._stored = plan.tensor(name)
         self._scale: NDArray[np.float32] | None = None
@@ -39,11 +39,12 @@ class Float32View:
             self._scale = np.broadcast_to(plan.tensor(scale_name(name)), self._stored.shape)
         elif dtype not in ("float32", "float16", "bfloat16"):
             raise PlanError(
-                f"{plan.path}: tensor {name} is {dtype}, its config wants float32; export it again"
+                f"{plan.path}: tensor {name} is {dtype}, but the config needs float32; "
+                "export it again"
             )
 
     def __getitem__(self, index: Any) -> F32:
-        """What NumPy's indexing gives, as float32."""
+        """The result of NumPy's indexing, as float32."""
         part = self._stored[index]
         wide: F32
         if self._scale is not None:

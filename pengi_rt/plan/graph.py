@@ -1,8 +1,9 @@
 """What a plan's ONNX graphs may do, checked before ONNX Runtime sees them.
 
-That is a virtual machine with loops, files and hundreds of operators. A graph may hold only what
-our exporters write (``export/encoder_graphs.py``, ``export/decoder_graph.py``), takes and gives
-what the config says, and points into the plan's weights alone. (ONNX: onnx/onnx.proto.)
+ONNX Runtime is a virtual machine with loops, files and hundreds of operators. A graph may hold only
+what our exporters write (``export/encoder_graphs.py``, ``export/decoder_graph.py``), must have the
+inputs and outputs that the config implies, and may refer only to the plan's weights. (ONNX:
+onnx/onnx.proto.)
 """
 
 import math
@@ -36,7 +37,7 @@ BRANCH_OPERATORS = {
 }
 """The branches of each layer's ``If``: a step, and a prefill."""
 ONLY = {"GatherND": {"batch_dims": 1}, "Split": {"axis": -1, "num_outputs": 3}}
-"""Integer attributes that have one value: GatherND reads outside its input by another."""
+"""Integer attributes with a single allowed value: with others, GatherND reads out of bounds."""
 
 _NODES_PER_LAYER = 128  # the deepest of base's has 70
 _BYTES_PER_NODE = 1024  # 250 are usual
@@ -83,7 +84,7 @@ _MODEL: Table = {
 
 
 class Value(NamedTuple):
-    """An input or output of a graph; None in ``shape`` is any size."""
+    """An input or output of a graph; None in ``shape`` means any size."""
 
     name: str
     dtype: int
@@ -95,7 +96,7 @@ class Value(NamedTuple):
 
 
 class GraphRules(NamedTuple):
-    """What a graph may hold, by the config of its model."""
+    """What a graph may hold, given the config of its model."""
 
     takes: list[Value]
     """Inputs, in any order."""
@@ -111,21 +112,21 @@ class GraphRules(NamedTuple):
 
     @property
     def nodes(self) -> int:
-        """The most nodes."""
+        """The maximum number of nodes."""
         return _NODES_PER_LAYER * self.layers + _OTHER_NODES
 
 
 def check_graph(data: bytes, kind: str, config: FamilyConfig, weights: int) -> None:
-    """Check the graph ``kind`` of a plan whose ``weights.bin`` has so many bytes.
+    """Check the graph ``kind`` of a plan whose ``weights.bin`` has ``weights`` bytes.
 
     Raises:
-        ValueError: it is refused; the message continues "its audio graph ".
+        ValueError: the graph is refused; the message continues "its audio graph ".
     """
     rules = graph_rules(kind, config)
     longest = rules.nodes * _BYTES_PER_NODE + _BYTES_PER_SAMPLE * rules.table_samples
     with _refusals():
         if len(data) > longest:
-            raise ValueError(f"has {len(data)} bytes, the config explains {longest}")
+            raise ValueError(f"has {len(data)} bytes, but the config allows {longest}")
         graph = only(read(data, _MODEL), "graph", {})
         _check_weights(list(_tensors(graph)), weights, rules.nodes)
         inputs, outputs = (
@@ -148,7 +149,7 @@ def _refusals() -> Iterator[None]:
 def _check_nodes(graph: Message, rules: GraphRules) -> None:
     nodes = graph.get("node", [])
     if len(nodes) > rules.nodes:
-        raise ValueError(f"has {len(nodes)} nodes, the config explains {rules.nodes}")
+        raise ValueError(f"has {len(nodes)} nodes, but the config allows {rules.nodes}")
     taken = {only(value, "name", "") for value in graph.get("input", [])}
     layer = 0
     for node in nodes:
@@ -165,14 +166,14 @@ def _check_operator(node: Message, known: Iterable[str], taken: set[str]) -> Non
     if not taken.isdisjoint(node.get("output", [])):
         raise ValueError(f"computes what it is given, in a {name}")
     if name in ONLY and _integers(node) != ONLY[name]:
-        raise ValueError(f"holds a {name} with other attributes than ours")
+        raise ValueError(f"holds a {name} with attributes that no export writes")
 
 
 def _check_choice(node: Message, layer: int, heads: int, taken: set[str]) -> None:
-    """A layer's attention. Its operators trust some inputs: these must be the caller's own."""
+    """Check a layer's attention. Its operators trust some inputs, which must be the caller's."""
     branches = _pairs(node.get("attribute", []), "name", "g")
     if node.get("input") != ["is_step"] or branches.keys() != BRANCH_OPERATORS.keys():
-        raise ValueError("chooses by something else than is_step")
+        raise ValueError("branches on something other than is_step")
     for name, branch in branches.items():
         nodes = (branch or {}).get("node", [])
         if not nodes or len(nodes) > 8 or branch.keys() & {"input", "initializer"}:
@@ -199,15 +200,15 @@ def _integers(node: Message) -> dict[Any, Any]:
 
 
 def _pairs(messages: list[Message], key: str, value: str) -> dict[Any, Any]:
-    """What the messages say, each something else: readers differ in which of two counts."""
+    """The messages as a dict. Duplicates are refused: readers differ in which of two counts."""
     pairs = {only(message, key): only(message, value) for message in messages}
     if len(pairs) != len(messages):
-        raise ValueError(f"says the same {key} twice")
+        raise ValueError(f"has the same {key} twice")
     return pairs
 
 
 def _tensors(graph: Message) -> Iterator[Message]:
-    """All tensors of a graph, those of its branches included."""
+    """All tensors of a graph, including those of its branches."""
     yield from graph.get("initializer", [])
     for node in graph.get("node", []):
         for part in node.get("attribute", []):
@@ -217,16 +218,16 @@ def _tensors(graph: Message) -> Iterator[Message]:
 
 
 def _check_weights(tensors: list[Message], weights: int, most: int) -> None:
-    """Check that ``tensors`` hold what they say, or point to it inside the weights."""
+    """Check that ``tensors`` hold the data that they declare, or point to it inside the weights."""
     if len(tensors) > 2 * most:
-        raise ValueError(f"has {len(tensors)} tensors, the config explains {2 * most}")
+        raise ValueError(f"has {len(tensors)} tensors, but the config allows {2 * most}")
     used = sum(_checked_bytes(tensor, weights) for tensor in tensors)
     if used > 2 * weights + (1 << 26):
-        raise ValueError(f"takes {used} bytes out of {weights} of {WEIGHTS}")
+        raise ValueError(f"uses {used} bytes, but {WEIGHTS} has {weights}")
 
 
 def _checked_bytes(tensor: Message, weights: int) -> int:
-    """The bytes of a tensor that has exactly the data that its shape and type need."""
+    """The size of a tensor in bytes, after checking that its data fit its shape and type."""
     dims, item = tensor.get("dims", []), ITEM_SIZES.get(only(tensor, "data_type", 0))
     name = shown(only(tensor, "name", ""))
     if item is None or len(dims) > 8 or any(not 0 <= size < 1 << 40 for size in dims):
@@ -239,7 +240,7 @@ def _checked_bytes(tensor: Message, weights: int) -> int:
     values = sum(len(tensor.get(f"{kind}_data", ())) for kind in ("float", "int32", "int64",
                                                                   "double"))  # fmt: skip
     if len(raw) + item * values != count * item or "external_data" in tensor:
-        raise ValueError(f"has a tensor {name} with other data than its shape needs")
+        raise ValueError(f"has a tensor {name} whose data do not fit its shape")
     return count * item
 
 
@@ -247,13 +248,13 @@ def _check_place(tensor: Message, name: str, size: int, weights: int) -> None:
     place = _pairs(tensor.get("external_data", []), "key", "value")
     file = place.pop("location", None)
     if file != WEIGHTS:
-        raise ValueError(f"reads {shown(file)}, a file of its own")
+        raise ValueError(f"reads the file {shown(file)}, not {WEIGHTS}")
     numbers = [str(place.pop(key, "")) for key in ("offset", "length")]
     if place or not all(text.isascii() and text.isdecimal() and len(text) < 20 for text in numbers):
-        raise ValueError(f"has a tensor {name} that stands nowhere")
+        raise ValueError(f"has a tensor {name} with an invalid location")
     offset, length = map(int, numbers)
     if length != size or offset % ALIGNMENT or offset + length > weights:
-        raise ValueError(f"has a tensor {name} that is none of {WEIGHTS}")
+        raise ValueError(f"has a tensor {name} that is not one in {WEIGHTS}")
 
 
 def _value(message: Message) -> Value:
@@ -277,8 +278,8 @@ def _check_contract(rules: GraphRules, inputs: list[Value], outputs: list[Value]
         if values
     ]
     raise ValueError(
-        f"takes {_listed(inputs)} and gives {_listed(outputs)}, which is not what such a graph "
-        f"does: {' '.join(first) or 'not in this order'}"
+        f"takes {_listed(inputs)} and gives {_listed(outputs)}, unlike an exported graph: "
+        f"{' '.join(first) or 'not in this order'}"
     )
 
 
@@ -291,12 +292,12 @@ def _listed(values: list[Value]) -> str:
 
 
 def contract(kind: str, config: FamilyConfig) -> tuple[list[Value], list[Value]]:
-    """What the graph ``kind`` of such a model takes and gives."""
+    """The inputs and outputs of the graph ``kind`` of a model with this config."""
     rules = graph_rules(kind, config)
     return rules.takes, rules.gives
 
 
 def graph_rules(kind: str, config: FamilyConfig) -> GraphRules:
-    """What the graph ``kind`` of such a model may hold."""
+    """What the graph ``kind`` of a model with this config may hold."""
     rules: GraphRules = lazily(family_of(config).graphs[kind])(config)
     return rules

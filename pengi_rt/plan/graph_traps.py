@@ -1,7 +1,7 @@
-"""Find, before they run, allowed operators that would take the whole process down.
+"""Find allowed operators that would crash or hang the whole process, before they run.
 
-ONNX Runtime 1.32 divides the smallest integer by -1, which the processor answers with SIGFPE, and
-does not come back from a convolution whose kernel is computed and has no elements.
+ONNX Runtime 1.32 divides the smallest integer by -1, which raises SIGFPE, and never returns from a
+convolution whose kernel is computed and has no elements.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ _FIXED_TYPES = {
     "ArgMax": _INT64, "Shape": _INT64, "Equal": _BOOL, "LessOrEqual": _BOOL,
 }  # fmt: skip
 _TYPED_BY = {"DequantizeLinear": 1, "Where": 1}
-"""The input that has the output's type, where it is not the first."""
+"""The index of the input that has the output's type, if it is not the first input."""
 
 
 def check_traps(graph: Message) -> None:
-    """Refuse divisions of what is not known to be float32, and kernels of unknown size.
+    """Refuse divisions of values not known to be float32, and kernels of unknown size.
 
     Raises:
-        ValueError: there is one, or a name stands for two values; the message continues "it ".
+        ValueError: there is one, or a name has two values; the message continues "it ".
     """
     types = {only(value, "name"): _elem_type(value) for value in graph.get("input", [])}
     types |= {only(tensor, "name"): only(tensor, "data_type")
@@ -29,7 +29,7 @@ def check_traps(graph: Message) -> None:
         name = node["op_type"][0]
         made = _output_type(node, name, types)
         if name == "Div" and made != _FLOAT32:
-            raise ValueError("holds a Div of other numbers than float32, which no export writes")
+            raise ValueError("holds a Div of numbers that are not float32, which no export writes")
         if name == "Conv" and min(_attribute(node, "kernel_shape").get("ints", [0]), default=0) < 1:
             raise ValueError("holds a Conv without the size of its kernel")
         for output in filter(None, node.get("output", [])):
@@ -39,7 +39,7 @@ def check_traps(graph: Message) -> None:
 
 
 def _output_type(node: Message, name: str, types: dict[str, Any]) -> Any:
-    """The element type of a node's outputs; None if it is not known."""
+    """The element type of a node's outputs; None if unknown."""
     if name == "Cast":
         return only(_attribute(node, "to"), "i")
     typed = node.get("input", [])[_TYPED_BY.get(name, 0) :]
@@ -50,7 +50,7 @@ def _attribute(node: Message, name: str) -> Message:
     """The attribute of that name, or an empty one."""
     found = [part for part in node.get("attribute", []) if part.get("name") == [name]]
     if len(found) > 1:
-        raise ValueError(f"says the same {name} twice")
+        raise ValueError(f"has the same {name} twice")
     return found[0] if found else {}
 
 

@@ -1,7 +1,7 @@
 """What a plan contains: the names of its entries, and ``plan.json`` as dataclasses.
 
-``zip_container`` has the container, ``reader`` the reader, ``writer`` the writer; ``consistency``
-checks that the parts fit together.
+The container is in ``zip_container``, the reader in ``reader``, the writer in ``writer``;
+``consistency`` checks that the parts fit together.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ ITEM_SIZES = {  # bytes
     "uint8": 1,
     "bool": 1,
 }
-"""The element types of tensors, by NumPy's and ml_dtypes' names; stored little-endian."""
+"""The element types of tensors, named as in NumPy and ml_dtypes; stored little-endian."""
 
 MAX_RANK = 32  # NumPy 1.26's limit
 MAX_COUNT = 2**63 - 1
 MAX_NAME = 200  # characters of a tensor's name; base's longest has 60
 LIMITS = Limits(characters=1 << 22, values=100_000)
-"""The limits of ``plan.json``: some 25 times what base's needs (154 kB, 4 700 values)."""
+"""The limits of ``plan.json``: about 25 times what base needs (154 kB, 4 700 values)."""
 
 _MAX_NAMES = 16  # of graphs, of backends
 
@@ -59,7 +59,7 @@ def tokenizer_entry(name: str) -> str:
 
 
 def scale_name(name: str) -> str:
-    """The float32 tensor that the int8 tensor ``name`` is multiplied by."""
+    """The name of the float32 tensor that scales the int8 tensor ``name``."""
     return f"{name}.scale"
 
 
@@ -86,12 +86,12 @@ class TensorRecord:
 
     @property
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """The tensor's size in bytes."""
         return math.prod(self.shape) * ITEM_SIZES[self.dtype]
 
     @classmethod
     def from_json(cls, data: object, where: str) -> Self:
-        """A checked record. Raises as :meth:`Manifest.from_json`."""
+        """A checked record. Raises like :meth:`Manifest.from_json`."""
         values = _object(data, _keys(cls), where)
         shape, dtype = values["shape"], values["dtype"]
         if not isinstance(shape, list) or len(shape) > MAX_RANK:
@@ -119,7 +119,7 @@ class EntryRecord:
 
     @classmethod
     def from_json(cls, data: object, where: str) -> Self:
-        """A checked record. Raises as :meth:`Manifest.from_json`."""
+        """A checked record. Raises like :meth:`Manifest.from_json`."""
         values = _object(data, _keys(cls), where)
         return cls(
             size=_count(values["size"], f"{where}.size"),
@@ -136,7 +136,7 @@ class Source:
 
     @classmethod
     def from_json(cls, data: object, where: str) -> Self:
-        """A checked record. Raises as :meth:`Manifest.from_json`."""
+        """A checked record. Raises like :meth:`Manifest.from_json`."""
         values = _object(data, _keys(cls), where)
         return cls(
             file=_text(values["file"], f"{where}.file"),
@@ -150,27 +150,27 @@ class Manifest:
 
     format: int = FORMAT_VERSION
     config: ModelConfig
-    weights: str = "fp32"  # how they are stored; the arithmetic is up to the backend
+    weights: str = "fp32"  # how the weights are stored; the backend chooses the arithmetic
     graphs: tuple[str, ...]
     backends: tuple[str, ...]
     tensors: Mapping[str, TensorRecord]
     entries: Mapping[str, EntryRecord]  # all but plan.json
-    self_test: Mapping[str, Any] | None  # what export found when it ran the written plan
+    self_test: Mapping[str, Any] | None  # the result of export's check of the written plan
     tools: Mapping[str, str]  # package: version
     source: Source | None
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What the plan can do, by the graphs that it holds."""
+        """What the plan can do, given its graphs."""
         return family_of(self.config).tasks_of(self.parts)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Its graphs; without any it holds the weights of them all."""
+        """The plan's graphs; a plan without graphs holds the weights of all of them."""
         return self.graphs or tuple(family_of(self.config).graphs)
 
     def to_json(self) -> str:
-        """JSON text in ASCII; :meth:`from_json` gives an equal manifest back."""
+        """ASCII JSON text, from which :meth:`from_json` makes an equal manifest."""
         return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
 
     @classmethod
@@ -178,7 +178,7 @@ class Manifest:
         """A manifest from ``plan.json``, checked key by key.
 
         Raises:
-            PlanError: it is not JSON of this schema, or has another format version.
+            PlanError: the text is not JSON of this schema, or has a different format version.
         """
         data = _parse(text)
         _check_format(data)
@@ -220,7 +220,7 @@ def _parse(text: str | bytes) -> object:
 def _check_format(data: object) -> None:
     version = data.get("format") if isinstance(data, dict) else None
     if type(version) is not int or version < 1:
-        raise PlanError(f"{MANIFEST} names no plan format (format: {shown(version)})")
+        raise PlanError(f"{MANIFEST} has an invalid plan format ({shown(version)})")
     if version != FORMAT_VERSION:
         raise PlanError(
             f"this plan has format {version}; pengi-rt {__version__} reads format "
@@ -229,7 +229,7 @@ def _check_format(data: object) -> None:
 
 
 def _with_present_keys(data: object) -> object:
-    """``data``, in which plans from before 0.1.0 call ``weights`` ``precision``."""
+    """``data``, with ``weights`` renamed: plans from before 0.1.0 call it ``precision``."""
     if isinstance(data, dict) and "precision" in data and "weights" not in data:
         return {("weights" if key == "precision" else key): data[key] for key in data}
     return data
@@ -251,7 +251,7 @@ def _mapping(data: object, where: str) -> dict[str, Any]:
         raise PlanError(f"{where} must be an object, got {type(data).__name__}")
     longest = max(map(len, data), default=0)
     if longest > MAX_NAME:
-        raise PlanError(f"{where} has a name of {longest} characters, at most {MAX_NAME} are read")
+        raise PlanError(f"{where} has a name of {longest} characters; the limit is {MAX_NAME}")
     return data
 
 

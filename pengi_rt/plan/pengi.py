@@ -1,4 +1,4 @@
-"""What a Pengi plan holds: the rules of its three graphs, and its embedding tables."""
+"""The contents of a Pengi plan: the rules of its three graphs, and its embedding tables."""
 
 from collections.abc import Iterator, Mapping
 
@@ -21,14 +21,14 @@ DECODER_OPERATORS = frozenset([
 
 
 def audio_graph(config: ModelConfig) -> GraphRules:
-    """Windows to their embeddings and prefixes."""
+    """The audio graph: windows to embeddings and prefixes."""
     wave = Value("wave", FLOAT32, (None, config.clip_samples))
     gives = _encoded(config, (None, config.d_proj), config.audio_mapper.prefix_length)
     return _encoder(config, wave, gives)
 
 
 def text_graph(config: ModelConfig) -> GraphRules:
-    """Prompts to their embeddings and prefixes."""
+    """The text graph: prompts to embeddings and prefixes."""
     text, width = config.text, config.decoder.n_embd
     length = text.max_length if text.kind == "token_embedding" else None
     vectors = (None, config.d_proj) if text.kind == "clip" else (None, length, width)
@@ -37,7 +37,7 @@ def text_graph(config: ModelConfig) -> GraphRules:
 
 
 def decoder_graph(config: ModelConfig) -> GraphRules:
-    """Prefixes, or one more token, to logits; keys and values in buffers."""
+    """The decoder graph: prefixes, or one more token, to logits; keys and values in buffers."""
     return GraphRules(
         takes=list(_decoder_inputs(config)),
         gives=list(_decoder_outputs(config)),
@@ -58,7 +58,7 @@ def tables(config: ModelConfig) -> Mapping[str, Table]:
 
 
 def summary(config: ModelConfig) -> Mapping[str, str]:
-    """What ``inspect`` says about the model, by line."""
+    """The lines that ``inspect`` prints about the model."""
     decoder, generation = config.decoder, config.generation
     return {
         "model": f"{config.clip_seconds:g} s clips at {config.sample_rate} Hz, prefix "

@@ -1,7 +1,7 @@
-"""Read protocol buffers without their library, by tables of the fields that are allowed.
+"""Read protocol buffers without the library, using tables of the allowed fields.
 
-A field that the table does not name is refused, not skipped: what nobody here has read must not
-mean something to the library that reads the same bytes next.
+A field that the table does not name is refused, not skipped: bytes that were not checked here must
+not mean something to the library that reads them next.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ FLOATS: Final = "floats"
 DOUBLES: Final = "doubles"
 TEXT: Final = "text"
 BYTES: Final = "bytes"
-"""Kinds of fields: one number; numbers, perhaps packed; what has a length."""
+"""Kinds of fields: one number; numbers, possibly packed; fields with a length."""
 
 Table: TypeAlias = Mapping[int, tuple[str, "str | Table"]]
-"""A message's fields by number: each one's name and its kind, which is a table for a message."""
+"""A message's fields by number: each field's name and kind (a table, if it is a message)."""
 
 Message: TypeAlias = dict[str, list[Any]]
-"""A message's fields by name, each with all its values in order; of floats there are only Nones."""
+"""A message's fields by name, each with all its values in order; floats are read as None."""
 
 _VARINT, _FIXED64, _SIZED, _FIXED32 = 0, 1, 2, 5  # wire types
 _ITEMS = {FLOAT: 4, FLOATS: 4, DOUBLES: 8}  # bytes
@@ -28,10 +28,10 @@ _WIRES = {INT: _VARINT, INTS: _VARINT, FLOAT: _FIXED32, FLOATS: _FIXED32, DOUBLE
 
 
 def read(data: bytes, table: Table) -> Message:
-    """The message that ``data`` holds. Its depth is the table's.
+    """The message in ``data``. Its depth is that of the table.
 
     Raises:
-        ValueError: it is cut short, holds text that is not UTF-8, or a field that the table lacks.
+        ValueError: the message is cut short, has text that is not UTF-8, or an unknown field.
     """
     return _message(data, 0, len(data), table)
 
@@ -40,11 +40,11 @@ def only(message: Message, name: str, default: Any = None) -> Any:
     """The value of a field that occurs at most once.
 
     Raises:
-        ValueError: it occurs twice: readers differ in which of them counts.
+        ValueError: the field occurs twice; readers differ in which one counts.
     """
     values = message.get(name, [default])
     if len(values) != 1:
-        raise ValueError(f"has {len(values)} times what stands once, {name}")
+        raise ValueError(f"has {name} {len(values)} times, not once")
     return values[0]
 
 
@@ -54,7 +54,7 @@ def _message(data: bytes, start: int, end: int, table: Table) -> Message:
         tag, start = _varint(data, start, end)
         number, wire = tag >> 3, tag & 7
         if number not in table:
-            raise ValueError(f"holds the field {number}, which we do not write")
+            raise ValueError(f"holds the field {number}, which no export writes")
         name, kind = table[number]
         values = message.setdefault(name, [])
         if wire == _SIZED:
@@ -63,7 +63,7 @@ def _message(data: bytes, start: int, end: int, table: Table) -> Message:
             values += _sized(data, start, stop, kind)
             start = stop
         elif not isinstance(kind, str) or _WIRES.get(kind) != wire:
-            raise ValueError(f"holds a number in another form than ours, {name}")
+            raise ValueError(f"holds a number in an unexpected form, {name}")
         elif wire == _VARINT:
             value, start = _varint(data, start, end)
             values.append(_signed(value))
@@ -74,7 +74,7 @@ def _message(data: bytes, start: int, end: int, table: Table) -> Message:
 
 
 def _sized(data: bytes, start: int, stop: int, kind: "str | Table") -> list[Any]:
-    """What a field with a length holds: one value, or packed numbers."""
+    """The content of a field with a length: one value, or packed numbers."""
     if not isinstance(kind, str):
         return [_message(data, start, stop, kind)]
     if kind == INTS:
@@ -83,12 +83,12 @@ def _sized(data: bytes, start: int, stop: int, kind: "str | Table") -> list[Any]
         try:
             return [data[start:stop].decode()]
         except UnicodeDecodeError:
-            raise ValueError(f"holds a name that is no UTF-8: {data[start:stop][:40]!a}") from None
+            raise ValueError(f"holds a name that is not UTF-8: {data[start:stop][:40]!a}") from None
     if kind == BYTES:
         return [data[start:stop]]
     if kind in (FLOATS, DOUBLES):
         return [None] * ((stop - start) // _ITEMS[kind])
-    raise ValueError("holds a number in another form than ours")
+    raise ValueError("holds a number in an unexpected form")
 
 
 def _integers(data: bytes, start: int, stop: int) -> Iterator[int]:

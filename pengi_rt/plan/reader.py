@@ -1,6 +1,6 @@
-"""Open a plan: one file with everything an engine needs, mapped, and checked before it is used.
+"""Open a plan: one file with everything an engine needs, mapped and checked before use.
 
-Opening hashes every entry. Nothing in a plan is pickled or executed, and no other file is opened.
+Opening hashes every entry. Nothing in a plan is unpickled or executed, and no other file is opened.
 """
 
 import hashlib
@@ -37,25 +37,25 @@ from pengi_rt.system.quote import one_line, shown
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 16 << 20  # bytes hashed, then given back: opening keeps no weights resident
-_MAX_ENTRY = 128 << 20  # bytes, of any but the weights: graphs and tokenizers are read whole
+_CHUNK = 16 << 20  # bytes hashed, then released: opening keeps no weights resident
+_MAX_ENTRY = 128 << 20  # bytes of any entry but the weights: graphs and tokenizers are read whole
 _FETCH_AGAIN = "its checksum does not match; fetch or export the plan again"
 
 
 class Plan:
-    """An open plan, read-only; everything it hands out is a view of the mapped file or a copy.
+    """An open plan, read-only; everything it returns is a view of the mapped file or a copy.
 
-    The file may be renamed, replaced or deleted meanwhile (:class:`PlanWriter` replaces). Whoever
-    cuts it short in place takes this process down with it, as with every mapped file.
+    The file may be renamed, replaced or deleted in the meantime (:class:`PlanWriter` replaces).
+    Truncating it in place crashes this process, as with every mapped file.
 
     Attributes:
-        path: where it was opened.
-        size: of the file, in bytes.
+        path: where the plan was opened.
+        size: the size of the file, in bytes.
         manifest: ``plan.json``.
     """
 
     def __init__(self, path: Path, contents: "_Contents") -> None:
-        """Over checked contents; :meth:`open` makes both."""
+        """Wrap checked contents; :meth:`open` makes both."""
         self.path = path
         self.size = len(contents.file)
         self.manifest = contents.manifest
@@ -67,7 +67,7 @@ class Plan:
         """Map the plan at ``path`` and check it: every header, every entry's SHA-256.
 
         Raises:
-            PlanError: it cannot be read, is something else, is damaged, or has a format that this
+            PlanError: the file cannot be read, is not a plan, is damaged, or has a format that this
                 version does not read.
         """
         with _about(path):
@@ -80,12 +80,12 @@ class Plan:
 
     @classmethod
     def examine(cls, path: str | os.PathLike[str]) -> Iterator[tuple[str, bool]]:
-        """Name every entry and every tensor at ``path``, and whether its SHA-256 holds.
+        """Yield the name of every entry and tensor at ``path``, and whether its SHA-256 matches.
 
         Tensors are named ``weights.bin[NAME]``.
 
         Raises:
-            PlanError: as :meth:`open`, but for the SHA-256.
+            PlanError: as for :meth:`open`, except for wrong checksums.
         """
         with _about(path):
             contents = _load(Path(path))
@@ -97,19 +97,19 @@ class Plan:
 
     @property
     def config(self) -> ModelConfig:
-        """The model, its generation defaults included."""
+        """The model config, including its generation defaults."""
         return self.manifest.config
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """What it can do: generate, classify, embed, ..."""
+        """What the plan can do: generate, classify, embed, ..."""
         return self.manifest.tasks
 
     def require(self, task: str) -> None:
         """Check that the plan can do ``task``, one of :data:`pengi_rt.config.family.TASKS`.
 
         Raises:
-            UsageError: it lacks a part; the message says which, and what it can do.
+            UsageError: the plan lacks a part; the message says which, and what the plan can do.
         """
         if task not in self.tasks:
             refusal = family_of(self.config).refusal(task, self.manifest.parts)
@@ -117,7 +117,7 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of ``plan.json``, which has every other entry's: equal plans, equal answers."""
+        """SHA-256 of ``plan.json``, which holds that of every entry: it identifies the plan."""
         entry = self._entries[MANIFEST]
         return _sha256(self._mapped, entry.data, entry.size)
 
@@ -135,11 +135,11 @@ class Plan:
     def tensor(self, name: str) -> "NDArray[Any]":
         """The tensor ``name``, read-only, mapped.
 
-        NumPy has no bfloat16: of such a tensor these are the bits, as uint16.
-        :func:`pengi_rt.plan.float32_view.float32_view` gives float32, however it is stored.
+        NumPy has no bfloat16, so such a tensor is returned as its bits, in uint16.
+        :func:`pengi_rt.plan.float32_view.float32_view` gives float32 for any storage type.
 
         Raises:
-            PlanError: the plan does not have it.
+            PlanError: the plan does not have this entry.
         """
         import numpy as np
 
@@ -148,7 +148,7 @@ class Plan:
         record = self.manifest.tensors[name]
         kind = "uint16" if record.dtype == "bfloat16" else record.dtype
         dtype = np.dtype(kind).newbyteorder("<")
-        # np.ndarray(buffer=...) would hold the mmap, not an export of it: close would unmap it.
+        # np.ndarray(buffer=...) would hold the mmap, not an export of it: close() would unmap it.
         flat = np.frombuffer(self.weights, dtype, math.prod(record.shape), record.offset)
         return flat.reshape(record.shape)
 
@@ -156,7 +156,7 @@ class Plan:
         """The ONNX graph ``name`` (``audio``, ...), which points into the weights.
 
         Raises:
-            PlanError: the plan does not have it.
+            PlanError: the plan does not have this entry.
         """
         return self._read(graph_entry(name))
 
@@ -164,19 +164,19 @@ class Plan:
         """The tokenizer ``name`` (``text``, ...) as JSON.
 
         Raises:
-            PlanError: the plan does not have it.
+            PlanError: the plan does not have this entry.
         """
         return self._read(tokenizer_entry(name))
 
     def release_pages(self) -> None:
-        """Take the mapped pages out of this process's memory; what is read again comes back."""
+        """Release the mapped pages from this process's memory; reading pages them in again."""
         self._mapped.madvise(MADV_DONTNEED)
 
     def close(self) -> None:
-        """Unmap the file. Views handed out stay valid: the mapping goes with the last of them."""
+        """Unmap the file. Views returned earlier stay valid: the mapping lives as long as any."""
         file, self._file = self._file, None
         if file is not None:
-            with suppress(BufferError):  # somebody still holds a view
+            with suppress(BufferError):  # a view is still in use
                 file.close()
 
     def __enter__(self) -> Self:
@@ -205,7 +205,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """A mapped file whose headers and manifest hold; its data has still to be hashed."""
+    """A mapped file whose headers and manifest were checked; its data have yet to be hashed."""
 
     file: mmap
     entries: Mapping[str, Entry]
@@ -255,13 +255,13 @@ def _about(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _map(path: Path) -> mmap:
     """The file as read-only memory, if its first bytes may be a plan's."""
-    # A FIFO would block the open, and a device has no size: look before.
+    # A FIFO would block the open, and a device has no size: check first.
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a NUL or a lone surrogate in the path
-        raise PlanError(f"no file can have this name: {error}") from None
+        raise PlanError(f"this is not a valid file name: {error}") from None
     if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise PlanError(f"this is {what}; give the plan itself, as pengi-rt export wrote it")
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -275,7 +275,7 @@ def _map(path: Path) -> mmap:
 
 def _read_manifest(file: mmap, entry: Entry) -> Manifest:
     if entry.size > LIMITS.characters:
-        raise PlanError(f"{MANIFEST} claims {entry.size} bytes; no plan's is that long")
+        raise PlanError(f"{MANIFEST} claims {entry.size} bytes, which is too long for any plan")
     text = file[entry.data : entry.end]
     if zlib.crc32(text) != entry.crc:  # the one entry whose SHA-256 is not recorded
         raise PlanError(f"entry {MANIFEST} is damaged: {_FETCH_AGAIN}")
@@ -287,7 +287,7 @@ def _check_entries(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
     stored = {entry.name: entry.size for entry in entries.values()}
     *_, last = stored
     if last != MANIFEST:
-        raise PlanError(f"{last} stands after {MANIFEST}, which must be the last entry")
+        raise PlanError(f"{last} comes after {MANIFEST}, which must be the last entry")
     del stored[MANIFEST]
     family = family_of(manifest.config)
     recorded = {name: record.size for name, record in manifest.entries.items()}
@@ -297,12 +297,14 @@ def _check_entries(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
         if name not in stored:
             raise PlanError(f"entry {name} is missing")
         if stored[name] != recorded.get(name):
-            raise PlanError(f"entry {name} has {stored[name]} bytes, not as {MANIFEST} says")
+            raise PlanError(f"entry {name} has {stored[name]} bytes, unlike {MANIFEST} says")
         if name != WEIGHTS and stored[name] > _MAX_ENTRY:
-            raise PlanError(f"entry {name} has {stored[name]} bytes; no plan's is that long")
+            raise PlanError(
+                f"entry {name} has {stored[name]} bytes, which is too long for any plan"
+            )
     graphs = [name for name in stored if name.startswith("graphs/")]
     if graphs != [graph_entry(name) for name in manifest.graphs]:
-        raise PlanError(f"the plan's graphs are {shown(graphs)}, not as {MANIFEST} says")
+        raise PlanError(f"the plan's graphs are {shown(graphs)}, unlike {MANIFEST} says")
 
 
 def _sha256(file: mmap, start: int, size: int) -> str:

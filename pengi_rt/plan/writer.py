@@ -1,8 +1,7 @@
-"""Write a plan: in a temporary file, which replaces the old plan in one step.
+"""Write a plan to a temporary file, which replaces the old plan in one step.
 
-The temporary file is in the same folder. Export seals it, opens it, runs
-its numeric self-test on it, seals it again with the result, and only then commits. Whatever happens
-before, the old plan stays as it is.
+The temporary file is in the same folder. Export seals it, opens it, runs its numeric self-test on
+it, seals it again with the result, and only then commits. Until then, the old plan is unchanged.
 """
 
 import hashlib
@@ -38,9 +37,9 @@ if TYPE_CHECKING:
 
 
 class PlanWriter:
-    """A plan in the making, as a context manager.
+    """Writes a plan; a context manager.
 
-    In use::
+    Example::
 
         with PlanWriter("pengi.plan", config) as writer:
             records = writer.add_tensors(weights)
@@ -49,8 +48,8 @@ class PlanWriter:
             writer.seal(self_test=report)
             writer.commit()
 
-    Left without :meth:`commit`, by an exception or not, it leaves nothing behind. What a killed
-    process left is removed when the same plan is written again.
+    Without :meth:`commit`, nothing is left behind, with an exception or not. Leftovers of a killed
+    process are removed when the same plan is written again.
 
     Attributes:
         path: where the plan will be.
@@ -73,8 +72,8 @@ class PlanWriter:
             path: where it will be; a link is followed.
             config: the model, its generation defaults included.
             source: the checkpoint it comes from.
-            tools: package: version, of what made it.
-            backends: that can run it.
+            tools: versions, by package, of the tools that made it.
+            backends: the backends that can run it.
             weights: how the weights are stored.
 
         Raises:
@@ -99,21 +98,21 @@ class PlanWriter:
         """Write the entry ``name`` (a graph, a tokenizer, a licence).
 
         Raises:
-            PlanError: it cannot be written, or no plan has such an entry.
+            PlanError: the entry cannot be written, or plans have no entry of this name.
         """
         if name in (MANIFEST, WEIGHTS) or not is_entry_name(name, family_of(self._config)):
-            raise PlanError(f"{self.path}: {name!r} is no entry to add to a plan")
+            raise PlanError(f"{self.path}: {name!r} is not an entry that a plan can hold")
         with self._entry(name) as stream:
             stream.write(data)
 
     def add_tensors(self, tensors: "Mapping[str, NDArray[Any]]") -> Mapping[str, TensorRecord]:
-        """Write ``weights.bin``, each distinct content once; every tensor is read once.
+        """Write ``weights.bin``, equal contents only once; every tensor is read once.
 
         Returns:
-            The place of each.
+            The record of each tensor.
 
         Raises:
-            PlanError: it cannot be written, or a tensor is empty or of a type no plan holds.
+            PlanError: the entry cannot be written, or a tensor is empty or of an unsupported type.
         """
         offsets: dict[str, int] = {}
         with self._entry(WEIGHTS) as stream:
@@ -136,8 +135,8 @@ class PlanWriter:
             The temporary file, now a whole plan that :meth:`Plan.open` reads.
 
         Raises:
-            PlanError: it cannot be written, lacks what every plan has, or ``plan.json`` could not
-                be read again.
+            PlanError: the plan cannot be written or is incomplete, or ``plan.json`` could not be
+                read again.
         """
         manifest = Manifest(
             config=self._config,
@@ -165,10 +164,10 @@ class PlanWriter:
         return self._opened.path
 
     def commit(self) -> Path:
-        """Put the sealed plan in its place, durably; returns that place.
+        """Move the sealed plan to its place, durably; returns that path.
 
         Raises:
-            PlanError: that cannot be done; what stood there before still does.
+            PlanError: the plan cannot be moved; the old file is unchanged.
         """
         if not self._sealed:
             raise ValueError("seal the plan before it is committed")
@@ -193,7 +192,7 @@ class PlanWriter:
     @property
     def _opened(self) -> Draft:
         if self._draft is None:
-            raise ValueError("this plan was committed or given up")
+            raise ValueError("this plan was already committed or abandoned")
         return self._draft
 
     @property
@@ -208,7 +207,7 @@ class PlanWriter:
     @contextmanager
     def _entry(self, name: str) -> "Iterator[_Stream]":
         if self._sealed or name in self._records:
-            raise ValueError(f"{name} comes too late, or for the second time")
+            raise ValueError(f"{name} is added too late, or a second time")
         with self._reporting():
             stream = _Stream(self._opened.file, name, self._end)
             yield stream
@@ -217,18 +216,18 @@ class PlanWriter:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Make a failing disk one line."""
+        """Turn a disk error into a one-line PlanError."""
         try:
             yield
         except OSError as error:
             raise PlanError(
                 f"{self.path}: cannot be written: {error.strerror or error}; "
-                "what stood there before is as it was"
+                "the old file is unchanged"
             ) from None
 
 
 class _Stream:
-    """An entry being written; its header, which says the size and the CRC, is written last."""
+    """An entry being written; its header, with the size and the CRC, is written last."""
 
     def __init__(self, file: BinaryIO, name: str, offset: int) -> None:
         self.size = 0
@@ -256,7 +255,7 @@ class _Stream:
 
 
 def _stored(name: str, array: "NDArray[Any]") -> tuple[str, tuple[int, ...], memoryview]:
-    """The type, the shape and the little-endian bytes of a tensor."""
+    """The type, shape and little-endian bytes of a tensor."""
     import numpy as np
 
     dtype = array.dtype.name

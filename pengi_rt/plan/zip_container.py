@@ -1,10 +1,9 @@
-"""The plan's container: a ZIP file in the one form in which we write it.
+"""The plan's container: a ZIP file in exactly the form in which we write it.
 
 Every header is a function of an entry's name, offset, size and CRC-32. The reader takes these four
-from the ZIP directory, as Python's zipfile reads it, writes all headers anew and compares bytes.
-So whatever is not exactly ours is refused: a flag, a date, a comment, a gap, an overlap, a byte in
-the padding, bytes before, between or after. (PKWARE APPNOTE 6.3.10: records 4.3, zip64 4.5.3,
-alignment 0xA11E 4.6.1.)
+from the ZIP directory, as Python's zipfile reads it, rebuilds all headers and compares bytes. Any
+difference is refused: a flag, a date, a comment, a gap, an overlap, a byte in the padding, bytes
+before, between or after. (PKWARE APPNOTE 6.3.10: records 4.3, zip64 4.5.3, alignment 0xA11E 4.6.1.)
 """
 
 import re
@@ -36,7 +35,7 @@ _PADDING = struct.Struct("<3H")
 _VERSION, _VERSION_ZIP64 = 20, 45  # needed to extract
 _UNIX = 3 << 8
 _MODE = 0o100644 << 16  # a plain file, rw-r--r--
-_TIME, _DATE = 0, 0x21  # 1980-01-01 00:00, the first that DOS can say
+_TIME, _DATE = 0, 0x21  # 1980-01-01 00:00, the earliest DOS time
 _ENCRYPTED = 1  # a flag
 _STORED = 0  # a method
 
@@ -46,7 +45,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored file: everything about it that its headers say."""
+    """A stored file: everything that its headers contain."""
 
     name: str
     offset: int  # of its local header, bytes into the file
@@ -55,7 +54,7 @@ class Entry:
 
     @property
     def data(self) -> int:
-        """Offset of its first data byte: there is always room for a zip64 record before."""
+        """Offset of its first data byte, which always leaves room for a zip64 record."""
         return aligned(
             self.offset + _LOCAL.size + len(self.name) + _ZIP64_SIZES.size + _PADDING.size
         )
@@ -87,7 +86,7 @@ def local_header(entry: Entry) -> bytes:
 
 
 def directory(entries: Sequence[Entry]) -> bytes:
-    """What follows the last entry: the central directory and the end records."""
+    """The bytes after the last entry: the central directory and the end records."""
     start = entries[-1].end
     headers = b"".join(map(_central_header, entries))
     count, size = len(entries), len(headers)
@@ -105,10 +104,10 @@ def directory(entries: Sequence[Entry]) -> bytes:
 
 
 def read_entries(file: mmap) -> tuple[Entry, ...]:
-    """The entries of a container, every header checked; the data is not looked at.
+    """The entries of a container, with every header checked; the data are not read.
 
     Raises:
-        PlanError: it is not a ZIP file exactly as we write one.
+        PlanError: the file is not a ZIP file exactly as we write it.
     """
     start, count = _directory_place(file)
     listed = list(_listed(file))
@@ -118,16 +117,16 @@ def read_entries(file: mmap) -> tuple[Entry, ...]:
         _check_plain(info)
     names = [info.filename for info in listed]
     if MANIFEST not in names:
-        raise PlanError(f"this is a ZIP file, but no plan: it holds no {MANIFEST}")
+        raise PlanError(f"this is a ZIP file, but not a plan: it holds no {MANIFEST}")
     if len(set(names)) != len(names):
-        raise PlanError("an entry's name stands twice in the ZIP directory")
+        raise PlanError("an entry's name occurs twice in the ZIP directory")
     entries = tuple(
         Entry(info.filename, info.header_offset, info.file_size, info.CRC) for info in listed
     )
     position = 0
     for entry in entries:
         if entry.offset != position or entry.end > start:
-            raise PlanError(f"entry {entry.name} is not where the one before it ends")
+            raise PlanError(f"entry {entry.name} does not begin where the previous entry ends")
         if file[entry.offset : entry.data] != local_header(entry):
             raise PlanError(f"the header of entry {entry.name} is damaged, or not pengi-rt's")
         position = entry.end
@@ -155,21 +154,21 @@ def _directory_place(file: mmap) -> tuple[int, int]:
     end = len(file) - _END.size
     if file[end : end + 4] != END_MAGIC:
         raise PlanError(
-            "the ZIP end record is not at the end: the file is cut short, or has more after it; "
+            "the ZIP end record is not at the end: the file is cut short, or has extra bytes; "
             "fetch or export it again"
         )
     *_, count, _, start, _ = _END.unpack_from(file, end)
     if start == SENTINEL and end >= _ZIP64_LOCATOR.size + _ZIP64_END.size:
         start = int(_ZIP64_END.unpack_from(file, end - _ZIP64_LOCATOR.size - _ZIP64_END.size)[9])
     if not 0 <= end - start <= MAX_DIRECTORY:
-        raise PlanError(f"the ZIP directory cannot be at {start} in {len(file)} bytes")
+        raise PlanError(f"the ZIP directory cannot be at {start} in a file of {len(file)} bytes")
     if file[start : start + 4] not in (CENTRAL_MAGIC, END_MAGIC, ZIP64_END_MAGIC):
         raise PlanError(_DAMAGED)
     return start, count
 
 
 def _listed(file: mmap) -> Iterator[zipfile.ZipInfo]:
-    """The entries as Python's ZIP reader sees them: nothing checked yet."""
+    """The entries as Python's ZIP reader sees them, not yet checked."""
     try:
         with zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
             yield from archive.infolist()

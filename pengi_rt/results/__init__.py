@@ -1,1 +1,1 @@
-"""What the tasks return."""
+"""The tasks' return types."""

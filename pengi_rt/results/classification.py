@@ -13,8 +13,8 @@ class LabelScore:
     Text matching: the cosine of the answer and the label; ``probability`` is None. Log-likelihood:
     the label's log-probability, normalized and calibrated as the options say; ``probability`` is
     the softmax over the labels. With several labels per recording, the log-probability is that of
-    coming next in the list that the model would write, at the label's best place in it, and
-    ``probability`` is its exponential.
+    the label coming next in the list that the model would generate, at its best place in the list,
+    and ``probability`` is its exponential.
     """
 
     label: str
@@ -24,9 +24,9 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class ClassifiedWindow:
-    """One window of a recording: all labels, best first, and those that were chosen.
+    """One window of a recording: all labels, best first, and the chosen ones.
 
-    ``text`` is the answer that was matched, None with log-likelihoods.
+    ``text`` is the answer that was matched; None with log-likelihoods.
     """
 
     start: float  # seconds into the recording
@@ -40,9 +40,9 @@ class ClassifiedWindow:
 class Classification:
     """A recording's labels: those of each window, and of the whole recording.
 
-    ``labels`` are best first by the mean of the windows' scores; ``chosen`` is the best of them or,
-    with several labels per recording, every label chosen for a window. It is empty if the model
-    answered nothing about any window (text matching).
+    ``labels`` are sorted by the mean of the windows' scores, best first; ``chosen`` is the best of
+    them or, with several labels per recording, every label chosen for a window. It is empty if all
+    answers are empty (text matching).
     """
 
     audio: str
@@ -54,10 +54,10 @@ class Classification:
     prompt_truncated: bool
     audio_truncated: bool
     options: ClassifyOptions
-    """The options that made it, with the plan's defaults filled in."""
-    audio_warnings: tuple[str, ...] = ()  # why it may hold no sound
+    """The options used, with the plan's defaults filled in."""
+    audio_warnings: tuple[str, ...] = ()  # why the recording may hold no sound
     window_range: WindowRange | None = None
-    """Which windows of the recording these are (``partial_results``); None if all."""
+    """Which windows of the recording these are (``partial_results``); None if they are all."""
 
     @property
     def label(self) -> str:

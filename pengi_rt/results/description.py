@@ -22,7 +22,7 @@ class Description:
 
     @property
     def window_range(self) -> WindowRange | None:
-        """Which windows of the recording these are (``partial_results``); None if all."""
+        """Which windows of the recording these are (``partial_results``); None if they are all."""
         return self.caption.window_range
 
     @property
@@ -32,15 +32,15 @@ class Description:
 
     @property
     def options(self) -> GenerateOptions:
-        """The options that made it, with the plan's defaults filled in."""
+        """The options used, with the plan's defaults filled in."""
         return self.caption.options
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Each window's three answers, joined as the released wrapper joins them.
 
-        The wrapper cuts the last letter off a third answer that did not end by itself, and puts no
-        space after the first two; here every answer is whole and followed by a space.
+        The wrapper cuts the last letter off an unfinished third answer, and puts no space after the
+        first two; here every answer is complete and followed by a space.
         """
         windows = zip(self.caption.windows, self.metadata.windows, self.events.windows, strict=True)
         return tuple(

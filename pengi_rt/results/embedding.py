@@ -26,17 +26,17 @@ class AudioEmbedding:
     prefix: F32
     audio_truncated: bool
     options: ReadOptions
-    audio_warnings: tuple[str, ...] = ()  # why it may hold no sound
+    audio_warnings: tuple[str, ...] = ()  # why the recording may hold no sound
     window_range: WindowRange | None = None
-    """Which windows of the recording these are (``partial_results``); None if all."""
+    """Which windows of the recording these are (``partial_results``); None if they are all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextEmbedding:
     """A text's vectors: ``embedding`` ``[d_proj]`` and ``prefix`` ``[prefix_length, n_embd]``.
 
-    The embedding is the mapping network's input: of length 1 only if the model was trained and
-    released so (``config.normalize_text``).
+    The embedding is the mapping network's input; it has length 1 only if the model was trained and
+    released that way (``config.normalize_text``).
     """
 
     text: str

@@ -7,7 +7,7 @@ from pengi_rt.config.options import ExplainOptions
 from pengi_rt.results.window_range import WindowRange
 
 PrefixPart = Literal["audio", "prompt", "text"]
-"""What a vector of a prefix stands for: the recording, the prompt or the additional text."""
+"""The source of a prefix vector: the recording, the prompt or the additional text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class PrefixVector:
     """One vector of the prefix and the tokens nearest to it, nearest first."""
 
     part: PrefixPart
-    position: int  # within its part
+    position: int  # index within its part
     neighbours: tuple[Neighbour, ...]
 
 
@@ -47,6 +47,6 @@ class Explanation:
     prompt_truncated: bool
     audio_truncated: bool
     options: ExplainOptions
-    audio_warnings: tuple[str, ...] = ()  # why it may hold no sound
+    audio_warnings: tuple[str, ...] = ()  # why the recording may hold no sound
     window_range: WindowRange | None = None
-    """Which windows of the recording these are (``partial_results``); None if all."""
+    """Which windows of the recording these are (``partial_results``); None if they are all."""

@@ -13,8 +13,8 @@ class Beam:
     """One hypothesis of the beam search, or one sample.
 
     ``score`` is the mean log-probability per token, including the stop token (the released code's
-    ranking); ``logprobs`` are those of the tokens, at the temperature used. ``text`` is like
-    :attr:`Window.raw_text`.
+    ranking); ``logprobs`` are the tokens' log-probabilities at the temperature used. ``text`` is
+    like :attr:`Window.raw_text`.
     """
 
     text: str
@@ -45,13 +45,13 @@ class Timings:
     """Seconds spent on the batches that held a result's windows."""
 
     read: float  # drawing recordings from an iterator, decoding, resampling, cutting
-    encode: float  # the audio, and prompts that are new
+    encode: float  # the audio, and new prompts
     decode: float  # prefill and search; with a search on the device, encoding too
     windows: int  # in these batches, including those of other recordings
 
     @classmethod
     def combined(cls, batches: "Iterable[Timings]") -> "Timings":
-        """The sum over batches; a batch may be given several times and counts once."""
+        """The sum over batches; a batch that is given several times counts once."""
         each = {id(batch): batch for batch in batches}.values()
         columns = zip(
             *((one.read, one.encode, one.decode, one.windows) for one in each), strict=True
@@ -64,8 +64,8 @@ class Result:
     """The answer to one prompt about one recording, window by window.
 
     A recording no longer than the model's clip has one window, and ``text``, ``raw_text``,
-    ``tokens``, ``score`` and ``beams`` are that window's. A longer one has several: then ``text``
-    has one line per window, and the rest must be read from ``windows``.
+    ``tokens``, ``score`` and ``beams`` are that window's. A longer recording has several windows:
+    then ``text`` has one line per window, and the rest must be read from ``windows``.
 
     ``audio_warnings`` say why the recording may hold no sound, one line each; usually empty.
     """
@@ -77,10 +77,10 @@ class Result:
     audio_truncated: bool
     timings: Timings
     options: GenerateOptions
-    """The options that made it, with the plan's defaults filled in."""
+    """The options used, with the plan's defaults filled in."""
     audio_warnings: tuple[str, ...] = ()
     window_range: WindowRange | None = None
-    """Which windows of the recording these are (``partial_results``); None if all."""
+    """Which windows of the recording these are (``partial_results``); None if they are all."""
 
     @property
     def text(self) -> str:
@@ -108,7 +108,7 @@ class Result:
         return self._only.beams
 
     def segments(self) -> Iterator[Segment]:
-        """The windows over time, with equal neighbours merged."""
+        """The windows over time, with equal neighbors merged."""
         return segments(self.windows)
 
     def pooled(self) -> Pooled:

@@ -1,8 +1,8 @@
-"""Answers over time: those of all windows as a timeline, and as one answer.
+"""Answers over time: the answers of all windows as a timeline, and as a single answer.
 
-Windows may overlap; segments never do. Where two neighbours overlap, they are split in the middle
-of the overlap: windows of equal length then keep the moments that are nearer to their own center
-than to any other window's, including the last one, which is moved back to end with the recording.
+Windows may overlap; segments never do. If two neighbors overlap, they are split in the middle of
+the overlap: each of several equally long windows then keeps the moments nearest to its own center,
+including the last one, which is moved back to end with the recording.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -12,7 +12,7 @@ from typing import Protocol
 from pengi_rt.errors import UsageError
 
 Key = Callable[[str], Hashable]
-"""What is compared of two texts: with ``str.casefold`` "Dog" equals "dog"."""
+"""Makes the key by which texts are compared: with ``str.casefold``, "Dog" equals "dog"."""
 
 
 class Timed(Protocol):
@@ -28,7 +28,7 @@ class Timed(Protocol):
 
     @property
     def text(self) -> str:
-        """What is said about it."""
+        """The text about it."""
 
 
 class Scored(Protocol):
@@ -36,7 +36,7 @@ class Scored(Protocol):
 
     @property
     def text(self) -> str:
-        """What is said."""
+        """The text."""
 
     @property
     def score(self) -> float:
@@ -56,7 +56,7 @@ class Segment:
 class Pooled:
     """One answer for all windows.
 
-    ``votes`` of the ``windows`` gave it; ``score`` is the mean over those.
+    ``votes`` of the ``windows`` gave this answer; ``score`` is their mean score.
     """
 
     text: str
@@ -66,14 +66,14 @@ class Pooled:
 
 
 def segments(windows: Iterable[Timed], *, key: Key = str) -> Iterator[Segment]:
-    """Merge neighbours with equal texts; a segment comes as soon as a window differs from it.
+    """Merge neighbors with equal texts; a segment is yielded as soon as a window differs from it.
 
-    The segments lie end to end from the first window's start to the last one's end; where windows
-    leave a gap, so do they.
+    The segments lie end to end from the first window's start to the last window's end; gaps between
+    windows remain gaps.
 
     Args:
         windows: answers in time order.
-        key: what is compared of two stripped texts; a segment has its first window's text.
+        key: gives the part of a stripped text to compare; a segment has its first window's text.
 
     Raises:
         UsageError: a window ends before it starts, or starts or ends before the one before it.
@@ -98,11 +98,11 @@ def segments(windows: Iterable[Timed], *, key: Key = str) -> Iterator[Segment]:
 
 
 def pooled(windows: Iterable[Scored], *, key: Key = str) -> Pooled:
-    """The most common answer; of several, the one with the best mean score, then the earliest.
+    """The most common answer; ties go to the best mean score, then to the earliest answer.
 
     Args:
         windows: answers in time order.
-        key: what is compared of two stripped texts; the answer is the first of the equal ones.
+        key: gives the part of a stripped text to compare; the answer is the first of equal texts.
 
     Raises:
         UsageError: there are no windows.
@@ -114,7 +114,7 @@ def pooled(windows: Iterable[Scored], *, key: Key = str) -> Pooled:
         votes.setdefault(key(text), []).append(window.score)
         texts.setdefault(key(text), text)
     if not votes:
-        raise UsageError("no windows: an answer is pooled from at least one")
+        raise UsageError("no windows: pooling an answer needs at least one")
     winner, scores = max(votes.items(), key=lambda item: (len(item[1]), _mean(item[1])))
     total = sum(len(given) for given in votes.values())
     return Pooled(texts[winner], _mean(scores), len(scores), total)

@@ -8,18 +8,18 @@ class WindowRange:
     """Consecutive windows of a recording."""
 
     first: int
-    """Index of the first of them."""
+    """Index of the first window."""
     count: int
-    """How many they are."""
+    """The number of windows."""
     total: int
-    """How many the recording has."""
+    """The number of windows in the whole recording."""
 
     @property
     def is_first(self) -> bool:
-        """Whether the recording begins with them."""
+        """Whether these are the recording's first windows."""
         return self.first == 0
 
     @property
     def is_last(self) -> bool:
-        """Whether the recording ends with them."""
+        """Whether these are the recording's last windows."""
         return self.first + self.count == self.total

@@ -1,1 +1,1 @@
-"""An open plan on a backend, shared by threads, and recordings cut into batches for it."""
+"""An open plan on a backend, shared by threads, and the batches of windows that it processes."""

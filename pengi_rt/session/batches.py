@@ -1,4 +1,4 @@
-"""Recordings to batches of windows, and a task's outputs back to recordings."""
+"""Turn recordings into batches of windows, and a task's outputs back into recordings' outputs."""
 
 import logging
 import random
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Output = TypeVar("Output")
 
 Audio = AudioLike | Recording
-"""A recording as a caller gives it."""
+"""A recording as the caller gives it."""
 
 OnError = Callable[[Audio, AudioError], None]
 """Called with a recording that cannot be read to its end; reading continues with the next one."""
@@ -34,9 +34,9 @@ class BatchSlice(NamedTuple):
 
     recording: Recording
     first: int
-    """Index of the first of them in the recording."""
+    """Index of the first window in the recording."""
     rows: slice
-    """Where they are in the batch."""
+    """The windows' rows in the batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ class Batch:
     """Time spent drawing, decoding, resampling and cutting the recordings."""
 
     def __len__(self) -> int:
-        """How many windows there are, at least one."""
+        """The number of windows, at least one."""
         return len(self.windows)
 
     @property
@@ -61,21 +61,21 @@ class Batch:
 
 
 class RecordingOutputs(NamedTuple, Generic[Output]):
-    """What a task made of consecutive windows of a recording, one output per window."""
+    """A task's outputs for consecutive windows of a recording, one per window."""
 
     recording: Recording
     first: int
-    """Index of the first of the windows."""
+    """Index of the first window."""
     outputs: Sequence[Output]
 
     @property
     def is_last(self) -> bool:
-        """Whether the recording ends here."""
+        """Whether the recording ends with these windows."""
         return self.first + len(self.outputs) == len(self.recording)
 
     @property
     def window_range(self) -> WindowRange | None:
-        """Which windows these are; None if all."""
+        """Which windows these are; None if they are all."""
         count, total = len(self.outputs), len(self.recording)
         return None if count == total else WindowRange(self.first, count, total)
 
@@ -94,13 +94,13 @@ def window_batches(
 ) -> Iterator[Batch]:
     """Read recordings and yield their windows, ``batch_size`` at a time; the last batch has fewer.
 
-    Recordings are drawn only as they are needed, and at most a batch of a long one is in memory.
-    One random generator draws all crops. The call itself reads nothing. A
-    :class:`~pengi_rt.audio.recording.Recording` is cut already and used as it is.
+    Recordings are taken from the iterator as needed, and at most one batch of a long recording is
+    in memory. One random generator draws all crops. The call itself reads nothing. A
+    :class:`~pengi_rt.audio.recording.Recording` is already cut and used as it is.
 
     Raises:
-        UsageError: one recording was given instead of several; when its turn comes, a Recording
-            was cut for another plan.
+        UsageError: ``recordings`` is a single recording; or, when its turn comes, a Recording was
+            cut for a different plan.
         AudioError: a recording cannot be read, or has warnings (``strict``), and there is no
             ``on_error``. The windows before it are yielded first.
     """
@@ -122,8 +122,8 @@ def split_by_recording(
 ) -> Iterator[RecordingOutputs[Output]]:
     """Run a task on every batch and sort its outputs, one per window, by recording.
 
-    A recording's outputs come once it is complete; with ``partial_results`` those of each batch
-    come at once. A recording that cannot be read to its end is never complete.
+    A recording's outputs are yielded once it is complete; with ``partial_results``, after each
+    batch. A recording that cannot be read to its end is never complete.
     """
     outputs: list[Output] = []
     for batch in batches:
@@ -174,7 +174,7 @@ class _Reader:
         yield from self._rest()
 
     def _read(self, given: Audio) -> Iterator[Batch]:
-        """The batches that one recording fills."""
+        """The batches filled by one recording."""
         recording: Recording | None = None
         try:
             with self._reading:
@@ -187,14 +187,14 @@ class _Reader:
                 if len(self._windows) == self._options.batch_size:
                     yield from self._rest()
         except AudioError as error:
-            if recording is not None:  # its first windows are answered before the error is told
+            if recording is not None:  # answer its first windows before reporting the error
                 yield from self._rest()
             if self._on_error is None:
                 raise
             self._on_error(given, error)
 
     def _load(self, given: Audio) -> Recording:
-        """The recording, its warnings logged, or refused (``strict``). Raises AudioError."""
+        """Load the recording; log its warnings, or raise AudioError for them (``strict``)."""
         options = self._options
         if isinstance(given, Recording):
             recording = given
@@ -210,12 +210,12 @@ class _Reader:
                 allow_truncated=options.allow_truncated,
                 strict=options.strict,
             )
-            if recording.truncated and options.long_audio != "windows":
-                logger.warning(
-                    "%s: only one window is answered (long_audio %s)",
-                    one_line(recording.name),
-                    options.long_audio,
-                )
+        if recording.truncated and options.long_audio != "windows":
+            logger.warning(
+                "%s: only one window is answered (long_audio %s)",
+                one_line(recording.name),
+                options.long_audio,
+            )
         for warning in recording.warnings:
             name = one_line(recording.name)
             if options.strict:
@@ -232,7 +232,7 @@ class _Reader:
         self._slices.append(BatchSlice(recording, index, slice(row, len(self._windows))))
 
     def _rest(self) -> Iterator[Batch]:
-        """A batch of what there is, if there is anything."""
+        """A batch of the windows collected so far, if any."""
         if self._windows:
             with self._reading:
                 windows = _stack(self._windows)
@@ -256,7 +256,7 @@ class _Stopwatch:
 
 
 def _stack(windows: Sequence[F32]) -> F32:
-    """One batch; a single window is not copied out of its recording."""
+    """Stack windows into one array; a single window is not copied."""
     return windows[0][None] if len(windows) == 1 else np.stack(windows)
 
 
@@ -264,5 +264,5 @@ def _check_windows(recording: Recording, config: ModelConfig) -> None:
     if recording.clip_samples != config.clip_samples:
         raise UsageError(
             f"{recording.name}: was cut into windows of {recording.clip_samples} samples for "
-            f"another plan, this one reads {config.clip_samples}: load it again with its config"
+            f"another plan; this one needs {config.clip_samples}: load it again with this config"
         )

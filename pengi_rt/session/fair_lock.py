@@ -1,4 +1,4 @@
-"""A lock that threads get in the order in which they asked for it."""
+"""A lock that threads get in the order in which they requested it."""
 
 from collections import deque
 from threading import Lock, get_ident
@@ -14,9 +14,9 @@ class _Waiter(NamedTuple):
 class FairLock:
     """A :class:`threading.RLock` that is fair.
 
-    An RLock goes to whichever thread runs when it is free: one that frees it between two batches
-    takes it again before a waiting thread has woken up. This one is handed to the thread that has
-    waited longest.
+    A free RLock goes to whichever thread runs first: a thread that frees it between two batches
+    takes it again before a waiting thread has woken up. A fair lock is handed to the thread that
+    has waited longest.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One recording or several, one prompt or several: results have the shape of what was given."""
+"""One recording or several, one prompt or several: results have the shape of the arguments."""
 
 from collections.abc import Sequence
 from typing import TypeVar, cast, overload
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 def as_list(audio: OneOrMany) -> Sequence[Audio]:
-    """The recordings as a list, even if there is only one. ``(samples, rate)`` is one."""
+    """The recordings as a list, even if there is only one. ``(samples, rate)`` counts as one."""
     return cast("Sequence[Audio]", audio if is_several(audio) else [audio])
 
 
@@ -31,9 +31,9 @@ def shaped_like(
 def shaped_like(
     audio: object, results: list[Item], prompts: Prompts = None
 ) -> Item | list[Item] | list[list[Item]]:
-    """The results for ``audio``: a list for a list, otherwise the only one.
+    """The results for ``audio``: a list if it is a list, otherwise its single result.
 
-    For a list of ``prompts`` each of these is a list itself, one result per prompt.
+    If ``prompts`` is a list, each recording's result is itself a list, one result per prompt.
     """
     if prompts is None or isinstance(prompts, str):
         return results if is_several(audio) else results[0]
@@ -46,7 +46,7 @@ def plain_prompts(prompt: object) -> str | list[str]:
     """One prompt, or a list made from a list, an array or an iterator.
 
     Raises:
-        PromptError: it is neither.
+        PromptError: ``prompt`` is neither a string nor any of these.
     """
     if (text := as_text(prompt)) is not None:
         return text
@@ -54,5 +54,5 @@ def plain_prompts(prompt: object) -> str | list[str]:
         return listed("prompt", prompt)
     except UsageError:
         raise PromptError(
-            f"the prompt must be a string, or a list of them, got {type(prompt).__name__}"
+            f"the prompt must be a string or a list of strings, got {type(prompt).__name__}"
         ) from None

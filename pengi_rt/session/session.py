@@ -1,4 +1,4 @@
-"""An open plan on a backend, and what every task needs from the two."""
+"""An open plan on a backend: what every task runs on."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class EncodedText(NamedTuple):
     prefix: F32
     """``[prefix_length, n_embd]``."""
     truncated: bool
-    """Whether the prompt was cut to fit."""
+    """Whether the prompt was truncated to fit."""
 
 
 class Session:
@@ -48,7 +48,7 @@ class Session:
             name: _open_tokenizer(plan, name, kind)
             for name, kind in family_of(plan.config).tokenizers.items()
         }
-        # None where the family has no such part: Plan.require refuses the tasks that need it.
+        # None if the family has no such part: Plan.require refuses the tasks that need it.
         self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
         self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
         self._prompts: LRU[str, EncodedText] = LRU(CACHED_PROMPTS)
@@ -69,7 +69,7 @@ class Session:
             if self._forked:
                 raise BackendError(
                     f"the engine of {self.plan.path} was loaded before this process was forked, "
-                    "and its threads did not come along: load the plan again in this process"
+                    "and its threads do not exist here: load the plan again in this process"
                 )
             if self._closed:
                 raise BackendError(f"the engine of {self.plan.path} is closed: load the plan again")
@@ -83,7 +83,7 @@ class Session:
         """Like :meth:`exclusive`, for the decoder.
 
         Raises:
-            BackendError: as :meth:`exclusive`, or the decoder's output is NaN.
+            BackendError: as for :meth:`exclusive`, or the decoder's output is NaN.
         """
         with self.exclusive():
             try:
@@ -92,15 +92,14 @@ class Session:
                 raise
             except ValueError as error:
                 raise BackendError(
-                    f"{self.plan.path}: its decoder's output cannot be used: {error}; "
-                    "export it again"
+                    f"{self.plan.path}: the decoder's output is unusable: {error}; export it again"
                 ) from None
 
     def encode_audio(self, windows: F32) -> Encoded:
         """Encode windows, ``[B, clip_samples]`` float32 in [-1, 1].
 
         Raises:
-            BackendError: as :meth:`exclusive`.
+            BackendError: as for :meth:`exclusive`.
         """
         with self.exclusive():
             return self.backend.encoders.encode_audio(windows)
@@ -109,16 +108,16 @@ class Session:
         """Encode texts, ``[B, T]`` token ids of :attr:`prompt_tokenizer`.
 
         Raises:
-            BackendError: as :meth:`exclusive`.
+            BackendError: as for :meth:`exclusive`.
         """
         with self.exclusive():
             return self.backend.encoders.encode_text(ids)
 
     def encode_prompt(self, prompt: str, *, strict: bool = False) -> EncodedText:
-        """Encode a prompt; cached, because the same few are asked about many recordings.
+        """Encode a prompt; cached, because a few prompts are usually used for many recordings.
 
         Raises:
-            BackendError: as :meth:`exclusive`.
+            BackendError: as for :meth:`exclusive`.
             PromptError: the prompt is not valid text, or is too long (``strict``).
         """
         with self.exclusive():
@@ -143,7 +142,7 @@ class Session:
         """The decoder's embeddings of ``n`` token ids: ``[n, n_embd]``, without positions.
 
         Raises:
-            BackendError: as :meth:`exclusive`.
+            BackendError: as for :meth:`exclusive`.
         """
         with self.exclusive():
             if not len(ids):
@@ -151,23 +150,23 @@ class Session:
             return require_decoder(self.backend).embed_tokens(np.asarray(ids, np.int64))
 
     def cached(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of ``key``, made if it is not among the few most recently used.
+        """The value of ``key``; ``make`` computes it unless it is among the most recently used.
 
         Raises:
-            BackendError: as :meth:`exclusive`; and whatever ``make`` raises.
+            BackendError: as for :meth:`exclusive`; and anything that ``make`` raises.
         """
         with self.exclusive():
             return cast("Value", self._values.get_or_make(key, make))
 
     @property
     def has_joint_embeddings(self) -> bool:
-        """Whether a text has a single embedding, comparable with others by cosine."""
+        """Whether a text has a single embedding that can be compared with others by cosine."""
         return self.config.text.kind == "clip"
 
     def close(self) -> None:
         """Free the backend's memory and unmap the plan. The session is not used again."""
         with self._lock:
-            if self._forked:  # the memory is the parent's
+            if self._forked:  # the memory belongs to the parent
                 return
             self._closed = True
             self._prompts.clear()
@@ -177,7 +176,7 @@ class Session:
             return_freed_memory()
 
     def after_fork(self) -> None:
-        """Refuse all calls in a forked child: the thread that held the lock is not in it."""
+        """Refuse all calls in a forked child: the thread that held the lock is not there."""
         self._forked = True
         self._lock = FairLock()
 

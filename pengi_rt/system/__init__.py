@@ -1,1 +1,1 @@
-"""What the operating system is asked for: files, memory, names as people see them."""
+"""Access to the operating system: files, memory, streams, and text that is safe to print."""

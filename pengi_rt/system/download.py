@@ -1,8 +1,8 @@
-"""Downloads a large file over HTTP, resumes after an interruption, and checks the SHA-256.
+"""Download a large file over HTTP, resume after an interruption, and check the SHA-256.
 
-An incomplete ``NAME`` is ``NAME.part``; ``NAME.part.etag`` holds the server's name for the version
-of the file. The SHA-256 is compared with the expected one, or with ``NAME.sha256`` (in the format
-of ``sha256sum``), which the first download writes.
+An incomplete ``NAME`` is ``NAME.part``; ``NAME.part.etag`` holds the server's ETag, which names the
+version of the file. The SHA-256 is compared with the expected one, or with ``NAME.sha256`` (in the
+format of ``sha256sum``), which the first download writes.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ PUBLISHED = {"base": "base.pth", "base_no_text_enc": "base_no_text_enc.pth"}
 """The published models' files, in Zenodo record 8387083."""
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes downloaded and the total, which is None if the server does not say it."""
+"""Called with the bytes downloaded and the total, which is None if the server does not give it."""
 
 _TIMEOUT = 30.0  # seconds without data
 _CHUNK = 1 << 20  # bytes
@@ -40,11 +40,11 @@ class Fetched:
 
     path: Path
     sha256: str
-    recorded: bool  # its checksum was recorded, because there was none to compare with
+    recorded: bool  # whether its checksum was recorded, because there was none to compare with
 
 
 def published_url(name: str) -> str:
-    """The address of the published model ``name``."""
+    """The URL of the published model ``name``."""
     return f"https://zenodo.org/records/8387083/files/{PUBLISHED[name]}?download=1"
 
 
@@ -62,14 +62,14 @@ def fetch(
 
     Args:
         url: http or https.
-        target: the file; if it exists it is checked, not downloaded.
+        target: the file; if it exists, it is checked, not downloaded.
         sha256: the expected SHA-256 (default: that in ``target``'s ``.sha256`` file, if any).
         progress: called after every megabyte.
 
     Raises:
         UsageError: ``url`` or ``sha256`` is invalid.
-        DownloadError: the download failed (the part of it stays), or the SHA-256 is wrong (the file
-            is kept as ``.bad``).
+        DownloadError: the download failed (the partial file stays), or the SHA-256 is wrong (the
+            file is kept as ``.bad``).
     """
     _check_arguments(url, sha256)
     part = _beside(target, ".part")
@@ -107,7 +107,7 @@ def _recorded(target: Path) -> str | None:
         return None
     found = _DIGEST.match(record.read_text("utf-8", "replace"))
     if found is None:
-        raise DownloadError(f"{record}: does not start with a SHA-256; remove it or put it right")
+        raise DownloadError(f"{record}: does not start with a SHA-256; remove it or correct it")
     return found[0]
 
 
@@ -119,7 +119,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
             file = files.enter_context(locked(part))
         except BlockingIOError:
             raise DownloadError(
-                f"{part}: another pengi-rt pull is writing it; wait for that one"
+                f"{part}: another pengi-rt pull is writing it; wait for it to finish"
             ) from None
         try:
             yield file
@@ -129,16 +129,16 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
 
 
 def _download(url: str, target: Path, file: BinaryIO, progress: Progress) -> None:
-    """Append the missing bytes to ``file``, or start again if the server cannot continue."""
+    """Append the missing bytes to ``file``, or start over if the server cannot continue."""
     done = file.tell()
     validator = _beside(target, ".part.etag")
     known = validator.read_text() if validator.exists() else ""
-    # Without the name of its version the rest could belong to another version.
+    # Without the ETag, the rest could belong to a different version.
     headers = {"Range": f"bytes={done}-", "If-Range": known} if done and known else {}
     with _open(url, headers, target) as response:
         start, total = _span(response, url)
         if start is None and total == done:
-            return  # it was complete
+            return  # it was already complete
         if start not in (0, done):
             raise DownloadError(
                 f"{url}: the server has no byte {done} of {total}; remove {file.name}, try again"
@@ -156,7 +156,7 @@ def _download(url: str, target: Path, file: BinaryIO, progress: Progress) -> Non
 
 
 def _open(url: str, headers: Mapping[str, str], target: Path) -> http.client.HTTPResponse:
-    """The response: the whole file, its rest, or that there is no rest."""
+    """The response: the whole file, the rest of it, or that there is no rest."""
     agent = {"User-Agent": f"pengi-rt/{__version__}"}
     request = urllib.request.Request(url, headers={**agent, **headers})  # noqa: S310 - checked
     by_hand = f"or fetch it by hand and put it at {target}"
@@ -190,7 +190,7 @@ class _Answers(urllib.request.HTTPErrorProcessor):
 
 
 def _span(response: http.client.HTTPResponse, url: str) -> tuple[int | None, int | None]:
-    """The position of the response's body in the file (None: no body), and the file's length."""
+    """The position of the response's body in the file (None if no body), and the file's length."""
     if response.headers.get_content_type() == "text/html":
         raise DownloadError(f"{url}: the server sent an HTML page, not the file")
     if response.status == HTTPStatus.OK:
@@ -205,7 +205,7 @@ def _span(response: http.client.HTTPResponse, url: str) -> tuple[int | None, int
 
 
 def _validator(response: http.client.HTTPResponse) -> str:
-    """The server's name for this version of the file, if it is a reliable one; else empty."""
+    """The ETag of this version of the file, if it is a strong one; otherwise empty."""
     etag = response.headers.get("ETag", "")
     return str(etag if etag[:1] == '"' else response.headers.get("Last-Modified", ""))
 
@@ -213,7 +213,7 @@ def _validator(response: http.client.HTTPResponse) -> str:
 def _chunks(
     response: http.client.HTTPResponse, url: str, done: int, total: int | None
 ) -> Iterator[bytes]:
-    """The body; raises DownloadError if it ends early."""
+    """Yield the body; raises DownloadError if it ends early."""
     failure = None
     try:
         while chunk := response.read(_CHUNK):
@@ -225,7 +225,7 @@ def _chunks(
         length = "an unknown number" if total is None else total
         raise DownloadError(
             f"{url}: the connection broke after {done} of {length} bytes "
-            f"({failure or 'closed early'}); run the same command again to go on"
+            f"({failure or 'closed early'}); run the same command again to continue"
         )
 
 
@@ -234,11 +234,11 @@ def _accept(file: Path, target: Path, expected: str | None) -> Fetched:
     with file.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
     if expected and digest != expected:
-        kept = "it was left as it is; move it away to pull again"
+        kept = "it was not changed; move it away to pull again"
         if file != target:
             bad = file.replace(_beside(target, ".bad"))
             _beside(target, ".part.etag").unlink(missing_ok=True)
-            kept = f"what came is kept as {bad.name}"
+            kept = f"the download is kept as {bad.name}"
         raise DownloadError(f"{target}: has SHA-256 {digest}, expected {expected}; {kept}")
     record = _beside(target, ".sha256")
     recorded = not record.exists()

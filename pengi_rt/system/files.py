@@ -1,9 +1,9 @@
-"""Replacing files atomically, and locking them against other processes.
+"""Replace files atomically, and lock them against other processes.
 
 A file is written beside its target as ``.NAME.RANDOM.tmp``, and moved into place when it is
-complete: of two writers both finish, and the last one's file stays. The writer holds a lock on it
-(flock), so that the next writer of the same target can tell the draft of a killed writer, and
-removes it. The name is random because processes in containers may all have the same id.
+complete: two writers both finish, and the last one's file stays. The writer holds a lock on its
+draft (flock), so that the next writer of the same target can recognize and remove the draft of a
+killed writer. The name is random because processes in containers may all have the same id.
 """
 
 import errno
@@ -24,8 +24,8 @@ from pengi_rt.system.regular import open_regular
 logger = logging.getLogger(__name__)
 
 _RANDOM = r"[0-9a-f]{8}\.tmp"
-DRAFT = rf"({_RANDOM}|[1-9][0-9]{{0,6}})"  # the number alone: a process id, of earlier versions
-"""What follows ``.NAME.`` in the name of a draft; a regular expression."""
+DRAFT = rf"({_RANDOM}|[1-9][0-9]{{0,6}})"  # a number alone is a process id, from earlier versions
+"""A regular expression for the part after ``.NAME.`` in the name of a draft."""
 
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
 
@@ -34,16 +34,17 @@ class Draft:
     """A new file that replaces a target when it is committed."""
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
-        """Create it, and remove drafts that killed writers of the same target left.
+        """Create the file, and remove drafts left by killed writers of the same target.
 
         Args:
             path: the target; a link is followed. The new file gets no more permissions than the
-                target has.
+                target.
             durable: sync the file to the disk before it replaces the target. Not needed for many
-                small files that can be made again; remove their leftovers with :func:`sweep`.
+                small files that can be regenerated; remove their leftovers with :func:`sweep`.
 
         Raises:
-            OSError: it cannot be created, or the target is a folder, a device or write-protected.
+            OSError: the file cannot be created, or the target is a folder, a device or
+                write-protected.
         """
         self.target = Path(os.path.realpath(path))
         self._durable = durable
@@ -60,7 +61,7 @@ class Draft:
         """Replace the target.
 
         Raises:
-            OSError: it cannot be replaced; :meth:`discard` the draft then.
+            OSError: the target cannot be replaced; then :meth:`discard` the draft.
         """
         self.file.flush()
         if self._durable:
@@ -72,7 +73,7 @@ class Draft:
         self.file.close()
 
     def discard(self) -> None:
-        """Remove it, unless it was committed."""
+        """Remove the draft, unless it was committed."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
         with suppress(OSError):  # closing may write to a full disk again
@@ -86,7 +87,7 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
     After an error ``path`` is unchanged and nothing is left behind. Arguments: see :class:`Draft`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     draft = Draft(path, durable=durable)
     try:
@@ -100,7 +101,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     """Check, before long work, that :func:`replacing` can write ``path``.
 
     Raises:
-        OSError: it cannot.
+        OSError: ``path`` cannot be written.
     """
     Draft(path).discard()
 
@@ -108,7 +109,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
 def sweep(folder: Path, name: str | None = None) -> None:
     """Remove drafts in ``folder`` whose writers were killed: of the target ``name``, or of any.
 
-    A living writer holds a lock on its draft. On a file system without locks nothing is removed.
+    A running writer holds a lock on its draft. On a file system without locks, nothing is removed.
     """
     any_draft = rf"\.(.|\n)+\.{_RANDOM}"
     draft = re.compile(any_draft if name is None else rf"\.{re.escape(name)}\.{DRAFT}")
@@ -121,12 +122,12 @@ def sweep(folder: Path, name: str | None = None) -> None:
 def lock(file: IO[Any] | int, path: Path) -> None:
     """Lock an open file or folder against other processes until it is closed.
 
-    On a file system without locks a warning is logged instead. The lock is flock's: the kernel
+    On a file system without locks, a warning is logged instead. The lock is flock's: the kernel
     releases it when the process dies, and on NFS the file must be open for writing.
 
     Raises:
         BlockingIOError: another process holds the lock; or, with errno ``ESTALE``, ``path`` is not
-            this file (any more).
+            (or no longer) this file.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,9 +151,9 @@ def locked(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         BlockingIOError: another process holds the lock, or ``path`` is a link.
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
-    # Without O_NONBLOCK a pipe of that name would wait for a reader.
+    # Without O_NONBLOCK, opening a pipe of that name would wait for a reader.
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o666), "rb+") as file:
         lock(file, path)
@@ -161,20 +162,20 @@ def locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def move_into_place(path: Path, target: Path) -> None:
-    """Atomically replace ``target`` by the file ``path`` of the same folder, and sync the folder.
+    """Atomically replace ``target`` with the file ``path`` in the same folder; sync the folder.
 
     Raises:
-        OSError: it cannot be replaced or synced.
+        OSError: the target cannot be replaced or synced.
     """
     path.replace(target)
     sync(target.parent)
 
 
 def replaceable_mode(target: Path) -> int | None:
-    """The permissions of a file that is to be replaced; None if it does not exist.
+    """The permissions of a file that will be replaced; None if it does not exist.
 
     Raises:
-        OSError: it must not be replaced: a folder, a pipe, a device, or a write-protected file.
+        OSError: the target is a folder, a pipe, a device, or write-protected.
     """
     try:
         status = target.stat()
@@ -193,7 +194,7 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a regular file's bytes, in hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read, or is a pipe or a device.
+        OSError: the file cannot be read, or is a pipe or a device.
     """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -222,7 +223,7 @@ def _create(target: Path) -> tuple[Path, int]:
         with suppress(FileExistsError), path.open("xb") as file:
             with suppress(OSError):  # a file system without locks, where nothing is swept
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists():  # it was not swept before it was locked
+            if path.exists():  # it was not swept before we locked it
                 return path, os.dup(file.fileno())
 
 

@@ -1,7 +1,7 @@
-"""Making objects that own threads harmless in a forked child.
+"""Make objects that own threads harmless in a forked child.
 
-A child has none of its parent's threads. An ONNX Runtime session that is destroyed there joins
-threads that do not exist: it hangs or crashes, at the child's exit at the latest.
+A child has none of its parent's threads. Destroying an ONNX Runtime session there joins threads
+that do not exist: the child hangs or crashes, at the latest when it exits.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ _held: dict[int, list[Forkable]] = {}
 
 
 def register(thing: Forkable) -> None:
-    """Call ``thing.after_fork`` in forked children, and never destroy it there."""
+    """Call ``thing.after_fork`` in forked children, and never destroy ``thing`` there."""
     with _lock:
         _registered.add(thing)
 
@@ -44,7 +44,7 @@ def _in_child() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may have held the old one
     _lock = Lock()
     for thing in _held.pop(get_ident(), ()):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # never to be destroyed
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # so it is never destroyed
         thing.after_fork()
 
 

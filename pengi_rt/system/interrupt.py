@@ -1,4 +1,4 @@
-"""Remembering Ctrl-C: the code that it interrupts may raise another exception instead.
+"""Remember Ctrl-C: the interrupted code may raise a different exception instead.
 
 During the import of torch it becomes a RecursionError, or a ModuleNotFoundError without a name;
 inside argparse an AttributeError.

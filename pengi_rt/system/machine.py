@@ -1,4 +1,4 @@
-"""What this machine is and what is installed on it, as far as the engine's speed and health go."""
+"""This machine and its installed packages: what matters for the engine's speed and health."""
 
 import ctypes
 import importlib.metadata
@@ -24,7 +24,7 @@ CPU_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
     "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-"""Instruction sets that matrix kernels are chosen by."""
+"""Instruction sets that matter for the choice of matrix kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Machine:
     cores: int
     allowed_cores: int
     cpu_quota: float | None  # cores' worth of time
-    threads: int | None  # that the engine would start; None: OMP_NUM_THREADS is wrong
+    threads: int | None  # that the engine would start; None if OMP_NUM_THREADS is invalid
     memory: int | None  # bytes
     available_memory: int | None  # bytes
     cache: str
@@ -54,9 +54,9 @@ class Machine:
 
 
 def requirements() -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
-    """What the engine cannot do without, and what only its extras need, as ``pip`` read them.
+    """The packages that the engine requires, and those that only its extras need.
 
-    They are written in ``pyproject.toml`` alone; a package of several extras comes once.
+    They are read from the installed metadata; a package of several extras is listed once.
     """
     wanted = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or ()]
     core = {each.name: each for each in wanted if "extra" not in str(each.marker)}
@@ -78,7 +78,7 @@ def package(wanted: Requirement) -> Package:
 
 
 def loaded_package(wanted: Requirement) -> Package:
-    """As :func:`package`, and imported: a broken binary shows only then."""
+    """Like :func:`package`, but also imports it: only that reveals a broken binary."""
     found = package(wanted)
     if found.problem:
         return found
@@ -145,7 +145,7 @@ def machine(proc: Path = Path("/proc")) -> Machine:
 
 
 def _cpu(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Model and flags of the first core, as the kernel names them."""
+    """Model and flags of the first core, as named by the kernel."""
     try:
         fields = dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", path.read_text(), re.MULTILINE))
     except OSError:
@@ -165,7 +165,7 @@ def _memory(path: Path) -> dict[str, int]:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether ``folder`` can be written to, or made."""
+    """Whether ``folder`` can be written to, or created."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     return there.is_dir() and os.access(there, os.W_OK)
 

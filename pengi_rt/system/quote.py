@@ -1,8 +1,8 @@
-"""Making text from outside safe to print: one line, bounded, without escape codes.
+"""Make untrusted text safe to print: one line, bounded, without escape codes.
 
-File names, checkpoint keys, plan entries and manifest values come from strangers. Whatever prints
-them goes through here, so that they cannot forge a second line, control the terminal or fill the
-screen.
+File names, checkpoint keys, plan entries and manifest values are untrusted. All code that prints
+them goes through this module, so that they cannot forge a second line, control the terminal or fill
+the screen.
 
 Messages are bounded, rows are not: a row without its middle would be a different row.
 """
@@ -10,7 +10,7 @@ Messages are bounded, rows are not: a row without its middle would be a differen
 from reprlib import Repr
 
 LONGEST = 200  # characters of a name or value
-LONGEST_PATH = 1000  # characters of a path: its ends alone would not identify it
+LONGEST_PATH = 1000  # characters of a path, whose ends alone would not identify it
 LONGEST_MESSAGE = 2500  # characters of a whole message: two paths and some text
 
 _VALUES = Repr()
@@ -37,7 +37,7 @@ def shown(value: object) -> str:
 def printable(text: str) -> str:
     r"""Text of any length on one line: unprintable characters become ``\n``, ``\x1b``, ``\u2028``.
 
-    Those are the characters for which :meth:`str.isprintable` is false: line ends, control
+    These are the characters for which :meth:`str.isprintable` is false: line ends, control
     characters, marks that change the direction of writing, bytes of a file name that are not UTF-8.
     """
     if text.isprintable():

@@ -1,7 +1,7 @@
-"""Opening files named in a list, a manifest or a folder: regular files and nothing else.
+"""Open files named in a list, a manifest or a folder, but only if they are regular files.
 
-A pipe would wait for a writer forever, and a device such as ``/dev/zero`` never ends. Someone who
-names one on a command line means it; one that turns up in a folder would make a run hang.
+A pipe would wait for a writer forever, and a device such as ``/dev/zero`` never ends. A user who
+names one on the command line means it; one that turns up in a folder would make a run hang.
 """
 
 import errno
@@ -12,7 +12,7 @@ from stat import S_ISDIR, S_ISREG
 
 
 class Regular(os.PathLike[str]):
-    """A path that nobody named on purpose: what opens it must use :func:`open_regular`."""
+    """A path that the user did not name directly: open it only with :func:`open_regular`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Wrap ``path``."""
@@ -29,12 +29,12 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Raises:
-        OSError: there is no such file, or it is a pipe, a device, a socket or a folder.
+        OSError: there is no such file, or the path is a pipe, a device, a socket or a folder.
     """
     if "\0" in os.fspath(path):  # os.open raises ValueError for it
         raise OSError(errno.EINVAL, "its name has a NUL character", str(path))
     _refuse_others(os.stat(path).st_mode, path)  # noqa: PTH116 - never open a device
-    # O_NONBLOCK: it may have become a pipe in the meantime.
+    # O_NONBLOCK: the file may have become a pipe in the meantime.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _refuse_others(os.fstat(descriptor).st_mode, path)

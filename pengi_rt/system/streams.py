@@ -1,4 +1,4 @@
-r"""Printing safely to standard output and standard error.
+r"""Print safely to standard output and standard error.
 
 Printing never fails on a character or with a traceback: a character that the encoding lacks is
 written as ``\u....``, and a full disk is reported in one line.
@@ -24,7 +24,7 @@ STDIN = "<stdin>"
 
 
 class Output:
-    """A text stream whose failures are one line; after the first one it discards everything."""
+    """A text stream with one-line errors; after the first error, it discards everything."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         """Wrap an open text stream that messages call ``name``."""
@@ -34,20 +34,20 @@ class Output:
 
     @property
     def unicode(self) -> bool:
-        """Whether it can encode every character except lone surrogates."""
+        """Whether the stream can encode every character except lone surrogates."""
         return codecs.lookup(self._stream.encoding or "utf-8").name == "utf-8"
 
     @property
     def terminal(self) -> bool:
-        """Whether it is a terminal, which obeys control characters."""
+        """Whether the stream is a terminal, which obeys control characters."""
         return not self._broken and self._stream.isatty()
 
     def write(self, text: str) -> int:
         """Write ``text``.
 
         Raises:
-            InputError: it cannot be written.
-            BrokenPipeError: its reader is gone.
+            InputError: the stream cannot be written.
+            BrokenPipeError: the stream's reader is gone.
         """
         with self._reporting():
             if not self._broken:
@@ -55,20 +55,20 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream. Raises as :meth:`write`."""
+        """Flush the stream. Raises like :meth:`write`."""
         with self._reporting():
             if not self._broken:
                 self._stream.flush()
 
     def sync(self) -> None:
-        """Flush to the disk, if it is a file. Raises as :meth:`write`."""
+        """Flush to the disk, if the stream is a file. Raises like :meth:`write`."""
         self.flush()
         with self._reporting():
             if stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
                 os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Flush to the disk and close. Raises as :meth:`write`."""
+        """Flush to the disk and close. Raises like :meth:`write`."""
         self.sync()
         with self._reporting():
             self._stream.close()
@@ -95,7 +95,7 @@ def prepare_streams() -> None:
 
 
 def abandon(stream: TextIO) -> None:
-    """Discard what a stream still buffers, or the interpreter would fail to flush it at exit."""
+    """Discard a stream's buffer, which the interpreter would fail to flush at exit."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -106,7 +106,7 @@ def standard_output() -> Output:
     """Standard output.
 
     Raises:
-        InputError: it is closed.
+        InputError: standard output is closed.
     """
     if sys.stdout is None:
         raise InputError("cannot write standard output: it is closed")
@@ -114,14 +114,14 @@ def standard_output() -> Output:
 
 
 def emit(text: str) -> None:
-    """Print ``text`` and a newline on standard output, at once. Raises as :meth:`Output.write`."""
+    """Print ``text`` and a newline on standard output now. Raises like :meth:`Output.write`."""
     output = standard_output()
     output.write(text + "\n")
     output.flush()
 
 
 def say(message: object) -> None:
-    """Print one line on standard error; a failure of that is ignored."""
+    """Print one line on standard error, ignoring failures."""
     try:
         print(f"pengi-rt: {one_message(str(message))}", file=sys.stderr, flush=True)
     except OSError:

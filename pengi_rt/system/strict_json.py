@@ -1,8 +1,8 @@
-"""Parsing JSON from a stranger: bounded before it is parsed, and strictly standard.
+"""Parse untrusted JSON: bounded before it is parsed, and strictly standard.
 
 Python's parser accepts NaN, numbers beyond float64, duplicate keys and lone surrogates, and turns a
-few megabytes of ``[[],[],`` into hundreds. Here the caller says how much it can need, and every
-message is one line.
+few megabytes of ``[[],[],`` into hundreds. Here the caller sets limits, and every message is one
+line.
 """
 
 import json
@@ -28,7 +28,7 @@ def parse(text: str | bytes, limits: Limits) -> object:
     """Parse a document.
 
     Raises:
-        ValueError: it is not JSON, or exceeds ``limits``; the message can follow "plan.json ".
+        ValueError: the text is not JSON or exceeds ``limits``; the message can follow "plan.json ".
     """
     if len(text) > limits.characters:
         raise ValueError(f"has {len(text)} bytes, at most {limits.characters} are read")
@@ -51,7 +51,7 @@ def parse(text: str | bytes, limits: Limits) -> object:
 
 
 def _check_count(text: str, limit: int) -> None:
-    """Bound the number of values by the number of separators, those in strings too."""
+    """Bound the number of values by counting separators, including those in strings."""
     if sum(map(text.count, ",[{")) > limit:
         raise ValueError(f"more than {limit} values, too many")
 

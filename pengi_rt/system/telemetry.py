@@ -1,4 +1,4 @@
-"""Turning off usage reports of libraries, before anything imports them.
+"""Turn off usage reports of libraries, before anything imports them.
 
 onnxruntime reports from version 1.29 on, as soon as it is imported: it keeps a permanent id and a
 database in ``~/.cache/Microsoft``, starts threads, and contacts its collector after some seconds.

@@ -16,7 +16,7 @@ def text_lines(path: Path) -> list[str]:
     U+2028, where :meth:`str.splitlines` splits too.
 
     Raises:
-        InputError: it cannot be read, is not UTF-8, or is longer than anybody writes.
+        InputError: the file cannot be read, is not UTF-8, or is too long.
     """
     try:
         text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
@@ -28,11 +28,11 @@ def text_lines(path: Path) -> list[str]:
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """The bytes of a file that a person named; it may be a pipe.
+    """The bytes of a file that the user named; it may be a pipe.
 
     Raises:
-        OSError: it cannot be read.
-        InputError: it has more than ``most`` bytes.
+        OSError: the file cannot be read.
+        InputError: the file has more than ``most`` bytes.
     """
     with path.open("rb") as file:
         return read_rest(file.read, most, str(path))
@@ -42,7 +42,7 @@ def read_rest(read: Callable[[int], bytes], most: int, name: str) -> bytes:
     """The rest of a stream, whose ``read`` method is given.
 
     Raises:
-        InputError: that is more than ``most`` bytes.
+        InputError: there are more than ``most`` bytes.
     """
     data = read(most + 1)
     if len(data) > most:

@@ -1,7 +1,7 @@
-"""How many threads this process may use: in a container or a job, fewer than the machine has cores.
+"""How many threads this process may use: in a container or a job, often fewer than all cores.
 
 The scheduler stops a thread pool larger than the quota in the middle of its work, and then every
-operator waits for the slowest of its threads.
+operator waits for its slowest thread.
 """
 
 import math
@@ -27,7 +27,7 @@ def available_threads(
 ) -> int:
     """The number of threads worth starting, at least 1.
 
-    It is the least of the allowed cores, the CPU quota rounded up, and ``OMP_NUM_THREADS``.
+    It is the minimum of the allowed cores, the CPU quota rounded up, and ``OMP_NUM_THREADS``.
 
     Args:
         environ: holds ``OMP_NUM_THREADS``; of a list (``4,2``) the first item counts.
@@ -43,7 +43,7 @@ def available_threads(
 
 
 def affinity_cores() -> int:
-    """The number of cores that this process may run on; where that is unknown (macOS), all."""
+    """The number of cores that this process may run on; all cores if unknown (macOS)."""
     if sys.platform == "darwin":
         return os.cpu_count() or 1
     return len(os.sched_getaffinity(0))
@@ -52,8 +52,8 @@ def affinity_cores() -> int:
 def cgroup_quota(*, root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> float | None:
     """The CPU time that the process's cgroups (v1 or v2) grant it, in cores; None if unlimited.
 
-    A group's limit holds for all groups inside it, so the tightest up to the root counts. In a
-    container the path may be the host's: then only the root exists, and is the container's own.
+    A group's limit applies to all groups inside it, so the tightest one up to the root counts. In a
+    container, the path may be the host's: then only the root exists, and is the container's own.
     """
     quotas = [
         quota
@@ -109,10 +109,10 @@ def checked_threads(threads: int | None) -> int:
     """``threads``, or :func:`available_threads` if None.
 
     Raises:
-        UsageError: it is not a whole number of at least 1.
+        UsageError: ``threads`` is not a whole number of at least 1.
     """
     if threads is None:
         return available_threads()
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise UsageError(f"threads must be at least 1 and a whole number, got {threads!r}")
+        raise UsageError(f"threads must be a whole number of at least 1, got {threads!r}")
     return threads

@@ -1,6 +1,6 @@
-"""Reading TOML files from strangers in bounded time: ``tomllib`` alone can take minutes.
+"""Read untrusted TOML files in bounded time: ``tomllib`` alone can take minutes.
 
-Such files describe training runs and tasks, and have about two kilobytes.
+These files describe training runs and tasks, and take about two kilobytes.
 """
 
 import re
@@ -26,7 +26,7 @@ def read_toml(path: Path, *, pipes: bool = False) -> dict[str, Any]:
         pipes: accept a pipe, such as a shell's ``<(...)``; only for a file that the user named.
 
     Raises:
-        UsageError: it cannot be read, or is not TOML that a person could have written.
+        UsageError: the file cannot be read, or is not plausible TOML.
     """
     where = one_line(str(path))
     try:

@@ -1,1 +1,1 @@
-"""What the engine can do with recordings, one module or package per task."""
+"""The engine's tasks, one module or package each."""

@@ -1,4 +1,4 @@
-"""Caption, metadata and sound events of a recording in one text: the released ``describe``."""
+"""The released ``describe``: a recording's caption, metadata and sound events in one text."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -21,10 +21,10 @@ def describe(
     *,
     partial_results: bool = False,
 ) -> Iterator[Description]:
-    """Describe each recording in turn; with ``partial_results`` each batch of windows by itself.
+    """Describe each recording in turn; with ``partial_results``, each batch of windows separately.
 
     Raises:
-        UsageError, PromptError, BackendError: as :func:`pengi_rt.tasks.prepare.prepare`.
+        UsageError, PromptError, BackendError: as for :func:`pengi_rt.tasks.prepare.prepare`.
     """
     session.plan.require("describe")
     request = prepare(session, PROMPTS, options)

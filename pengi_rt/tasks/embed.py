@@ -24,10 +24,10 @@ def embed_recordings(
     *,
     partial_results: bool = False,
 ) -> Iterator[AudioEmbedding]:
-    """Embed each recording in turn; with ``partial_results`` each batch of windows by itself.
+    """Embed each recording in turn; with ``partial_results``, each batch of windows separately.
 
     Raises:
-        BackendError: the session is closed, by the call itself or later.
+        BackendError: the session is closed (raised by the call or while iterating).
     """
     session.plan.require("embed")
     with session.exclusive():
@@ -63,12 +63,12 @@ def embed_texts(
 
     Raises:
         UsageError: the plan has no text encoder, or ``texts`` is one string.
-        PromptError: a text is not valid, or is too long (``strict``).
+        PromptError: a text is invalid, or is too long (``strict``).
         BackendError: the session is closed.
     """
     session.plan.require("embed texts")
     if isinstance(texts, str):
-        raise UsageError(f"texts must be a list of them, got one string: {texts[:40]!r}")
+        raise UsageError(f"texts must be a list of strings, got one string: {texts[:40]!r}")
     if not session.has_joint_embeddings:
         raise UsageError(
             f"{session.plan.path} has no text encoder, so texts have no embedding; "

@@ -1,4 +1,4 @@
-"""The decoder's prefix in words: the tokens nearest to each of its vectors, by cosine.
+"""Explain the decoder's prefix: the tokens nearest to each of its vectors, by cosine.
 
 Source: paper, appendix B.
 """
@@ -23,8 +23,8 @@ from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import unit
 from pengi_rt.tasks.prepare import PreparedPrompt
 
-_TOKENS = 4096  # embeddings compared at a time: 12 MB of GPT-2's
-_VECTORS = 512  # vectors compared with them at a time: 17 MB of cosines, however long a recording
+_TOKENS = 4096  # embeddings compared at a time: 12 MB for GPT-2
+_VECTORS = 512  # vectors compared with them at a time: at most 17 MB of cosines
 
 
 def explain(
@@ -37,17 +37,17 @@ def explain(
 ) -> Iterator[Explanation]:
     """Explain each recording in turn, with the ``options.k`` tokens nearest to each vector.
 
-    With ``partial_results`` each batch of windows is explained by itself.
+    With ``partial_results``, each batch of windows is explained separately.
 
     Raises:
-        UsageError: ``k`` is above the vocabulary's size; the prefix passes the decoder's positions.
+        UsageError: ``k`` exceeds the vocabulary, or the prefix exceeds the decoder's positions.
         BackendError: the session is closed.
     """
     decoder = session.config.decoder
     rows = session.config.audio_mapper.prefix_length + len(prompt)
     if rows > decoder.n_positions:
         raise UsageError(
-            f"a prefix of {rows} rows passes the decoder's {decoder.n_positions} positions: "
+            f"a prefix of {rows} rows exceeds the decoder's {decoder.n_positions} positions: "
             "shorten the text"
         )
     explainer = _Explainer(session, prompt, whole("k", options.k, 1, decoder.vocab_size))
@@ -67,7 +67,7 @@ def explain(
 
 
 class _Explainer:
-    """A prompt, and the neighbours of its own vectors, which are the same for all recordings."""
+    """A prompt and the neighbors of its own vectors, which are the same for all recordings."""
 
     def __init__(self, session: Session, prompt: PreparedPrompt, k: int) -> None:
         self._session = session
@@ -101,7 +101,7 @@ def _places(session: Session, prompt: PreparedPrompt) -> list[tuple[PrefixPart, 
 
 
 def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour, ...]]:
-    """For each of ``vectors`` ``[n, n_embd]`` its ``k`` nearest tokens; ties by token id."""
+    """The ``k`` nearest tokens of each of ``vectors`` ``[n, n_embd]``; ties by token id."""
     chunks = (vectors[start : start + _VECTORS] for start in range(0, len(vectors), _VECTORS))
     return [nearest for chunk in chunks for nearest in _nearest(session, unit(chunk), k)]
 

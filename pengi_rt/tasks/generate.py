@@ -22,9 +22,9 @@ class WindowAnswers(NamedTuple):
     """One window's answers to all prompts."""
 
     windows: tuple[Window, ...]
-    """One per prompt."""
+    """One list of hypotheses per prompt."""
     timings: Timings
-    """Of the window's batch."""
+    """The timings of the window's batch."""
 
 
 def iter_results(
@@ -36,10 +36,10 @@ def iter_results(
 ) -> Iterator[Result]:
     """Yield the results of each recording in turn, one per prompt.
 
-    ``partial_results``: those of the first prompt come in parts, one with every batch.
+    With ``partial_results``, the first prompt's results come in parts, one per batch.
 
     Raises:
-        BackendError: the session was closed meanwhile, or the decoder's output is NaN.
+        BackendError: the session has been closed, or the decoder's output is NaN.
     """
     answers: list[WindowAnswers] = []
     for part in answer_recordings(session, batches, request, partial_results=partial_results):
@@ -62,7 +62,7 @@ def answer_recordings(
     *,
     partial_results: bool = False,
 ) -> Iterator[RecordingOutputs[WindowAnswers]]:
-    """Yield the answers about all windows of each recording. Raises as :func:`iter_results`."""
+    """Yield the answers about each recording's windows. Raises like :func:`iter_results`."""
     return split_by_recording(
         batches, partial(answer_batch, session, request), partial_results=partial_results
     )
@@ -87,7 +87,7 @@ def result_for(
 
 
 def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[WindowAnswers]:
-    """Answer all prompts about every window of a batch. Raises as :func:`iter_results`."""
+    """Answer all prompts about every window of a batch. Raises like :func:`iter_results`."""
     is_finished = stop_test(session.tokenizer, request.stops)
     by_prompt = list[list[Hypotheses]]()
     with session.exclusive_decoding():
@@ -140,13 +140,13 @@ def _window(
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
-    """``text`` up to where the first of ``stops`` begins."""
+    """``text``, cut where the first of ``stops`` begins."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
 
 
 def stop_test(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> StopTest | None:
-    """The test whether tokens spell one of ``stops``; None if there are none."""
+    """A test of whether tokens spell one of ``stops``; None if there are no ``stops``."""
     if not stops:
         return None
 

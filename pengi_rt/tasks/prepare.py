@@ -1,4 +1,4 @@
-"""A request without its recordings, checked: prompts, decode options, stop strings."""
+"""A checked request, without its recordings: prompts, decode options, stop strings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class PreparedPrompt:
     Attributes:
         prompt: as given.
         ids: its tokens, int64 ``[T]``.
-        truncated: whether it was cut to fit.
+        truncated: whether the prompt was truncated to fit.
         suffix: embeddings of the additional text, float32 ``[n, n_embd]``.
     """
 
@@ -32,7 +32,7 @@ class PreparedPrompt:
 
         Raises:
             BackendError: the session is closed.
-            PromptError: one is not valid text, or the prompt does not fit (``strict``).
+            PromptError: a text is invalid, or the prompt is too long (``strict``).
         """
         self._session = session
         self.prompt = prompt
@@ -41,7 +41,7 @@ class PreparedPrompt:
         self._prefix: F32 | None = None
 
     def __len__(self) -> int:
-        """Rows after the audio prefix."""
+        """The number of rows after the audio prefix."""
         return self._session.config.prompt_rows(len(self.ids)) + len(self.suffix)
 
     def prefix(self) -> F32:
@@ -50,7 +50,7 @@ class PreparedPrompt:
         Source: paper, appendix A.
 
         Returns:
-            Float32 ``[n, n_embd]``. Kept, because the session's cache may drop the prompt.
+            Float32 ``[n, n_embd]``; kept here, because the session's cache may drop the prompt.
 
         Raises:
             BackendError: the session is closed.
@@ -63,7 +63,7 @@ class PreparedPrompt:
         return np.concatenate([prefix, self.suffix]) if len(self.suffix) else prefix
 
     def search_on_device(self, fused: FusedSearch, windows: F32) -> list[Hypotheses]:
-        """Search after ``windows`` ``[B, clip_samples]``; a new prompt is encoded alongside."""
+        """Search after ``windows`` ``[B, clip_samples]``, encoding the prompt if it is new."""
         session = self._session
         if self._prefix is not None or session.has_prompt(self.prompt):
             return fused.search_audio(windows, self.prefix())
@@ -76,22 +76,22 @@ class PreparedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """Everything about a call except its recordings, checked."""
+    """Everything about a call except its recordings, already checked."""
 
     prompts: tuple[PreparedPrompt, ...]
     decode: DecodeOptions | SampleOptions
     stops: tuple[str, ...]
     options: GenerateOptions
-    """As given, with the plan's defaults filled in."""
+    """The options, with the plan's defaults filled in."""
 
 
 def prompts_of(
     prompt: str | Sequence[str] | None, options: PromptOptions, default: str
 ) -> tuple[str, ...]:
-    """The prompts to answer: ``prompt``, or the task's, or ``default``.
+    """The prompts to answer: ``prompt``, the task's, or ``default``.
 
     Raises:
-        UsageError: both are given, or no prompt at all, or the task does not fit.
+        UsageError: a prompt and a task are both given, the list is empty, or the task is invalid.
     """
     task, question = options.task, options.question
     if task is None and question is not None:
@@ -113,11 +113,11 @@ def one_prompt(
     """Like :func:`prompts_of`, for a ``verb`` that takes a single prompt.
 
     Raises:
-        UsageError: there are several; and as :func:`prompts_of`.
+        UsageError: there are several prompts; otherwise as for :func:`prompts_of`.
     """
     prompts = prompts_of(prompt, options, default)
     if len(prompts) > 1:
-        raise UsageError(f"{verb} asks one prompt, got {len(prompts)}: call it once for each")
+        raise UsageError(f"{verb} takes one prompt, got {len(prompts)}: call it once for each")
     return prompts[0]
 
 
@@ -126,8 +126,8 @@ def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) 
 
     Raises:
         BackendError: the session is closed.
-        PromptError: a prompt cannot be read, or does not fit (``strict``).
-        UsageError: an option is out of range, or all together pass the decoder's positions.
+        PromptError: a prompt is not valid text, or is too long (``strict``).
+        UsageError: an option is out of range, or the sequence exceeds the decoder's positions.
     """
     samples = options.samples
     decode = (
@@ -145,7 +145,7 @@ def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) 
 
 
 def _filled_in(options: GenerateOptions, decode: DecodeOptions | SampleOptions) -> GenerateOptions:
-    """``options`` with the plan's own defaults in the place of None."""
+    """``options`` with the plan's defaults in place of None."""
     return replace(
         options,
         beam_size=decode.beam_size if isinstance(decode, DecodeOptions) else None,
@@ -155,10 +155,10 @@ def _filled_in(options: GenerateOptions, decode: DecodeOptions | SampleOptions) 
 
 
 def search_options(session: Session, options: GenerateOptions) -> DecodeOptions:
-    """The beam search that ``options`` ask for, with the plan's own defaults.
+    """Beam search options from ``options`` and the plan's defaults.
 
     Raises:
-        UsageError: an option is out of range, or for drawn answers alone.
+        UsageError: an option is out of range, or is only for sampling.
     """
     beam_size = options.beam_size
     return DecodeOptions(
@@ -168,10 +168,10 @@ def search_options(session: Session, options: GenerateOptions) -> DecodeOptions:
 
 
 def sample_options(session: Session, samples: int, options: GenerateOptions) -> SampleOptions:
-    """The draw of ``samples`` that ``options`` ask for, with the plan's own defaults.
+    """Sampling options from ``options`` and the plan's defaults, for ``samples`` answers.
 
     Raises:
-        UsageError: an option is out of range, or for a search alone.
+        UsageError: an option is out of range, or is only for beam search.
     """
     return SampleOptions(
         samples=samples,
@@ -190,7 +190,7 @@ class _Common(TypedDict):
 
 
 def _common(session: Session, options: GenerateOptions) -> _Common:
-    """What a search and a draw both have."""
+    """The options that beam search and sampling share."""
     default = session.config.generation
     tokens, temperature, stop = options.max_new_tokens, options.temperature, options.stop
     return _Common(

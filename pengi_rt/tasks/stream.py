@@ -16,7 +16,7 @@ from pengi_rt.text.tokenizers import DecoderTokenizer
 
 logger = logging.getLogger(__name__)
 
-_SETTLED: Final = ",;:"  # clean-up never removes a space after these
+_SETTLED: Final = ",;:"  # the cleanup never removes a space after these
 _UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"  # the first bytes of a character
 
 
@@ -26,9 +26,9 @@ def stream(
     """Yield the pieces of the answer about ``recording``; one line per window.
 
     Raises:
-        UsageError, PromptError, BackendError: as :func:`~pengi_rt.tasks.prepare.prepare`, by the
-            call itself; also if there is more than one beam, sample or prompt.
-        AudioError: the recording cannot be read, with the first piece.
+        UsageError, PromptError, BackendError: as for :func:`~pengi_rt.tasks.prepare.prepare`, or
+            there is more than one beam, sample or prompt; raised by the call itself.
+        AudioError: the recording cannot be read; raised when the first piece is requested.
     """
     session.plan.require("stream")
     if options.samples is None and options.beam_size is None:
@@ -75,10 +75,10 @@ def _tokens(session: Session, prefix: F32, request: PreparedRequest) -> Iterator
 
 
 class StreamedText:
-    """The tokens so far, and how much of their text can no longer change.
+    """The tokens so far, and how much of their text is final.
 
-    What may still change is held back: a character whose last bytes are missing, the beginning of a
-    stop string, and spaces, which decoding removes before punctuation. So text comes in whole
+    Text that may still change is held back: a character whose last bytes are missing, the beginning
+    of a stop string, and spaces, which decoding removes before punctuation. So text comes in whole
     words.
     """
 
@@ -89,13 +89,13 @@ class StreamedText:
         self._given = 0
 
     def add(self, token: int) -> str:
-        """The text that this token makes certain."""
+        """The text that becomes final with this token."""
         self._tokens.append(token)
         text = self._text()
         return self._up_to(_certain(text, self._stops))
 
     def rest(self) -> str:
-        """The text that was held back, once there are no more tokens."""
+        """The text held back so far; call this after the last token."""
         return self._up_to(self._text().rstrip())
 
     def _text(self) -> str:
@@ -109,13 +109,13 @@ class StreamedText:
 
 
 def _certain(text: str, stops: Sequence[str]) -> str:
-    """The part of ``text`` that later tokens do not change."""
+    """The part of ``text`` that later tokens cannot change."""
     end = len(text.rstrip(_UNFINISHED))
     for stop in stops:
         for size in range(1, len(stop)):
             if text.endswith(stop[:size]):
                 end = min(end, len(text) - size)
-    # Clean-up may remove a space and join what follows it to the word before.
+    # The cleanup may remove a space and join the text after it to the previous word.
     end = text.rfind(" ", 0, end)
     while end > 0 and not (text[end - 1].isalnum() or text[end - 1] in _SETTLED):
         end = text.rfind(" ", 0, end)

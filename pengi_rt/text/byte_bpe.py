@@ -1,4 +1,4 @@
-"""Training byte-level BPE tokenizers with the quirks of the released ones.
+"""Train byte-level BPE tokenizers with the quirks of the released ones.
 
 ``!`` is token 0 and registered as special, a lone space is 220, and `` <|endoftext|>`` is that
 space followed by the end token: the released model's pad and stop tokens depend on that.
@@ -29,7 +29,7 @@ def train_decoder_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokeni
 def train_text_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a lower-casing tokenizer of exactly ``vocab_size`` tokens, laid out like CLIP's.
 
-    The last two tokens are BOS and EOS. Raises as :func:`train_decoder_tokenizer`.
+    The last two tokens are BOS and EOS. Raises like :func:`train_decoder_tokenizer`.
     """
     tokenizer = _train(sentences, vocab_size - 2, lower=True)
     tokenizer.add_special_tokens([START_OF_TEXT, END_OF_TEXT])
@@ -53,7 +53,7 @@ def _train(sentences: Iterable[str], vocab_size: int, *, lower: bool) -> Tokeniz
     size = tokenizer.get_vocab_size()
     if size != vocab_size:
         raise UsageError(
-            f"the text gives a vocabulary of {size} pieces, {vocab_size} are wanted: give more "
-            "text, or a smaller vocabulary"
+            f"the text gives a vocabulary of {size} pieces, not {vocab_size}: give more text, or a "
+            "smaller vocabulary"
         )
     return tokenizer

@@ -18,7 +18,7 @@ from pengi_rt.system.toml_file import read_toml
 BUILT_IN = Path(__file__).with_name("prompts.toml")
 
 RESERVED = ("audio", "task", "tags", "transcript", "meta")
-"""Keys of a manifest's row that cannot be fields of a template."""
+"""Keys of a manifest row that are not allowed as template fields."""
 
 _OPTIONAL = re.compile(r"(\[[^\[\]]*\])")
 _FIELD = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -35,7 +35,7 @@ class _Part(NamedTuple):
         return self.pieces[1::2]
 
     def filled(self, texts: Mapping[str, str]) -> str:
-        """The text with its fields filled in, or nothing if one of them is empty."""
+        """The text with its fields filled in; empty if any of them is empty."""
         if not all(texts[name] for name in self.fields):
             return ""
         return "".join(texts[p] if index % 2 else p for index, p in enumerate(self.pieces))
@@ -76,16 +76,16 @@ class Task:
         return tuple(name for name in self._named(optional=True) if name not in required)
 
     def prompt_for(self, fields: Mapping[str, object]) -> str:
-        """The prompt with ``fields`` filled in; fields that it does not name are ignored.
+        """The prompt with ``fields`` filled in; extra fields are ignored.
 
         Raises:
-            UsageError: a required field is missing, empty or white space, or one is neither text,
-                nor a number, nor a list of them.
+            UsageError: a required field is missing or blank, or a field is neither text, nor a
+                number, nor a list of these.
         """
         return self._filled(self.prompt, fields)
 
     def target_for(self, fields: Mapping[str, object]) -> str:
-        """The target with ``fields`` filled in. Raises as :meth:`prompt_for`."""
+        """The target with ``fields`` filled in. Raises like :meth:`prompt_for`."""
         return self._filled(self.target, fields)
 
     def _named(self, *, optional: bool) -> tuple[str, ...]:
@@ -108,10 +108,10 @@ class Task:
 
 
 def load_tasks(*extra: Path) -> dict[str, Task]:
-    """The built-in tasks and those of ``extra``; the last one of a name counts.
+    """The built-in tasks and those of ``extra``; the last task of a name counts.
 
     Raises:
-        UsageError: a file cannot be read, or is not like ``prompts.toml``; it names file and key.
+        UsageError: a file cannot be read or is invalid; the message names the file and the key.
     """
     return {task.name: task for path in (BUILT_IN, *extra) for task in _read(path)}
 
@@ -131,7 +131,7 @@ def task_prompt(name: str, question: str | None = None) -> str:
     if question is None:
         return task.prompt_for({})
     if "{question}" not in task.prompt:
-        raise UsageError(f"the task {name!r} asks no question; its prompt is {shown(task.prompt)}")
+        raise UsageError(f"the task {name!r} takes no question; its prompt is {shown(task.prompt)}")
     return task.prompt_for({"question": question})
 
 
@@ -156,7 +156,7 @@ def _read(path: Path) -> Iterator[Task]:
 def _parts(template: str) -> tuple[_Part, ...]:
     """The parts of a template. Raises UsageError."""
     if not template.strip():
-        raise UsageError("is empty; a template has some text")
+        raise UsageError("is empty; a template needs some text")
     texts = enumerate(_OPTIONAL.split(template))
     return tuple(_part(text, optional=bool(index % 2)) for index, text in texts if text)
 
@@ -172,7 +172,7 @@ def _part(text: str, *, optional: bool) -> _Part:
             )
     if optional and len(pieces) == 1:
         raise UsageError(
-            f"has no field in {shown(text)}, so nothing decides whether it is left out"
+            f"has no field in {shown(text)}, so nothing decides whether to leave it out"
         )
     for name in pieces[1::2]:
         if name in RESERVED:

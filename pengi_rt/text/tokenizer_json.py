@@ -1,8 +1,8 @@
-"""A tokenizer's JSON, checked part by part before the ``tokenizers`` library sees it.
+"""Check a tokenizer's JSON part by part before the ``tokenizers`` library sees it.
 
 A malicious file can make that library panic, match a regular expression forever, or grow a short
-text to gigabytes. So a file may hold only the parts that our exports write: byte-level BPEs,
-GPT-2's, CLIP's, and those of :mod:`pengi_rt.text.byte_bpe`.
+text to gigabytes. So a file may hold only the parts that our exports write: the byte-level BPEs of
+GPT-2, CLIP and :mod:`pengi_rt.text.byte_bpe`.
 """
 
 from typing import Any
@@ -43,14 +43,14 @@ _MAX_TOKEN = 512  # characters; GPT-2's longest has 128
 
 
 def check_tokenizer_json(data: bytes, vocab_size: int) -> None:
-    """Check that ``data`` holds only what an export writes, and no more tokens than the model.
+    """Check that ``data`` holds only parts that an export writes, and not too many tokens.
 
     Args:
         data: JSON.
-        vocab_size: vocab_size of the embedding table that the token ids index.
+        vocab_size: the rows of the embedding table that the token ids index.
 
     Raises:
-        TokenizerError: it is not a tokenizer, has a part that no export writes, or too many tokens.
+        TokenizerError: the JSON is not a tokenizer, has an unknown part, or has too many tokens.
     """
     try:
         _check(parse(data, _limits(vocab_size)), vocab_size)
@@ -59,7 +59,7 @@ def check_tokenizer_json(data: bytes, vocab_size: int) -> None:
 
 
 def max_json_bytes(vocab_size: int) -> int:
-    """The most bytes that a tokenizer of ``vocab_size`` tokens may have; GPT-2's has a quarter."""
+    """The maximum bytes of a tokenizer with ``vocab_size`` tokens; GPT-2 needs a quarter."""
     return 128 * vocab_size + (1 << 16)
 
 
@@ -71,7 +71,7 @@ def _limits(vocab_size: int) -> Limits:
 
 
 def _check(data: object, vocab_size: int) -> None:
-    """Raises ValueError, whose message follows the word "it", or TokenizerError."""
+    """Check the parts. Raises ValueError, whose message follows "it", or TokenizerError."""
     parts = _object(data, _FIXED.keys() | _OTHER_KEYS, "is not", "a tokenizer")
     for kind in _FIXED:
         for part in _parts(kind, parts.get(kind)):
@@ -82,7 +82,7 @@ def _check(data: object, vocab_size: int) -> None:
 
 
 def _check_size(parts: dict[str, Any], vocab_size: int) -> None:
-    """Recognise another model's tokenizer before its parts are checked. Raises TokenizerError."""
+    """Recognize another model's tokenizer before checking its parts. Raises TokenizerError."""
     model, added = parts.get("model"), parts.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     texts = list(vocabulary) if isinstance(vocabulary, dict) else []
@@ -90,11 +90,11 @@ def _check_size(parts: dict[str, Any], vocab_size: int) -> None:
         texts += [token.get("content") for token in added if isinstance(token, dict)]
     size = len({text for text in texts if isinstance(text, str) and 0 < len(text) <= _MAX_TOKEN})
     if size > vocab_size:
-        raise TokenizerError(f"the tokenizer has {size} tokens, the model only {vocab_size}")
+        raise TokenizerError(f"the tokenizer has {size} tokens, but the model only {vocab_size}")
 
 
 def _object(data: object, keys: set[str], verb: str, what: str) -> dict[str, Any]:
-    """``data``, if it is an object with no other keys than ``keys``."""
+    """``data``, if it is an object with no keys but ``keys``."""
     if not isinstance(data, dict) or not data:
         raise ValueError(f"{verb} {what}")
     unknown = sorted(data.keys() - keys)
@@ -104,7 +104,7 @@ def _object(data: object, keys: set[str], verb: str, what: str) -> dict[str, Any
 
 
 def _parts(kind: str, part: Any) -> list[Any]:
-    """The parts of a sequence, or the one part; empty if there is none."""
+    """The parts of a sequence, or the single part; empty if there is no part."""
     key = _LISTS.get(kind)
     if part is None:
         return []
@@ -149,7 +149,7 @@ def _check_flags(what: str, values: dict[str, Any], known: set[str]) -> None:
 def _check_id(token: str, number: object, vocab_size: int) -> None:
     if type(number) is not int or not 0 <= number < vocab_size:
         raise ValueError(
-            f"gives the token {shown(token)} the id {shown(number)}, the model has {vocab_size}"
+            f"gives the token {shown(token)} the id {shown(number)}, but the model has {vocab_size}"
         )
 
 
@@ -162,7 +162,7 @@ def _check_model(data: object, vocab_size: int) -> None:
     if not (isinstance(vocabulary, dict) and isinstance(merges, list)):
         raise ValueError("has a BPE model without vocab and merges")  # noqa: TRY004
     if len(merges) > vocab_size:
-        raise ValueError(f"has {len(merges)} merges, the model only {vocab_size} tokens")
+        raise ValueError(f"has {len(merges)} merges, but the model only {vocab_size} tokens")
     _check_vocabulary(vocabulary, vocab_size)
     unknown, suffix = model.get("unk_token"), model.get("end_of_word_suffix")
     if unknown is not None and not (isinstance(unknown, str) and unknown in vocabulary):

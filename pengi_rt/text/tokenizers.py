@@ -1,6 +1,6 @@
-"""The tokenizers of the prompt and of the decoder, both made from their JSON in the plan.
+"""The tokenizers of the prompt and of the decoder, both made from JSON in the plan.
 
-Their special tokens must be registered (the exporter does that): without it GPT-2's
+Their special tokens must be registered (the exporter does that): otherwise GPT-2's
 `` <|endoftext|>`` is split, and generation never stops.
 """
 
@@ -53,7 +53,7 @@ class PromptTokenizer:
     padding: the tokens themselves are the prefix.
 
     Raises:
-        TokenizerError: the JSON is not a tokenizer, or has more tokens than the model.
+        TokenizerError: the JSON is not a tokenizer, or has too many tokens for the model.
     """
 
     def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
@@ -65,11 +65,11 @@ class PromptTokenizer:
         self._fill = config.text.eos_id if self._clip else config.pad_id
 
     def encode(self, prompt: str, *, strict: bool = False) -> Prompt:
-        """Tokenize a prompt; one that is too long is cut, as released.
+        """Tokenize a prompt; a prompt that is too long is truncated, as released.
 
         Raises:
-            PromptError: it is not valid text; it is too long (``strict``); or it is empty and its
-                tokens themselves are the prefix.
+            PromptError: the prompt is not valid text; is too long (``strict``); or is empty, and
+                its tokens themselves are the prefix.
         """
         ids = _encode(self._tokenizer, _checked(prompt, "the prompt") + self._text.suffix)
         limit = self._text.max_length
@@ -93,15 +93,15 @@ class PromptTokenizer:
     def pad(self, rows: Sequence[I64]) -> I64:
         """Stack token ids into one int64 ``[B, T]``; shorter rows are padded with EOS.
 
-        Without a text encoder nothing may follow a prompt: the rows must be equally long.
+        Without a text encoder, prompts cannot be padded: the rows must be equally long.
 
         Raises:
-            UsageError: they are not.
+            UsageError: the rows differ in length.
         """
         if not self._clip and len(set(map(len, rows))) > 1:
             raise UsageError(
-                f"prompts of {', '.join(map(str, sorted(set(map(len, rows)))))} tokens make no "
-                "batch without a text encoder: give it prompts of one length"
+                f"prompts of {', '.join(map(str, sorted(set(map(len, rows)))))} tokens cannot "
+                "share a batch without a text encoder: give prompts of equal length"
             )
         batch = np.full((len(rows), max(map(len, rows), default=0)), self._fill, np.int64)
         for row, ids in zip(batch, rows, strict=True):
@@ -113,22 +113,22 @@ class DecoderTokenizer:
     """Turns generated ids into text, and text and stop strings into ids.
 
     Raises:
-        TokenizerError: the JSON is not a tokenizer, or has more tokens than the model.
+        TokenizerError: the JSON is not a tokenizer, or has too many tokens for the model.
     """
 
     def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
         self._tokenizer = read_tokenizer(json_bytes, config.decoder.vocab_size)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``, nothing added and nothing cut.
+        """The ids of ``text``, with nothing added and nothing cut.
 
         Raises:
-            PromptError: it is not valid text.
+            PromptError: the text is not valid.
         """
         return _encode(self._tokenizer, _checked(text, "the text"))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The released wrapper's string exactly: special tokens stay, some spaces go."""
+        """Exactly the released wrapper's string: special tokens stay, some spaces are removed."""
         text = _decode(self._tokenizer, [int(i) for i in ids])
         for spaced, closed in _CLEAN_UP:
             text = text.replace(spaced, closed)
@@ -145,7 +145,7 @@ class DecoderTokenizer:
 
         Raises:
             UsageError: ``stop`` is empty.
-            PromptError: it is not valid text.
+            PromptError: the text is not valid.
         """
         ids = self.encode(stop)
         if not ids:
@@ -154,7 +154,7 @@ class DecoderTokenizer:
 
 
 def read_tokenizer(data: bytes, vocab_size: int) -> "Tokenizer":
-    """Make a tokenizer from its JSON. It neither pads nor truncates, whatever the JSON says.
+    """Make a tokenizer from its JSON. It never pads or truncates, whatever the JSON says.
 
     Args:
         data: JSON; see :func:`check_tokenizer_json`.
@@ -175,12 +175,12 @@ def read_tokenizer(data: bytes, vocab_size: int) -> "Tokenizer":
 
 @contextmanager
 def tokenizer_errors(what: str) -> Iterator[None]:
-    """Turn whatever the ``tokenizers`` library raises into one line that begins with ``what``.
+    """Turn any exception of the ``tokenizers`` library into one line that begins with ``what``.
 
-    Its panics are not derived from Exception.
+    The library's panics do not derive from Exception.
 
     Raises:
-        TokenizerError: it raised something.
+        TokenizerError: the block raised.
     """
     try:
         yield
@@ -199,13 +199,13 @@ def _encode(tokenizer: "Tokenizer", text: str) -> list[int]:
 
 
 def _decode(tokenizer: "Tokenizer", ids: list[int]) -> str:
-    with tokenizer_errors("the tokenizer cannot write its tokens"):
+    with tokenizer_errors("the tokenizer cannot decode its tokens"):
         text: str = tokenizer.decode(ids, skip_special_tokens=False)
     return text
 
 
 def _checked(text: str, what: str) -> str:
-    """``text``, if it can be encoded as UTF-8: undecodable arguments have lone surrogates."""
+    """``text``, if UTF-8 can encode it: undecodable arguments contain lone surrogates."""
     if not isinstance(text, str):
         raise PromptError(f"{what} must be a string, got {type(text).__name__}")
     try:

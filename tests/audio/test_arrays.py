@@ -147,8 +147,8 @@ def test_no_rates(rate: Any) -> None:
     assert len(str(caught.value)) < 250
 
 
-SWAPPED = "in the order (rate, samples), as scipy has it; swap them"
-FIRST = "transpose them (samples.T): they are in the order [channels, frames], as torch has it"
+SWAPPED = "in the order (rate, samples), as in scipy; swap them"
+FIRST = "transpose them (samples.T): they are in the order [channels, frames], as in torch"
 REFUSED: dict[str, tuple[Any, str]] = {
     "scipy's order": ((RATE, MONO), SWAPPED),
     "scipy's order, tensor": ((RATE, torch.tensor(MONO)), SWAPPED),
@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         (np.ma.array(MONO, mask=[True, True, False, False]), RATE),
         "2 samples are masked; fill them",
     ),
-    "whole numbers": (([1, 2, 3], RATE), "a list of whole numbers does not say its full scale"),
+    "whole numbers": (([1, 2, 3], RATE), "a list of whole numbers has no known full scale"),
     "int64": ((np.zeros(9, np.int64), RATE), "samples of type int64; supported: float32"),
     "uint16": ((np.zeros(9, np.uint16), RATE), "samples of type uint16; supported"),
     "objects": ((np.zeros(9, object), RATE), "samples of type object; supported"),
@@ -181,9 +181,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "sparse": ((torch.tensor(MONO).to_sparse(), RATE), "samples of type Tensor cannot be read"),
     "raises": ((Broken(), RATE), r"samples of type Broken cannot be read as an array: 'first\nsec"),
-    "bytes": ((b"RIFF", RATE), "bytes do not say what their numbers are; np.frombuffer"),
-    "memory of bytes": ((memoryview(b"RIFF"), RATE), "bytes do not say what their numbers are"),
-    "a path": (("a.wav", RATE), "got (str, int): a file has a rate of its own; give it alone"),
+    "bytes": ((b"RIFF", RATE), "bytes do not say what type of numbers they hold; np.frombuffer"),
+    "memory of bytes": (
+        (memoryview(b"RIFF"), RATE),
+        "bytes do not say what type of numbers they hold",
+    ),
+    "a path": (("a.wav", RATE), "got (str, int): a file has its own rate; give only the file"),
     "three": ((MONO, RATE, "x"), "an array recording is (samples, rate); got (ndarray, int, str)"),
     "a number": (
         (np.float32(1), RATE),

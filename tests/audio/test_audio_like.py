@@ -103,10 +103,10 @@ def test_every_kind_is_one_recording_and_read_alike(path: Path) -> None:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "scipy's order": ((RATE, SAMPLES), "swap them"),
-    "samples alone": (SAMPLES, "samples need their rate beside them, in a tuple"),
-    "a tensor alone": (torch.tensor(SAMPLES), "samples need their rate beside them"),
-    "a list alone": (SAMPLES.tolist(), "samples need their rate beside them"),
-    "a list of several": (["a.wav", "b.wav"], "these are several; read them one by one"),
+    "samples alone": (SAMPLES, "samples need their rate, as in (samples, rate)"),
+    "a tensor alone": (torch.tensor(SAMPLES), "samples need their rate"),
+    "a list alone": (SAMPLES.tolist(), "samples need their rate"),
+    "a list of several": (["a.wav", "b.wav"], "these are several recordings; read them one by one"),
     "names": (
         np.array(["a.wav", "b.wav"]),
         "give a list of names, not an array",
@@ -117,17 +117,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a class": (np.ndarray, "this is not a recording"),
     "an empty dict": (
         {},
-        "with the keys 'array' and 'sampling_rate', or 'bytes', or 'path'; got n",
+        "a dict needs the keys 'array' and 'sampling_rate', or 'bytes', or 'path'; got n",
     ),
     "a row of a dataset": ({"audio": {"path": "a.wav"}}, "got 'audio'"),
     "no bytes, no path": ({"bytes": None, "path": None}, "got 'bytes', 'path'"),
     "text for bytes": ({"bytes": "RIFF"}, "got 'bytes'"),
-    "a URL": ("https://example.org/a.wav", "URLs are not fetched; download it and give the file"),
-    "another URL": ({"path": "hf://datasets/a.wav"}, "URLs are not fetched"),
+    "a URL": ("https://example.org/a.wav", "URLs are not supported; download it and give the file"),
+    "another URL": ({"path": "hf://datasets/a.wav"}, "URLs are not supported"),
     "a text file": (io.StringIO("RIFF"), "reads as str; open it in binary mode"),
     "a decoder that fails": (Failing(), r"its decoder cannot read it: 'no\nframes'"),
     "no path": (NoPath(), "<NoPath>: is not a path: expected"),
-    "a file and a rate": ((io.BytesIO(DATA), RATE), "a file has a rate of its own; give it alone"),
+    "a file and a rate": ((io.BytesIO(DATA), RATE), "a file has its own rate; give only the file"),
 }
 
 

@@ -63,7 +63,7 @@ def test_other_files_are_refused_without_their_bytes(data: bytes) -> None:
     with pytest.raises(UnknownFormatError) as caught:
         check_container(io.BytesIO(data), "x.wav")
     assert str(caught.value) == (
-        "x.wav: not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, nor what the extra 'formats' reads; "
+        "x.wav: not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, nor a format of the extra 'formats'; "
         "convert it to WAV"
     )
 

@@ -222,7 +222,7 @@ def _write(path: Path, data: bytes) -> Path:
         (lambda folder: folder / "none.wav", "there is no such file"),
         (lambda folder: folder, "this is a folder; name the audio files in it"),
         (lambda folder: _write(folder / "0.wav", b""), "the file is empty"),
-        (lambda folder: "a\0b.wav", "no file can have this name: embedded null byte"),
+        (lambda folder: "a\0b.wav", "is not a valid file name: embedded null byte"),
         (
             lambda folder: _write(folder / "page.wav", b"<html><body>404</body></html>"),
             "not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, but a web page; convert it to WAV",

@@ -167,7 +167,7 @@ def test_video_alone_is_refused() -> None:
             frame = av.VideoFrame(16, 16, "yuv420p")
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    assert refusal(file.getvalue()) == "x: there is no sound in it"
+    assert refusal(file.getvalue()) == "x: it has no audio stream"
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ def test_folder_without_audio() -> None:
 def test_pattern_that_fits_nothing(name: str) -> None:
     _make("s/a.txt")
     assert _one_line([name]).startswith(
-        f"{name}: no such file, and no audio fits it as a pattern ("
+        f"{name}: no such file, and no audio matches it as a pattern ("
     )
 
 
@@ -305,10 +305,10 @@ def test_pattern_that_fits_nothing(name: str) -> None:
     ("content", "message"),
     [
         (None, "the list cannot be read: No such file or directory"),
-        (b"", "the list names nothing"),
-        (b"\xef\xbb\xbf\r\n# a\n \n", "the list names nothing"),
-        (encode(noise(10), 16_000), "is not a list: that is UTF-8 text with one name per line"),
-        ("a.wav\n".encode("utf-16"), "is not a list: that is UTF-8 text with one name per line"),
+        (b"", "the list is empty"),
+        (b"\xef\xbb\xbf\r\n# a\n \n", "the list is empty"),
+        (encode(noise(10), 16_000), "is not a list, which is UTF-8 text with one name per line"),
+        ("a.wav\n".encode("utf-16"), "is not a list, which is UTF-8 text with one name per line"),
     ],
 )
 def test_list_refused(content: bytes | None, message: str) -> None:
@@ -369,10 +369,10 @@ def test_list_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_audio_of_other_kinds_is_counted() -> None:
     _make("s/a.wav", *(f"s/{n}/b.WV" for n in range(3)), "s/c.ape", "s/notes.txt", "s/.d.wv")
     _make("t/e.tta", "u/f.txt", "w/g.wv", "w/h.wav")
-    several = "4 files passed over that are audio of other kinds: 3 .wv, 1 .ape"
+    several = "4 files skipped that are audio of other kinds: 3 .wv, 1 .ape"
     assert _find(["s", "u/../w/*.wav"]).skipped == {"s": several}
     assert _find(["s/**"]).skipped == {"s/**": several}
-    assert "; 1 file passed over that is audio of other kinds: 1 .tta)" in _one_line(["t"])
+    assert "; 1 file skipped that is audio of other kinds: 1 .tta)" in _one_line(["t"])
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -384,5 +384,5 @@ def test_kinds_that_the_extra_reads(*, installed: bool, monkeypatch: pytest.Monk
         assert found == (["s/a.wav", "s/b.M4A", "s/c.webm"], [], {})
     else:
         (said,) = found.skipped.values()
-        assert said.startswith("2 files passed over that are audio of other kinds: 1 .m4a, 1 .webm")
+        assert said.startswith("2 files skipped that are audio of other kinds: 1 .m4a, 1 .webm")
         assert said.endswith("; for .m4a, .webm: pip install 'pengi-rt[formats]'")

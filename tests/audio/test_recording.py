@@ -233,12 +233,12 @@ def test_hop_that_never_ends() -> None:
     with pytest.raises(AudioError) as caught:
         load_windows(source, TINY, hop=1e-9)
     assert str(caught.value) == (
-        "<array>: a hop of 6.25e-05 s makes 100001 windows of it, and 100000 are the most; "
-        "take a hop of at least 0.001 s"
+        "<array>: a hop of 6.25e-05 s gives 100001 windows, but the maximum is 100000; "
+        "use a hop of at least 0.001 s"
     )
     assert len(load_windows((_ramp(CLIP + MAX_WINDOWS - 1), RATE), TINY, hop=1e-9)) == MAX_WINDOWS
     long = (np.zeros(20 * 60 * RATE, np.float32), RATE)
-    with pytest.raises(AudioError, match=r"take a hop of at least ") as caught:
+    with pytest.raises(AudioError, match=r"use a hop of at least ") as caught:
         load_windows(long, TINY, hop=0.001)
     named = float(str(caught.value).split()[-2])
     assert 0.95 * MAX_WINDOWS < len(load_windows(long, TINY, hop=named)) <= MAX_WINDOWS
@@ -249,7 +249,7 @@ def test_only_a_hop_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     source = (_ramp(5 * CLIP), RATE)
     assert len(load_windows(source, TINY)) == 5
     assert len(load_windows(source, TINY, long_audio="first")) == 1
-    with pytest.raises(AudioError, match=r" makes 5 windows of it, and 4 are the most"):
+    with pytest.raises(AudioError, match=r" gives 5 windows, but the maximum is 4"):
         load_windows(source, TINY, hop=CLIP / RATE)
 
 

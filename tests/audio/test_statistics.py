@@ -42,7 +42,7 @@ ODD = {
     "integers of 32 bits": (channels(np.rint(MUSIC * 2**31)), "divide them by 2147483648"),
     "anti-phase": (
         channels(MUSIC, -MUSIC),
-        "anti-phase: their average, which is what is heard, ke",
+        "anti-phase: their average, which the model hears, ke",
     ),
     "nearly anti-phase": (channels(MUSIC, -1.1 * MUSIC), "keeps -26 dB of them"),
     "anti-phase pairs": (channels(MUSIC, -MUSIC, OTHER, -OTHER), "anti-phase"),

@@ -19,7 +19,7 @@ def test_a_plan_without_graphs_needs_another_backend(backend: str, tmp_path: Pat
         pengi_rt.load(path, backend=backend)
     assert toy_plan.one_line(str(caught.value))
     assert str(caught.value) == (
-        f"{path}: holds weights for torch and triton and no graphs for onnx: ask for one of those "
+        f"{path}: holds weights for torch and triton and no graphs for onnx: use one of those "
         "backends, or export the checkpoint with --backend onnx"
     )
 

@@ -130,12 +130,12 @@ def test_an_fp16_plan_gives_the_rounded_model(half_plan: Path, tiny_model: Pengi
 @pytest.mark.parametrize(
     ("name", "dtype", "message"),
     [
-        ("decoder.ln_f.bias", "uint8", r"is uint8, its config wants float32; export"),
-        ("decoder.ln_f.bias", "int8", r"is int8, its config wants float32; export"),
+        ("decoder.ln_f.bias", "uint8", r"is uint8, but the config needs float32; export"),
+        ("decoder.ln_f.bias", "int8", r"is int8, but the config needs float32; export"),
         (
             "audio_encoder.mel.bn.num_batches_tracked",
             "float32",
-            r"is torch\.float32, its config wants torch\.int64; export",
+            r"is torch\.float32, but the config needs torch\.int64; export",
         ),
     ],
 )

@@ -65,7 +65,7 @@ def test_other_kinds_are_no_failure(tiny_plan: Path, folder: Path, capsys: Captu
     for name in ("b.wv", "c.wv", "d.ape"):
         Path("s", name).touch()
     given = ("generate", *FAST, "--engine", tiny_plan, "s/")
-    kinds = "pengi-rt: s/: 3 files passed over that are audio of other kinds: 2 .wv, 1 .ape\n"
+    kinds = "pengi-rt: s/: 3 files skipped that are audio of other kinds: 2 .wv, 1 .ape\n"
     code, out, err = run(capsys, *given)
     assert (code, err) == (0, kinds)
     assert run(capsys, *given, "-q") == (0, out, "")
@@ -83,7 +83,7 @@ def test_pipes_that_nobody_named(tiny_plan: Path, folder: Path, capsys: Capture)
     assert out.startswith("s/a.wav: ")
     why = "cannot be read: is not a regular file"
     assert f"pengi-rt: pipe.wav: {why}\npengi-rt: /dev/zero: {why}\n" in err
-    assert "s: 1 passed over as pipes or devices" in err
+    assert "s: 1 skipped as pipes or devices" in err
     Path("l").write_text("pipe.wav\n")
     assert run(capsys, "generate", *given, "--stream", "@l")[::2] == (
         3,

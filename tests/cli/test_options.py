@@ -139,7 +139,7 @@ def test_force_replaces_them_but_never_what_is_read(
     assert (folder / "b.wav").read_bytes()[:4] != b"RIFF"
     assert main([*command, "b.wav"]) == 0
     assert main([*command, "a.wav"]) == 2
-    assert "--output a.wav would overwrite a.wav, which is read here" in capsys.readouterr().err
+    assert "--output a.wav would overwrite a.wav, an input of this run" in capsys.readouterr().err
     assert main([*command, str(tiny_plan)]) == 2
     assert (folder / "a.wav").read_bytes()[:4] == b"RIFF"
 
@@ -153,7 +153,7 @@ def test_force_writes_over_a_picture_of_another_kind(
     assert main([*command, "a.png"]) == 2
     assert "--plot a.png would overwrite a.png, which is read" in capsys.readouterr().err
     assert main([*command, "a.wav", "-o", "./a.png"]) == 2
-    assert "--plot and --output are one file" in capsys.readouterr().err
+    assert "--plot and --output are the same file" in capsys.readouterr().err
     assert main([*command, "a.wav"]) == 0
     assert (folder / "a.png").read_bytes()[:4] == b"\x89PNG"
 

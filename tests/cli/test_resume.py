@@ -375,7 +375,7 @@ def test_what_is_no_file_is_refused(ask: Ask, folder: Path, kind: str, capsys: C
     output.mkdir() if kind == "folder" else os.mkfifo(output)
     ask("1.wav", code=2)
     err = capsys.readouterr().err
-    assert err.startswith("pengi-rt: --resume goes on with a file of rows: --output ../out.jsonl")
+    assert err.startswith("pengi-rt: --resume continues a file of rows: --output ../out.jsonl")
     assert list(folder.parent.glob("out*")) == [output]
 
 

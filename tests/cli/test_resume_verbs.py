@@ -84,7 +84,7 @@ def test_rows_alone_can_be_resumed(
 ) -> None:
     code, out, err = run(capsys, verb, "--engine", tiny_plan, noise, *VERBS[verb], "--resume")
     assert (code, out) == (2, "")
-    assert "--resume goes on with a file of rows: give --format jsonl and -o FILE" in err
+    assert "--resume continues a file of rows: give --format jsonl and -o FILE" in err
 
 
 def test_a_picture_is_of_what_is_asked_now(tiny_plan: Path, noise: Path, capsys: Capture) -> None:
@@ -99,4 +99,4 @@ def test_a_picture_is_of_what_is_asked_now(tiny_plan: Path, noise: Path, capsys:
     ]
     code, _, err = run(capsys, *command, "--format", "jsonl", "-o", output, "--plot", picture)
     assert code == 2
-    assert "--plot draws what is asked now" in err
+    assert "--plot draws a new result" in err

@@ -18,9 +18,8 @@ from pengi_rt.config.options import (
     IndexOptions,
     ReadOptions,
     SearchOptions,
-    TaskOptions,
-    described,
 )
+from pengi_rt.config.task_options import TaskOptions, described
 from pengi_rt.engine import Engine
 from pengi_rt.errors import PengiError, UsageError
 

@@ -255,7 +255,9 @@ def test_positions() -> None:
     likelihoods(FakeBackend(MODEL, n_positions=12), clips, candidates, end=END)
     likelihoods(FakeBackend(MODEL, n_positions=11), clips, candidates, end=None)
     backend = FakeBackend(MODEL, n_positions=11)
-    with pytest.raises(UsageError, match=r"8 rows and the 4 tokens of candidate 1 pass .* 11 pos"):
+    with pytest.raises(
+        UsageError, match=r"8 rows and the 4 tokens of candidate 1 exceed .* 11 pos"
+    ):
         likelihoods(backend, clips, candidates, end=END)
     assert backend.forwards == 0
 

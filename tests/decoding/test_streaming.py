@@ -86,9 +86,15 @@ def test_two_streams_of_one_backend() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (replace(GREEDY, beam_size=3), "ranked only when all are finished.*beam_size 1, got 3"),
-        (replace(SAMPLED, samples=2), "ranked only when all are finished.*samples 1, got 2"),
-        (replace(GREEDY, max_new_tokens=60), "pass the decoder's 64 positions"),
+        (
+            replace(GREEDY, beam_size=3),
+            "ranked only when all of them are finished.*beam_size 1, got 3",
+        ),
+        (
+            replace(SAMPLED, samples=2),
+            "ranked only when all of them are finished.*samples 1, got 2",
+        ),
+        (replace(GREEDY, max_new_tokens=60), "exceed the decoder's 64 positions"),
     ],
 )
 def test_refused_by_the_call(options: DecodeOptions | SampleOptions, message: str) -> None:

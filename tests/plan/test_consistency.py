@@ -146,7 +146,7 @@ def test_scales_are_of_their_tensor(data: dict[str, Any], scale: dict[str, objec
     wrong = stored_as(data, "int8", "int8", "float16", **scale)
     message = incompleteness(wrong)
     assert message.startswith("tensor 'decoder.wte.weight.scale' is ")
-    assert "no scale for [256, 8]" in message
+    assert "not a scale for [256, 8]" in message
 
 
 def test_int8_without_a_scale(data: dict[str, Any]) -> None:

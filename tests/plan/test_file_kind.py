@@ -130,11 +130,11 @@ def refusal(path: Path) -> str:
         (b"<!DOCTYPE html><html>", "an HTML page, not a plan: the download went wrong"),
         (b"\n  <HTML lang=en>", "an HTML page, not a plan: the download went wrong"),
         (LFS, "a git-lfs pointer, not the plan itself: run git lfs pull"),
-        (zipped("hello.txt"), "this is a ZIP file, but no plan: it holds no plan.json"),
-        (zipped(), "this is no plan: it starts with"),
-        (b"x", "this is no plan: it starts with b'x'"),
-        (b"RIFF\x24\0\0\0WAVE", "this is no plan: it starts with b'RIFF"),
-        (b"\xff\x1b[2J\n\n", "this is no plan: it starts with b'\\xff\\x1b[2J\\n\\n'"),
+        (zipped("hello.txt"), "this is a ZIP file, but not a plan: it holds no plan.json"),
+        (zipped(), "this is not a plan: it starts with"),
+        (b"x", "this is not a plan: it starts with b'x'"),
+        (b"RIFF\x24\0\0\0WAVE", "this is not a plan: it starts with b'RIFF"),
+        (b"\xff\x1b[2J\n\n", "this is not a plan: it starts with b'\\xff\\x1b[2J\\n\\n'"),
     ],
 )
 def test_refusal_says_what_it_is(tmp_path: Path, content: bytes, says: str) -> None:
@@ -153,7 +153,7 @@ def test_folder(tmp_path: Path) -> None:
 
 def test_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.plan")
-    assert refusal(tmp_path / "pipe.plan").startswith("this is no regular file")
+    assert refusal(tmp_path / "pipe.plan").startswith("this is not a regular file")
 
 
 def test_path_through_a_file(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_of_bfloat16_the_plan_gives_the_bits(plan: Plan) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("bare", "int8"), ("ids", "int64")])
 def test_what_is_no_weight_is_refused(plan: Plan, name: str, kind: str) -> None:
-    with pytest.raises(PlanError, match=rf"tensor {name} is {kind}, its config wants float32; exp"):
+    with pytest.raises(
+        PlanError, match=rf"tensor {name} is {kind}, but the config needs float32; exp"
+    ):
         float32_view(plan, name)
     with pytest.raises(PlanError, match="no tensor 'nothing'"):
         float32_view(plan, "nothing")

@@ -64,15 +64,15 @@ def test_any_bytes_are_a_message_or_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (helper.make_tensor_value_info("x", 1, [1]).SerializeToString(), "another form"),
-        (ValueInfoProto(doc_string="x").SerializeToString(), "the field 3, which we do not write"),
-        (b"\x42\x01\xff", "no UTF-8: b'\\xff'"),
+        (helper.make_tensor_value_info("x", 1, [1]).SerializeToString(), "an unexpected form"),
+        (ValueInfoProto(doc_string="x").SerializeToString(), "the field 3, which no export writes"),
+        (b"\x42\x01\xff", "not UTF-8: b'\\xff'"),
         (b"\x42\x05abc", "cut short"),
         (b"\x08" + b"\xff" * 10, "cut short"),
         (b"\x08", "cut short"),
-        (b"\x0b\x0c", "another form"),
-        (b"\x41" + bytes(8), "another form"),
-        (b"\x12\x01\x01", "another form"),
+        (b"\x0b\x0c", "an unexpected form"),
+        (b"\x41" + bytes(8), "an unexpected form"),
+        (b"\x12\x01\x01", "an unexpected form"),
     ],
 )
 def test_what_is_refused(data: bytes, says: str) -> None:
@@ -83,6 +83,6 @@ def test_what_is_refused(data: bytes, says: str) -> None:
 
 def test_a_field_that_stands_once() -> None:
     message = read(b"\x10\x01\x10\x02", TENSOR)
-    with pytest.raises(ValueError, match="has 2 times what stands once, data_type"):
+    with pytest.raises(ValueError, match="has data_type 2 times, not once"):
         only(message, "data_type")
     assert only(message, "name", "none") == "none"

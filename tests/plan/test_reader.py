@@ -239,7 +239,7 @@ def test_foreign_entries_are_refused(path: Path, entry: str, says: str) -> None:
 
 def test_unrecorded_entry_is_refused(path: Path) -> None:
     toy_plan.pack(path, [("licences/new", b"x"), *toy_plan.contents(path).items()])
-    assert refusal(path) == "entry licences/new has 1 bytes, not as plan.json says"
+    assert refusal(path) == "entry licences/new has 1 bytes, unlike plan.json says"
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "graphs/text.onnx", "tokenizers/text.json"])
@@ -253,7 +253,7 @@ def test_missing_entry_is_named(path: Path, name: str) -> None:
 def test_plan_json_must_be_last(path: Path) -> None:
     entries = toy_plan.contents(path)
     toy_plan.pack(path, [(MANIFEST, entries.pop(MANIFEST)), *entries.items()])
-    assert "stands after plan.json" in refusal(path)
+    assert "comes after plan.json" in refusal(path)
 
 
 def test_graphs_must_be_those_listed(path: Path) -> None:

@@ -103,8 +103,7 @@ def test_full_disk_leaves_the_old_plan(path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(PlanError) as caught:
             toy_plan.write(path)
         assert str(caught.value) == (
-            f"{path}: cannot be written: No space left on device; "
-            "what stood there before is as it was"
+            f"{path}: cannot be written: No space left on device; the old file is unchanged"
         )
         check_untouched(path)
 

@@ -128,7 +128,9 @@ def test_entries_may_not_share_bytes_or_leave_gaps(packed: Path) -> None:
         ending = directory([*before, last])[-22:]
         headers = directory([*before, moved])
         packed.write_bytes(data + headers[: headers.index(plan_zip.END_MAGIC)] + ending)
-        with pytest.raises(PlanError, match=r"is not where the one before it ends|damaged"):
+        with pytest.raises(
+            PlanError, match=r"does not begin where the previous entry ends|damaged"
+        ):
             entries(packed)
 
 

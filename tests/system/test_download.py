@@ -71,7 +71,7 @@ def test_file_put_there_by_hand_is_recorded(server: Server, target: Path) -> Non
     target.write_bytes(b"by hand")
     assert fetch(server.url, target).recorded
     target.write_bytes(b"changed")
-    assert "it was left as it is" in refusal(server, target)
+    assert "it was not changed" in refusal(server, target)
     assert target.read_bytes() == b"changed"
     assert server.requests == []
 
@@ -165,7 +165,7 @@ def test_chunked_answer_cut_off(server: Server, target: Path) -> None:
 
 def test_wrong_checksum_keeps_what_came(server: Server, target: Path) -> None:
     message = refusal(server, target, sha256="ab" * 32)
-    assert f"{DIGEST}, expected {'ab' * 32}; what came is kept as base.pth.bad" in message
+    assert f"{DIGEST}, expected {'ab' * 32}; the download is kept as base.pth.bad" in message
     assert target.with_name("base.pth.bad").read_bytes() == BODY
     assert names(target) == ["base.pth.bad"]
 

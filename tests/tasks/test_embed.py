@@ -78,7 +78,7 @@ def test_texts_that_are_cut_say_so(engine: Engine) -> None:
 
 def test_no_texts_and_one_string(engine: Engine) -> None:
     assert engine.embed_text([]) == []
-    with pytest.raises(UsageError, match="must be a list of them, got one string: 'a dog'"):
+    with pytest.raises(UsageError, match="must be a list of strings, got one string: 'a dog'"):
         engine.embed_text("a dog")
 
 

@@ -123,7 +123,7 @@ def test_a_closed_engine_says_so(tiny_plan: Path) -> None:
 def test_only_what_matters_can_be_told(engine: Engine) -> None:
     with pytest.raises(TypeError, match="explain has no option beam_size"):
         engine.explain([clip(0)], beam_size=2)
-    with pytest.raises(UsageError, match="explain asks one prompt, got 2: call it once for each"):
+    with pytest.raises(UsageError, match="explain takes one prompt, got 2: call it once for each"):
         engine.explain([clip(0)], ["a", "b"])  # type: ignore[arg-type]
 
 
@@ -135,5 +135,5 @@ def test_no_room_for_an_answer_is_needed(engine: Engine) -> None:
     assert len(engine.tokenizer.encode(fits)) == room
     (found,) = engine.explain([clip(0)], text=fits, k=1)
     assert len(found.windows[0].vectors) == positions
-    with pytest.raises(UsageError, match=f"passes the decoder's {positions} positions"):
+    with pytest.raises(UsageError, match=f"exceeds the decoder's {positions} positions"):
         engine.explain([clip(0)], text=text, k=1)

@@ -91,9 +91,9 @@ def test_streams_may_run_side_by_side(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam_size": 2}, "beams are ranked only when all are finished"),
-        ({"samples": 2}, "beams are ranked only when all are finished"),
-        ({"prompt": ["a", "b"]}, "stream asks one prompt, got 2"),
+        ({"beam_size": 2}, "beams are ranked only when all of them are finished"),
+        ({"samples": 2}, "beams are ranked only when all of them are finished"),
+        ({"prompt": ["a", "b"]}, "stream takes one prompt, got 2"),
         ({"max_new_tokens": 1000}, "128"),
     ],
 )

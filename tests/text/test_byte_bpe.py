@@ -58,10 +58,10 @@ def test_sentences_may_come_once() -> None:
 @pytest.mark.parametrize("make", [train_decoder_tokenizer, train_text_tokenizer])
 def test_too_little_text_is_refused(make: object) -> None:
     assert callable(make)
-    with pytest.raises(UsageError, match=r"of \d+ pieces, \d+ are wanted: give more text, or"):
+    with pytest.raises(UsageError, match=r"of \d+ pieces, not \d+: give more text, or"):
         make(["a dog"], 400)
 
 
 def test_less_than_the_bytes_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"of 256 pieces, 199 are wanted"):
+    with pytest.raises(UsageError, match=r"of 256 pieces, not 199"):
         train_decoder_tokenizer(SENTENCES, 200)

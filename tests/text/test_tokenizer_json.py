@@ -150,7 +150,10 @@ WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}
         (put("model", "end_of_word_suffix", value="é"), "ends words with 'é'"),
         (put("model", "unk_token", value="none"), "has 'none' as the unknown token"),
         (put("model", "unk_token", value=["a"]), "has ['a'] as the unknown token"),
-        (put("model", "vocab", "e", value=10**9), "the token 'e' the id 1000000000, the model has"),
+        (
+            put("model", "vocab", "e", value=10**9),
+            "the token 'e' the id 1000000000, but the model has",
+        ),
         (put("model", "vocab", "e", value=-1), "the token 'e' the id -1"),
         (put("model", "vocab", "e", value=True), "the token 'e' the id True"),
         (put("model", "vocab", "e" * 600, value=1), "not 1 to 512 characters"),
@@ -158,13 +161,13 @@ WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}
         (put("model", "merges", 0, value=7), "cannot be read: "),
         (
             put("model", "vocab", "more", value=1),
-            "the tokenizer has 673 tokens, the model only 672",
+            "the tokenizer has 673 tokens, but the model only 672",
         ),
         (put("added_tokens", value=None), "added_tokens that are not a list"),
         (put("added_tokens", value=[ADDED] * 300), "added_tokens that are not a list"),
         (put("added_tokens", 0, "content", value=""), "not 1 to 512 characters"),
         (put("added_tokens", 0, "content", value=7), "has the token 7"),
-        (put("added_tokens", 0, "id", value=ROWS), "the id 672, the model has 672"),
+        (put("added_tokens", 0, "id", value=ROWS), "the id 672, but the model has 672"),
         (put("added_tokens", 0, "special", value="yes"), "has 'special': 'yes' in an added token"),
         (put("added_tokens", 0, "more", value=1), "has an added token that we write: it has"),
         (put("more", value=1), "is not a tokenizer that we write: it has 'more'"),
@@ -215,5 +218,5 @@ def test_a_panic_is_a_line() -> None:
 
 def test_what_fails_later_is_a_line(files: dict[str, bytes]) -> None:
     decoder = DecoderTokenizer(files["decoder"], ModelConfig.preset("demo"))
-    with pytest.raises(TokenizerError, match=r"^the tokenizer cannot write its tokens: "):
+    with pytest.raises(TokenizerError, match=r"^the tokenizer cannot decode its tokens: "):
         decoder.decode([-1])

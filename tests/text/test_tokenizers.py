@@ -191,7 +191,7 @@ def test_without_a_text_encoder_a_batch_has_one_length(
     rows = [bare.encode("zz").ids, bare.encode("!!").ids]
     assert bare.pad(rows).tolist() == [row.tolist() for row in rows]
     for prompts in (bare, small):
-        with pytest.raises(UsageError, match=r"^prompts of 2, 3 tokens make no batch"):
+        with pytest.raises(UsageError, match=r"^prompts of 2, 3 tokens cannot share a batch"):
             prompts.pad([rows[0], np.zeros(3, np.int64), rows[1]])
         assert prompts.pad([]).shape == (0, 0)
 
@@ -244,5 +244,7 @@ def test_no_tokenizer(data: bytes) -> None:
 
 def test_tokenizer_of_another_model(bpe: bytes) -> None:
     tiny = dataclasses.replace(CLIP.decoder, vocab_size=256)
-    with pytest.raises(TokenizerError, match=r"^the tokenizer has \d+ tokens, the model only 256$"):
+    with pytest.raises(
+        TokenizerError, match=r"^the tokenizer has \d+ tokens, but the model only 256$"
+    ):
         DecoderTokenizer(bpe, dataclasses.replace(CLIP, decoder=tiny))

@@ -131,7 +131,9 @@ def test_a_spawned_worker_gets_an_encoder() -> None:
 def test_tokenizers_of_a_larger_model() -> None:
     config, tokenizers, _ = made("released")
     small = replace(config, decoder=replace(config.decoder, vocab_size=300))
-    with pytest.raises(TokenizerError, match="the tokenizer has 512 tokens, the model only 300"):
+    with pytest.raises(
+        TokenizerError, match="the tokenizer has 512 tokens, but the model only 300"
+    ):
         RowEncoder(small, tokenizers, 77)
 
 

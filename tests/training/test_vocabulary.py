@@ -74,5 +74,5 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
 def test_too_little_text(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "m.jsonl", [{"task": "caption", "caption": "a"}])
     rows = read_manifest(path, load_tasks(), need_audio=False)
-    with pytest.raises(UsageError, match=r"gives a vocabulary of \d+ pieces, 999 are wanted"):
+    with pytest.raises(UsageError, match=r"gives a vocabulary of \d+ pieces, not 999"):
         write_vocabulary(rows, tmp_path / "out", 1000)

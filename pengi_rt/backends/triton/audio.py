@@ -19,7 +19,7 @@ from pengi_rt.models.mel import LogMel
 from pengi_rt.models.pengi import Pengi
 
 PIECE = 8
-"""Clips sent to the device together; with base 10 MB, which take a fifth of a millisecond."""
+"""Clips sent to the device together; 10 MB with base, which take a fifth of a millisecond."""
 
 
 class AudioEncoding:
@@ -41,7 +41,7 @@ class AudioEncoding:
     def load(self, wave: F32) -> None:
         """Copy float32 [B, clip_samples] to :attr:`wave` through pinned memory.
 
-        One piece is sent while the next one is copied.
+        Each piece is sent while the next one is being copied.
         """
         host = torch.from_numpy(np.require(wave, np.float32, ("C", "W")))
         pieces = (tensor.split(PIECE) for tensor in (host, self._pinned, self.wave))
@@ -58,7 +58,7 @@ class AudioEncoding:
 
 
 def tables_of(mel: LogMel, device: torch.device) -> LogMelTables:
-    """The log-mel kernel's tables, from a front end in float32."""
+    """The log-mel kernel's tables, made from a float32 front end."""
     norm = mel.bn
     assert norm.running_var is not None
     assert norm.running_mean is not None
@@ -122,7 +122,7 @@ def swin_block(block: SwinBlock, x: Tensor) -> Tensor:
 
 
 def _patches(embed: PatchEmbed, image: Tensor) -> Tensor:
-    """Patch embedding as a matrix product; cuDNN's convolution would use TF32 in float32."""
+    """Patch embedding as a matrix product; cuDNN's convolution would use TF32 for float32."""
     size = embed.proj.kernel_size[0]
     side = image.shape[2] // size
     rows = image[:, 0].unflatten(1, (side, size)).unflatten(3, (side, size)).transpose(2, 3)

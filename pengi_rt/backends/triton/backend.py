@@ -1,7 +1,7 @@
 """The GPU backend: our Triton kernels on a CUDA device, replayed from CUDA graphs.
 
-Everything from waveform to tokens is on the device; the host checks every few steps whether all
-clips are done. In Triton's interpreter the same code runs on the CPU, for tests.
+Everything from waveform to tokens runs on the device; every few steps the host checks whether all
+clips are done. With Triton's interpreter, the same code runs on the CPU, for tests.
 """
 
 import copy
@@ -41,9 +41,9 @@ class TritonBackend:
     def __init__(
         self, model: Pengi, *, device: torch.device | str = "cuda", precision: str = "fp16"
     ) -> None:
-        """Over ``model``, which must stay as it is; ``precision`` is one of :data:`DTYPES`.
+        """Wrap ``model``, which must not change; ``precision`` is one of :data:`DTYPES`.
 
-        With int8 the decoder's matrices are int8, everything else float16.
+        With int8, the decoder's matrices are int8 and everything else is float16.
         """
         self.config = model.config
         lane, dtype = Lane(torch.device(device)), DTYPES[precision]
@@ -62,14 +62,14 @@ class TritonBackend:
         """The model of an open plan.
 
         Raises:
-            PlanError: the plan lacks a tensor of its own model, or one has another shape.
+            PlanError: the plan lacks a tensor of its own model, or a tensor has the wrong shape.
         """
         return cls(model_of(plan), device=device, precision=precision)
 
     @_explained
     @torch.inference_mode()
     def warm_up(self, prefix: int, clips: int, options: DecodeOptions) -> dict[str, Replayed]:
-        """Compile and capture what requests with so many clips and prefix rows will need.
+        """Compile and capture the work of requests with these numbers of clips and prefix rows.
 
         Prompts of the usual lengths are included; a longer one is captured on first use.
         """
@@ -82,7 +82,7 @@ class TritonBackend:
 
 
 def _without_decoder(model: Pengi) -> Pengi:
-    """A copy that keeps of the decoder only its embeddings, which some text sides read."""
+    """A copy that keeps only the embeddings of the decoder, which some text encoders read."""
     blocks, model.decoder.h = model.decoder.h, nn.ModuleList()
     try:
         return copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""Replay work on static buffers: from a CUDA graph or, on the CPU, by calling it again."""
+"""Replay work on static buffers: as a CUDA graph or, on the CPU, by calling it again."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ import torch
 
 
 class Lane:
-    """A CUDA stream in which graphs are captured, and in which work can overlap other work.
+    """A CUDA stream for capturing graphs, whose work can overlap work in other streams.
 
     Libraries keep one workspace per stream, and a graph keeps using the workspace of the stream in
     which it was captured. So graphs of one lane must run one after another; those of two lanes may
-    overlap (of two lanes made in a row, as PyTorch has only 32 streams). On the CPU nothing
+    overlap, if the lanes were created in a row (PyTorch has only 32 streams). On the CPU, nothing
     overlaps.
     """
 
@@ -22,7 +22,7 @@ class Lane:
 
     @contextmanager
     def forked(self) -> Iterator[None]:
-        """Run the block's work in this lane, after everything now in the current stream."""
+        """Run the block's work in this lane, after all work already in the current stream."""
         if self.stream is None:
             yield
             return
@@ -37,12 +37,12 @@ class Lane:
 
 
 class Replayed:
-    """Work that always does the same to the same tensors, and can be replayed.
+    """Work that always does the same operations on the same tensors, so it can be replayed.
 
     On a CUDA device the constructor runs it once, which compiles its kernels, and then captures it.
-    The buffers must hold valid inputs by then, and what is written to them is lost. The work must
-    neither synchronize nor read values of the device on the host. What it allocates lives as long
-    as this object.
+    The buffers must hold valid inputs by then, and their contents are overwritten. The work must
+    neither synchronize nor read device values on the host. Its allocations live as long as this
+    object.
 
     Attributes:
         first_run: seconds of the first run, compilation included; 0 on the CPU.
@@ -77,5 +77,5 @@ class Replayed:
 
 
 def rounded_up(size: int, multiple: int) -> int:
-    """The next multiple, so that work of similar size shares static buffers."""
+    """Round up to a multiple, so that work of similar size shares static buffers."""
     return -(-size // multiple) * multiple

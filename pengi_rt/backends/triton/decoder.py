@@ -1,8 +1,8 @@
 """GPT-2 on the device: prefill by PyTorch, steps by our kernels, on buffers that never move.
 
 A :class:`Decoding` holds the buffers for a number of clips, beams, prefix rows and tokens.
-:meth:`Decoding.prefill` and :meth:`Decoding.step` do the decoder's part on them, and
-:meth:`Decoding.choose` that of the beam search. Nothing here waits for the device.
+:meth:`Decoding.prefill` and :meth:`Decoding.step` run the decoder on them, and
+:meth:`Decoding.choose` runs the beam search. Nothing here waits for the device.
 """
 
 from typing import Final, NamedTuple
@@ -29,14 +29,14 @@ ALL: Final = slice(None)
 
 
 class Shape(NamedTuple):
-    """What buffers are made for."""
+    """The sizes that buffers are made for."""
 
     clips: int
     beams: int
     prefix: int
     """Rows of the longest prefix."""
     steps: int
-    """Tokens after the first one, at most."""
+    """The maximum number of tokens after the first one."""
 
 
 class Decoding:
@@ -57,7 +57,7 @@ class Decoding:
         slots = (layers, clips, beams, heads, max(steps, 1), width // heads)
         self.prefix = torch.zeros(clips, prefix, width, device=device)
         self.prefix_lengths = torch.ones(clips, dtype=torch.int32, device=device)
-        # Free slots are computed too, and read these: whatever they hold must be numbers.
+        # Free slots are computed too, and read these buffers, which must not hold NaN.
         self._prefix_keys, self._prefix_values = (
             torch.zeros(segment, dtype=dtype, device=device) for _ in "kv"
         )
@@ -86,7 +86,7 @@ class Decoding:
     def put_prefix(self, prefix: Tensor, lengths: Tensor, slots: Slots = ALL) -> None:
         """Copy padded prefixes [n, P, C] with lengths [n] from the host to the clips ``slots``."""
         real = torch.arange(prefix.shape[1]) < lengths[:, None]
-        # Whatever the padding holds: a NaN times a weight of 0 is one.
+        # The padding must not hold NaN: NaN times a weight of 0 is NaN.
         rows = torch.where(real[..., None], prefix, 0.0).to(self.prefix.device)
         self.prefix[slots] = 0
         self.prefix[slots, : prefix.shape[1]] = rows
@@ -95,7 +95,7 @@ class Decoding:
     def prefill(self, slots: Slots = ALL) -> None:
         """Read :attr:`prefix` up to :attr:`prefix_lengths`: keys and values of the clips ``slots``.
 
-        PyTorch's products and attention: with so many rows they are at the device's limit.
+        Uses PyTorch's products and attention, which reach the device's limit with this many rows.
         """
         weights = self.weights
         positions = weights.positions[: self.shape.prefix].float()
@@ -119,7 +119,7 @@ class Decoding:
         return _dense(attended.transpose(1, 2).flatten(2), layer.attention_projection)
 
     def first_logits(self, out: Tensor | None = None) -> None:
-        """The head over every prefix's last row; ``out`` [B, V] float32 receives the logits."""
+        """Apply the head to every prefix's last row; ``out`` [B, V] float32 receives the logits."""
         lm_head(
             Stream(self._last),
             self.weights.norm,
@@ -136,7 +136,7 @@ class Decoding:
         beam_step(best, self.history, self.ends, self._embeddings, self.residual, first=True)
 
     def step(self, out: Tensor | None = None) -> None:
-        """One decode step, from :attr:`residual` to what the head keeps of the logits.
+        """One decode step, from :attr:`residual` to the part of the logits that the head keeps.
 
         ``out`` [B * W, V] float32 receives the logits themselves.
         """
@@ -154,9 +154,9 @@ class Decoding:
         )
 
     def _block(self, index: int, layer: Layer, stream: Stream) -> Stream:
-        """Run one layer; returns the stream that it leaves.
+        """Run one layer; returns the residual stream after it.
 
-        The sums alternate between two buffers: attention's goes to the other one, the MLP's back.
+        The sums alternate between two buffers: attention writes to the other one, the MLP back.
         """
         keys, values, position = self._keys[index], self._values[index], self.history.position
         cache = KeyValueCache(keys, values, position)

@@ -5,14 +5,14 @@ import torch
 from pengi_rt.errors import BackendError
 
 LEAST_CAPABILITY = (8, 0)
-"""Ampere: the oldest that the kernels are compiled and checked for."""
+"""Ampere: the oldest architecture that the kernels are compiled and checked for."""
 
 
 def require_cuda() -> torch.device:
     """The current CUDA device.
 
     Raises:
-        BackendError: there is none, or it is too old; the message says which.
+        BackendError: there is no CUDA device, or it is too old; the message says which.
     """
     if torch.version.cuda is None:
         raise BackendError(
@@ -29,7 +29,7 @@ def require_cuda() -> torch.device:
         found = ".".join(map(str, capability))
         raise BackendError(
             f"the triton backend needs compute capability 8.0 or more (A100 and later), "
-            f"{torch.cuda.get_device_name()} has {found}: ask for --device cpu"
+            f"{torch.cuda.get_device_name()} has {found}: use --device cpu"
         )
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -38,6 +38,6 @@ def make_context() -> None:
     """Create CUDA's context on the current device, before the first tensor there would do so.
 
     Raises:
-        BackendError: as :func:`require_cuda`.
+        BackendError: as for :func:`require_cuda`.
     """
     torch.zeros(1, device=require_cuda())

@@ -1,4 +1,4 @@
-"""The audio and text sides on the device, replayed from CUDA graphs, one per batch or text size."""
+"""Audio and text encoders on the device, replayed from CUDA graphs, one per batch or text size."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ KEPT_BATCHES = 8
 """Batch sizes whose buffers and graphs are kept."""
 
 KEPT_TEXTS = 32
-"""Lengths of prompts, likewise: more than CLIP has."""
+"""Prompt lengths whose buffers and graphs are kept; more than CLIP has."""
 
 _explained = explained("the triton backend")
 
@@ -53,10 +53,10 @@ class TritonEncoders:
         return encoding
 
     def run_text(self, ids: I64) -> Prefix:
-        """Encode prompts beside other work of the device, until :meth:`join_text`.
+        """Encode prompts in parallel with other work on the device, until :meth:`join_text`.
 
-        A single prompt is replayed, in buffers that the next one overwrites. Several at once come
-        in too many shapes; so do prompts that the decoder embeds, in a single launch.
+        A single prompt is replayed, in buffers that the next one overwrites. Several prompts at
+        once, and prompts that the decoder embeds, come in too many shapes to be replayed.
         """
         text = self._model.config.text
         if len(ids) > 1 or text.kind == "decoder":
@@ -69,11 +69,11 @@ class TritonEncoders:
         return encoding.result
 
     def join_text(self) -> None:
-        """Make what follows wait for the prompts of :meth:`run_text`."""
+        """Make later work wait for the prompts of :meth:`run_text`."""
         self._text_lane.join()
 
     def warm_up(self, clips: int) -> dict[str, Replayed]:
-        """Compile and capture what so many clips and prompts of the usual lengths replay."""
+        """Compile and capture the work for ``clips`` clips and prompts of the usual lengths."""
         graphs = {"audio": self._audio_for(clips)[1]}
         for length in usual_lengths(self._model.config.text):
             graphs[f"text of {length} ids"] = self._text_for(length)[1]

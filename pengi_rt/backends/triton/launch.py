@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def tuning_directory() -> Path:
-    """The folder of the tiles that ``pengi-rt warmup --tune`` has measured."""
+    """The folder of tiles measured by ``pengi-rt warmup --tune``."""
     return cache_directory() / "tuning"
 
 
@@ -26,10 +26,10 @@ def open_plan(plan: "Plan", options: RunOptions) -> "TritonBackend":
     """The backend on the current GPU, with the tiles that were measured for it.
 
     Raises:
-        BackendError: there is no GPU for it, or the file of measured tiles is damaged.
-        PlanError: the plan lacks a tensor of its own model, or one has another shape.
+        BackendError: there is no usable GPU, or the file of measured tiles is damaged.
+        PlanError: the plan lacks a tensor of its own model, or a tensor has the wrong shape.
     """
-    # Triton reads this when it is imported. Compiled kernels go with everything else we keep.
+    # Triton reads this when it is imported. Compiled kernels go into our own cache folder.
     os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory() / "triton"))
     from pengi_rt.backends.triton.backend import TritonBackend
     from pengi_rt.backends.triton.device import require_cuda
@@ -44,10 +44,10 @@ def open_plan(plan: "Plan", options: RunOptions) -> "TritonBackend":
 
 
 def prepare(*, tune: bool) -> Iterator[WarmUpStep]:
-    """What any program on a GPU waits for; ``tune``: a damaged file of tiles goes, too.
+    """The startup work of any GPU program; with ``tune``, also deletes a damaged file of tiles.
 
     Raises:
-        BackendError: there is no GPU for it.
+        BackendError: there is no usable GPU.
     """
     started = perf_counter()
     from pengi_rt.backends.triton.device import make_context
@@ -71,7 +71,7 @@ def warm_up(
     """Compile and capture everything that answers of these shapes need.
 
     Raises:
-        BackendError: what was measured (``tune``) cannot be kept.
+        BackendError: the measurements (``tune``) cannot be saved.
     """
     from pengi_rt.backends.triton.device import require_cuda
     from pengi_rt.kernels.tuning import adopted, tuning

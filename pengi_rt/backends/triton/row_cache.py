@@ -1,4 +1,4 @@
-"""The decoder on the device where the host makes every step and chooses every row's parent."""
+"""The decoder on the device, for searches whose steps and parents the host chooses."""
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ _explained = explained("the triton backend")
 
 
 class RowCache(Cache):
-    """A :class:`Decoding` as the protocol's cache: a clip of the one is a slot of the other.
+    """A :class:`Decoding` as the protocol's cache: each of its clips is a slot.
 
-    A free slot is a clip that has generated nothing. It is computed with the others.
+    A free slot is a clip that has generated nothing. It is computed along with the others.
     """
 
     def __init__(self, weights: DecoderWeights, **sizes: int) -> None:
@@ -36,7 +36,7 @@ class RowCache(Cache):
         self.decoding.history.position.copy_(torch.from_numpy(self.generated))
 
     def follow(self, parents: Tensor) -> None:
-        """Make every row's generated history its parent's; ``parents`` [slots, W] on the device."""
+        """Replace each row's history with its parent's; ``parents`` [slots, W] is on the device."""
         self.check_room()
         table = self.decoding.history.ancestry
         slot = torch.arange(self.slots, device=table.device)

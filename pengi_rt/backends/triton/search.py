@@ -19,32 +19,32 @@ from pengi_rt.kernels.vocab_tiles import MAX_BEAM_SIZE
 from pengi_rt.system.lru import LRU
 
 STEPS = 4
-"""Tokens generated per graph replay; in between, the host checks whether more are wanted."""
+"""Tokens generated per graph replay; between replays, the host checks whether to continue."""
 
 KEPT_SHAPES = 8
 """Shapes whose buffers and graphs are kept."""
 
 PREFIX_ROWS = 16
-"""Buffers are made for a multiple of it, so that texts of about one length share theirs."""
+"""Buffer lengths are multiples of this, so that texts of similar length share buffers."""
 
 _explained = explained("the triton backend")
 
 
 class _Run(NamedTuple):
-    """What the searches of one shape replay."""
+    """The buffers and graphs that searches of one shape replay."""
 
     decoding: Decoding
     start: Replayed
     more: Replayed
     done: Tensor
-    """On the host: ``history.done`` as it was after the last replay."""
+    """A host copy of ``history.done`` after the last replay."""
 
 
 class TritonSearch:
     """Implements :class:`pengi_rt.backends.protocol.DeviceSearch`."""
 
     def __init__(self, encoders: TritonEncoders, weights: DecoderWeights, lane: Lane) -> None:
-        """``lane`` is the one that ``encoders`` run audio in."""
+        """``lane`` is the lane in which ``encoders`` run audio."""
         self._encoders, self._weights, self._lane = encoders, weights, lane
         self._device = lane.device
         self._runs: LRU[Shape, _Run] = LRU(KEPT_SHAPES)
@@ -76,7 +76,7 @@ class TritonSearch:
         return on_host(text.embedding, text.prefix), trace
 
     def warm_up(self, prefix: int, clips: int, options: DecodeOptions) -> dict[str, Replayed]:
-        """Compile and capture what searches after so many prefix rows of so many clips replay."""
+        """Compile and capture the searches for this many clips and prefix rows."""
         run = self._run_for(clips, prefix, options)
         return {"prefill": run.start, f"{STEPS} steps": run.more}
 
@@ -95,16 +95,16 @@ class TritonSearch:
         prefix = run.decoding.prefix
         prefix[:, :audio_rows].copy_(audio.prefix)
         prefix[:, audio_rows:length].copy_(rows)
-        prefix[:, length:].zero_()  # a NaN times a weight of 0 is one
+        prefix[:, length:].zero_()  # NaN times a weight of 0 is NaN
         run.decoding.prefix_lengths.fill_(length)
         return self._search(run, options)
 
     def _search(self, run: _Run, options: DecodeOptions) -> SearchTrace:
-        """Search after the prefixes that are in the buffers."""
+        """Search after the prefixes in the buffers."""
         decoding = run.decoding
         decoding.temperature.fill_(options.divisor)
         for end, token in zip(decoding.ends, (options.stop_id, options.pad_id), strict=True):
-            end.fill_(token)  # a copy from the host would wait for all that was put into the stream
+            end.fill_(token)  # a copy from the host would wait for all work in the stream
         run.start()
         generated = 1
         while generated < options.max_new_tokens and not self._all_done(run):
@@ -149,7 +149,7 @@ class TritonSearch:
 
 
 def _trace(history: BeamHistory) -> SearchTrace:
-    """Copy a history to the host, all at once, so that it waits once."""
+    """Copy a history to the host in one transfer, so the host waits only once."""
     kept = (
         history.broken,
         history.tokens,

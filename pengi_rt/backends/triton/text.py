@@ -25,7 +25,7 @@ class TextEncoding:
         self._ids = torch.full((1, length), _fill(model.config.text), device=device)
         self._mask: Tensor | None = None
         if model.text_encoder is not None:
-            # transformers 5.0 copies its own mask from the host, which no graph can capture.
+            # transformers 5.0 copies its own mask from the host, which a graph cannot capture.
             self._mask = causal_mask(length, model.text_encoder.text_projection.weight)
 
     def load(self, ids: I64) -> None:
@@ -44,15 +44,15 @@ class TextEncoding:
 
 
 def encode_texts(model: Pengi, ids: I64, device: torch.device) -> Prefix:
-    """Encode several prompts, ids int64 [B, T], without a static buffer."""
+    """Encode several prompts, ids int64 [B, T], without static buffers."""
     return model.encode_text(torch.from_numpy(ids.copy()).to(device))
 
 
 def length_of(ids: int, text: TextConfig) -> int:
-    """Length of the buffer for a prompt of ``ids`` ids.
+    """The length of the buffer for a prompt of ``ids`` ids.
 
     CLIP ignores everything after the first EOS, so its buffers may be longer and filled with EOS.
-    For the other encoders every id counts.
+    For the other encoders, every id matters.
     """
     if text.kind != "clip":
         return ids
@@ -60,7 +60,7 @@ def length_of(ids: int, text: TextConfig) -> int:
 
 
 def usual_lengths(text: TextConfig) -> list[int]:
-    """Lengths of the buffers for most prompts (with CLIP, up to 14 tokens of text).
+    """Buffer lengths that cover most prompts (with CLIP, up to 14 tokens of text).
 
     Empty if prompts are not replayed from a graph.
     """

@@ -33,15 +33,15 @@ class DecoderWeights(NamedTuple):
     """[n_positions, C] in the compute dtype."""
     heads: int
     dtype: torch.dtype
-    """The compute dtype, and that of the weights unless they are int8."""
+    """The compute dtype, which is also that of the weights unless they are int8."""
 
 
 def decoder_weights(
     decoder: GPT2, device: torch.device, dtype: torch.dtype, *, int8: bool
 ) -> DecoderWeights:
-    """A decoder's weights on ``device``; with ``int8``, matrices are rounded, a scale per channel.
+    """A decoder's weights on ``device``; ``int8`` rounds matrices, with per-channel scales.
 
-    Tensors that are already there in the right dtype are shared with the decoder.
+    Tensors that are already on the device in the right dtype are shared with the decoder.
     """
 
     def layer(block: Block) -> Layer:
@@ -67,7 +67,7 @@ def decoder_weights(
 
 
 def dense(layer: Linear, dtype: torch.dtype) -> Tensor:
-    """A layer's weights [K, N] in the compute dtype, also if they are stored as int8."""
+    """A layer's weights [K, N] in the compute dtype, even if they are stored as int8."""
     if layer.scale is None:
         return layer.weight
     return (layer.weight * layer.scale).to(dtype)

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="PNG",
-        help="draw one recording's scores as bars, a long one's over time (needs the extra [plot])",
+        help="draw one recording's scores as bars, or over time if it is long (extra [plot])",
     )
     parser.set_defaults(run=run)
 
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_labels(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("labels")
     group.add_argument(
-        "--labels", metavar="A,B,C", help="what to choose from; a label with a comma needs a file"
+        "--labels", metavar="A,B,C", help="labels to choose from; a label with a comma needs a file"
     )
     group.add_argument(
         "--labels-file",
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Classify every recording; one that cannot be read is reported and skipped."""
     check_resumable(arguments)
     if arguments.resume and arguments.plot is not None:
-        raise UsageError("--plot draws what is asked now, and --resume may ask nothing: leave one")
+        raise UsageError("--plot draws a new result, and --resume may give none: leave one out")
     labels = _labels(arguments)
     if arguments.best is not None and arguments.best < 1:
         raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
@@ -131,7 +131,7 @@ def _classify(
 def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":
     if (arguments.labels is None) == (arguments.labels_file is None):
         given = "neither" if arguments.labels is None else "both"
-        raise UsageError(f"give --labels or --labels-file, one of them; got {given}")
+        raise UsageError(f"give either --labels or --labels-file; got {given}")
     if arguments.labels is not None:
         texts: str = arguments.labels
         return texts.split(",")
@@ -144,8 +144,9 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
     """Refuse at once a picture that could not be drawn in the end.
 
     Raises:
-        UsageError: it is about several recordings, is called as no picture is, or as ``output``.
-        InputError: there is no place for it.
+        UsageError: there are several recordings, or the name is not that of a picture or is that of
+            ``output``.
+        InputError: the picture cannot be written there.
         BackendError: matplotlib is not installed.
     """
     from pengi_rt.render.pictures import new_figure
@@ -153,13 +154,13 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
     if len(names) > 1:
         raise UsageError(f"--plot draws one recording, got {len(names)}: run it once for each")
     if output is not None and Path(output).resolve() == path.resolve():
-        raise UsageError(f"--plot and --output are one file, {path}: name two")
+        raise UsageError(f"--plot and --output are the same file, {path}: name two files")
     check_place("--plot", path, [PNG])
     new_figure(1, 1)
 
 
 class _Picture:
-    """The picture of one recording: keeps what it needs of it while it is classified."""
+    """The picture of one recording: keeps the data it needs during classification."""
 
     def __init__(self, path: Path | None, config: "ModelConfig", options: ReadOptions) -> None:
         self._path = path
@@ -169,7 +170,7 @@ class _Picture:
         self._result: Classification | None = None
 
     def keep_recording(self, run: Run) -> "Iterator[str | Regular | Recording]":
-        """The recordings of the run; one that is to be drawn is loaded and kept."""
+        """The recordings of the run; the one to draw is loaded and kept."""
         if self._path is None:
             yield from run
             return
@@ -187,13 +188,13 @@ class _Picture:
                 yield self._recording
 
     def keep_result(self, results: "Iterable[Classification]") -> "Iterator[Classification]":
-        """The results; remembers one."""
+        """Pass the results on, and remember the one to draw."""
         for result in results:
             self._result = result
             yield result
 
     def draw(self) -> None:
-        """Draw it, if that was asked for and the recording could be read."""
+        """Draw the picture, if it was requested and the recording could be read."""
         if self._path is None or self._recording is None or self._result is None:
             return
         import numpy as np
@@ -221,10 +222,10 @@ class _Picture:
 
 @contextmanager
 def _on_disk(recording: "Recording") -> "Iterator[F32]":
-    """All samples ``[frames]``, in a temporary file, as of a long recording few are looked at.
+    """All samples ``[frames]``, in a temporary file: few samples of a long recording are used.
 
     Raises:
-        InputError: there is no room for them.
+        InputError: there is no room for the file.
     """
     import numpy as np
 
@@ -241,7 +242,7 @@ def _on_disk(recording: "Recording") -> "Iterator[F32]":
 
 
 def _scores(labels: "Sequence[LabelScore]") -> dict[str, float]:
-    """Probabilities where there are any."""
+    """Probabilities if there are any, otherwise scores."""
     return {
         each.label: each.score if each.probability is None else each.probability for each in labels
     }

@@ -32,7 +32,7 @@ MAX_MISSING = 0.5
 
 _TABLES = (".csv", ".json", ".yaml", ".tsv", ".txt")  # files of published datasets
 
-_TASKS_HELP = "add the tasks of a TOML file (docs/data.md); may be given again"
+_TASKS_HELP = "add the tasks of a TOML file (docs/data.md); repeatable"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +64,14 @@ def _add_check(actions: "argparse._SubParsersAction[Parser]") -> None:
         type=float,
         default=MAX_SECONDS,
         metavar="S",
-        help="of a recording (default: %(default)g)",
+        help="maximum length of a recording (default: %(default)g)",
     )
     parser.add_argument(
         "--max-problems",
         type=int,
         default=MAX_PROBLEMS,
         metavar="N",
-        help="print no more than this; the rest is counted (default: %(default)s)",
+        help="maximum number of problems to print; the rest is counted (default: %(default)s)",
     )
     parser.add_argument(
         "--text-only", action="store_true", help="rows may have no audio (language model stage)"
@@ -101,7 +101,7 @@ def _add_convert(actions: "argparse._SubParsersAction[Parser]") -> None:
         type=float,
         default=MAX_MISSING,
         metavar="SHARE",
-        help="of recordings that may be missing (default: %(default)g)",
+        help="maximum share of missing recordings (default: %(default)g)",
     )
     add_force(parser)
     _add_copy_options(parser)
@@ -165,7 +165,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def _print_problems(check: "ManifestCheck", limit: int) -> tuple[int, int]:
-    """Print up to ``limit`` problems; how many were printed, and how many there are."""
+    """Print up to ``limit`` problems; returns how many were printed, and how many there are."""
     problems = check.problems()
     printed = 0
     for problem in islice(problems, limit):
@@ -211,7 +211,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def _protect_dataset(arguments: argparse.Namespace) -> None:
-    """Refuse to overwrite files of the dataset, or without ``--force`` other precious files."""
+    """Refuse to overwrite files of the dataset or, without ``--force``, other precious files."""
     output: str = arguments.output
     place = Path(output).resolve()
     ours = place.suffix not in _TABLES or not place.is_relative_to(arguments.root.resolve())

@@ -30,13 +30,13 @@ class Diagnosis:
     native_kernels: str  # "ok", or why they do not load
     machine: "Machine"
     backends: Mapping[str, str]  # "ok", or why it cannot run
-    problems: tuple[str, ...]  # with the core: without them all is well
+    problems: tuple[str, ...]  # with the core; if empty, all is well
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.description = (
-        "Say what is installed, what this machine offers, which backends run here and "
+        "Show what is installed, what this machine offers, which backends run here and "
         "why the others do not. Exits with 5 if the engine itself cannot work."
     )
     parser.add_argument(

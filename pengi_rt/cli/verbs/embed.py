@@ -142,14 +142,14 @@ def _saved_on_error(found: "_Vectors", output: Path) -> Iterator[None]:
     """If the block raises, save the vectors so far beside ``output`` and say so.
 
     Raises:
-        InputError: nobody reads the table of rows any more, and without it vectors mean little.
+        InputError: standard output is closed; without the table of rows the vectors are useless.
     """
     try:
         try:
             yield
         except BrokenPipeError:
             raise InputError(
-                "cannot write the rows' table: nobody reads standard output any more; send it to "
+                "cannot write the table of rows: nothing reads standard output now; send it to "
                 "a file"
             ) from None
     except BaseException as error:
@@ -157,7 +157,7 @@ def _saved_on_error(found: "_Vectors", output: Path) -> Iterator[None]:
         if found.audio_rows:
             with suppress(InputError):  # the first error is the one to tell
                 found.save(part)
-                error.add_note(f"what was embedded is in {part}")
+                error.add_note(f"the vectors so far are in {part}")
         raise
 
 
@@ -196,7 +196,7 @@ class _Vectors:
         if lengths[0] != lengths[1]:
             raise UsageError(
                 f"--what prefix: a recording has {lengths[0]} vectors and a text {lengths[1]}, "
-                f"which make no one array: write a {SAFETENSORS} file, or run it once for each"
+                f"which do not fit one array: write a {SAFETENSORS} file, or run it once for each"
             )
 
     def keep_audio(self, found: "AudioEmbedding") -> list[Row]:
@@ -250,7 +250,7 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
 
     found = [line.strip() for line in text_lines(path) if line.strip()]
     if not found:
-        raise InputError(f"{path}: there are no texts in it: write one per line")
+        raise InputError(f"{path}: the file has no texts: write one per line")
     return [*texts, *found]
 
 
@@ -258,8 +258,8 @@ def _check_output(arguments: argparse.Namespace) -> None:
     """Refuse at once a file that could not be written in the end.
 
     Raises:
-        UsageError: its name says neither format, or ``--what`` does not go with it.
-        InputError: there is no place for it.
+        UsageError: its name has neither suffix, or ``--what`` does not fit the format.
+        InputError: the file cannot be written there.
     """
     output = Path(arguments.output)
     check_place("--output", output, [NPY, SAFETENSORS])
@@ -268,10 +268,10 @@ def _check_output(arguments: argparse.Namespace) -> None:
 
 
 def _kinds(arguments: argparse.Namespace, plan: "Plan") -> tuple[str, ...]:
-    """The vectors that the file is to hold: all kinds by their names, or one kind in one array.
+    """The vectors for the file: all kinds by name, or one kind in one array.
 
     Raises:
-        UsageError: prefixes are asked for, and the plan holds no decoder.
+        UsageError: prefixes are requested, and the plan has no decoder.
     """
     if arguments.what == "prefix":
         plan.require("embed prefixes")

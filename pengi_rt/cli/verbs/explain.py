@@ -23,8 +23,8 @@ from pengi_rt.render.explanation import EXPLANATION_COLUMNS, ExplanationRows
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.description = (
-        "Show what the decoder reads in front of its answer: for each vector that "
-        "stands for a recording, the prompt or the additional text, the nearest tokens of its "
+        "Show what the decoder reads before its answer: for each vector of the "
+        "recording, the prompt or the additional text, the nearest tokens of its "
         "vocabulary, by cosine (paper, appendix B)."
     )
     add_recordings(parser)

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--windows",
         choices=WINDOWS,
-        help="of a long recording: each by itself, equal neighbours merged, or the most common "
-        "answer alone (default: each; merged for srt and vtt)",
+        help="for a long recording: show each window, merge equal neighbors, or show only the most "
+        "common answer (default: each; merged for srt and vtt)",
     )
     add_engine(parser)
     add_output(parser, (*FORMATS, *SUBTITLES))
@@ -100,7 +100,7 @@ def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace, names: list[str]) -> None:
-    """Refuse options that contradict each other, as a command line has them."""
+    """Refuse command-line options that contradict each other."""
     if arguments.format in SUBTITLES and (len(names) > 1 or len(arguments.prompt or [""]) > 1):
         raise UsageError(
             f"--format {arguments.format} is about one recording and one prompt; "
@@ -113,4 +113,4 @@ def _check(arguments: argparse.Namespace, names: list[str]) -> None:
     if arguments.windows is None:
         arguments.windows = "merged" if arguments.format in SUBTITLES else "each"
     if arguments.stream and arguments.windows != "each":
-        raise UsageError("--stream prints windows one after the other: leave --windows")
+        raise UsageError("--stream prints windows one after the other: leave out --windows")

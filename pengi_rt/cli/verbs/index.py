@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="INDEX",
-        help=f"the folder of the index (default: DIR{SUFFIX}, beside DIR)",
+        help=f"folder for the index (default: DIR{SUFFIX}, beside DIR)",
     )
     add_options(parser, IndexOptions, "rebuild", "approximate")
     add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hop",
         type=float,
         metavar="SECONDS",
-        help="between the starts of windows, each a row of the index (default: a clip's length)",
+        help="time between the starts of windows, which are the rows (default: a clip's length)",
     )
     add_options(parser, IndexOptions, "strict")
     add_engine(parser)
@@ -85,7 +85,7 @@ def _index(arguments: argparse.Namespace) -> Path:
     if folder.name in ("", ".."):
         folder = folder.resolve()
     if not folder.name:
-        raise UsageError(f"there is no place beside {folder} for its index: name one with -o")
+        raise UsageError(f"{folder} has no parent folder for its index: name a folder with -o")
     return folder.with_name(folder.name + SUFFIX)
 
 
@@ -107,7 +107,7 @@ class _Progress:
         self._bar: Any = None
 
     def planned(self, planned: "Indexed", /) -> None:
-        """Show what is left out, and the bar."""
+        """Report what is skipped, and show the bar."""
         from tqdm import tqdm
 
         report(planned.names, quiet=self._quiet)
@@ -120,7 +120,7 @@ class _Progress:
         self._bar.update()
 
     def failed(self, _file: str, error: AudioError, /) -> None:
-        """Say why, and advance the bar."""
+        """Report why, and advance the bar."""
         say(error)
         self._bar.update()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pengi_rt.plan.manifest import Manifest
     from pengi_rt.plan.reader import Plan
 
-LONGEST_LINE = 1000  # characters of what a plan says of itself
+LONGEST_LINE = 1000  # characters of a value from the plan
 MAX_CHECKS, MAX_COLUMNS = 100, 16
 
 
@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "plan",
         type=Path,
         nargs="?",
-        help="file made by pengi-rt export (default: the built-in demo model)",
+        help="engine file made by pengi-rt export (default: the built-in demo model)",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="check every tensor's SHA-256 too, and say of each entry whether it holds",
+        help="also check every tensor's SHA-256, and show the result for each entry",
     )
     parser.add_argument(
         "--format", choices=["text", "json"], default="text", help="(default: %(default)s)"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the description, the verdicts with ``--verify``."""
+    """Print the description or, with ``--verify``, the verdicts."""
     from pengi_rt.plan.reader import Plan
 
     path = builtin_plan() if arguments.plan is None else arguments.plan
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         _show({"path": str(path), "verified": verdicts}, _verdict_lines(verdicts), as_json)
         raise PlanError(
             f"{one_line(str(path), LONGEST_LINE)}: {len(damaged)} of {len(verdicts)} checksums do "
-            f"not hold: {', '.join(map(one_line, damaged[:5]))}{' ...' * (len(damaged) > 5)}"
+            f"not match: {', '.join(map(one_line, damaged[:5]))}{' ...' * (len(damaged) > 5)}"
         )
     with Plan.open(path) as plan:
         found = description(plan) | ({"verified": verdicts} if verdicts else {})
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def description(plan: "Plan") -> dict[str, Any]:
-    """All that ``plan.json`` says, and the file's path and size."""
+    """Everything in ``plan.json``, and the file's path and size."""
     manifest: dict[str, Any] = json.loads(plan.manifest.to_json())
     return {"path": str(plan.path), "size": plan.size, **manifest}
 
@@ -113,7 +113,7 @@ def _tensors(manifest: "Manifest") -> str:
 
 
 def _self_test_lines(self_test: Mapping[str, Any] | None) -> Iterator[str]:
-    """The report as export wrote it: its plain values on a line, its checks as a table."""
+    """The report written by export: its plain values on one line, its checks as a table."""
     if self_test is None:
         yield "self-test  none recorded"
         return
@@ -149,7 +149,7 @@ def _cell(value: object) -> str:
 
 
 def _verdict_lines(verdicts: Mapping[str, bool]) -> Iterator[str]:
-    """A line for every entry and for every damaged tensor; whole tensors are counted."""
+    """A line for every entry and every damaged tensor; intact tensors are counted."""
     tensors = {name: holds for name, holds in verdicts.items() if name.endswith("]")}
     if verdicts:
         yield ""

@@ -35,15 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "as its nearest window."
     )
     parser.add_argument("index", metavar="INDEX", help="folder made by pengi-rt index")
-    parser.add_argument(
-        "text", nargs="*", metavar="TEXT", help="what to look for; again for several searches"
-    )
+    parser.add_argument("text", nargs="*", metavar="TEXT", help="text to search for; repeatable")
     parser.add_argument(
         "--like",
         action="append",
         default=[],
         metavar="AUDIO",
-        help="look for what is like this recording instead (- is standard input); again for "
+        help="search by example with this recording instead (- is standard input); again for "
         "several searches",
     )
     add_options(parser, SearchOptions, "k", "by", "approximate", "strict")
@@ -93,7 +91,7 @@ def _queries(arguments: argparse.Namespace) -> "list[Query]":
     if arguments.text and arguments.like:
         raise UsageError("TEXT and --like contradict each other; give one of them")
     if not arguments.text and not arguments.like:
-        raise UsageError("there is nothing to look for: give TEXT, or --like AUDIO")
+        raise UsageError("there is nothing to search for: give TEXT, or --like AUDIO")
     return [Query(text=text) for text in arguments.text] + [
         Query(like=audio) for audio in arguments.like
     ]

@@ -1,4 +1,4 @@
-"""``pengi-rt warmup``: compile what answers on a GPU need, and say how long it takes."""
+"""``pengi-rt warmup``: compile the GPU kernels for a plan, and show how long it takes."""
 
 import argparse
 from time import perf_counter
@@ -16,20 +16,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Compile and capture what the triton backend needs to answer, so that later "
         "processes find compiled kernels in the cache, and print the seconds of every part."
     )
-    parser.add_argument("--engine", metavar="PLAN", help="(default: the built-in demo model)")
+    parser.add_argument(
+        "--engine", metavar="PLAN", help="engine file (default: the built-in demo model)"
+    )
     names = [spec.name for spec in backends() if spec.warm_up]
     parser.add_argument("--backend", choices=names, default=names[0], help="(default: %(default)s)")
     add_precision(parser)
     parser.add_argument(
         "--batch-size", type=int, nargs="+", default=[1], metavar="N",
-        help="recordings that are answered together (default: 1)",
+        help="windows per batch; one size or several (default: 1)",
     )  # fmt: skip
-    parser.add_argument("--beam-size", type=int, metavar="N", help="(default: the plan's)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="(default: the plan's)")
+    parser.add_argument(
+        "--beam-size", type=int, metavar="N", help="hypotheses kept (default: the plan's)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="longest answer (default: the plan's)"
+    )
     parser.add_argument(
         "--tune", action="store_true",
-        help="measure which tiles the kernels are fastest with on this GPU, and keep that for "
-        "later processes: some minutes, and the last bits of results may change",
+        help="measure the fastest tiles for the kernels on this GPU, and keep them for later "
+        "processes; takes some minutes, and the last bits of results may change",
     )  # fmt: skip
     parser.set_defaults(run=run)
 

@@ -1,6 +1,6 @@
 """Log-likelihood: the label that the decoder would most likely generate.
 
-Source: paper, section 4.2, which leaves open how labels of different lengths compare.
+Source: paper, section 4.2, which does not say how to compare labels of different lengths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from pengi_rt.tasks.classify.by_matching import SEPARATOR
 
 
 class Scorer:
-    """Scores labels, as token sequences, after a prefix.
+    """Scores labels as token sequences after a prefix.
 
     Labels directly after the prefix have no leading space, as in the model's training. After
     additional text, which an answer continues, they have one.
@@ -26,7 +26,7 @@ class Scorer:
         """Tokenize the texts of ``labels``; ``continues`` means after additional text.
 
         Raises:
-            UsageError: a label has no tokens, or two have the same.
+            UsageError: a label has no tokens, or two labels have the same tokens.
             PromptError: a label is not valid text.
         """
         self._session = session
@@ -48,7 +48,7 @@ class Scorer:
         """Check that every label fits after a prefix of ``rows`` rows.
 
         Raises:
-            UsageError: a prefix, label and stop token pass the decoder's positions.
+            UsageError: the prefix, a label and the stop token exceed the decoder's positions.
         """
         lengths = zip(map(len, self._candidates), self._names, strict=True)
         longest, label = max(lengths, key=lambda pair: pair[0])
@@ -56,11 +56,11 @@ class Scorer:
         if rows + longest + 1 > positions:
             raise UsageError(
                 f"a prefix of {rows} rows and the {longest + 1} tokens of the label {label[:40]!r} "
-                f"pass the decoder's {positions} positions: shorten the text or the label"
+                f"exceed the decoder's {positions} positions: shorten the text or the label"
             )
 
     def scores(self, prefixes: Sequence[F32], normalize: Normalize) -> F64:
-        """Score every label after each prefix ``[P, n_embd]``, which :meth:`check_fits`.
+        """Score every label after each prefix ``[P, n_embd]``; call :meth:`check_fits` first.
 
         Returns:
             ``[prefixes, labels]``.
@@ -75,12 +75,12 @@ class Scorer:
         return label.means if normalize == "mean" else label.sums / self._characters
 
     def multi_label(self, prefixes: Sequence[F32]) -> tuple[F64, list[list[int]]]:
-        """Choose several labels: a comma-separated list, its likeliest label at each place.
+        """Choose several labels as a comma-separated list, with the likeliest label at each place.
 
         After a label comes the stop token or a comma, whichever is likelier, and after a comma the
-        likeliest label that is not in the list yet. A list also ends when not every further label
-        would fit after it. A label's score is its log-probability, followed by either, at its best
-        place among those where it was not yet chosen.
+        likeliest label that is not in the list yet. A list also ends when some remaining label
+        would no longer fit. A label's score is its log-probability, followed by the stop token or a
+        comma, at its best place among those before it was chosen.
 
         Returns:
             Scores ``[prefixes, labels]``, and the indices of the labels chosen after each prefix.
@@ -111,14 +111,14 @@ class Scorer:
         return scores, chosen
 
     def _has_room(self, rows: int) -> bool:
-        """Whether any further label, and its stop token or comma, fits after so many rows."""
+        """Whether every remaining label, with its stop token or comma, fits after ``rows`` rows."""
         longest = max(map(len, self._after_comma)) + 1
         return rows + longest <= self._session.config.decoder.n_positions
 
     def _next_label(
         self, prefixes: Sequence[F32], labels: Sequence[Sequence[int]]
     ) -> tuple[F64, F64]:
-        """Log-likelihoods ``[n, labels]`` of each label as the last one, and before a comma."""
+        """Log-likelihoods ``[n, labels]`` of each label before the stop token, or a comma."""
         ends = (self._session.config.stop_id, self._comma)
         sequences = [[*label, end] for end in ends for label in labels]
         sums = self._likelihoods(prefixes, sequences, None).sums

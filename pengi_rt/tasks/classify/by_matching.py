@@ -1,4 +1,4 @@
-"""Text matching: the label whose embedding is nearest, by cosine, to that of the model's answer.
+"""Text matching: the label whose embedding is nearest, by cosine, to the embedding of the answer.
 
 Source: paper, figure 3; the text encoder is the model's own.
 """
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 DIGITS: Final = 6
 
 Run = tuple[int, int]
-"""Consecutive parts of an answer: the first, and the one after the last."""
+"""A run of consecutive parts of an answer, as start and stop indices."""
 
 SEPARATOR: Final = ","
 """Separates the sounds of an answer that names several (table 1, sound event targets)."""
@@ -29,9 +29,9 @@ SEPARATOR: Final = ","
 class Matcher:
     """Compares answers with the embeddings of labels.
 
-    A text longer than the text encoder reads is matched without its end; a warning says so for
-    every such label and for the first such answer. ``strict`` refuses only labels: nobody chose the
-    model's answer.
+    A text longer than the text encoder reads is truncated, with a warning for every such label and
+    for the first such answer. ``strict`` refuses only labels: the user did not choose the model's
+    answer.
     """
 
     def __init__(self, session: Session, labels: Mapping[str, str], *, strict: bool) -> None:
@@ -55,7 +55,9 @@ class Matcher:
                 self._warn("the label", label)
             other = known.setdefault(tokens.ids.tobytes(), label)
             if other != label:
-                raise UsageError(f"labels {other!r} and {label!r} are one to the text encoder")
+                raise UsageError(
+                    f"the text encoder cannot tell labels {other!r} and {label!r} apart"
+                )
         texts = tuple(labels.values())
         self._most = 1 + max(text.count(SEPARATOR) for text in texts)
         self._labels = session.cached(
@@ -63,7 +65,7 @@ class Matcher:
         )
 
     def scores(self, answers: Sequence[str]) -> F64:
-        """The cosine of every answer and every label, ``[answers, labels]``; 0 for an empty answer.
+        """Cosines of every answer with every label, ``[answers, labels]``; 0 for an empty answer.
 
         Rounded to the precision of float32 embeddings: an answer that equals a label has the cosine
         1 on every backend.
@@ -78,10 +80,10 @@ class Matcher:
         return cosines
 
     def multi_label(self, answers: Sequence[str]) -> tuple[F64, list[list[int]]]:
-        """Like :meth:`scores` for answers that name several sounds; and the labels chosen for each.
+        """Like :meth:`scores`, for answers that name several sounds; also gives the chosen labels.
 
         An answer is split at its commas; if labels contain commas, consecutive parts may belong
-        together. The split is the one that is nearest to labels, with equal weight per part, and
+        together. The best split is the one nearest to the labels, with equal weight per part, and
         each of its runs of parts chooses its nearest label. A label's score is its best cosine with
         any run.
         """
@@ -100,7 +102,7 @@ class Matcher:
         return scores, chosen
 
     def _runs(self, parts: Sequence[str]) -> dict[Run, Sequence[str]]:
-        """All runs of parts, up to as many as a label has, by where they begin and end."""
+        """All runs of parts, up to the length of the longest label, by start and stop."""
         return {
             (first, last): parts[first:last]
             for first in range(len(parts))
@@ -108,7 +110,7 @@ class Matcher:
         }
 
     def _check_whole(self, answers: Sequence[TextEmbedding]) -> None:
-        """Warn once that an answer was cut."""
+        """Warn, once, that an answer was truncated."""
         cut = next((answer.text for answer in answers if answer.truncated), None)
         if cut is not None and not self._has_warned:
             self._has_warned = True
@@ -130,7 +132,7 @@ def _units(found: Sequence[TextEmbedding]) -> F32:
 
 
 def _segmented(weights: Mapping[Run, float]) -> list[Run]:
-    """The runs, end to end, with the greatest sum of weight times length; longer ones on a tie."""
+    """The runs, end to end, with the largest sum of weight times length; ties go to longer runs."""
     ends = sorted({last for _, last in weights})
     best: dict[int, tuple[float, list[Run]]] = {0: (0.0, [])}
     for end in ends:

@@ -1,4 +1,4 @@
-"""Labels for recordings: every window is scored, by one of two methods."""
+"""Labels for recordings: every window is scored by one of two methods."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class Scored(NamedTuple):
     chosen: Sequence[int]
     """Indices of the chosen labels."""
     text: str | None
-    """The answer that was matched, if there is one."""
+    """The answer that was matched, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Everything about a call except its recordings, checked."""
+    """Everything about a call except its recordings, already checked."""
 
     session: Session
     labels: tuple[str, ...]
@@ -55,11 +55,11 @@ def classify(
 ) -> Iterator[Classification]:
     """Classify each recording in turn.
 
-    With ``partial_results`` each batch of windows is a result, and its labels are those of all
+    With ``partial_results``, each batch of windows gives a result, whose labels are those of all
     windows so far.
 
     Raises:
-        UsageError: the labels or options are invalid, or contradict each other or the plan.
+        UsageError: the labels or options are invalid, or do not fit together or fit the plan.
         PromptError: the prompt or a label is not valid text.
         BackendError: the session is closed.
     """
@@ -115,7 +115,7 @@ class _LikelihoodScores:
         return [Scored(row, best, None) for row, best in zip(scores, chosen, strict=True)]
 
     def _silence(self) -> F64:
-        """The scores to subtract: those of silence, or 0."""
+        """The scores to subtract: those for silence, or 0."""
         if self._baseline is None:
             self._baseline = np.zeros(1)
             if self._task.options.calibrate == "silence":
@@ -148,7 +148,7 @@ def _classifications(
 def _classification(
     task: _Task, part: RecordingOutputs[Scored], ranked: tuple[LabelScore, ...], chosen: set[str]
 ) -> Classification:
-    """The result for one part; ``ranked`` and ``chosen`` are of all windows so far."""
+    """The result for one part; ``ranked`` and ``chosen`` cover all windows so far."""
     windows = tuple(
         ClassifiedWindow(*span, _ranked(task, each.scores), _names(task, each.chosen), each.text)
         for span, each in zip(part.spans, part.outputs, strict=True)
@@ -183,7 +183,7 @@ def _ranked(task: _Task, scores: F64) -> tuple[LabelScore, ...]:
 
 
 def _probabilities(scores: F64, *, multi_label: bool) -> F64:
-    """From log-likelihoods: each by itself (``multi_label``), or their softmax."""
+    """Probabilities from log-likelihoods: each exponentiated (``multi_label``), or a softmax."""
     powers: F64 = np.exp(scores if multi_label else scores - scores.max())
     return powers if multi_label else powers / powers.sum()
 

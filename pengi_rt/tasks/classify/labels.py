@@ -11,19 +11,19 @@ from pengi_rt.system.text_file import text_lines
 FIELD: Final = "{label}"
 
 Labels = Sequence[str] | Mapping[str, str]
-"""Labels, or labels and the text for each."""
+"""Labels, or a mapping from labels to their texts."""
 
 
 def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
-    """Every label, stripped, with its text: its own put into ``template``.
+    """Every label, stripped, with its text, inserted into ``template``.
 
     Raises:
-        UsageError: there are no labels; one is empty; two are equal or have equal texts; the
+        UsageError: there are no labels; one is empty; two are equal or have equal texts; or the
             template has no ``{label}``.
         PromptError: a label is not a string.
     """
     if isinstance(labels, str):
-        raise UsageError(f"labels must be a list of them, got one string: {labels[:40]!r}")
+        raise UsageError(f"labels must be a list of strings, got one string: {labels[:40]!r}")
     if FIELD not in template:
         raise UsageError(f"the template must hold {FIELD}, got {template!r}")
     if isinstance(labels, Mapping):
@@ -35,7 +35,7 @@ def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
     for number, pair in enumerate(pairs, 1):
         label, text = (_stripped(each, number) for each in pair)
         if label in checked:
-            raise UsageError(f"label {number}, {label!r}, is there twice: leave one of them out")
+            raise UsageError(f"label {number}, {label!r}, is a duplicate: remove one of the two")
         checked[label] = template.replace(FIELD, text)
         other = by_text.setdefault(checked[label], label)
         if other != label:
@@ -51,8 +51,8 @@ def read_labels(path: Path) -> dict[str, str]:
     Empty lines and those that begin with ``#`` are skipped.
 
     Raises:
-        InputError: it cannot be read, or is not UTF-8.
-        UsageError: a label is there twice, or there are none; the message names file and line.
+        InputError: the file cannot be read, or is not UTF-8.
+        UsageError: a label is a duplicate, or the file has none; the message names file and line.
     """
     labels: dict[str, str] = {}
     for number, line in enumerate(text_lines(path), 1):
@@ -64,10 +64,10 @@ def read_labels(path: Path) -> dict[str, str]:
         if len(texts) > 1 or texts == [""]:
             raise UsageError(f"{path}: line {number}: write one text after one tab, or no tab")
         if label in labels:
-            raise UsageError(f"{path}: line {number}: the label {label!r} is there twice")
+            raise UsageError(f"{path}: line {number}: the label {label!r} is a duplicate")
         labels[label] = texts[0] if texts else label
     if not labels:
-        raise UsageError(f"{path}: there are no labels in it: write one per line")
+        raise UsageError(f"{path}: the file has no labels: write one per line")
     return labels
 
 

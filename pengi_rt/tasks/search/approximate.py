@@ -1,9 +1,9 @@
 """Approximate search for millions of rows: faiss finds candidates, exact cosines rank them.
 
 The candidates come from an inverted file (IVF) of vectors rounded to 8 bits per component. It is a
-file beside the matrix in the generation, and is deleted with it. Needs the extra ``[faiss]``.
-Unlike the rest of an index it is read by faiss, without a checksum, in mapped memory: use it only
-on an index of your own.
+file beside the matrix in the generation, and is deleted with it. It needs the extra ``[faiss]``.
+Unlike the rest of an index, it is read by faiss, in mapped memory and without a checksum: use it
+only with an index that you trust.
 """
 
 import math
@@ -30,25 +30,25 @@ PROBES = 16
 
 _TRAINED = 64  # rows per list to train with
 _LEAST = 39  # rows per list, below which faiss's k-means warns
-_CANDIDATES = 4  # per requested row, because the order of rounded vectors is not exact
+_CANDIDATES = 4  # per requested row, because rounding changes the order
 _FEWEST = 64
 
 
 def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
     """Write the inverted file of one matrix beside it. The same index gives the same file.
 
-    It takes one byte per component of memory and disk. Most of the time goes into training
-    4 sqrt(N) lists.
+    The file takes one byte per component, in memory and on disk. Most of the time is spent training
+    the 4 sqrt(N) lists.
 
     Raises:
-        UsageError: another process writes to the index, or replaced it, or it is empty.
+        UsageError: another process is writing to the index or has replaced it, or it is empty.
         BackendError: faiss is missing.
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     faiss = load_faiss()
     vectors = _vectors(index, matrix)
     N, D = vectors.shape
-    require(N > 0, f"{index.path}: is empty: there is nothing to search in")
+    require(N > 0, f"{index.path}: the index is empty: there is nothing to search")
     lists = max(1, min(round(4 * math.sqrt(N)), N // _LEAST))
     found = faiss.index_factory(D, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
     found.cp.min_points_per_centroid = 1  # or it prints a warning about a small index
@@ -59,14 +59,14 @@ def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
     path = _file(index, matrix)
     with reporting(index.path), locked(index.path):
         if current_generation(index.path) != index.generation.name:
-            raise UsageError(f"{index.path}: was replaced meanwhile: run the command again")
+            raise UsageError(f"{index.path}: was replaced in the meantime: run the command again")
         with replacing(path) as file:
             file.write(faiss.serialize_index(found))
     return path
 
 
 def complete_approximate(index: Index) -> None:
-    """Write the inverted files that are missing or damaged. Raises as :func:`build_approximate`."""
+    """Write missing or damaged inverted files. Raises like :func:`build_approximate`."""
     matrices: list[Matrix] = ["captions"] if index.audio is None else ["captions", "audio"]
     for matrix in matrices:
         try:
@@ -83,12 +83,12 @@ def nearest_approximate(
     matrix: Matrix = "captions",
     probes: int = PROBES,
 ) -> tuple[F32, I64]:
-    """As :func:`pengi_rt.tasks.search.nearest.nearest`, but a row may be missed.
+    """Like :func:`pengi_rt.tasks.search.nearest.nearest`, but may miss a row.
 
     The scores are exact. If the lists hold fewer than ``k`` rows, the rest are row -1, score -inf.
 
     Args:
-        index: with the file that :func:`build_approximate` writes.
+        index: an index with the file that :func:`build_approximate` writes.
         queries: [Q, D], of any norm.
         k: rows to find.
         matrix: which embeddings to search.
@@ -120,7 +120,7 @@ def nearest_approximate(
 def _vectors(index: Index, matrix: Matrix) -> F32:
     vectors = index.captions if matrix == "captions" else index.audio
     if vectors is None:
-        raise UsageError(f"{index.path}: has no audio embeddings: its plan makes none")
+        raise UsageError(f"{index.path}: has no audio embeddings: its plan has none")
     return vectors
 
 
@@ -132,7 +132,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Any:
     """The inverted file, in mapped memory."""
     faiss = load_faiss()
     try:
-        path.open("rb").close()  # faiss tells no reasons apart
+        path.open("rb").close()  # faiss does not tell reasons apart
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file: build it, or search exactly") from None
     except OSError as error:
@@ -142,7 +142,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Any:
     except RuntimeError:
         raise InputError(f"{path}: is damaged: build it again, or search exactly") from None
     if (found.ntotal, found.d) != shape or not hasattr(found, "nlist"):
-        raise InputError(f"{path}: is of another index: build it again, or search exactly")
+        raise InputError(f"{path}: belongs to a different index: build it again, or search exactly")
     return found
 
 
@@ -152,6 +152,5 @@ def load_faiss() -> Any:
         return import_module("faiss")
     except ModuleNotFoundError:
         raise BackendError(
-            "approximate search needs faiss, which exact search does not: "
-            "pip install 'pengi-rt[faiss]'"
+            "approximate search needs faiss (exact search does not): pip install 'pengi-rt[faiss]'"
         ) from None

@@ -1,4 +1,4 @@
-"""Making an index, or updating one."""
+"""Create or update an index."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -30,8 +30,8 @@ class Builder:
     """The only writer of an index; a context manager.
 
     Call :meth:`plan`, :meth:`add` every recording of its ``todo``, then :meth:`commit`. After an
-    error or a crash before that the index is as it was, and the next builder with the same identity
-    has the recordings that were added.
+    error or a crash before the commit, the index is unchanged, and the next builder with the same
+    identity keeps the recordings that were added.
 
     Args:
         path: folder of the index; created if necessary.
@@ -40,8 +40,8 @@ class Builder:
         rebuild: ignore an index that exists.
 
     Raises:
-        UsageError: the index, or unfinished work in it, has another identity; another process
-            writes to it; or the folder holds other files.
+        UsageError: the index, or unfinished work in it, has a different identity; another process
+            is writing to it; or the folder holds other files.
         InputError: the index is damaged, or the folder cannot be written.
     """
 
@@ -85,7 +85,7 @@ class Builder:
         index = Index.open(self.path, verify=True)
         if difference := index.identity.differences(self.identity):
             raise UsageError(
-                f"{self.path}: was made with {difference}: give the same, or make it anew "
+                f"{self.path}: was made with {difference}: use the same options, or rebuild it "
                 "with --rebuild"
             )
         return index
@@ -101,17 +101,17 @@ class Builder:
     ) -> None:
         self._open.close()
         if isinstance(error, KeyboardInterrupt):
-            error.add_note(f"what was done stays in {self.path}, and the next run continues it")
+            error.add_note(f"the finished work stays in {self.path}, and the next run continues it")
 
     def plan(self, found: Iterable[FileStat], digest: Callable[[str], str | None]) -> Update:
-        """How to update the index to the collection ``found``; see :func:`plan_update`."""
+        """How to update the index to match the collection ``found``; see :func:`plan_update`."""
         known = {name: part.held.recording for name, part in self._known.items()}
         return plan_update(found, known, digest)
 
     def with_known_below(self, folders: Iterable[str], found: list[FileStat]) -> list[FileStat]:
-        """``found``, and the known recordings below ``folders``.
+        """``found``, plus the known recordings below ``folders``.
 
-        For folders that cannot be read at the moment: their recordings stay in the index.
+        Used for folders that cannot be read at the moment: their recordings stay in the index.
         """
         starts = tuple("" if folder == "." else f"{folder}/" for folder in folders)
         known = (part.held.recording for part in self._known.values())
@@ -132,7 +132,7 @@ class Builder:
                 if the index has none.
 
         Raises:
-            InputError: a vector is not of unit norm, or the disk is full.
+            InputError: a vector does not have unit norm, or the disk is full.
         """
         (recording,) = {row.recording for row in rows}
         if [row.start for row in rows] != sorted(row.start for row in rows):
@@ -147,12 +147,12 @@ class Builder:
         self._added[recording.file] = _Part(recording, self._journal, held)
 
     def commit(self, update: Update) -> None:
-        """Atomically replace the index by what ``update`` reuses and what was added.
+        """Atomically replace the index with the rows that ``update`` reuses and those added.
 
-        Nothing is written if the index would be the same. The builder cannot be used afterwards.
+        Nothing is written if the index would not change. The builder cannot be used afterwards.
 
         Raises:
-            InputError: it cannot be written; the index is as it was.
+            InputError: the index cannot be written; the old one is unchanged.
         """
         parts = self._parts(update)
         with reporting(self.path):
@@ -194,7 +194,7 @@ class _Part:
     held: StoredRecording
 
     def block(self) -> RowBlock:
-        """Its rows and vectors, under its present name."""
+        """The recording's rows and vectors, under its current name."""
         block = self.source.read(self.held)
         rows = [replace(row, recording=self.recording) for row in block.rows]
         return block._replace(rows=rows)

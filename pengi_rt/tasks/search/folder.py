@@ -41,7 +41,7 @@ def current_generation(folder: Path) -> str | None:
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # a NUL or a lone surrogate in the path
-        raise InputError(f"{folder}: no folder can have this name: {error}") from None
+        raise InputError(f"{folder}: is not a valid folder name: {error}") from None
     name = text.decode("ascii", "replace").removesuffix("\n")
     if _GENERATION.fullmatch(name) is None:
         raise InputError(
@@ -52,14 +52,14 @@ def current_generation(folder: Path) -> str | None:
 
 
 def make_current(folder: Path, generation: str) -> None:
-    """Make a generation the current one, atomically; its files must be synced already."""
+    """Atomically make a generation the current one; its files must already be synced."""
     files.sync(folder)
     with files.replacing(folder / CURRENT) as file:
         file.write(f"{generation}\n".encode())
 
 
 def next_generation(folder: Path) -> str:
-    """The first unused name after all that exist."""
+    """The name after all existing generations."""
     taken = [
         int(found[1]) for path in folder.iterdir() if (found := _GENERATION.fullmatch(path.name))
     ]
@@ -67,9 +67,9 @@ def next_generation(folder: Path) -> str:
 
 
 def sweep(folder: Path, keep: str) -> None:
-    """Delete all generations except ``keep``, and drafts of ``current`` that crashed writers left.
+    """Delete all generations except ``keep``, and drafts of ``current`` left by crashed writers.
 
-    Only files with the names of index files are deleted; a folder with other files stays.
+    Only files with the names of index files are deleted; a folder with other files is kept.
     """
     files.sweep(folder, CURRENT)
     for path in sorted(folder.iterdir()):
@@ -90,8 +90,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock the index against other writers; the folder is created if necessary.
 
     Raises:
-        UsageError: another process writes to it, or the folder is not an index.
-        OSError: it cannot be created or locked.
+        UsageError: another process is writing to the index, or the folder is not an index.
+        OSError: the folder cannot be created or locked.
     """
     _claim(folder)
     with ExitStack() as stack:
@@ -99,13 +99,13 @@ def locked(folder: Path) -> Iterator[None]:
             stack.enter_context(files.locked(folder / LOCK))
         except BlockingIOError:
             raise UsageError(
-                f"{folder}: is being written by another process: wait until it has ended"
+                f"{folder}: another process is writing to it: wait until that process has ended"
             ) from None
         yield
 
 
 def _claim(folder: Path) -> None:
-    """Create the folder, or check that it is an index, finished or not.
+    """Create the folder, or check that it is a finished or unfinished index.
 
     Raises UsageError, InputError, OSError.
     """
@@ -118,7 +118,9 @@ def _claim(folder: Path) -> None:
         except OSError as error:
             raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
         if kind:
-            raise UsageError(f"{folder}: {name} in it is {kind}, no part of an index: move it away")
+            raise UsageError(
+                f"{folder}: {name} in it is {kind}, which is not part of an index: move it away"
+            )
     others = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
     with suppress(InputError):
         if current_generation(folder) is not None:
@@ -137,11 +139,11 @@ def _is_ours(name: str) -> bool:
 
 @contextmanager
 def reporting(folder: Path) -> Iterator[None]:
-    """Turn an OSError into an InputError that says what to do."""
+    """Turn an OSError into an InputError that says what to do about it."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written: {error.strerror or error}; what was indexed before is "
-            "kept: mend it and run the command again"
+            f"{folder}: cannot be written: {error.strerror or error}; the work so far is kept: "
+            "fix the problem and run the command again"
         ) from None

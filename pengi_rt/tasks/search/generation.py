@@ -1,4 +1,4 @@
-"""Writing one generation of an index."""
+"""Write one generation of an index."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ def write_generation(
     """Create ``folder`` with the ``count`` rows of all ``blocks``, and sync it to the disk.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     folder.mkdir()
     names = (ROWS, *identity.matrices)

@@ -1,4 +1,4 @@
-"""Reading an index: rows on demand, vectors in mapped memory."""
+"""Read an index: rows on demand, vectors in mapped memory."""
 
 import hashlib
 import mmap
@@ -29,14 +29,14 @@ from pengi_rt.tasks.search.rows import F32, IndexRow, RowBlock, StoredRecording
 from pengi_rt.tasks.search.words import Words
 
 VERIFIED = 2**28
-"""Vectors of up to so many bytes are hashed by default; 256 MiB take 0.2 s, 4 GiB 3 s."""
+"""Up to this many bytes, vectors are hashed by default; 256 MiB take 0.2 s, 4 GiB 3 s."""
 
 _MANIFEST_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """An index as it was when it was opened.
+    """A snapshot of an index at the time it was opened.
 
     It holds no lock, and a writer that replaces the index does not affect it. Row ``i`` of the
     matrices belongs to ``rows[i]``.
@@ -59,7 +59,7 @@ class Index:
 
         Raises:
             UsageError: ``path`` is not a path.
-            InputError: there is no index, or it cannot be read, or it is damaged.
+            InputError: there is no index, or the index cannot be read or is damaged.
         """
         path = as_path("index", path)
         while True:
@@ -69,7 +69,7 @@ class Index:
             try:
                 return cls._read(path, path / name, verify=verify)
             except InputError:
-                # A writer may have replaced and deleted it between the two steps.
+                # A writer may have replaced and deleted the generation between the two steps.
                 if current_generation(path) == name:
                     raise
 
@@ -91,27 +91,27 @@ class Index:
 
     @property
     def identity(self) -> Identity:
-        """The plan and the settings it was made with."""
+        """The plan and the settings that the index was made with."""
         return self.manifest.identity
 
     @property
     def plan(self) -> str:
-        """SHA-256 of the plan it was made with."""
+        """SHA-256 of the plan that the index was made with."""
         return self.identity.plan
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings it was made with."""
+        """The settings that the index was made with."""
         return self.identity.settings
 
     @property
     def collection(self) -> str:
-        """The folder of the recordings when it was made; file names are relative to it."""
+        """The folder of the recordings at the time of indexing; file names are relative to it."""
         return self.manifest.collection
 
     @cached_property
     def recordings(self) -> Mapping[str, StoredRecording]:
-        """All recordings by name; reads all rows.
+        """All recordings by name; this reads all rows.
 
         Raises:
             InputError: the rows of a recording are not consecutive.
@@ -121,7 +121,7 @@ class Index:
         for recording, rows in groupby(self.rows, key=attrgetter("recording")):
             if recording.file in found:
                 raise InputError(
-                    f"{self.path}: is damaged: {recording.file!r} stands in two places"
+                    f"{self.path}: is damaged: {recording.file!r} occurs in two places"
                 )
             count = sum(1 for _ in rows)
             found[recording.file] = StoredRecording(recording, count, start)
@@ -130,7 +130,7 @@ class Index:
 
     @cached_property
     def words(self) -> Words:
-        """The word index of the captions; made at the first search by words.
+        """The word index of the captions; built at the first search by words.
 
         Raises:
             BackendError: this Python's SQLite has no full-text index.
@@ -148,7 +148,7 @@ class Rows(Sequence[IndexRow]):
     """The rows in ``rows.jsonl``, parsed when they are accessed.
 
     Raises:
-        ValueError: the file has another number of lines.
+        ValueError: the file does not have ``count`` lines.
         InputError: an accessed line is damaged.
     """
 
@@ -185,16 +185,16 @@ class Rows(Sequence[IndexRow]):
 
 
 def _absence(path: Path) -> str:
-    """Why there is no index in a folder."""
+    """Why a folder does not hold a finished index."""
     if not path.is_dir():
         return f"{path}: there is no such index: make one with `pengi-rt index`"
     if (path / PARTIAL).exists():
-        return f"{path}: is not finished: run the `pengi-rt index` command again, it goes on"
-    return f"{path}: is no index (no generation is current): make one with `pengi-rt index`"
+        return f"{path}: is not finished: run the `pengi-rt index` command again to continue"
+    return f"{path}: is not an index (it has no current generation): make one with `pengi-rt index`"
 
 
 def _unreadable(path: Path, generation: Path, error: OSError) -> InputError:
-    """A missing file is damage; a file that may not be read is not."""
+    """The error for a file of a generation: a missing file is damage, an unreadable one is not."""
     reason = error.strerror or str(error)
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return _damaged(path, generation, reason)
@@ -229,7 +229,7 @@ def _check_files(generation: Path, manifest: IndexManifest, *, verify: bool | No
 
 
 def _matrix(path: Path, shape: tuple[int, int]) -> F32:
-    """The float32 matrix in a file, in mapped memory; unlike np.load, never a pickle."""
+    """The float32 matrix in a file, in mapped memory; unlike np.load, it never unpickles."""
     matrix = np.lib.format.open_memmap(path, mode="r")
     if matrix.dtype != np.dtype("<f4") or matrix.shape != shape or not matrix.flags.c_contiguous:
         raise ValueError(

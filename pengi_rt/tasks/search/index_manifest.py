@@ -26,7 +26,8 @@ Dimension = Annotated[int, Within(1, 2**20)]
 class Identity:
     """What all rows of an index have in common.
 
-    ``settings`` holds JSON values: the prompt, the beam size, everything that changes a caption.
+    ``settings`` holds JSON values: the prompt, the beam size, and everything else that affects a
+    caption.
     """
 
     plan: str  # SHA-256 of the plan
@@ -35,7 +36,7 @@ class Identity:
     audio_dimension: int | None  # of the windows' embeddings; None if there are none
 
     def __post_init__(self) -> None:
-        # As they are read back: tuples become lists, keys strings.
+        # The same as after reading them back: tuples become lists, keys become strings.
         object.__setattr__(self, "settings", json.loads(_canonical(dict(self.settings))))
 
     @property
@@ -44,7 +45,7 @@ class Identity:
         return hashlib.sha256(_canonical(self.settings).encode()).hexdigest()
 
     def differences(self, wanted: "Identity") -> str:
-        """How this differs from ``wanted``, in words; empty if it does not."""
+        """How this identity differs from ``wanted``, in words; empty if they are the same."""
         found = []
         if self.plan != wanted.plan:
             found.append(f"plan {shown(self.plan)}, not {shown(wanted.plan)}")
@@ -75,7 +76,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexManifest(Checked):
-    """``index.json``; ``collection`` says where the recordings were, for information only."""
+    """``index.json``; ``collection``, where the recordings were, is for information only."""
 
     format: str = FORMAT
     version: int = VERSION
@@ -91,14 +92,14 @@ class IndexManifest(Checked):
     def _check(self) -> None:
         require(self.audio_dimension is None or self.audio_dimension > 0, "audio_dimension is 0")
         same = self.identity.settings_sha256 == self.settings_sha256
-        require(same, "settings are not those of settings_sha256")
+        require(same, "settings do not match settings_sha256")
         names = {ROWS, *self.identity.matrices}
         wanted = f"files must be {', '.join(sorted(names))}"
         require(self.files.keys() == names, f"{wanted}, got {shown(list(self.files))}")
 
     @property
     def identity(self) -> Identity:
-        """What all rows have in common."""
+        """The identity that all rows share."""
         names = (field.name for field in dataclasses.fields(Identity))
         return Identity(**{name: getattr(self, name) for name in names})
 
@@ -118,9 +119,9 @@ class IndexManifest(Checked):
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{MANIFEST} is not JSON: {error}") from None
         known = isinstance(data, dict) and data.get("format") == FORMAT
-        require(known, f"{MANIFEST} is not of a {FORMAT}")
+        require(known, f"{MANIFEST} is not the manifest of a {FORMAT}")
         version = data.get("version")
-        require(version == VERSION, f"{MANIFEST} has version {shown(version)}, known is {VERSION}")
+        require(version == VERSION, f"{MANIFEST} has version {shown(version)}, not {VERSION}")
         missing = sorted({field.name for field in dataclasses.fields(cls)} - data.keys())
         require(not missing, f"{MANIFEST} lacks {', '.join(missing)}")
         require(isinstance(data["settings"], dict), f"{MANIFEST}.settings must be an object")
@@ -134,7 +135,7 @@ def _canonical(value: object) -> str:
 
 
 def _setting(settings: Mapping[str, Any], name: str) -> str:
-    """A setting as JSON, in which 1, 1.0 and true differ."""
+    """A setting as JSON text, in which 1, 1.0 and true differ."""
     return _canonical(settings[name]) if name in settings else "unset"
 
 

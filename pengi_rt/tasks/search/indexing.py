@@ -1,7 +1,7 @@
-"""Indexing a folder: each recording is captioned, and caption and sound are embedded.
+"""Index a folder: caption each recording, and embed the caption and the sound.
 
-Source: paper, section 5.4. The caption's embedding is the model's own text encoder's, the sound's
-is what the audio mapping network reads.
+Source: paper, section 5.4. Captions are embedded by the model's own text encoder; the embedding of
+a sound is the input of the audio mapping network.
 """
 
 import os
@@ -38,20 +38,20 @@ from pengi_rt.tasks.search.update import FileStat, Update
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What was done to make or update an index."""
+    """The outcome of creating or updating an index."""
 
     update: Update
     prompt: str
     prompt_truncated: bool
-    """Whether its end did not fit."""
+    """Whether the prompt was truncated to fit."""
     failed: tuple[tuple[str, str], ...] = ()
-    """Recordings that could not be read, and why; the next run tries them again."""
+    """Recordings that could not be read, and why; the next run tries again."""
     names: Names = field(default_factory=lambda: Names([], [], {}))
     """The files in the folder; the index keeps the recordings of folders that could not be read."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many recordings are new, changed, moved, deleted and kept, without failed ones."""
+        """The numbers of new, changed, moved, deleted and kept recordings, without failed ones."""
         update, failed = self.update, {file for file, _ in self.failed}
         return {
             "new": sum(found.file not in failed for found in update.new),
@@ -63,21 +63,21 @@ class Indexed:
 
     @property
     def recordings(self) -> int:
-        """How many recordings the index has now."""
+        """The number of recordings now in the index."""
         return sum(count for name, count in self.counts.items() if name != "deleted")
 
 
 class Listener(Protocol):
-    """Is called as the work proceeds."""
+    """Receives progress events."""
 
     def planned(self, planned: Indexed, /) -> None:
-        """The work begins; ``planned`` is its outcome if nothing fails."""
+        """Called when the work begins; ``planned`` is its outcome if nothing fails."""
 
     def done(self, file: str, /) -> None:
-        """A recording was captioned."""
+        """Called when a recording was captioned."""
 
     def failed(self, file: str, error: AudioError, /) -> None:
-        """A recording cannot be read."""
+        """Called when a recording cannot be read."""
 
 
 class NoListener:
@@ -104,22 +104,22 @@ def index_folder(
 ) -> Indexed:
     """Make or update the index of ``folder``: only new and changed recordings are captioned.
 
-    The next run continues an interrupted one; its rows are the same up to rounding.
+    The next run continues an interrupted run; the resulting rows are the same up to rounding.
 
     Args:
-        session: the plan, which has a text encoder.
-        folder: with recordings at any depth.
+        session: an open plan with a text encoder.
+        folder: a folder with recordings at any depth.
         index: folder of the index; created if necessary.
-        prompt: asked of every recording; by default the plan's own.
+        prompt: the prompt for every recording; by default the plan's own.
         options: see :class:`IndexOptions`; every recording is read window by window.
         listener: called as the work proceeds.
 
     Raises:
-        UsageError: an argument is invalid; the index has another plan, options or folder; or
-            another process writes to it.
-        InputError: folder or prompt cannot be read; there are no recordings; or the index is
+        UsageError: an argument is invalid; the index has a different plan, options or folder; or
+            another process is writing to it.
+        InputError: the folder or prompt cannot be read; there are no recordings; or the index is
             damaged, or cannot be read or written.
-        BackendError: ``approximate`` without faiss.
+        BackendError: ``approximate`` is given, and faiss is missing.
     """
     session.plan.require("index")
     if options.approximate:
@@ -135,13 +135,13 @@ def index_folder(
 
 
 def _request(session: Session, prompt: str | None, options: IndexOptions) -> PreparedRequest:
-    """The prompt of every recording. Raises UsageError, PromptError."""
+    """The request that every recording is captioned with. Raises UsageError, PromptError."""
     if not session.has_joint_embeddings:
         raise UsageError(
-            f"{session.plan.path} has no text encoder, so captions have no embedding to search in; "
+            f"{session.plan.path} has no text encoder, so captions have no embedding to search; "
             "export a checkpoint that has one (base)"
         )
-    # Options that no recording can be read with are refused here, before anything is written.
+    # Refuse invalid reading options here, before anything is written.
     click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
     list(window_batches([click], session.config, options))
     prompts = prompts_of(prompt, options, session.config.generation.prompt)
@@ -152,12 +152,12 @@ def _check_collection(index: Path, folder: Path) -> None:
     """Refuse to replace the index of another folder, unless that folder is gone (moved)."""
     try:
         known = Index.open(index, verify=False).collection
-    except InputError:  # not finished, or the builder will say what is wrong
+    except InputError:  # unfinished, or the builder will say what is wrong
         return
     if known != str(folder.resolve()) and os.path.isdir(known):  # noqa: PTH112 - never raises
         raise UsageError(
-            f"{index}: is the index of {known}, and {folder} would take its place: name another "
-            "index, or give --rebuild"
+            f"{index}: is the index of {known}, which {folder} would replace: name another index, "
+            "or give --rebuild"
         )
 
 
@@ -223,7 +223,7 @@ class _Run:
     def names(self) -> Names:
         """The recordings of the folder. Raises InputError, AudioError."""
         _check_folder(self.folder)
-        # With the slash no folder name is taken for a list (@...) or standard input (-).
+        # With the slash, no folder name is mistaken for a list (@...) or standard input (-).
         return find_recordings([f"{self.folder}{os.sep}"])
 
     def _relative(self, path: str | Path) -> str:
@@ -233,12 +233,12 @@ class _Run:
         file = self._relative(path)
         try:
             status = path.stat()
-        except OSError:  # a broken link; reading it will say so
+        except OSError:  # a broken link; reading it reports the error
             return FileStat(file, 0, 0)
         return FileStat(file, status.st_size, status.st_mtime_ns)
 
     def sources(self, files: Iterable[FileStat]) -> Iterator[Regular]:
-        """The files, each hashed before it is read: the next run sees if it was replaced then."""
+        """The files, each hashed before it is read: the next run sees if it was replaced."""
         for file in files:
             path = self.folder / file.file
             self._drawn[str(path)] = file, _digest(path)
@@ -259,7 +259,7 @@ class _Run:
         self.listener.done(file.file)
 
     def _on_error(self, source: AudioLike | Recording, error: AudioError) -> None:
-        """The recording that was drawn last cannot be read, or not to its end."""
+        """Note that the last recording handed out cannot be read to its end."""
         file, _ = self._drawn.pop(source.name if isinstance(source, Recording) else str(source))
         self._fail(file.file, error)
 
@@ -268,7 +268,7 @@ class _Run:
         self.listener.failed(file, error)
 
     def captions(self, batch: Batch) -> "list[_Captioned]":
-        """The captions of a batch of windows, and the vectors of captions and sounds."""
+        """Captions of a batch of windows, and the vectors of the captions and sounds."""
         (question,) = self.request.prompts
         with self.session.exclusive_decoding():
             encoded = self.session.encode_audio(batch.windows)
@@ -282,7 +282,7 @@ class _Run:
 
 
 class _Captioned(NamedTuple):
-    """A window's caption, its score, and the unit vectors ``[d]`` of caption and sound."""
+    """A window's caption, its score, and the unit vectors ``[d]`` of the caption and the sound."""
 
     caption: str
     score: float
@@ -291,10 +291,10 @@ class _Captioned(NamedTuple):
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises InputError unless it is a folder."""
+    """Raise InputError unless ``folder`` is a folder."""
     try:
         found = S_ISDIR(folder.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL in it, too
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
         found = False
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
@@ -303,7 +303,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _digest(path: Path) -> str | None:
-    """SHA-256 of a file's content; None if it cannot be read."""
+    """SHA-256 of a file's content; None if the file cannot be read."""
     try:
         return file_sha256(path)
     except OSError:

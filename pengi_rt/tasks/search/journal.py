@@ -1,9 +1,9 @@
-"""``partial``: finished recordings of a run that has not ended, from which the next run continues.
+"""``partial``: finished recordings of an unfinished run, from which the next run continues.
 
-Every line is a CRC-32 and a JSON object. The first object says what the run makes; each of the
-others is a recording: its rows, and their vectors in base64. From the first damaged line on
-everything is dropped. Lines are not synced to the disk one by one, so a power cut may lose the last
-seconds of work.
+Every line is a CRC-32 and a JSON object. The first object identifies the run; each of the others is
+a recording: its rows, and their vectors in base64. Everything from the first damaged line on is
+dropped. Lines are not synced to the disk one by one, so a power cut may lose the last seconds of
+work.
 """
 
 import dataclasses
@@ -29,22 +29,22 @@ _FORMAT = "pengi-rt unfinished index 2"
 
 
 class Journal:
-    """The open journal of one run; its user holds the lock of the index."""
+    """The open journal of one run; its caller holds the lock of the index."""
 
     def __init__(self, path: Path, identity: Identity, base: str | None, *, rebuild: bool) -> None:
-        """Open or create it, and take over what an interrupted run of the same kind left.
+        """Open or create the journal, and take over the work of a similar interrupted run.
 
-        Work is kept if it began at the generation ``base`` (if not, the index has it already) and,
-        with ``rebuild``, if that run was a rebuild too.
+        Work is kept if it began at the generation ``base`` (otherwise the index already has it)
+        and, with ``rebuild``, if that run was also a rebuild.
 
         Raises:
-            UsageError: an interrupted run left work of another plan or other settings; with
-                ``rebuild`` that is deleted.
-            OSError: it cannot be read or written.
+            UsageError: an interrupted run left work with a different plan or settings (with
+                ``rebuild``, that work is deleted instead).
+            OSError: the journal cannot be read or written.
         """
         self.path = path
         self.recordings: dict[str, StoredRecording] = {}
-        """The recordings appended last under each name."""
+        """The last recording appended under each name."""
         self._widths = tuple(identity.matrices.values())
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._file = os.fdopen(os.open(path, flags, 0o666), "r+b")
@@ -75,16 +75,16 @@ class Journal:
 
     def close(self) -> None:
         """Leave the file for the next run."""
-        with suppress(OSError):  # a full disk again; the next run drops the torn line
+        with suppress(OSError):  # a full disk again; the next run drops the incomplete line
             self._file.close()
 
     def discard(self) -> None:
-        """Delete the file: the index has what it holds."""
+        """Delete the file: its content is now in the index."""
         self.close()
         self.path.unlink()
 
     def _resume(self, base: str | None, identity: Identity, *, rebuild: bool) -> int:
-        """Take over the recordings of an interrupted run; where the last of them ends."""
+        """Take over the recordings of an interrupted run; returns where the last one ends."""
         size = os.fstat(self._file.fileno()).st_size
         records, end = self._records(), 0
         with suppress(ValueError, TypeError, KeyError, StopIteration):
@@ -93,13 +93,13 @@ class Journal:
             end = self._file.tell() if head["format"] == _FORMAT else 0
         if not end:
             if size:
-                logger.warning("%s: is damaged from its start on, and begun anew", self.path)
+                logger.warning("%s: its beginning is damaged: starting over", self.path)
             return 0
         difference = found.differences(identity)
         if head["base"] == base and difference and not rebuild:
             raise UsageError(
                 f"{self.path}: is the unfinished work of a run with {difference}: finish it "
-                "with that, begin anew with --rebuild, or delete this file"
+                "with those, start over with --rebuild, or delete this file"
             )
         if head["base"] != base or difference or head["rebuild"] < rebuild:
             return 0
@@ -110,7 +110,7 @@ class Journal:
                 self.recordings[recording.file] = StoredRecording(recording, len(lines), end)
                 end = self._file.tell()
         if size > end:
-            logger.warning("%s: its last record is torn, and dropped", self.path)
+            logger.warning("%s: its last record is incomplete and was dropped", self.path)
         return end
 
     def _block(self, record: dict[str, Any]) -> RowBlock:
@@ -123,7 +123,7 @@ class Journal:
         return RowBlock(rows, matrices[0], matrices[1] if len(matrices) > 1 else None)
 
     def _write(self, record: dict[str, Any]) -> int:
-        """Append a record; where it starts."""
+        """Append a record; returns where it starts."""
         at = self._file.seek(0, os.SEEK_END)
         text = json.dumps(record).encode()
         self._file.write(b"%08x %s\n" % (zlib.crc32(text), text))

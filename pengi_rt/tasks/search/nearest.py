@@ -34,7 +34,7 @@ def nearest(
 
     Raises:
         UsageError: ``k`` is below 1.
-        InputError: a query has no direction, or a row of the matrix is not of unit norm.
+        InputError: a query has no direction, or a row of the matrix does not have unit norm.
     """
     require(k >= 1, f"k must be at least 1, got {k}")
     N, D = matrix.shape
@@ -69,7 +69,7 @@ def first(scores: F32, rows: I64, k: int) -> tuple[F32, I64]:
 
 
 def _candidates(rough: F32, k: int, floor: float, slack: float) -> I64:
-    """Rows whose ``rough`` score may belong to the ``k`` best scores above ``floor``."""
+    """Rows whose ``rough`` scores may be among the ``k`` best above ``floor``."""
     if len(rough) > k:
         floor = max(floor, float(np.partition(rough, -k)[-k]))
     found: I64 = np.flatnonzero(rough >= floor - slack)
@@ -81,6 +81,6 @@ def _check(rough: F32, start: int) -> None:
     bad = np.flatnonzero(~(np.abs(rough) <= 1 + TOLERANCE).all(axis=0))  # true for NaN
     if len(bad):
         raise InputError(
-            f"row {start + bad[0]} of the index is not of unit norm, the index is damaged: index "
-            "the collection again with --rebuild"
+            f"row {start + bad[0]} of the index does not have unit norm, so the index is damaged: "
+            "index the collection again with --rebuild"
         )

@@ -19,7 +19,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class IndexedFile(NamedTuple):
-    """A recording of the collection, as it was when it was captioned."""
+    """A recording of the collection, as it was when captioned."""
 
     file: str  # relative to the collection's root, with slashes
     size: int  # bytes
@@ -32,7 +32,7 @@ class IndexRow:
     """One window of a recording and its caption.
 
     Raises:
-        ValueError: a value is impossible (not finite, a path out of the collection, ...).
+        ValueError: a value is invalid (not finite, a path outside the collection, ...).
     """
 
     recording: IndexedFile
@@ -46,17 +46,17 @@ class IndexRow:
         if not is_inside(recording.file):
             raise ValueError(f"file is not a path inside a collection: {recording.file!r}")
         if _DIGEST.fullmatch(recording.sha256) is None or recording.size < 0:
-            raise ValueError(f"sha256 or size of {recording.file!r} is impossible")
+            raise ValueError(f"sha256 or size of {recording.file!r} is invalid")
         if not (0 <= self.start <= self.end < math.inf and math.isfinite(self.score)):
-            raise ValueError(f"start, end or score of {recording.file!r} is impossible")
+            raise ValueError(f"start, end or score of {recording.file!r} is invalid")
 
     @property
     def file(self) -> str:
-        """The recording, relative to the collection's root."""
+        """The recording's path, relative to the collection's root."""
         return self.recording.file
 
     def to_json(self) -> bytes:
-        """One line of ASCII, with its end."""
+        """The row as one line of ASCII, including the newline."""
         file, size, mtime_ns, sha256 = self.recording
         values = (
             *(file, float(self.start), float(self.end), self.caption, float(self.score)),
@@ -66,7 +66,7 @@ class IndexRow:
 
     @classmethod
     def from_json(cls, line: bytes | str) -> Self:
-        """The row of a line that :meth:`to_json` made.
+        """The row in a line that :meth:`to_json` made.
 
         Raises:
             ValueError: the line is not a row.
@@ -74,7 +74,7 @@ class IndexRow:
         try:
             values = json.loads(line, parse_constant=_no_constant)
         except RecursionError:
-            raise ValueError("the line is not JSON: too deep") from None
+            raise ValueError("the line is not JSON: nested too deeply") from None
         if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != _KINDS:
             raise ValueError(f"the line is not an object of {', '.join(_KINDS)}")
         recording = IndexedFile(*(values[name] for name in IndexedFile._fields))

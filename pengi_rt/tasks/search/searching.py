@@ -1,4 +1,4 @@
-"""Searching an index for the recordings nearest to a text or to an example recording."""
+"""Search an index for the recordings nearest to a text or to an example recording."""
 
 import logging
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from pengi_rt.tasks.search.nearest import nearest
 logger = logging.getLogger(__name__)
 
 Finder = Callable[[int], tuple[F32, I64]]
-"""Scores and numbers of the best rows for every query, [Q, rows], given how many rows."""
+"""Gives the scores and numbers of the best rows for every query, [Q, rows], for a row count."""
 
 _SETTINGS = {
     "prompt": str,
@@ -42,19 +42,19 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A recording, and its window that is nearest to the query."""
+    """A recording and its window nearest to the query."""
 
     file: str  # relative to the collection
     start: float  # seconds into the recording
     end: float  # seconds
     caption: str
-    score: float  # cosine; BM25 by words
+    score: float  # the cosine, or BM25 when searching by words
     path: Path  # where the recording was when it was indexed
     row: int  # number of the window's row in the index
 
 
 class Query(NamedTuple):
-    """What to look for: a text or an example recording, exactly one of them."""
+    """What to look for: either a text or an example recording."""
 
     text: str | None = None
     like: AudioLike | Recording | None = None
@@ -68,23 +68,23 @@ def search_index(
 ) -> list[Hit]:
     """The ``k`` recordings nearest to a query, best first; fewer if the index has no more.
 
-    The score of a recording is that of its nearest window, compared with the nearest window of an
-    example. The example is read and captioned with the settings of the index.
+    A recording's score is that of its nearest window, compared with the nearest window of the
+    example, if there is one. The example is read and captioned with the settings of the index.
 
     Args:
         session: the plan that the index was made with.
         index: the open index.
         query: a text, or an example recording.
-        options: see :class:`SearchOptions`. By default a text is compared with captions, an example
-            with sounds. A text cannot be compared with sounds: once a Pengi is trained, their
+        options: see :class:`SearchOptions`. By default, a text is compared with captions and an
+            example with sounds. A text cannot be compared with sounds: after training, their
             embeddings share no space. ``approximate`` may miss a recording.
 
     Raises:
-        UsageError: an argument is invalid; the index was made with another plan, or lacks the files
-            of ``approximate``.
+        UsageError: an argument is invalid; or the index was made with a different plan, or lacks
+            the files for ``approximate``.
         PromptError, AudioError: the query cannot be read.
         InputError: the index is damaged.
-        BackendError: ``approximate`` without faiss.
+        BackendError: ``approximate`` is given, and faiss is missing.
     """
     session.plan.require("search")
     by = options.by or ("audio" if query.text is None else "captions")
@@ -113,18 +113,20 @@ def _finder(query: Query, example: "_Example", by: By) -> Finder:
 def _check(session: Session, index: Index, query: Query, by: By, *, approximate: bool) -> None:
     """Refuse a query that cannot be compared with the index. Raises UsageError."""
     if (query.text is None) == (query.like is None):
-        raise UsageError("search for a text or for an example recording, one of them")
+        raise UsageError("search for either a text or an example recording")
     if index.plan != session.plan.fingerprint:
         raise UsageError(
-            f"{index.path}: was made by another plan than {session.plan.path}: search with that "
-            "one (--engine), or index the collection again with --rebuild"
+            f"{index.path}: was not made by {session.plan.path}: search with the plan that made "
+            "it (--engine), or index the collection again with --rebuild"
         )
     if by == "audio" and query.text is not None:
-        raise UsageError("a text is compared with captions or their words; sounds need an example")
+        raise UsageError(
+            "a text is compared with captions or words; to search sounds, give an example"
+        )
     if by == "audio" and index.audio is None:
-        raise UsageError(f"{index.path}: holds no sounds to search in: take captions")
+        raise UsageError(f"{index.path}: has no sounds to search: search the captions instead")
     if by == "words" and approximate:
-        raise UsageError("words are looked up exactly: leave approximate")
+        raise UsageError("a search by words is always exact: leave out approximate")
 
 
 def _by_words(index: Index, text: str, rows: int) -> tuple[F32, I64]:
@@ -182,8 +184,8 @@ class _Example:
         settings = self.index.settings
         if any(type(settings.get(name)) is not kind for name, kind in _SETTINGS.items()):
             raise InputError(
-                f"{self.index.path}: its settings are not those of this version: index the "
-                "collection again with --rebuild"
+                f"{self.index.path}: its settings do not fit this version: index the collection "
+                "again with --rebuild"
             )
         names = ("text", "beam_size", "max_new_tokens", "temperature", "stop_strings", "hop")
         same: dict[str, Any] = {name: settings[name] for name in names}
@@ -207,13 +209,13 @@ def _hits(index: Index, find: Finder, k: int) -> list[Hit]:
         exhausted = rows >= len(index.rows) or bool((numbers[:, -1] < 0).all())
         if len(hits) >= k or exhausted:
             return hits
-        rows *= 4  # a long recording has several of them
+        rows *= 4  # a long recording has several rows
 
 
 def _recordings(index: Index, scores: F32, numbers: I64, k: int) -> list[Hit]:
-    """Up to ``k`` recordings, down to the best score at which one of the queries' lists ends.
+    """Up to ``k`` recordings, down to the best score at which any query's list ends.
 
-    Beyond it a row that is not in a list could belong among them.
+    Below that score, a row that is not in a list could belong among them.
     """
     if not scores.size:
         return []

@@ -1,4 +1,4 @@
-"""How to update an index to its collection: what is reused, captioned and dropped."""
+"""How to update an index to match its collection: what is reused, captioned and dropped."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pengi_rt.tasks.search.rows import IndexedFile
 
 
 class FileStat(NamedTuple):
-    """A file of the collection as it is now."""
+    """A file of the collection, as it is now."""
 
     file: str  # relative to the collection's root, with slashes
     size: int  # bytes
@@ -36,12 +36,12 @@ class Update:
 
     @property
     def reused(self) -> tuple[Reuse, ...]:
-        """What need not be captioned."""
+        """Recordings whose rows are reused."""
         return self.kept + self.moved
 
     @property
     def todo(self) -> tuple[FileStat, ...]:
-        """What has to be captioned, sorted by name."""
+        """Recordings to caption, sorted by name."""
         return tuple(sorted(self.new + self.changed))
 
 
@@ -51,23 +51,23 @@ def plan_update(
     """Compare the collection with the known recordings.
 
     A file with the name, size and modification time of a known recording is assumed to be the same.
-    Any other file is hashed if a known recording has its size, and is the same if one has its hash.
+    Any other file is hashed if a known recording has its size, and is the same if the hashes match.
 
     Args:
         found: the files of the collection, in any order.
-        known: what an index has, by name.
-        digest: SHA-256 of a file of the collection, in hexadecimal digits; None if it cannot be
-            read.
+        known: the recordings in the index, by name.
+        digest: gives the SHA-256 of a file of the collection, in hexadecimal digits; None if it
+            cannot be read.
 
     Raises:
-        UsageError: a name stands twice in ``found``.
+        UsageError: a name occurs twice in ``found``.
     """
     contents = _Contents(known)
     files = sorted(found)
     names = {file.file for file in files}
     if len(names) < len(files):
         twice = next(file for file, after in pairwise(files) if file.file == after.file)
-        raise UsageError(f"{twice.file}: stands twice in the collection: list it once")
+        raise UsageError(f"{twice.file}: occurs twice in the collection: list it once")
     sources = [contents.source(file, digest) for file in files]
     todo = [file for file, source in zip(files, sources, strict=True) if source is None]
     reused = [
@@ -85,17 +85,17 @@ def plan_update(
 
 
 class _Contents:
-    """Known recordings by what is in them."""
+    """Known recordings by content."""
 
     def __init__(self, known: Mapping[str, IndexedFile]) -> None:
         self._known = known
         self._sizes = {recording.size for recording in known.values()}
         self._names: dict[str, str] = {}
-        for name in sorted(known, reverse=True):  # of equal ones the first name stays
+        for name in sorted(known, reverse=True):  # of equal ones, the first name wins
             self._names[known[name].sha256] = name
 
     def source(self, file: FileStat, digest: Callable[[str], str | None]) -> str | None:
-        """The name under which this content is known, its own before others."""
+        """The name under which this content is known; its own name is preferred."""
         own = self._known.get(file.file)
         if own is not None and (own.size, own.mtime_ns) == (file.size, file.mtime_ns):
             return file.file

@@ -12,10 +12,10 @@ TOLERANCE = 1e-3
 
 
 def checked_unit(vectors: ArrayLike, shape: tuple[int, int], what: str) -> F32:
-    """Check that ``vectors`` are float32, of that shape and of unit norm, and return them.
+    """Check that ``vectors`` are float32, of this shape and of unit norm, and return them.
 
     Raises:
-        InputError: they are not (NaN, zeros, ...).
+        InputError: the vectors fail the check (NaN, zeros, ...).
     """
     matrix = np.asarray(vectors)
     if matrix.dtype != np.float32 or matrix.shape != shape:
@@ -25,7 +25,7 @@ def checked_unit(vectors: ArrayLike, shape: tuple[int, int], what: str) -> F32:
     norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
     bad = np.flatnonzero(~(np.abs(norms - 1) <= TOLERANCE))  # true for NaN
     if len(bad):
-        raise InputError(f"{what}: row {bad[0]} has norm {norms[bad[0]]:.6g}, it must be 1")
+        raise InputError(f"{what}: row {bad[0]} has norm {norms[bad[0]]:.6g}; it must be 1")
     return matrix
 
 
@@ -33,7 +33,7 @@ def normalised(vectors: ArrayLike, dimension: int, what: str) -> F32:
     """``vectors`` [n, dimension] divided by their norms.
 
     Raises:
-        InputError: they have another shape, or one has no direction (NaN, infinite, zeros).
+        InputError: the shape is wrong, or a vector has no direction (NaN, infinite, zeros).
     """
     matrix = np.asarray(vectors, np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != dimension:

@@ -1,7 +1,7 @@
 """Search by words: captions with words of the query, ranked by BM25.
 
-SQLite's full-text index (FTS5, English stems, any of the words) is made in memory from the captions
-of each open index, which takes a second for 100 000.
+SQLite's full-text index (FTS5, English stems, matching any of the words) is built in memory from
+the captions of each open index, which takes a second for 100 000 captions.
 """
 
 import re
@@ -13,7 +13,7 @@ from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.config.checked import argument, require
 from pengi_rt.errors import BackendError, PromptError
 
-_MOST = 2**62  # rows; SQLite's numbers end at twice as many
+_MOST = 2**62  # rows; SQLite's integers go up to twice as many
 _WORD = re.compile(r"\w+")
 
 
@@ -26,7 +26,7 @@ class Words:
         Raises:
             BackendError: this Python's SQLite has no full-text index.
         """
-        import sqlite3  # only for those who search by words
+        import sqlite3  # only needed to search by words
 
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         try:
@@ -35,7 +35,7 @@ class Words:
             )
         except sqlite3.OperationalError as error:
             raise BackendError(
-                f"searching by words needs SQLite with FTS5, and this Python's has none ({error}); "
+                f"searching by words needs SQLite with FTS5, which this Python's lacks ({error}); "
                 "search by captions"
             ) from None
         self._database.executemany(
@@ -44,10 +44,10 @@ class Words:
         )
 
     def nearest(self, query: str, k: int) -> tuple[F32, I64]:
-        """The ``k`` captions that match ``query`` best: scores and numbers, best first.
+        """Scores and numbers of the ``k`` captions that match ``query`` best, best first.
 
-        There are fewer if not so many share a word with it. Scores are BM25's, above 0; captions
-        of equal scores are in order.
+        There are fewer if fewer captions share a word with the query. Scores are BM25's, above 0;
+        ties are in the order of the captions.
 
         Raises:
             UsageError: ``k`` is not a whole number of at least 1.
@@ -59,7 +59,7 @@ class Words:
             raise PromptError(f"the query must be a string, got {type(query).__name__}")
         words = _WORD.findall(_storable(query))
         if not words:
-            raise PromptError(f"there is no word to look for in {query[:40]!r}")
+            raise PromptError(f"the query has no words: {query[:40]!r}")
         found = self._database.execute(
             "SELECT -bm25(captions), rowid FROM captions WHERE captions MATCH ? "
             "ORDER BY bm25(captions), rowid LIMIT ?",

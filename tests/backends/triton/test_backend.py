@@ -168,9 +168,9 @@ def test_a_prompt_can_be_captured(backend: TritonBackend) -> None:
 
 def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
     wave = np.zeros((1, 32_000), np.float32)
-    with pytest.raises(UsageError, match="pass the decoder's"):
+    with pytest.raises(UsageError, match="exceed the decoder's"):
         fused(backend, options(2, 10_000)).search_audio(wave, prefixes(5)[0])
-    with pytest.raises(UsageError, match="pass the decoder's"):
+    with pytest.raises(UsageError, match="exceed the decoder's"):
         fused(backend, options(2, 10_000)).search_new_prompt(
             wave, np.array([[510, 511]]), prefixes(5)[0]
         )

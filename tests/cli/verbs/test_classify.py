@@ -161,16 +161,16 @@ def test_a_long_prompt_is_cut_and_said(
 
 
 BAD = {
-    "no labels": ([], 2, "give --labels or --labels-file, one of them; got neither"),
+    "no labels": ([], 2, "give either --labels or --labels-file; got neither"),
     "both": (["--labels", "a", "--labels-file", "{folder}/latin.txt"], 2, "got both"),
     "empty": (["--labels", ""], 2, "label 1 is empty"),
     "an empty one": (["--labels", "a,,b"], 2, "label 2 is empty"),
-    "twice": (["--labels", "a, b,a"], 2, "label 3, 'a', is there twice"),
+    "twice": (["--labels", "a, b,a"], 2, "label 3, 'a', is a duplicate"),
     "no UTF-8": (["--labels", "caf\udce9", *LIKELY], 3, "UTF-8"),
     "no file": (["--labels-file", "{folder}/no.txt"], 3, "no.txt: cannot be read"),
     "a folder": (["--labels-file", "{folder}"], 3, "cannot be read: Is a directory"),
     "a file of Latin-1": (["--labels-file", "{folder}/latin.txt"], 3, "not UTF-8 at byte 3"),
-    "a file of none": (["--labels-file", "{folder}/none.txt"], 2, "there are no labels in it"),
+    "a file of none": (["--labels-file", "{folder}/none.txt"], 2, "the file has no labels"),
     "task": (["--labels", "a", "--task", "poetry"], 2, "there is no task 'poetry'"),
     "question": (["--labels", "a", "--task", "qa"], 2, "needs the field 'question'"),
     "prompts": (["--labels", "a", "--task", "scene", "--prompt", "x"], 2, "contradict"),
@@ -184,7 +184,7 @@ BAD = {
         2,
         "plain sums",
     ),
-    "too long": (["--labels", "a dog " * 60, *LIKELY], 2, "pass the decoder's 128 positions"),
+    "too long": (["--labels", "a dog " * 60, *LIKELY], 2, "exceed the decoder's 128 positions"),
     "too long to match": (["--labels", "a dog " * 60, "--strict"], 3, "reads 38"),
     "best": (["--labels", "a", "--top-k", "0"], 2, "--top-k must be at least 1, got 0"),
     "picture": (["--labels", "a", "--plot", "{folder}/x.jpg"], 2, "ends in .png"),

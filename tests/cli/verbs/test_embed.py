@@ -168,7 +168,7 @@ def test_vectors_are_let_go_as_they_come(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (BrokenPipeError(), 3, "cannot write the rows' table: nobody reads standard output"),
+        (BrokenPipeError(), 3, "cannot write the table of rows: nothing reads standard output"),
         (BackendError("is closed"), 5, "is closed"),
     ],
 )
@@ -205,7 +205,7 @@ def test_what_was_embedded_is_kept_beside_the_old_file(
     part = tmp_path / f"out{suffix}.part"
     assert found == code
     assert err.startswith(f"pengi-rt: {message}")
-    assert err.endswith(f"; what was embedded is in {part}\n")
+    assert err.endswith(f"; the vectors so far are in {part}\n")
     assert output.read_text() == "old"
     whole = expected(engine, [noise, long], ["the rain"], "embedding", batch_size=1)
     if suffix == ".npy":
@@ -246,7 +246,7 @@ BAD = {
     "no folder": (["{noise}", "-o", "{folder}/no/x.npy"], 3, "there is no folder"),
     "both": (["{noise}", "-o", "{folder}/x.safetensors", "--what", "prefix"], 2, "leave --what"),
     "no texts file": (["--texts-file", "{folder}/no.txt"], 3, "no.txt: cannot be read"),
-    "empty texts file": (["--texts-file", "{folder}/empty.txt"], 3, "no texts in it"),
+    "empty texts file": (["--texts-file", "{folder}/empty.txt"], 3, "the file has no texts"),
     "texts of Latin-1": (["--texts-file", "{folder}/latin.txt"], 3, "not UTF-8 at byte 3"),
     "no UTF-8": (["--texts", "caf\udce9"], 3, "UTF-8"),
     "too long": (["--texts", "a dog " * 60, "--strict"], 3, "reads 38"),

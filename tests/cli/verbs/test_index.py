@@ -114,7 +114,7 @@ def test_the_folder_that_we_are_in(
 def test_the_root_has_nothing_beside_it(capsys: Capture) -> None:
     code, said = run(capsys, "/")
     assert code == 2
-    assert said == "pengi-rt: there is no place beside / for its index: name one with -o\n"
+    assert said == "pengi-rt: / has no parent folder for its index: name a folder with -o\n"
 
 
 def test_options_reach_the_index(opened: Engine, folder: Path, capsys: Capture) -> None:
@@ -221,7 +221,7 @@ def test_without_faiss(
     code, said = run(capsys, folder, "--approximate")
     assert code == 5
     assert said == (
-        "pengi-rt: approximate search needs faiss, which exact search does not: "
+        "pengi-rt: approximate search needs faiss (exact search does not): "
         "pip install 'pengi-rt[faiss]'\n"
     )
     assert not Path("sounds.index").exists()
@@ -251,7 +251,7 @@ def test_closed_folder(
     assert code == 4
     assert said == (
         "pengi-rt: sounds/b: the folder cannot be read: Permission denied\n"
-        "pengi-rt: sounds/: 1 file passed over that is audio of other kinds: 1 .wv\n"
+        "pengi-rt: sounds/: 1 file skipped that is audio of other kinds: 1 .wv\n"
         "pengi-rt: sounds.index: 3 new, 0 changed, 0 moved, 0 deleted, 0 kept\n"
     )
     assert run(capsys, folder / "b", *FAST) == (
@@ -338,7 +338,7 @@ def test_killed(
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert said == (
-            "pengi-rt: interrupted; what was done stays in sounds.index, "
+            "pengi-rt: interrupted; the finished work stays in sounds.index, "
             "and the next run continues it\n"
         )
     write_sound(folder / "zz.wav", 9)
@@ -355,4 +355,4 @@ def test_another_process_writes(
     with stuck(tiny_plan, folder):
         code, said = run(capsys, folder, *FAST)
     assert (code, said.count("\n")) == (2, 1)
-    assert "sounds.index: is being written by another process" in said
+    assert "sounds.index: another process is writing to it" in said

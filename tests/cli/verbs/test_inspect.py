@@ -83,7 +83,7 @@ def test_damage_is_located(path: Path, capsys: pytest.CaptureFixture[str]) -> No
         run(str(path), "--verify")
     assert caught.value.exit_code == 5
     assert str(caught.value) == (
-        f"{path}: 2 of 21 checksums do not hold: weights.bin, weights.bin[ids]"
+        f"{path}: 2 of 21 checksums do not match: weights.bin, weights.bin[ids]"
     )
     lines = capsys.readouterr().out.splitlines()
     assert "DAMAGED  weights.bin" in lines

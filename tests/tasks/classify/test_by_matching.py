@@ -58,7 +58,7 @@ def test_an_answer_that_names_several(engine: Engine) -> None:
 
 def test_labels_that_read_alike_are_refused(engine: Engine) -> None:
     long = "a dog " * 60
-    with pytest.raises(UsageError, match="'one' and 'other' are one to the text encoder"):
+    with pytest.raises(UsageError, match="encoder cannot tell labels 'one' and 'other' apart"):
         Matcher(engine.session, {"one": long, "other": long + "barks"}, strict=False)
 
 

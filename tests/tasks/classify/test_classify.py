@@ -216,7 +216,7 @@ def test_batches_and_order_change_nothing(engine: Engine, method: Any) -> None:
 LIKELY: dict[str, Any] = {"method": "log-likelihood"}
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[PengiError], str]] = {
     "no labels": ([], {}, UsageError, "no labels"),
-    "twice": (["a", "a"], {}, UsageError, "label 2, 'a', is there twice"),
+    "twice": (["a", "a"], {}, UsageError, "label 2, 'a', is a duplicate"),
     "no UTF-8": (["caf\udce9"], LIKELY, PromptError, "not valid UTF-8"),
     "method": (["a"], {"method": "guess"}, UsageError, "method must be one of .*got 'guess'"),
     "normalize": (["a"], {**LIKELY, "normalize": "max"}, UsageError, "normalize must be one of"),
@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[PengiError], str]] = {
     ),
     "template": (["a"], {"template": "x"}, UsageError, "the template must hold"),
     "task": (["a"], {"task": "poetry"}, UsageError, "there is no task 'poetry'"),
-    "no room": (["a dog " * 60], LIKELY, UsageError, r"label .* pass the decoder's 128 positions"),
+    "no room": (["a dog " * 60], LIKELY, UsageError, "label .* exceed the decoder's 128 positions"),
     "batch": (["a"], {"batch_size": 0}, UsageError, "batch_size"),
 }
 
@@ -259,7 +259,7 @@ def test_refused_by_the_call(engine: Engine, kind: str) -> None:
 
 
 def test_several_prompts_are_refused(engine: Engine) -> None:
-    with pytest.raises(UsageError, match="asks one prompt, got 2"):
+    with pytest.raises(UsageError, match="takes one prompt, got 2"):
         engine.classify(clip(0), LABELS, ["a", "b"])  # type: ignore[call-overload]
 
 

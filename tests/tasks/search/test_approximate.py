@@ -68,7 +68,7 @@ def test_it_goes_with_its_generation(tmp_path: Path) -> None:
     sounds.write("0.wav", b"new")
     index(tmp_path / "i", sounds)
     assert not old.generation.exists()
-    with pytest.raises(UsageError, match="was replaced meanwhile"):
+    with pytest.raises(UsageError, match="was replaced in the meantime"):
         build_approximate(old)
     with pytest.raises(UsageError, match="there is no such file: build it, or search exactly"):
         nearest_approximate(Index.open(tmp_path / "i"), unit(0, (1, 8)), 1)
@@ -88,7 +88,7 @@ def test_file_of_another_index(large: Index, tmp_path: Path) -> None:
     index(tmp_path / "other", some(3))
     path = build_approximate(large)
     path.write_bytes(build_approximate(Index.open(tmp_path / "other")).read_bytes())
-    with pytest.raises(InputError, match="is of another index"):
+    with pytest.raises(InputError, match="belongs to a different index"):
         nearest_approximate(large, unit(0, (1, WIDTH)), 1)
 
 

@@ -285,6 +285,8 @@ def test_a_recording_by_the_name_of_a_file_of_ours(
 ) -> None:
     data = b"RIFF\x24\0\0\0WAVEfmt "
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UsageError, match=f"{name} in it is a recording, no part of an index"):
+    with pytest.raises(
+        UsageError, match=f"{name} in it is a recording, which is not part of an index"
+    ):
         index(tmp_path, some(3), rebuild=rebuild)
     assert (tmp_path / name).read_bytes() == data

@@ -130,9 +130,9 @@ def test_reader_that_a_writer_overtakes(
 def test_second_writer(path: Path) -> None:
     with (path / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="is being written by another process"):
+        with pytest.raises(UsageError, match="another process is writing to it"):
             Builder(path, IDENTITY, collection="")
-    with Builder(path, IDENTITY, collection=""), pytest.raises(UsageError, match="is being"):
+    with Builder(path, IDENTITY, collection=""), pytest.raises(UsageError, match="another process"):
         Builder(path, IDENTITY, collection="")
     Builder(path, IDENTITY, collection="").__exit__(None, None, None)
 
@@ -150,7 +150,7 @@ def test_other_plan_or_settings(
     path: Path, sounds: Collection, identity: Identity, said: str
 ) -> None:
     before = contents(path)
-    with pytest.raises(UsageError, match=f"{re.escape(said)}.*make it anew with --rebuild"):
+    with pytest.raises(UsageError, match=f"{re.escape(said)}.*rebuild it with --rebuild"):
         Builder(path, identity, collection="")
     assert contents(path) == before
     if identity is OTHER:
@@ -232,7 +232,7 @@ def test_files_of_others_inside_an_index_stay(path: Path, sounds: Collection) ->
 
 
 def test_no_index(tmp_path: Path) -> None:
-    for path, said in ((tmp_path / "no", "there is no such index"), (tmp_path, "is no index")):
+    for path, said in ((tmp_path / "no", "there is no such index"), (tmp_path, "is not an index")):
         with pytest.raises(InputError, match=f"{said}.*make one with `pengi-rt index`"):
             Index.open(path)
 
@@ -301,9 +301,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "manifest cut": (lambda folder: os.truncate(folder / "index.json", 99), "is not JSON"),
     "deep manifest": (written("index.json", b"[" * 10**5, hashed=False), "is not JSON"),
     "bytes": (written("index.json", b"\xff\xfe", hashed=False), "is not JSON"),
-    "another format": (changed_manifest(format="zip"), "is not of a pengi-rt retrieval index"),
-    "a later version": (changed_manifest(version=2), "has version 2, known is 1"),
-    "other settings": (changed_manifest(settings={}), "settings are not those"),
+    "another format": (
+        changed_manifest(format="zip"),
+        "is not the manifest of a pengi-rt retrieval index",
+    ),
+    "a later version": (changed_manifest(version=2), "has version 2, not 1"),
+    "other settings": (changed_manifest(settings={}), "settings do not match"),
     "settings of another kind": (changed_manifest(settings=[1]), "settings must be an object"),
     "negative rows": (changed_manifest(rows=-1), "rows must be in"),
     "rows of another kind": (changed_manifest(rows="7"), "rows must be int"),

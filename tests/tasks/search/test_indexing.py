@@ -220,7 +220,7 @@ def test_another_plan_is_refused(engine: Engine, folder: Path, index: Path) -> N
     with pengi_rt.load(threads=1) as other:  # the demo model's, because it is already there
         with pytest.raises(UsageError, match=r"was made with plan .*--rebuild"):
             other.index(folder, index, **FAST)
-        with pytest.raises(UsageError, match=r"was made by another plan.*--engine.*--rebuild"):
+        with pytest.raises(UsageError, match=r"was not made by .*--engine.*--rebuild"):
             other.search(index, "a dog")
         other.index(folder, index, rebuild=True, **FAST)
         assert len(other.search(index, "a dog")) == 6
@@ -371,7 +371,7 @@ def test_nothing_but_files_is_hashed(engine: Engine, folder: Path, index: Path) 
     found = engine.index(folder, index, **FAST)
     assert (found.recordings, found.failed) == (6, ())
     (said,) = found.names.skipped.values()
-    assert said == "2 passed over as pipes or devices"
+    assert said == "2 skipped as pipes or devices"
 
 
 @pytest.mark.parametrize("name", ["current", "index.json", "rows.jsonl", "captions.npy"])

@@ -100,5 +100,5 @@ def test_k_below_one(k: int) -> None:
 def test_damaged_row_is_no_result(damage: float) -> None:
     matrix = unit(1, (50, 8))
     matrix[31, 2] = damage
-    with pytest.raises(InputError, match="row 31 of the index is not of unit norm"):
+    with pytest.raises(InputError, match="row 31 of the index does not have unit norm"):
         nearest(matrix, unit(0, (2, 8)), 3, block_rows=20)

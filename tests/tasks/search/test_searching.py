@@ -217,15 +217,15 @@ def test_few_candidates_end_the_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "error", "message"),
     [
-        ({}, UsageError, "a text or for an example"),
-        ({"text": "a", "like": b""}, UsageError, "a text or for an example"),
+        ({}, UsageError, "either a text or an example"),
+        ({"text": "a", "like": b""}, UsageError, "either a text or an example"),
         ({"text": "a", "k": 0}, UsageError, "k must be a whole number of at least 1, got 0"),
         ({"text": "a", "strict": "no"}, UsageError, "strict must be True or False, got 'no'"),
         ({"text": "a", "approximate": 1}, UsageError, "approximate must be True or False"),
         ({"text": "a", "by": "names"}, UsageError, "by must be one of captions, words, aud"),
-        ({"text": "a", "by": "audio"}, UsageError, "sounds need an example"),
-        ({"text": "a", "by": "words", "approximate": True}, UsageError, "looked up exactly"),
-        ({"text": " - ", "by": "words"}, PromptError, "no word to look for in ' - '"),
+        ({"text": "a", "by": "audio"}, UsageError, "to search sounds, give an example"),
+        ({"text": "a", "by": "words", "approximate": True}, UsageError, "is always exact"),
+        ({"text": " - ", "by": "words"}, PromptError, "the query has no words: ' - '"),
         ({"text": "\udcff"}, PromptError, "is not valid UTF-8"),
         ({"text": 3}, PromptError, "must be a string, got int"),
         ({"like": b"no sound"}, AudioError, "<bytes>: not WAV"),
@@ -251,7 +251,7 @@ def test_a_cut_query_is_not_silent(
 
 
 def test_no_index(engine: Engine, folder: Path, tmp_path: Path) -> None:
-    for path, message in ((tmp_path / "nope", "no such index"), (folder, "is no index")):
+    for path, message in ((tmp_path / "nope", "no such index"), (folder, "is not an index")):
         with pytest.raises(InputError, match=rf"{message}.*`pengi-rt index`"):
             engine.search(path, "a dog")
 
@@ -277,7 +277,7 @@ def test_damaged_indexes(
     (path,) = index.rglob(name)
     damage(path)
     gone = name == "current" and damage is Path.unlink
-    message = "is no index" if gone else r"is damaged.*--rebuild"
+    message = "is not an index" if gone else r"is damaged.*--rebuild"
     with pytest.raises(InputError, match=message) as caught:
         engine.search(index, "a dog")
     assert "\n" not in str(caught.value)
@@ -301,9 +301,9 @@ def test_settings_of_another_version(engine: Engine, tmp_path: Path) -> None:
     (hit,) = engine.search(tmp_path / "i", "a dog")
     assert hit.path == Path("/sounds/a.wav")
     example = np.ones(9, np.float32), 16_000
-    with pytest.raises(UsageError, match="holds no sounds"):
+    with pytest.raises(UsageError, match="has no sounds"):
         engine.search(tmp_path / "i", like=example)
-    with pytest.raises(InputError, match="its settings are not those of this version"):
+    with pytest.raises(InputError, match="its settings do not fit this version"):
         engine.search(tmp_path / "i", like=example, by="captions")
 
 

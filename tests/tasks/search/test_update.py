@@ -74,7 +74,7 @@ def test_unreadable_file_is_to_do() -> None:
 
 
 def test_name_that_stands_twice() -> None:
-    with pytest.raises(UsageError, match=r"a\.wav: stands twice in the collection"):
+    with pytest.raises(UsageError, match=r"a\.wav: occurs twice in the collection"):
         plan_update(
             [FileStat("a.wav", 1, 1), FileStat("b.wav", 1, 1), FileStat("a.wav", 2, 1)], {}, never
         )

@@ -65,7 +65,7 @@ def test_the_best_k_and_ties_in_order() -> None:
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     words = Words(["a bad \udcff name", "x"])
     assert list(words.nearest("name \udcff", 1)[1]) == [0]
-    with pytest.raises(PromptError, match=r"no word to look for in ' \.\.\. '"):
+    with pytest.raises(PromptError, match=r"the query has no words: ' \.\.\. '"):
         words.nearest(" ... ", 1)
     with pytest.raises(UsageError, match="k must be at least 1, got 0"):
         words.nearest("name", 0)
