@@ -34,14 +34,14 @@ from pengi_rt.models.pengi import Pengi
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 USUAL, OTHERS = "fp16", ("int8", "fp32")
-"""Precisions."""
+"""The main precision, and the others."""
 BATCHES = (1, 64, 8)
 """Those with a bar in GPU.md come first, in case the time runs out."""
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 PROFILE_ROWS = 60
 
 Tokens = list[list[tuple[int, ...]]]
-"""For every clip, the tokens of its beams."""
+"""The tokens of each beam of each clip."""
 
 
 class Bench:
@@ -352,7 +352,7 @@ def decoder_bytes(backend: TritonBackend) -> int:
 
 
 def assert_forced(found: Tokens, batch: int, options: DecodeOptions) -> None:
-    """Nobody has stopped early."""
+    """Fail if any beam stopped early."""
     assert len(found) == batch
     assert all(len(beams) == options.beam_size for beams in found)
     assert all(len(tokens) == options.max_new_tokens for beams in found for tokens in beams)

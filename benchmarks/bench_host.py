@@ -47,7 +47,7 @@ class Instant:
         return self.encode_text(ids), self.answers[len(wave)]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 def searched(vocab: int, clips: int) -> SearchTrace:
@@ -91,7 +91,7 @@ def test_engine(benchmark: BenchmarkFixture, engine: Engine, clips: int) -> None
 
 @pytest.mark.parametrize("clips", BATCHES)
 def test_read_out(benchmark: BenchmarkFixture, engine: Engine, clips: int) -> None:
-    """The part of it that follows the beams back."""
+    """Only tracing the beams back to their tokens."""
     found = engine.backend.answers[clips]  # type: ignore[attr-defined]
     assert len(read_hypotheses(found, STEPS)) == clips
     benchmark.group = f"host, {clips} clips"

@@ -59,7 +59,7 @@ def default_tile(rows: int, weight: torch.dtype) -> Tile:
 
 @cache
 def tiles(rows: int, weight: torch.dtype) -> tuple[Tile, ...]:
-    """The default, and what may be faster: made for so few or so many rows, no block empty."""
+    """The default, and what may be faster: suited to the number of rows, without empty blocks."""
     most = max(16, triton.next_power_of_2(rows))
     few = rows <= FUSED_ROWS
     others = (t for t in OTHER_TILES[weight.itemsize] if t[0] <= most and (t[0] == 16) == few)

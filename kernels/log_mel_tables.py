@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SOURCES: Final = (32, 64)  # source frames of a tile
-BINS: Final = 64  # per iteration of the outer loop
-BANDS: Final = 32  # per group, at most; with more of them operands spill
-SAMPLES: Final = 16  # of half a frame, per iteration of the inner loop
-TAPS: Final = 4  # of bicubic interpolation
+BINS: Final = 64  # bins per iteration of the outer loop
+BANDS: Final = 32  # most bands per group; with more, operands spill
+SAMPLES: Final = 16  # samples of half a frame per iteration of the inner loop
+TAPS: Final = 4  # source frames that bicubic interpolation mixes
 GROUP_BINS: Final = {32: 2 * BINS, 64: 1 << 20}  # small tiles split the bins too
 TOLERANCE: Final = 1e-6  # a few roundings of a table's values, which are up to 1
-DECIBELS: Final = 3.010299956639812  # of a doubling: 10 log10(2)
+DECIBELS: Final = 3.010299956639812  # decibels of a doubling: 10 log10(2)
 
 
 class Cut(NamedTuple):

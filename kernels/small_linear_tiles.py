@@ -60,10 +60,10 @@ and so do int8 weights while they are widened.
 """
 OTHER_TILES: Final = {
     2: (
-        LinearTile(16, 32, 128, 0, 4, 4),  # K in turns, the next ones on their way
+        LinearTile(16, 32, 128, 0, 4, 4),  # K in steps, with the next ones being loaded
         LinearTile(32, 32, 64, 0, 4, 4),
         LinearTile(32, 64, 64, 0, 4, 4),
-        LinearTile(64, 32, 128, 0, 4, 3),  # half the turns
+        LinearTile(64, 32, 128, 0, 4, 3),  # half as many steps
         LinearTile(64, 64, 64, 0, 8, 3),  # with 4 warps it spills on an A100, where K is in slices
         LinearTile(128, 64, 64, 0, 8, 3),  # weights read less often
         LinearTile(64, 128, 64, 0, 8, 3),  # rows read less often

@@ -20,10 +20,10 @@ They fit every GPU since the A100."""
 OTHER_TILES: Final = {
     2: (
         (128, 128, 64, 8, 4),  # one more stage: 128 KiB, which only the A100 and the H100 have
-        (64, 128, 64, 8, 3),  # half the rows, where 128 of them leave processors idle
+        (64, 128, 64, 8, 3),  # half the rows, for when 128 leave processors idle
         (64, 64, 64, 4, 4),  # two programs on a processor, each with a warpgroup of 64 rows
         (32, 64, 64, 4, 4),  # more programs for the last stages, whose rows are few
-        (32, 32, 128, 4, 3),  # and half the iterations over their long K
+        (32, 32, 128, 4, 3),  # the same, with half the iterations over a long K
     ),
     4: (
         (128, 64, 32, 8, 3),  # each weight read half as often

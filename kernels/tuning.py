@@ -34,7 +34,7 @@ WARM_UPS, REPEATS = 4, 32
 
 _adopted: dict[torch.device, "Adopted"] = {}
 _choosers: dict[torch.device, Chooser] = {}
-"""Set by :func:`use_chooser`; they come before what was adopted. There is no other state."""
+"""Set by :func:`use_chooser`; they take precedence over adopted tiles. There is no other state."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from pengi_rt.config.options import (
     IndexOptions,
     ReadOptions,
     SearchOptions,
-    keywords_of,
+    WarmUpOptions,
 )
+from pengi_rt.config.task_options import keywords_of
 from pengi_rt.plan.builtin import named_or_builtin
 from pengi_rt.plan.reader import Plan
 from pengi_rt.results.classification import Classification
@@ -65,19 +66,18 @@ def load(
         stack.callback(runner.close)
         engine = Engine(plan, runner)
         stack.pop_all()
-    return engine
+        return engine
 
 
 class Engine:
     """Answers prompts about recordings.
 
-    Any thread may call an engine at any time; calls take turns, one batch of windows at a time (one
-    token for a stream). Results belong to the caller. After :meth:`close`, every call and every
-    running iterator raises :class:`~pengi_rt.errors.BackendError`.
+    Any thread may call it at any time; calls take turns, one batch of windows (a stream: one token)
+    at a time. After :meth:`close` every call and running iterator raises BackendError.
     """
 
     def __init__(self, plan: Plan, backend: Backend) -> None:
-        """Wrap an open plan and the backend that runs it; :func:`load` makes both."""
+        """Wrap an open plan and its backend; :func:`load` makes both."""
         self.session = Session(plan, backend)
         self.plan = plan
         self.backend = backend
@@ -273,8 +273,7 @@ class Engine:
     def embed_text(self, texts: Sequence[str], *, strict: bool = False) -> list[TextEmbedding]:
         """Embeddings and prefixes of texts; ``strict`` refuses texts over the encoder's limit.
 
-        Raises UsageError if the plan has no text encoder or ``texts`` is one string, PromptError
-        if a text is invalid or too long (``strict``).
+        Raises UsageError without a text encoder, PromptError for an invalid text.
         """
         return embed_texts(self.session, texts, strict=strict)
 
@@ -327,16 +326,17 @@ class Engine:
         Raises UsageError unless exactly one of them is given and this plan made the index.
         """
         chosen = SearchOptions.given(options, keywords, "search")
-        opened = index if isinstance(index, Index) else Index.open(index)
-        return search_index(self.session, opened, Query(text, like), chosen)
+        index = index if isinstance(index, Index) else Index.open(index)
+        return search_index(self.session, index, Query(text, like), chosen)
 
-    @keywords_of(GenerateOptions)
+    @keywords_of(WarmUpOptions)
     def warm_up(
         self, batch_sizes: Iterable[int] = (1,), *, tune: bool = False, **keywords: Any
     ) -> Iterator[WarmUpStep]:
         """Compile what the backend needs for these batch sizes; ``tune`` also times its kernels."""
         self.plan.require("generate")
-        search = search_options(self.session, GenerateOptions.given(None, keywords, "warm_up"))
+        chosen = WarmUpOptions.given(None, keywords, "warm_up").to_json()
+        search = search_options(self.session, GenerateOptions(**chosen))
         return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ def pytest_configure() -> None:
         )
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
+@pytest.hookimpl(tryfirst=True)  # this runs before -m selects tests
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """With PENGI_TEST_GPU, the tests of kernels run compiled and are GPU tests as well."""
     for item in items:
@@ -51,10 +51,10 @@ def _runs_kernels(module: Path) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """On a GPU, no engine takes the tiles that the machine's user has measured."""
+    """On a GPU, no engine uses the tiles that this machine's user has measured."""
     with pytest.MonkeyPatch.context() as patch:
         if ON_GPU:
-            # Compiled kernels are nobody's choice: they stay where they are.
+            # Compiled kernels do not depend on settings: they stay where they are.
             os.environ.setdefault("TRITON_CACHE_DIR", str(cache_directory() / "triton"))
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -98,7 +98,7 @@ def engine(tiny_plan: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The reference folder (goldens' makers, tokenizers), which is not part of the project."""
+    """The reference folder (the goldens' scripts, tokenizers), which is not part of the project."""
     folder = os.environ.get("PENGI_RT_REFERENCE")
     if not folder:
         pytest.skip("PENGI_RT_REFERENCE names no reference folder")

@@ -25,7 +25,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(path: Path) -> Iterator[tuple[Function, int]]:
-    """Every function and method with its lines, from ``def`` to its end."""
+    """Every function and method with its length in lines, from ``def`` to its end."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, Function):
             assert node.end_lineno is not None

@@ -14,7 +14,7 @@ DOCUMENT = (ROOT / "docs" / "cookbook.md").read_text("utf-8")
 def test_every_snippet_prints_what_stands_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One test, because every snippet stands on those before it."""
+    """One test, because every snippet builds on the ones before it."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for step in steps(DOCUMENT):

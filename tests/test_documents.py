@@ -1,4 +1,4 @@
-"""The documents say what the code does, where that can be counted."""
+"""Documents match the code, wherever that can be counted."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The engine: equal answers however they are asked for, and nothing dropped silently."""
+"""The engine: equal answers however they are requested, and nothing dropped silently."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -99,7 +99,7 @@ def test_the_prompt_and_the_additional_text_matter(engine: Engine) -> None:
 
 @pytest.fixture
 def encoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[I64]:
-    """The ids of every call that encodes text from now on."""
+    """Records the ids of every call that encodes text from now on."""
     calls: list[I64] = []
     encode = engine.backend.encoders.encode_text
 
@@ -120,7 +120,7 @@ def test_a_prompt_is_encoded_once(engine: Engine, encoded: list[I64]) -> None:
 def test_prompts_of_one_call_are_encoded_once(
     engine: Engine, encoded: list[I64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if they are more than the session caches from call to call."""
+    """Also if they are more than the session caches between calls."""
     monkeypatch.setattr(engine.session._prompts, "_size", 1)
     prompts = [f"question {word}" for word in ("one", "two", "three")]
     engine.generate([clip(seed) for seed in range(2)], prompts, batch_size=1, max_new_tokens=2)
@@ -205,7 +205,7 @@ def test_a_closed_engine_says_so(tiny_plan: Path, backend: Literal["onnx", "torc
 def test_other_threads_get_their_turn_between_batches(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An hour's recording is one group: the others do not wait for all of it."""
+    """An hour-long recording is one group: the others do not wait for all of it."""
     encode = engine.backend.encoders.encode_audio
     others: list[Future[object]] = []
 
@@ -220,7 +220,7 @@ def test_other_threads_get_their_turn_between_batches(
 
     with ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(engine.backend.encoders, "encode_audio", encoded)
-        # Batches of one: the second may not begin before the other thread had its turn.
+        # Batches of one: the second may not start before the other thread had its turn.
         results = engine.iter_generate([clip(0, seconds=16.0)], batch_size=1, max_new_tokens=1)
         assert len(next(results).windows) == 8
     assert len(others) == 2

@@ -1,4 +1,4 @@
-"""The golden files and the clips they were computed from are what they claim to be."""
+"""The golden files and the clips they were computed from are as documented."""
 
 import golden
 import numpy as np

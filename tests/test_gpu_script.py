@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.sh`` without a GPU: which commands it would run there, by stand-ins for them."""
+"""``benchmarks/gpu.sh`` without a GPU: stand-ins record which commands it would run."""
 
 import os
 import re
@@ -20,7 +20,7 @@ echo NVIDIA H200
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A folder with commands that only write down what they are called with."""
+    """A folder with commands that only record how they are called."""
     for name, text in (("python", PYTHON), ("nvidia-smi", SMI)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -28,12 +28,16 @@ def machine(tmp_path: Path) -> Path:
 
 
 def run(machine: Path, *steps: str, fails: str = "nothing") -> tuple[int, str, list[str]]:
-    """Exit code, standard error, and the calls of Python."""
+    """Exit code, standard error, and Python's calls."""
     log = machine / "log"
     environment = {
-        "PATH": f"{machine}:{os.defpath}", "PYTHON": str(machine / "python"), "LOG": str(log),
-        "OUT": str(machine / "out"), "CHECKPOINTS": str(machine / "made"), "FAILS": fails,
-    }  # fmt: skip
+        "PATH": f"{machine}:{os.defpath}",
+        "PYTHON": str(machine / "python"),
+        "LOG": str(log),
+        "OUT": str(machine / "out"),
+        "CHECKPOINTS": str(machine / "made"),
+        "FAILS": fails,
+    }
     done = subprocess.run(
         [SCRIPT, *steps], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
@@ -43,15 +47,19 @@ def run(machine: Path, *steps: str, fails: str = "nothing") -> tuple[int, str, l
 
 def test_all_steps_in_order_over_files_that_are_there(machine: Path) -> None:
     code, error, calls = run(machine, fails="mytest")
-    assert code == 1  # nothing was measured, so there is no file of tiles
+    assert code == 1  # nothing was measured, so there is no tile file
     assert error.endswith("gpu.sh: failed: tiles")
     named = [re.search(r"(?:tests|benchmarks|kernels)/[\w/]+(?:\.py)?", call) for call in calls]
     paths = [found[0] for found in named if found]
     assert paths == [
-        "tests/kernels", "benchmarks/support/warm_gpu.py", "benchmarks/bench_gpu_caption.py",
-        "benchmarks/bench_gpu_kernels.py", "benchmarks/support/warm_gpu.py",
-        "benchmarks/bench_gpu_caption.py", "tests/gpu",
-    ]  # fmt: skip
+        "tests/kernels",
+        "benchmarks/support/warm_gpu.py",
+        "benchmarks/bench_gpu_caption.py",
+        "benchmarks/bench_gpu_kernels.py",
+        "benchmarks/support/warm_gpu.py",
+        "benchmarks/bench_gpu_caption.py",
+        "tests/gpu",
+    ]
     assert all((ROOT / path).exists() for path in paths)
     assert sum("make_checkpoint.py" in call for call in calls) == 2
     assert calls[-2:] == ["-P -m pengi_rt warmup --precision fp16"] * 2

@@ -111,10 +111,10 @@ def test_runtime_reaches_for_the_extras_only_when_asked(name: str) -> None:
 
 
 def layer(module: str) -> int:
-    """How far below the top a module belongs, by the longest name in LAYERS that holds it."""
+    """How far below the top a module belongs, by the longest name in LAYERS containing it."""
     if module == "pengi_rt":
         return 0
-    if module == "pengi_rt._core":  # what kernels/csrc makes
+    if module == "pengi_rt._core":  # what kernels/csrc builds
         return LAYERS.index("kernels")
     rooms = [room for room in LAYERS if within(module, f"pengi_rt.{room}")]
     assert rooms, f"{module} is in no room of LAYERS"
@@ -122,13 +122,13 @@ def layer(module: str) -> int:
 
 
 def ours(name: str) -> set[str]:
-    """The modules of ours that a module imports anywhere, and those packages it names alone."""
+    """Our modules that a module imports anywhere, and the packages that it names alone."""
     found = {found.module for found in IMPORTS[name]} & {*MODULES, "pengi_rt._core"}
     return found - {name} - ({"pengi_rt"} if not imports_the_face(name) else set())
 
 
 def imports_the_face(name: str) -> bool:
-    """Whether it takes something from ``pengi_rt`` itself, not from a module in it."""
+    """Whether it imports something from ``pengi_rt`` itself, not from a module in it."""
     source = MODULES[name].read_text("utf-8")
     return (
         re.search(r"^\s*(import pengi_rt$|from pengi_rt import )", source, re.MULTILINE) is not None
@@ -175,7 +175,7 @@ def test_import_budget(statement: str, unwanted: tuple[str, ...]) -> None:
 
 
 def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
-    # scikit-build-core leaves out what git ignores, even when it was added by force.
+    # scikit-build-core leaves out what git ignores, even if it was added by force.
     name = build("wheel", tmp_path)
     with zipfile.ZipFile(tmp_path / name) as wheel:
         held = sorted(entry for entry in wheel.namelist() if ".dist-info/" not in entry)
@@ -205,14 +205,14 @@ def test_sdist_keeps_the_links_and_the_sources(tmp_path: Path) -> None:
 
 
 def build(kind: str, folder: Path) -> str:
-    """The file name of a wheel or sdist made in ``folder``, without compiling."""
+    """The file name of a wheel or sdist built in ``folder``, without compiling."""
     settings = {"wheel.cmake": "false"} if kind == "wheel" else {}
     call = f"build.build_{kind}({str(folder)!r}, {settings!r})"
     return run(f"from scikit_build_core import build; print({call})").splitlines()[-1]
 
 
 def run(code: str) -> str:
-    """What a fresh interpreter prints that runs ``code`` in the root but cannot import from it."""
+    """What ``code`` prints in a fresh interpreter in the root that cannot import from it."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The menu is complete, and says what is missing before it sets anything up."""
+"""The menu is complete, and reports what is missing before it sets anything up."""
 
 import os
 import re
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run make; the interpreter it would set up with does not exist, so it cannot get far."""
+    """Run make; the interpreter it would set up does not exist, so it cannot get far."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
         ["make", "--no-print-directory", "PYTHON=no-such-python", *arguments],
@@ -63,7 +63,7 @@ def test_clean_removes_only_what_git_ignores() -> None:
 
 
 def test_demo_needs_no_torch() -> None:
-    """It is what a new user sees after a minute."""
+    """A new user sees this after a minute."""
     commands = make("--dry-run", "--always-make", "demo", "SOUNDS=a.wav 'b c.mp3'").stdout
     assert "torch" not in commands
     assert "'.[plot]'" in commands

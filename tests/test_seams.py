@@ -40,7 +40,7 @@ def plan(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def noise(tmp_path: Path) -> Path:
-    """Two and a half windows."""
+    """A recording of two and a half windows."""
     samples = np.random.default_rng(1).uniform(-0.5, 0.5, 10_000)
     path = tmp_path / "noise.wav"
     soundfile.write(path, samples, RATE, subtype="FLOAT")

@@ -70,7 +70,7 @@ class OptimizerConfig(Checked):
     rates: dict[str, float] = field(default_factory=dict)  # factors on ``rate``, by part
     betas: Annotated[tuple[float, ...], Within(0, 1)] = (0.9, 0.999)
     weight_decay: Weight = 0.0  # for matrices; norms, biases and tables have none
-    clip_norm: Weight = 0.0  # of the gradient; 0 does not clip
+    clip_norm: Weight = 0.0  # maximum norm of the gradient; 0 does not clip
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: Count = 2000
 
@@ -93,12 +93,10 @@ class AugmentConfig(Checked):
     time_stripes: Count = 2
     freq_drop_width: Positive = 8  # mel bins
     freq_stripes: Count = 2
-    mixup_alpha: Annotated[float, Within(0, 100)] = (
-        0.0  # of the beta distribution; 0 turns mixup off
-    )
+    mixup_alpha: Annotated[float, Within(0, 100)] = 0.0  # of the beta distribution; 0: no mixup
     drop_path: Share = 0.1  # rate of the last block, rising linearly from 0
     gain_db: Annotated[float, Within(0, 60)] = 0.0  # uniform, in both directions
-    dropout: Share = 0.5  # of both encoders' projections
+    dropout: Share = 0.5  # in both encoders' projections
 
     def _check(self) -> None:
         require(self.drop_path < 1, "drop_path must be below 1, or nothing is left")
@@ -109,7 +107,7 @@ class ContrastiveConfig(Checked):
     """CLAP's objective (paper, section 4.3), and optional tagging."""
 
     temperature: Annotated[float, Within(1e-4, 100)] = 0.07  # at the start; learned
-    max_scale: Annotated[float, Within(1, 10**6)] = 100.0  # of 1 / temperature
+    max_scale: Annotated[float, Within(1, 10**6)] = 100.0  # upper limit of 1 / temperature
     text: Literal["target", "prompt_and_target"] = "target"
     weight: Weight = 1.0
     tagging: Weight = 0.0  # weight of HTSAT's own objective on the rows' tags
@@ -133,7 +131,7 @@ class LanguageModelConfig(Checked):
 class RunConfig(Checked):
     """Length and batch size of a run, its hardware, and what it saves."""
 
-    steps: Positive = 10_000  # of the optimizer
+    steps: Positive = 10_000  # optimizer steps
     batch_size: Positive = 384  # clips (rows, for text) per step, over all processes
     accumulate: Positive = 1  # parts that a step's batch is split into
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -158,9 +156,7 @@ class TrainConfig(Checked):
     stage: Stage
     output_dir: str
     init_from: str = ""  # one of our checkpoints, all parts
-    init: dict[str, str] = field(
-        default_factory=dict
-    )  # part of the model -> file that it starts from
+    init: dict[str, str] = field(default_factory=dict)  # part of the model -> its initial file
     tokenizers: str = ""  # a folder; default: those of init_from
     train: tuple[str, ...] = ()  # parts; default: those of the stage (TRAINED)
     seed: Annotated[int, Within(0, 2**31 - 1)] = 0

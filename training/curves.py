@@ -113,8 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.curves", description="Draw what training runs recorded."
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="their output_dir")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, PNG")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN_DIR", help="output_dir of each run"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, a PNG file")
     options = parser.parse_args(argv)
     return exit_code(lambda: draw_curves(options.runs, options.output))
 

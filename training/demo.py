@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m pengi_rt.training.demo",
         description="Make the demo model: sounds, tokenizers, five runs, plan, scores.",
     )
-    parser.add_argument("--variants", action="store_true", help="the paper's variants too")
+    parser.add_argument("--variants", action="store_true", help="also train the paper's variants")
     parser.add_argument("--workers", type=int, default=2, help="processes that make sounds")
     options = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO)

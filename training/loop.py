@@ -54,9 +54,9 @@ class Run:
     optimizer: Optimizer
     schedule: LambdaLR
     step: int = 0
-    stop_requested: bool = False  # by a signal to this process
+    stop_requested: bool = False  # this process received a signal
     stop: bool = False  # all processes leave the loop after this step
-    sums: dict[str, float] = field(default_factory=dict)  # since the last report
+    sums: dict[str, float] = field(default_factory=dict)  # losses since the last report
 
     @property
     def root(self) -> Path:

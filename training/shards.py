@@ -170,9 +170,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
     parser.add_argument("folder", type=Path, metavar="OUT", help="where the shards go")
     parser.add_argument(
-        "--per-shard", type=int, default=PER_SHARD, metavar="N", help="recordings (%(default)s)"
+        "--per-shard",
+        type=int,
+        default=PER_SHARD,
+        metavar="N",
+        help="recordings per shard (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of their order (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of their order (%(default)s)")
     parser.add_argument(
         "--max-seconds", type=float, default=MAX_SECONDS, help="refuse longer ones (%(default)g)"
     )

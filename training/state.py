@@ -1,6 +1,6 @@
 """Resume states of a run: written completely or not at all, and checked before they are used.
 
-``OUTPUT/state/step-00001000/`` holds what accelerate saves (weights, optimiser, schedule, scaler,
+``OUTPUT/state/step-00001000/`` holds what accelerate saves (weights, optimizer, schedule, scaler,
 every process's random generators) and ``run.json``: the step, the run's config, the losses not yet
 recorded, and the SHA-256 of every other file and of itself. The folder gets its name when all of it
 is on the disk, so a kill or a full disk leaves the earlier states as they were. A state that was
@@ -43,7 +43,7 @@ class State:
     step: int
     config: dict[str, Any]
     generator: str  # digest of the first process's random generator
-    sums: dict[str, float]  # of losses since they were last recorded
+    sums: dict[str, float]  # losses since the last record
 
 
 def save_state(

@@ -24,19 +24,19 @@ from pengi_rt.kernels.tuning import adopt, adopted
 Call = Callable[[], object]
 
 FLUSH_FACTOR = 8
-"""Sizes of the L2 cache that are overwritten to empty it."""
+"""How many times its size is overwritten to empty the L2 cache."""
 BUSY_CYCLES = 1_000_000
 """About 0.5 ms for which the device is kept busy while the host launches a graph."""
 WARM_UPS, REPEATS = 3, 21
 ROOF_BYTES = 2**32
 ROOF_SIDE = 8192
 FACTOR = 2
-"""A kernel adds in another order, so its error may be this many times PyTorch's own."""
+"""A kernel's error may be this many times PyTorch's, because it adds in another order."""
 
 
 @cache
 def l2_bytes() -> int:
-    """The device's L2 cache."""
+    """The size of the device's L2 cache."""
     size: int = torch.cuda.get_device_properties().L2_cache_size
     return size
 
@@ -53,7 +53,7 @@ class Roofs(NamedTuple):
     """The device's limits, measured in this run on random numbers."""
 
     copy_gb_s: float
-    """Of a copy in memory: bytes read plus bytes written."""
+    """Bandwidth of a copy in memory: bytes read plus bytes written."""
     fp16_tflop_s: float
     tf32_tflop_s: float
 

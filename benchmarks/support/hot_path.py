@@ -1,4 +1,4 @@
-"""The way of a request, counted: which of our files and rooms it enters, and how deep.
+"""Trace a request: which of our files and rooms it enters, and how deep.
 
     python benchmarks/support/hot_path.py
 
@@ -28,11 +28,11 @@ ROOTS = {str(PACKAGE): ""} | {
 
 @dataclass
 class Walk:
-    """What a call entered.
+    """The files of ours that a call entered.
 
     Attributes:
-        stays: the files in turn, as often as the way changes from one to another.
-        depth: the greatest number of our frames at a time.
+        stays: the files in order; each change from one file to another adds one.
+        depth: the largest number of our frames on the stack at once.
     """
 
     stays: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Walk:
 
     @property
     def rooms(self) -> list[str]:
-        """The rooms in turn."""
+        """The rooms, in order."""
         rooms = [name.rpartition("/")[0] or name for name in self.stays]
         return [room for i, room in enumerate(rooms) if not i or room != rooms[i - 1]]
 

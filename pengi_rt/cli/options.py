@@ -20,13 +20,8 @@ from typing import (
 from pengi_rt.backends.registry import backends, devices, precisions
 from pengi_rt.cli.output import refuse_overwriting, refuse_precious
 from pengi_rt.cli.parser import Once
-from pengi_rt.config.options import (
-    GenerateOptions,
-    PromptOptions,
-    ReadOptions,
-    TaskOptions,
-    described,
-)
+from pengi_rt.config.options import GenerateOptions, PromptOptions, ReadOptions
+from pengi_rt.config.task_options import TaskOptions, described
 from pengi_rt.errors import UsageError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.system.streams import STDIO
@@ -83,7 +78,7 @@ def add_options(parser: Container, cls: type[TaskOptions], *names: str) -> None:
         parser.add_argument(
             *(about.flag or f"--{name.replace('_', '-')}").split(),
             dest=name,
-            help=about.help.replace("%", "%%") + shown,
+            help=(about.flag_help or about.help).replace("%", "%%") + shown,
             **_argument(hint, default, about.metavar),
         )
 

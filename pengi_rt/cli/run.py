@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pengi_rt.backends.registry import backend_spec
 from pengi_rt.cli.named import source
 from pengi_rt.cli.progress import Progress
 from pengi_rt.errors import AudioError
@@ -65,7 +66,9 @@ class Run:
         arguments = self._arguments
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
-        settings = {**asked, "precision": arguments.precision}
+        settings = {**asked, **_resolved(engine, asked), "precision": arguments.precision}
+        if arguments.precision == "auto":
+            settings["precision"] = backend_spec(engine.backend.name).precisions[0]
         settings.pop("batch_size", None)  # changes no answer
         self._settings = settings_hash(engine.plan.fingerprint, settings)
         if arguments.resume:
@@ -140,6 +143,17 @@ class Run:
     def _count_failure(self, error: AudioError) -> None:
         say(error)
         self.failed += 1
+
+
+def _resolved(engine: "Engine", asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan's own values of what was not asked for."""
+    own = engine.config.generation
+    defaults = {
+        "beam_size": own.beam_size if asked.get("samples") is None else None,
+        "max_new_tokens": own.max_new_tokens,
+        "temperature": own.temperature,
+    }
+    return {name: value for name, value in defaults.items() if asked.get(name, "") is None}
 
 
 def _error_row(name: str, error: AudioError) -> Row:

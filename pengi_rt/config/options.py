@@ -5,11 +5,9 @@ on the command line with its default and help (``cli/options.py``), and the key 
 (:meth:`TaskOptions.from_json`). Values are checked when the dataclass is made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from inspect import Parameter, cleandoc, signature
-from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from pengi_rt.config.bounds import (
     MAX_BEAM_SIZE,
@@ -18,12 +16,10 @@ from pengi_rt.config.bounds import (
     check_temperature,
     check_top_p,
 )
-from pengi_rt.config.checked import argument, listed, whole
+from pengi_rt.config.checked import listed, whole
 from pengi_rt.config.choices import LongAudio
+from pengi_rt.config.task_options import TaskOptions, option
 from pengi_rt.errors import PromptError, UsageError
-from pengi_rt.system.quote import shown
-
-Call = TypeVar("Call", bound=Callable[..., Any])
 
 Method = Literal["text-matching", "log-likelihood"]
 """How a label is chosen: by the text of the answer, or by the label's own likelihood."""
@@ -43,79 +39,6 @@ LABEL: Final = "{label}"
 """Stands for the label in a template."""
 
 
-class Option(NamedTuple):
-    """A field's help text, flags and bounds."""
-
-    help: str
-    metavar: str | None = None
-    flag: str | None = None
-    """The command-line flags, if they are not ``--name-of-the-field``."""
-    low: int | None = None
-    """The smallest whole number allowed."""
-    high: int | None = None
-    """The largest whole number allowed."""
-
-
-def option(default: Any, help: str, **more: Any) -> Any:  # noqa: A002 - argparse's word
-    """A dataclass field with a default and an :class:`Option`."""
-    return field(default=default, metadata={"option": Option(help, **more)})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """The base of every task's options.
-
-    Raises:
-        UsageError: a value has the wrong type, or is out of range.
-        PromptError: a stop string is not a string.
-    """
-
-    def __post_init__(self) -> None:
-        defaults = {each.name: each.default for each in fields(self)}
-        for name, (hint, about) in described(type(self)).items():
-            value = getattr(self, name)
-            if value is defaults[name]:
-                continue
-            if about.low is None or (value is None and hint is not int):
-                value = argument(name, value, hint)
-            else:
-                value = whole(name, value, about.low, about.high)
-            object.__setattr__(self, name, value)
-
-    @classmethod
-    def given(cls, options: Self | None, keywords: Mapping[str, Any], verb: str) -> Self:
-        """``options`` (default: all defaults) with the values in ``keywords`` replaced.
-
-        Raises:
-            TypeError: ``options`` is of the wrong class, or a keyword is not a field.
-            UsageError, PromptError: a value is invalid.
-        """
-        if unknown := sorted(set(keywords) - set(described(cls))):
-            raise TypeError(f"{verb} has no option {', '.join(unknown)}")
-        if options is None:
-            return cls(**keywords)
-        if type(options) is not cls:
-            raise TypeError(f"{verb} takes {cls.__name__}, got {type(options).__name__}")
-        return replace(options, **keywords) if keywords else options
-
-    @classmethod
-    def from_json(cls, request: Mapping[str, Any]) -> Self:
-        """Options from a decoded JSON object.
-
-        Raises:
-            UsageError: a key is unknown, or a value is invalid.
-        """
-        if unknown := sorted(set(request) - set(described(cls))):
-            known = ", ".join(described(cls))
-            raise UsageError(f"unknown options {shown(unknown)[1:-1]}; known: {known}")
-        return cls(**request)
-
-    def to_json(self) -> dict[str, Any]:
-        """The options as a JSON-ready object, which :meth:`from_json` reads."""
-        values = {name: getattr(self, name) for name in described(type(self))}
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions(TaskOptions):
     """How recordings are read."""
@@ -130,8 +53,9 @@ class ReadOptions(TaskOptions):
     )
     resample: bool = option(
         True,
-        "use the samples as they are, ignoring the file's rate (only with --long-audio compat)",
+        "resample to the model's rate; False, only with compat, takes the samples as they are",
         flag="--no-resample",
+        flag_help="use the samples as they are, at any rate (with --long-audio compat)",
     )
     allow_truncated: bool = option(
         False, "use what can be read of a truncated or damaged file (sets audio_truncated)"
@@ -242,6 +166,8 @@ class ClassifyOptions(GenerateOptions):
 
     def __post_init__(self) -> None:
         GenerateOptions.__post_init__(self)
+        if LABEL not in self.template:
+            raise UsageError(f"the template must hold {LABEL}, got {self.template!r}")
         (_check_matching if self.method == "text-matching" else _check_likelihood)(self)
 
 
@@ -272,6 +198,14 @@ class IndexOptions(GenerateOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUpOptions(TaskOptions):
+    """Which searches a backend is made ready for; None stands for the plan's own default."""
+
+    beam_size: int | None = option(None, "hypotheses kept", metavar="N", low=1, high=MAX_BEAM_SIZE)
+    max_new_tokens: int | None = option(None, "the longest answer, in tokens", metavar="N", low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions(TaskOptions):
     """How an index is searched."""
 
@@ -292,35 +226,6 @@ class SearchOptions(TaskOptions):
         "refuse text over the encoder's limit, and recordings that seem to be silent or wrongly "
         "scaled, instead of warning",
     )
-
-
-def described(cls: type) -> Mapping[str, tuple[Any, Option]]:
-    """Every field of an options class by name: its type and its :class:`Option`."""
-    return _described(cls)
-
-
-@cache
-def _described(cls: type) -> Mapping[str, tuple[Any, Option]]:
-    hints = get_type_hints(cls)
-    return {each.name: (hints[each.name], each.metadata["option"]) for each in fields(cls)}
-
-
-def keywords_of(cls: type[TaskOptions]) -> Callable[[Call], Call]:
-    """Show the fields of ``cls`` in place of ``**keywords`` in a signature and docstring."""
-
-    def show(call: Call) -> Call:
-        own = signature(call)
-        known = [each for each in own.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
-        shown_fields = [
-            Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
-            for each in fields(cls)
-        ]
-        call.__signature__ = own.replace(parameters=[*known, *shown_fields])  # type: ignore[attr-defined]
-        told = (f"    {name}: {about.help}" for name, (_, about) in described(cls).items())
-        call.__doc__ = "\n".join([cleandoc(call.__doc__ or ""), "", "Keywords:", *told])
-        return call
-
-    return show
 
 
 def _stop_strings(stops: object) -> tuple[str, ...]:

@@ -210,12 +210,12 @@ class _Reader:
                 allow_truncated=options.allow_truncated,
                 strict=options.strict,
             )
-            if recording.truncated and options.long_audio != "windows":
-                logger.warning(
-                    "%s: only one window is answered (long_audio %s)",
-                    one_line(recording.name),
-                    options.long_audio,
-                )
+        if recording.truncated and options.long_audio != "windows":
+            logger.warning(
+                "%s: only one window is answered (long_audio %s)",
+                one_line(recording.name),
+                options.long_audio,
+            )
         for warning in recording.warnings:
             name = one_line(recording.name)
             if options.strict:

@@ -1,4 +1,4 @@
-"""Samples in memory, whatever holds them: the same answer, or one line that says what to do."""
+"""Samples in memory, in any container: the same answer, or one line that says what to do."""
 
 import array
 from fractions import Fraction
@@ -22,7 +22,7 @@ class Convertible:
 
 
 class Exchanged:
-    """Only what the DLPack protocol asks for."""
+    """Implements only what the DLPack protocol requires."""
 
     def __dlpack__(self, **options: Any) -> Any:
         return MONO.__dlpack__(**options)
@@ -32,7 +32,7 @@ class Exchanged:
 
 
 class OnGpu:
-    """As a torch tensor elsewhere: only ``cpu()`` of ``detach()`` is read."""
+    """A stand-in for a torch tensor on another device: only ``detach().cpu()`` can be read."""
 
     def detach(self) -> "Moved":
         return Moved()
@@ -104,10 +104,16 @@ def test_nothing_is_copied() -> None:
 
 @pytest.mark.parametrize(
     "rate",
-    [16_000.0, np.float32(16_000), np.int32(RATE), np.array(RATE), torch.tensor(RATE),
-     Fraction(RATE)],
+    [
+        16_000.0,
+        np.float32(16_000),
+        np.int32(RATE),
+        np.array(RATE),
+        torch.tensor(RATE),
+        Fraction(RATE),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_rates(rate: Any) -> None:
     got = array_samples((MONO, rate), "x")[1]
     assert got == RATE
@@ -116,10 +122,23 @@ def test_rates(rate: Any) -> None:
 
 @pytest.mark.parametrize(
     "rate",
-    [16_000.5, "16000", b"16000", True, np.True_, None, float("nan"), float("inf"), 10**5000,
-     [16_000], np.array([RATE]), 16_000 + 0j, MONO],
+    [
+        16_000.5,
+        "16000",
+        b"16000",
+        True,
+        np.True_,
+        None,
+        float("nan"),
+        float("inf"),
+        10**5000,
+        [16_000],
+        np.array([RATE]),
+        16_000 + 0j,
+        MONO,
+    ],
     ids=lambda rate: type(rate).__name__,
-)  # fmt: skip
+)
 def test_no_rates(rate: Any) -> None:
     with pytest.raises(
         AudioError, match=r"^x: the rate must be a whole number of Hz, got "

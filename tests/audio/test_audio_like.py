@@ -1,4 +1,4 @@
-"""What callers hand in: one recording or several, and what of it is read."""
+"""What callers may pass: one recording or several, and how each is read."""
 
 import io
 from collections import UserDict
@@ -24,14 +24,14 @@ DATA = encode(SAMPLES[:, None], RATE, "WAV", "FLOAT")
 
 
 class Decoded:
-    """As torchcodec's AudioSamples."""
+    """Mimics torchcodec's AudioSamples."""
 
     data = torch.tensor(np.stack([SAMPLES, SAMPLES]))
     sample_rate = RATE
 
 
 class Decoder:
-    """As torchcodec's AudioDecoder, which a row of a Hugging Face dataset holds today."""
+    """Mimics torchcodec's AudioDecoder, which rows of Hugging Face datasets contain today."""
 
     def get_all_samples(self) -> Decoded:
         return Decoded()
@@ -67,7 +67,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def sources(path: Path) -> dict[str, tuple[Any, str]]:
-    """Every kind of source, and what it is called."""
+    """Every kind of source, with the name it is given."""
     return {
         "a string of a subclass": (Text(path), str(path)),
         "NumPy's string": (np.str_(path), str(path)),
@@ -77,7 +77,8 @@ def sources(path: Path) -> dict[str, tuple[Any, str]]:
         "decoded dataset": ({"array": SAMPLES, "sampling_rate": RATE, "path": None}, "<dict>"),
         "named dataset": ({"array": SAMPLES, "sampling_rate": RATE, "path": "x.wav"}, "x.wav"),
         "tensors of a dataset": (
-            {"array": torch.tensor(SAMPLES), "sampling_rate": torch.tensor(RATE)}, "<dict>"
+            {"array": torch.tensor(SAMPLES), "sampling_rate": torch.tensor(RATE)},
+            "<dict>",
         ),
         "bytes of a dataset": ({"bytes": DATA, "path": "x.wav"}, "x.wav"),
         "path of a dataset": ({"bytes": None, "path": str(path)}, str(path)),
@@ -86,7 +87,7 @@ def sources(path: Path) -> dict[str, tuple[Any, str]]:
         "torchcodec's decoder": (Decoder(), "<Decoder>"),
         "a tensor": ((torch.tensor(SAMPLES), RATE), "<array>"),
         "a list": ((SAMPLES.tolist(), float(RATE)), "<array>"),
-    }  # fmt: skip
+    }
 
 
 def test_every_kind_is_one_recording_and_read_alike(path: Path) -> None:

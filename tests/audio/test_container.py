@@ -1,4 +1,4 @@
-"""Formats are recognised by what is in a file, whatever stands before it."""
+"""Formats are recognized by a file's content, whatever precedes it."""
 
 import contextlib
 import io

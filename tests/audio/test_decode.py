@@ -1,4 +1,4 @@
-"""Decoding: every format and depth, nothing silently shorter, every limit."""
+"""Decoding: every format and bit depth, no silent truncation, every limit."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def _refusal(data: bytes) -> str:
     return str(caught.value)
 
 
-# Half a quantisation step of each depth; the compressed ones are not compared sample by sample.
+# Half a quantization step of each depth; compressed ones are not compared sample by sample.
 @pytest.mark.parametrize(
     ("kind", "subtype", "step"),
     [
@@ -110,13 +110,11 @@ def _cut(data: bytes, part: float) -> bytes:
 
 
 @pytest.mark.parametrize("part", [0.01, 0.3, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize(
-    "kind", ["WAV", "FLAC", "OGG", pytest.param("MP3", marks=needs_mp3)]
-)  # fmt: skip
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", pytest.param("MP3", marks=needs_mp3)])
 def test_truncated(kind: str, part: float, capfd: pytest.CaptureFixture[str]) -> None:
     message = _refusal(_cut(encode(noise(10 * RATE), RATE, kind), part))
     assert "cut short" in message
-    assert capfd.readouterr().err == ""  # libmpg123 has nothing to say about whole frames
+    assert capfd.readouterr().err == ""  # libmpg123 does not complain about whole frames
 
 
 @pytest.mark.parametrize("part", [0.3, 0.7])
@@ -128,7 +126,7 @@ def test_truncated_flac_in_a_file(part: float, tmp_path: Path) -> None:
 
 
 def _flac_total(data: bytes, total: int) -> bytes:
-    """The same FLAC with another number of frames in its header (36 bits behind 20 + 3 + 5)."""
+    """The same FLAC with another frame count in its header (36 bits after 20, 3 and 5 bits)."""
     head = int.from_bytes(data[18:26], "big") >> 36 << 36 | total
     return data[:18] + head.to_bytes(8, "big") + data[26:]
 
@@ -233,9 +231,7 @@ def _write(path: Path, data: bytes) -> Path:
         (lambda folder: _write(folder / "a", b"a") / "x", "cannot be read: Not a directory"),
     ],
 )
-def test_bad_paths(
-    make: Callable[[Path], Path | str], message: str, tmp_path: Path
-) -> None:  # fmt: skip
+def test_bad_paths(make: Callable[[Path], Path | str], message: str, tmp_path: Path) -> None:
     with pytest.raises(AudioError) as caught:
         read_path(make(tmp_path), "x", mono=True)
     assert str(caught.value) == f"x: {message}"

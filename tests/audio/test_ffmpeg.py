@@ -1,4 +1,4 @@
-"""Formats that FFmpeg reads: what PyAV encodes is heard whole, and nothing else is opened."""
+"""Formats read through FFmpeg: what PyAV encodes is read whole, and nothing else is opened."""
 
 import io
 import struct
@@ -32,8 +32,8 @@ def encode(
     begin: int = 0,
     **options: str,
 ) -> bytes:
-    """One or more equal mono tracks from sample ``begin`` on, each later one louder."""
-    path = Path(FOLDER.name) / "encoded"  # a file: "faststart" reads it again
+    """One or more equal mono tracks from sample ``begin`` on, each louder than the one before."""
+    path = Path(FOLDER.name) / "encoded"  # a file, because "faststart" reads it again
     with av.open(str(path), "w", format=kind, options=options) as output:
         streams = [output.add_stream(codec, rate=rate, layout="mono") for _ in range(tracks)]
         for number, stream in enumerate(streams):

@@ -1,4 +1,4 @@
-"""Names to recordings: folders, patterns, lists, links in a circle, and what is refused."""
+"""Finding recordings: folders, patterns, lists, circular links, and what is refused."""
 
 import errno
 import glob
@@ -53,8 +53,16 @@ def test_names_are_taken_as_they_are() -> None:
 def test_folder_is_walked_to_any_depth_and_sorted() -> None:
     _make("s/b.wav", "s/a/2.flac", "s/a/10.ogg", "s/a/deep/er/x.mp3", "s/a.wav", "t/no.wav")
     _make("s/B.WAV", "s/a.txt", "s/wav", "s/c.wav.part", "s/folder.wav/in.oga", "s/v.opus")
-    want = ["s/B.WAV", "s/a.wav", "s/a/10.ogg", "s/a/2.flac", "s/a/deep/er/x.mp3", "s/b.wav",
-            "s/folder.wav/in.oga", "s/v.opus"]  # fmt: skip
+    want = [
+        "s/B.WAV",
+        "s/a.wav",
+        "s/a/10.ogg",
+        "s/a/2.flac",
+        "s/a/deep/er/x.mp3",
+        "s/b.wav",
+        "s/folder.wav/in.oga",
+        "s/v.opus",
+    ]
     assert find_recordings(["s"]) == want
     assert find_recordings(["s/"]) == want
     assert find_recordings([str(Path("s").absolute())]) == [str(Path(p).absolute()) for p in want]
@@ -75,7 +83,7 @@ def test_folder_deeper_than_the_stack() -> None:
     _make(str(deep / "a.wav"))
     try:
         assert find_recordings(["d"]) == [str(deep / "a.wav")]
-    finally:  # pytest's own clean-up would pass the recursion limit
+    finally:  # pytest's own cleanup would exceed the recursion limit
         (deep / "a.wav").unlink()
         os.removedirs(deep)
 
@@ -85,8 +93,10 @@ def test_hidden_is_skipped_unless_it_is_named() -> None:
     assert find_recordings(["s"]) == ["s/a.wav"]
     assert find_recordings(["s/*", "s/**"]) == ["s/a.wav"]
     assert find_recordings(["s/.b.wav", ".h", "s/.git/*.wav"]) == [
-        "s/.b.wav", ".h/d.wav", "s/.git/c.wav",
-    ]  # fmt: skip
+        "s/.b.wav",
+        ".h/d.wav",
+        "s/.git/c.wav",
+    ]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -126,14 +136,14 @@ def test_links_are_followed_once() -> None:
     Path("s/a_link").symlink_to("z")
     Path("s/z/back").symlink_to("../z")
     assert find_recordings(["s/z"]) == ["s/z/b.wav"]
-    # Through s/up everything is reached, each folder under its first name only.
+    # Everything is reachable through s/up; each folder is listed only under its first name.
     assert find_recordings(["s"]) == ["s/up/real/a.wav", "s/z/b.wav"]
     assert find_recordings(["s/a_link"]) == ["s/a_link/b.wav"]
     assert find_recordings(["s/z", "s/a_link"]) == ["s/z/b.wav"]
 
 
 def test_many_links_to_each_other_end() -> None:
-    """Twelve folders, each with links to all: 12! ways through them."""
+    """Twelve folders, each with links to all of them: 12! paths through them."""
     for here in range(12):
         _make(f"s/{here:02}/a.wav")
         for there in range(12):
@@ -212,7 +222,7 @@ def test_random_patterns_are_as_the_library_reads_them() -> None:
     for _ in range(200):
         parts = draw.choices(["*", "a", "?", "[ab]", "**"], k=draw.randrange(4))
         pattern = "/".join([*parts, draw.choice(["*.wav", "[!a].wav", "?.w*"])])
-        # glob gives "//" or repeats for ** behind **.
+        # after **, glob returns "//" or repeats
         globbed = glob.glob(pattern, recursive=True)  # noqa: PTH207 - pathlib reads ** differently
         want = sorted({os.path.normpath(path) for path in globbed})
         if want:
@@ -323,7 +333,7 @@ def test_closed_folder_is_said_and_the_rest_found(monkeypatch: pytest.MonkeyPatc
     _make("s/a.wav", "s/closed/b.wav", "s/z/c.wav", "t/closed/d.wav")
     opened = os.scandir
 
-    def scandir(path: Path) -> object:  # the tests may run as root, to whom nothing is closed
+    def scandir(path: Path) -> object:  # the tests may run as root, who can read everything
         if Path(path).name == "closed":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return opened(path)

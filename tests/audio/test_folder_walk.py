@@ -1,4 +1,4 @@
-"""A walk ends, whatever the folders hold, and says what it could not look at."""
+"""A walk ends, whatever the folders contain, and reports what it could not read."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from pengi_rt.audio.folder_walk import ALL_BELOW, FolderWalk
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``s/a.wav``, ``s/b/c.wav`` and ``s/d/e.wav``, in the current folder."""
+    """Make ``s/a.wav``, ``s/b/c.wav`` and ``s/d/e.wav`` in the current folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("s/a.wav", "s/b/c.wav", "s/d/e.wav"):
         Path(name).parent.mkdir(exist_ok=True, parents=True)
@@ -52,7 +52,7 @@ def test_folder_that_goes_away_meanwhile(folder: Path, monkeypatch: pytest.Monke
 
 
 class _Failing:
-    """Some entries, and then an error of the disk."""
+    """Yields some entries, then raises a disk error."""
 
     def __init__(self, entries: "list[os.DirEntry[str]]") -> None:
         self._entries = entries
@@ -86,11 +86,11 @@ def test_links_that_lead_nowhere(folder: Path) -> None:
         Path("s", f"long-{name}").symlink_to("x" * 300)
     walk = FolderWalk(folder, ALL_BELOW)
     assert {"s/gone.wav", "s/round-gone.wav", "s/long-gone.wav"} < walk.recordings
-    assert walk.unread == {"s/long-gone": "File name too long"}  # it may have been a folder
+    assert walk.unread == {"s/long-gone": "File name too long"}  # it might have been a folder
 
 
 def test_path_that_is_too_long(folder: Path) -> None:
-    """Made from inside, as ``mkdir -p`` cannot; the walk reaches the system's 4096 bytes."""
+    """Made from inside, because ``mkdir -p`` cannot; the walk reaches the limit of 4096 bytes."""
     here = Path.cwd()
     part = "x" * 250
     try:

@@ -31,7 +31,7 @@ SOUNDS = Path(__file__).parents[1] / "data" / "sounds"
 
 
 def _ramp(frames: int) -> F32:
-    """Sample ``i`` is ``i``: windows show where they were cut."""
+    """Sample ``i`` has the value ``i``, so windows show where they were cut."""
     return np.arange(frames, dtype=np.float32)
 
 
@@ -110,7 +110,7 @@ def test_compat_never_starts_at_the_last_place() -> None:
 
 
 def _unheard(frames: int, step: int) -> int:
-    """Samples at the end that are in no window: fewer than a hop of the spectrogram, or none."""
+    """Samples at the end that no window contains: fewer than a spectrogram hop, or zero."""
     tail = max(0, frames - CLIP) % step
     return tail if tail < TINY.mel.hop_length else 0
 
@@ -146,7 +146,7 @@ def test_windows_cover_all_of_the_audio(frames: int) -> None:
     "frames", [1, CLIP - 1, CLIP, CLIP + 1, CLIP + 700, 2 * CLIP, 3 * CLIP + 5]
 )
 def test_hop_lets_windows_overlap_and_covers_all(hop: float, frames: int) -> None:
-    if hop * RATE < 2:  # a start at every sample: a shorter recording says as much
+    if hop * RATE < 2:  # a window starts at every sample: a shorter recording tests the same
         frames = min(frames, CLIP + 700)
     wave = _ramp(frames)
     got = load_windows((wave, RATE), TINY, hop=hop)
@@ -198,7 +198,7 @@ def test_small_hops_cost_no_memory_until_they_are_read() -> None:
     got.windows(0, 8)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # All windows together: 18 thousand of 128 kB each.
+    # All windows together: 18,000 of 128 kB each.
     assert len(got) * CLIP * 4 > 2e9
     assert peak < 20e6
 
@@ -479,9 +479,7 @@ def test_only_compat_ignores_the_rate() -> None:
         ("camera_shutter.oga", 96_000, 2, 0.872),
     ],
 )
-def test_real_recordings(
-    file: str, rate: int, channels: int, seconds: float, preset: str
-) -> None:  # fmt: skip
+def test_real_recordings(file: str, rate: int, channels: int, seconds: float, preset: str) -> None:
     config = ModelConfig.preset(preset)
     sound = read_path(SOUNDS / file, file, mono=False)
     assert (sound.rate, sound.samples.shape[0]) == (rate, channels)

@@ -12,7 +12,7 @@ from pengi_rt.audio.resample import F32, resample_soxr, resample_torchaudio
 
 
 def dense(samples: F32, rate: int, new_rate: int) -> F32:
-    """torchaudio's algorithm as it stands: every phase over every tap."""
+    """torchaudio's algorithm, unoptimized: every phase over every tap."""
     divisor = math.gcd(rate, new_rate)
     o, n = rate // divisor, new_rate // divisor
     base = 0.99 * min(o, n)

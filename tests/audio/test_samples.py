@@ -1,4 +1,4 @@
-"""Long recordings: read twice, block by block, and never other than if they were held whole."""
+"""Long recordings are read twice, block by block, with the same result as in one piece."""
 
 import random
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_stretch_has_the_bits_of_the_whole(rate: int) -> None:
 
 
 def _both(monkeypatch: pytest.MonkeyPatch, source: Any, **options: Any) -> list[Recording]:
-    """The same recording held whole, and read again in small blocks."""
+    """The same recording read in one piece, and again in small blocks."""
     found = []
     for kept, block in ((1 << 30, 1 << 18), (0, 3_001)):
         monkeypatch.setattr(samples_module, "KEPT", kept)

@@ -1,4 +1,4 @@
-"""Streams that come only once, kept in memory or on disk, and read twice."""
+"""Streams that can be read only once are kept in memory or on disk, and read twice."""
 
 import errno
 import io
@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_spool")
 def test_what_is_no_recording_is_not_spooled() -> None:
-    """Endless streams, which would fill the disk."""
+    """Endless streams would fill the disk."""
     with pytest.raises(AudioError, match=r"^x: not WAV, FLAC"):
         file_bytes("/dev/zero", "x")
 

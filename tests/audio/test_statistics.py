@@ -1,4 +1,4 @@
-"""What is no sound is told from what is: every case at its bound, and blocks change nothing."""
+"""Recordings that are not sound are detected: every case at its limit, with any block size."""
 
 from typing import Any
 
@@ -90,7 +90,7 @@ def test_bounds() -> None:
     assert warnings(channels([0.1, -LOUD])) == ()
     assert warnings(channels([0.1, -LOUD * 1.001])) != ()
     for keeps, count in ((0.99 * CANCELLED, 1), (1.01 * CANCELLED, 0)):
-        rest = 1 - 2 * keeps  # of (1 - g)^2 / 4 over (1 + g^2) / 2 being what it keeps
+        rest = 1 - 2 * keeps  # because it keeps (1 - g)^2 / 4 of (1 + g^2) / 2
         gain = (1 - (1 - rest**2) ** 0.5) / rest
         assert len(warnings(channels(MUSIC, -gain * MUSIC))) == count
 

@@ -1,4 +1,4 @@
-"""Every backend's decoder keeps the protocol: clips come and go without a trace in each other.
+"""Every backend's decoder follows the protocol: clips come and go without affecting each other.
 
 Tolerance: 1e-4 on logits of order one to ten, as in tests/backends/test_onnx.py: products of other
 shapes add in another order. A wrong parent, position, slot or mask is off by 0.1.
@@ -58,7 +58,7 @@ def decoder(backend: Backend) -> Decoder:
 
 
 class Clip(NamedTuple):
-    """A prefix, and what each of its rows is continued with in every step."""
+    """A prefix, and the tokens that continue each of its rows at every step."""
 
     prefix: F32  # [P, n_embd]
     tokens: I64  # [steps, WIDTH]
@@ -83,7 +83,7 @@ def new_cache(decoder: Decoder, slots: int) -> Cache:
 
 
 def alone(decoder: Decoder, one: Clip) -> list[F32]:
-    """Logits of the prefill ``[V]`` and of every step ``[WIDTH, V]``, in a cache of its own."""
+    """Logits of the prefill ``[V]`` and of every step ``[WIDTH, V]``, in a separate cache."""
     cache = new_cache(decoder, 1)
     lengths = np.array([len(one.prefix)])
     found = [decoder.prefill(cache, np.array([0]), one.prefix[None], lengths)[0]]
@@ -93,14 +93,14 @@ def alone(decoder: Decoder, one: Clip) -> list[F32]:
 
 
 class Served(NamedTuple):
-    """A clip in a slot, and its logits so far."""
+    """A clip in a slot, with its logits so far."""
 
     clip: Clip
     logits: list[F32]
 
 
 def admit(decoder: Decoder, cache: Cache, waiting: dict[int, Clip]) -> dict[int, Served]:
-    """Prefill clips into slots together; padding is NaN, as it may be."""
+    """Prefill clips into slots together; padding is NaN, which the protocol allows."""
     slots = np.array([*waiting])
     lengths = np.array([len(each.prefix) for each in waiting.values()])
     shape = (len(slots), int(lengths.max()), decoder.config.n_embd)
@@ -115,7 +115,7 @@ def admit(decoder: Decoder, cache: Cache, waiting: dict[int, Clip]) -> dict[int,
 
 
 def step(decoder: Decoder, cache: Cache, served: dict[int, Served], generator: object) -> None:
-    """A step of all; free slots get any tokens and parents."""
+    """Advance all clips by one step; free slots get random tokens and parents."""
     assert isinstance(generator, np.random.Generator)
     tokens = generator.integers(0, decoder.config.vocab_size, (cache.slots, WIDTH))
     parents = generator.integers(0, WIDTH, (cache.slots, WIDTH))
@@ -128,7 +128,7 @@ def step(decoder: Decoder, cache: Cache, served: dict[int, Served], generator: o
 
 
 def serve(decoder: Decoder, clips: list[Clip], slots: int) -> tuple[list[Served], list[int]]:
-    """Clips enter as slots become free, and leave when they are done; positions after each step."""
+    """Admit clips as slots become free; returns their logits and the position after each step."""
     generator = np.random.default_rng(0)
     cache, served, done = new_cache(decoder, slots), dict[int, Served](), list[Served]()
     queue, positions = list(clips), list[int]()
@@ -150,14 +150,14 @@ def serve(decoder: Decoder, clips: list[Clip], slots: int) -> tuple[list[Served]
 
 
 SHAPES = ((6, 3), (1, 1), (3, 2), (5, 2), (2, 3), (6, 3), (1, 3), (4, 1), (2, 3))
-"""Prefix rows and steps of clips. Interpreted kernels take a second a step: the first four do."""
+"""Prefix rows and steps per clip; interpreted kernels need 1 s per step, so they use only four."""
 
 
 @pytest.mark.parametrize("slots", [2, 3])
 def test_clips_that_come_and_go_are_as_alone(
     backend: Backend, decoder: Decoder, slots: int
 ) -> None:
-    """Late into a slot that another has left, early out, of different ages side by side."""
+    """Clips enter late into used slots, leave early, and share the cache at different ages."""
     shapes = SHAPES[:4] if backend.name == "triton" else SHAPES
     clips = [clip(decoder, seed, *shape) for seed, shape in enumerate(shapes)]
     done, positions = serve(decoder, clips, slots)
@@ -165,12 +165,12 @@ def test_clips_that_come_and_go_are_as_alone(
     for each in done:
         for found, expected in zip(each.logits, alone(decoder, each.clip), strict=True):
             np.testing.assert_allclose(found, expected, atol=ATOL)
-    if backend.name == "onnx":  # whose positions end: histories were moved
+    if backend.name == "onnx":  # their positions ran out: histories were moved
         assert any(after <= before for before, after in pairwise(positions))
 
 
 def test_a_slot_is_used_again_when_all_are_free(decoder: Decoder) -> None:
-    """More clips than positions would allow one after the other."""
+    """Decodes more clips than the positions would allow without reuse."""
     cache, generator = new_cache(decoder, 1), np.random.default_rng(1)
     for seed in range(2):
         one = clip(decoder, seed, 2 + seed, NEW_TOKENS)
@@ -183,7 +183,7 @@ def test_a_slot_is_used_again_when_all_are_free(decoder: Decoder) -> None:
 
 
 def test_clips_are_told_apart(decoder: Decoder) -> None:
-    """The comparisons above would be worth nothing if slots or ages did not matter."""
+    """Guards the comparisons above: slots and ages must make a difference."""
     one, other = (alone(decoder, clip(decoder, seed, 3, 2)) for seed in (0, 1))
     for first, second in zip(one, other, strict=True):
         assert np.abs(first - second).max() > 0.1
@@ -205,7 +205,7 @@ def test_misuse_is_caught(decoder: Decoder) -> None:
 
 
 class Contrastive:
-    """A backend of a plan that has no decoder."""
+    """A backend for a plan without a decoder."""
 
     name = "contrastive"
     decoder = device_search = None
@@ -214,14 +214,22 @@ class Contrastive:
         self.config, self.encoders = backend.config, backend.encoders
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 def test_without_a_decoder_nothing_is_generated(backend: Backend) -> None:
     bare = Contrastive(backend)
     beams = DecodeOptions(beam_size=1, max_new_tokens=2, temperature=1.0, stop_id=1, pad_id=0)
-    draw = SampleOptions(samples=1, max_new_tokens=2, temperature=1.0, top_k=None, top_p=None,
-                         seed=0, stop_id=1, pad_id=0)  # fmt: skip
+    draw = SampleOptions(
+        samples=1,
+        max_new_tokens=2,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        seed=0,
+        stop_id=1,
+        pad_id=0,
+    )
     prefix = np.zeros((2, backend.config.decoder.n_embd), np.float32)
     assert fused_search(bare, beams) is None
     for decode in (
@@ -238,8 +246,11 @@ def test_a_plan_without_a_decoder_graph_needs_no_decoder_tensors(tiny_plan: Path
     wave = np.random.default_rng(0).uniform(-1, 1, (1, 32_000)).astype(np.float32)
     with Plan.open(tiny_plan) as plan:
         expected = OnnxBackend(plan, threads=1).encoders.encode_audio(wave)
-        kept = {name: record for name, record in plan.manifest.tensors.items()
-                if not name.startswith("decoder.")}  # fmt: skip
+        kept = {
+            name: record
+            for name, record in plan.manifest.tensors.items()
+            if not name.startswith("decoder.")
+        }
         plan.manifest = replace(plan.manifest, tensors=kept, graphs=("audio", "text"))
         bare = open_plan(plan, RunOptions("cpu", "fp32", 1))
         assert bare.decoder is None

@@ -1,4 +1,4 @@
-"""What stops a backend is one line; what ran out of memory says so, whoever noticed."""
+"""A backend failure is one line; running out of memory is named as such, wherever it happens."""
 
 import re
 
@@ -15,14 +15,16 @@ from pengi_rt.errors import BackendError, PlanError, PromptError
         MemoryError(),
         MemoryError("Unable to allocate 9. TiB for an array"),
         RuntimeError("std::bad_alloc"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't "
-                     "allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't "
+            "allocate memory: you tried to allocate 9 bytes"
+        ),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         type("RuntimeException", (Exception,), {})(
             "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"
         ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("of_graph", [True, False])
 def test_out_of_memory_says_what_helps(error: Exception, *, of_graph: bool) -> None:
     found = failure(error, "it", of_graph=of_graph)

@@ -1,8 +1,8 @@
 """The ONNX Runtime backend against the PyTorch one, on the tiny model.
 
 Tolerance: 1e-4 absolute on values of order 1 to 10 (embeddings, prefixes, logits). Both compute in
-float32 and differ by the order of their sums, about 1e-6; a wrong parent, position or pad is off by
-0.1.
+float32 and sum in a different order, which costs about 1e-6; a wrong parent, position or pad is off
+by 0.1.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def test_steps_equal_pytorch_whatever_the_parents(
 
 
 def test_a_prefix_is_stored_once_a_clip(onnx: OnnxBackend) -> None:
-    """Slots 1 ... hold no prefix: poisoned there, nothing changes."""
+    """Slots from 1 on hold no prefix: poisoning them changes nothing."""
     config = onnx.config.decoder
     prefix = np.random.default_rng(0).normal(size=(2, 10, config.n_embd)).astype(np.float32)
     logits = []
@@ -98,7 +98,7 @@ def test_embeds_tokens_from_the_plan(onnx: OnnxBackend, tiny_model: Pengi) -> No
 
 
 def test_float16_tables_are_widened_before_they_are_added(half_plan: Path) -> None:
-    """Token and position are each exact in float32, their float16 sum would not be."""
+    """Token and position are exact in float32; their sum would not be exact in float16."""
     with Plan.open(half_plan) as plan:
         backend = OnnxBackend(plan, threads=1)
         tokens, positions = (plan.tensor(f"decoder.{name}.weight") for name in ("wte", "wpe"))
@@ -147,7 +147,7 @@ def test_refuses_threads_below_one(onnx: OnnxBackend) -> None:
 def test_a_graph_opens_no_file_of_its_own(
     tiny_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hostile graph names a file of the user's as a weight, in the open or inside a branch."""
+    """A hostile graph names one of the user's files as a weight, openly or inside a branch."""
     secret = np.arange(4, dtype=np.float32)
     (tmp_path / "secret.bin").write_bytes(secret.tobytes())
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_a_graph_opens_no_file_of_its_own(
 
 
 def _reads(location: str, *, hidden: bool) -> ModelProto:
-    """wave + the floats of ``location``, twice."""
+    """A graph that adds the floats in ``location`` to wave twice."""
     tensor = TensorProto(
         name="stolen", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
     )
@@ -202,7 +202,7 @@ def test_a_swapped_graph_is_refused(
 
 
 def behind(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
-    """Put an operator, with ``sizes`` as its constant, behind an output."""
+    """Append an operator, with ``sizes`` as its constant, to an output."""
 
     def edit(model: ModelProto) -> None:
         node = next(node for node in model.graph.node if name in node.output)
@@ -214,7 +214,7 @@ def behind(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None
 
 
 def squared(model: ModelProto) -> None:
-    """Multiply the keys by themselves: a prefill's have as many rows as columns, a step's not."""
+    """Multiply the keys by themselves: a prefill has as many rows as columns, a step does not."""
     node = next(node for node in model.graph.node if "new_key_0" in node.output)
     node.output[1] = "before"
     model.graph.node.append(helper.make_node("MatMul", ["before", "before"], ["new_key_0"]))
@@ -241,7 +241,7 @@ def test_what_a_graph_gives_is_checked(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """It passes every check until it runs; ONNX Runtime's own words come in the one line."""
+    """The graph passes every check until it runs; the one line includes ONNX Runtime's message."""
     path = hostile_plan.with_graph(tiny_plan, tmp_path / "hostile.plan", graph, edit)
     with pengi_rt.load(path, threads=1) as engine:
         clip = np.full(engine.config.clip_samples, 0.1, np.float32)
@@ -254,7 +254,7 @@ def test_what_a_graph_gives_is_checked(
 
 
 def test_a_step_that_fails_is_a_line(onnx: OnnxBackend) -> None:
-    """Where outputs are bound, ONNX Runtime raises a plain RuntimeError."""
+    """With bound outputs, ONNX Runtime raises a plain RuntimeError."""
     prefix = np.zeros((1, 4, onnx.config.decoder.n_embd), np.float32)
     run = prefilled(onnx, prefix, new_tokens=2)
     assert isinstance(run.cache, OnnxCache)
@@ -264,7 +264,7 @@ def test_a_step_that_fails_is_a_line(onnx: OnnxBackend) -> None:
 
 
 def test_load_refuses_a_hostile_graph(tiny_plan: Path, tmp_path: Path) -> None:
-    """Before anything is asked, and for graphs that nobody would ask."""
+    """Loading refuses it before any request, even for graphs that no request would use."""
     for graph in ("audio", "text", "decoder"):
         path = hostile_plan.with_graph(
             tiny_plan, tmp_path / "hostile.plan", graph, lambda model: model.graph.output.pop()

@@ -1,4 +1,4 @@
-"""Which plans run on which backend: never another one than was asked for."""
+"""Which plans run on which backend: never on a different one than requested."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_a_plan_that_claims_graphs_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_fp16_plan_that_holds_float32_tables(half_plan: Path, tmp_path: Path) -> None:
-    """Nothing is converted to fit what the plan says it is."""
+    """Nothing is converted to match what the plan claims to be."""
     path = tmp_path / "lying.plan"
     path.write_bytes(half_plan.read_bytes())
     toy_plan.edit_manifest(path, lambda data: data.update(weights="fp32"))
@@ -45,7 +45,7 @@ def test_an_fp16_plan_that_holds_float32_tables(half_plan: Path, tmp_path: Path)
 def test_measured_tiles_are_taken_or_refused(
     tiny_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, with the interpreter in its place."""
+    """Like on a GPU, with the interpreter in its place."""
     here = torch.device("cpu")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))

@@ -1,4 +1,4 @@
-"""The reference backend against the model without any cache: every row's whole history, anew.
+"""The reference backend against the model without a cache, which recomputes every row's history.
 
 Tolerance: float32 sums in another order, 5e-5 on logits of order one to ten.
 """
@@ -29,7 +29,7 @@ def backend(tiny_model: Pengi) -> TorchBackend:
 
 
 def recomputed(model: Pengi, prefix: F32, tokens: list[int]) -> F32:
-    """Logits behind one prefix and some tokens, with nothing remembered."""
+    """Logits after one prefix and some tokens, without a cache."""
     with torch.inference_mode():
         rows = [torch.from_numpy(prefix), model.decoder.wte(torch.tensor(tokens, dtype=torch.long))]
         embeddings = torch.cat(rows)[None]

@@ -1,4 +1,4 @@
-"""Long recordings on the command line: rows as they come, and what becomes of one that breaks."""
+"""Long recordings on the command line: rows appear as they are computed, and failures midway."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ WINDOWS = 5
 
 @pytest.fixture
 def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is short enough to be kept."""
+    """Stream every recording: none is short enough to be kept in memory."""
     monkeypatch.setattr(samples, "KEPT", 0)
 
 
@@ -42,7 +42,7 @@ def _command(verb: str, plan: Path, *more: Argument) -> list[Argument]:
 
 
 def _on_each_batch(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
-    """Call ``look`` with the number of each batch, once it is read and before it is answered."""
+    """Call ``look`` with the number of each batch, after it is read and before it is answered."""
     rest, count = _Reader._rest, 0
 
     def looked(reader: _Reader) -> Any:
@@ -67,9 +67,13 @@ def _on_each_batch(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
     ],
 )
 def test_rows_are_there_before_the_recording_ends(
-    verb: str, form: str, tiny_plan: Path, hour: Path, monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    form: str,
+    tiny_plan: Path,
+    hour: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     output = hour.parent / "rows"
     part = output.with_name("rows.part")
     sizes = []
@@ -81,7 +85,7 @@ def test_rows_are_there_before_the_recording_ends(
     assert run(capsys, *command)[0] == 0
     assert len(sizes) == WINDOWS
     assert sizes[0] == 0
-    assert sizes == sorted(set(sizes))  # more with every window
+    assert sizes == sorted(set(sizes))  # it grows with every window
 
 
 @pytest.mark.usefixtures("streamed")
@@ -107,9 +111,13 @@ def test_further_prompts_come_at_its_end(tiny_plan: Path, hour: Path, capsys: Ca
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("verb", VERBS)
 def test_one_that_changes_on_the_way_stops_nobody_else(
-    verb: str, tiny_plan: Path, hour: Path, noise: Path, monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    tiny_plan: Path,
+    hour: Path,
+    noise: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     def change(number: int) -> None:
         if number == 1:
             with hour.open("ab") as file:
@@ -173,7 +181,7 @@ def test_a_recording_half_answered_is_asked_again(
 
 
 class _Bar:
-    """tqdm, as far as it is used."""
+    """The part of tqdm that is used."""
 
     def __init__(self, **options: Any) -> None:
         self.options, self.done = options, 0
@@ -192,9 +200,13 @@ bars: list[_Bar] = []
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("windows", ["each", "pooled"])
 def test_a_bar_counts_the_windows_of_a_long_recording(
-    windows: str, tiny_plan: Path, hour: Path, noise: Path, monkeypatch: pytest.MonkeyPatch,
+    windows: str,
+    tiny_plan: Path,
+    hour: Path,
+    noise: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     bars.clear()
     monkeypatch.setattr("tqdm.tqdm", _Bar)
     monkeypatch.setattr(progress, "_is_watched", lambda: True)
@@ -234,7 +246,7 @@ def test_nobody_looks(
 def test_reading_is_timed_on_the_command_line_too(
     tiny_plan: Path, hour: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine reads, so its timings hold the reading."""
+    """The engine does the reading, so its timings include it."""
     results: list[Result] = []
     iter_generate = Engine.iter_generate
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, one line an error, help at once."""
+"""The command line as a user meets it: exit codes, one line per error, fast help."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """What makes ``--help`` quick: no numpy, no runtime, no tokenizers before a verb runs."""
+    """Keeps ``--help`` fast: no numpy, runtime or tokenizers are imported before a verb runs."""
     code = (
         "import sys\n"
         "from pengi_rt.cli.main import build_parser\n"

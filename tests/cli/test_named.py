@@ -1,4 +1,4 @@
-"""What is left out is said, in few lines, and is no whole success."""
+"""Anything left out is reported in a few lines, and the run counts as a partial success."""
 
 import errno
 import io
@@ -19,7 +19,7 @@ LOST = "pengi-rt: s/lost+found: the folder cannot be read: Permission denied"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recording beside folders that are closed, to root too."""
+    """A recording next to folders that nobody can open, not even root."""
     monkeypatch.chdir(tmp_path)
     opened = os.scandir
 
@@ -72,7 +72,7 @@ def test_other_kinds_are_no_failure(tiny_plan: Path, folder: Path, capsys: Captu
 
 
 def test_pipes_that_nobody_named(tiny_plan: Path, folder: Path, capsys: Capture) -> None:
-    """Nobody writes to them: a run that opened one would wait for ever."""
+    """Nothing writes to these pipes: a run that opened one would wait forever."""
     Path("s/lost+found").rmdir()
     os.mkfifo("pipe.wav")
     Path("s/link.wav").symlink_to("/dev/zero")
@@ -93,9 +93,12 @@ def test_pipes_that_nobody_named(tiny_plan: Path, folder: Path, capsys: Capture)
 
 @pytest.mark.parametrize("content", [b"", None])
 def test_standard_input_has_one_name(
-    content: bytes | None, tiny_plan: Path, folder: Path, capsys: Capture,
+    content: bytes | None,
+    tiny_plan: Path,
+    folder: Path,
+    capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     data = Path("s/a.wav").read_bytes() if content is None else content
     stdin = SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False)
     monkeypatch.setattr("sys.stdin", stdin)

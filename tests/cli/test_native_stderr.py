@@ -1,4 +1,4 @@
-"""Libraries are silent under --quiet, the command is not."""
+"""Under --quiet, libraries print nothing, but the command still can."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What verbs that hear recordings share: no file that one reads is where it writes."""
+"""Verbs that read recordings never write to a file that one of them reads."""
 
 import io
 import os
@@ -69,7 +69,7 @@ def test_what_is_read_is_not_overwritten(
 def test_a_list_in_the_place_of_the_part(
     folder: Path, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would go even without --resume."""
+    """The list would be lost even without --resume."""
     names = Path("out.jsonl.part")
     names.write_text("a.wav\n")
     command = ["generate", f"@{names}", "-o", "out.jsonl", "--format", "jsonl"]
@@ -103,9 +103,13 @@ def put(kind: str, path: Path, checkpoint: Path) -> None:
 @pytest.mark.parametrize("kind", ["a recording", "a plan", "a checkpoint"])
 @pytest.mark.parametrize("way", ["itself", "link", "hard link", "part"])
 def test_what_nobody_can_make_again_is_not_replaced(
-    verb: str, kind: str, way: str, folder: Path, tiny_checkpoint: Path,
+    verb: str,
+    kind: str,
+    way: str,
+    folder: Path,
+    tiny_checkpoint: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     command = [word.replace("FILE", str(folder / "out")) for word in WRITERS[verb]]
     there = folder / "there"
     put(kind, there, tiny_checkpoint)

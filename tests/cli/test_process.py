@@ -27,7 +27,7 @@ ENVIRONMENT = {
 def run(
     *arguments: str | Path | bytes, redirect: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Through a shell that redirects the streams."""
+    """Run through a shell that redirects the streams."""
     return subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {redirect}', "sh", *COMMAND, *arguments],
         capture_output=True,
@@ -45,7 +45,7 @@ def sound(sounds: Path) -> Path:
 def waiting(
     plan: Path, sound: Path, folder: Path, *options: str | Path
 ) -> "Iterator[subprocess.Popen[str]]":
-    """A run that has one recording to answer and then waits for the next."""
+    """A run that answers one recording and then waits for the next."""
     fifo = folder / "never.wav"
     os.mkfifo(fifo)
     command = [*COMMAND, "generate", "--engine", plan, sound, fifo, "--batch-size", "1", *options]

@@ -1,4 +1,4 @@
-"""``generate --resume``: whatever ended the run before, the next one asks only what is missing."""
+"""``generate --resume``: however the last run ended, the next one runs only what is missing."""
 
 import io
 import json
@@ -32,7 +32,7 @@ LOAD = "pengi_rt.session.batches.load_windows"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Seven recordings, one of two windows, and one that is none."""
+    """Seven recordings, one of them two windows long, and one file that is not a recording."""
     sounds = tmp_path / "sounds"
     sounds.mkdir()
     for seed in range(7):
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the recordings that were read to be answered."""
+    """The names of the recordings that were read."""
     names = []
 
     def read(*arguments: Any, **options: Any) -> Recording:
@@ -88,7 +88,7 @@ def test_what_changed_is_asked_again(run: Run, folder: Path, asked: list[str]) -
     run()
     before = rows(folder)
     asked.clear()
-    (folder / "3b.wav").write_bytes((folder / "1.wav").read_bytes())  # an error mended
+    (folder / "3b.wav").write_bytes((folder / "1.wav").read_bytes())  # an error is fixed
     (folder / "5.wav").write_bytes((folder / "6.wav").read_bytes())
     (folder / "4.wav").unlink()
     soundfile.write(folder / "0a.wav", np.full(16_000, 0.1), 16_000)
@@ -126,7 +126,7 @@ def test_another_plan_asks_everything_again(run: Run, half_plan: Path, asked: li
 def test_a_run_cut_short_goes_on(
     run: Run, folder: Path, asked: list[str], lines: int, torn: bool
 ) -> None:
-    """Row 3 and 4 are the windows of one recording: half of it counts as nothing."""
+    """Rows 3 and 4 are the windows of one recording: half of a recording is discarded."""
     run()
     output = folder.parent / "out.jsonl"
     whole = output.read_bytes()
@@ -142,7 +142,7 @@ def test_a_run_cut_short_goes_on(
 
 
 def test_killed_at_any_moment(tiny_plan: Path, folder: Path, run: Run) -> None:
-    """Three kills one after the other at random moments, then a run to the end."""
+    """Kill three runs in a row at random moments, then let one finish."""
     output = folder.parent / "out.jsonl"
     run()
     whole = output.read_bytes()
@@ -168,7 +168,7 @@ def test_killed_at_any_moment(tiny_plan: Path, folder: Path, run: Run) -> None:
 
 @pytest.fixture
 def ask(tiny_plan: Path, folder: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Resumes ``out.jsonl`` over the sounds that are named; the exit code and who was asked."""
+    """Resume ``out.jsonl`` over the named sounds; returns the recordings that were read."""
     monkeypatch.chdir(folder)
 
     def generate(*names: str, beams: int = 1, code: int = 0) -> list[str]:
@@ -189,7 +189,7 @@ def heard(folder: Path) -> list[str]:
 def test_what_is_not_named_stays_in_front(ask: Ask, folder: Path, capsys: Capture) -> None:
     ask("1.wav", "2.wav", "3b.wav", code=4)
     before = rows(folder)
-    assert capsys.readouterr().err.count("\n") == 1  # of 3b.wav alone: nothing was there
+    assert capsys.readouterr().err.count("\n") == 1  # about 3b.wav alone: no rows existed
     assert ask("0.wav", "1.wav", beams=2) == ["0.wav", "1.wav"]
     assert heard(folder) == ["2.wav", "2.wav", "3b.wav", "0.wav", "1.wav"]
     assert rows(folder)[:3] == before[1:]
@@ -199,7 +199,7 @@ def test_what_is_not_named_stays_in_front(ask: Ask, folder: Path, capsys: Captur
 
 
 def test_a_list_of_two_prompts_stays_whole(ask: Ask, folder: Path) -> None:
-    """Rows of one recording that others have put together: of other settings, or of no mark."""
+    """Rows of one recording merged by something else: with other settings, or without a mark."""
     ask("1.wav", beams=2)
     two = (folder.parent / "out.jsonl").read_bytes()
     (folder.parent / "out.jsonl").unlink()
@@ -237,7 +237,7 @@ def test_a_recording_named_twice_is_known_again(ask: Ask, folder: Path) -> None:
 def test_settings_given_by_mistake_cost_nothing(
     ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """Two runs are cut short, the second with other settings: the third goes on from the first."""
+    """Two runs are cut short, the second with other settings: the third continues the first."""
     ask("1.wav", "2.wav")
     output = folder.parent / "out.jsonl"
     whole = output.read_bytes()
@@ -268,7 +268,7 @@ def test_standard_input_is_no_file_of_that_name(
 
 
 def test_rows_as_other_programs_write_them(ask: Ask, folder: Path) -> None:
-    """Ends of lines, a byte order mark, empty lines, numbers that are none, no last newline."""
+    """CRLF, a byte order mark, empty lines, NaN, no final newline."""
     ask("1.wav", "2.wav")
     lines = [{**row, "score": float("nan")} for row in rows(folder)]
     text = "\r\n\r\n".join(json.dumps(row, separators=(",", ":")) for row in lines)
@@ -397,7 +397,7 @@ def test_rows_are_written_as_soon_as_none_is_missing_before_them(
 
 
 def test_rows_stay_in_their_file(tmp_path: Path) -> None:
-    """Of 32 MB not even one is held, neither when they are found nor as they are written."""
+    """At no time is even 1 MB of the 32 MB in memory: not when reading, not when writing."""
     size = 10**5
     mark = {"sha256": "0", "settings": "s", "rows": 1}
     output = tmp_path / "out.jsonl"

@@ -1,4 +1,4 @@
-"""``--resume`` of verbs other than ``generate``, whose own it is in all detail."""
+"""``--resume`` of the other verbs; test_resume.py covers ``generate`` in detail."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recordings that are no sounds on the command line: a warning and a row, or refused."""
+"""Recordings that are not sound: a warning and a row, or a refusal."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ ANTI_PHASE = "its channels are in anti-phase"
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
-    """A file in stereo whose channels are each other's negative."""
+    """A stereo file whose channels are each other's negative."""
     tone = np.sin(np.arange(8_000) / 5) / 2
     path = tmp_path / "odd.wav"
     soundfile.write(path, np.stack([tone, -tone], axis=1), 16_000)
@@ -30,7 +30,7 @@ def odd(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def loud(tmp_path: Path) -> Path:
-    """A file of floats at the scale of integers."""
+    """A float file on the scale of integers."""
     path = tmp_path / "loud.wav"
     soundfile.write(path, np.sin(np.arange(8_000) / 5) * 32_767, 16_000, subtype="FLOAT")
     return path
@@ -38,9 +38,14 @@ def loud(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_rows_say_so(
-    verb: str, odd: Path, noise: Path, tiny_plan: Path, tmp_path: Path, capsys: Capture,
+    verb: str,
+    odd: Path,
+    noise: Path,
+    tiny_plan: Path,
+    tmp_path: Path,
+    capsys: Capture,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     command: list[Argument] = [verb, "--engine", tiny_plan, odd, noise, *VERBS[verb]]
     if verb == "embed":
         command += ["-o", tmp_path / "e.npy"]

@@ -1,4 +1,4 @@
-"""A caller's arguments: NumPy's values are Python's, and of another type is one line."""
+"""Arguments: NumPy scalars are accepted as Python's, and a wrong type is a one-line error."""
 
 from pathlib import Path
 from typing import Any, Literal

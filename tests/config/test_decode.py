@@ -1,4 +1,4 @@
-"""Decode options: what is refused, and how it is said."""
+"""Decode options: what is refused, and with which message."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""A config holds values of which a model can be made, or is refused by the path to the value."""
+"""A config makes a valid model, or is refused with the path to the bad value."""
 
 import copy
 import dataclasses
@@ -27,16 +27,23 @@ from pengi_rt.errors import UsageError
 SMALL: dict[str, Any] = {
     "name": "small",
     "clip_seconds": 4.0,
-    "mel": {"sample_rate": 16_000, "filter_rate": 16_000, "n_fft": 1024, "hop_length": 500,
-            "n_mels": 64, "fmin": 50.0, "fmax": 8_000.0},
+    "mel": {
+        "sample_rate": 16_000,
+        "filter_rate": 16_000,
+        "n_fft": 1024,
+        "hop_length": 500,
+        "n_mels": 64,
+        "fmin": 50.0,
+        "fmax": 8_000.0,
+    },
     "htsat": {"spec_size": 128, "embed_dim": 48, "depths": [2, 2, 4], "num_heads": [1, 2, 4]},
     "text": {"kind": "token_embedding"},
     "audio_mapper": {"prefix_length": 8, "constant_length": 8},
     "text_mapper": {"kind": "transformer_seq", "prefix_length": 4, "constant_length": 4},
     "decoder": {"vocab_size": 162, "n_positions": 64, "n_embd": 192, "n_layer": 4, "n_head": 4},
     "stop_id": 1,
-}  # fmt: skip
-"""A small model of another geometry."""
+}
+"""A small model with a different geometry."""
 
 LARGE: dict[str, Any] = {
     "clip_seconds": 56.0,
@@ -59,12 +66,18 @@ LARGE: dict[str, Any] = {
 """Eight times the published sizes, everywhere at once."""
 
 PARTS = (
-    MelConfig, HTSATConfig, TextConfig, MapperConfig, DecoderConfig, GenerationConfig, ModelConfig,
-)  # fmt: skip
+    MelConfig,
+    HTSATConfig,
+    TextConfig,
+    MapperConfig,
+    DecoderConfig,
+    GenerationConfig,
+    ModelConfig,
+)
 
 
 def changed(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """``data`` with another value at ``path``."""
+    """A copy of ``data`` with ``value`` at ``path``."""
     data = copy.deepcopy(data)
     inside = data
     *parents, last = path.split(".")
@@ -173,7 +186,7 @@ def test_another_geometry() -> None:
         ("generation.temperature", math.inf, "generation.temperature must be in"),
         ("generation.temperature", -math.nan, "generation.temperature must be in"),
     ],
-)  # fmt: skip
+)
 def test_value_that_makes_no_model_is_refused_by_its_path(
     path: str, value: object, says: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Options of every task through the engine: NumPy's values, and what is of another type."""
+"""Options of every task through the engine: NumPy scalars, and values of the wrong type."""
 
 import json
 from inspect import signature
@@ -18,9 +18,8 @@ from pengi_rt.config.options import (
     IndexOptions,
     ReadOptions,
     SearchOptions,
-    TaskOptions,
-    described,
 )
+from pengi_rt.config.task_options import TaskOptions, described
 from pengi_rt.engine import Engine
 from pengi_rt.errors import PengiError, UsageError
 
@@ -81,7 +80,7 @@ def test_lists_of_prompts_texts_and_labels(engine: Engine) -> None:
 @pytest.mark.parametrize("name", sorted(described(ClassifyOptions)))
 @pytest.mark.parametrize("value", [object(), b"x", {"a": 1}, 1j], ids=type)
 def test_other_types_are_refused(name: str, value: object) -> None:
-    if name == "stop_strings":  # which the task reads
+    if name == "stop_strings":  # the task checks this one
         return
     with pytest.raises(UsageError, match=rf"^(the )?{name} must be ") as caught:
         ClassifyOptions(**{name: value})  # type: ignore[arg-type]
@@ -103,8 +102,15 @@ def test_unknown_keywords_and_other_options_are_type_errors() -> None:
         ClassifyOptions.given(GenerateOptions(), {}, "classify")  # type: ignore[arg-type]
 
 
-CLASSES = (ClassifyOptions, DescribeOptions, ExplainOptions, GenerateOptions, IndexOptions,
-           ReadOptions, SearchOptions)  # fmt: skip
+CLASSES = (
+    ClassifyOptions,
+    DescribeOptions,
+    ExplainOptions,
+    GenerateOptions,
+    IndexOptions,
+    ReadOptions,
+    SearchOptions,
+)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

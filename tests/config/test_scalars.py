@@ -1,4 +1,4 @@
-"""Single values: Python's, NumPy's, tensors of no dimensions, and what is none of a kind."""
+"""Single values: Python's, NumPy's and zero-dimensional tensors are accepted, others refused."""
 
 from fractions import Fraction
 from typing import Any

@@ -1,4 +1,4 @@
-"""The read-out of a search, against walking back from every beam by itself."""
+"""Reading out a search, compared with walking back from every beam separately."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from pengi_rt.decoding.backtrack import Hypotheses, Hypothesis, read_hypotheses
 
 
 def searched(seed: int, steps: int, clips: int, width: int, done: list[int]) -> SearchTrace:
-    """Random beams; what lies behind a clip's last step is nonsense, as in a backend's buffers."""
+    """Random beams; after a clip's last step they are garbage, as in a backend's buffers."""
     generator = np.random.default_rng(seed)
     shape = (steps, clips, width)
     averages = -np.sort(generator.exponential(2.0, shape), axis=2)
@@ -51,7 +51,7 @@ def walked(found: SearchTrace, clip: int, steps: int, beam: int) -> Hypothesis:
         (1, 1, [0], 1),
         (6, 3, [0, 4, 1, 6], 6),
         (9, 5, [2, 3], 8),
-        (9, 2, [9, 0, 7], 5),  # the buffers hold more steps than were asked for
+        (9, 2, [9, 0, 7], 5),  # the buffers hold more steps than the options allow
     ],
 )
 def test_every_beam_of_every_clip(steps: int, width: int, done: list[int], most: int) -> None:

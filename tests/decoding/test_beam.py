@@ -1,4 +1,4 @@
-"""The beam search against the released rule, written out plainly and recomputing everything."""
+"""The beam search against the released rule, implemented plainly, which recomputes everything."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ OPTIONS = DecodeOptions(
 def released_search(
     model: ToyModel | ScriptedModel, prefix: F32, options: DecodeOptions
 ) -> tuple[list[tuple[tuple[int, ...], float]], int]:
-    """One clip by the published rule (facts: section 9): answers best first, forward passes."""
+    """One clip by the published rule (facts: section 9): best answers first, and forward passes."""
     width, vocab = options.beam_size, model.vocab_size
     temperature = options.temperature if options.temperature > 0 else 1.0
     histories: list[list[int]] = [[]]
@@ -79,7 +79,10 @@ def assert_released(
 
 
 def assert_log_probs(beam: Hypothesis, prefix: F32, options: DecodeOptions) -> None:
-    """One a token, the model's own. Differences of sums of up to 100 leave float64 13 decimals."""
+    """One per token, as the model computes it.
+
+    Differences of sums of up to 100 leave float64 13 decimals.
+    """
     own = log_probs(MODEL, prefix, beam.tokens, options.divisor)
     assert beam.logprobs == pytest.approx(own, abs=1e-12, rel=0)
     assert sum(beam.logprobs) / len(beam.tokens) == pytest.approx(beam.score, rel=1e-12)
@@ -108,7 +111,7 @@ def test_equals_released_rule(changes: dict[str, Any], seed: int) -> None:
 
 
 def test_the_cases_above_hold_what_matters() -> None:
-    """Clips that end early beside ones that do not, and answers of different lengths."""
+    """Clips that end early next to ones that do not, and answers of different lengths."""
     answers = [answer for seed in range(6) for answer in search_all(prefixes(4, seed))]
     steps = {answer.steps for answer in answers}
     assert len(steps) > 3
@@ -145,7 +148,7 @@ def test_one_beam_is_greedy() -> None:
 
 
 def test_forward_passes() -> None:
-    """As many as the longest clip needs: none after the last token, none once all have ended."""
+    """As many as the longest clip needs: none after its last token or once all clips have ended."""
     clips = prefixes(6, seed=4)
     backend = FakeBackend(MODEL)
     answers = search(backend, clips, OPTIONS)
@@ -158,7 +161,7 @@ def test_forward_passes() -> None:
 
 
 def test_finished_beam_is_pushed_out_for_good() -> None:
-    """The stop token (1) leads after one token; two continuations of token 2 overtake it."""
+    """The stop token (1) leads after one token, then two continuations of token 2 overtake it."""
     model = ScriptedModel(
         {
             (): [0.05, 0.5, 0.4, 0.05],
@@ -196,7 +199,7 @@ def test_temperature_of_nothing_is_one(temperature: float) -> None:
 
 @pytest.mark.parametrize("wrong", ["tokens", "parents"])
 def test_the_toy_model_notices(wrong: str) -> None:
-    """The comparisons above would be worth nothing if history did not matter."""
+    """Guards the comparisons above: history must make a difference."""
 
     @dataclass
     class Forgetful(FakeDecoder):
@@ -254,7 +257,7 @@ def test_on_step_counts_and_cancels() -> None:
 
 
 def test_a_beam_of_probability_zero_is_minus_infinity() -> None:
-    """Three beams where only one can be: what follows the impossible is impossible, and no NaN."""
+    """Three beams where only one is possible: impossible beams stay impossible, without NaN."""
     model = ScriptedModel({(): [1, 0, 0, 0]})
     options = replace(OPTIONS, beam_size=3, max_new_tokens=3, stop_id=0)
     with np.errstate(divide="ignore"):  # the script's own zeros
@@ -273,7 +276,7 @@ def ends_with(*suffixes: tuple[int, ...]) -> StopTest:
 
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
 def test_ended_by_one_token_is_a_stop_token(beam_size: int) -> None:
-    """Whatever the model's own stop token would do is done by the hook."""
+    """The hook does everything that the model's own stop token would do."""
     clips = prefixes(6, seed=3)
     unstopped = replace(OPTIONS, beam_size=beam_size, stop_id=-1)
     ended = ends_with((MODEL.stop_id,))
@@ -283,7 +286,7 @@ def test_ended_by_one_token_is_a_stop_token(beam_size: int) -> None:
 
 
 def test_ended_by_two_tokens() -> None:
-    """A suffix that the first clip's best answer goes through ends it right there."""
+    """A suffix contained in the first clip's best answer ends the answer right there."""
     clips = prefixes(4)
     options = replace(OPTIONS, beam_size=1)
     (long, *_) = search(FakeBackend(MODEL), clips, options)
@@ -296,7 +299,7 @@ def test_ended_by_two_tokens() -> None:
 
 
 def test_ended_sees_unfinished_beams_only() -> None:
-    """The whole history of each, and nothing that goes on from a beam that has ended."""
+    """The hook sees each beam's whole history, and never one that has already ended."""
     seen: list[tuple[int, ...]] = []
 
     def over(tokens: Sequence[int]) -> bool:
@@ -319,7 +322,7 @@ def test_ended_sees_unfinished_beams_only() -> None:
 
 
 def test_the_host_steps_where_it_is_asked_something() -> None:
-    """A backend that searches by itself cannot call back in between."""
+    """A backend that searches on its device cannot call back between steps."""
 
     class Device:
         def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:

@@ -56,7 +56,7 @@ def test_greedy(backend: Backend) -> None:
 
 
 def test_other_options(backend: Backend) -> None:
-    """Beam sizes, lengths, temperatures and stop tokens of the public calls' goldens."""
+    """Beam sizes, lengths, temperatures and stop tokens of the golden public calls."""
     if backend.config.name != "base":
         pytest.skip("the public calls' goldens are of base")
     prefix = prefix_of(pair("base_s0_p00"))

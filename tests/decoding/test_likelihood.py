@@ -1,4 +1,4 @@
-"""Likelihoods of candidates against the same model asked for every token with its whole history."""
+"""Likelihoods of candidates against the same model run on every token's whole history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ END = MODEL.stop_id
 
 
 def prefixes(count: int, seed: int = 0, width: int = WIDTH) -> list[F32]:
-    """Of different lengths."""
+    """Random prefixes of different lengths."""
     generator = np.random.default_rng(seed)
     return [
         generator.normal(size=(length, width)).astype(np.float32)
@@ -33,7 +33,7 @@ def prefixes(count: int, seed: int = 0, width: int = WIDTH) -> list[F32]:
 
 
 def random_candidates(seed: int, count: int = 40, tokens: int = 4) -> list[Tokens]:
-    """Of few tokens, so that they share beginnings and some are the beginning of others."""
+    """Candidates from few tokens, so that many share a beginning or are another's beginning."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, 6, count)
     drawn = [tuple(generator.integers(0, tokens, length).tolist()) for length in lengths]
@@ -43,7 +43,7 @@ def random_candidates(seed: int, count: int = 40, tokens: int = 4) -> list[Token
 def brute_force(
     model: ToyModel | ScriptedModel, prefix: F32, candidate: Tokens, end: int | None
 ) -> float:
-    """Token by token, the history recomputed for each."""
+    """Token by token, recomputing the history for each."""
     tokens = candidate if end is None else (*candidate, end)
     total = 0.0
     for place, token in enumerate(tokens):
@@ -78,9 +78,9 @@ def test_random_candidates(seed: int, end: int | None) -> None:
         [(7, 8), (7,)],  # "car horn", "car"
         [(7, 8), (7,), (7, 8, 9), (8, 7)],
         [(7,), (8,), (9, 10, 11, 12, 13, 14)],
-        [(END,), (END, END), (7, END), (7,)],  # the end is a token like others
-        [(0, 0), (0,), (0, 0, 0)],  # as idle rows have it
-        [(7, 8, 1), (9, 8, 1), (9, 8, 2)],  # equal tokens behind different ones
+        [(END,), (END, END), (7, END), (7,)],  # the end token is an ordinary token
+        [(0, 0), (0,), (0, 0, 0)],  # as in idle rows
+        [(7, 8, 1), (9, 8, 1), (9, 8, 2)],  # equal tokens after different ones
     ],
     ids=str,
 )
@@ -92,7 +92,7 @@ def test_shapes_that_hurt(candidates: list[Tokens], end: int | None) -> None:
 
 @dataclass
 class Counting(FakeDecoder):
-    """Remembers the clips and rows of every call."""
+    """Records the clips and rows of every call."""
 
     prefilled: list[int] = field(default_factory=list)
     stepped: list[int] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Counting(FakeDecoder):
 
 @pytest.mark.parametrize(("end", "steps"), [(None, 4), (END, 5)])
 def test_a_prefill_and_a_step_a_level(end: int | None, steps: int) -> None:
-    """However many candidates there are; rows are the widest level's nodes."""
+    """For any number of candidates; there are as many rows as nodes at the widest level."""
     candidates = [*random_candidates(0), (1, 2, 3, 1, 2), (9, 9, 9, 9, 9)]
     sequences = [each if end is None else (*each, end) for each in candidates]
     inner = [{each[:depth] for each in sequences if len(each) > depth} for depth in range(6)]
@@ -131,7 +131,7 @@ def test_single_tokens_need_no_step() -> None:
 
 @pytest.mark.parametrize("end", [None, END])
 def test_more_candidates_than_rows(end: int | None) -> None:
-    """In any order: 147 first tokens, and as many second ones behind one of them."""
+    """In any order: 147 first tokens, and as many second tokens after one more first token."""
     behind = [(149, token, token // 2) for token in range(147)]
     candidates = [*((token, 1) for token in range(147)), *behind]
     np.random.default_rng(0).shuffle(candidates)
@@ -176,7 +176,7 @@ def test_means_are_per_token() -> None:
 
 
 def test_all_answers_together_are_certain() -> None:
-    """Every answer of up to two tokens, ended, and all that is longer."""
+    """Probabilities of all finished answers of up to two tokens and all longer ones sum to 1."""
     model = ScriptedModel({(): [0.1, 0.2, 0.3, 0.4], (1,): [0.7, 0.1, 0.1, 0.1]})
     answers = [(first,) for first in range(1, 4)]
     backend, clips = FakeBackend(model), prefixes(1)
@@ -209,7 +209,7 @@ def test_large_logits_do_not_overflow() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("place", [(), (2,), (2, 1)])
 def test_broken_logits_name_clip_and_candidate(place: Tokens, value: float) -> None:
-    """What nobody reads may be anything: the rows behind token 0 are idle or a candidate's end."""
+    """Unread logits may be anything: rows after token 0 are idle or a candidate's end."""
 
     class Broken(ToyModel):
         def logits(self, prefix: F32, tokens: Sequence[int]) -> F32:
@@ -272,7 +272,7 @@ def test_no_clips() -> None:
 
 @pytest.mark.parametrize("wrong", ["tokens", "parents"])
 def test_the_toy_model_notices(wrong: str) -> None:
-    """The comparisons above would be worth nothing if history did not matter."""
+    """Guards the comparisons above: history must make a difference."""
 
     @dataclass
     class Forgetful(FakeDecoder):
@@ -320,14 +320,14 @@ def full_forward(model: Pengi, prefix: F32, sequence: Tokens) -> F64:
 def test_equals_a_full_forward_pass_in_float64(
     backend: Backend, exact: Pengi, *, ended: bool
 ) -> None:
-    """Tolerance: 5e-5 a token, what float32 logits of order ten are off by elsewhere; seen 1.3e-5.
+    """Tolerance: 5e-5 per token, the error of float32 logits of order ten elsewhere; seen: 1.3e-5.
 
     A wrong position, parent or pad is off by more than 0.1.
     """
     end = backend.config.stop_id if ended else None
     generator = np.random.default_rng(0)
     words = [*random_candidates(2, count=30), *((int(t), 9) for t in generator.permutation(512))]
-    candidates = list(dict.fromkeys(words))[:90]  # more than a trie is wide
+    candidates = list(dict.fromkeys(words))[:90]  # wider than one trie
     clips = [
         generator.normal(size=(length, backend.config.decoder.n_embd)).astype(np.float32)
         for length in (16, 3, 9)
@@ -342,7 +342,7 @@ def test_equals_a_full_forward_pass_in_float64(
 
 
 def test_real_backends_alone_and_in_batches(backend: Backend) -> None:
-    """Tolerance: as above, since products of other shapes add in another order."""
+    """Same tolerance as above, since products of other shapes add in another order."""
     candidates = random_candidates(3)
     clips = prefixes(4, seed=2, width=backend.config.decoder.n_embd)
     found = likelihoods(backend, clips, candidates, end=backend.config.stop_id)

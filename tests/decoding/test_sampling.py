@@ -1,4 +1,4 @@
-"""Sampling against the definition: the field's own warpers, and counted frequencies."""
+"""Sampling against its definition: the standard logits warpers, and counted frequencies."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ RESTRICTIONS = [
 def test_draws_invert_the_restricted_distribution(
     vocab: int, restriction: dict[str, Any], temperature: float
 ) -> None:
-    """Token by token: the first whose cumulative probability passes its uniform number."""
+    """Token by token: the first whose cumulative probability exceeds its uniform number."""
     logits = np.random.default_rng(vocab).normal(0, 3, vocab).astype(np.float32)
     options = replace(OPTIONS, temperature=temperature, **restriction)
     cumulative = warped(logits, options).cumsum()
@@ -109,10 +109,10 @@ def chi_square(
     "changes", [{}, {"temperature": 0.6}, {"top_k": 3, "top_p": 0.8, "temperature": 1.5}], ids=str
 )
 def test_frequencies(changes: dict[str, Any]) -> None:
-    """Two tokens, token 1 ends; 12 800 draws.
+    """Two tokens, where token 1 ends; 12,800 draws.
 
-    Chi-square with n - 1 degrees of freedom has variance 2 (n - 1): a right program passes five
-    standard deviations but once in some ten thousand seeds, and the seeds are fixed.
+    Chi-square with n - 1 degrees of freedom has variance 2 (n - 1): a correct program fails at five
+    standard deviations for only one seed in some ten thousand, and the seeds are fixed.
     """
     model = ScriptedModel(SCRIPT)
     options = replace(OPTIONS, samples=64, stop_id=1, max_new_tokens=2, **changes)
@@ -131,7 +131,7 @@ def test_frequencies(changes: dict[str, Any]) -> None:
 
 
 def two_tokens(model: ScriptedModel, options: SampleOptions) -> dict[tuple[int, ...], float]:
-    """The exact probability of every answer that can be."""
+    """The exact probability of every possible answer."""
     first = warped(model.logits(NOTHING, []), options)
     found: dict[tuple[int, ...], float] = {(options.stop_id,): float(first[options.stop_id])}
     for one, two in product(range(4), range(4)):
@@ -142,7 +142,7 @@ def two_tokens(model: ScriptedModel, options: SampleOptions) -> dict[tuple[int, 
 
 
 def test_samples_are_independent() -> None:
-    """Of three samples' first tokens, all 64 triples come up as often as by chance."""
+    """All 64 triples of three samples' first tokens occur as often as chance predicts."""
     model = ScriptedModel({(): [0.25] * 4})
     options = replace(OPTIONS, max_new_tokens=1, stop_id=-1)
     counts: Counter[tuple[int, ...]] = Counter()
@@ -185,7 +185,7 @@ def test_lowest_temperature_is_greedy() -> None:
     [(1e-9, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.51, 3), (0.75, 3), (0.76, 4), (1.0, 4)],
 )
 def test_top_p_takes_the_fewest_that_reach_it(top_p: float, allowed: int) -> None:
-    """Four equal tokens have masses that floats hold exactly; lower ids come first."""
+    """Four equal tokens have masses that floats represent exactly; lower ids come first."""
     assert set(draw(np.zeros(4, np.float32), top_p=top_p)) == set(range(allowed))
 
 
@@ -197,7 +197,7 @@ def test_top_k_of_equal_tokens_takes_the_lower_ids(top_k: int) -> None:
 
 @pytest.mark.parametrize("restriction", [{"top_k": 320}, {"top_p": 0.3125}], ids=str)
 def test_many_equal_tokens(restriction: dict[str, Any]) -> None:
-    """Every fourth of 1024 is a little likelier: these, and the 64 lowest ids of the others."""
+    """Every fourth token of 1024 is slightly likelier: those, and the 64 lowest ids of the rest."""
     logits = (np.arange(1024) % 4 == 3).astype(np.float32) * 1e-6
     found = {token for seed in range(80) for token in draw(logits, seed=seed, **restriction)}
     ids = np.arange(1024)
@@ -205,7 +205,7 @@ def test_many_equal_tokens(restriction: dict[str, Any]) -> None:
 
 
 def test_top_p_is_of_what_top_k_left() -> None:
-    """Of 0.4, 0.3, 0.2, 0.1, two tokens are 4/7 and 3/7: the first alone reaches 0.55."""
+    """From 0.4, 0.3, 0.2 and 0.1, top-k leaves 4/7 and 3/7: the first alone reaches 0.55."""
     logits = np.log([0.3, 0.4, 0.1, 0.2]).astype(np.float32)
     assert set(draw(logits, top_k=2, top_p=0.55)) == {1}
     assert set(draw(logits, top_k=2, top_p=0.6)) == {0, 1}
@@ -230,7 +230,7 @@ def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
 
 
 def test_rows_that_are_finished_are_not_read() -> None:
-    """Token 1 ends; what the model says after it does not matter, elsewhere it does."""
+    """Token 1 ends the answer; logits after it do not matter, but logits elsewhere do."""
     nan = [float("nan")] * 4
     model = ScriptedModel({(): [0.5, 0.5, 0, 0], (1,): nan, (1, 3): nan, (0,): [0, 0, 1, 0]})
     options = replace(OPTIONS, samples=8, stop_id=1, pad_id=3, max_new_tokens=3)
@@ -260,7 +260,7 @@ def test_best_first() -> None:
 
 
 def test_neighbours_change_nothing() -> None:
-    """Alone, in batches, in another order, with more samples beside."""
+    """Samples are the same alone, in batches, in another order, and with more samples per clip."""
     clips = prefixes(8, seed=1)
     assert len({len(clip) for clip in clips}) > 3
     alone = [sample_all([clip])[0] for clip in clips]
@@ -272,7 +272,7 @@ def test_neighbours_change_nothing() -> None:
 
 
 def test_longer_answers_begin_alike() -> None:
-    """``max_new_tokens`` cuts; it does not change what is drawn."""
+    """``max_new_tokens`` cuts an answer; it does not change what is sampled."""
     clips = prefixes(4)
     for short, long in zip(
         sample_all(clips, samples=1, max_new_tokens=3), sample_all(clips, samples=1), strict=True
@@ -288,7 +288,7 @@ def test_seeds() -> None:
 
 
 def test_answers_end_at_the_stop_token() -> None:
-    """And no forward pass is made after the last row has ended."""
+    """No forward pass runs after the last row has ended."""
     clips = prefixes(6, seed=4)
     backend = FakeBackend(MODEL)
     answers = sample(backend, clips, OPTIONS)

@@ -1,4 +1,4 @@
-"""Streaming: the same tokens as the searches', each forward pass only when it is asked for."""
+"""Streaming: the same tokens as a search, with each forward pass run only on demand."""
 
 from dataclasses import replace
 from itertools import islice
@@ -33,7 +33,7 @@ CLIPS = prefixes(8, seed=2)
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_equals_the_search(options: DecodeOptions | SampleOptions) -> None:
-    """Tokens and log-probabilities to the last bit, from answers that stop and ones that do not."""
+    """Tokens and log-probabilities match to the last bit, for answers that stop or do not."""
     backend = FakeBackend(MODEL)
     if isinstance(options, DecodeOptions):
         answers = search(backend, CLIPS, options)
@@ -73,7 +73,7 @@ def test_the_last_token() -> None:
 
 
 def test_two_streams_of_one_backend() -> None:
-    """What a stream has to know stands in its own cache, also between its tokens."""
+    """A stream keeps its state in its own cache, also between tokens."""
     backend = FakeBackend(MODEL)
     first, second = (stream_tokens(backend, prefix, GREEDY) for prefix in CLIPS[:2])
     together = list(zip(first, second, strict=False))

@@ -1,4 +1,4 @@
-"""Tries read back into the sequences that they were made of."""
+"""Tries are read back into the sequences that they were built from."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ def read_back(trie: Trie) -> dict[int, tuple[int, ...]]:
         if depth > 0:
             steps = zip(level.tokens.tolist(), level.parents.tolist(), strict=True)
             paths = [(*paths[parent], token) for token, parent in steps]
-        assert len(set(paths)) == len(paths)  # no node twice
+        assert len(set(paths)) == len(paths)  # no node appears twice
         reads = zip(level.sequences, level.nodes, level.following, strict=True)
         found |= {int(each): (*paths[node], int(token)) for each, node, token in reads}
     return found
 
 
 def random_sequences(seed: int, count: int = 120, tokens: int = 4) -> list[tuple[int, ...]]:
-    """All different, many of them the beginning of others."""
+    """Distinct sequences, many of which are the beginning of others."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, 7, count)
     drawn = [tuple(generator.integers(0, tokens, length).tolist()) for length in lengths]
@@ -55,12 +55,12 @@ def test_parts_are_few_and_even() -> None:
     assert [width(trie) for trie in tries(sequences, 64)] == [43, 43, 44]
     assert [width(trie) for trie in tries(sequences[:64], 64)] == [64]
     assert [width(trie) for trie in tries(sequences[:65], 64)] == [32, 33]
-    assert len(tries([(token,) for token in range(500)], 64)) == 1  # leaves take no room
+    assert len(tries([(token,) for token in range(500)], 64)) == 1  # leaves use no rows
     assert len(tries([(3, token, 0) for token in range(500)], 500)) == 1
 
 
 def test_neighbours_stay_together() -> None:
-    """Two hundred sequences of two beginnings, given in turns."""
+    """Sequences with two beginnings, alternating in the input."""
     sequences = [(index % 2, 0, index, 1) for index in range(128)]
     first, second = tries(sequences, 64)
     for trie in (first, second):

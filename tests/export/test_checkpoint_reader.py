@@ -1,6 +1,6 @@
 """Checkpoints in both layouts, and every kind of file that must be refused without being run.
 
-The published layout belongs to the full-size presets; here they stand in for the tiny model, so
+The published layout belongs to the full-size presets; here they are replaced by the tiny model, so
 that a published file is half a megabyte.
 """
 
@@ -119,7 +119,7 @@ def test_every_key_of_the_released_manifests_has_one_row(reference: Path) -> Non
             key = entry["key"]
             rows = [row for row, _ in published_keys.PUBLISHED if re.fullmatch(row, key)]
             harmless = [row for row in published_keys.HARMLESS if re.fullmatch(row, key)]
-            # A key left out may also fit a row's open end; being left out comes first.
+            # An ignored key may also match a row's open-ended pattern; being ignored comes first.
             assert len(harmless) == 1 or len(rows) == 1 or key == published_keys.HEAD, key
 
 
@@ -203,7 +203,7 @@ def test_what_is_no_tensor_is_refused(path: Path, published: dict[str, Any], val
 
 
 class Gadget:
-    """Runs ``function(*arguments)`` wherever a pickle of it is loaded without care."""
+    """Runs ``function(*arguments)`` when a pickle of it is loaded carelessly."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -244,7 +244,7 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path, name: str, place: str, form
 
 
 def test_the_gadgets_would_run(tmp_path: Path) -> None:
-    """The test above can fail: without care, these do make the marker."""
+    """Guards the test above: loaded carelessly, these files do create the marker."""
     for index, name in enumerate(("os.system", "eval", "exec", "pathlib", "nested load")):
         marker = tmp_path / str(index)
         pickle.loads(pickle.dumps(gadgets(marker)[name]))
@@ -257,7 +257,7 @@ def test_a_newer_pickle_is_refused_in_one_line(path: Path) -> None:
 
 
 def test_a_hostile_tar_runs_nothing(tmp_path: Path) -> None:
-    """PyTorch's oldest format, through which weights_only was broken once (CVE-2025-32434)."""
+    """PyTorch's oldest format, through which weights_only was once bypassed (CVE-2025-32434)."""
     marker, path = tmp_path / "marker", tmp_path / "base.pth"
     with tarfile.open(path, "w") as tar:
         for name in ("storages", "tensors", "pickle"):
@@ -360,7 +360,7 @@ def test_what_is_no_checkpoint_at_all_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_flipped_byte_brings_a_traceback(tmp_path: Path) -> None:
-    """Refused, or read as what it is; never an exception of somebody else's."""
+    """Every file is refused or read correctly; no foreign exception escapes."""
     path = tmp_path / "base.pth"
     torch.save({"model": {"audio_encoder.projection.layer_norm.bias": torch.zeros(8)}}, path)
     whole = path.read_bytes()
@@ -386,7 +386,7 @@ def test_double_precision_is_narrowed_and_that_is_said(
 
 
 class Rebuilt:
-    """Pickled, it is what ``function(*arguments)`` makes where it is loaded."""
+    """Unpickles as the result of ``function(*arguments)``."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -396,7 +396,7 @@ class Rebuilt:
 
 
 def odd_tensors(tensor: Tensor) -> dict[str, object]:
-    """What stands in a state dict in place of a weight, and is none."""
+    """Values in place of a weight in a state dict that are not valid weights."""
     huge = torch.zeros(1).expand(2**40)
     meta = Rebuilt(
         torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (2**60,), (1,), False
@@ -422,7 +422,7 @@ def odd_tensors(tensor: Tensor) -> dict[str, object]:
         "a million dimensions": tensor.reshape(*[1] * 60, -1),
         "a level deeper": {"weight": tensor},
         "a list": [tensor],
-        "eight bits": tensor.to(torch.float8_e5m2),  # which PyTorch cannot compare with others
+        "eight bits": tensor.to(torch.float8_e5m2),  # PyTorch cannot compare it with others
         "an integer": 10**5000,
     }
 
@@ -431,7 +431,7 @@ def odd_tensors(tensor: Tensor) -> dict[str, object]:
 def test_a_tensor_that_is_not_plain_is_refused(
     path: Path, published: dict[str, Any], name: str
 ) -> None:
-    """In one line, before any of its values is touched; as weight, and as the tied head."""
+    """Refused in one line before its values are read, both as a weight and as the tied head."""
     weight = next(key for key in published if key.endswith("layer_norm.bias"))
     for key in (weight, published_keys.HEAD):
         odd = odd_tensors(published[weight])[name]
@@ -441,7 +441,7 @@ def test_a_tensor_that_is_not_plain_is_refused(
 
 
 def whatever_shape_is_wrong(name: str, tensor: Tensor) -> None:
-    """Stands for a model that none of the odd tensors fit."""
+    """Acts as a model that none of the odd tensors fit."""
     if tensor.ndim != 1 or not tensor.numel() or tensor.dtype != torch.float32:
         raise CheckpointError(name)
 
@@ -473,7 +473,7 @@ def test_one_tensor_under_two_keys(path: Path, published: dict[str, Tensor]) -> 
 
 
 def test_a_weight_of_absurd_size(path: Path, published: dict[str, Tensor]) -> None:
-    """As a flipped bit of its exponent makes it."""
+    """A flipped bit in the exponent produces such a value."""
     published[GPT + "transformer.wpe.weight"][9, 9] = -3e36
     assert "decoder.wpe.weight holds 3e+36, no weight is above 1e+06" in refusal(
         save(path, published)
@@ -485,7 +485,7 @@ def test_a_weight_of_absurd_size(path: Path, published: dict[str, Tensor]) -> No
 def test_the_transform_is_computed_after_all_is_checked(
     model: Pengi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 8192 points it takes 12 s and 1 GB, which no damaged file should cost."""
+    """With 8192 points it takes 12 s and 1 GB, which a damaged file must not cost."""
     path = tmp_path / "a.safetensors"
     state = {name: tensor for name, tensor in model.state_dict().items() if ".stft_" not in name}
     state["decoder.wpe.weight"] = torch.zeros(1)

@@ -1,4 +1,4 @@
-"""Export end to end: every tensor once, and no wrong weight passes the self-test."""
+"""Export end to end: every tensor is stored once, and no wrong weight passes the self-test."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_the_plan_holds_the_state_dict_once(tiny_plan: Path, tiny_model: Pengi) 
         for name, tensor in state.items():
             np.testing.assert_array_equal(plan.tensor(name), tensor.numpy(), err_msg=name)
         extra = sum(plan.tensor(name).nbytes for name in plan.tensors if name not in state)
-    # What only the graphs have: the stretch matrix and the folded attention biases.
+    # Only the graphs have these: the stretch matrix and the folded attention biases.
     assert extra < 0.5 * sum(tensor.nbytes for tensor in state.values())
 
 
@@ -46,7 +46,7 @@ def test_the_self_test_is_kept_in_the_plan(tiny_plan: Path) -> None:
 def test_a_perturbed_weight_fails_the_export(
     name: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan gets one matrix 1 % off; the model it is tested against does not."""
+    """One matrix of the plan is 1 % off; the model it is tested against is not."""
     write = export._add_weights
 
     def perturbed(
@@ -70,9 +70,12 @@ def test_progress_is_reported_as_often_as_announced(tiny_checkpoint: Path, tmp_p
     for backends in (export.DEFAULT_BACKENDS, ("torch",)):
         said: list[str] = []
         export_plan(
-            tiny_checkpoint, tmp_path / "p.plan",
-            backends=backends, threads=1, progress=said.append,
-        )  # fmt: skip
+            tiny_checkpoint,
+            tmp_path / "p.plan",
+            backends=backends,
+            threads=1,
+            progress=said.append,
+        )
         assert len(said) == export.count_steps(backends)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint records of itself is compared, and a file that records nothing is told."""
+"""A checkpoint's own checksums are compared; a file without any is reported."""
 
 import logging
 import zipfile
@@ -46,7 +46,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def values_of(path: Path) -> int:
-    """Where the numbers of ``data/0`` begin."""
+    """The offset of the numbers of ``data/0``."""
     return path.read_bytes().index(torch.arange(1000.0).numpy().tobytes())
 
 
@@ -54,7 +54,7 @@ def test_a_flipped_bit_of_an_archive(pth: Path, caplog: pytest.LogCaptureFixture
     check_file(pth)
     assert not caplog.messages
     flip(pth, values_of(pth) + 2000)
-    # PyTorch reads it without a word.
+    # PyTorch reads it without complaint.
     assert not torch.load(pth)["model"]["a"].equal(torch.arange(1000.0))
     assert refusal(pth) == (
         "is damaged (Bad CRC-32 for file 'base/data/0'); nothing in it was run. Fetch it again"
@@ -103,7 +103,7 @@ def test_bombs_are_not_unpacked(pth: Path) -> None:
 
 
 def test_entries_that_overlap(pth: Path) -> None:
-    """Of a thousand names for one place only one could be read in the file's own time."""
+    """A thousand names for one place would take a thousand times as long to read."""
     data = bytearray(pth.read_bytes())
     with zipfile.ZipFile(pth) as archive:
         first, second, *_ = archive.infolist()
@@ -115,7 +115,7 @@ def test_entries_that_overlap(pth: Path) -> None:
 
 def test_a_list_of_entries_beyond_reason(pth: Path) -> None:
     data = bytearray(pth.read_bytes())
-    assert data[-42:-38] == b"PK\x06\x07"  # as PyTorch writes it, of 64 bits
+    assert data[-42:-38] == b"PK\x06\x07"  # PyTorch writes a zip64 record
     data[-58:-50] = (2**40).to_bytes(8, "little")
     pth.write_bytes(data)
     assert f"its list of entries would be {2**40} bytes" in refusal(pth)

@@ -21,7 +21,7 @@ from pengi_rt.plan.reader import Plan
 def saved(
     tiny_model: Pengi, tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[str]]:
-    """The plan of the tiny model's float16 checkpoint, and what its export warned of."""
+    """The plan exported from the tiny model's float16 checkpoint, with the export's warnings."""
     folder = tmp_path_factory.mktemp("half")
     checkpoint, plan = folder / "half.safetensors", folder / "half.plan"
     save_checkpoint(tiny_model, checkpoint, tokenizers_of(tiny_plan), dtype=torch.float16)
@@ -65,7 +65,7 @@ def test_what_is_stored_as_what(tiny_plan: Path, half_plan: Path) -> None:
         assert half.manifest.self_test["passed"] is True
         records = half.manifest.tensors
         wide = {name for name, r in records.items() if r.dtype == "float32" and len(r.shape) > 1}
-        # The mel bank, and the stretch, which only the graph has.
+        # The mel bank, and the stretch matrix (only the graph has that).
         assert {FRONT_END + "mel_bank"} < wide
         assert len(wide) == 2
         assert all(r.dtype != "float16" for r in records.values() if len(r.shape) < 2)

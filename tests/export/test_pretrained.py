@@ -1,4 +1,4 @@
-"""Parts out of whole files: ours, the published ones, CLAP's, GPT-2's and CLIP's."""
+"""Parts taken from whole files: ours, the published ones, CLAP's, GPT-2's and CLIP's."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -56,9 +56,16 @@ def test_of_our_own_and_of_the_published_layout(
 @pytest.mark.parametrize("folder", [True, False])
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_gpt2_is_the_decoder(tmp_path: Path, folder: bool, prefix: str) -> None:
-    """What its ids make of hidden states is the same; old files hold the causal mask too."""
-    sizes = GPT2Config(vocab_size=512, n_positions=128, n_embd=64, n_layer=2, n_head=4,
-                       bos_token_id=0, eos_token_id=0)  # fmt: skip
+    """Its hidden states for the same ids are equal; old files also contain the causal mask."""
+    sizes = GPT2Config(
+        vocab_size=512,
+        n_positions=128,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     torch.manual_seed(0)
     gpt2 = GPT2LMHeadModel(sizes).eval()
     state = {
@@ -88,14 +95,24 @@ def test_gpt2_is_the_decoder(tmp_path: Path, folder: bool, prefix: str) -> None:
 
 def test_clip_is_the_text_encoder_without_our_projection(tmp_path: Path) -> None:
     text = TINY.text
-    sizes = {"num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 2,
-             "hidden_size": 32}  # fmt: skip
+    sizes = {
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+    }
     config = CLIPConfig(
-        text_config=sizes | {"vocab_size": 512, "max_position_embeddings": 40,
-                             "bos_token_id": 510, "eos_token_id": 511, "pad_token_id": 511},
+        text_config=sizes
+        | {
+            "vocab_size": 512,
+            "max_position_embeddings": 40,
+            "bos_token_id": 510,
+            "eos_token_id": 511,
+            "pad_token_id": 511,
+        },
         vision_config=sizes | {"image_size": 32, "patch_size": 16},
         projection_dim=text.projection_dim,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     clip = CLIPModel(config).eval()
     state = dict(clip.state_dict())
@@ -125,8 +142,10 @@ def clap_state(model: Pengi) -> dict[str, Tensor]:
     state = {
         key: tensor for key, tensor in publish(model).items() if key.startswith("audio_encoder.")
     }
-    gpt2 = {key.replace("decoder.", "caption_encoder.base.", 1): tensor
-            for key, tensor in part(model, "decoder").items()}  # fmt: skip
+    gpt2 = {
+        key.replace("decoder.", "caption_encoder.base.", 1): tensor
+        for key, tensor in part(model, "decoder").items()
+    }
     head = {"caption_encoder.projection.linear1.weight": torch.ones(3, 3)}
     return state | gpt2 | head | {"logit_scale": torch.tensor(1.0)}
 
@@ -151,7 +170,7 @@ def test_claps_audio_encoder(model: Pengi, tmp_path: Path) -> None:
 def test_every_published_key_has_its_place(
     reference: Path, tmp_path: Path, manifest: str, parts: list[str]
 ) -> None:
-    """The released files' keys alone: the shapes would be a gigabyte."""
+    """Uses the released files' keys only: with their shapes it would be a gigabyte."""
     listed = json.loads((reference / "manifests" / manifest).read_text())
     entries = listed if isinstance(listed, list) else listed["keys"]
     integers = ("num_batches_tracked", "position_ids", "relative_position_index")

@@ -1,4 +1,4 @@
-"""Kernels that a plan computes and does not store: bit for bit the model's, or not at all."""
+"""Kernels that a plan recomputes instead of storing are bit-identical to the model's."""
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ from pengi_rt.models.stored_weights import STFT_KERNELS
 
 
 def graph_and_table(n_fft: int) -> tuple[onnx.ModelProto, WeightTable]:
-    """A graph that gives the two kernels back, which are its inputs."""
+    """A graph that returns its inputs, the two kernels."""
     kernels = [kernel.numpy() for kernel in dft_kernels(n_fft)]
     value = helper.make_tensor_value_info
     shape = kernels[0].shape
@@ -36,7 +36,7 @@ def test_computes_the_models_kernels(n_fft: int) -> None:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for name, found in zip(STFT_KERNELS, session.run(None, stored), strict=True):
         np.testing.assert_array_equal(found, expected[name])
-    if n_fft in (256, 1024):  # of a power of two the angles are exact, others may differ by a bit
+    if n_fft in (256, 1024):  # for powers of two the angles are exact, others may differ by one bit
         assert not stored
         onnx.checker.check_model(model, full_check=True)
         assert len(model.SerializeToString()) < 100 * n_fft

@@ -1,4 +1,4 @@
-"""Plans with all kinds of weights, with graphs and without: the rounded model, on any backend."""
+"""Plans with every weight type, with and without graphs: the rounded model, on any backend."""
 
 import copy
 import logging
@@ -31,11 +31,12 @@ NEW: tuple[WeightsName, ...] = ("bf16", "int8")
 SOURCE = Source(file="small.pth", sha256="0" * 64)
 TINY = PRESETS["tiny"]
 MLP = TINY["audio_mapper"] | {"kind": "mlp"}
-# An export takes seconds: a smaller model than tiny, whose text graph has the token table as well.
+# An export takes seconds, so use a model smaller than tiny; its text graph has the token table too.
 CONFIG = ModelConfig.from_dict(
-    TINY | {"htsat": TINY["htsat"] | {"depths": [1, 1]}, "audio_mapper": MLP}
+    TINY
+    | {"htsat": TINY["htsat"] | {"depths": [1, 1]}, "audio_mapper": MLP}
     | {"text": {"kind": "decoder", "max_length": 12}}
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def model() -> Pengi:
 
 @pytest.fixture(scope="module")
 def plans(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Plans with graphs, by weights."""
+    """Plans with graphs, keyed by weight type."""
     folder = tmp_path_factory.mktemp("stored")
     for weights in NEW:
         write(model, folder / weights, weights)
@@ -54,7 +55,7 @@ def plans(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture(scope="module")
 def bare(model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Plans without graphs, by weights: all there are."""
+    """Plans without graphs, keyed by weight type: all of them."""
     folder = tmp_path_factory.mktemp("bare")
     for weights in get_args(WeightsName):
         write(model, folder / weights, weights, ["triton"])
@@ -68,9 +69,14 @@ def write(
     backends: Sequence[str] = DEFAULT_BACKENDS,
 ) -> None:
     write_plan(
-        model, make_tokenizers(CONFIG), SOURCE, path,
-        weights=weights, backends=backends, threads=1,
-    )  # fmt: skip
+        model,
+        make_tokenizers(CONFIG),
+        SOURCE,
+        path,
+        weights=weights,
+        backends=backends,
+        threads=1,
+    )
 
 
 def recording(seed: int) -> tuple[F32, int]:
@@ -95,7 +101,7 @@ def test_smaller_types_make_smaller_plans(bare: dict[str, Path], plans: dict[str
 def test_the_plan_holds_the_rounded_model(
     weights: WeightsName, bare: dict[str, Path], plans: dict[str, Path], model: Pengi
 ) -> None:
-    """Bit for bit, whatever the backend computes with; of float32, the model itself."""
+    """Bit for bit, whatever precision the backend uses; fp32 plans hold the model itself."""
     expected = rounded(model, weights).state_dict()
     for path in (folder[weights] for folder in (bare, plans) if weights in folder):
         with Plan.open(path) as plan:
@@ -123,19 +129,19 @@ def test_the_same_tokens_on_both_backends(weights: str, plans: dict[str, Path]) 
 
 
 def logits(backend: Backend, prefix: F32) -> F32:
-    """Before the first token and behind two, which come from the table."""
+    """Logits before the first token and after each of two, whose embeddings come from the table."""
     run = prefilled(backend, prefix, new_tokens=3)
     steps = [run.step([token]).copy() for token in (5, 300)]
     return np.concatenate([run.first, *steps])
 
 
 def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:
-    """Logits (RMS, relative) before and after.
+    """Compare logits before and after rounding (RMS, relative).
 
     A step of int8 is 1/127 of a channel's largest weight, which is about 3 deviations: rounding
     moves weights by 3 / 127 / sqrt(12), 0.7 % of them (RMS), bfloat16 by 0.2 %, float16 by 0.02 %.
-    Through two layers with four matrices each, and the table that comes first and last, such errors
-    add up as squares do, to some three times that. Allowed are ten times.
+    Through two layers with four matrices each, and the table used first and last, these errors add
+    up as squares, to some three times that. The test allows ten times.
     """
     prefix = np.random.default_rng(1).normal(size=(1, 6, 64)).astype(np.float32)
     double: Any = prefix.astype(np.float64)
@@ -150,8 +156,8 @@ def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:
     for weights, path in bare.items():
         with Plan.open(path) as plan:
             errors[weights] = error(TorchBackend.from_plan(plan))
-    # The same weights, as `test_the_plan_holds_the_rounded_model` knows. How many threads share a
-    # product, and where it lies in memory, decide in which order it is added up.
+    # `test_the_plan_holds_the_rounded_model` checks that the weights are equal. The threads used
+    # per product, and its memory layout, decide the order of summation.
     assert errors["fp32"] <= 2 * own + 2 * np.finfo(np.float32).eps
     assert errors["fp32"] < errors["fp16"] < errors["bf16"] < errors["int8"]
     for weights, rounding in (("fp16", 0.0002), ("bf16", 0.002), ("int8", 0.007)):
@@ -192,7 +198,7 @@ def test_what_was_not_tested_is_said(
 
 
 def test_onnx_is_not_needed_without_graphs() -> None:
-    """No module that is imported with the exporter imports it."""
+    """No module imported along with the exporter imports it."""
     files, seen, waiting = source_files(), set[str](), ["pengi_rt.export.export"]
     while waiting:
         name = waiting.pop()

@@ -1,4 +1,4 @@
-"""Where tokenizers come from, and that another model's are refused. The hub is never asked."""
+"""Where tokenizers come from; another model's are refused, and the hub is never contacted."""
 
 import dataclasses
 import json
@@ -66,7 +66,7 @@ def test_what_is_no_tokenizer_is_refused(beside: Path, content: bytes) -> None:
 
 
 def test_unregistered_specials_are_refused(beside: Path) -> None:
-    """A plain BPE of the right size takes " <|endoftext|>" to pieces, and nothing ever stops."""
+    """A plain BPE of the right size splits " <|endoftext|>", so that nothing ever stops."""
     plain = Tokenizer(models.BPE())
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

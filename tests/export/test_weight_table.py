@@ -1,4 +1,4 @@
-"""The weight table: one copy of every tensor, whatever exporters do to names and orientation."""
+"""The weight table: one copy of every tensor, however exporters rename or transpose it."""
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +16,7 @@ EXTRA = RANDOM.normal(size=(40, 40)).astype(np.float32)
 
 
 def graph_of(*initializers: tuple[str, np.ndarray]) -> onnx.ModelProto:
-    """y = x @ first @ second @ ..."""
+    """A graph computing y = x @ first @ second @ ..."""
     nodes, x = [], "x"
     for name, _ in initializers:
         nodes.append(helper.make_node("MatMul", [x, name], [f"{name}_out"]))
@@ -74,21 +74,29 @@ def test_small_constants_stay_in_the_graph() -> None:
 def test_only_what_loses_nothing_is_kept_as_float16() -> None:
     exact = WEIGHT.astype(np.float16).astype(np.float32)
     model = graph_of(("val_1", exact), ("val_2", exact.T.copy()), ("val_3", EXTRA))
-    table = WeightTable({"linear.weight": exact, "bias": np.ones(9, np.float32),
-                         "big": np.full((2, 2), 1e6, np.float32)})  # fmt: skip
+    table = WeightTable(
+        {
+            "linear.weight": exact,
+            "bias": np.ones(9, np.float32),
+            "big": np.full((2, 2), 1e6, np.float32),
+        }
+    )
     table.absorb(model, "audio")
     table.narrow(np.dtype(np.float16))
     types = {name: array.dtype.name for name, array in table.tensors.items()}
     assert types == {
-        "linear.weight": "float16", "bias": "float32", "big": "float32", "audio.val_3": "float32",
-    }  # fmt: skip
+        "linear.weight": "float16",
+        "bias": "float32",
+        "big": "float32",
+        "audio.val_3": "float32",
+    }
     x = RANDOM.normal(size=(3, 40)).astype(np.float32)
     expected = x @ exact @ exact.T @ EXTRA
     np.testing.assert_allclose(run(model, table, x), expected, rtol=2e-5, atol=1e-3)
 
 
 def test_every_type_is_widened_in_the_graph() -> None:
-    """Small whole numbers times powers of two: exact in every type and in any order of sums."""
+    """Small integers times powers of two are exact in every type and in any summation order."""
     first, second, third = (RANDOM.integers(-1, 2, (40, 40)).astype(np.float32) for _ in range(3))
     rows, columns = np.full((40, 1), 0.5, np.float32), np.full((1, 40), 2, np.float32)
     rows[3], columns[0, 5] = 4, 0.25
@@ -101,11 +109,15 @@ def test_every_type_is_widened_in_the_graph() -> None:
     assert {name: array.dtype.name for name, array in table.tensors.items()} == dict.fromkeys(
         wide, "bfloat16"
     )
-    table.tensors |= {"second": second.astype(np.int8), "second.scale": rows,
-                      "third": third.astype(np.int8), "third.scale": columns}  # fmt: skip
+    table.tensors |= {
+        "second": second.astype(np.int8),
+        "second.scale": rows,
+        "third": third.astype(np.int8),
+        "third.scale": columns,
+    }
     x = RANDOM.integers(-1, 2, (3, 40)).astype(np.float32)
     expected = x @ first @ wide["second"] @ wide["third"] @ turned
-    assert np.abs(expected).max() < 2**20  # in eighths: 24 bits hold it
+    assert np.abs(expected).max() < 2**20  # multiples of 1/8: 24 bits suffice
     np.testing.assert_array_equal(run(model, table, x), expected)
 
 

@@ -43,9 +43,9 @@ SCENES = 200
 LEAST_EQUAL_CAPTIONS = 0.95
 LEAST_EQUAL_TOKENS = 0.98
 FACTOR = 2
-"""Times PyTorch's own error in float16: sums in another order are neither better nor worse."""
+"""The factor on PyTorch's own error in float16: summation order makes neither one better."""
 FREE = DecodeOptions(beam_size=3, max_new_tokens=9, temperature=0.7, stop_id=-1, pad_id=0)
-"""For the tiny model; nothing stops, and graphs end where the buffers do."""
+"""Options for the tiny model; no token stops the search, so graphs end where the buffers do."""
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -65,7 +65,7 @@ def exact(model: Pengi) -> Iterator[TritonBackend]:
 
 
 def test_golden_beams(model: Pengi, exact: TritonBackend) -> None:
-    """Token for token in float32, from the released code's prefixes."""
+    """The tokens equal the released code's in float32, given its prefixes."""
     for golden in goldens_of(model.config.name):
         prefix = [prefix_of(golden)]
         (answer,) = search(exact, prefix, decode_options(golden, 5))
@@ -86,8 +86,10 @@ def test_golden_beams_together(model: Pengi, exact: TritonBackend) -> None:
 
 
 def test_golden_recordings(model: Pengi, exact: TritonBackend) -> None:
-    """From the recording on: the prefix within ten times what the released code loses, its beams
-    token for token."""
+    """From recording to tokens, which must equal the released code's.
+
+    The prefix may be off by ten times what the released code loses to float32.
+    """
     for golden in goldens_of(model.config.name):
         run = meta(golden)
         (audio,) = exact.encoders.encode_audio(waveform(run["audio"])[None]).prefix
@@ -134,7 +136,7 @@ def forced(backend: TritonBackend, prefix: F32, tokens: NDArray[np.int64]) -> Te
 
 @torch.inference_mode()
 def forced_by_pytorch(decoder: GPT2, prefix: F32, tokens: NDArray[np.int64]) -> Tensor:
-    """The same by the plain model, in its dtype and in one pass."""
+    """The same from the plain model, in its dtype and in one pass."""
     weight = decoder.wte.weight
     known = decoder.wte(torch.from_numpy(tokens[:-1]).to(weight.device))
     x = torch.cat([torch.from_numpy(prefix).to(weight), known])[None]
@@ -144,7 +146,7 @@ def forced_by_pytorch(decoder: GPT2, prefix: F32, tokens: NDArray[np.int64]) -> 
 
 
 def test_demo_captions_in_float16() -> None:
-    """The best caption of 200 made scenes is float32's in 95 % of them."""
+    """The best captions of 200 synthetic scenes match float32's in 95 % of cases."""
     if not builtin_plan().is_file():
         pytest.skip("no demo plan is built in")
     clips = [clip.samples for clip in held_out(SCENES, notes=False, tasks=load_tasks())]
@@ -166,7 +168,7 @@ def test_demo_captions_in_float16() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_replayed_search_is_the_eager_one(tiny_model: Pengi, precision: str) -> None:
-    """Twice, so that nothing is left behind by the first."""
+    """Runs twice, to show that the first search leaves nothing behind."""
     backend = TritonBackend(tiny_model, device=DEVICE, precision=precision)
     prefix, lengths = two_prefixes()
     first, second = (backend.device_search.search_prefix(prefix, lengths, FREE) for _ in range(2))
@@ -211,7 +213,7 @@ def test_a_replayed_encoder_is_the_eager_one(tiny_model: Pengi, precision: str) 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_prompts_beside_the_audio(tiny_model: Pengi, precision: str) -> None:
-    """Two graphs at once, time and again, leave each other's numbers alone."""
+    """Two graphs running at once, repeatedly, do not disturb each other's results."""
     backend = TritonBackend(tiny_model, device=DEVICE, precision=precision)
     generator = np.random.default_rng(6)
     nothing = np.empty((0, tiny_model.config.decoder.n_embd), np.float32)
@@ -231,7 +233,7 @@ def test_prompts_beside_the_audio(tiny_model: Pengi, precision: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits_for_the_device_between_steps(tiny_model: Pengi) -> None:
-    """PyTorch refuses to synchronise while a search's graphs are put into the stream."""
+    """PyTorch refuses to synchronize while a search's graphs are being enqueued."""
     backend = TritonBackend(tiny_model, device=DEVICE, precision="fp16")
     expected = backend.device_search.search_prefix(*two_prefixes(), FREE)
     (run,) = backend.device_search._runs.values()

@@ -1,7 +1,7 @@
 """compute-sanitizer finds nothing in any kernel: no access out of bounds, no race.
 
 It watches small cases of the kernels' own tests, each kernel in every dtype. PyTorch's allocator is
-turned off, so that what lies behind a buffer belongs to nobody.
+turned off, so that the memory after a buffer is unallocated.
 """
 
 import os
@@ -38,13 +38,13 @@ SUMMARIES = {"memcheck": "ERROR SUMMARY: 0 errors", "racecheck": "RACECHECK SUMM
 
 
 def under(tool: str, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run Python with ``command`` under one tool; its report comes last on stdout."""
+    """Run Python under one tool; the tool's report ends stdout."""
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("compute-sanitizer is not installed")
     watch = [sanitizer, "--tool", tool, "--error-exitcode", "99"]
     if tool == "memcheck":
-        # PyTorch asks the driver things that it refuses, and goes on.
+        # PyTorch makes driver queries that fail, and carries on.
         watch += ["--report-api-errors", "no"]
     return subprocess.run(
         [*watch, sys.executable, "-P", *command],

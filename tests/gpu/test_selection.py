@@ -1,4 +1,4 @@
-"""What PENGI_TEST_GPU selects, and what the sanitizer is told to watch, is there."""
+"""The tests that PENGI_TEST_GPU selects, and those the sanitizer watches, exist."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ def watched() -> list[str]:
 
 @pytest.mark.parametrize("test", watched())
 def test_what_is_watched_is_there(test: str) -> None:
-    """Otherwise pytest would end with an error, on the GPU alone."""
+    """Otherwise pytest would fail with an error, on the GPU only."""
     module, name = test.split("::")
     tree = ast.parse((KERNEL_TESTS / module).read_text("utf-8"))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -24,7 +24,7 @@ def test_what_is_watched_is_there(test: str) -> None:
 
 
 def test_every_kernel_is_watched() -> None:
-    """By the test of its name, or of what it is a part of."""
+    """Each kernel is watched by the test named after it, or after the kernel it belongs to."""
     parts = {"small_linear_kernels": "small_linear", "swin_linear": "norm_linear"}
     jitted = {
         parts.get(path.stem, path.stem)

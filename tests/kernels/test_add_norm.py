@@ -1,4 +1,4 @@
-"""The residual sum and its norm, against PyTorch in float64."""
+"""The residual sum and its norm against PyTorch in float64."""
 
 from typing import Any
 

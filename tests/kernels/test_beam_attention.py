@@ -104,10 +104,10 @@ def test_slots_of_one_position_in_two_tiles() -> None:
 
 
 def test_rows_with_one_history_agree() -> None:
-    """Beams 0 and 2 have the same parents and queries, but lie at different rows.
+    """Beams 0 and 2 have the same parents and queries, but are in different rows.
 
-    Both are the truth but for rounding, no closer: what a row sees lies at other places of the
-    tile, so that the sums over it are taken in another order.
+    Both equal the true result up to rounding, but not each other exactly: the keys they see lie in
+    different places of the tile, so that the sums over them add in another order.
     """
     q, segments = make_case([3], [2], beams=3)
     segments.ancestry[2, 0, 2] = segments.ancestry[2, 0, 0]
@@ -123,7 +123,7 @@ def test_rows_with_one_history_agree() -> None:
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
-    """To the last bit: another beam's queries, and what only it has written, enter no sum."""
+    """To the last bit: other beams' queries, and keys that only they wrote, affect no sum."""
     q, segments = make_case([3], [2], beams=3)
     segments.ancestry[2, 0] = torch.tensor([[0, 0, -1, -1], [1, 1, -1, -1], [0, 2, -1, -1]])
     for tensor in (segments.keys, segments.values):

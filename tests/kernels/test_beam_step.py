@@ -33,7 +33,7 @@ TOLERANCE = 1e-6
 
 
 def poisoned_like(buffers: Any) -> Any:
-    """The same buffers, guarded and unwritten."""
+    """The same buffers, guarded and uninitialized."""
     return type(buffers)(*(poisoned(*buffer.shape, dtype=buffer.dtype) for buffer in buffers))
 
 
@@ -92,7 +92,7 @@ class Search:
         )
 
     def found(self) -> BeamStep:
-        """The beams that the last step wrote."""
+        """The beams written by the last step."""
         row = {
             name: buffer[self.row - 1].cpu().numpy()
             for name, buffer in self.history._asdict().items()
@@ -115,7 +115,7 @@ def random_logits(generator: np.random.Generator, search: Search, *, coarse: boo
     beams = 1 if search.row == 0 else search.beams
     shape = (search.clips, beams, search.vocab)
     logits = generator.normal(0, 3, shape).astype(np.float32)
-    if coarse:  # few values, so that nearly everything is a tie within its row
+    if coarse:  # few distinct values, so nearly every row is full of ties
         logits = logits.round()
         logits[logits == 0] = np.where(generator.random((logits == 0).sum()) < 0.5, 0.0, -0.0)
     logits[..., search.stop_id] += 5
@@ -123,7 +123,7 @@ def random_logits(generator: np.random.Generator, search: Search, *, coarse: boo
 
 
 def run(search: Search, seed: int, *, coarse: bool = False) -> list[BeamStep]:
-    """Compare all its steps with the CPU's, and check the history that they leave."""
+    """Compare all its steps with the CPU's, and check the history they leave."""
     generator = np.random.default_rng(seed)
     state = BeamState.start(search.clips)
     ancestry = np.zeros((search.clips, search.beams, search.steps), np.int32)
@@ -145,7 +145,7 @@ def run(search: Search, seed: int, *, coarse: bool = False) -> list[BeamStep]:
 
 
 def done(steps: list[BeamStep]) -> list[int]:
-    """Tokens when every clip was first finished, 0 if it never was."""
+    """Tokens when each clip first finished, 0 if it never did."""
     over = np.stack([step.state.finished.all(axis=1) for step in steps])
     tokens: list[int] = np.where(over.any(axis=0), over.argmax(axis=0) + 1, 0).tolist()
     return tokens
@@ -182,7 +182,7 @@ def test_reference_searches_like_the_cpu(seed: int, coarse: bool) -> None:
 
 
 def test_searches_above_come_to_an_end() -> None:
-    """Otherwise they would not test finished clips."""
+    """Otherwise finished clips would go untested."""
     search = Search(3, 3, 53, 9, reference=True)
     steps = run(search, 0)
     finished = np.stack([step.state.finished for step in steps])
@@ -202,7 +202,7 @@ def test_ties_between_beams_go_to_the_lower_beam(reference: bool) -> None:
     search = Search(2, 4, 53, 2, reference=reference)
     state = start(search, [[-4.0] * 4] * 2, [[2] * 4] * 2, [[0] * 4, [0, 1, 0, 1]])
     logits = np.broadcast_to(np.array([0, 2, 5, 2] + [-9] * 49, np.float32), (2, 4, 53)).copy()
-    logits[1, :, 2] = 90  # certain: log-probability 0, so that the average is finished beams' own
+    logits[1, :, 2] = 90  # certain: log-probability 0, so the average equals the finished beams'
     state.lengths[1] = state.lengths[1] - ~state.finished[1]
     search.history.lengths[0] = torch.from_numpy(state.lengths)
     search.step(logits)
@@ -212,7 +212,7 @@ def test_ties_between_beams_go_to_the_lower_beam(reference: bool) -> None:
 
 
 def start(search: Search, scores: Any, lengths: Any, finished: Any) -> BeamState:
-    """Put the search into this state, after its first step."""
+    """Put the search into the given state, after its first step."""
     state = BeamState(
         np.array(scores, np.float64), np.array(lengths, np.int32), np.array(finished, np.bool_)
     )
@@ -231,8 +231,8 @@ def start(search: Search, scores: Any, lengths: Any, finished: Any) -> BeamState
     [
         ([-4.0, -1.0], [2, 4], [1, 0]),  # the finished one is pushed out
         ([-1.0, -8.0], [4, 2], [1, 0]),  # it stays
-        ([-1.0, -8.0], [4, 2], [1, 1]),  # nothing is left to do
-        ([-1.0, -0.5], [4, 2], [1, 1]),  # but to put the better one first
+        ([-1.0, -8.0], [4, 2], [1, 1]),  # nothing remains to be done
+        ([-1.0, -0.5], [4, 2], [1, 1]),  # except to put the better one first
         ([-np.inf, -8.0], [1, 2], [0, 0]),  # probability 0
         ([-np.inf, -np.inf], [1, 2], [0, 0]),
     ],
@@ -262,7 +262,7 @@ def test_tokens_of_probability_zero(reference: bool, allowed: int) -> None:
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("temperature", [2.0**-126, 1e-3, 1e6, 1e300])
 def test_extreme_temperatures(reference: bool, temperature: float) -> None:
-    """From float32's smallest to beyond its largest; logits fall, so ties are as on the CPU."""
+    """From float32's smallest to beyond its largest; logits decrease, so ties are as on the CPU."""
     search = Search(1, 3, 200, 0, temperature, reference=reference)
     logits = np.linspace(9, -9, 200, dtype=np.float32).reshape(1, 1, 200)
     logits[..., 150:] = -np.inf
@@ -272,7 +272,9 @@ def test_extreme_temperatures(reference: bool, temperature: float) -> None:
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, None])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about NaN, in the interpreter
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # NumPy's warning about NaN, in the interpreter
 def test_broken_logits_mark_their_clip_for_good(reference: bool, value: float | None) -> None:
     search = Search(3, 2, 300, 2, reference=reference)
     generator = np.random.default_rng(0)
@@ -315,7 +317,7 @@ def test_a_new_search_forgets_the_old_one() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("reference", [False, True])
 def test_next_residual(dtype: torch.dtype, reference: bool) -> None:
-    """They are of the row's token and its clip's position, which stops at the last one."""
+    """It belongs to the row's token and its clip's position, which stops at the last one."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(53, WIDTH, generator=generator)
     scale = None

@@ -1,7 +1,7 @@
 """Every kernel that a full-size model needs compiles for every architecture and fits it.
 
-This says nothing about speed. What spills its registers, or asks for more shared memory than there
-is, would be slow or fail only on the machine of a user.
+This says nothing about speed. A kernel that spills registers, or needs more shared memory than the
+GPU has, would be slow or fail only on a user's machine.
 """
 
 import importlib
@@ -55,7 +55,7 @@ def test_names_are_unique() -> None:
 
 
 def test_every_kernel_is_built() -> None:
-    """A kernel that is launched but is in no file's builds would not be checked."""
+    """A kernel that is launched but missing from every file's builds would go unchecked."""
     built = {build.kernel.__name__ for module in MODULES for build in builds(module)}
     source = "".join(file.read_text("utf-8") for file in KERNELS.glob("*.py"))
     jitted = re.compile(r"^@triton\.jit.*\ndef (\w+_kernel)\(", re.MULTILINE)
@@ -86,7 +86,7 @@ def test_table_of_three() -> None:
 
 
 def test_a_spill_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The product of 256 x 256 by 4 warps does not fit into registers."""
+    """A product of 256 x 256 with 4 warps does not fit into registers."""
     (tmp_path / "spilling.py").write_text(SPILLING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (found,) = compile_kernels(["spilling"], tmp_path / "cache")

@@ -109,7 +109,7 @@ def norm(layer: torch.nn.LayerNorm) -> Norm:
 
 
 def random_block(dtype: torch.dtype) -> Block:
-    """A block whose biases and norms are not those of a new model."""
+    """A block whose biases and norms differ from a new model's."""
     block = Block(
         DecoderConfig(vocab_size=16, n_positions=16, n_embd=WIDTH, n_layer=1, n_head=HEADS)
     )

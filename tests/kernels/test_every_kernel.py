@@ -1,4 +1,4 @@
-"""One name, found everywhere: every kernel has a test, a benchmark and a line in the documents."""
+"""Every kernel has a test, a benchmark and a line in the documents, all under its name."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ KERNELS = (
     *("log_mel", "window_attention", "norm_linear", "patch_merging", "add_norm", "small_linear"),
     *("beam_attention", "lm_head", "top_tokens", "beam_step"),
 )
-"""Files with a launcher of their name."""
+"""Files whose launcher has the same name."""
 CPU_KERNELS = ("beam_step_cpu",)
 PARTS = {
     "log_mel_tables": "log_mel",

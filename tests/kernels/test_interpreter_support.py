@@ -1,4 +1,4 @@
-"""The tests' own tools detect what they are made to detect."""
+"""The tests' own tools detect the errors they are made for."""
 
 import pytest
 import torch

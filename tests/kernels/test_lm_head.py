@@ -1,4 +1,4 @@
-"""The head's logits are as accurate as PyTorch's, and what is kept of them is exact."""
+"""The head's logits are as accurate as PyTorch's, and its candidates are exact."""
 
 from typing import Any, NamedTuple
 
@@ -146,7 +146,7 @@ def test_the_stream_is_summed(rows: int) -> None:
 
 @pytest.mark.parametrize("temperature", [2.0**-126, 0.37, 8.0, 1e300])
 @pytest.mark.parametrize("beam_size", [1, 3, 16])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about infinities
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's warning about infinities
 def test_temperatures_and_beams(temperature: float, beam_size: int) -> None:
     """The smallest temperature makes float32 infinities of logits, which must not be divided."""
     case = make(2, 48, 150, temperature=temperature, beam_size=beam_size)
@@ -187,7 +187,7 @@ def test_ties_go_to_the_lower_id() -> None:
     assert unpack_candidates(case.out.candidates[0, 0])[1].tolist() == [0, 1, 3, 4, 5]
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about infinities
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's warning about infinities
 def test_candidates_order_as_floats_do() -> None:
     wanted = torch.tensor([-3e38, -2.0, -1e-30, 1e-30, 2.0, 3e38])
     case = with_logits(wanted)
@@ -198,7 +198,9 @@ def test_candidates_order_as_floats_do() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about NaN, in the interpreter
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # NumPy's warning about NaN, in the interpreter
 def test_a_broken_logit_breaks_its_tile(value: float) -> None:
     """All features must be infinite, because 0 times infinity is NaN."""
     case = make(3, 32, 300)

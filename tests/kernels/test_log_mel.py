@@ -31,7 +31,7 @@ def short(preset: str, samples: int, spec_size: int) -> ModelConfig:
     return dataclasses.replace(config, clip_seconds=seconds, htsat=htsat)
 
 
-# Two strips; the last frame's middle is behind the last sample; small tiles make 30 frames of 32.
+# Two strips; the last frame's middle is after the last sample; small tiles make 30 frames of 32.
 TINY = short("tiny", 9760, 32)
 SHORT = {
     "tiny": TINY,
@@ -236,7 +236,7 @@ def test_refuses_a_window_that_does_not_start_at_zero() -> None:
 def test_refuses_other_stretches() -> None:
     model = front_end(TINY)
     model.stretch[20, 0] = 0.1
-    with pytest.raises(ValueError, match="stretch must mix 1 to 4 neighbours"):
+    with pytest.raises(ValueError, match="stretch must mix 1 to 4 neighbors"):
         tables_of(model)
 
 

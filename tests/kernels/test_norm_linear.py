@@ -26,7 +26,7 @@ SIZES = (
     (1, 36, 24),
     (65, 101, 33),  # no two elements of a row can be read at once
     (64, 128, 32),  # whole tiles
-    (3, 192, 5),  # several turns, a tile of the result all but empty
+    (3, 192, 5),  # several iterations, and a nearly empty tile of the result
 )
 
 
@@ -137,7 +137,7 @@ def test_large_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_mean_far_from_zero() -> None:
     """A variance of 1 around a mean of 3000, which a difference of squares would lose."""
     x = draw(5, 100, seed=0).add_(3000)
-    # The mean is rounded once a tile, to 2^-12 of a standard deviation.
+    # The mean is rounded once per tile, to 2^-12 of a standard deviation.
     check(x, **layer(100, 16, torch.float32), **norm(100, torch.float32), floor=2**-12)
 
 

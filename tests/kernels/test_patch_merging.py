@@ -17,10 +17,10 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 @pytest.mark.parametrize(
     ("resolution", "dim"),
     [
-        (12, 24),  # tiles of features that hold parts of two neighbours
+        (12, 24),  # tiles of features that hold parts of two neighbors
         (6, 9),
         (2, 48),
-        (4, 32),  # a neighbour is a tile
+        (4, 32),  # each neighbor is one tile
     ],
 )
 def test_as_the_model(resolution: int, dim: int, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Whatever tile is chosen, a launcher's result is as close to float64 as PyTorch's."""
+"""With any tile, a launcher's result is as close to float64 as PyTorch's."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -83,7 +83,7 @@ def row_tiles(dtype: torch.dtype) -> Sequence[Tile]:
     ("dtype", "tile"), [(dtype, tile) for dtype in (HALF, SINGLE) for tile in row_tiles(dtype)]
 )
 def test_many_rows(dtype: torch.dtype, tile: Tile) -> None:
-    """Every size is larger than the largest tile's, and no multiple of it."""
+    """Every size is larger than the largest tile, and not a multiple of it."""
     M, K, N = 130, 136, 140
     x, weight = draw(M, K, seed=0, dtype=dtype), draw(N, K, seed=1, dtype=dtype, scale=K**-0.5)
     bias, gain, offset = (draw(n, seed=n, dtype=dtype) for n in (N, K, K))
@@ -123,7 +123,7 @@ def test_a_residual_in_place_is_added_once() -> None:
 
 
 def timed(call: object) -> float:
-    """A timer that runs the call twice and finds all tiles equally fast."""
+    """A timer that runs the call twice and reports all tiles as equally fast."""
     assert callable(call)
     call()
     call()
@@ -173,7 +173,7 @@ NORMED = [
 
 @pytest.mark.parametrize(("weight", "width", "tile"), NORMED)
 def test_step_norm_and_linear(weight: torch.dtype, width: int, tile: Tile) -> None:
-    """The whole row is one tile, whatever the number of groups."""
+    """The whole row is one tile, for any number of groups."""
     assert tile[2] * tile[3] >= width
     layer, norm = make_linear(width, 72, weight), Norm(draw(width, seed=7), draw(width, seed=8))
     stream = Stream(
@@ -238,7 +238,7 @@ WINDOWS = [
 
 @pytest.mark.parametrize(("dtype", "tile"), WINDOWS)
 def test_windows(dtype: torch.dtype, tile: Tile) -> None:
-    """From one clip per program to one more than there are."""
+    """From one clip per program to more clips per program than exist."""
     qkv, table = draw(5, 8, 8, 96, seed=0, dtype=dtype), draw(49, 2, seed=1, dtype=dtype)
     out = poisoned(5, 8, 8, 32, dtype=dtype)
     options: dict[str, Any] = {"heads": 2, "window": 4, "shift": 2}
@@ -315,7 +315,7 @@ def test_beam_attention(dtype: torch.dtype, tile: Tile) -> None:
 
 
 def test_beam_attention_is_measured_with_more_to_read_than_there_is() -> None:
-    """A warm-up is at the first position, whose time is not typical."""
+    """Warm-up runs at the first position, whose time is not typical."""
     q, segments = attention_case(HALF)
     out, seen = poisoned(10, 16, dtype=HALF), []
 
@@ -374,7 +374,7 @@ def test_no_tile_is_offered_twice() -> None:
 
 @pytest.mark.usefixtures("few_programs")
 def test_a_tuning_in_the_launchers_own_words(tmp_path: Path) -> None:
-    """Every choice is stored under a name with its shapes, and read back by it."""
+    """Every choice is stored under a name with its shapes, and read back under it."""
     x, weight = draw(70, 40, seed=0), draw(72, 40, seed=1)
     with tuning(HERE, tmp_path, timed) as tuner:
         norm_linear(x, weight)

@@ -13,7 +13,7 @@ from pengi_rt.kernels.top_tokens import TopTokens, top_tokens, top_tokens_refere
 from pengi_rt.kernels.vocab_tiles import TILE, VocabTiles, vocab_tiles_reference
 
 TOLERANCE = 1e-6
-"""Of a log-probability: the sums of the tiles are float32."""
+"""Tolerance of a log-probability: the sums over tiles are float32."""
 
 
 def temperature_of(value: float) -> Tensor:
@@ -68,7 +68,9 @@ def test_ties_go_to_the_lower_token(function: Any) -> None:
 
 @pytest.mark.parametrize("function", [top_tokens, top_tokens_reference])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy about NaN, in the interpreter
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # NumPy's warning about NaN, in the interpreter
 def test_a_broken_logit_breaks_its_row_alone(value: float, function: Any) -> None:
     logits = torch.randn(2, TILE + 9, generator=torch.Generator().manual_seed(0))
     logits[1, TILE + 2] = value

@@ -22,7 +22,7 @@ def test_ancestry_equals_reference(clips: int, beams: int, capacity: int) -> Non
 
 @pytest.mark.parametrize("update", [update_ancestry, update_ancestry_reference])
 def test_ancestry_finds_every_history(update: Any) -> None:
-    """Rows write marks to their own slots and move no data; lists of the marks are the truth."""
+    """Rows write marks to their own slots and move no data; lists of these marks are the truth."""
     generator = np.random.default_rng(3)
     clips, beams, capacity = 2, 4, 20
     slots = np.zeros((clips, beams, capacity), np.int64)

@@ -1,4 +1,4 @@
-"""Saving our own checkpoints: whole or not at all, readable as safetensors by anybody."""
+"""Saving our own checkpoints: all or nothing, and readable by any safetensors reader."""
 
 import copy
 from pathlib import Path
@@ -38,8 +38,11 @@ def test_replaces_and_leaves_nothing_behind(tiny_model: Pengi, tmp_path: Path) -
     assert len(load_file(path)) == len(tiny_model.state_dict()) - left_out
     found = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")}
     assert found == {
-        "mine.safetensors", "tokenizers", "tokenizers/text.json", "tokenizers/decoder.json",
-    }  # fmt: skip
+        "mine.safetensors",
+        "tokenizers",
+        "tokenizers/text.json",
+        "tokenizers/decoder.json",
+    }
 
 
 def test_a_failed_write_keeps_the_old_file(

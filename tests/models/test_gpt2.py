@@ -1,4 +1,4 @@
-"""GPT-2 against transformers' own, and its cache against no cache.
+"""GPT-2 against transformers' own, and with its cache against without it.
 
 Tolerance: float32 sums in another order, 2e-5 on states and logits of order one.
 """

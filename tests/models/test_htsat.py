@@ -38,7 +38,7 @@ def test_relative_position_index(window: int) -> None:
 
 @pytest.mark.parametrize(("resolution", "window", "shift"), [(16, 8, 4), (8, 4, 2), (32, 8, 4)])
 def test_mask_parts_what_only_the_roll_joined(resolution: int, window: int, shift: int) -> None:
-    """Two tokens of a rolled window may meet unless one came round the image's edge."""
+    """Two tokens of a rolled window may attend unless one wrapped around the image's edge."""
     mask = shift_mask(resolution, window, shift)
     side = resolution // window
     assert mask.shape == (side**2, window**2, window**2)
@@ -60,13 +60,13 @@ def test_no_shift_needs_no_mask() -> None:
 
 
 def block_by_hand(block: SwinBlock, x: Tensor, window: int, heads: int) -> Tensor:
-    """One image [R, R, C]: every token looks, one at a time, at those of its window."""
+    """One image [R, R, C]: tokens attend, one at a time, to the tokens of their window."""
     size, dim, shift, depth = len(x), x.shape[2], block.shift, x.shape[2] // heads
     y = block.norm1(x)
     q, k, v = (part.unflatten(2, (heads, depth)) for part in block.attn.qkv(y).chunk(3, dim=2))
     table = block.attn.relative_position_bias_table
     out = torch.zeros(size, size, heads, depth)
-    # In rolled coordinates (a, b) stands token ((a + shift) % size, (b + shift) % size).
+    # In rolled coordinates, (a, b) holds token ((a + shift) % size, (b + shift) % size).
     places = [((a + shift) % size, a // window, a + shift >= size) for a in range(size)]
     for a, b in itertools.product(range(size), repeat=2):
         (row, wa, ra), (column, wb, rb) = places[a], places[b]
@@ -89,7 +89,7 @@ def block_by_hand(block: SwinBlock, x: Tensor, window: int, heads: int) -> Tenso
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_block_equals_the_definition(shifted: bool) -> None:
-    """float32 both, sums in another order: 1e-5 on values of order one."""
+    """Both float32, sums in another order: 1e-5 on values of order one."""
     config = HTSATConfig(spec_size=64, embed_dim=8, window_size=4)
     block = SwinBlock(config, 8, 2, 8, shifted=shifted)
     torch.nn.init.normal_(block.attn.relative_position_bias_table)
@@ -176,9 +176,10 @@ def test_steps_follow_the_recording() -> None:
     steps = unfold(tokens, config.strips)
     assert steps.shape == (1, 32, 2)
     assert (steps.diff(dim=1) > 0).all()
-    # All 32 steps are equally long, and only the bicubic ends are not straight.
-    torch.testing.assert_close(steps[:, 1:-1].diff(dim=1), torch.full((1, 29, 2), 200 / 31.9),
-                               atol=0.1, rtol=0)  # fmt: skip
+    # All 32 steps are equally long; only the bicubic ends are not straight.
+    torch.testing.assert_close(
+        steps[:, 1:-1].diff(dim=1), torch.full((1, 29, 2), 200 / 31.9), atol=0.1, rtol=0
+    )
 
 
 def test_time_pooling_joins_the_bands_of_the_normed_tokens() -> None:
@@ -201,7 +202,7 @@ def test_time_pooling_joins_the_bands_of_the_normed_tokens() -> None:
 
 
 class Recorded(nn.Module):
-    """Twice its input, and what that was."""
+    """Doubles its input, and records it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The mapping networks against PyTorch's own attention, and what tells their kinds apart."""
+"""The mapping networks against PyTorch's own attention, and the differences between kinds."""
 
 import dataclasses
 
@@ -58,9 +58,9 @@ def test_prefix_is_what_becomes_of_the_learned_rows() -> None:
     assert isinstance(mapper, TransformerMapper)
     assert mapper.linear is not None
     x = torch.randn(2, INPUTS)
-    rows = torch.stack([
-        torch.cat([mapper.linear(one).reshape(5, WIDTH), mapper.prefix_const]) for one in x
-    ])  # fmt: skip
+    rows = torch.stack(
+        [torch.cat([mapper.linear(one).reshape(5, WIDTH), mapper.prefix_const]) for one in x]
+    )
     for layer in mapper.layers:
         assert isinstance(layer, MapperLayer)
         rows = layer_by_pytorch(layer, rows, 4)

@@ -39,7 +39,7 @@ def test_equals_the_released_decibels(base: LogMel, clip: str) -> None:
     exact = deepcopy(base).double().log_mel(wave.double())[0].numpy()
     assert ours.shape == expected.shape == (965, 64)
     assert np.abs(ours - expected).max() <= max(10 * lost, 1e-6 * np.abs(expected).max())
-    # The worst bin may be that far off, all bins together not.
+    # A single bin may be that far off, but not all bins together.
     assert np.abs(ours - expected).mean() <= 2 * np.abs(ours - exact).mean() + 2e-5
 
 
@@ -82,7 +82,7 @@ def hertz(m: float) -> float:
 
 @pytest.mark.parametrize(("frames", "image_frames"), [(965, 1024), (201, 256), (7, 7), (3, 8)])
 def test_stretch_is_pytorchs_bicubic(frames: int, image_frames: int) -> None:
-    """Against the resize itself: four products a value, so a few float32 roundings."""
+    """Compared with the resize itself: four products per value, so a few float32 roundings."""
     bins = torch.randn(2, 5, frames, generator=torch.Generator().manual_seed(frames))
     expected = F.interpolate(
         bins[:, None].double(), (5, image_frames), mode="bicubic", align_corners=True
@@ -94,7 +94,7 @@ def test_stretch_is_pytorchs_bicubic(frames: int, image_frames: int) -> None:
 
 def test_fold_stacks_strips_of_time_along_frequency() -> None:
     """Row = strip * n_mels + bin, column = time within the strip."""
-    # As many frames as the image has: the stretch is the identity.
+    # The image has as many frames as there are: the stretch is the identity.
     size, bins = TINY.htsat.spec_size, TINY.mel.n_mels
     seconds = (TINY.image_frames - 1) * TINY.mel.hop_length / TINY.mel.sample_rate
     config = dataclasses.replace(TINY, clip_seconds=seconds)
@@ -118,12 +118,13 @@ def test_batch_norm_is_over_mel_bins() -> None:
     module.bn.running_mean.copy_(mean)
     module.bn.running_var.copy_(var)
     flat = (mean + 2 * (var + 1e-5).sqrt()).expand(1, TINY.mel_frames, 16)
-    torch.testing.assert_close(module.fold(flat), torch.full((1, 1, 64, 64), 2.0).detach(),
-                               atol=1e-4, rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        module.fold(flat), torch.full((1, 1, 64, 64), 2.0).detach(), atol=1e-4, rtol=0
+    )
 
 
 class Scaled(nn.Module):
-    """A known multiple of its input, whose shape it keeps."""
+    """Multiplies its input by a known factor, keeping the shape."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

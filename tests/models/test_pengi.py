@@ -1,4 +1,4 @@
-"""The assembled model: where it normalises, and that a batch is its rows."""
+"""The assembled model: where it normalizes, and that a batch equals its rows."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def waves() -> torch.Tensor:
 
 
 def normalised(model: Pengi, *, audio: bool, text: bool) -> Pengi:
-    """The same weights under another config."""
+    """The same weights with different normalization settings."""
     config = dataclasses.replace(model.config, normalize_audio=audio, normalize_text=text)
     other = Pengi(config).eval()
     other.load_state_dict(model.state_dict())

@@ -22,8 +22,11 @@ def test_is_layer_norm_of_a_residual() -> None:
 def test_has_no_biases_and_drops_only_in_training() -> None:
     module = Projection(6, 9)
     assert set(module.state_dict()) == {
-        "linear1.weight", "linear2.weight", "layer_norm.weight", "layer_norm.bias",
-    }  # fmt: skip
+        "linear1.weight",
+        "linear2.weight",
+        "layer_norm.weight",
+        "layer_norm.bias",
+    }
     assert module.drop.p == DROPOUT == 0.5
     x = torch.ones(1, 6)
     assert torch.equal(module.eval()(x), module(x))

@@ -1,4 +1,4 @@
-"""Our checkpoints carry a digest of all that is in them, in a header that never varies."""
+"""Our checkpoints carry a digest of their contents, in a header that never varies."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_every_kind_of_change_is_seen(what: str, path: Path) -> None:
     data = path.read_bytes()
     assert data.count(old) == 1
     path.write_bytes(data.replace(old, new))
-    load_file(path)  # safetensors itself sees nothing wrong
+    load_file(path)  # safetensors itself notices nothing
     with pytest.raises(CheckpointError, match="its SHA-256 is not the one in its metadata"):
         check_safetensors(path)
 

@@ -36,8 +36,10 @@ def test_matrices_are_rounded_and_the_rest_is_untouched(tiny_model: Pengi) -> No
     kept = sum(tensor.nbytes for tensor in stored.values() if tensor.dtype != torch.float16)
     assert kept < 0.4 * sum(tensor.nbytes for tensor in state.values())
     assert {name for name in state if name.startswith(FRONT_END)} >= {
-        FRONT_END + "stft_real", FRONT_END + "stft_imag", FRONT_END + "mel_bank",
-    }  # fmt: skip
+        FRONT_END + "stft_real",
+        FRONT_END + "stft_imag",
+        FRONT_END + "mel_bank",
+    }
 
 
 def test_rounding_twice_changes_nothing(tiny_model: Pengi) -> None:
@@ -51,7 +53,7 @@ def test_rounding_twice_changes_nothing(tiny_model: Pengi) -> None:
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:
-    """Between 1 and 1 + 2**-7 the middle goes down, between that and 1 + 2**-6 up."""
+    """The midpoint of 1 and 1 + 2**-7 rounds down, the next one up to 1 + 2**-6."""
     between = torch.tensor([[1 + 2**-8, 1 + 3 * 2**-8, 3e38, -2e-38]])
     stored = to_half({NAME: between}, torch.bfloat16)[NAME]
     assert stored.dtype == torch.bfloat16
@@ -67,14 +69,14 @@ def test_what_float16_does_not_hold_bfloat16_does() -> None:
 
 
 def test_beyond_bfloat16() -> None:
-    """The last float32 numbers are nearer to where its next number would be."""
+    """The largest float32 numbers would round to infinity."""
     with pytest.raises(CheckpointError, match=r"up to 3\.4e\+38, bfloat16 ends at 3\.3895e\+38: "):
         to_half({NAME: torch.tensor([[3.4e38]])}, torch.bfloat16)
 
 
 @pytest.mark.parametrize("value", [65_519.0, -65_504.0])
 def test_the_largest_float16_is_not_refused(value: float) -> None:
-    """65 519 is nearer to 65 504 than to where the next number would be."""
+    """65,519 rounds down to 65,504, the largest float16."""
     stored = to_half({NAME: torch.tensor([[value, 1.0]])})
     assert stored[NAME][0, 0] == np.sign(value) * 65_504
 
@@ -142,14 +144,14 @@ def test_int8_is_for_matrices_of_the_decoder_and_no_others(tiny_model: Pengi) ->
         assert small[name].equal(half[name]), name
     for name in names:
         rows, columns = small[name].shape
-        # An output channel is a column of GPT-2's matrices, a row of the table.
+        # An output channel is a column of GPT-2's matrices, and a row of the table.
         shape = (rows, 1) if "wte" in name else (1, columns)
         assert small[f"{name}.scale"].shape == shape
         assert small[f"{name}.scale"].dtype == torch.float32
 
 
 def test_rounding_to_int8_again_finds_the_same_values(tiny_model: Pengi) -> None:
-    """The same int8, and scales within a bit: a rounded matrix's largest value is 127 steps."""
+    """The same int8, with scales within a bit: a rounded matrix's largest value is 127 steps."""
     once = to_int8(tiny_model.state_dict())
     twice = to_int8(widen_weights(once))
     assert once.keys() == twice.keys()
@@ -170,7 +172,7 @@ def test_the_rounded_int8_model_is_the_product(tiny_model: Pengi) -> None:
 
 @pytest.mark.parametrize("scale", [3e38, 1e-30, 1e-36, 1e-38, 1e-43])
 def test_int8_of_any_range(scale: float) -> None:
-    """What is too small for a scale becomes 0: it never wraps around."""
+    """Values too small for a scale become 0 and never wrap around."""
     weight = random(8, 5).clamp(-1, 1) * scale
     values, steps = quantize(weight, dim=0)
     assert steps.isfinite().all()

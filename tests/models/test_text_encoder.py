@@ -1,4 +1,4 @@
-"""CLIP's text tower: the padding behind the first EOS must not matter, with or without a mask."""
+"""CLIP's text tower: padding after the first EOS must not matter, with or without a mask."""
 
 from functools import partial
 

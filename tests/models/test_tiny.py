@@ -1,4 +1,4 @@
-"""The tiny model: the same bytes every time, the released quirks, answers worth comparing."""
+"""The tiny model: always the same bytes, the released quirks, answers worth comparing."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def answers(tiny_model: Pengi) -> dict[tuple[int, int], Hypotheses]:
 
 
 def test_answers_depend_on_audio_and_on_prompt(answers: dict[tuple[int, int], Hypotheses]) -> None:
-    """All five beams tell every clip and prompt apart; the best alone at least some of them."""
+    """The five beams together distinguish every clip and prompt; the best alone, some of them."""
     beams = {pair: tuple(b.tokens for b in found.beams) for pair, found in answers.items()}
     assert len(set(beams.values())) == len(beams)
     best = {pair: tokens[0] for pair, tokens in beams.items()}
@@ -117,7 +117,7 @@ def test_values_are_of_order_one(tiny_model: Pengi) -> None:
         prefix = tiny_model.encode_audio(wave).prefix
         hidden, _ = tiny_model.decoder(prefix, torch.arange(prefix.shape[1]))
         logits = tiny_model.decoder.logits(hidden)
-    # The image of white noise is flat, however large: only what the weights make has a floor.
+    # The image of white noise is flat at any volume: only what depends on weights has a floor.
     assert image.abs().max() < 10
     for values in (prefix, hidden, logits):
         assert 0.1 < values.std() < 10

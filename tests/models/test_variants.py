@@ -1,4 +1,4 @@
-"""Models that differ from the published one: saved, loaded, exported, and asked on two backends."""
+"""Variants of the published model: saved, loaded, exported, and run on two backends."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ MAPPER = TINY["audio_mapper"]
 SHALLOW = TINY["htsat"] | {"depths": [1, 1]}
 MLP = MAPPER | {"kind": "mlp"}
 
-# An export takes seconds, so that each tries several variants; none of them meet in one part.
+# An export takes seconds, so each model combines several variants, in different parts.
 VARIANTS: dict[str, dict[str, Any]] = {
     # "decoder" and "token_embedding" are experiments A and B of the paper's appendix F.
     "time and decoder": {
@@ -48,7 +48,7 @@ PROMPTS = ("generate audio caption", "a dog")
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A variant's plan beside its checkpoint; its self-test passed, or there were none."""
+    """A variant's plan and its checkpoint; the export's self-tests passed."""
     config = ModelConfig.from_dict(TINY | VARIANTS[request.param] | {"name": request.param})
     folder = tmp_path_factory.mktemp("variant")
     checkpoint = folder / "model.safetensors"
@@ -98,7 +98,7 @@ def test_encoded_shapes_are_the_configs(engines: tuple[Engine, Engine]) -> None:
 
 
 def test_bare_prompts_of_any_length(engines: tuple[Engine, Engine]) -> None:
-    """One token, as many as fit, and more: the graph has no length of its own."""
+    """One token, as many as fit, and more: the graph accepts any length."""
     if engines[0].config.text.kind != "decoder":
         pytest.skip("only where the decoder reads the prompt itself")
     for prompt, rows in (("!", 1), ("!" * 12, 12), ("!" * 13, 12)):

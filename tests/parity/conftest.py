@@ -1,4 +1,4 @@
-"""Fixtures of the parity suite: plans that ``run.py`` made, and a ledger of what was found."""
+"""Fixtures of the parity suite: plans made by ``run.py``, and a ledger of the comparisons."""
 
 import json
 import os

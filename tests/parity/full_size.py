@@ -1,4 +1,4 @@
-"""What the parity tests share: the two backends, their engines, and the ledger's shape."""
+"""What the parity tests share: the two backends, their engines, and the ledger's type."""
 
 from pathlib import Path
 from typing import Protocol
@@ -10,13 +10,13 @@ BACKENDS = ("onnx", "torch")
 
 
 class Ledger(Protocol):
-    """Writes one comparison down; the table in docs/parity.md is made of these."""
+    """Records one comparison; docs/parity.md's table is made from these."""
 
     def __call__(self, backend: str, stage: str, difference: float, tolerance: float) -> None: ...
 
 
 class Engines:
-    """Engines by config and backend, one at a time: two full-size models fill a small machine."""
+    """Engines by config and backend, one at a time: two full-size models strain a small machine."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -78,7 +78,7 @@ def main(reference: Path) -> int:
 
 
 def make_checkpoint(reference: Path, config: str, digest: str) -> None:
-    """``.parity/CONFIG.pth``: made once with the known digest, its bytes checked ever after."""
+    """``.parity/CONFIG.pth``: made once with the known digest, its bytes checked from then on."""
     path, record = WORK / f"{config}.pth", WORK / f"{config}.sha256"
     if path.exists() and record.exists() and record.read_text() == file_sha256(path):
         return
@@ -94,14 +94,14 @@ def make_checkpoint(reference: Path, config: str, digest: str) -> None:
 
 
 def make_plan(reference: Path, config: str) -> None:
-    """``.parity/CONFIG.plan``, exported anew: the exporter is what is under test."""
+    """``.parity/CONFIG.plan``, always exported anew, because the exporter is under test."""
     command = ("export", WORK / f"{config}.pth", "-o", WORK / f"{config}.plan", "--force")
     tokenizers = ("--tokenizers", reference / "tokenizers")
     subprocess.check_call([sys.executable, "-m", "pengi_rt", *map(str, command + tokenizers)])
 
 
 def read_rows() -> list[dict[str, object]]:
-    """What the tests wrote down."""
+    """The comparisons recorded by the tests."""
     ledger = WORK / "rows.jsonl"
     if not ledger.exists():
         return []
@@ -109,7 +109,7 @@ def read_rows() -> list[dict[str, object]]:
 
 
 def report(rows: Iterable[dict[str, object]], code: int, commit: str) -> str:
-    """The page: provenance, then a line for every backend and stage."""
+    """The page: provenance, then one line per backend and stage."""
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "result": "all passed" if code == 0 else f"FAILED (pytest exit code {code})",
@@ -133,7 +133,7 @@ def report(rows: Iterable[dict[str, object]], code: int, commit: str) -> str:
 
 
 def table_lines(rows: Iterable[dict[str, object]]) -> Iterable[str]:
-    """One line a backend and stage: the comparison that came nearest to its tolerance."""
+    """One line per backend and stage: the comparison that came closest to its tolerance."""
 
     def key(row: dict[str, object]) -> tuple[str, str]:
         return str(row["backend"]), str(row["stage"])
@@ -158,7 +158,7 @@ def weights_digest(config: str) -> str:
 
 
 def processor() -> str:
-    """The CPU's own name where Linux tells it."""
+    """The CPU's name, from /proc/cpuinfo where there is one."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

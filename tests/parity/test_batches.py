@@ -1,4 +1,4 @@
-"""All pairs in batches of 1, 3 and 8, in any order: the same tokens, whoever stands beside them."""
+"""All pairs in batches of 1, 3 and 8, in any order: neighbors never change the tokens."""
 
 import numpy as np
 import pytest

@@ -68,7 +68,7 @@ def test_generate(engines: Engines, ledger: Ledger, backend: str, name: str) -> 
 
 
 def additional_text(case: dict[str, Any], item: int) -> str:
-    """Item i's text: of a list its i-th string, of a string its i-th letter (as released)."""
+    """Item i's text: the i-th string of a list, or the i-th letter of a string (as released)."""
     given = case.get("add_text", [""])[item] if case["call"] == "generate" else ""
     return given[item] if given else ""
 

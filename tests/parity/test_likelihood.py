@@ -36,7 +36,7 @@ ESC_50 = (
 
 TOLERANCES = {"sum": 5e-4, "mean": 1e-4}
 GAP = 1e-3
-"""Labels further apart than this in float64 keep their order."""
+"""Labels whose float64 scores differ by more than this keep their order."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def expected(engine: Engine, audio: tuple[Any, int]) -> dict[str, F64]:
 
 @torch.inference_mode()
 def plain(decoder: GPT2, prefix: Tensor, labels: list[list[int]]) -> F64:
-    """One forward pass over prefix and label, padded behind: causal attention never looks there."""
+    """One forward pass over prefix and label, padded at the end, where causality looks away."""
     longest = max(map(len, labels))
     tokens = torch.tensor([label + [0] * (longest - len(label)) for label in labels])
     x = torch.cat([prefix.expand(len(labels), -1, -1), decoder.wte(tokens)], dim=1)

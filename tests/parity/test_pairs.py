@@ -35,7 +35,7 @@ def compare(
 
 
 def additional_text(golden: Golden) -> str:
-    """What the released code makes of ``add_text``: of a plain string, its first letter."""
+    """How the released code reads ``add_text``: only the first letter of a plain string."""
     given = meta(golden)["add_text"]
     text: str = given[0] if given else ""
     return text

@@ -1,4 +1,4 @@
-"""The engine that comes with pengi-rt: found, announced, or missed in one line."""
+"""The engine that ships with pengi-rt: found, announced, or reported missing in one line."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ WARNING = (
 
 @pytest.fixture
 def plan(tiny_plan: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny model as the built-in one."""
+    """Install the tiny model as the built-in one."""
     monkeypatch.setattr(builtin, "LOCATION", tiny_plan)
     return tiny_plan
 
@@ -66,7 +66,7 @@ def test_a_named_plan_is_taken_and_nothing_said(
 
 
 def test_an_empty_name_is_not_no_name(plan: Path, noise: Path, capsys: Capture) -> None:
-    """``--engine "$ENGINE"`` with nothing in it."""
+    """``--engine "$ENGINE"`` with an empty variable."""
     with pytest.raises(PlanError, match="folder"):
         pengi_rt.load("")
     assert main(["generate", "--engine", "", str(noise), "-o", f"{noise}.txt"]) == 5

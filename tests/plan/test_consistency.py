@@ -1,4 +1,4 @@
-"""What does not fit together in a plan is refused by its place, before anything reads it."""
+"""Inconsistencies in a plan are refused by their place, before anything reads it."""
 
 import json
 from typing import Any
@@ -33,9 +33,9 @@ def test_layout_that_holds() -> None:
     [
         ([record(0, 4)], 15),
         ([record(0, 4)], 17),
-        ([record(4096, 4)], 4096 + 16),  # a hole before
-        ([record(0, 4), record(8192, 4)], 8192 + 16),  # a hole between
-        ([record(0, 2048), record(4096, 4)], 8192),  # one across another
+        ([record(4096, 4)], 4096 + 16),  # a hole at the start
+        ([record(0, 4), record(8192, 4)], 8192 + 16),  # a hole in between
+        ([record(0, 2048), record(4096, 4)], 8192),  # one overlaps another
         ([record(0, 4), record(16, 4)], 32),  # not aligned
         ([record(0, 4), record(0, 5)], 20),
         ([record(0, 1 << 62, 1 << 62)], 16),
@@ -69,7 +69,7 @@ def test_graphs_and_tokenizers_are_needed(data: dict[str, Any], name: str) -> No
 
 
 def test_a_plan_without_graphs_says_whom_it_is_for(data: dict[str, Any]) -> None:
-    """It names backends, and not the one that runs graphs; some graphs are not enough."""
+    """Without graphs, the backends must not include the one that runs them; some are not enough."""
     entries = {k: v for k, v in data["entries"].items() if not k.startswith("graphs/")}
     bare = data | {"entries": entries, "graphs": []}
     check_complete(Manifest.from_json(json.dumps(bare | {"backends": ["torch", "triton"]})))
@@ -94,8 +94,11 @@ def test_embedding_tables_are_those_of_the_config(data: dict[str, Any], name: st
     assert incompleteness(half).startswith(f"tensor {name} is float16 in a plan stored as fp32")
 
 
-TABLES = {"fp16": ("float16", "float16"), "bf16": ("bfloat16", "bfloat16"),
-          "int8": ("int8", "float16")}  # fmt: skip
+TABLES = {
+    "fp16": ("float16", "float16"),
+    "bf16": ("bfloat16", "bfloat16"),
+    "int8": ("int8", "float16"),
+}
 
 
 @pytest.mark.parametrize("weights", TABLES)
@@ -113,7 +116,7 @@ def test_embedding_tables_are_stored_as_the_weights(data: dict[str, Any], weight
 def stored_as(
     data: dict[str, Any], weights: str, tokens: str, positions: str, **scale: object
 ) -> dict[str, Any]:
-    """A plan whose tables are of these types, with a scale for the tokens' and nothing else."""
+    """A plan with tables of these types, where only the token table has a scale."""
     table = data["tensors"]["decoder.wte.weight"]
     rows, _ = table["shape"]
     tensors = {
@@ -137,7 +140,7 @@ def stored_as(
     ],
 )
 def test_scales_are_of_their_tensor(data: dict[str, Any], scale: dict[str, object]) -> None:
-    """One for each row or for each column, in float32."""
+    """One per row or one per column, in float32."""
     columns = stored_as(data, "int8", "int8", "float16", shape=[1, 8])
     check_complete(Manifest.from_json(json.dumps(columns)))
     wrong = stored_as(data, "int8", "int8", "float16", **scale)
@@ -147,7 +150,7 @@ def test_scales_are_of_their_tensor(data: dict[str, Any], scale: dict[str, objec
 
 
 def test_int8_without_a_scale(data: dict[str, Any]) -> None:
-    """Only of an int8 plan is it a weight: elsewhere int8 is a type as any."""
+    """Only int8 plans require a scale: in other plans int8 is an ordinary type."""
     plan = stored_as(data, "int8", "int8", "float16")
     del plan["tensors"]["decoder.wte.weight.scale"]
     assert incompleteness(plan).startswith("tensor 'decoder.wte.weight' is int8 without a scale")

@@ -1,4 +1,4 @@
-"""A file is known by its bytes: what nobody can make again, and what is not a plan."""
+"""Files are recognized by their bytes: irreplaceable ones, and those that are not plans."""
 
 import io
 import os

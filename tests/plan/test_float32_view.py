@@ -26,11 +26,18 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
     path = tmp_path_factory.mktemp("plan") / "types.plan"
     bfloat16 = FLOATS.astype(ml_dtypes.bfloat16)
     tensors = {
-        "decoder.wte.weight": bfloat16, "decoder.wpe.weight": bfloat16[:96],
-        "fp32": FLOATS, "fp16": FLOATS.astype(np.float16), "bf16": bfloat16,
-        "rows": INT8, "rows.scale": ROWS, "columns": INT8, "columns.scale": COLUMNS,
-        "bare": INT8, "ids": np.arange(8),
-    }  # fmt: skip
+        "decoder.wte.weight": bfloat16,
+        "decoder.wpe.weight": bfloat16[:96],
+        "fp32": FLOATS,
+        "fp16": FLOATS.astype(np.float16),
+        "bf16": bfloat16,
+        "rows": INT8,
+        "rows.scale": ROWS,
+        "columns": INT8,
+        "columns.scale": COLUMNS,
+        "bare": INT8,
+        "ids": np.arange(8),
+    }
     with PlanWriter(path, toy_plan.CONFIG, backends=("torch",), weights="bf16") as writer:
         writer.add_tensors(tensors)
         toy_plan.add_entries(writer, graphs=False)

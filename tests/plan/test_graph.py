@@ -1,4 +1,4 @@
-"""Graphs do what our exporters write and nothing else: no loops, no files, no other shapes."""
+"""Graphs do only what our exporters write: no loops, no files, no other shapes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def add(operator: str, domain: str = "", **attributes: Any) -> Edit:
 
 
 def loop(model: ModelProto) -> None:
-    """2^62 times nothing, which no Ctrl-C ends."""
+    """2^62 empty iterations, which Ctrl-C cannot interrupt."""
     keep = helper.make_tensor_value_info("keep", TensorProto.BOOL, [])
     count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
     again = helper.make_tensor_value_info("again", TensorProto.BOOL, [])
@@ -67,14 +67,14 @@ def choice(model: ModelProto) -> NodeProto:
 
 
 def step(model: ModelProto) -> NodeProto:
-    """The attention of the first layer's step."""
+    """The attention node in the first layer's step."""
     (branch,) = [part.g for part in choice(model).attribute if part.name == "then_branch"]
     node: NodeProto = branch.node[0]
     return node
 
 
 def other_history(model: ModelProto) -> None:
-    """The buffers' places, which the attention never checks, computed by the graph."""
+    """The graph computes the buffers' positions, which the attention operator never checks."""
     step(model).input[9] = "mask"
 
 
@@ -111,7 +111,7 @@ def long_name(model: ModelProto) -> None:
 
 
 def batch_dims(model: ModelProto) -> None:
-    """ONNX Runtime 1.32 reads outside its memory by it."""
+    """ONNX Runtime 1.32 reads out of bounds because of it."""
     node = next(node for node in model.graph.node if node.op_type == "GatherND")
     node.attribute[0].i = -2
 
@@ -122,7 +122,7 @@ def twice(model: ModelProto) -> None:
 
 
 def divided(*numbers: Any) -> Edit:
-    """The smallest integer by -1, which ends the process (SIGFPE): ``numbers`` are the two."""
+    """Divide the smallest integer by -1, which kills the process (SIGFPE): ``numbers`` are both."""
 
     def edit(model: ModelProto) -> None:
         for name, value in zip("ab", numbers, strict=True):
@@ -137,14 +137,14 @@ def divided(*numbers: Any) -> Edit:
 
 
 def of_any_type(model: ModelProto) -> None:
-    """A Div before the node that says what it divides."""
+    """Move a Div before the node that defines what it divides."""
     div = next(node for node in model.graph.node if node.op_type == "Div")
     model.graph.node.remove(div)
     model.graph.node.insert(0, div)
 
 
 def without_kernel_shape(model: ModelProto) -> None:
-    """Its kernel is what the graph computes, perhaps of no elements: then it never returns."""
+    """The graph computes the kernel, which may be empty: then ONNX Runtime never returns."""
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
     conv.attribute.remove(next(part for part in conv.attribute if part.name == "kernel_shape"))
 
@@ -218,7 +218,7 @@ def test_what_no_export_writes(
 
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_names_are_utf8(kind: str, demo: dict[str, bytes], config: ModelConfig) -> None:
-    """ONNX Runtime prints on stdout, among the answers, what of an operator it cannot read."""
+    """ONNX Runtime prints undecodable parts of an operator on stdout, among the answers."""
     data = demo[graph_entry(kind)].replace(b"MatMul", b"Mat\xff\xfel")
     assert r"a name that is not UTF-8: b'" in refusal(kind, data, demo, config)
 
@@ -292,7 +292,7 @@ def test_the_contract_follows_the_text_side() -> None:
 
 
 def test_a_plan_of_another_size_is_refused(demo: dict[str, bytes], tiny_plan: Path) -> None:
-    """The graphs of one plan in another's, whose config explains none of them."""
+    """One plan's graphs in another plan, whose config does not match them."""
     with Plan.open(tiny_plan) as plan:
         for kind in GRAPHS:
             refusal(kind, demo[graph_entry(kind)], demo, plan.config)

@@ -1,4 +1,4 @@
-"""What a plan hands out outlives it; what nobody holds is unmapped, however it was left."""
+"""What a plan returns outlives it; what nobody references is unmapped, however it was dropped."""
 
 import errno
 import gc
@@ -47,7 +47,7 @@ print(view.nbytes, hashlib.sha256(view).hexdigest())
 
 @pytest.mark.parametrize("view", ["tensor('decoder.wte.weight')", "weights"])
 def test_use_after_close_is_no_crash(path: Path, view: str) -> None:
-    # In a process of its own: what goes wrong here is a segmentation fault.
+    # In a separate process: a failure here is a segmentation fault.
     done = subprocess.run(
         [sys.executable, "-P", "-c", USE_AFTER_CLOSE.format(view=view), path],
         capture_output=True,
@@ -128,6 +128,6 @@ def test_examine_that_fails_keeps_nothing_mapped(
     monkeypatch.setattr("pengi_rt.plan.reader._sha256", fail)
     with pytest.raises(PlanError, match="Input/output error") as caught:
         list(Plan.examine(path))
-    # The traceback holds the frames, and with them the file: closed all the same.
+    # The traceback references the frames, and so the file, which is closed all the same.
     assert str(path) not in Path("/proc/self/maps").read_text()
     del caught

@@ -1,4 +1,4 @@
-"""plan.json is read back equal, and anything else than its schema is refused by its place."""
+"""plan.json is read back equal, and anything outside its schema is refused by its place."""
 
 import contextlib
 import copy
@@ -45,7 +45,7 @@ def test_round_trip(data: dict[str, Any]) -> None:
 
 
 def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to every value, containers included; of many tensors the first."""
+    """The path to every value, including containers; of many tensors, only the first."""
     yield path
     if isinstance(value, list):
         value = dict(enumerate(value))
@@ -55,7 +55,7 @@ def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 ANYTHING = ("config", "graphs", "backends", "tools", "self_test")
-"""Keys below which another value may still be a right one."""
+"""Keys below which a different value may still be valid."""
 
 
 def test_every_value_of_another_type_is_refused(data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Messages that the library wrote are read back; every other byte is refused or has its meaning."""
+"""Messages from the library are read back; any other bytes are refused, or are a message too."""
 
 import random
 from contextlib import suppress
@@ -9,14 +9,22 @@ from onnx import TensorProto, ValueInfoProto, helper
 from pengi_rt.plan.protobuf import BYTES, FLOATS, INT, INTS, TEXT, Table, only, read
 
 TENSOR: Table = {
-    1: ("dims", INTS), 2: ("data_type", INT), 4: ("float_data", FLOATS), 7: ("int64_data", INTS),
-    8: ("name", TEXT), 9: ("raw_data", BYTES),
+    1: ("dims", INTS),
+    2: ("data_type", INT),
+    4: ("float_data", FLOATS),
+    7: ("int64_data", INTS),
+    8: ("name", TEXT),
+    9: ("raw_data", BYTES),
     13: ("place", {1: ("key", TEXT), 2: ("value", TEXT)}),
-}  # fmt: skip
+}
 WHOLE = TensorProto(
-    name="é", data_type=1, dims=[3, 1 << 40], int64_data=[0, -1, 2**63 - 1], float_data=[1, 2],
+    name="é",
+    data_type=1,
+    dims=[3, 1 << 40],
+    int64_data=[0, -1, 2**63 - 1],
+    float_data=[1, 2],
     raw_data=b"\xff",
-)  # fmt: skip
+)
 for number in range(2):
     WHOLE.external_data.add(key=f"k{number}", value="")
 DATA = WHOLE.SerializeToString()

@@ -1,4 +1,4 @@
-"""A plan hands out what was put in, read-only; a damaged one is refused, whatever the damage."""
+"""A plan returns its contents, read-only; a damaged one is refused, whatever the damage."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def path(tmp_path: Path, whole: bytes) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The one line with which ``path`` is refused, without the path."""
+    """The one line that refuses ``path``, without the path."""
     with pytest.raises(PlanError) as caught:
         Plan.open(path).close()
     message = str(caught.value)
@@ -188,9 +188,13 @@ def test_mutated_plans_are_refused(path: Path, whole: bytes) -> None:
             at, other = draw.randrange(len(mutated)), draw.randrange(len(mutated))
             length = draw.choice([1, 2, 4, 8, 46, 4096])
             piece = draw.choice(
-                [bytes(length), b"\xff" * length, draw.randbytes(length),
-                 bytes(mutated[other : other + length])]
-            )  # fmt: skip
+                [
+                    bytes(length),
+                    b"\xff" * length,
+                    draw.randbytes(length),
+                    bytes(mutated[other : other + length]),
+                ]
+            )
             if draw.random() < 0.5:
                 mutated[at : at + len(piece)] = piece
             else:

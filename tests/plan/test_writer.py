@@ -1,4 +1,4 @@
-"""A plan is written whole or not at all, once per content, and the same every time."""
+"""A plan is written whole or not at all, each content once, and always the same bytes."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Whatever happens while a plan is written, the old one stays, and nothing else does."""
+"""Whatever fails while a plan is written, the old one stays and nothing else is left."""
 
 import errno
 import os
@@ -73,7 +73,7 @@ def test_tensor_that_cannot_be_had(path: Path) -> None:
 
 
 class FullDisk:
-    """A file on a disk that has room for ``room`` more bytes."""
+    """A file on a disk with ``room`` free bytes."""
 
     def __init__(self, file: BinaryIO, room: int) -> None:
         self._file = file

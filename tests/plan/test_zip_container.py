@@ -1,4 +1,4 @@
-"""The container is a ZIP file to everybody, and only in our form to us."""
+"""The container is a ZIP file for other readers; we accept only our own form."""
 
 import shutil
 import subprocess
@@ -53,7 +53,7 @@ def test_entries_are_found_and_aligned(packed: Path) -> None:
 
 
 def test_zip64_is_the_same_to_all_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # 4 GiB of sizes and offsets without 4 GiB of disk: every reader must take the zip64 records.
+    # 4 GiB of sizes and offsets without 4 GiB of disk: every reader must use the zip64 records.
     monkeypatch.setattr(plan_zip, "ZIP64_LIMIT", 5)
     path = toy_plan.pack(tmp_path / "toy.plan", CONTENT)
     assert path.read_bytes().count(b"PK\6\6") == 1
@@ -147,7 +147,7 @@ def test_directory_somewhere_else_is_refused(packed: Path) -> None:
 
 
 def test_directory_is_never_read_at_length(tmp_path: Path) -> None:
-    # A tiny end record that calls a gigabyte (sparse) the directory.
+    # A tiny end record that claims a (sparse) gigabyte as the directory.
     path = tmp_path / "bomb.plan"
     end = directory([Entry(MANIFEST, 0, 0, 0)])[-22:]
     with path.open("wb") as file:

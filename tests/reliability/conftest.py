@@ -1,4 +1,4 @@
-"""Attacks: seconds of them in every run of the tests, minutes by ``make attack``."""
+"""Attacks: seconds per normal test run, minutes with ``make attack``."""
 
 import os
 import random
@@ -8,11 +8,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def rounds() -> int:
-    """How many times longer an attack is than in a usual run: 50 for ``make attack``."""
+    """How many times longer an attack is than in a normal run: 50 for ``make attack``."""
     return 50 if os.environ.get("PENGI_RT_ATTACK") else 1
 
 
 @pytest.fixture
 def rng() -> random.Random:
-    """The same attack in every run."""
+    """A generator with a fixed seed: every run makes the same attack."""
     return random.Random(20_261_201)

@@ -1,6 +1,6 @@
-"""Checkpoints from strangers: damaged, mutated or hostile, each is read right or refused in a line.
+"""Damaged, mutated or hostile checkpoints are each read correctly or refused in one line.
 
-Nothing in one is run, and no refusal shows more of it than a quoted name.
+Nothing in them is run, and no refusal shows more of their content than a quoted name.
 """
 
 import json
@@ -24,7 +24,7 @@ WEIGHTS = {"caption_decoder.a.weight": torch.arange(24.0).reshape(4, 6), "b": to
 
 
 def read(path: Path) -> dict[str, Tensor] | str:
-    """The tensors, or why they are refused."""
+    """The tensors, or the reason for the refusal."""
     try:
         check_file(path)
         if path.suffix == ".safetensors":
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Tensor] | str:
 
 
 def same(found: dict[str, Tensor] | str) -> bool:
-    """Whether what was read is what was saved."""
+    """Whether the file was read back exactly as saved."""
     return not isinstance(found, str) and all(
         found.keys() == WEIGHTS.keys() and found[key].equal(WEIGHTS[key]) for key in WEIGHTS
     )
@@ -59,7 +59,7 @@ def safetensors(tmp_path: Path) -> Path:
 
 
 def flips(path: Path, rng: random.Random, count: int) -> Iterator[str]:
-    """Flip one bit of the file at a time; where."""
+    """Flip one bit of the file at a time, and yield where."""
     whole = path.read_bytes()
     for _ in range(count):
         place, bit = rng.randrange(len(whole)), rng.randrange(8)
@@ -73,7 +73,7 @@ def flips(path: Path, rng: random.Random, count: int) -> Iterator[str]:
 def test_no_flipped_bit_changes_a_weight(
     kind: str, request: pytest.FixtureRequest, rng: random.Random, rounds: int
 ) -> None:
-    """Refused, or a bit that means nothing: of padding, or of the digest's own name."""
+    """A flip is refused, or hits a meaningless bit: padding, or the digest's own name."""
     path: Path = request.getfixturevalue(kind)
     assert same(read(path))
     refused = 0
@@ -87,7 +87,7 @@ def test_no_flipped_bit_changes_a_weight(
 def test_mutated_files_are_refused_or_read_right(
     pth: Path, safetensors: Path, rng: random.Random, rounds: int
 ) -> None:
-    """Bytes taken away, added, doubled or made random, anywhere."""
+    """Bytes removed, added, doubled or randomized, anywhere."""
     for path in (pth, safetensors):
         whole = path.read_bytes()
         for _ in range(100 * rounds):
@@ -100,7 +100,7 @@ def test_mutated_files_are_refused_or_read_right(
 
 
 def rebuilt(path: Path, rng: random.Random) -> str:
-    """An archive of the same entries with right sums, but not as PyTorch packs them."""
+    """An archive of the same entries with correct checksums, packed differently from PyTorch's."""
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
     names = list(entries)
@@ -123,7 +123,7 @@ def rebuilt(path: Path, rng: random.Random) -> str:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archives_of_other_makers(pth: Path, rng: random.Random, rounds: int) -> None:
-    """Entries twice, compressed, missing, longer or renamed, pickles of random opcodes."""
+    """Entries duplicated, compressed, missing, longer or renamed; pickles of random opcodes."""
     whole = pth.read_bytes()
     for _ in range(30 * rounds):
         pth.write_bytes(whole)
@@ -166,7 +166,7 @@ def test_hostile_headers(header: bytes, tmp_path: Path) -> None:
 def test_a_header_is_measured_before_it_is_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A million tensors took 2.2 GB: neither parser may see them."""
+    """A million tensors used 2.2 GB: neither parser may see them."""
     path = tmp_path / "a.safetensors"
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     many = json.dumps({f"{number}": entry for number in range(20_000)}).encode()

@@ -1,4 +1,4 @@
-"""Folders with everything in them that may be found on a disk: nothing stops or hangs a run."""
+"""Folders with every kind of entry that a disk may have: nothing stops or hangs a run."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from clips import write_clip
 
 FAST = ("--beam-size", "1", "--max-new-tokens", "3", "--batch-size", "2")
 DROPPED = ("setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search")
-HANGS = 120  # seconds: no test waits so long unless it waits for ever
+HANGS = 120  # seconds: no test takes this long unless it hangs
 
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Two good recordings, ``a.wav`` and ``b/c.wav``, among entries of every odd kind."""
+    """Two good recordings, ``a.wav`` and ``b/c.wav``, among odd entries of every kind."""
     monkeypatch.chdir(tmp_path)
     folder = Path("odd")
     for name in ("b", "closed/deep", "b/closed too", "unlisted"):
@@ -27,9 +27,18 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for number, name in enumerate(("a.wav", "b/c.wav", "closed/deep/d.wav", "shut.wav")):
         write_clip(folder / name, number, 0.25)
     os.mkfifo(folder / "pipe.wav")
-    links = {"zero.wav": "/dev/zero", "gone.wav": "nowhere", "gone": "nowhere", "self": "self",
-             "self.wav": "self.wav", "up": "..", "b/back": "../b", "memory.wav": "/proc/self/mem",
-             "long.wav": "x" * 300, "fifo.wav": "pipe.wav"}  # fmt: skip
+    links = {
+        "zero.wav": "/dev/zero",
+        "gone.wav": "nowhere",
+        "gone": "nowhere",
+        "self": "self",
+        "self.wav": "self.wav",
+        "up": "..",
+        "b/back": "../b",
+        "memory.wav": "/proc/self/mem",
+        "long.wav": "x" * 300,
+        "fifo.wav": "pipe.wav",
+    }
     for name, target in links.items():
         (folder / name).symlink_to(target)
     (folder / "empty.wav").touch()
@@ -45,7 +54,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(*arguments: str | Path) -> tuple[int, list[str], list[str]]:
-    """A run of somebody to whom a closed folder is closed."""
+    """Run as a user who cannot read closed folders."""
     command = [sys.executable, "-m", "pengi_rt", *map(str, arguments)]
     if os.geteuid() == 0:
         if shutil.which(DROPPED[0]) is None:
@@ -57,7 +66,7 @@ def run(*arguments: str | Path) -> tuple[int, list[str], list[str]]:
 
 
 def _said(err: list[str]) -> set[str]:
-    """What every run says of these entries, whatever it was asked."""
+    """The warnings that every run prints about these entries, for any verb."""
     wanted = {"odd/closed: the folder", "odd/b/closed too: the folder", "odd/shut.wav: cannot be"}
     return {start for start in wanted if any(f"pengi-rt: {start}" in line for line in err)}
 

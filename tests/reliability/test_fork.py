@@ -1,4 +1,4 @@
-"""A forked child may leave, close, load anew; what its parent loaded is refused, in one line."""
+"""A forked child may exit, close or load anew; using its parent's engine is a one-line error."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 REFUSAL = "was loaded before this process was forked"
 
 
-# Without care, two threads hang and four crash.
+# Without that refusal, two threads hang and four crash.
 @pytest.mark.parametrize(
     ("child", "said", "threads"),
     [

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a run is one line: while it imports, loads, answers, ends."""
+"""Ctrl-C at any moment of a run is one line: during import, load, answers and exit."""
 
 import signal
 import subprocess
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 # A shell that starts the tests in the background ignores SIGINT, and children inherit that. The
-# process says when it has come to where it can answer one: Python's own start is not ours.
+# process reports when it can handle one: we do not control how Python itself starts.
 START = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,7 +23,7 @@ sys.exit(main())
 
 
 def run(arguments: list[str | Path], delay: float | None) -> tuple[int, str, float]:
-    """Exit code, standard error and the seconds that it ran, interrupted after ``delay``."""
+    """Exit code, standard error and run time in seconds, interrupted after ``delay``."""
     command = [sys.executable, "-P", "-c", START, *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,5 +1,7 @@
-"""Long recordings in little memory, whatever they come through; nothing is answered before all of
-them is known to be whole."""
+"""Long recordings use little memory, however they arrive.
+
+Nothing is answered before the whole recording is known to be readable.
+"""
 
 import subprocess
 import sys
@@ -10,11 +12,13 @@ import pytest
 import soundfile
 
 MINUTES = 20
-"""Longer than what is kept at the tiny plan's 16 kHz; every window more only costs time."""
+"""Longer than what is kept at the tiny plan's 16 kHz; more windows would only take longer."""
 
 MEGABYTES = 90
-"""Beyond what an engine takes that has answered a batch. Measured 50, most of it the three minutes
-that are kept of a recording before it is known to be long; mixed and held it is over 150.
+"""Allowed beyond the memory of an engine that has answered a batch.
+
+Measured: 50, most of it the three minutes that are kept of a recording before it is known to be
+long; mixed and held in one piece, it is over 150.
 """
 
 CODE = """
@@ -53,7 +57,7 @@ def flac(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux measures it")
 def test_memory(flac: Path, tiny_plan: Path, sounds: Path) -> None:
-    """Through a pipe, then as a file, in one process: starting it is what takes time."""
+    """Through a pipe, then as a file, in one process: starting one takes most of the time."""
     command = [
         sys.executable,
         "-c",

@@ -1,4 +1,4 @@
-"""Names, labels and texts from strangers: no forged row, no order to a terminal, in any format."""
+"""Hostile names, labels and texts: no forged row and no terminal escape, in any format."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[Argument, ...]] = {
 
 @pytest.fixture
 def borrowed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """The engine of all these tests, whichever the verb asks for."""
+    """The engine of all these tests, whichever one the verb requests."""
 
     @contextmanager
     def lent(*_: object, **__: object) -> Iterator[Engine]:
@@ -52,7 +52,7 @@ def borrowed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Recordings with hostile names in ``sounds``, of the current folder."""
+    """Recordings with hostile names, in ``sounds`` in the current folder."""
     monkeypatch.chdir(tmp_path)
     one = write_clip(tmp_path / "one.wav", 0, 0.25).read_bytes()
     Path("sounds").mkdir()
@@ -69,7 +69,7 @@ def labels(tmp_path: Path) -> Path:
 
 
 def lines(text: str) -> list[str]:
-    """The lines that a terminal or a program sees; each is harmless."""
+    """The lines that a terminal or a program would see; each is checked to be harmless."""
     assert text.endswith("\n")
     found = text.split("\n")[:-1]
     assert text.splitlines() == found
@@ -104,7 +104,7 @@ def test_rows(verb: str, borrowed: Engine, folder: Path, labels: Path, capsys: C
     assert json.loads(said["json"][1]) == rows
     cells = list(csv.DictReader(io.StringIO(said["csv"][1], newline="")))
     in_order = list(dict.fromkeys(row["audio"] for row in cells))
-    # Everything is exact, but for bytes that are not UTF-8, which a text file cannot have.
+    # Everything is exact, except bytes that are not UTF-8, which a text file cannot contain.
     assert in_order == [name.encode("utf-8", "backslashreplace").decode() for name in names()]
     assert len(cells) % len(HOSTILE) == 0
     assert {None} & {key for row in cells for key in row} == set()
@@ -147,7 +147,7 @@ def test_prompts(borrowed: Engine, tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_streamed(borrowed: Engine, tmp_path: Path, capsys: Capture, rounds: int) -> None:
-    clip = write_clip(tmp_path / "a.wav", 0, 3.0)  # of two windows
+    clip = write_clip(tmp_path / "a.wav", 0, 3.0)  # two windows long
     for seed in range(3 * rounds):
         drawn = ("--samples", 1, "--seed", seed, "--temperature", 9, "--max-new-tokens", 30)
         _, out, _ = run(capsys, "generate", "--stream", *drawn, clip)
@@ -157,7 +157,7 @@ def test_streamed(borrowed: Engine, tmp_path: Path, capsys: Capture, rounds: int
 def test_what_the_model_writes(
     borrowed: Engine, folder: Path, capsys: Capture, rounds: int
 ) -> None:
-    """Random weights write random bytes."""
+    """Random weights produce random bytes."""
     for seed in range(2 * rounds):
         drawn = ("--samples", 2, "--seed", seed, "--temperature", 9, "--max-new-tokens", 40)
         _, out, _ = run(capsys, "generate", *drawn, folder)
@@ -168,7 +168,7 @@ def test_errors_of_recordings(borrowed: Engine, folder: Path, capsys: Capture) -
     for name in names():
         Path(name).write_bytes(b"\x1b[31m\nno audio")
     long = "x" * 10**6 + ".wav"
-    missing = [f"{name}\n.wav" for name in HOSTILE if "[" not in name]  # those are patterns
+    missing = [f"{name}\n.wav" for name in HOSTILE if "[" not in name]  # these are patterns
     code, out, err = run(
         capsys, "generate", *FAST, "--format", "jsonl", folder, "--", *missing, long
     )
@@ -180,7 +180,7 @@ def test_errors_of_recordings(borrowed: Engine, folder: Path, capsys: Capture) -
 
 
 def test_lists_patterns_and_folders(folder: Path, capsys: Capture) -> None:
-    """Refused before an engine is asked for."""
+    """Refused before an engine is loaded."""
     for name in HOSTILE:
         Path(f"empty {name}").mkdir()
         for given in (f"@{name}", f"{name}/*\n.wav", f"empty {name}"):
@@ -204,7 +204,7 @@ def test_an_index(borrowed: Engine, folder: Path, capsys: Capture) -> None:
 
 
 def _forge_captions(index: Path) -> None:
-    """Give an index captions as a stranger would; every checksum in it holds."""
+    """Put hostile captions into an index, with every checksum correct."""
     import hashlib
 
     (rows,) = index.glob("g*/rows.jsonl")
@@ -242,7 +242,7 @@ def test_a_plan(tmp_path: Path, capsys: Capture) -> None:
 def test_random_names(
     borrowed: Engine, folder: Path, capsys: Capture, rng: random.Random, rounds: int
 ) -> None:
-    """Whatever a file may be called, JSON Lines has it again, and text has a line of it."""
+    """JSON Lines preserves any file name, and text output has one line for it."""
     one = Path("one.wav").read_bytes()
     for _ in range(rounds):
         for path in folder.iterdir():

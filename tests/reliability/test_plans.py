@@ -1,7 +1,7 @@
-"""Plans that a stranger, or a bad disk, has changed: refused in one line, or answered; never worse.
+"""Hostile or damaged plans are refused in one line, or answered; never worse.
 
-What could kill a process is asked in one of its own, with bounded memory and time, that may print
-nothing. All sums hold but in the first test.
+Whatever could kill a process runs in a separate one, with bounded memory and time, which must not
+print anything. Except in the first test, every checksum is correct.
 """
 
 import json
@@ -23,7 +23,7 @@ from pengi_rt.plan.reader import Plan
 GRAPHS = ("audio", "text", "decoder")
 TOKENIZERS = ("text", "decoder")
 
-BATCH = 80  # plans a process
+BATCH = 80  # plans per process
 VERDICTS = (
     *("answer: ", "PlanError: ", "TokenizerError: ", "BackendError: ", "UsageError: "),
     "PromptError: ",
@@ -76,7 +76,7 @@ CHANGES: tuple[Callable[[Changed, random.Random], Changed], ...] = (
 
 
 def test_changed_parts(tiny_plan: Path, tmp_path: Path, rng: random.Random, rounds: int) -> None:
-    """Graphs, tokenizers and configs with values, names and bytes changed, and asked."""
+    """Graphs, tokenizers and configs with changed values, names and bytes; the plans are run."""
     entries = toy_plan.contents(tiny_plan)
     for _ in range(rounds):
         plans = [tiny_plan]
@@ -96,7 +96,7 @@ def test_changed_parts(tiny_plan: Path, tmp_path: Path, rng: random.Random, roun
 def test_inspecting_what_plan_json_says(
     tmp_path: Path, rng: random.Random, rounds: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bytes and values of plan.json changed: shown, or refused in one line."""
+    """plan.json with changed bytes and values: shown, or refused in one line."""
     toy = toy_plan.write(tmp_path / "toy.plan")
     text = toy_plan.contents(toy)[MANIFEST]
     path = tmp_path / "changed.plan"

@@ -25,7 +25,7 @@ def run(*arguments: str, timeout: int) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    # Of wrong bits inside a frame libmpg123 says what it thinks, and cannot be told not to.
+    # libmpg123 reports wrong bits inside a frame, and cannot be silenced.
     lines = [line for line in done.stderr.splitlines() if "libmpg123/layer3.c" not in line]
     assert [line for line in lines if not line.startswith("x: audio stream")] == []
     return done.stdout
@@ -38,7 +38,7 @@ def test_mutated_recordings(rounds: int, rng: random.Random) -> None:
         assert min(outcomes.values()) > 10
 
 
-FRAME = b"\xff\xf3\x18\xc0" + bytes(32)  # 8 kbit/s, as small as they are at 16 kHz
+FRAME = b"\xff\xf3\x18\xc0" + bytes(32)  # 8 kbit/s, the smallest frames at 16 kHz
 PAGE = struct.pack("<4sBBqIIIBB", b"OggS", 0, 0, 0, 1, 0, 0, 1, 1) + b"a"
 FILLED = {
     "chunks": (b"RIFF\0\0\0\0WAVE", b"JUNK\0\0\0\0"),
@@ -75,7 +75,7 @@ for allow in (False, True):
 
 @pytest.mark.parametrize("kind", FILLED)
 def test_small_things_without_end(kind: str, rounds: int) -> None:
-    """Of 2 MB in a usual run, of 64 MB in an attack; 64 MB once took 12 seconds, and more."""
+    """2 MB in a normal run, 64 MB in an attack; 64 MB once took more than 12 seconds."""
     start, unit = FILLED[kind]
     size = min(64, 2 * rounds) << 20
     run("-c", CHECK, start.hex(), unit.hex(), str(size), timeout=60)

@@ -1,4 +1,4 @@
-"""No library reports home: no socket, no file in a fresh home, no thread, with ``CI`` unset."""
+"""No library phones home: no socket, no file in a fresh home, no thread, with ``CI`` unset."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ANSWER = (
     "with pengi_rt.load() as engine: engine.generate(sys.argv[1])\n"
     "time.sleep(float(sys.argv[2]))"
 )
-# What onnxruntime 1.32 does in the first 9 seconds leaves traces at once; its sockets come later.
+# onnxruntime 1.32 leaves traces at once in its first 9 seconds; its sockets come later.
 LONGER = 12.0
 
 
@@ -26,7 +26,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def traces(
     home: Path, code: str, *arguments: str | Path, **more: str
 ) -> tuple[set[str], list[str]]:
-    """Sockets that a process has open at any time, and the files that it leaves at home."""
+    """Sockets that a process has open at any time, and the files that it leaves in its home."""
     command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
     sockets: set[str] = set()
     with subprocess.Popen(command, env=environment(home, **more)) as process:

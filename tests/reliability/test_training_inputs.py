@@ -1,4 +1,4 @@
-"""What the trainer reads from strangers: mutated, endless, elsewhere; each is refused in a line."""
+"""Hostile training inputs: mutated, endless or pointing elsewhere, each is refused in one line."""
 
 import json
 import os
@@ -49,7 +49,7 @@ RUN = toml(
 
 @pytest.fixture(autouse=True)
 def never_for_ever() -> Iterator[None]:
-    """What waits for a pipe or reads a device without end fails its test."""
+    """Waiting for a pipe or reading an endless device fails the test."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError("it hangs")
@@ -63,14 +63,14 @@ def never_for_ever() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A recording and a manifest about it."""
+    """A recording and a manifest that describes it."""
     record(tmp_path / "a.wav")
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), "utf-8")
     return tmp_path
 
 
 def refusal(read: Callable[[], object]) -> str | None:
-    """The line by which something is refused, None if it is not."""
+    """The line by which ``read`` is refused, or None."""
     try:
         read()
     except PengiError as error:
@@ -89,7 +89,7 @@ INSERTED = (
 
 
 def mutated(whole: bytes, rng: random.Random) -> bytes:
-    """One to three changes: something put in, taken out, doubled, or a byte made random."""
+    """One to three changes: something inserted, removed or doubled, or a byte randomized."""
     data = whole
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(data) + 1)
@@ -131,7 +131,7 @@ def test_mutated_tasks(tmp_path: Path, rng: random.Random, rounds: int) -> None:
 
 
 def test_mutated_shards(folder: Path, rng: random.Random, rounds: int) -> None:
-    """Whatever an index says, nothing but its shard is read, and never more than is there."""
+    """Whatever an index claims, only its shard is read, and never beyond its end."""
     (shard,) = write_shards([folder / "a.jsonl"], folder / "out", TASKS)
     index = shard.with_suffix(".jsonl")
     whole, content = index.read_bytes(), shard.read_bytes()
@@ -193,7 +193,7 @@ def test_an_index_that_counts_wrong(header: str, folder: Path) -> None:
 
 @pytest.fixture(params=["pipe", "link to /dev/zero", "dead link", "folder"])
 def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Path]:
-    """Puts something of a name there that must not be opened."""
+    """Makes an entry of the given name that must not be opened."""
 
     def make(name: str) -> Path:
         path = tmp_path / name
@@ -210,7 +210,7 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Path]
 
 
 def test_only_regular_files_are_opened(folder: Path, odd: Callable[[str], Path]) -> None:
-    """Named by a row, a list or a folder, nothing waits for a pipe or reads a device."""
+    """Named by a row, a list or a folder, no pipe is waited for and no device is read."""
     path = odd("odd.wav")
     manifest = folder / "odd.jsonl"
     manifest.write_text(json.dumps(ROWS[0] | {"audio": str(path)}))
@@ -244,8 +244,11 @@ def test_odd_files_in_datasets_and_runs(folder: Path, odd: Callable[[str], Path]
         odd(name)
     (folder / "audio").mkdir()
     for dataset, split in (
-        ("macs", None), ("audiocaps", "val"), ("wavtext5k", None), ("nsynth", "train"),
-    ):  # fmt: skip
+        ("macs", None),
+        ("audiocaps", "val"),
+        ("wavtext5k", None),
+        ("nsynth", "train"),
+    ):
         assert dataset in DATASETS
         assert refusal(lambda d=dataset, s=split: convert_dataset(d, folder, s)) is not None  # type: ignore[misc]
     odd("metrics.jsonl")

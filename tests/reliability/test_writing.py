@@ -1,7 +1,7 @@
-"""Whatever befalls a run that writes, its target is the old file or the new one, and one line long.
+"""However a run that writes ends, its target is the old or the new file, and errors are one line.
 
-Killed, on a full disk, beside what others left, with company: in containers, where every process
-has the same id, too.
+Runs are killed, fill the disk, meet others' leftovers, and compete: even in containers, where every
+process has the same id.
 """
 
 import os
@@ -108,10 +108,16 @@ def names(folder: Path) -> list[str]:
     ],
 )
 def test_killed_at_any_line(
-    command: Command, name: str, check: Callable[[Path], None],
-    tmp_path: Path, tiny_plan: Path, collection: Path, killable: Killable, rounds: int,
+    command: Command,
+    name: str,
+    check: Callable[[Path], None],
+    tmp_path: Path,
+    tiny_plan: Path,
+    collection: Path,
+    killable: Killable,
+    rounds: int,
     rng: random.Random,
-) -> None:  # fmt: skip
+) -> None:
     path = tmp_path / name
     code, lines = killable.run(*command(tiny_plan, collection, path))
     assert code == 0
@@ -119,7 +125,7 @@ def test_killed_at_any_line(
     moments = [rng.randrange(lines) for _ in range(kills - 1)]
     for lives in (*moments, lines - 1):
         code, _ = killable.run(*command(tiny_plan, collection, path), lives=lives)
-        assert code in (-signal.SIGKILL, 0)  # a run may take a line less: what is there is known
+        assert code in (-signal.SIGKILL, 0)  # a run may have one line fewer, as some work is cached
         check(path)
         assert killable.run(*command(tiny_plan, collection, path))[0] == 0
         check(path)
@@ -128,10 +134,14 @@ def test_killed_at_any_line(
 
 @pytest.mark.parametrize("process_id", [None, 1])
 def test_leftovers_are_in_nobodys_way(
-    tmp_path: Path, tiny_plan: Path, collection: Path, capsys: Capture, process_id: int | None,
+    tmp_path: Path,
+    tiny_plan: Path,
+    collection: Path,
+    capsys: Capture,
+    process_id: int | None,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Those of this version, and of those that had the process id in the name."""
+) -> None:
+    """Leftovers of this version, and of those that put the process id in the name."""
     if process_id is not None:
         monkeypatch.setattr(os, "getpid", lambda: process_id)
     outputs: dict[Command, list[str]] = {
@@ -158,7 +168,7 @@ def test_leftovers_are_in_nobodys_way(
 def test_two_at_once_both_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    """Threads, each as if it were process 1 of a container; and processes that are."""
+    """Threads that each act as process 1 of a container, and real processes that do."""
     monkeypatch.setattr(os, "getpid", lambda: 1)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     path = tmp_path / "f"
@@ -189,7 +199,7 @@ def test_two_at_once_both_finish(
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """No file grows beyond some bytes, as on a full disk."""
+    """No file grows beyond a limit, like on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     del folder
@@ -203,7 +213,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """A real one, where we may make one."""
+    """A real full disk, if we may mount one."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no disk can be mounted here")
@@ -220,9 +230,13 @@ FULL = (generate, describe, explain, embed, plot, index)
 @pytest.mark.parametrize("disk", [small_disk, full_disk])
 @pytest.mark.parametrize("command", FULL)
 def test_a_full_disk_is_one_line(
-    command: Command, disk: Callable[[Path], AbstractContextManager[None]],
-    tmp_path: Path, tiny_plan: Path, collection: Path, capsys: Capture,
-) -> None:  # fmt: skip
+    command: Command,
+    disk: Callable[[Path], AbstractContextManager[None]],
+    tmp_path: Path,
+    tiny_plan: Path,
+    collection: Path,
+    capsys: Capture,
+) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
     suffix = ".safetensors" if command == embed else ".png" if command == plot else ".json"
@@ -244,7 +258,7 @@ def test_a_full_disk_is_one_line(
 def test_vectors_that_a_full_disk_does_not_take(
     tmp_path: Path, tiny_plan: Path, collection: Path, capsys: Capture
 ) -> None:
-    """The old file stays, and what wrote it can be run again once there is room."""
+    """The old file stays, and the command can be run again once there is space."""
     path = tmp_path / "e.npy"
     path.write_bytes(b"old")
     with small_disk(tmp_path):

@@ -1,4 +1,4 @@
-"""Output files replace what was there only when they are whole, and printing never fails badly."""
+"""Output files are replaced only when complete, and printing never fails badly."""
 
 import fcntl
 import os
@@ -128,7 +128,7 @@ def test_standard_output_by_its_names(
 def test_the_lock_is_held_until_the_file_is_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else another run would empty the part that is about to take the file's place."""
+    """Otherwise another run would empty the part that is about to replace the file."""
     target = tmp_path / "rows.jsonl"
     replace = Path.replace
     others: list[Path] = []

@@ -1,4 +1,4 @@
-"""Pictures: the spectrogram shows what sounded and where, texts stay whole, files too."""
+"""Pictures: the spectrogram shows what sounds where, and texts and files stay whole."""
 
 import builtins
 import struct
@@ -30,7 +30,7 @@ def tone(hertz: float, seconds: float = 1.0, rate: int = RATE) -> NDArray[np.flo
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height that a PNG's header names."""
+    """Width and height from a PNG's header."""
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
@@ -38,7 +38,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def band(hertz: float, rate: int) -> float:
-    """Where a frequency lies among the bands, from the definition of the mel scale."""
+    """The position of a frequency among the bands, from the definition of the mel scale."""
     top = 2595 * np.log10(1 + rate / 2 / 700)
     return float(2595 * np.log10(1 + hertz / 700) / top * (N_MELS + 1) - 1)
 
@@ -49,7 +49,7 @@ def test_a_tone_is_loudest_in_its_band(hertz: float, rate: int) -> None:
     image = mel_spectrogram(tone(hertz, rate=rate), rate)
     assert image.dtype == np.float32
     middle = image[:, image.shape[1] // 2]
-    # Bins are 25 Hz apart, at the lowest bands wider than these: one bin, or one band, off.
+    # Bins are 25 Hz apart, wider than the lowest bands: off by one bin, or one band.
     slack = abs(band(hertz + 25, rate) - band(hertz, rate)) + 1
     assert abs(int(middle.argmax()) - band(hertz, rate)) <= slack
     assert image.max() == 0.0
@@ -100,7 +100,7 @@ Placed = tuple[str, float, float, float, float]
 def drawn(
     answers: Sequence[tuple[str, str]], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[Placed]:
-    """Texts of the picture, and where matplotlib put them, in shares of it: x0, y0, x1, y1."""
+    """The picture's texts, and where matplotlib put them, as fractions of it: x0, y0, x1, y1."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

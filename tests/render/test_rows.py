@@ -1,4 +1,4 @@
-"""Every document is whole, however the run ends, and readable in every encoding."""
+"""Every document is complete, however the run ends, and readable in every encoding."""
 
 import csv
 import errno
@@ -133,8 +133,13 @@ def test_rows_over_time() -> None:
     (pooled,) = generation_rows(long, "pooled")
     assert pooled["prompt_truncated"]
     assert {key: pooled[key] for key in ("text", "score", "votes", "windows", "start", "end")} == {
-        "text": "rain", "score": -2, "votes": 3, "windows": 4, "start": 0, "end": 8,
-    }  # fmt: skip
+        "text": "rain",
+        "score": -2,
+        "votes": 3,
+        "windows": 4,
+        "start": 0,
+        "end": 8,
+    }
     line = TextLine(recordings=True, prompts=True)
     assert line(pooled) == "a.wav what?: rain"
     assert [line(row) for row in generation_rows(long, "each")][2] == "a.wav 4.0-6.0 s what?: a dog"

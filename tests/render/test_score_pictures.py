@@ -1,4 +1,4 @@
-"""Pictures of scores: what they say is read back from the figure, by where its parts lie."""
+"""Pictures of scores: their content is read back from the figure, from the parts' positions."""
 
 import struct
 import sys
@@ -42,7 +42,7 @@ Drawn = Callable[[Callable[[Path], None]], "Figure"]
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Drawn:
-    """Calls what draws a picture into a path, and hands back the figure that was written."""
+    """Calls a function that draws a picture into a path, and returns the figure it saved."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -88,7 +88,7 @@ def assert_texts_are_inside_and_apart(figure: "Figure") -> None:
     for axes in figure.axes:
         shown += [*axes.texts, axes.title]
         for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
-            # Of ticks beyond the limits there are texts, which are not drawn.
+            # Ticks beyond the limits have texts too, which are not drawn.
             low, high = sorted(axis.get_view_interval())
             ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
             shown += [axis.label, *(tick.label1 for tick in ticks)]
@@ -100,13 +100,13 @@ def assert_texts_are_inside_and_apart(figure: "Figure") -> None:
         assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, text
         assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, text
     for (one, a), (other, b) in combinations(boxes, 2):
-        # Half a pixel is rounding: the lines of a label stand close.
+        # Half a pixel allows for rounding: the lines of a label are close together.
         gap = max(a.x0 - b.x1, b.x0 - a.x1, a.y0 - b.y1, b.y0 - a.y1)
         assert gap > -0.5, (one, other)
 
 
 def labels_of(figure: "Figure", panel: int = 0) -> list[str]:
-    """Texts at the left of a panel, from top to bottom."""
+    """Texts to the left of a panel, from top to bottom."""
     axes = figure.axes[panel].bbox
     found = []
     for text in figure.texts:
@@ -140,7 +140,7 @@ def test_bars_are_the_scores_from_the_best_down(values: list[float], drawn: Draw
         low, high = axes.transData.transform([(min(value, 0), 0), (max(value, 0), 0)])[:, 0]
         np.testing.assert_allclose([box.x0, box.x1], [low, high], atol=1e-6)
         said = float(text.get_text().replace("\u2212", "-"))
-        # Three digits of the largest are kept.
+        # The largest value keeps three digits.
         assert abs(said - value) <= 0.0051 * max(map(abs, values))
         assert beside.x1 < low if value < 0 else beside.x0 > high
         assert abs((beside.y0 + beside.y1) - (box.y0 + box.y1)) < 6
@@ -180,13 +180,13 @@ def test_funny_texts_stay_whole_inside_and_apart(funny: str, drawn: Drawn) -> No
 
 
 def lookup(spans: Sequence[tuple[float, float]], moment: float) -> int | None:
-    """The window that a timeline shows at a moment: the last that started, if it still lasts."""
+    """The window that a timeline shows at a moment: the last one started, if still running."""
     started = [number for number, (start, _) in enumerate(spans) if start <= moment]
     return started[-1] if started and moment < spans[started[-1]][1] else None
 
 
 def cell(axes: "Axes", moment: float, row: int) -> float:
-    """The score that the heat map shows at a moment in a row; NaN where it shows none."""
+    """The score that the heat map shows at a moment in a row; NaN if it shows none."""
     from matplotlib.collections import QuadMesh
 
     (mesh,) = [part for part in axes.collections if isinstance(part, QuadMesh)]
@@ -197,7 +197,7 @@ def cell(axes: "Axes", moment: float, row: int) -> float:
 
 
 def marked(axes: "Axes", moment: float) -> list[int]:
-    """The rows in which the line of the best runs at a moment."""
+    """The rows in which the line of the best labels runs at a moment."""
     from matplotlib.collections import LineCollection
 
     lines = [part for part in axes.collections if isinstance(part, LineCollection)][-1]
@@ -230,7 +230,7 @@ def test_cells_and_lines_over_time(
     assert above.get_xlim() == below.get_xlim() == (0, seconds)
     assert (above.bbox.x0, above.bbox.x1) == (below.bbox.x0, below.bbox.x1)
     assert below.yaxis_inverted()
-    # 0.013: no moment lies on an edge.
+    # 0.013 keeps every moment off the edges.
     for moment in np.arange(0.013, seconds, seconds / 97):
         window = lookup(spans, moment)
         for row, label in enumerate(order):
@@ -275,7 +275,7 @@ def test_a_best_label_without_a_row_has_no_line(drawn: Drawn) -> None:
 
 @pytest.mark.parametrize("funny", FUNNY)
 def test_funny_texts_over_time(funny: str, drawn: Drawn) -> None:
-    # Limits of nine characters leave the least room for what the scores are.
+    # Limits of nine characters leave the least room for the name of the scores.
     line = Timeline(windows(3, 1, 1), FUNNY, -1e-5 - 1e-6 * some_scores(3, len(FUNNY)))
     figure = drawn(
         lambda path: timeline_picture(sound(3), RATE, line, path, title=funny, axis=funny)

@@ -1,4 +1,4 @@
-"""Subtitles read back by readers of their own, WebVTT's as its specification says."""
+"""Subtitles are read back by independent readers; WebVTT's follows the specification."""
 
 import html
 import math
@@ -35,7 +35,7 @@ def _times(line: str, point: str) -> tuple[int, int]:
 
 
 def _read_srt(text: str) -> list[Cue]:
-    """Strictly: nothing but numbered blocks of three lines, parted by one empty line."""
+    """Strictly: only numbered blocks of three lines, separated by one empty line."""
     if not text:
         return []
     assert text.endswith("\n")

@@ -1,4 +1,4 @@
-"""Vectors that wait on the disk, against arrays that wait in memory."""
+"""Vectors spooled to disk, compared with arrays kept in memory."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def rows(count: int, *shape: int) -> F32:
 
 
 def test_what_was_added_is_saved(stored: GrowingArray, tmp_path: Path) -> None:
-    """Also what lies in memory in another order, and in two files one behind the other."""
+    """Also arrays with another memory order, and two files one after the other."""
     parts = [rows(3, 4, 5), rows(0, 4, 5), rows(2, 5, 4).transpose(0, 2, 1), rows(1, 4, 5)]
     for part in parts:
         stored.append(part)
@@ -46,7 +46,7 @@ def test_what_was_added_is_saved(stored: GrowingArray, tmp_path: Path) -> None:
 
 
 def test_more_than_a_block_is_copied_whole(stored: GrowingArray, tmp_path: Path) -> None:
-    """Neither a multiple of a block nor of a page."""
+    """Not a multiple of a block or of a page."""
     whole = rows(1001, 777)
     stored.append(whole)
     save_npy(tmp_path / "out.npy", [stored])
@@ -66,7 +66,7 @@ def test_rows_that_are_cut_off_are_written_over(stored: GrowingArray, tmp_path: 
 
 
 def test_memory_does_not_grow(tmp_path: Path) -> None:
-    """64 MB of vectors: neither kept nor put together in memory."""
+    """64 MB of vectors: neither kept nor joined in memory."""
     part = rows(256, 1024)  # 1 MB
     stored = GrowingArray(tmp_path / "out.npy")
     tracemalloc.start()

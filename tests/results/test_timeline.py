@@ -1,4 +1,4 @@
-"""Windows to segments and to one answer: what covers what, who wins, what is refused."""
+"""Windows to segments and to one answer: what covers what, which wins, what is refused."""
 
 import math
 import random
@@ -38,7 +38,7 @@ def test_neighbours_that_agree_merge() -> None:
 
 
 def test_overlap_is_parted_in_the_middle() -> None:
-    # 10 s of 7 s windows: the last one moved back to end with the recording.
+    # 10 s in windows of 7 s: the last one is moved back to end with the recording.
     rows = _windows((0, 7, "rain"), (3, 10, "dog"))
     assert list(segments(rows)) == [Segment(0, 5, "rain"), Segment(5, 10, "dog")]
     rows = _windows((0, 4, "a"), (1, 5, "a"), (2, 6, "b"), (3, 7, "b"), (4, 8, "a"))
@@ -81,7 +81,7 @@ def test_segments_come_as_soon_as_they_are_known() -> None:
 @pytest.mark.parametrize("hop", [None, 0.13, 1.0, 1.9])
 @pytest.mark.parametrize("seed", range(8))
 def test_every_moment_has_the_answer_of_the_nearest_window(hop: float | None, seed: int) -> None:
-    """Against the other definition: of the windows of a real recording, the nearest centre's."""
+    """Compared with the other definition: of a real recording's windows, the nearest center."""
     draw = random.Random(seed)
     config = ModelConfig.preset("tiny")
     rate = config.mel.sample_rate

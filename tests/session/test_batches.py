@@ -1,4 +1,4 @@
-"""Recordings to batches of windows, and outputs back to recordings: nothing lost or too early."""
+"""Recordings to batches of windows, and outputs back to recordings: nothing lost or early."""
 
 import dataclasses
 import io
@@ -148,7 +148,7 @@ def test_batches_that_cannot_be(size: object) -> None:
     "one", ["a.wav", Path("a.wav"), b"RIFF", bytearray(b"RIFF"), SOUNDS[0], io.BytesIO(b"RIFF")]
 )
 def test_one_recording_is_not_several(one: Any) -> None:
-    """A path has letters and a file has lines: none of them are recordings."""
+    """Iterating over a path gives letters, and over a file lines: neither are recordings."""
     with pytest.raises(UsageError, match="must be a list or an iterator of them, got"):
         window_batches(one, CONFIG, options())
 

@@ -1,4 +1,4 @@
-"""The lock is one thread's at a time, and goes round in the order of asking."""
+"""One thread holds the lock at a time, and threads get it in the order they requested it."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from pengi_rt.session.fair_lock import FairLock
 
 
 def until(condition: object) -> None:
-    """Wait for what another thread is about to do."""
+    """Wait for another thread to reach a state."""
     assert callable(condition)
     limit = time.monotonic() + 30
     while not condition():
@@ -23,7 +23,7 @@ def test_one_thread_at_a_time() -> None:
 
     def work(_: int) -> None:
         for _ in range(50):
-            with lock, lock:  # it may ask again
+            with lock, lock:  # the lock is reentrant
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0)
@@ -36,7 +36,7 @@ def test_one_thread_at_a_time() -> None:
 
 
 def test_in_the_order_of_asking() -> None:
-    """Whoever frees it and asks again at once is behind those that wait."""
+    """A thread that releases it and requests it again at once is behind those that wait."""
     lock, order = FairLock(), []
 
     def wait(name: int) -> None:
@@ -65,7 +65,7 @@ def test_an_error_inside_frees_it() -> None:
 def test_one_who_stops_waiting_is_passed_over(
     handed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C while waiting, before it is our turn and just as it is."""
+    """Ctrl-C while waiting: before our turn, and just as it comes."""
     lock = FairLock()
     real = threading.Lock
 

@@ -1,4 +1,4 @@
-"""Sounds and plans that the tests of the engine's tasks share."""
+"""Sounds and plans shared by the tests of the engine's tasks."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ Samples = tuple[NDArray[np.float32], int]
 
 
 def clip(seed: int, seconds: float = CLIP) -> Samples:
-    """A tone in noise, both of its own."""
+    """A tone in noise, both chosen by the seed."""
     generator = np.random.default_rng(seed)
     time = np.arange(int(seconds * RATE)) / RATE
     tone = np.sin(2 * np.pi * generator.uniform(200, 3000) * time)

@@ -1,4 +1,4 @@
-"""The command line, run in this process."""
+"""Runs the command line in this process."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def run(capsys: Capture, *arguments: Argument) -> tuple[int, str, str]:
 
 
 def assert_refused(capsys: Capture, arguments: list[Argument], expected: int, message: str) -> None:
-    """The exit code, nothing printed, and one line that holds ``message``."""
+    """The exit code, after checking that nothing but one line with ``message`` was printed."""
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (expected, "")
     assert err.startswith("pengi-rt: ")

@@ -1,8 +1,8 @@
-"""A document's snippets, run in order, and what they print compared with what it says.
+"""Run a document's snippets in order, and compare what they print with what the document says.
 
-A ``python`` block runs in one namespace with all before it; a ``text`` block behind it is what
-it prints, else it prints nothing. In a ``console`` block, lines that begin with ``$`` are commands
-and the others what they print; ``...`` in a line stands for anything.
+A ``python`` block shares its namespace with all blocks before it; the ``text`` block after it is
+its output, and without one it must print nothing. In a ``console`` block, lines that begin with
+``$`` are commands and the others their output; ``...`` in a line stands for anything.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def _commands(code: str, line: int) -> Iterator[Step]:
 
 
 def run(step: Step, namespace: dict[str, Any]) -> str:
-    """What the step prints on standard output; a command must end with exit code 0."""
+    """What the step prints on standard output; a command must exit with code 0."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         if step.kind == "python":
@@ -66,7 +66,7 @@ def run(step: Step, namespace: dict[str, Any]) -> str:
 
 
 def agrees(printed: str, expected: str) -> bool:
-    """Line by line, but for spaces at their ends and what ``...`` stands for."""
+    """Compare line by line, ignoring trailing spaces and whatever ``...`` stands for."""
     pattern = re.escape(expected.rstrip()).replace(re.escape("..."), ".*?")
     lines = "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
     return re.fullmatch(pattern, lines) is not None
@@ -90,6 +90,6 @@ def _run_command(command: str) -> None:
 
 
 def _expanded(word: str, command: str) -> list[str]:
-    """As a shell expands it, where it is not quoted."""
+    """Expand as a shell does, where it is not quoted."""
     bare = "*" in word and f'"{word}"' not in command
     return sorted(map(str, Path().glob(word))) if bare else [word]

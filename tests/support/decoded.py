@@ -1,4 +1,4 @@
-"""A whole recording decoded, as no part of the runtime does."""
+"""Decodes a whole recording independently of the runtime."""
 
 import os
 from typing import Any, NamedTuple

@@ -17,7 +17,7 @@ F32 = NDArray[np.float32]
 def encode(samples: F32, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
     """``[frames]`` or ``[frames, channels]`` as the bytes of an audio file.
 
-    Written at most a second at a time: libsndfile crashes on long blocks of Vorbis.
+    Written one second at a time at most, because libsndfile crashes on long blocks of Vorbis.
     """
     frames = samples.reshape(len(samples), -1)
     file = io.BytesIO()
@@ -36,7 +36,7 @@ def noise(frames: int, channels: int = 1, *, seed: int = 0) -> F32:
 
 
 def heard(data: bytes, *, allow_truncated: bool = False) -> tuple[F32, str]:
-    """All samples ``[frames, channels]`` of a file, and why they are not all of the recording."""
+    """All samples ``[frames, channels]`` of a file, and why it is incomplete, if it is."""
     source = open_recording(data, "x", allow_truncated=allow_truncated)
     with source.open() as decoder:
         blocks = [block.T for block in read_blocks(decoder, "x")]

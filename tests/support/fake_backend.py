@@ -20,11 +20,11 @@ WIDTH = 4  # n_embd
 
 @dataclass(frozen=True)
 class ToyModel:
-    """Random logits, seeded by the history; the stop token becomes likelier with every token."""
+    """Random logits, seeded by the history; the stop token gets likelier with every token."""
 
     vocab_size: int = 23
     stop_id: int = 3
-    urgency: float = 0.4  # nats a token
+    urgency: float = 0.4  # nats per token
 
     def logits(self, prefix: F32, tokens: Sequence[int]) -> F32:
         """``[V]`` after ``prefix`` ``[P, WIDTH]`` and ``tokens``."""
@@ -36,7 +36,7 @@ class ToyModel:
 
 @dataclass(frozen=True)
 class ScriptedModel:
-    """Given probabilities after given tokens; elsewhere all tokens are equally likely."""
+    """Given probabilities after given tokens; otherwise all tokens are equally likely."""
 
     script: Mapping[tuple[int, ...], Sequence[float]]
     vocab_size: int = 4
@@ -47,7 +47,7 @@ class ScriptedModel:
 
 
 class FakeCache(Cache):
-    """The tokens that rows have written, and where each row finds its history."""
+    """The tokens that rows have written, and where to find each row's history."""
 
     def __init__(self, **sizes: int) -> None:
         super().__init__(**sizes)
@@ -59,7 +59,7 @@ class FakeCache(Cache):
 
 @dataclass
 class FakeDecoder:
-    """A toy model over the protocol's cache. Counts its forward passes."""
+    """A toy model behind the protocol's cache, which counts its forward passes."""
 
     model: ToyModel | ScriptedModel
     n_positions: int = 64
@@ -111,7 +111,7 @@ class FakeDecoder:
 
 
 class NoEncoders:
-    """What a backend has that is asked for its decoder alone."""
+    """The encoders of a backend that is used only for its decoder."""
 
     def encode_audio(self, wave: F32) -> Encoded:
         raise NotImplementedError
@@ -141,15 +141,15 @@ class FakeBackend:
 
     @property
     def forwards(self) -> int:
-        """Forward passes of the decoder."""
+        """The number of forward passes of the decoder."""
         return self.decoder.forwards
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 def history(cache: FakeCache, slot: int, beam: int) -> list[int]:
-    """The tokens of a row: earlier ones in the rows that its ancestry names, the last its own."""
+    """The tokens of a row: earlier ones from the rows that its ancestry names, the last its own."""
     last = int(cache.generated[slot]) - 1
     tokens, ancestry = cache.tokens[slot], cache.ancestry[slot]
     earlier = [int(tokens[ancestry[beam, i], i]) for i in range(last)]

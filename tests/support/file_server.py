@@ -1,4 +1,4 @@
-"""A file server that can misbehave in every way that a download must bear."""
+"""A file server that can misbehave in every way that a download must survive."""
 
 import hashlib
 import random
@@ -13,18 +13,18 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``body`` at every address, as well or as badly as told."""
+    """Serves ``body`` at every address, as well or as badly as configured."""
 
     body = BODY
     etag: str | None = '"v1"'
     modified: str | None = None
-    ranges = True  # does it know Range?
-    status: int | None = None  # answers this instead
-    stop_after: int | None = None  # body bytes, then it closes the connection
-    length = True  # does it say Content-Length?
+    ranges = True  # does it support Range?
+    status: int | None = None  # answers with this instead
+    stop_after: int | None = None  # bytes of the body, then it closes the connection
+    length = True  # does it send Content-Length?
     chunked = False
     content_type = "application/octet-stream"
-    content_range: str | None = None  # says this instead of the truth
+    content_range: str | None = None  # sends this instead of the true value
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -32,7 +32,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/records/base.pth?download=1"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """The client may hang up in the middle of an answer: that is what is tested."""
+        """The client may hang up in the middle of an answer: this is what is tested."""
 
     @contextmanager
     def running(self) -> Iterator[Self]:
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, server.body, None)
 
     def _start(self, asked: str | None) -> int | None:
-        """Where the answer starts, if it is a part."""
+        """Where the answer starts, for a partial one."""
         version = self.server.etag or self.server.modified
         if asked and self.server.ranges and self.headers.get("If-Range") == version:
             return int(asked.removeprefix("bytes=").removesuffix("-"))

@@ -1,8 +1,7 @@
 """What the released Pengi computed: the arrays of ``tests/data/golden_pengi``, and its inputs.
 
 ``pair("base_s0_p00")`` holds one recording with one prompt, ``api()`` the public calls,
-``loading()`` loader and tokenizers. The clips they were computed from are made by
-:mod:`golden_audio`.
+``loading()`` loader and tokenizers. The clips behind them are made by :mod:`golden_audio`.
 """
 
 import functools
@@ -18,8 +17,16 @@ from golden_audio import loading_case, waveform
 from numpy.typing import NDArray
 
 __all__ = [
-    "PAIRS", "Golden", "api", "loading", "loading_case", "meta", "pair", "reference", "waveform",
-]  # fmt: skip
+    "PAIRS",
+    "Golden",
+    "api",
+    "loading",
+    "loading_case",
+    "meta",
+    "pair",
+    "reference",
+    "waveform",
+]
 
 Golden = Mapping[str, NDArray[Any]]
 

@@ -1,6 +1,6 @@
 """The synthetic clips behind the golden files, made anew instead of stored: NumPy only.
 
-The same maths as the reference's ``make_audio.py``. Samples are rounded to multiples of 2**-23
+The same math as the reference's ``make_audio.py``. Samples are rounded to multiples of 2**-23
 before they become float32, so a last-bit difference of ``sin`` between machines does not reach
 them; :data:`DIGESTS` pins all of them.
 """
@@ -120,7 +120,7 @@ def _voice_like() -> F64:
     t = _time()
     pitch = 118 + 22 * np.sin(TAU * 0.9 * t) + 6 * np.sin(TAU * 5.2 * t)
     phase = np.cumsum(pitch) / RATE
-    formants = [  # centre Hz that drifts, width Hz, gain
+    formants = [  # drifting center in Hz, width Hz, gain
         (centre * (1 + 0.12 * np.sin(TAU * drift * t)), width, gain)
         for centre, width, gain, drift in (
             (620, 140, 1.0, 0.6),

@@ -1,4 +1,4 @@
-"""The released code's beams as our searches take and give them."""
+"""The released code's beams in the form that our searches accept and return."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def prefix_of(golden: Golden) -> F32:
 
 
 def decode_options(golden: Golden, beam_size: int) -> DecodeOptions:
-    """The run's options; it stops at a space, and pads with id 0."""
+    """The run's options, with a space as stop token and 0 as padding."""
     run = meta(golden)
     return DecodeOptions(
         beam_size=beam_size,

@@ -1,6 +1,6 @@
-"""Plans as a stranger could write them: whatever is changed in one, every checksum holds again.
+"""Hostile plans: whatever is changed in one, every checksum is correct again.
 
-Run as a program it asks plans one by one, in a process that may die of it: see :func:`ask_all`.
+Run as a program it runs plans one by one, in a process that may die: see :func:`ask_all`.
 """
 
 import copy
@@ -23,7 +23,7 @@ from pengi_rt.plan.manifest import MANIFEST, graph_entry, tokenizer_entry
 from pengi_rt.plan.pengi import DECODER_OPERATORS, ENCODER_OPERATORS
 
 MEMORY = 4 << 30  # bytes of address space
-SECONDS = 30  # of processor time for a plan
+SECONDS = 30  # seconds of processor time per plan
 
 SIZES = (0, 1, -1, 2, 3, 7, 64, 1 << 20, 1 << 31, 1 << 40, (1 << 62), -(1 << 62))
 VALUES: tuple[Any, ...] = (
@@ -37,7 +37,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def resigned(source: Path, target: Path, changed: Mapping[str, bytes]) -> Path:
-    """The plan ``source`` with other bytes in some entries, written to ``target``."""
+    """The plan ``source`` with different bytes in some entries, written to ``target``."""
     entries = toy_plan.contents(source) | dict(changed)
     if MANIFEST not in changed:
         manifest = json.loads(entries[MANIFEST])
@@ -69,7 +69,7 @@ def with_tokenizer(
 
 
 def mutate_graph(model: onnx.ModelProto, draw: random.Random) -> None:
-    """Change a node, an attribute, a constant or a weight, perhaps several."""
+    """Change a node, an attribute, a constant or a weight, or several of them."""
     graphs = [model.graph]
     graphs += [part.g for node in model.graph.node for part in node.attribute if part.HasField("g")]
     for _ in range(draw.choice([1, 1, 2, 3])):
@@ -115,7 +115,7 @@ def _mutate_tensor(tensor: onnx.TensorProto, draw: random.Random) -> None:
 
 
 def mutated_json(data: Any, draw: random.Random) -> Any:
-    """A copy of ``data`` with one value, or two, replaced, left out or added."""
+    """A copy of ``data`` with one or two values replaced, removed or added."""
     data = copy.deepcopy(data)
     for _ in range(draw.choice([1, 1, 2])):
         *path, last = draw.choice([place for place in _places(data) if place])
@@ -130,7 +130,7 @@ def mutated_json(data: Any, draw: random.Random) -> Any:
 
 
 def mutated_bytes(data: bytes, draw: random.Random) -> bytes:
-    """``data`` with a few bytes changed, left out or doubled."""
+    """``data`` with a few bytes changed, removed or doubled."""
     changed = bytearray(data)
     for _ in range(draw.choice([1, 2, 5])):
         at = draw.randrange(len(changed))
@@ -139,7 +139,7 @@ def mutated_bytes(data: bytes, draw: random.Random) -> bytes:
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to every value; of what is long, the beginning."""
+    """The path to every value; only the beginning of long containers."""
     yield path
     if isinstance(value, list):
         value = dict(enumerate(value))
@@ -148,10 +148,10 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def ask_all(plans: Sequence[Path], folder: Path) -> list[str]:
-    """What asking each of ``plans`` came to: an answer, or a refusal's class and message.
+    """The outcome of running each of ``plans``: an answer, or a refusal's class and message.
 
     Raises:
-        AssertionError: the process died of one, took too much, or printed something.
+        AssertionError: the process died, exceeded its limits, or printed something.
     """
     verdicts = folder / "verdicts"
     verdicts.write_text("")

@@ -12,11 +12,11 @@ class Import(NamedTuple):
     """One imported name; ``from a import b`` counts as ``a`` and as ``a.b``."""
 
     module: str
-    eager: bool  # executed as soon as the file itself is imported
+    eager: bool  # executed when the file itself is imported
 
 
 def source_files() -> dict[str, Path]:
-    """Every module of ours by its import name, those behind the links included."""
+    """Every module of ours by its import name, including those behind the links."""
     package = ROOT / "pengi_rt"
     rooms = [link for link in package.iterdir() if link.is_symlink()]
     paths = [path for room in (package, *rooms) for path in room.glob("**/*.py")]
@@ -24,7 +24,7 @@ def source_files() -> dict[str, Path]:
 
 
 def imports(source: str) -> list[Import]:
-    """All imports in ``source``, those inside functions and strings to ``import_module`` too."""
+    """All imports in ``source``, including those in functions and strings for ``import_module``."""
     return list(_walk(ast.parse(source), eager=True))
 
 

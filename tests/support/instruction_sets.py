@@ -34,16 +34,16 @@ SETS: Final[dict[str, dict[str, str]]] = {
         "OPENBLAS_CORETYPE": "SkylakeX",
     },
 }
-"""The switches of glibc, MKL, OpenBLAS, oneDNN and PyTorch; NumPy's are added as it names them."""
+"""The switches of glibc, MKL, OpenBLAS, oneDNN and PyTorch; NumPy's follow its own names."""
 
 
 def environment(name: str) -> dict[str, str]:
-    """This process's environment, in which the libraries use the instructions of a set alone."""
+    """This process's environment, limiting the libraries to one set's instructions."""
     return os.environ | SETS[name] | {"NPY_DISABLE_CPU_FEATURES": " ".join(_unused(name))}
 
 
 def here() -> tuple[str, ...]:
-    """The sets that this processor has."""
+    """The sets that this processor supports."""
     if platform.machine() != "x86_64":
         return ()
     flags = Path("/proc/cpuinfo").read_text("utf-8").split()
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _unused(name: str) -> list[str]:
-    """NumPy's own instruction sets beyond ``name``; x86-64-v2, which is SSE4.2, is always used."""
+    """NumPy's own sets beyond ``name``; x86-64-v2, which is SSE4.2, is always used."""
     config: Any = np.show_config(mode="dicts")
     found: list[str] = config["SIMD Extensions"].get("found", [])
     wide = [each for each in found if "AVX512" in each or each == "X86_V4"]

@@ -21,14 +21,14 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What one kernel takes on one architecture.
+    """The resources that one kernel needs on one architecture.
 
     Attributes:
-        name: of the build.
+        name: the build's name.
         capability: 80, 89 or 90.
-        registers: of a thread.
-        stack: bytes of a thread; what does not fit into registers is spilled there.
-        shared: bytes of a program.
+        registers: registers per thread.
+        stack: stack bytes per thread; what does not fit into registers is spilled there.
+        shared: shared memory per program, in bytes.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Compiled:
 
 
 def kernel_modules() -> list[str]:
-    """The files of ``kernels/`` that list builds."""
+    """The files in ``kernels/`` that list builds."""
     files = sorted(KERNELS.glob("*.py"))
     return [f"pengi_rt.kernels.{f.stem}" for f in files if "\ndef builds(" in f.read_text()]
 
 
 def first_builds(module: str) -> list[Any]:
-    """The first build that a file lists of each of its kernels: seconds, where all are minutes."""
+    """The first build that a file lists for each of its kernels: seconds instead of minutes."""
     builds = importlib.import_module(module).builds()
     first: dict[str, Any] = {}
     for build in builds:
@@ -59,16 +59,16 @@ def compile_kernels(
     capabilities: Sequence[int] = (80, 89, 90),
     names: Sequence[str] = (),
 ) -> list[Compiled]:
-    """Compile the builds of ``modules`` for those ``capabilities`` that they are for.
+    """Compile the builds of ``modules`` for the architectures that each one supports.
 
     Args:
         modules: dotted names of files with ``builds()``.
-        cache: a folder for Triton to leave its results in.
-        capabilities: leave others out.
-        names: of builds; leave others out, unless there are no names.
+        cache: the folder for Triton's results.
+        capabilities: only compile for these.
+        names: only compile the builds with these names; if empty, all of them.
 
     Raises:
-        RuntimeError: a kernel does not compile; it is named, and why.
+        RuntimeError: a kernel does not compile; the message says which and why.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}

@@ -1,14 +1,16 @@
-"""How far a kernel may be from the truth: about as far as PyTorch is in the same dtype."""
+"""How far a kernel may be from the true result: about as far as PyTorch in the same dtype."""
 
 from typing import Final
 
 import torch
 
 FACTOR: Final = 2
-"""Of PyTorch's own error: a kernel adds in another order, which is neither better nor worse."""
+"""The factor on PyTorch's own error: a kernel adds in a different order, not a worse one."""
 ROUNDINGS: Final = 2
-"""Of the largest value to the kernel's dtype, granted where PyTorch happens to make no error:
-its result is rounded once, and an intermediate one at most once more."""
+"""Roundings of the largest value to the kernel's dtype, allowed where PyTorch has no error.
+
+Its result is rounded once, and an intermediate one at most once more.
+"""
 
 
 def assert_kernel_close(

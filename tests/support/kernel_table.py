@@ -21,7 +21,7 @@ HEAD = """\
 
 
 def table_of(compiled: Sequence[Compiled]) -> str:
-    """One row a build; architectures are told apart where they differ."""
+    """One row per build; architectures are separated where they differ."""
     return HEAD + "".join(
         _row(name, list(group)) for name, group in groupby(compiled, key=lambda c: c.name)
     )

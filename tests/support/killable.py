@@ -1,8 +1,9 @@
-"""Processes that are killed while they write: forked from one that has imported everything.
+"""Processes that are killed while they write, forked from one that has imported everything.
 
-Run as a program it reads a job a line, ``{"argv": [...], "lives": N}``: a command line, or ``toy``
-and a path for a plan, in a child that is killed before its ``N``-th line of the code that writes.
-It answers with ``{"lines": N, "code": exit code, -9 if killed}``.
+Run as a program it reads one job per line, ``{"argv": [...], "lives": N}``. A job is a command
+line, or ``toy`` and the path for a plan. It runs in a child that is killed before it executes its
+``N``-th line of the code that writes. The reply is ``{"lines": N, "code": exit code}``, where -9
+means killed.
 """
 
 import json
@@ -29,7 +30,7 @@ WRITING = (
 
 
 class Mortal:
-    """Counts the lines of the code that writes, and kills this process before one."""
+    """Counts the executed lines of the code that writes, and kills this process before one."""
 
     def __init__(self, lives: int) -> None:
         self.lines = 0
@@ -46,7 +47,7 @@ class Mortal:
 
 
 class Killable:
-    """The process that forks them."""
+    """The process that forks the killable ones."""
 
     def __init__(self) -> None:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -59,7 +60,7 @@ class Killable:
         )
 
     def run(self, *argv: object, lives: int = 10**9) -> tuple[int, int]:
-        """Exit code (-9: killed) and lines of a job."""
+        """Exit code (-9 if killed) and number of lines of a job."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"argv": [*map(str, argv)], "lives": lives}) + "\n")
@@ -68,12 +69,12 @@ class Killable:
         return done["code"], done["lines"]
 
     def close(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.communicate()
 
 
 def serve() -> None:
-    """Do jobs until there are no more."""
+    """Run jobs until there are no more."""
     import onnxruntime  # noqa: F401 - imported once, for all
 
     from pengi_rt.cli.main import main
@@ -87,7 +88,7 @@ def serve() -> None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
                 os.dup2(nowhere, stream)
-            # A killed process loses nothing that it gave the kernel, and disks are slow.
+            # A killed process loses nothing that it gave the kernel, and fsync is slow.
             setattr(os, "fsync", lambda _: None)  # noqa: B010
             mortal = Mortal(job["lives"])
             sys.settrace(mortal)

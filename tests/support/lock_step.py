@@ -1,4 +1,4 @@
-"""Clips that enter a new cache together, as a search's do, on any backend."""
+"""Clips that enter a new cache together, as in a search, on any backend."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from encoded import F32, encode, heard, noise
 
 from pengi_rt.errors import AudioError
 
-MEMORY = 1 << 29  # bytes that reading a small recording may take, decoder and all
+MEMORY = 1 << 29  # memory budget for reading a small recording, including the decoder
 RATE = 16_000
 SOUNDFILE = [
     *(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16")),
@@ -32,7 +32,7 @@ PYAV = [
 
 
 def sources() -> list[bytes]:
-    """A small recording of each format; those of the extra ``formats`` where it is installed."""
+    """A small recording in each format, including those of the extra ``formats`` if installed."""
     samples = noise(RATE) * np.linspace(0, 1, RATE, dtype=np.float32)[:, None]
     made = [encode(samples, RATE, *kind) for kind in SOUNDFILE]
     try:
@@ -67,7 +67,7 @@ def _flip_head(data: bytearray, rng: random.Random) -> None:
 
 
 def _field(data: bytearray, rng: random.Random) -> None:
-    """A whole number in the head, little- or big-endian, made absurd."""
+    """Set a whole number in the header, little- or big-endian, to an absurd value."""
     at = 4 * rng.randrange(min(60, len(data) // 4))
     value = rng.choice((0, 1, 7, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFF0, 0xFFFF_FFFF))
     data[at : at + 4] = struct.pack(rng.choice("<>") + "I", value)
@@ -98,7 +98,7 @@ MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
 
 
 def attack(seed: int, count: int) -> dict[str, int]:
-    """Read so many damaged recordings; half of them with ``allow_truncated``."""
+    """Read the given number of damaged recordings, half of them with ``allow_truncated``."""
     rng, every = random.Random(seed), sources()
     outcomes = {"answered": 0, "in part": 0, "refused": 0}
     with open("/proc/self/statm") as statm:  # noqa: PTH123

@@ -8,7 +8,7 @@ from pengi_rt.models.pengi import Pengi
 HTSAT = "audio_encoder.base.htsat."
 GPT = "caption_decoder.gpt."
 
-# Written from the released manifest, the other way round than the reader's table.
+# Written from the released manifest, in the opposite direction to the reader's table.
 TO_PUBLISHED = (
     ("audio_encoder.mel.stft_real", HTSAT + "spectrogram_extractor.stft.conv_real.weight"),
     ("audio_encoder.mel.stft_imag", HTSAT + "spectrogram_extractor.stft.conv_imag.weight"),
@@ -27,14 +27,16 @@ TO_PUBLISHED = (
 
 
 def publish(model: Pengi, *, buffers: bool = True) -> dict[str, Tensor]:
-    """The model's state as the released code saves it, old transformers' buffers included."""
+    """The model's state as the released code saves it, including old transformers' buffers."""
     state = {}
     for name, tensor in model.state_dict().items():
         ours, theirs = next((pair for pair in TO_PUBLISHED if name.startswith(pair[0])), ("", ""))
         state[theirs + name.removeprefix(ours)] = tensor.clone()
     state[GPT + "lm_head.weight"] = state[GPT + "transformer.wte.weight"]
-    state |= {HTSAT + "tscam_conv.weight": torch.ones(7, 48, 2, 3), HTSAT + "head.bias": state[
-        HTSAT + "norm.bias"]}  # fmt: skip
+    state |= {
+        HTSAT + "tscam_conv.weight": torch.ones(7, 48, 2, 3),
+        HTSAT + "head.bias": state[HTSAT + "norm.bias"],
+    }
     if buffers:
         state[HTSAT + "layers.0.blocks.1.attn_mask"] = torch.zeros(4, 64, 64)
         state[HTSAT + "layers.1.blocks.0.attn.relative_position_index"] = torch.zeros(64, 64).long()

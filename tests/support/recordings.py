@@ -1,4 +1,4 @@
-"""Small folders of recordings, their index, and what the engine had to do for it."""
+"""Small folders of recordings, their index, and the work the engine did for it."""
 
 import hashlib
 from pathlib import Path
@@ -16,15 +16,15 @@ LONG = "b/long.wav"  # windows at 0, 2 and 3 s of its 5 s
 
 
 def write_sound(path: Path, seed: int, seconds: float = 1.0) -> None:
-    """Noise, another for every seed."""
+    """Noise, different for every seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.random.default_rng(seed).uniform(-0.5, 0.5, round(RATE * seconds))
-    with path.open("wb") as file:  # a name may be none that soundfile can write to
+    with path.open("wb") as file:  # soundfile may be unable to write to the name
         soundfile.write(file, samples, RATE, format=path.suffix[1:].upper())
 
 
 def write_folder(folder: Path) -> Path:
-    """Six recordings, one of them of three windows, and what is none."""
+    """Six recordings, one of them with three windows, and a file that is not a recording."""
     for seed, name in enumerate(("a.wav", "a/1.flac", "b/2.wav", "b/c/3.ogg", "z.wav")):
         write_sound(folder / name, seed)
     write_sound(folder / LONG, 5, 5.0)
@@ -56,12 +56,12 @@ class Spy:
 
 
 def generation(index: Path) -> dict[str, bytes]:
-    """The files of the current generation, but for its name."""
+    """The current generation's files, without its name."""
     return {path.name: path.read_bytes() for path in Index.open(index).generation.iterdir()}
 
 
 def check_rows(index: Path, folder: Path, files: list[str]) -> None:
-    """Rows stand for exactly these files, as they are now, in order."""
+    """Check that rows stand for exactly these files, as they are now, in order."""
     rows = Index.open(index, verify=True).rows
     assert list(dict.fromkeys(row.file for row in rows)) == sorted(files)
     for row in rows:

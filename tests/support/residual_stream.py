@@ -9,10 +9,12 @@ from triton_interpreter import guarded, poisoned
 from pengi_rt.kernels.add_norm import Norm, Stream
 
 MEAN = 20.0
-"""Of the stream's rows, whose standard deviation is about 1."""
+"""Mean of the stream's rows, whose standard deviation is about 1."""
 MEAN_ROUNDED = 4 * MEAN * 2.0**-24
-"""What half a unit in the last place of a float32 mean can do, times a large norm weight; PyTorch's
-own mean of so few numbers is often exact."""
+"""The effect of half a unit in the last place of a float32 mean, times a large norm weight.
+
+PyTorch's own mean of so few numbers is often exact.
+"""
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -21,7 +23,7 @@ def random(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def make_stream(rows: int, width: int, due: int) -> Stream:
-    """A stream whose mean is large beside its deviations, as GPT-2's is."""
+    """A stream whose mean is large compared with its deviations, like GPT-2's."""
     residual = guarded(random(rows, width, seed=4) + MEAN)
     if not due:
         return Stream(residual)

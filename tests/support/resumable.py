@@ -1,4 +1,4 @@
-"""Runs to break off: everything random at once, and what their undisturbed twins come to."""
+"""Runs to interrupt, with everything random at once, and what uninterrupted ones produce."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +49,7 @@ def changed_run(config: TrainConfig, **run: Any) -> TrainConfig:
 
 
 def break_off(config: TrainConfig, kills: Sequence[int]) -> None:
-    """Begin a run, and kill it before each of these steps; begun again, it goes on if it can."""
+    """Start a run and kill it before each of these steps; it resumes if it can."""
     for kill in kills:
         train_until(config, kill, resume=(Path(config.output_dir) / run_folder.STATES).exists())
 

@@ -1,4 +1,4 @@
-"""Models as plans and checkpoints with smaller weights leave them."""
+"""Models rounded like plans and checkpoints with smaller weights."""
 
 from pengi_rt.config.choices import WeightsName
 from pengi_rt.models.pengi import Pengi

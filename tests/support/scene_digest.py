@@ -1,4 +1,4 @@
-"""What the made sounds are, to the last bit, in one line: for comparing processes."""
+"""A one-line digest of the synthesized sounds, to the last bit, for comparing processes."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from pengi_rt.training.scenes.mix import mix
 
 
 def digest() -> str:
-    """The SHA-256 of a clip of every event and of every instrument, in all places."""
+    """The SHA-256 of a clip of every event and of every instrument, in every place."""
     clips = hashlib.sha256()
     for seed, facts in enumerate(_facts()):
         clips.update(mix(facts, np.random.default_rng(seed)).tobytes())

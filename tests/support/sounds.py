@@ -29,11 +29,11 @@ class InterruptedRunError(Exception):
 
 @dataclass
 class Collection:
-    """Files by name; each write takes place a nanosecond after the last."""
+    """Files by name; each write happens one nanosecond after the last."""
 
     files: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     clock: int = 10**18
-    hashed: list[str] = field(default_factory=list)  # names that the content was asked for
+    hashed: list[str] = field(default_factory=list)  # names whose content was requested
 
     def write(self, name: str, content: bytes) -> None:
         self.clock += 1
@@ -62,7 +62,7 @@ def unit(seed: int, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def caption(found: FileStat, content: bytes) -> tuple[list[IndexRow], Any, Any]:
-    """Rows and vectors that depend on nothing but the content, 1 to 3 windows."""
+    """Rows and vectors that depend only on the content, 1 to 3 windows."""
     digest = hashlib.sha256(content).hexdigest()
     seed = int(digest[:8], 16)
     recording = IndexedFile(*found, digest)
@@ -81,7 +81,7 @@ def index(
     rebuild: bool = False,
     stop_after: int = 10**9,
 ) -> tuple[Update, list[str]]:
-    """Bring the index up to date; says what was planned and what was captioned.
+    """Bring the index up to date; returns what was planned and what was captioned.
 
     Raises:
         InterruptedRunError: ``stop_after`` recordings were captioned and one was left to do.
@@ -99,7 +99,7 @@ def index(
 
 
 def check(path: Path, collection: Collection) -> None:
-    """The index says of every recording what the model says of it."""
+    """Check that the index says of every recording what the model does."""
     found = Index.open(path, verify=True)
     position = 0
     for file in sorted(collection.found()):

@@ -33,7 +33,7 @@ CLIPS, BEAMS = (1, 8, 64), 5
 
 
 def builds() -> tuple[Build, ...]:
-    """Half precision (bfloat16 compiles alike), int8 and float32; none of them twice."""
+    """Half precision (bfloat16 compiles alike), int8 and float32, each build once."""
     found: dict[str, Build] = {}
     launches: list[Launch] = []
 
@@ -64,7 +64,7 @@ def specialization(build: Build) -> Iterator[object]:
 
 
 def call_all() -> None:
-    """What answers in base, for every number of clips and every precision."""
+    """Everything that base runs, for every number of clips and every precision."""
     for clips in CLIPS:
         for dtype in (HALF, SINGLE):
             call_htsat(clips, dtype)
@@ -111,7 +111,7 @@ def call_beam_attention(clips: int, dtype: torch.dtype) -> None:
 
 
 def call_linears(rows: int, weight: torch.dtype, dtype: torch.dtype) -> None:
-    """Those of a decode step."""
+    """The launches of a decode step."""
     x, hidden = torch.empty(rows, 768, dtype=dtype), torch.empty(rows, 3072, dtype=dtype)
     keys = torch.empty(rows // BEAMS, BEAMS, 12, 20, 64, dtype=dtype)
     cache = KeyValueCache(keys, keys, torch.zeros(rows // BEAMS, dtype=INT32))

@@ -3,7 +3,7 @@
 import numpy as np
 import toy_family
 
-from pengi_rt.backends.protocol import F32, Encoded
+from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.backends.registry import BackendSpec, RunOptions
 from pengi_rt.plan.reader import Plan
 
@@ -19,6 +19,7 @@ BACKEND = BackendSpec(
 class ToyBackend:
     name = "toy"
     decoder = None
+    device_search = None
 
     def __init__(self, plan: Plan, options: RunOptions) -> None:
         self.config = plan.config
@@ -30,9 +31,12 @@ class ToyBackend:
         none = np.empty((len(wave), 0, 0), np.float32)
         return Encoded(toy_family.embedded(wave, self._matrix), none)
 
+    def encode_text(self, ids: I64) -> Encoded:
+        raise NotImplementedError("the toy family has no text encoder")
+
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
-def open_plan(plan: Plan, options: RunOptions) -> ToyBackend:
+def open_plan(plan: Plan, options: RunOptions) -> Backend:
     return ToyBackend(plan, options)

@@ -25,7 +25,7 @@ FAMILY = FamilySpec(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToyConfig(Checked):
-    """All that a toy is."""
+    """The whole toy model."""
 
     family: Literal["toy"] = "toy"
     name: str = "little toy"
@@ -91,7 +91,7 @@ def _onnx(config: ToyConfig, record: TensorRecord) -> bytes:
 
 
 def _stored(name: str, record: TensorRecord) -> TensorProto:
-    """The tensor as the plan's weights hold it."""
+    """A tensor that refers to its data in the plan's weights."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=record.shape)
     tensor.data_location = TensorProto.EXTERNAL
     place = {"location": WEIGHTS, "offset": str(record.offset), "length": str(record.nbytes)}

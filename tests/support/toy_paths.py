@@ -1,4 +1,4 @@
-"""Prefixes for the toy model, and what it says of given answers to them."""
+"""Prefixes for the toy model, and its log-probabilities of given answers."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from pengi_rt.backends.protocol import F32
 
 
 def prefixes(count: int, seed: int = 0) -> list[F32]:
-    """Of different lengths, 1 to 8."""
+    """Random prefixes of different lengths, 1 to 8."""
     generator = np.random.default_rng(seed)
     return [
         generator.normal(size=(length, WIDTH)).astype(np.float32)
@@ -20,7 +20,7 @@ def prefixes(count: int, seed: int = 0) -> list[F32]:
 def log_probs(
     model: ToyModel | ScriptedModel, prefix: F32, tokens: Sequence[int], temperature: float
 ) -> list[float]:
-    """Of every token after those before it, under the logits divided by the temperature."""
+    """The log-probability of each token given those before it, at the given temperature."""
     found = []
     for place, token in enumerate(tokens):
         scaled = model.logits(prefix, tokens[:place]).astype(np.float64) / temperature

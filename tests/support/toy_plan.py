@@ -1,4 +1,4 @@
-"""Small plans, and files that are none, for the tests of everything that reads or shows a plan."""
+"""Small plans, and files that are not plans, for tests of code that reads or shows them."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from pengi_rt.plan.manifest import MANIFEST, Source
 from pengi_rt.plan.writer import PlanWriter
 from pengi_rt.plan.zip_container import Entry, directory, local_header
 
-# The tiny model's, but for a decoder whose tables are small.
+# The tiny model's, except for a decoder with small tables.
 CONFIG = dataclasses.replace(
     ModelConfig.preset("tiny"),
     decoder=DecoderConfig(vocab_size=256, n_positions=96, n_embd=8, n_layer=1, n_head=2),
@@ -38,7 +38,7 @@ ENTRIES = {
 
 
 def tensors() -> dict[str, NDArray[Any]]:
-    """Every element type, every kind of equality, and layouts that are not plain."""
+    """Every element type, every kind of equality, and unusual memory layouts."""
     rng = np.random.default_rng(7)
     table = rng.standard_normal((256, 8)).astype(np.float32)
     return {
@@ -74,20 +74,20 @@ def write(path: Path, *, graphs: bool = True) -> Path:
 
 
 def fill(writer: PlanWriter, *, graphs: bool = True) -> None:
-    """Add every tensor and every entry: enough for a plan to be sealed."""
+    """Add every tensor and every entry, so that the plan can be sealed."""
     writer.add_tensors(tensors())
     add_entries(writer, graphs=graphs)
 
 
 def add_entries(writer: PlanWriter, *, graphs: bool = True) -> None:
-    """Add every entry but the tensors."""
+    """Add every entry except the tensors."""
     for name, data in ENTRIES.items():
         if graphs or not name.startswith("graphs/"):
             writer.add(name, data)
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """The entries of a plan, by a reader that is not ours."""
+    """The entries of a plan, read by zipfile instead of our reader."""
     import zipfile
 
     with zipfile.ZipFile(path) as file:
@@ -95,7 +95,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def pack(path: Path, entries: Iterable[tuple[str, bytes]]) -> Path:
-    """A container in our form around whatever entries; every checksum in it holds."""
+    """A container in our form around any entries; every checksum in it is correct."""
     written: list[Entry] = []
     with path.open("wb") as file:
         for name, data in entries:
@@ -107,7 +107,7 @@ def pack(path: Path, entries: Iterable[tuple[str, bytes]]) -> Path:
 
 
 def edit_manifest(path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
-    """Rewrite ``plan.json`` by ``edit``, as somebody would who can write containers too."""
+    """Rewrite ``plan.json`` with ``edit``, keeping the container valid."""
     entries = contents(path)
     data = json.loads(entries[MANIFEST])
     edit(data)
@@ -116,5 +116,5 @@ def edit_manifest(path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def one_line(message: str) -> bool:
-    """Whether an error message is one printable line of bearable length."""
+    """Whether an error message is one printable line of reasonable length."""
     return message.isprintable() and len(message) < 500 and re.search(r"\s{2}", message) is None

@@ -48,7 +48,7 @@ AUGMENT: dict[str, Any] = {
     "drop_path": 0.3,
     "gain_db": 3.0,
 }
-"""Everything random that a run can do, at this size."""
+"""Everything random that a run can do at this size."""
 
 SAID = (
     ("a dog barks loudly!", "dog"),
@@ -95,7 +95,7 @@ def write_tokenizers(folder: Path) -> Path:
 
 
 def toml(table: Mapping[str, Any], path: str = "") -> str:
-    """A TOML document of tables, strings, numbers, truths and lists of these."""
+    """A TOML document of tables, strings, numbers, booleans and lists of these."""
     tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     lines = [f"{key} = {json.dumps(table[key])}" for key in table if key not in tables]
     header = [f"[{path}]"] if path else []
@@ -104,7 +104,7 @@ def toml(table: Mapping[str, Any], path: str = "") -> str:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` over it, table by table; a None takes a key away."""
+    """``base`` with ``changes`` applied, table by table; None removes a key."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
@@ -116,7 +116,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 class Workshop:
-    """A folder with data and tokenizers, where runs are described, begun and broken off."""
+    """A folder with data and tokenizers, where runs are configured, started and interrupted."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -124,7 +124,7 @@ class Workshop:
         self.tokenizers = write_tokenizers(root / "tokenizers")
 
     def table(self, stage: str, output: str, **changes: Any) -> dict[str, Any]:
-        """The tables of a run's file; ``changes`` over the defaults."""
+        """The tables of a run's file: ``changes`` on top of the defaults."""
         base = {
             "stage": stage,
             "output_dir": str(self.root / output),
@@ -157,7 +157,7 @@ class Workshop:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
+    """Stands in for SIGKILL: nothing of ours catches it."""
 
 
 def train_until(config: TrainConfig, step: int, *, resume: bool = False) -> None:
@@ -180,7 +180,7 @@ def train_until(config: TrainConfig, step: int, *, resume: bool = False) -> None
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
-    """Train to the end, in this process, and leave nothing behind in it."""
+    """Train to the end in this process, and leave its settings as they were."""
     try:
         return loop.train(config, resume=resume)
     finally:
@@ -188,7 +188,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
 
 def forget() -> None:
-    """Take back what accelerate and a run set for the whole process."""
+    """Undo the settings that accelerate and a run make for the whole process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     PartialState._reset_state()
@@ -196,7 +196,7 @@ def forget() -> None:
 
 
 def outcome(config: TrainConfig) -> tuple[bytes, list[dict[str, float]]]:
-    """What two equal runs have in common: the checkpoint's bytes, and what was recorded."""
+    """What two equal runs have in common: the checkpoint's bytes and the records."""
     root = Path(config.output_dir)
     lines = (root / run_folder.METRICS).read_text().splitlines()
     records: list[dict[str, float]] = [json.loads(line) for line in lines]
@@ -206,17 +206,17 @@ def outcome(config: TrainConfig) -> tuple[bytes, list[dict[str, float]]]:
 
 
 def states(config: TrainConfig) -> list[str]:
-    """Names of everything in the folder of resume states."""
+    """The names of everything in the folder of resume states."""
     return sorted(path.name for path in (Path(config.output_dir) / run_folder.STATES).iterdir())
 
 
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy of everything that a module keeps."""
+    """A copy of a module's state."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def server() -> ForkServerContext:
-    """Processes that start at once: their parent has imported the trainer already."""
+    """Starts processes at once: their parent has already imported the trainer."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pengi_rt.training.loop"])
     return context
@@ -225,7 +225,7 @@ def server() -> ForkServerContext:
 def start(
     target: Callable[..., None], *arguments: object, log: Path | None = None
 ) -> ForkServerProcess:
-    """A process of its own, leader of its group; what it prints goes to ``log``."""
+    """A process that leads its own group; its output goes to ``log``."""
     process = server().Process(target=_within, args=(target, arguments, log))
     process.start()
     return process
@@ -245,7 +245,7 @@ def _within(target: Callable[..., None], arguments: tuple[object, ...], log: Pat
 
 
 def train_held(path: Path, step: int, marker: Path) -> None:
-    """In a process of its own: ``pengi-rt train``, that waits before ``step`` while a file is."""
+    """Runs ``pengi-rt train`` in a process that waits before ``step`` while a file exists."""
     real = loop._step
 
     def waiting(run: loop.Run, *rest: Any) -> None:
@@ -286,7 +286,7 @@ def plain() -> Iterator[None]:
 
 
 def train_together(path: Path, *options: str, undisturbed: bool = False) -> None:
-    """In a process of its own: ``pengi-rt train`` as ``torchrun`` starts it."""
+    """Runs ``pengi-rt train`` in a process, as ``torchrun`` starts it."""
     with plain() if undisturbed else nullcontext():
         sys.exit(main(["train", str(path), *options]))
 
@@ -294,7 +294,7 @@ def train_together(path: Path, *options: str, undisturbed: bool = False) -> None
 def start_world(
     path: Path, *options: str, logs: Path, undisturbed: bool = False, hold: int = 0
 ) -> list[ForkServerProcess]:
-    """Two processes that train together. With ``hold``, they wait before that step."""
+    """Two processes that train together; with ``hold``, they wait before that step."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -334,7 +334,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "text_mapper": {"kind": "transformer_seq"},
     },
 }
-"""Changes of :data:`MODEL` that make the paper's variants and ours."""
+"""Changes to :data:`MODEL` that make the paper's variants and ours."""
 
 
 def variant(name: str) -> dict[str, Any]:

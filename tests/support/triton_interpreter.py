@@ -22,7 +22,7 @@ DEVICE: Final = "cpu" if INTERPRETED else "cuda"
 POISON: Final = 0xFF
 """Byte of unwritten memory. As a float it is a NaN that no arithmetic makes, as an integer -1."""
 GUARD: Final = 4096
-"""Bytes before and behind a buffer; a multiple of 16, so that buffers stay aligned."""
+"""Bytes before and after a buffer; a multiple of 16, so that buffers stay aligned."""
 
 if isinstance(tl.sum, interpreter.InterpretedFunction) != INTERPRETED:
     raise RuntimeError("triton was imported before TRITON_INTERPRET was set: see tests/conftest.py")

@@ -40,7 +40,7 @@ def refusal(server: Server, target: Path, sha256: str | None = None) -> str:
 
 
 def cut_off(server: Server, target: Path, after: int) -> None:
-    """Leave the first ``after`` bytes as an interrupted fetch does."""
+    """Leave the first ``after`` bytes, as an interrupted fetch does."""
     server.stop_after = after
     assert f"broke after {after} of" in refusal(server, target)
     assert target.with_name("base.pth.part").read_bytes() == server.body[:after]

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whoever else writes them, and nothing is left behind."""
+"""Files appear whole or not at all, whoever else writes them, and nothing is left over."""
 
 import errno
 import fcntl

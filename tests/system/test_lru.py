@@ -1,4 +1,4 @@
-"""The cache keeps what was used last, and makes a value once."""
+"""The cache keeps what was used last, and computes each value once."""
 
 from pengi_rt.system.lru import LRU
 

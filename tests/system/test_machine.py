@@ -1,4 +1,4 @@
-"""What is said about packages and machines is what is there, broken ones included."""
+"""Reports about packages and machines are true, even for broken packages."""
 
 import importlib.metadata
 import sys

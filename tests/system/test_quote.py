@@ -1,4 +1,4 @@
-"""What strangers write is printed in one line, bounded, without escape codes."""
+"""Untrusted text is printed in one line, bounded, without escape codes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A stranger's JSON: what Python takes though JSON has it not, and what costs too much."""
+"""Untrusted JSON: what Python accepts outside the standard, and what costs too much."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Lines of files that people write."""
+"""Lines of text files written by people."""
 
 import os
 import threading

@@ -11,7 +11,7 @@ from pengi_rt.system.threads import affinity_cores, available_threads, cgroup_qu
 
 
 class Groups:
-    """A made cgroup tree, and the file that says where in it this process is."""
+    """A fake cgroup tree, and the file that gives this process's place in it."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "cgroup"

@@ -1,4 +1,4 @@
-"""Descriptions against the answers that they are made of, and the released wrapper's join."""
+"""Descriptions against the answers that they are built from, and the released wrapper's join."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pengi_rt.tasks.describe import PROMPTS
 
 
 def released_join(caption: str, metadata: str, events: str) -> str:
-    """Of the best beams' strings as the wrapper has them: the third loses its last character."""
+    """The wrapper's join of the best beams' strings: the third loses its last character."""
     return caption + metadata + "this audio contains sound events: " + events[:-1] + "."
 
 

@@ -1,4 +1,4 @@
-"""Embeddings and prefixes against the backend asked for one window, or one text, at a time."""
+"""Embeddings and prefixes against the backend run on one window, or one text, at a time."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +12,7 @@ from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PromptError, UsageError
 from pengi_rt.tasks.embed import TEXT_BATCH, unit
 
-CLOSE = 1e-5  # batches and padding add in another order; values are of order one
+CLOSE = 1e-5  # batches and padding change the order of sums; values are of order one
 
 
 def test_windows_of_recordings(engine: Engine) -> None:
@@ -55,7 +55,7 @@ def test_recordings_are_drawn_one_by_one(engine: Engine) -> None:
 
 
 def test_texts_in_batches(engine: Engine) -> None:
-    """More than a batch of them, of every length up to the limit."""
+    """More than a batch of texts, of every length up to the limit."""
     texts = ["a dog " * (number % 19) + f"at {number}" for number in range(TEXT_BATCH + 9)]
     found = engine.embed_text(texts)
     assert [each.text for each in found] == texts

@@ -1,4 +1,4 @@
-"""Explanations against a plain cosine with the decoder's whole table of tokens."""
+"""Explanations against plain cosines with the decoder's whole token table."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pengi_rt.tasks import explain as explain_module
 
 
 def cosines(vectors: NDArray[np.float32], model: Pengi) -> NDArray[np.float64]:
-    """``[n, V]``: with the model's own weights, in float64, all at once."""
+    """``[n, V]``, using the model's own weights, in float64, all at once."""
     table = model.decoder.wte.weight.detach().double().numpy()
     rows = vectors.astype(np.float64)
     lengths = np.sqrt((rows**2).sum(1)[:, None] * (table**2).sum(1))
@@ -42,7 +42,7 @@ def one(engine: Engine, seed: int = 0, prompt: str = "what?", k: int = 5) -> Exp
 def test_nearest_tokens(
     engine: Engine, tiny_model: Pengi, tokens: int, vectors: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many are compared at once: 512 tokens, 16 vectors a window."""
+    """For any number compared at once: 512 tokens, 16 vectors per window."""
     monkeypatch.setattr(explain_module, "_TOKENS", tokens)
     monkeypatch.setattr(explain_module, "_VECTORS", vectors)
     samples, rate = clip(0, seconds=5.0)
@@ -73,7 +73,7 @@ def test_parts_in_the_decoders_order(engine: Engine) -> None:
     expected += [("text", at) for at in range(len(ids))]
     (window,) = found.windows
     assert [(vector.part, vector.position) for vector in window.vectors] == expected
-    # A token's own vector is nearest to itself.
+    # A token's own vector is closest to itself.
     own = [vector.neighbours[0] for vector in window.vectors if vector.part == "text"]
     assert [near.token for near in own] == ids
     assert "".join(near.text for near in own) == text

@@ -1,4 +1,4 @@
-"""What ``generate`` can be asked for: several prompts, tasks, additional text, stops, samples."""
+"""The options of ``generate``: several prompts, tasks, additional text, stops, samples."""
 
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def test_refusals_are_one_line(
 
 
 def test_additional_text_is_continued_not_repeated(engine: Engine) -> None:
-    """Equal to the decoder's own way: its tokens stand behind the prompt's prefix."""
+    """The decoder's own way gives the same: its tokens follow the prompt's prefix."""
     text = "the background is"
     found = engine.generate(clip(2), "one thing", text=text, beam_size=1, max_new_tokens=6)
     assert not found.text.startswith(text)

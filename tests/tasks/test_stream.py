@@ -1,4 +1,4 @@
-"""Streamed text is the text, in pieces that never have to be taken back."""
+"""Streamed text equals the final text, in pieces that are never taken back."""
 
 import re
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def test_a_token_is_computed_when_it_is_asked_for(
     assert not steps
     first = next(pieces)
     so_far = len(steps)
-    # Others are answered meanwhile.
+    # Other requests are answered meanwhile.
     assert engine.generate(clip(1), max_new_tokens=3).tokens
     steps.clear()
     assert first + "".join(pieces) == text
@@ -103,7 +103,7 @@ def test_refused_by_the_call(engine: Engine, options: dict[str, object], message
 
 
 def test_what_is_cut_is_said(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    """Pieces of text cannot say it themselves."""
+    """Pieces of text cannot carry warnings themselves."""
     list(engine.stream(clip(0, seconds=5.0), "a noise " * 60, long_audio="first", max_new_tokens=2))
     assert "the prompt is longer than the text encoder reads and was cut: 'a noise" in caplog.text
     assert "<array>: only one window is answered" in caplog.text

@@ -1,4 +1,4 @@
-"""Our own tokenizers: exact sizes, the released quirks, and nothing that they cannot write."""
+"""Our own tokenizers: exact sizes, the released quirks, and able to write anything."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_sizes_are_exact() -> None:
 
 
 def test_the_decoders_special_tokens() -> None:
-    """Bytes first in their order, so "!" is 0 and a lone space 220, as in GPT-2; the end last."""
+    """Bytes come first in order, so "!" is 0 and a lone space 220, as in GPT-2; the end is last."""
     tokenizer = train_decoder_tokenizer(SENTENCES, 300)
     assert tokenizer.token_to_id("!") == 0
     assert tokenizer.encode(" <|endoftext|>").ids == [220, 299]
@@ -50,7 +50,7 @@ def test_unseen_bytes_survive(make: object) -> None:
 
 
 def test_sentences_may_come_once() -> None:
-    """From a generator; and the same sentences make the same bytes."""
+    """Trains on a generator too; the same sentences give the same bytes."""
     made = train_decoder_tokenizer((sentence for sentence in SENTENCES), 290)
     assert made.to_str() == train_decoder_tokenizer(SENTENCES, 290).to_str()
 

@@ -1,4 +1,4 @@
-"""The paper's prompts word by word, the grammar of templates, and files of users."""
+"""The paper's prompts word for word, the grammar of templates, and users' files."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Tokenizer files hold the parts that our exports write; no other part reaches the library.
+"""Tokenizer files contain the parts our exports write; no other part reaches the library.
 
-That library panics on some, which is no Exception, and takes gigabytes for others.
+The library panics on some, which is not an Exception, and uses gigabytes for others.
 """
 
 import json
@@ -88,7 +88,7 @@ def test_clips_parts_are_read(files: dict[str, bytes]) -> None:
 
 
 def put(*path: Any, value: Any) -> Edit:
-    """Set what stands at ``path``."""
+    """Set the value at ``path``."""
 
     def edit(data: dict[str, Any]) -> None:
         inside: Any = data
@@ -100,7 +100,7 @@ def put(*path: Any, value: Any) -> Edit:
 
 
 def grow(data: dict[str, Any]) -> None:
-    """A few hundred bytes that make gigabytes of a letter."""
+    """A few hundred bytes that expand one letter to gigabytes."""
     double = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 20}
     data["normalizer"] = {"type": "Sequence", "normalizers": [double] * 4}
 
@@ -110,9 +110,14 @@ def replace(pattern: dict[str, str], content: str = " ") -> dict[str, Any]:
 
 
 ADDED = {
-    "id": 5, "content": "%", "single_word": False, "lstrip": False, "rstrip": False,
-    "normalized": False, "special": True,
-}  # fmt: skip
+    "id": 5,
+    "content": "%",
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
 SEQUENCE = {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 5}
 WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}
 
@@ -182,16 +187,26 @@ def test_a_file_has_a_length(files: dict[str, bytes]) -> None:
 
 def test_settings_for_other_uses_do_not_count(files: dict[str, bytes]) -> None:
     data = json.loads(files["decoder"])
-    data["truncation"] = {"max_length": 1, "strategy": "LongestFirst", "stride": 0,
-                          "direction": "Right"}  # fmt: skip
-    data["padding"] = {"strategy": {"Fixed": 1 << 40}, "direction": "Right", "pad_id": 0,
-                       "pad_to_multiple_of": None, "pad_type_id": 0, "pad_token": "x"}  # fmt: skip
+    data["truncation"] = {
+        "max_length": 1,
+        "strategy": "LongestFirst",
+        "stride": 0,
+        "direction": "Right",
+    }
+    data["padding"] = {
+        "strategy": {"Fixed": 1 << 40},
+        "direction": "Right",
+        "pad_id": 0,
+        "pad_to_multiple_of": None,
+        "pad_type_id": 0,
+        "pad_token": "x",
+    }
     tokenizer = read_tokenizer(json.dumps(data).encode(), ROWS)
     assert 1 < len(tokenizer.encode("a dog").ids) < 9
 
 
 def test_a_panic_is_a_line() -> None:
-    """As the library raises it: no Exception, from a module that cannot be imported."""
+    """Raised as the library does: not an Exception, from a module that cannot be imported."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
     line = r"^it reads: attempt to subtract with overflow$"
     with pytest.raises(TokenizerError, match=line), tokenizer_errors("it reads"):

@@ -68,7 +68,7 @@ def test_clip_golden(item: int) -> None:
     mask = arrays["clip/attention_mask"][item].astype(bool)
     np.testing.assert_array_equal(got.ids, arrays["clip/input_ids"][item][mask])
     assert got.ids.dtype == np.int64
-    # Only the prompt of 40 and more words fills the row to its end.
+    # Only the prompt of more than 40 words fills the row to its end.
     assert got.truncated == bool(mask.all())
 
 

@@ -1,4 +1,4 @@
-"""Runs that the tests of resuming share."""
+"""Runs shared by the tests of resuming."""
 
 import shutil
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="session")
 def untouched(workshop: Workshop) -> Callable[[str], Outcome]:
-    """The outcome of a stage's run that nobody disturbed, without workers."""
+    """The outcome of an uninterrupted run of a stage, without workers."""
     made: dict[str, Outcome] = {}
 
     def of(stage: str) -> Outcome:
@@ -43,7 +43,7 @@ def killed(workshop: Workshop) -> tuple[TrainConfig, Path]:
 
 @pytest.fixture
 def broken_off(killed: tuple[TrainConfig, Path]) -> TrainConfig:
-    """The killed run as it was left."""
+    """The killed run, in the state it was left in."""
     config, copy = killed
     shutil.rmtree(config.output_dir)
     shutil.copytree(copy, config.output_dir)

@@ -1,4 +1,4 @@
-"""SpecAugment, mixup and stochastic depth: what they do, how often, and that only training does."""
+"""SpecAugment, mixup and stochastic depth: their effect and rate, and in training only."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from pengi_rt.training.config import AugmentConfig, _model
 
 
 def test_stripes() -> None:
-    """Widths uniform in [0, limit), places uniform, zeros and nothing else changed."""
+    """Widths are uniform in [0, limit), so are places; masks are zero; nothing else changes."""
     torch.manual_seed(0)
     config = AugmentConfig(time_drop_width=10, time_stripes=1, freq_drop_width=4, freq_stripes=1)
     bins = torch.rand(3000, 12, 40) + 1.0
@@ -27,11 +27,11 @@ def test_stripes() -> None:
         widths = masked.sum(dim=1)
         counts = torch.bincount(widths, minlength=limit)
         assert len(counts) == limit
-        # Each of the widths has one chance in ``limit``; five standard deviations.
+        # Each width has one chance in ``limit``; five standard deviations.
         assert (counts / 3000 - 1 / limit).abs().max() < 5 * (1 / limit / 3000) ** 0.5
         edges = masked.int().diff(dim=1).ne(0).sum(dim=1)
         assert edges.max() <= 2  # one stripe
-        # torchlibrosa's place is below size - width: the very last is never reached.
+        # torchlibrosa places stripes below size - width: the very last position is never reached.
         assert masked[:, 0].any()
         assert masked[:, size - 2].any()
         assert not masked[:, size - 1].any()
@@ -80,7 +80,7 @@ def test_mixup_draws_from_beta() -> None:
 
 
 def test_drop_path() -> None:
-    """Whole clips are left out, at the rate, and the mean stays."""
+    """Whole clips are dropped at the given rate, and the mean is preserved."""
     torch.manual_seed(0)
     branch = torch.ones(20_000, 2, 3)
     out = DropPath(0.3)(branch)

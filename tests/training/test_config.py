@@ -1,4 +1,4 @@
-"""A run's TOML file: the paper's defaults, and every mistake named before anything is spent."""
+"""A run's TOML file: the paper's defaults, and every mistake reported before work starts."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def read(folder: Path, **changes: Any) -> TrainConfig:
 
 
 def refused(folder: Path, **changes: Any) -> str:
-    """The message, which is one line and starts with the file; what follows the file."""
+    """The message, one line that starts with the file; returns the part after the file."""
     with pytest.raises(UsageError) as caught:
         read(folder, **changes)
     message = str(caught.value)
@@ -52,7 +52,7 @@ def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
     assert (augment.freq_drop_width, augment.freq_stripes) == (8, 2)
     assert (augment.spec_augment, augment.mixup_alpha, augment.drop_path) == (True, 0.0, 0.1)
     assert config.data.rows_per_clip == 1
-    # Both embeddings are normalised in training, unlike in the released wrapper.
+    # Training normalizes both embeddings, unlike the released wrapper.
     released = ModelConfig.preset("base")
     assert not released.normalize_text
     assert config.model is not None
@@ -269,7 +269,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_what_a_stranger_may_write(name: str, tmp_path: Path) -> None:
-    """Each is one short, printable line, at once; tomllib alone takes minutes over some."""
+    """Each gives one short, printable line at once; tomllib alone takes minutes over some."""
     path = tmp_path / "run.toml"
     tables = {key: value for key, value in SMALLEST.items() if f"{key} =" not in TEXTS[name]}
     if "[data]" in TEXTS[name]:

@@ -1,4 +1,4 @@
-"""The curves are what the run recorded, smoothed as said, and a picture of all of them."""
+"""The curves show what the run recorded, smoothed as stated, and a picture of them all."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ PNG = b"\x89PNG"
 
 
 def write_run(folder: Path, stage: str = "contrastive", steps: int = 40) -> Path:
-    """A run as the trainer leaves it."""
+    """A run as the trainer leaves it behind."""
     folder.mkdir(parents=True)
     lines: list[dict[str, float]] = []
     for step in range(10, 10 * steps + 1, 10):
@@ -56,7 +56,7 @@ def test_what_is_no_record(text: str, said: str, tmp_path: Path) -> None:
 
 
 def test_smoothing_by_its_definition() -> None:
-    """A mean of all values so far, weighed by how long ago they were."""
+    """A mean of all values so far, weighted by age."""
     rng = np.random.default_rng(0)
     steps = np.cumsum(rng.integers(1, 20, 50)).astype(np.float64)
     values = rng.normal(size=50)

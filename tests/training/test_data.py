@@ -1,4 +1,4 @@
-"""What a step reads: every example once an epoch, the same at a position whatever came before."""
+"""What a step reads: every example once per epoch, always the same at a given position."""
 
 import pickle
 import random
@@ -47,7 +47,7 @@ def rows(workshop: Workshop) -> list[Row]:
 
 
 def said(encoder: RowEncoder, clips: Clips) -> list[str]:
-    """The targets of a batch as text."""
+    """A batch's targets as text."""
     return [
         encoder._decoder.decode(tokens[mask])
         for tokens, mask in zip(clips.rows.tokens, clips.rows.mask, strict=True)
@@ -81,7 +81,7 @@ def test_a_position_has_no_past() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_every_step(world: int) -> None:
-    """Together the ranks read what one process would, step by step."""
+    """Together, the ranks read what one process would, step by step."""
     size = 12 // world
     ranks = [
         list(Positions(start=3, stop=8, size=size, rank=rank, world=world)) for rank in range(world)
@@ -117,7 +117,7 @@ def test_every_row_is_an_example(rows: list[Row], encoder: RowEncoder) -> None:
 
 
 def test_rows_of_a_clip(rows: list[Row], encoder: RowEncoder) -> None:
-    """Two of three rows, never the same twice; each about its own clip's recording."""
+    """Two of three rows, never one twice; each belongs to its own clip's recording."""
     clips = data(rows, encoder, rows_per_clip=2)
     assert len(clips.units) == 4
     drawn: Counter[str] = Counter()
@@ -147,7 +147,7 @@ def test_task_weights_are_frequencies(rows: list[Row], encoder: RowEncoder) -> N
     for position in range(3000):
         unit = clips.units[clips.stream.index(position)]
         drawn.update(row.task for row in clips._draw(unit, clips.stream.generator(position)))
-    # Two of three without putting back: P(out) of the three is their share of what is left last.
+    # Two of three without replacement: P(out) of the three is their share of what is left last.
     weights = {"caption": 3.0, "events": 1.0, "qa": 0.5}
     for task, weight in weights.items():
         first = weight / 4.5
@@ -157,7 +157,7 @@ def test_task_weights_are_frequencies(rows: list[Row], encoder: RowEncoder) -> N
 
 
 def test_crops_lie_inside_the_recording(rows: list[Row], encoder: RowEncoder) -> None:
-    """Each is a piece of the recording at its own place, all places possible."""
+    """Each is a different piece of the recording, at any position."""
     row = next(row for row in rows if row.audio is not None and row.audio.name == "2.wav")
     recording, rate = soundfile.read(row.audio, dtype="float32")
     assert (rate, len(recording)) == (RATE, 3 * CONFIG.clip_samples)
@@ -199,7 +199,7 @@ def test_gain_is_uniform_in_decibels(rows: list[Row], encoder: RowEncoder) -> No
 
 
 def test_tags_follow_the_crop(rows: list[Row], encoder: RowEncoder) -> None:
-    """Tagged from 0 to 0.3 s: a clip that begins later does not hear it."""
+    """Tagged from 0 to 0.3 s: a clip that starts later must not get the tag."""
     config = ModelConfig.from_dict(_model(variant("time")))
     timed = RowEncoder(config, make_tokenizers(config), 77)
     row = next(row for row in rows if row.audio is not None and row.audio.name == "2.wav")
@@ -219,7 +219,7 @@ def test_tags_follow_the_crop(rows: list[Row], encoder: RowEncoder) -> None:
     assert 0 < sum(heard) < 40
 
 
-# In either order of rows: all of a clip together, or all of a task, as two manifests give them.
+# In either order of rows: grouped by clip, or by task, as two manifests give them.
 @pytest.mark.parametrize("by", ["clip", "task"])
 @pytest.mark.parametrize("per_clip", [1, 2])
 @pytest.mark.parametrize("count", [2, 3, 4])

@@ -1,4 +1,4 @@
-"""Plain text and rows of text: what a step of the language model reads, and what does not fit."""
+"""Plain text and text rows: what a language-model step reads, and what does not fit."""
 
 from dataclasses import replace
 from pathlib import Path

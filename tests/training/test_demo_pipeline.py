@@ -1,4 +1,4 @@
-"""The demo model's whole way, from nothing to what ships: real recipes, one step each."""
+"""The demo model's whole pipeline, from nothing to the shipped plan: real recipes, one step."""
 
 import json
 from dataclasses import replace
@@ -17,16 +17,24 @@ ROOT = Path(__file__).parents[2]
 
 
 def shortened(path: Path) -> TrainConfig:
-    """A recipe of one small step."""
+    """A recipe shortened to one small step."""
     config = read_config(path)
-    run = replace(config.run, steps=1, batch_size=4, save_every=1, log_every=1, validate_every=1,
-                  validation_batches=1, threads=1)  # fmt: skip
+    run = replace(
+        config.run,
+        steps=1,
+        batch_size=4,
+        save_every=1,
+        log_every=1,
+        validate_every=1,
+        validation_batches=1,
+        threads=1,
+    )
     return replace(config, run=run)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root in which the pipeline has run, with its variants."""
+    """A root in which the pipeline has run, including its variants."""
     root = tmp_path_factory.mktemp("root")
     (root / "training").symlink_to(ROOT / "training")
     with pytest.MonkeyPatch.context() as patch:

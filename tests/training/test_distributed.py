@@ -1,4 +1,4 @@
-"""One batch in parts, and over two processes: the same weights but for rounding."""
+"""One batch in parts, or over two processes: the same weights except for rounding."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def assert_equal_but_rounding(found: dict[str, Tensor], expected: dict[str, Tens
 
 
 def moved(workshop: Workshop, config: TrainConfig) -> float:
-    """The largest change of a weight in a run."""
+    """The largest change of any weight in a run."""
     before = weights(make_model(config)[0])
     after = load_file(Path(config.output_dir) / run_folder.CHECKPOINT)
     return max(
@@ -88,7 +88,7 @@ def test_accumulated_parts_are_one_batch(stage: str, workshop: Workshop) -> None
 def test_two_processes_are_one_with_twice_the_batch(
     stage: str, workshop: Workshop, tmp_path: Path
 ) -> None:
-    """The contrastive stage's negatives are those of both; tags and captions are averaged."""
+    """The contrastive stage's negatives come from both; tags and captions are averaged."""
     validation = {"validate_every": 3, "validation_batches": 1}
     single = together(workshop, stage, f"one-{stage}", **validation)
     expected = trained(single)
@@ -107,7 +107,7 @@ def test_two_processes_are_one_with_twice_the_batch(
 
 
 def test_one_signal_stops_all_processes(workshop: Workshop, tmp_path: Path) -> None:
-    """Everything on; one of two is asked to stop, both save, and resumed they end as if not."""
+    """With everything on, one of two is asked to stop: both save, and resuming matches."""
     changes: dict[str, Any] = {
         "augment": AUGMENT | {"spec_augment": True},
         "contrastive": {"tagging": 0.5},
@@ -136,7 +136,7 @@ def test_one_signal_stops_all_processes(workshop: Workshop, tmp_path: Path) -> N
 
 
 def wait(processes: Any, logs: Path, code: int) -> None:
-    """Until both have ended; one that waits for the other for ever is killed."""
+    """Until both have ended; a process that waits for the other forever is killed."""
     for process in processes:
         process.join(60)
         process.kill()

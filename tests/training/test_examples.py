@@ -1,4 +1,4 @@
-"""Rows as tensors: ids as the runtime makes them, masks, tags in time."""
+"""Rows as tensors: ids as the runtime makes them, masks, tags over time."""
 
 import pickle
 from dataclasses import replace
@@ -97,7 +97,7 @@ def test_prompts_as_tokens_of_a_model_with_a_text_side() -> None:
 
 
 def test_bars_part_a_transcript() -> None:
-    """Into rows of the prefix; filled, and cut, to as many as it has: here three."""
+    """Filled or cut to as many prefix rows as there are: three here."""
     config, tokenizers, encoder = made("released")
     decoder = DecoderTokenizer(tokenizers["decoder"], config)
     texts = ("dog loud | rain", "a | b|c |d", "siren")
@@ -158,13 +158,13 @@ def targets(**changes: Any) -> list[list[float]]:
 
 
 def test_tags_hold_where_the_middle_of_a_step_is() -> None:
-    # Middles at 0.25, 0.75, 1.25, 1.75 s.
+    # Centers at 0.25, 0.75, 1.25, 1.75 s.
     dog = [0.0, 1.0, 1.0, 0.0]
     assert targets() == [[0.0, value, 1.0] for value in dog]
 
 
 def test_tags_of_a_clip_from_the_middle_of_a_recording() -> None:
-    # Middles at 1.25, 1.75, 2.25, 2.75 s.
+    # Centers at 1.25, 1.75, 2.25, 2.75 s.
     assert [step[1] for step in targets(start=1.0)] == [1.0, 0.0, 1.0, 1.0]
     assert [step[1] for step in targets(start=10.0)] == [0.0] * 4
 

@@ -1,4 +1,4 @@
-"""What a run starts from: fresh weights, a checkpoint, parts of several."""
+"""What a run starts from: fresh weights, a checkpoint, or parts of several."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="module")
 def checkpoint(workshop: Workshop) -> Path:
-    """A model of other weights than a fresh one, its tokenizers beside it."""
+    """A model whose weights differ from a fresh one's, with its tokenizers."""
     config = ModelConfig.from_dict(_model(MODEL))
     path = workshop.root / "other" / "model.safetensors"
     path.parent.mkdir()
@@ -58,7 +58,7 @@ def test_fresh_weights_are_of_the_seed(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_fresh_weights(name: str) -> None:
-    """GPT-2 and embeddings 0.02, layers 1/sqrt(inputs), cut at twice; norms and biases plain."""
+    """GPT-2 and embeddings 0.02, layers 1/sqrt(inputs), truncated at twice; norms, biases plain."""
     torch.manual_seed(0)
     config = ModelConfig.from_dict(_model(merged(variant(name), {"decoder": {"n_layer": 2}})))
     model = Pengi(config)
@@ -73,7 +73,7 @@ def test_fresh_weights(name: str) -> None:
             limit = 2 * (0.02 if table else value[0].numel() ** -0.5)
             limit /= 2 if key.endswith("c_proj.weight") else 1  # a residual of 2 layers
             assert value.abs().max() <= limit + 1e-7
-            # A normal distribution cut at two standard deviations has 0.88 of its own.
+            # A normal distribution truncated at two standard deviations has 0.88 of its own.
             assert value.std().item() == pytest.approx(limit / 2 * 0.88, rel=0.35)
         elif "bias_table" not in key:
             plain = 1.0 if key.endswith("weight") else 0.0
@@ -190,7 +190,7 @@ def test_set_trained(workshop: Workshop) -> None:
 
 
 def test_a_tag_head_is_of_the_seed_too(workshop: Workshop, checkpoint: Path) -> None:
-    """A run from a checkpoint draws nothing for the model, but its stage does."""
+    """A run from a checkpoint draws no numbers for the model, but its stage does."""
     found: list[bytes] = []
     for output in ("tags-a", "tags-b"):
         torch.manual_seed(len(found))  # whatever this process drew before
@@ -243,7 +243,7 @@ def test_a_checkpoint_with_values_that_are_no_numbers(workshop: Workshop, checkp
 
 @pytest.mark.parametrize("kind", ["meta", "stride 0", "nested", "another shape, NaN"])
 def test_shapes_are_checked_before_values(kind: str, workshop: Workshop) -> None:
-    """A tensor of 2^40 numbers that is 4 bytes in its file is refused in an instant."""
+    """A tensor of 2^40 numbers that takes 4 bytes of its file is refused at once."""
     odd = {
         "meta": torch.empty(16, device="meta"),
         "stride 0": torch.zeros(1).expand(2**40),

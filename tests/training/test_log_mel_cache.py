@@ -1,4 +1,4 @@
-"""Log-mels on disk: what a fresh transform gives, made once, and made again for other files."""
+"""Log-mels on disk equal fresh ones, are computed once, and recomputed for changed files."""
 
 import errno
 import logging
@@ -32,7 +32,7 @@ MEL = LogMel(CONFIG).eval()
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    """Loud, faint, silent and short: none longer than a clip."""
+    """Loud, faint, silent and short recordings: none longer than a clip."""
     rng = np.random.default_rng(0)
     found = []
     for index, (gain, samples) in enumerate(((0.9, 8000), (1e-4, 8000), (0.0, 8000), (0.5, 3000))):
@@ -60,7 +60,7 @@ def test_it_holds_what_a_fresh_transform_gives(
     for path in reversed(paths):
         found, expected = cache.read(path), fresh(path)
         assert found.dtype == np.float32
-        # float16 has 11 bits: half of 2^-10 of the value, and -100 dB is 0.03 off at most. The
+        # float16 has 11 bits: half of 2^-10 of the value, and -100 dB is off by at most 0.03. The
         # transform of a batch differs from that of one clip by 1e-4 dB.
         np.testing.assert_allclose(found, expected, rtol=2.0**-11, atol=2e-4)
     assert cache.read(paths[2]).max() == -100.0
@@ -85,7 +85,7 @@ def test_it_is_made_again_for_another_file(paths: list[Path], tmp_path: Path) ->
     status = paths[0].stat()
     samples = np.random.default_rng(9).uniform(-1, 1, 8000)
     soundfile.write(paths[0], samples, RATE, subtype="FLOAT")
-    # As long as before; only its time says that it is another.
+    # As long as before; only its time shows that it has changed.
     assert paths[0].stat().st_size == status.st_size
     os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     after = LogMelCache(paths, MEL, CONFIG, root).read(paths[0])
@@ -142,7 +142,7 @@ def test_a_worker_maps_it_again(paths: list[Path], tmp_path: Path) -> None:
 
 
 def test_batches_from_it(paths: list[Path], tmp_path: Path) -> None:
-    """A gain of so many decibels is added to the decibels."""
+    """A gain in decibels is added to the decibels."""
     cache = LogMelCache(paths, MEL, CONFIG, tmp_path / "log_mel")
     row = Row(1, paths[0], "caption", "generate audio caption", "a dog")
     encoder = RowEncoder(CONFIG, make_tokenizers(CONFIG), 77)
@@ -154,7 +154,7 @@ def test_batches_from_it(paths: list[Path], tmp_path: Path) -> None:
     assert waves is not None
     with torch.no_grad():
         expected = MEL.log_mel(waves)
-    # Both draw the same gain at a position; float16 as above.
+    # Both draw the same gain at a position; float16 tolerance as above.
     torch.testing.assert_close(found.log_mel, expected, rtol=2.0**-11, atol=0.02)
     assert len({float(clip.mean()) for clip in found.log_mel}) == 3
 
@@ -162,7 +162,7 @@ def test_batches_from_it(paths: list[Path], tmp_path: Path) -> None:
 def test_a_run_with_it(
     tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Beside the run's folder, so that the next stage finds it; the losses are nearly the same."""
+    """The cache is next to the run's folder, for the next stage; the losses are nearly equal."""
     workshop = Workshop(tmp_path_factory.mktemp("cached"))
     for path in workshop.manifest.parent.glob("*.wav"):
         samples, rate = soundfile.read(path)

@@ -1,4 +1,4 @@
-"""The loop: what a step changes, batches in parts and over processes, records, refusals."""
+"""The loop: what a step changes, batches in parts and across processes, records, refusals."""
 
 import json
 from pathlib import Path
@@ -51,15 +51,13 @@ CASES: dict[str, dict[str, Any]] = {
         "train": ["text_encoder", "text_mapper", "decoder"],
         "language_model": {"reading": True, "prompts": ["encoder", "tokens"]},
     },
-    **{
-        name: {"stage": "captioning", "model": variant(name)} for name in VARIANTS
-    },
-}  # fmt: skip
+    **{name: {"stage": "captioning", "model": variant(name)} for name in VARIANTS},
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_only_trained_parts_change(case: str, workshop: Workshop) -> None:
-    """After steps with validation between them; frozen batch norms keep their statistics."""
+    """After steps with validation in between; frozen batch norms keep their statistics."""
     validation = {"validation": [str(workshop.manifest)]}
     config = workshop.config(
         output=f"parts-{case}",
@@ -86,7 +84,7 @@ def test_only_trained_parts_change(case: str, workshop: Workshop) -> None:
         assert {m.training for m in module.modules()} == {part in trained}
         if part in trained:
             learned = {f"{part}.{name}" for name, _ in module.named_parameters()}
-            # The last step's rate is zero, but there were two before it.
+            # The last step's rate is zero, but two steps came before it.
             assert changed >= {name for name in learned if "bias" not in name}
             if part == "audio_encoder":
                 assert "audio_encoder.mel.bn.running_mean" in changed
@@ -113,7 +111,7 @@ def test_records_are_means_of_their_steps(workshop: Workshop) -> None:
     expected = [(each[0] + each[1]) / 2, (each[2] + each[3]) / 2, each[4]]
     assert [record["loss"] for record in records] == pytest.approx(expected, rel=1e-12)
     assert [record["rate"] for record in outcome(often)[1]] == pytest.approx(
-        # Of the step to come: warm-up over three steps, then to zero at five.
+        # For the next step: warm-up over three steps, then down to zero at five.
         [1e-2 * 2 / 3, 1e-2, 1e-2, 1e-2 * 1 / 2, 0.0]
     )
 
@@ -178,7 +176,7 @@ def test_tensorboard_gets_every_record(workshop: Workshop) -> None:
 
 
 def test_a_loss_that_is_no_number(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named at its step; no state is written from there on."""
+    """The step is named, and no state is written from then on."""
     config = workshop.config(
         "captioning", "nan", run={"save_every": 1, "log_every": 100, "keep": 9}
     )
@@ -201,7 +199,7 @@ def test_a_loss_that_is_no_number(workshop: Workshop, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_recording_that_breaks_on_the_way(workers: int, tmp_path: Path) -> None:
-    """Its header is whole, so the check before the run lets it pass."""
+    """Its header is intact, so the check before the run accepts it."""
     workshop = Workshop(tmp_path)
     config = workshop.config("captioning", "broken", data={"workers": workers})
     for path in workshop.manifest.parent.glob("*.wav"):
@@ -230,7 +228,7 @@ def test_no_gpu(workshop: Workshop) -> None:
 
 
 def test_bfloat16_is_near(workshop: Workshop) -> None:
-    """Eight bits of a number: losses agree in two digits; weights stay float32."""
+    """Numbers have eight bits: losses agree in two digits; weights stay float32."""
     losses = []
     for precision in ("fp32", "bf16"):
         config = workshop.config("captioning", precision, run={"precision": precision})

@@ -1,4 +1,4 @@
-"""Manifests: rows as they are read, and the first bad one named by file and line."""
+"""Manifests: valid rows are read, and the first bad one is named by file and line."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ GOOD = {"audio": "a.wav", "task": "caption", "caption": "a dog"}
 
 
 def manifest(folder: Path, *rows: object) -> Path:
-    """A manifest of rows; bytes are written as they are."""
+    """A manifest of rows; bytes are written unchanged."""
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
     path = folder / "train.jsonl"
     path.write_bytes(b"\n".join(lines))

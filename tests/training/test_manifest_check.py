@@ -1,4 +1,4 @@
-"""The check finds everything, opens each recording once, and is quiet about what is good."""
+"""The check finds every mistake, opens each recording once, and is quiet about good ones."""
 
 import io
 import json
@@ -21,7 +21,7 @@ GOOD = {"audio": "a.wav", "task": "caption", "caption": "a dog"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a recording of one second."""
+    """A folder with a one-second recording."""
     record(tmp_path / "a.wav", 1.0)
     return tmp_path
 
@@ -51,7 +51,7 @@ def test_nothing_wrong(folder: Path) -> None:
 
 
 def test_row_that_names_no_file(folder: Path) -> None:
-    """Opening the pipe, or hashing the device, would never end."""
+    """Opening the pipe or hashing the device would never end."""
     os.mkfifo(folder / "pipe.wav")
     (folder / "zero.wav").symlink_to("/dev/zero")
     names = ["pipe.wav", "zero.wav", "/dev/zero"]
@@ -117,7 +117,7 @@ def test_tag_behind_the_end(folder: Path) -> None:
 
 
 def unknown_length() -> bytes:
-    """A FLAC stream that does not say how long it is, as encoders write to pipes."""
+    """A FLAC stream without its length, as encoders write it to pipes."""
     data = io.BytesIO()
     soundfile.write(data, np.zeros(2 * RATE), RATE, format="FLAC")
     flac = bytearray(data.getvalue())
@@ -174,7 +174,7 @@ def test_each_recording_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyP
     original = manifest_check.audio_seconds
     monkeypatch.setattr(manifest_check, "audio_seconds", seconds)
     rows = [row | {"caption": str(n)} for n in range(5) for row in (GOOD, GOOD | {"audio": "b"})]
-    assert len(check(folder, *rows)) == 5  # b is not there
+    assert len(check(folder, *rows)) == 5  # b is missing
     assert opened == [folder / "a.wav", folder / "b"]
 
 
@@ -203,7 +203,7 @@ def test_text_only(folder: Path) -> None:
 
 
 def test_a_refused_file_is_not_shown(folder: Path) -> None:
-    """A row may name any file: its content is nothing that a check prints."""
+    """A row may name any file, but a check never prints a file's content."""
     (folder / "a.wav").write_bytes(b"root:secret:0:0")
     (problem,) = check(folder, GOOD)
     assert "secret" not in str(problem)

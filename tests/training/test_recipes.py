@@ -1,4 +1,4 @@
-"""Every recipe is a run, those of the paper have its numbers; the document has every key."""
+"""Every recipe is a valid run, the paper's have its numbers, and the document has every key."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ def model(config: TrainConfig) -> ModelConfig:
 
 
 def differences(left: Any, right: Any, where: str = "") -> dict[str, Any]:
-    """What of ``right`` is another value than in ``left``, by dotted key."""
+    """Values in ``right`` that differ from ``left``, by dotted key."""
     if isinstance(left, dict) and isinstance(right, dict):
         found: dict[str, Any] = {}
         for key in left.keys() | right.keys():
@@ -43,8 +43,13 @@ def differences(left: Any, right: Any, where: str = "") -> dict[str, Any]:
 
 def test_there_are_recipes() -> None:
     assert {path.stem for path in PAPER.glob("*.toml")} == {
-        "contrastive", "captioning", "frozen", "exp_a", "exp_b", "caption_only",
-    }  # fmt: skip
+        "contrastive",
+        "captioning",
+        "frozen",
+        "exp_a",
+        "exp_b",
+        "caption_only",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECIPES).as_posix())
@@ -71,7 +76,7 @@ def test_no_two_runs_share_a_folder() -> None:
 
 @pytest.mark.parametrize("path", sorted(PAPER.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_papers_numbers(path: Path) -> None:
-    """Section 4.3: Adam, 1e-4, linear with 2000 steps of warm-up, batches of 384, 60 epochs."""
+    """Section 4.3: Adam, 1e-4, linear with 2000 warm-up steps, batches of 384, 60 epochs."""
     config = read_config(path)
     optimizer, run = config.optimizer, config.run
     assert (optimizer.name, optimizer.rate, optimizer.schedule) == ("adam", 1e-4, "linear")
@@ -132,7 +137,7 @@ def test_clap_is_trained_on_what_pengi_is() -> None:
 
 
 def defaults() -> dict[str, object]:
-    """Every key that a file may have, with its default; None where there is none to write."""
+    """Every key that a file may have, with its default; None if it has none that can be written."""
     found: dict[str, object] = {}
     for field in dataclasses.fields(TrainConfig):
         if field.default_factory is not dataclasses.MISSING:

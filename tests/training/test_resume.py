@@ -1,4 +1,4 @@
-"""Killed anywhere and resumed, a run is bit for bit the one that was never touched."""
+"""Killed anywhere and resumed, a run is bit-identical to one that was never interrupted."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_killed_and_resumed(
     workshop: Workshop,
     untouched: Callable[[str], Outcome],
 ) -> None:
-    """The long chain reads with a worker, the untouched run and the others without."""
+    """The long chain reads with a worker; the uninterrupted run and the others do not."""
     workers = int(len(kills) > 1)
     config = described(workshop, stage, f"{stage}-{'-'.join(map(str, kills))}", workers)
     break_off(config, kills)
@@ -40,7 +40,7 @@ def test_killed_and_resumed(
 def test_the_run_is_random_and_its_state_is_more_than_weights(
     workshop: Workshop, untouched: Callable[[str], Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the tests above would not notice if nothing in a run depended on it."""
+    """Guards the tests above: losing any part of the state must change the run."""
     real = state.load_state
     losses = untouched("captioning")[1]
 
@@ -137,7 +137,7 @@ def test_a_torn_state_is_passed_over_and_said(
 ) -> None:
     torn = newest(broken_off)
     damage(torn / name)
-    # Saved every five steps from here: no new state takes the torn one's name.
+    # From here a state is saved every five steps: no new one takes the torn one's name.
     train(changed_run(broken_off, save_every=5, keep=3), resume=True)
     (warning,) = [line for line in caplog.messages if "torn" in line]
     assert str(torn) in warning
@@ -147,7 +147,7 @@ def test_a_torn_state_is_passed_over_and_said(
 
 
 def test_torn_with_one_kept(broken_off: TrainConfig, untouched: Callable[[str], Outcome]) -> None:
-    """The torn state must not count as the one that is kept."""
+    """The torn state must not count as the one to keep."""
     cut(newest(broken_off) / "optimizer.bin")
     config = changed_run(broken_off, save_every=5, keep=1)
     train_until(config, 6, resume=True)
@@ -180,7 +180,7 @@ def test_killed_while_it_saved(
         train(config)
     monkeypatch.undo()
     assert states(config) == [".step-00000004.partial", "step-00000002"]
-    # Another rhythm: nothing is written under the same name again.
+    # Another rhythm: nothing is written under the same name.
     train(changed_run(config, save_every=5), resume=True)
     assert outcome(config) == untouched("captioning")
     assert states(config) == ["step-00000005", "step-00000007"]
@@ -231,7 +231,7 @@ def test_asked_to_stop(
     untouched: Callable[[str], Outcome],
     tmp_path: Path,
 ) -> None:
-    """The signal goes to the whole process group, as a terminal's does."""
+    """The signal goes to the whole process group, like a terminal's."""
     config = described(workshop, "captioning", f"asked-{sent.name}", workers=1)
     with held(config, tmp_path, 4) as (process, marker, log):
         os.killpg(process.pid, sent)
@@ -251,7 +251,7 @@ def test_asked_to_stop(
 def test_a_worker_that_dies(
     workshop: Workshop, untouched: Callable[[str], Outcome], tmp_path: Path
 ) -> None:
-    """One line; and how many workers read is nothing that the run depends on."""
+    """One line; a run does not depend on the number of reading workers."""
     config = described(workshop, "captioning", "worker", workers=1)
     with held(config, tmp_path, 4) as (process, marker, log):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

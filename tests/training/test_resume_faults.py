@@ -1,4 +1,4 @@
-"""A full disk, another config, a folder in use: what stops a run, and what that leaves behind."""
+"""A full disk, another config, a folder in use: what stops a run, and what it leaves."""
 
 import errno
 import resource
@@ -34,7 +34,7 @@ def torch_full(*_arguments: object, **_options: object) -> None:
 
 @contextmanager
 def small_files(limit: int) -> Iterator[None]:
-    """No file may grow beyond ``limit`` bytes: writing fails as on a full disk, in C++ too."""
+    """No file can grow beyond ``limit`` bytes: writing fails as on a full disk, in C++ too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_the_old_state(
 def test_files_that_cannot_grow(
     broken_off: TrainConfig, untouched: Callable[[str], Outcome]
 ) -> None:
-    """As above, but what fails is the real write of each file in turn."""
+    """As above, but the real write of each file fails in turn."""
     sizes = {path.name: path.stat().st_size for path in newest(broken_off).iterdir()}
     for name in ("optimizer.bin", "model.safetensors", "run.json"):
         with small_files(sizes[name] - 1), pytest.raises(TrainingError) as caught:
@@ -107,7 +107,7 @@ def test_a_record_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     metrics = Path(broken_off.output_dir) / run_folder.METRICS
-    # It would write the config again, which is longer than the records.
+    # It would rewrite the config, which is longer than the records.
     monkeypatch.setattr(loop, "_open_folder", lambda run, resume: None)
     with small_files(metrics.stat().st_size + 10), pytest.raises(TrainingError) as caught:
         train(broken_off, resume=True)

@@ -1,4 +1,4 @@
-"""Two runs never train in one folder, and a refused one leaves nothing behind."""
+"""Two runs never train in one folder, and a refused one leaves no trace."""
 
 import os
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_what_was_there_or_was_written_stays(tmp_path: Path) -> None:
 
 
 def test_a_worker_does_not_hold_it(tmp_path: Path) -> None:
-    """A run may be resumed at once after it was killed, while its workers still notice."""
+    """A killed run may be resumed at once, while its workers are still noticing."""
     inside, outside = os.pipe(), os.pipe()
     with only_run(tmp_path):
         child = os.fork()

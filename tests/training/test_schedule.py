@@ -14,7 +14,7 @@ from pengi_rt.training.schedule import make_optimizer, make_schedule
 
 
 def rates(steps: int, **options: object) -> list[float]:
-    """The rate of every step of a run."""
+    """The rate at every step of a run."""
     config = OptimizerConfig(rate=0.5, **options)  # type: ignore[arg-type]
     optimizer = make_optimizer(nn.Linear(2, 2), config)
     schedule = make_schedule(optimizer, config, steps)
@@ -44,7 +44,7 @@ def test_constant() -> None:
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_edges(schedule: str) -> None:
     assert rates(3, warmup_steps=0, schedule=schedule)[0] == 0.5
-    # Shorter than its warm-up: the rise alone.
+    # Shorter than its warm-up: only the rise.
     assert rates(3, warmup_steps=3, schedule=schedule) == pytest.approx([0.5 / 3, 1 / 3, 0.5])
     assert rates(2, warmup_steps=10, schedule=schedule) == pytest.approx([0.05, 0.1])
 
@@ -61,7 +61,7 @@ def model() -> Pengi:
 
 
 def groups(model: Pengi, config: OptimizerConfig) -> dict[str, tuple[float, float]]:
-    """Rate and decay of every parameter of a stage around ``model``."""
+    """The rate and decay of every parameter of a stage around ``model``."""
     stage = nn.ModuleDict({"model": model})
     optimizer = make_optimizer(stage, config)
     found = {

@@ -1,4 +1,4 @@
-"""Shards hold every byte and row, are webdataset's, and a resumed run draws on from them."""
+"""Shards hold every byte and row and follow webdataset; resumed runs go on reading them."""
 
 import json
 import tarfile
@@ -65,7 +65,7 @@ def encoder() -> RowEncoder:
 
 
 def content(row: Row) -> tuple[object, ...]:
-    """What a row says, wherever it stands."""
+    """A row's content, wherever it is stored."""
     return (row.task, row.prompt, row.target, row.tags, row.transcript)
 
 
@@ -98,7 +98,7 @@ def test_rows_of_a_recording_stay_together_and_the_order_is_mixed(shards: list[P
 
 
 def test_form_is_webdatasets(shards: list[Path]) -> None:
-    """Members of one sample stand together; its key is the name up to the first dot."""
+    """Members of one sample are adjacent; its key is the name up to the first dot."""
     for shard in shards:
         with tarfile.open(shard) as tar:
             members = [member.name for member in tar]
@@ -196,7 +196,7 @@ def assert_equal(left: Clips, right: Clips) -> None:
 def test_examples_are_those_of_the_manifest(
     manifest: Path, shards: list[Path], encoder: RowEncoder, rows_per_clip: int
 ) -> None:
-    """Given the same order, sample for sample: gains, random crops, drawn rows and tags too."""
+    """In the same order, sample for sample: gains, random crops, drawn rows and tags too."""
     packed = data(shards, encoder, rows_per_clip=rows_per_clip)
     by_bytes: dict[bytes, Path] = {
         row.audio.read_bytes(): row.audio for row in read_manifest(manifest, TASKS) if row.audio

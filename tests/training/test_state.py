@@ -1,4 +1,4 @@
-"""The folder of a resume state, taken alone: what is whole, what is newest, what differs."""
+"""The folder of a resume state by itself: what is complete, what is newest, what differs."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 @pytest.fixture
 def accelerator() -> Accelerator:
-    """With a model and an optimiser that has stepped; forgotten by the next test."""
+    """With a model and an optimizer that has stepped; the next test resets it."""
     forget()
     made = Accelerator(cpu=True)
     module = torch.nn.Linear(3, 2)
@@ -45,7 +45,7 @@ def save(accelerator: Accelerator, root: Path, step: int, config: TrainConfig) -
 
 
 def test_a_state_comes_back(accelerator: Accelerator, tmp_path: Path, config: TrainConfig) -> None:
-    """Weights, optimiser, generator, and the losses to the last bit."""
+    """Weights, optimizer, generator and losses to the last bit."""
     (module,), (optimizer,) = accelerator._models, accelerator._optimizers
     torch.manual_seed(5)
     save(accelerator, tmp_path, 7, config)
@@ -116,7 +116,7 @@ def test_a_state_of_another_model(
 def test_generators_that_were_not_put_back(
     accelerator: Accelerator, tmp_path: Path, config: TrainConfig
 ) -> None:
-    """accelerate passes over a file of generators that it cannot read."""
+    """accelerate skips a file of generators that it cannot read."""
     save(accelerator, tmp_path, 1, config)
     state = latest_state(tmp_path)
     assert state is not None

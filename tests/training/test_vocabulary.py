@@ -1,4 +1,4 @@
-"""Tokenizers from a manifest: both sizes, and everything that a run will read is in them."""
+"""Tokenizers from a manifest: both sizes, covering everything that a run will read."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ TASKS = ROOT / "training" / "recipes" / "demo" / "tasks.toml"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tokenizers of 50 made scenes, by the command."""
+    """The command's tokenizers of 50 synthesized scenes."""
     folder = tmp_path_factory.mktemp("vocabulary")
     write_text(folder, seed=1, start=0, count=50, audio=False)
     paths = [str(folder / "manifest.jsonl"), str(folder / "tokenizers")]
@@ -48,7 +48,7 @@ def test_a_model_of_that_size_takes_them(folder: Path) -> None:
         for text in (row.target, row.prompt, f" {row.transcript}"):
             tokens += len(decoder.encode(text))
             letters += len(text)
-    # Trained on these very texts; a tokenizer of others makes about as many tokens as letters.
+    # Trained on these very texts; for other texts it would make about one token per letter.
     assert tokens < letters / 3
 
 

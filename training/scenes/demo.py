@@ -172,13 +172,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pengi_rt.training.scenes.demo",
-        description="Answer prompts about made sounds, or about yours, and draw the answers.",
+        description="Answer prompts about synthetic sounds, or about yours, and draw the answers.",
     )
-    parser.add_argument("folder", type=Path, metavar="OUT", help="gets the pictures; is made")
-    parser.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help="instead of made ones")
+    parser.add_argument(
+        "folder", type=Path, metavar="OUT", help="folder for the pictures; created if missing"
+    )
+    parser.add_argument(
+        "audio", type=Path, nargs="*", metavar="AUDIO", help="recordings to use instead"
+    )
     parser.add_argument("--engine", type=Path, metavar="PLAN", help="default: the built-in model")
-    parser.add_argument("--count", type=int, default=3, help="scenes to make (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the made sounds (%(default)s)")
+    parser.add_argument("--count", type=int, default=3, help="number of scenes (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sounds (%(default)s)")
     return parser
 
 

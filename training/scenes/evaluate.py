@@ -184,12 +184,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m pengi_rt.training.scenes.evaluate",
         description="Score plans on held-out scenes and notes, side by side.",
     )
-    parser.add_argument("plans", type=Path, nargs="+", help="plans, a column each")
-    parser.add_argument("--count", type=int, default=1000, help="scenes, and notes (%(default)s)")
+    parser.add_argument("plans", type=Path, nargs="+", help="plans, one column each")
+    parser.add_argument(
+        "--count", type=int, default=1000, help="scenes, and also notes (%(default)s)"
+    )
     parser.add_argument("--beam-size", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=SEED, help="of the set (%(default)s: held out)")
-    parser.add_argument("--silence", action="store_true", help="a column of answers to silence too")
-    parser.add_argument("--json", type=Path, help="write the scores here too")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="seed of the set (%(default)s: held out)"
+    )
+    parser.add_argument("--silence", action="store_true", help="add a column of answers to silence")
+    parser.add_argument("--json", type=Path, help="also write the scores to this file")
     options = parser.parse_args(argv)
     return exit_code(lambda: _score(options))
 

@@ -131,13 +131,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("plan", type=Path, nargs="?", help="default: the built-in one")
     parser.add_argument(
-        "--scenes", type=int, default=1000, help="scenes, and notes (default %(default)s)"
+        "--scenes", type=int, default=1000, help="scenes, and also notes (default %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=SEED, help="of the set (%(default)s: held out)")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="seed of the set (%(default)s: held out)"
+    )
     names = ["auto", *(spec.name for spec in backends())]
     parser.add_argument("--backend", choices=names, default="auto")
     parser.add_argument("--against", choices=names, help="compare choices with this backend's")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(argv)
     return exit_code(lambda: _score(options))
 

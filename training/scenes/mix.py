@@ -17,8 +17,8 @@ from pengi_rt.training.scenes.synthesis import F32, samples
 
 CLIP = round(CLIP_SECONDS * SAMPLE_RATE)  # samples
 FRAME = 320  # samples, 20 ms
-_FLOOR = 1e-3  # of the strongest frame's power: -30 dB
-_PEAK_DB = (-20.0, -1.0)  # dBFS, of a whole clip
+_FLOOR = 1e-3  # fraction of the strongest frame's power: -30 dB
+_PEAK_DB = (-20.0, -1.0)  # dBFS, range of a clip's peak level
 
 
 def render_clip(seed: int, index: int) -> tuple[Facts, F32]:

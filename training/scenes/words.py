@@ -89,10 +89,15 @@ def reading_rows(facts: Facts, rng: np.random.Generator) -> list[Row]:
     circle = rng.permutation([*checked]).tolist()
     pairs = zip(circle, circle[1:] + circle[:1], strict=True)
     orders: list[Row] = [
-        {"task": "order", "one": one, "other": other, **common,
-         "order": f"{one} {checked[one][-1]}, {other} {checked[other][-1]}"}
+        {
+            "task": "order",
+            "one": one,
+            "other": other,
+            **common,
+            "order": f"{one} {checked[one][-1]}, {other} {checked[other][-1]}",
+        }
         for one, other in pairs
-    ]  # fmt: skip
+    ]
     return checks + orders
 
 

@@ -110,12 +110,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Make a training set of short audio scenes, from a seed alone.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write")
-    parser.add_argument("--seed", type=int, required=True, help="of the set")
-    parser.add_argument("--count", type=int, required=True, help="how many clips")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the set")
+    parser.add_argument("--count", type=int, required=True, help="number of clips")
     parser.add_argument("--start", type=int, default=0, help="the first index (default: 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    parser.add_argument("--force", action="store_true", help="replace recordings there")
-    parser.add_argument("--text-only", action="store_true", help="no sound, rows without it")
+    parser.add_argument("--force", action="store_true", help="replace existing recordings")
+    parser.add_argument(
+        "--text-only", action="store_true", help="write no sound, only rows without it"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""AIFF, CAF and AU: headers read as libsndfile reads them, and nothing passed over."""
+"""AIFF, CAF and AU: headers are read the way libsndfile reads them, and nothing is skipped."""
 
 import io
 import struct
@@ -112,7 +112,7 @@ def test_aiff_rates(rate: int) -> None:
 
 @pytest.mark.parametrize("rate", [0, 1, 999, 1_000_001, 2**31 - 1, 2**31, 2**32 - 1])
 def test_rates_beyond_the_limits(rate: int) -> None:
-    """From 2^31 on, they are no numbers for libsndfile."""
+    """libsndfile does not accept rates from 2^31 up."""
     wav, au = encode(NOISE, RATE), encode(NOISE, RATE, "AU")
     line = f"x: sample rate {rate} Hz; supported: 1000 to 1000000 Hz"
     assert refusal(wav[:24] + struct.pack("<I", rate) + wav[28:]) == line

@@ -1,4 +1,4 @@
-"""FLAC: what its header announces is compared, never believed."""
+"""FLAC: the header's claims are checked against the file, never trusted."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ FLAC = encode(NOISE, RATE, "FLAC")
 
 
 def with_total(data: bytes, total: int) -> bytes:
-    """Another number of frames in the header (36 bits behind 20 + 3 + 5)."""
+    """Set the number of frames in the header (36 bits after fields of 20, 3 and 5 bits)."""
     head = int.from_bytes(data[18:26], "big") >> 36 << 36 | total
     return data[:18] + head.to_bytes(8, "big") + data[26:]
 
@@ -57,7 +57,7 @@ def test_a_second_file_is_not_passed_over() -> None:
 
 
 def frames_from(data: bytes, number: int) -> int:
-    """Where the frame with this number (below 128) begins."""
+    """The offset at which the frame with this number (below 128) begins."""
     return data.index(data[data.index(b"\xff\xf8") :][:4] + bytes([number]))
 
 

@@ -1,4 +1,4 @@
-"""MP3: all frames that are there are heard, and what is not there is noticed."""
+"""MP3: every frame in the file is decoded, and missing ones are noticed."""
 
 import io
 import struct
@@ -76,13 +76,13 @@ def test_cut_short(part: float) -> None:
 def test_pieces_begin_with_what_cannot_be_decoded(
     first: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The bit reservoir of a cut's first frames is gone: they are silent, the rest is exact."""
+    """A cut's first frames lose their bit reservoir: they are silent, and the rest is exact."""
     piece = b"".join(FRAMES[first:])
     samples, _ = heard(piece)
     assert len(samples) == 576 * (len(FRAMES) - first)
     whole = heard(BARE)[0][576 * (first - 1) :]
     np.testing.assert_allclose(samples[576 * 12 :], whole[576 * 12 :], atol=1e-6)
-    assert capfd.readouterr().err == ""  # libmpg123 has nothing to say
+    assert capfd.readouterr().err == ""  # libmpg123 prints nothing
 
 
 def test_frames_lean_on_earlier_ones() -> None:
@@ -147,7 +147,7 @@ def test_a_counted_file_that_lacks_one_frame() -> None:
 
 @pytest.mark.parametrize("frame", [b"\xff\xf3\x18\xc0", b"\xff\xfb\x10\xc0"])
 def test_small_frames_are_counted_fast(frame: bytes) -> None:
-    """Ten seconds of them; the attack of 64 MB is one of tests/reliability."""
+    """Ten seconds of small frames; tests/reliability attacks with 64 MB of them."""
     header = parse_header(frame)
     assert header is not None
     data = (frame + bytes(header.size - 4)) * 500
@@ -161,7 +161,7 @@ def test_gaps_without_end_are_refused() -> None:
 
 
 def test_a_file_that_shrinks_while_it_is_read_kills_nobody(tmp_path: object) -> None:
-    """It was mapped, and touching a page that was cut off was SIGBUS."""
+    """The file used to be mapped, and touching a page that had been cut off raised SIGBUS."""
     code = """
 import io, os, sys
 from pengi_rt.audio.container import check_container

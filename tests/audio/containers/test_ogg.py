@@ -1,4 +1,4 @@
-"""Ogg: one stream, all of its pages, in Vorbis, Opus or FLAC."""
+"""Ogg: one stream of Vorbis, Opus or FLAC, with all of its pages."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ OPT_IN = "; to hear what is there: --allow-truncated (in Python allow_truncated=
 def page(
     payload: bytes, number: int, *, flags: int = 0, granule: int = 0, serial: int = 7
 ) -> bytes:
-    """One page, its sum as RFC 3533 has it; a packet that fills it goes on in the next."""
+    """One page with RFC 3533's checksum; a packet that fills the page continues in the next one."""
     sizes = [255] * (len(payload) // 255) + ([len(payload) % 255] if len(payload) % 255 else [])
     head = struct.pack("<4sBBqIII", b"OggS", 0, flags, granule, serial, number, 0)
     made = head + bytes([len(sizes), *sizes]) + payload
@@ -41,7 +41,7 @@ def pages(data: bytes) -> list[bytes]:
 
 
 def ogg_flac(samples: np.ndarray) -> bytes:
-    """FLAC in Ogg, as the mapping of 2004 says."""
+    """FLAC in Ogg, according to the mapping of 2004."""
     native = encode(samples, RATE, "FLAC")
     start = native.index(b"\xff\xf8")
     headers, frames = native[42:start], native[start:]
@@ -114,7 +114,7 @@ def test_rest_behind_the_last_page(codec: str) -> None:
 def test_flac_in_ogg() -> None:
     samples = noise(2 * RATE)
     data = ogg_flac(samples)
-    with pytest.raises(soundfile.LibsndfileError):  # what this is for
+    with pytest.raises(soundfile.LibsndfileError):  # libsndfile alone cannot read it
         soundfile.info(io.BytesIO(data))
     np.testing.assert_allclose(heard(data)[0], samples, atol=2**-15)
     assert "cut short" in refusal(data[:-1])

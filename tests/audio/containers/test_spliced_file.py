@@ -1,4 +1,4 @@
-"""Parts of a file read as one file."""
+"""Parts of a file are read as one file."""
 
 import io
 import os

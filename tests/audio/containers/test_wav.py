@@ -1,4 +1,4 @@
-"""WAV and its relatives: headers are read as libsndfile reads them, and nothing is passed over."""
+"""WAV and its relatives: headers are read the way libsndfile reads them; nothing is skipped."""
 
 import io
 import struct

@@ -1,7 +1,7 @@
 """The GPU backend, in Triton's interpreter or (PENGI_TEST_GPU=1) on a GPU, against the reference.
 
-Tolerances: float32 sums in another order, as tests/backends/test_torch.py; through HTSAT's blocks
-and the logarithm of the front end 2e-4 of values of order one.
+Tolerances: float32 sums in another order, as in tests/backends/test_torch.py; through HTSAT's
+blocks and the logarithm of the front end, 2e-4 on values of order one.
 """
 
 import copy
@@ -53,8 +53,9 @@ def reference(tiny_model: Pengi) -> TorchBackend:
 
 
 def options(beams: int, tokens: int, stop_id: int = 220, temperature: float = 1.0) -> DecodeOptions:
-    return DecodeOptions(beam_size=beams, max_new_tokens=tokens, temperature=temperature,
-                         stop_id=stop_id, pad_id=0)  # fmt: skip
+    return DecodeOptions(
+        beam_size=beams, max_new_tokens=tokens, temperature=temperature, stop_id=stop_id, pad_id=0
+    )
 
 
 def prefixes(*lengths: int) -> list[F32]:
@@ -94,7 +95,7 @@ def test_searches_equal_the_reference(
 
 
 def test_clips_that_end_early(backend: TritonBackend, reference: TorchBackend) -> None:
-    """The stop token is one that ends all beams of a clip before the search is over."""
+    """Some stop tokens end all beams of a clip before the search is over."""
     clips = prefixes(4, 11)
     free = search(reference, clips, options(2, 6))
     for stop in sorted({token for found in free for beam in found.beams for token in beam.tokens}):
@@ -107,14 +108,14 @@ def test_clips_that_end_early(backend: TritonBackend, reference: TorchBackend) -
 
 
 def test_buffers_are_used_again(backend: TritonBackend, reference: TorchBackend) -> None:
-    """A search leaves nothing behind for the next one of its shape."""
+    """A search does not affect the next one of the same shape."""
     for seed in (6, 8):
         clips = [prefixes(seed)[0][:6]]
         same(search(backend, clips, options(2, 3)), search(reference, clips, options(2, 3)))
 
 
 def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: TorchBackend) -> None:
-    """One after the other in the same buffers, and less behind the audio than the time before."""
+    """Searches reuse the same buffers, the second with fewer rows after the audio."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
     for rows in (prefixes(7)[0], prefixes(5)[0]):
         clips = [
@@ -125,7 +126,7 @@ def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: To
 
 
 def test_a_new_prompt_in_the_same_go(backend: TritonBackend, reference: TorchBackend) -> None:
-    """A shorter one after a longer one, in the same buffers; with and without tokens behind."""
+    """A shorter prompt follows a longer one in the same buffers, with and without a suffix."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
     tokens = reference.decoder.embed_tokens(np.array([3, 500]))
     for ids, behind in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
@@ -145,7 +146,7 @@ def test_a_new_prompt_in_the_same_go(backend: TritonBackend, reference: TorchBac
 
 
 class NoHost(TorchDispatchMode):
-    """Refuses what a CUDA graph cannot hold: values that come from the host, or go there."""
+    """Refuses what a CUDA graph cannot contain: values that come from the host or go to it."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -156,7 +157,7 @@ class NoHost(TorchDispatchMode):
 
 
 def test_a_prompt_can_be_captured(backend: TritonBackend) -> None:
-    """Also with versions of transformers whose own mask could not."""
+    """Works even with versions of transformers whose own mask could not be captured."""
     with torch.inference_mode():
         encoding = TextEncoding(backend.encoders._model, IDS, backend.encoders._device)
         with NoHost():  # type: ignore[no-untyped-call]
@@ -207,7 +208,7 @@ def test_text_and_tokens(backend: TritonBackend, reference: TorchBackend) -> Non
 
 
 def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> None:
-    """From the waveform on, piece by piece."""
+    """Compared stage by stage, starting from the waveform."""
     assert isinstance(engine.backend, OnnxBackend)
     wave = np.random.default_rng(3).normal(scale=0.1, size=(1, 32_000)).astype(np.float32)
     expected, found = (
@@ -228,13 +229,13 @@ def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBac
     results = [each.generate((wave, 16_000), "a", options=asked) for each in (ours, engine)]
     windows, expected = (result.windows for result in results)
     assert len(windows) > 1
-    assert ours.generate((wave, 16_000), "a", options=asked).windows == windows  # a prompt it knows
+    assert ours.generate((wave, 16_000), "a", options=asked).windows == windows  # a cached prompt
     for one, other in zip(windows, expected, strict=True):
         assert (one.start, one.end, one.tokens) == (other.start, other.end, other.tokens)
 
 
 def test_labels_are_as_likely(backend: TritonBackend, reference: TorchBackend) -> None:
-    """More rows than a search has beams, of clips of two lengths."""
+    """More rows than a search has beams, for clips of two lengths."""
     generator = np.random.default_rng(7)
     labels = [[int(first), 5] for first in generator.permutation(500)[:20]] + [[5]]
     found, expected = (
@@ -244,10 +245,18 @@ def test_labels_are_as_likely(backend: TritonBackend, reference: TorchBackend) -
 
 
 def test_what_the_host_decides(backend: TritonBackend, reference: TorchBackend) -> None:
-    """Draws, stop strings and streams go step by step, and over the same cache."""
+    """Samples, stop strings and streams run step by step, over the same cache."""
     clips = prefixes(4, 6)
-    drawing = SampleOptions(samples=2, max_new_tokens=3, temperature=1.5, top_k=None, top_p=0.9,
-                            seed=1, stop_id=220, pad_id=0)  # fmt: skip
+    drawing = SampleOptions(
+        samples=2,
+        max_new_tokens=3,
+        temperature=1.5,
+        top_k=None,
+        top_p=0.9,
+        seed=1,
+        stop_id=220,
+        pad_id=0,
+    )
     same(sample(backend, clips, drawing), sample(reference, clips, drawing))
     (best, *_) = search(reference, clips[:1], options(1, 4))
     end = best.beams[0].tokens[1]
@@ -264,7 +273,7 @@ def test_what_the_host_decides(backend: TritonBackend, reference: TorchBackend) 
 def test_other_precisions(precision: str, tiny_model: Pengi) -> None:
     """The error (RMS) is at most twice that of PyTorch in the same dtype.
 
-    With int8 both are measured against the model of the rounded weights.
+    With int8, both are compared with the model whose weights were rounded.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     small = TritonBackend(tiny_model, device=DEVICE, precision=precision)
@@ -275,13 +284,15 @@ def test_other_precisions(precision: str, tiny_model: Pengi) -> None:
     found = [run.first[0], *run.step(tokens)]
     for logits, said in zip(found, ([], [5], [9]), strict=True):
         truth = recomputed(exact, prefix, said)
-        errors = [np.sqrt(np.mean((other - truth) ** 2))
-                  for other in (logits, recomputed(native, prefix, said))]  # fmt: skip
+        errors = [
+            np.sqrt(np.mean((other - truth) ** 2))
+            for other in (logits, recomputed(native, prefix, said))
+        ]
         assert 0 < errors[0] <= 2 * errors[1]
 
 
 def recomputed(decoder: GPT2, prefix: F32, tokens: list[int]) -> NDArray[np.float64]:
-    """Logits behind a prefix and some tokens, in the decoder's own dtype."""
+    """Logits after a prefix and some tokens, in the decoder's dtype."""
     table = decoder.wte.weight
     with torch.inference_mode():
         rows = torch.cat([torch.from_numpy(prefix).to(table.dtype), table[tokens]])[None]
@@ -291,7 +302,7 @@ def recomputed(decoder: GPT2, prefix: F32, tokens: list[int]) -> NDArray[np.floa
 
 
 def rounded_to_int8(decoder: GPT2) -> GPT2:
-    """A copy whose matrices are what int8 leaves of them; a scale an output channel."""
+    """A copy whose matrices are rounded to int8, with one scale per output channel."""
     twin = copy.deepcopy(decoder)
     with torch.no_grad():
         for name, weight in twin.named_parameters():
@@ -304,7 +315,7 @@ def rounded_to_int8(decoder: GPT2) -> GPT2:
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
 def test_plans_for_it_alone(weights: WeightsName, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Weights as stored give the reference's tokens; int8 is computed with as it stands."""
+    """Stored weights give the reference's tokens; int8 weights are used without conversion."""
     path = tmp_path / "gpu.plan"
     export_plan(tiny_checkpoint, path, weights=weights, backends=("triton",), threads=1)
     clips = prefixes(4, 6)
@@ -326,7 +337,7 @@ def test_too_many_beams(backend: TritonBackend) -> None:
         search(backend, prefixes(3), options(17, 2))
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, interpreting
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, when interpreted
 def test_logits_that_are_nan(tiny_model: Pengi) -> None:
     broken = copy.deepcopy(tiny_model)
     with torch.no_grad():

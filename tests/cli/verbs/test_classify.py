@@ -1,4 +1,4 @@
-"""``pengi-rt classify`` in every format, its pictures, and over all that can be wrong."""
+"""``pengi-rt classify``: every format, its pictures, and every mistake a user can make."""
 
 import csv
 import io
@@ -43,8 +43,10 @@ def test_a_table_of_likelihoods(
     for line, each in zip(out.splitlines(), best, strict=True):
         assert each.probability is not None
         assert line[1:].split() == [
-            *each.label.split(), f"{each.score:.3f}", f"{each.probability:.1%}"
-        ]  # fmt: skip
+            *each.label.split(),
+            f"{each.score:.3f}",
+            f"{each.probability:.1%}",
+        ]
     assert [line[0] for line in out.splitlines()] == ["*", " "]
 
 
@@ -100,12 +102,25 @@ def test_options_reach_the_engine(
     likely: dict[str, Any] = {"method": "log-likelihood", "text": "at night", "task": "scene"}
     cases: list[tuple[dict[str, Any], list[str]]] = [
         (matched, ["--beam-size", "2", "--max-new-tokens", "4", "--multi-label"]),
-        ({**likely, "normalize": "chars", "calibrate": "silence"},
-         [*LIKELY, "--text", "at night", "--task", "scene", "--normalize", "chars",
-          "--calibrate", "silence"]),
-        ({"method": "log-likelihood", "template": "hear {label}"},
-         [*LIKELY, "--template", "hear {label}"]),
-    ]  # fmt: skip
+        (
+            {**likely, "normalize": "chars", "calibrate": "silence"},
+            [
+                *LIKELY,
+                "--text",
+                "at night",
+                "--task",
+                "scene",
+                "--normalize",
+                "chars",
+                "--calibrate",
+                "silence",
+            ],
+        ),
+        (
+            {"method": "log-likelihood", "template": "hear {label}"},
+            [*LIKELY, "--template", "hear {label}"],
+        ),
+    ]
     for options, given in cases:
         (row,) = json.loads(run(capsys, *command, *given)[1])
         found = engine.classify(noise, LABELS, **options)
@@ -164,16 +179,22 @@ BAD = {
     "calibrate": (["--labels", "a", "--calibrate", "none"], 2, "calibrate is for log-likelihoods"),
     "beams": (["--labels", "a", *LIKELY, "--beam-size", "3"], 2, "beam_size shapes an answer"),
     "stops": (["--labels", "a", *LIKELY, "--stop-string", "x"], 2, "stop_strings shapes"),
-    "several means": (["--labels", "a", *LIKELY, "--multi-label", "--normalize", "mean"], 2,
-                      "plain sums"),
+    "several means": (
+        ["--labels", "a", *LIKELY, "--multi-label", "--normalize", "mean"],
+        2,
+        "plain sums",
+    ),
     "too long": (["--labels", "a dog " * 60, *LIKELY], 2, "exceed the decoder's 128 positions"),
     "too long to match": (["--labels", "a dog " * 60, "--strict"], 3, "reads 38"),
     "best": (["--labels", "a", "--top-k", "0"], 2, "--top-k must be at least 1, got 0"),
     "picture": (["--labels", "a", "--plot", "{folder}/x.jpg"], 2, "ends in .png"),
     "folder": (["--labels", "a", "--plot", "{folder}/no/x.png"], 3, "there is no folder"),
-    "pictures": (["--labels", "a", "--plot", "{folder}/x.png", "{noise}"], 2,
-                 "--plot draws one recording, got 2"),
-}  # fmt: skip
+    "pictures": (
+        ["--labels", "a", "--plot", "{folder}/x.png", "{noise}"],
+        2,
+        "--plot draws one recording, got 2",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -220,9 +241,15 @@ def test_without_matplotlib_nothing_is_answered(
 
 @pytest.mark.parametrize(("options", "axis"), [([], "cosine"), (LIKELY, "probability")])
 def test_bars_of_a_short_recording(
-    options: list[str], axis: str, engine: Engine, tiny_plan: Path, noise: Path, tmp_path: Path,
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    options: list[str],
+    axis: str,
+    engine: Engine,
+    tiny_plan: Path,
+    noise: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra [plot]")
     drawn: list[Any] = []
     monkeypatch.setattr(score_pictures, "bar_picture", lambda *a, **k: drawn.append((a, k)))
@@ -240,9 +267,13 @@ def test_bars_of_a_short_recording(
 
 
 def test_a_timeline_of_a_long_recording(
-    engine: Engine, tiny_plan: Path, long: Path, tmp_path: Path, capsys: Capture,
+    engine: Engine,
+    tiny_plan: Path,
+    long: Path,
+    tmp_path: Path,
+    capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra [plot]")
     drawn: list[Any] = []
     monkeypatch.setattr(score_pictures, "timeline_picture", lambda *a, **k: drawn.append((a, k)))

@@ -23,7 +23,7 @@ audiocap_id,youtube_id,start_time,caption
 
 @pytest.fixture
 def audiocaps(tmp_path: Path) -> Path:
-    """A root with one of two recordings."""
+    """A root with one of two recordings present."""
     write(tmp_path / "val.csv", CAPTIONS)
     record(tmp_path / "audio" / "Yaaaaaaaaaaa.wav", 0.5)
     return tmp_path

@@ -1,4 +1,4 @@
-"""``pengi-rt describe`` in every format, against the engine's own description."""
+"""``pengi-rt describe`` in every format, compared with the engine's own description."""
 
 import csv
 import io
@@ -93,9 +93,14 @@ def test_drawn_answers_repeat_by_their_seed(tiny_plan: Path, noise: Path, capsys
     ],
 )
 def test_refused_in_one_line(
-    options: list[str], code: int, message: str, tiny_plan: Path, noise: Path, tmp_path: Path,
+    options: list[str],
+    code: int,
+    message: str,
+    tiny_plan: Path,
+    noise: Path,
+    tmp_path: Path,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     output = tmp_path / "out.csv"
     output.write_text("old")
     command: list[Argument] = ["describe", "--engine", tiny_plan, noise, "-o", output, *options]

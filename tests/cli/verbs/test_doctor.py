@@ -1,4 +1,4 @@
-"""``pengi-rt doctor`` says what runs here, and fails only when the engine cannot."""
+"""``pengi-rt doctor`` reports what works here, and fails only if the engine cannot run."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ def run(*argv: str) -> int:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make this a healthy machine, but for the packages given."""
+    """Make this a healthy machine, except for the given packages."""
 
     def install(*packages: Package, kernels: str | None = None, gpus: str | None = None) -> None:
         found = HEALTHY | {package.name: package for package in packages}

@@ -30,9 +30,14 @@ def expected(
 
 @pytest.mark.parametrize("kind", ["embedding", "prefix"])
 def test_one_array(
-    kind: str, engine: Engine, tiny_plan: Path, noise: Path, long: Path, tmp_path: Path,
+    kind: str,
+    engine: Engine,
+    tiny_plan: Path,
+    noise: Path,
+    long: Path,
+    tmp_path: Path,
     capsys: Capture,
-) -> None:  # fmt: skip
+) -> None:
     output = tmp_path / "out.npy"
     command: list[Argument] = ["embed", "--engine", tiny_plan, noise, long, "--what", kind]
     command += ["-o", output, "--format", "jsonl", "--texts", "a dog", "the rain"]
@@ -125,7 +130,7 @@ def test_a_plan_without_text_encoder(noise: Path, tmp_path: Path, capsys: Captur
 def test_many_texts_are_embedded_as_together(
     engine: Engine, tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    """More than a batch of them; the last batch is one text alone."""
+    """More than two batches of texts; the last batch is a single text."""
     texts = [f"{'a dog ' * (number % 5)}{number}" for number in range(2 * TEXT_BATCH + 1)]
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(texts), "utf-8")
@@ -155,7 +160,7 @@ def test_vectors_are_let_go_as_they_come(
     command: list[Argument] = ["embed", "--engine", tiny_plan, *[noise] * 6, "--batch-size", 1]
     assert run(capsys, *command, "-o", tmp_path / "out.safetensors")[0] == 0
     assert len(known) == 6
-    assert max(alive) <= 2  # its own variable holds one, the verb's loop another
+    assert max(alive) <= 2  # one in `watched`, one in the verb's loop
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
@@ -168,17 +173,26 @@ def test_vectors_are_let_go_as_they_come(
     ],
 )
 def test_what_was_embedded_is_kept_beside_the_old_file(
-    suffix: str, error: BaseException, code: int, message: str, engine: Engine, tiny_plan: Path,
-    noise: Path, long: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """The third recording's embedding is there, its prefix is not: neither is kept."""
+    suffix: str,
+    error: BaseException,
+    code: int,
+    message: str,
+    engine: Engine,
+    tiny_plan: Path,
+    noise: Path,
+    long: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The third recording has an embedding but no prefix yet, so neither is kept."""
     append, calls = GrowingArray.append, 0
 
     def failing(stored: GrowingArray, rows: NDArray[np.float32]) -> None:
         nonlocal calls
         calls += 1
         kinds = 1 + (suffix == ".safetensors")
-        if calls == 5 * kinds:  # a text, two recordings of 1 and 2 batches, the third's last array
+        if calls == 5 * kinds:  # a text, recordings of 1 and 2 batches, the third's last array
             raise error
         append(stored, rows)
 
@@ -203,8 +217,11 @@ def test_what_was_embedded_is_kept_beside_the_old_file(
     np.testing.assert_array_equal(arrays["audio.embedding"], whole[:3])
     assert len(arrays["audio.prefix"]) == 3
     assert [(row["row"], row.get("text")) for row in rows] == [
-        (0, None), (1, None), (2, None), (0, "the rain")
-    ]  # fmt: skip
+        (0, None),
+        (1, None),
+        (2, None),
+        (0, "the rain"),
+    ]
 
 
 def test_before_anything_is_heard_nothing_is_kept(

@@ -1,4 +1,4 @@
-"""``pengi-rt explain`` in every format, against the engine's own explanation."""
+"""``pengi-rt explain`` in every format, compared with the engine's own explanation."""
 
 import csv
 import io
@@ -12,15 +12,17 @@ from pengi_rt.engine import Engine
 
 
 def test_a_line_a_vector(engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture) -> None:
-    """Tokens are in quotes, so that spaces and line breaks in them are seen."""
+    """Tokens are quoted, so that spaces and line breaks in them are visible."""
     command: list[Argument] = ["explain", "--engine", tiny_plan, noise, "-k", 3, "--text", " a"]
     code, out, err = run(capsys, *command)
     assert (code, err) == (0, "")
     (found,) = engine.explain([noise], k=3, text=" a")
     lines = out.splitlines()
     for line, vector in zip(lines, found.windows[0].vectors, strict=True):
-        cells = [f"{json.dumps(near.text, ensure_ascii=False)} {near.cosine:.2f}"
-                 for near in vector.neighbours]  # fmt: skip
+        cells = [
+            f"{json.dumps(near.text, ensure_ascii=False)} {near.cosine:.2f}"
+            for near in vector.neighbours
+        ]
         places = [line.index(cell) for cell in (f"{vector.part} {vector.position}", *cells)]
         assert places == sorted(places)
     columns = [line.index('"') for line in lines]
@@ -39,8 +41,17 @@ def test_recordings_and_windows_are_named(
 
 
 def test_rows(engine: Engine, tiny_plan: Path, long: Path, capsys: Capture) -> None:
-    command: list[Argument] = ["explain", "--engine", tiny_plan, long, "-k", 2, "--task",
-                               "emotion", "--format"]  # fmt: skip
+    command: list[Argument] = [
+        "explain",
+        "--engine",
+        tiny_plan,
+        long,
+        "-k",
+        2,
+        "--task",
+        "emotion",
+        "--format",
+    ]
     rows = json.loads(run(capsys, *command, "json")[1])
     assert rows == [json.loads(line) for line in run(capsys, *command, "jsonl")[1].splitlines()]
     (found,) = engine.explain([long], task="emotion", k=2)
@@ -56,8 +67,10 @@ def test_rows(engine: Engine, tiny_plan: Path, long: Path, capsys: Capture) -> N
     table = list(csv.DictReader(io.StringIO(run(capsys, *command, "csv")[1])))
     assert [(int(line["token"]), line["text"]) for line in table] == [
         (token["token"], token["text"])
-        for row in rows for vector in row["vectors"] for token in vector["tokens"]
-    ]  # fmt: skip
+        for row in rows
+        for vector in row["vectors"]
+        for token in vector["tokens"]
+    ]
     assert [line["rank"] for line in table[:4]] == ["1", "2", "1", "2"]
 
 

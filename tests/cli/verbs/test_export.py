@@ -1,4 +1,4 @@
-"""``pengi-rt export`` refuses at once what would fail after minutes, and destroys nothing."""
+"""``pengi-rt export`` fails fast instead of after minutes, and destroys nothing."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file; whoever gets as far as the exporter fails the test."""
+    """A file; reaching the exporter fails the test."""
     monkeypatch.setitem(sys.modules, "pengi_rt.export.export", None)
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"weights")
@@ -106,10 +106,12 @@ def test_stores_weights_as_asked(
 
 @pytest.mark.parametrize(
     ("option", "value", "possible"),
-    [("--weights", "int4", ("fp32", "fp16", "bf16", "int8")),
-     ("--backend", "tensorrt", ("onnx", "torch", "triton")),
-     ("--backend", "auto", ("onnx", "torch", "triton"))],
-)  # fmt: skip
+    [
+        ("--weights", "int4", ("fp32", "fp16", "bf16", "int8")),
+        ("--backend", "tensorrt", ("onnx", "torch", "triton")),
+        ("--backend", "auto", ("onnx", "torch", "triton")),
+    ],
+)
 def test_refuses_what_no_plan_is(
     option: str, value: str, possible: tuple[str, ...], checkpoint: Path, capsys: Capture
 ) -> None:

@@ -1,4 +1,4 @@
-"""``pengi-rt generate`` over real recordings, in every format, and over all that can be wrong."""
+"""``pengi-rt generate``: real recordings, every format, and every mistake a user can make."""
 
 import csv
 import io
@@ -357,7 +357,7 @@ def test_two_recordings_of_one_name_are_two_rows(
 def test_formats_and_rates_of_one_recording_agree(
     tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    """The same sound as FLAC, WAV and in stereo is the same question."""
+    """The same sound as FLAC, as WAV and in stereo gives the same answer."""
     samples = 0.3 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
     for name, data, subtype in (
         ("a.wav", samples, "PCM_24"),
@@ -374,7 +374,7 @@ def test_formats_and_rates_of_one_recording_agree(
 def test_subtitles_are_merged_unless_each_window_is_asked_for(
     tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    """The tiny model says the same about both halves of one sound."""
+    """The tiny model gives the same answer for both halves of one sound."""
     path = tmp_path / "twice.wav"
     half = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
     soundfile.write(path, np.concatenate([half, half]), 16_000)

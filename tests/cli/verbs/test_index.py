@@ -1,4 +1,4 @@
-"""``pengi-rt index``: what it says, how it exits, and what becomes of it when it is killed."""
+"""``pengi-rt index``: its output, its exit codes, and what remains after it is killed."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ FAST = ("--beam-size", "1", "--max-new-tokens", "5")
 
 @pytest.fixture
 def opened(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """Let the verb use the open engine, and not close it."""
+    """Make the verb use the open engine, without closing it."""
     monkeypatch.setattr(verb, "open_engine", lambda _: _Borrowed(engine))
     return engine
 
@@ -42,7 +42,7 @@ class _Borrowed:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six recordings in the current folder's ``sounds``."""
+    """Six recordings in ``sounds`` in the current folder."""
     monkeypatch.chdir(tmp_path)
     return write_folder(Path("sounds"))
 
@@ -230,7 +230,7 @@ def test_without_faiss(
 def test_with_faiss(opened: Engine, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("faiss")
     assert main(["index", "sounds", "--approximate", *FAST]) == 0
-    # What faiss itself prints would stand here too.
+    # Anything faiss itself prints would show up here too.
     assert capfd.readouterr().err.count("\n") == 1
     assert len(list(Path("sounds.index").rglob("*.ivf"))) == 2
 
@@ -288,10 +288,23 @@ def stuck(plan: Path, folder: Path) -> "Iterator[subprocess.Popen[str]]":
     (folder / "zz.wav").touch()
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", START, "index", folder, "--engine", plan, *FAST,
-         "--batch-size", "1"],
-        env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            START,
+            "index",
+            folder,
+            "--engine",
+            plan,
+            *FAST,
+            "--batch-size",
+            "1",
+        ],
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             pipe = _writer(process)
             yield process
@@ -301,10 +314,10 @@ def stuck(plan: Path, folder: Path) -> "Iterator[subprocess.Popen[str]]":
 
 
 def _writer(process: "subprocess.Popen[str]") -> int:
-    """The pipe, open to write: to be had once the process reads it."""
+    """Open the pipe for writing, as soon as the process reads it."""
     while True:
         assert process.poll() is None
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # the process does not read it yet
             return os.open("fifo", os.O_WRONLY | os.O_NONBLOCK)
         time.sleep(0.02)
 

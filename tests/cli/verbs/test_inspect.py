@@ -1,4 +1,4 @@
-"""``pengi-rt inspect`` shows what is in a plan, and names what is damaged."""
+"""``pengi-rt inspect`` shows a plan's contents and names what is damaged."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def run(*argv: str) -> int:
 
 
 def damage(path: Path) -> None:
-    """Change the tensor ``ids``."""
+    """Damage the tensor ``ids``."""
     with Plan.open(path) as plan:
         needle = plan.tensor("ids").tobytes()
     path.write_bytes(path.read_bytes().replace(needle, b"\1" + needle[1:]))

@@ -1,4 +1,4 @@
-"""``pengi-rt pull`` prints where the file is, and says the rest on stderr."""
+"""``pengi-rt pull`` prints the path of the file, and everything else on stderr."""
 
 import argparse
 from collections.abc import Iterator

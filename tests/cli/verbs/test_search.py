@@ -1,4 +1,4 @@
-"""``pengi-rt search``: rows in every format, and one line for whatever cannot be searched."""
+"""``pengi-rt search``: rows in every format, and one line for anything that cannot be searched."""
 
 import csv
 import io
@@ -214,7 +214,7 @@ def test_no_such_index(folder: Path, capsys: Capture) -> None:
 
 
 def test_another_plan(index: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pengi_rt.load(threads=1) as other:  # the demo model's, as it is there already
+    with pengi_rt.load(threads=1) as other:  # the demo model's, because it is already there
         monkeypatch.setattr(verb, "open_engine", lambda _: _Borrowed(other))
         code, out, err = run(capsys, index, "a dog")
     assert (code, out, err.count("\n")) == (2, "", 1)

@@ -1,4 +1,4 @@
-"""``pengi-rt train``: what is refused before a step is spent, and a run from TOML to an answer."""
+"""``pengi-rt train``: what is refused before the first step, and a run from TOML to an answer."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ def workshop(tmp_path: Path) -> Workshop:
 
 @pytest.fixture(autouse=True)
 def no_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes a step fails the test, unless the test says ``trains``."""
+    """Taking a training step fails the test, unless it uses the fixture ``trains``."""
     if "trains" not in request.fixturenames:
         monkeypatch.setattr(loop, "_step", None)
 
@@ -113,7 +113,7 @@ def test_only_the_first_problems_are_listed(
 
 
 def test_text_alone_is_read_row_by_row(workshop: Workshop, capsys: Capture) -> None:
-    """The language model's rows need no audio; their first mistake is named all the same."""
+    """The language model's rows need no audio, but their first mistake is still reported."""
     good: dict[str, object] = {"task": "caption", "caption": "a dog"}
     path = write_rows(workshop.root / "text.jsonl", [good, {"task": "caption", "caption": " "}])
     config = workshop.write("language_model", "out", data={"manifests": [str(path)]})
@@ -163,7 +163,7 @@ def test_data_that_cannot_be(
 
 
 def test_a_row_of_an_unchecked_manifest(workshop: Workshop, capsys: Capture) -> None:
-    """``check = false`` looks at no recording, but every row is read."""
+    """``check = false`` opens no recording, but still reads every row."""
     row: dict[str, object] = {"audio": "0.wav", "task": "qa", "question": "what?"}
     path = write_rows(workshop.manifest, [row])
     config = workshop.write("captioning", "out", data={"check": False})
@@ -206,7 +206,7 @@ def test_targets_that_are_cut_are_said(
 
 
 def test_from_a_file_to_an_answer(workshop: Workshop, trains: None, capsys: Capture) -> None:
-    """Train twice as one run, read the checkpoint, export it, and ask."""
+    """Train the same run twice, read the checkpoint, export it, and generate."""
     path = workshop.write("captioning", "out", run={"steps": 2, "save_every": 1})
     assert run(path) == 0
     checkpoint = workshop.root / "out" / "model.safetensors"

@@ -1,4 +1,4 @@
-"""``pengi-rt warmup`` without a GPU: an engine that launches what a real one would."""
+"""``pengi-rt warmup`` without a GPU: a fake engine launches what a real one would."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class Clips(tuning.Problem):
 
 
 class Backend:
-    """Has a kernel that every batch size launches once."""
+    """A backend with one kernel, which every batch size launches once."""
 
     name = "triton"
 
@@ -42,7 +42,7 @@ class Backend:
         return {"audio": SimpleNamespace(first_run=0.25, capture=0.5)}
 
     def timer(self, _: torch.device) -> tuning.Timer:
-        """Instead of the device's."""
+        """Replaces the device's timer."""
 
         def us(call: Callable[[], object]) -> float:
             call()
@@ -53,14 +53,14 @@ class Backend:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where tiles are kept: not where those of this machine's user are."""
+    """Where tiles are stored: not in this user's own folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "pengi-rt" / "tuning"
 
 
 @pytest.fixture
 def backend(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    """What the command finds instead of a GPU."""
+    """Replaces the GPU for the command."""
     backend = Backend()
     fake = Engine(engine.plan, backend)  # type: ignore[arg-type]
 
@@ -78,7 +78,7 @@ def backend(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def warm_up(capsys: Capture, *arguments: str) -> list[str]:
-    """The lines of a run that succeeds, runs of blanks made one."""
+    """The lines of a successful run, with runs of spaces collapsed."""
     code, out, err = run(capsys, "warmup", "--precision", "fp16", *arguments)
     assert (code, err) == (0, "")
     return [" ".join(line.split()) for line in out.splitlines()]

@@ -26,7 +26,7 @@ def prefixes(engine: Engine, count: int = 3, rows: int = ROWS) -> list[F32]:
 def direct(
     engine: Engine, clips: Sequence[F32], sequences: Sequence[Sequence[int]]
 ) -> tuple[F64, list[int]]:
-    """One sequence at a time, each closed by nothing but itself."""
+    """Likelihoods of one sequence at a time, without an end token."""
     found = [likelihoods(engine.backend, clips, [each], end=None) for each in sequences]
     return np.concatenate([each.sums for each in found], axis=1), [int(f.counts[0]) for f in found]
 
@@ -35,7 +35,7 @@ def direct(
 def test_scores_are_sums_over_the_label_and_the_stop_token(
     engine: Engine, *, continues: bool
 ) -> None:
-    """Tolerance: a trie's rows share a batch, whose products add in another order."""
+    """Tolerance: a trie's rows share a batch, whose products are added in another order."""
     clips = prefixes(engine)
     space = " " if continues else ""
     sequences = [
@@ -56,7 +56,7 @@ def test_a_space_before_the_label_matters(engine: Engine) -> None:
 
 
 def reference_list(engine: Engine, clip: F32) -> tuple[list[int], F64]:
-    """The same greedy list from whole sequences of tokens: what is written is scored again."""
+    """The same greedy list, scoring whole token sequences again at every step."""
     encode = engine.tokenizer.encode
     stop, comma = engine.config.stop_id, encode(",")[0]
     positions = engine.config.decoder.n_positions
@@ -68,11 +68,16 @@ def reference_list(engine: Engine, clip: F32) -> tuple[list[int], F64]:
     while True:
         space = " " if chosen else ""
         base = direct(engine, [clip], [written])[0][0, 0] if written else 0.0
-        ends = np.array([
-            [direct(engine, [clip], [[*written, *encode(space + text), last]])[0][0, 0] - base
-             for last in (stop, comma)]
-            for text in texts
-        ])  # fmt: skip
+        ends = np.array(
+            [
+                [
+                    direct(engine, [clip], [[*written, *encode(space + text), last]])[0][0, 0]
+                    - base
+                    for last in (stop, comma)
+                ]
+                for text in texts
+            ]
+        )
         fits = np.log(np.exp(ends).sum(axis=1))
         fits[chosen] = -np.inf
         best_scores = np.maximum(best_scores, fits)
@@ -98,7 +103,7 @@ def test_lists_are_what_the_decoder_would_write(engine: Engine) -> None:
 def test_a_list_ends_where_the_positions_do(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a decoder that would always go on."""
+    """The decoder here would never stop by itself."""
     comma = engine.tokenizer.encode(",")[0]
     decoder = require_decoder(engine.backend)
 
@@ -141,7 +146,7 @@ def test_a_label_that_does_not_fit_is_named(engine: Engine) -> None:
 def test_labels_that_make_no_choice(
     labels: dict[str, str], message: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tokenizer that drops characters and case, as ours do not."""
+    """The tokenizer here drops characters and case, unlike ours."""
     encode = engine.tokenizer.encode
     monkeypatch.setattr(
         engine.tokenizer, "encode", lambda text: encode(text.lower().replace("\u200b", ""))

@@ -1,4 +1,4 @@
-"""Text matching against cosines of texts that were encoded one by one."""
+"""Text matching against cosines of texts encoded one by one."""
 
 import logging
 
@@ -15,7 +15,7 @@ LABELS = {"dog": "a dog barks loudly", "rain": "the rain", "bell": "a bell rings
 
 
 def vector(engine: Engine, text: str) -> NDArray[np.float64]:
-    """Of length 1, by itself."""
+    """The embedding of one text by itself, normalized to length 1."""
     ids = engine.prompt_tokenizer.encode(text).ids[None]
     embedding = engine.backend.encoders.encode_text(ids).embedding[0].astype(np.float64)
     normalised: NDArray[np.float64] = embedding / np.sqrt((embedding**2).sum())
@@ -79,7 +79,7 @@ def test_a_label_that_is_cut_is_said_or_refused(
 def test_answers_that_are_cut_are_said_once(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the number of windows and batches; the next call says it again."""
+    """For any number of windows and batches; every call warns again."""
     long = ["a bell " * 60, "a dog " * 60]
     for _ in range(2):
         matcher = Matcher(engine.session, LABELS, strict=True)
@@ -96,7 +96,7 @@ def test_answers_that_are_cut_are_said_once(
 
 
 def test_equal_cosines_are_equal_whatever_the_backend(engine: Engine) -> None:
-    """An answer of two labels: neither is nearer to itself than the other."""
+    """An answer that names two labels: both cosines are exactly 1."""
     matcher = Matcher(engine.session, LABELS, strict=False)
     scores, chosen = matcher.multi_label(["a bell rings twice in a room, the rain"])
     assert scores[0, 1] == scores[0, 2] == 1.0

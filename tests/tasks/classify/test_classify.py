@@ -24,13 +24,13 @@ EVENTS = "this is a sound of"
 
 
 def scores(labels: tuple[LabelScore, ...]) -> list[float]:
-    """In the order of :data:`LABELS`."""
+    """Scores in the order of :data:`LABELS`."""
     by_name = {each.label: each.score for each in labels}
     return [by_name[label] for label in LABELS]
 
 
 def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> Any:
-    """``[1, labels]``: from the backend's methods and ``decoding.likelihood`` alone."""
+    """``[1, labels]``, using only the backend's methods and ``decoding.likelihood``."""
     wave = np.asarray(samples, np.float32)[None]
     rows = np.concatenate(
         [
@@ -81,9 +81,12 @@ def test_silence_taken_off(engine: Engine) -> None:
     kinds: tuple[tuple[Any, str], ...] = (("sum", "sums"), ("mean", "means"))
     for normalize, kind in kinds:
         found = engine.classify(
-            (samples, rate), LABELS, method="log-likelihood", calibrate="silence",
+            (samples, rate),
+            LABELS,
+            method="log-likelihood",
+            calibrate="silence",
             normalize=normalize,
-        )  # fmt: skip
+        )
         heard, silent = (getattr(sums(engine, each), kind)[0] for each in (samples, quiet))
         np.testing.assert_allclose(scores(found.labels), heard - silent, atol=1e-4)
     silence = engine.classify((quiet, rate), LABELS, method="log-likelihood", calibrate="silence")
@@ -183,13 +186,16 @@ def test_what_is_asked_matters(engine: Engine) -> None:
 def test_both_backends_agree(
     engine: Engine, tiny_plan: Path, method: Any, *, multi_label: bool
 ) -> None:
-    """Tolerance: 1e-4, what a sum of a few float32 log-probabilities may differ by."""
+    """Tolerance: 1e-4, by which a sum of a few float32 log-probabilities may differ."""
     with pengi_rt.load(tiny_plan, backend="torch", threads=1) as reference:
         clips = [clip(seed) for seed in range(4)]
         for ours, theirs in zip(
-            *(e.classify(clips, LABELS, method=method, multi_label=multi_label)
-              for e in (engine, reference)), strict=True,
-        ):  # fmt: skip
+            *(
+                e.classify(clips, LABELS, method=method, multi_label=multi_label)
+                for e in (engine, reference)
+            ),
+            strict=True,
+        ):
             assert ours.chosen == theirs.chosen
             assert ours.windows[0].text == theirs.windows[0].text
             np.testing.assert_allclose(scores(ours.labels), scores(theirs.labels), atol=1e-4)
@@ -219,20 +225,28 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[PengiError], str]] = {
     "calibrate a match": (["a"], {"calibrate": "none"}, UsageError, "calibrate is for log-l"),
     "beams": (["a"], {**LIKELY, "beam_size": 3}, UsageError, "beam_size shapes an answer"),
     "stops": (["a"], {**LIKELY, "stop_strings": ["x"]}, UsageError, "stop_strings shapes an"),
-    "several means": (["a"], {**LIKELY, "multi_label": True, "normalize": "mean"}, UsageError,
-                      "plain sums"),
-    "several over silence": (["a"], {**LIKELY, "multi_label": True, "calibrate": "silence"},
-                             UsageError, "plain sums"),
+    "several means": (
+        ["a"],
+        {**LIKELY, "multi_label": True, "normalize": "mean"},
+        UsageError,
+        "plain sums",
+    ),
+    "several over silence": (
+        ["a"],
+        {**LIKELY, "multi_label": True, "calibrate": "silence"},
+        UsageError,
+        "plain sums",
+    ),
     "template": (["a"], {"template": "x"}, UsageError, "the template must hold"),
     "task": (["a"], {"task": "poetry"}, UsageError, "there is no task 'poetry'"),
     "no room": (["a dog " * 60], LIKELY, UsageError, "label .* exceed the decoder's 128 positions"),
     "batch": (["a"], {"batch_size": 0}, UsageError, "batch_size"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refused_by_the_call(engine: Engine, kind: str) -> None:
-    """In one line, and before any recording is read."""
+    """Refused in one line, before any recording is read."""
     labels, options, error, message = REFUSED[kind]
 
     def unread() -> Iterator[Any]:
@@ -250,7 +264,7 @@ def test_several_prompts_are_refused(engine: Engine) -> None:
 
 
 def test_a_long_text_leaves_room_for_labels(engine: Engine) -> None:
-    """Where an answer would not fit: 16 rows, 100 tokens and a label, but not 67 more."""
+    """A full answer would not fit: 16 rows, 100 tokens and a label do, but not 67 more."""
     text = " a" * 100
     assert len(engine.tokenizer.encode(text)) == 100
     with pytest.raises(UsageError, match="128"):

@@ -1,4 +1,4 @@
-"""Labels as they are given, and what makes no choice of them."""
+"""Labels as users give them, and labels that offer no choice."""
 
 from pathlib import Path
 from typing import Any

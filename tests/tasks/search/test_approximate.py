@@ -1,4 +1,4 @@
-"""Approximate search: what it finds is scored exactly, and it finds nearly everything."""
+"""Approximate search: its results are scored exactly, and it finds nearly everything."""
 
 import dataclasses
 import sys
@@ -20,7 +20,7 @@ WIDTH = 32
 
 
 def clustered(count: int) -> NDArray[np.float32]:
-    """As captions' embeddings are: near to one of a hundred."""
+    """Vectors like captions' embeddings: each near one of a hundred."""
     vectors = unit(0, (100, WIDTH)).repeat(count // 100, axis=0) + 0.3 * unit(1, (count, WIDTH))
     matrix: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return matrix

@@ -1,4 +1,4 @@
-"""Whatever ends a run, the index is the old one or the new one, and the next run finishes it."""
+"""However a run ends, the index is the old or the new one, and the next run finishes it."""
 
 import errno
 import logging
@@ -22,7 +22,7 @@ from pengi_rt.system import files
 from pengi_rt.tasks.search.index import Index
 
 ROOM = str(Path(pengi_rt.tasks.search.__file__).parent)
-KILLS = 30  # moments, evenly over the lines that a run goes through
+KILLS = 30  # kills, spread evenly over the lines that a run executes
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def grown() -> tuple[Collection, Collection]:
-    """A collection, and what became of it: each kind of change."""
+    """A collection before and after changes of every kind."""
     old, new = some(5), some(5)
     new.write("a/0.wav", b"another")
     new.write("0.wav", b"new")
@@ -41,7 +41,7 @@ def grown() -> tuple[Collection, Collection]:
 
 
 class Mortal:
-    """Counts the lines run inside pengi_rt.tasks.search, and kills this process before one."""
+    """Counts executed lines in pengi_rt.tasks.search, and kills this process before one."""
 
     def __init__(self, lives: int) -> None:
         self.lines = 0
@@ -59,7 +59,7 @@ class Mortal:
 
 
 def lines_of(run: Callable[[], object]) -> int:
-    """Lines that a run goes through."""
+    """The number of lines that a run executes."""
     counter = Mortal(10**9)
     sys.settrace(counter)
     try:
@@ -70,7 +70,7 @@ def lines_of(run: Callable[[], object]) -> int:
 
 
 def killed(run: Callable[[], object], lives: float) -> bool:
-    """Whether a child that runs it was killed; nothing is cleaned up or flushed in it."""
+    """Whether a child running it was killed; nothing is cleaned up or flushed in it."""
     child = os.fork()
     if child == 0:
         sys.settrace(Mortal(int(lives)))
@@ -120,7 +120,7 @@ def test_first_run_killed_at_any_line(tmp_path: Path) -> None:
 
 
 def test_killed_again_and_again(tmp_path: Path) -> None:
-    """A run that never lives long ends all the same, for finished recordings stay finished."""
+    """Runs that never live long still finish together, because finished recordings are kept."""
     sounds = some(40)
     whole, path = tmp_path / "whole", tmp_path / "path"
     with pytest.raises(InterruptedRunError):
@@ -190,7 +190,7 @@ def test_journal_with_a_wrong_byte(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is on the disk before the index is replaced, and the replacement afterwards."""
+    """Everything is flushed before the index is replaced, and the replacement afterwards."""
     index(tmp_path, some(3))
     events: list[str] = []
     replace = Path.replace
@@ -240,7 +240,7 @@ def test_operating_system_that_refuses(
 
 
 def refuse(patch: pytest.MonkeyPatch, call: str, allowed: int) -> None:
-    """Let ``call`` fail from the given time on."""
+    """Make ``call`` fail from the given time on."""
     owner, name = (os, call[3:]) if call.startswith("os.") else (Path, call[5:])
     real = getattr(owner, name)
     calls = iter(range(100))
@@ -270,7 +270,7 @@ def test_full_disk_keeps_finished_recordings(tmp_path: Path) -> None:
 
 
 def test_leftovers_in_an_index(tmp_path: Path) -> None:
-    """Of this version and of earlier ones, even in one that was only begun."""
+    """Leftovers of this and earlier versions are removed, even in an index only just begun."""
     for name in (".current.77", ".current.0123abcd.tmp"):
         (tmp_path / name).touch()
     index(tmp_path, some(3))

@@ -1,4 +1,4 @@
-"""An index holds what was put in, and everything that is no index is refused in one line."""
+"""An index returns what was put in, and anything else is refused in one line."""
 
 import dataclasses
 import errno
@@ -63,7 +63,7 @@ def test_it_holds_what_was_put_in(path: Path, sounds: Collection) -> None:
 
 
 def test_files_are_plain(path: Path) -> None:
-    """What other programs will find: JSON a line, and arrays that NumPy alone opens."""
+    """Other programs can read it: one JSON object per line, and arrays for plain NumPy."""
     assert sorted(contents(path)) == [
         "current",
         *(f"g000001/{name}" for name in ("audio.npy", "captions.npy", "index.json", "rows.jsonl")),
@@ -113,7 +113,7 @@ def test_reader_keeps_a_generation_that_was_replaced(path: Path, sounds: Collect
 def test_reader_that_a_writer_overtakes(
     path: Path, sounds: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between reading ``current`` and opening what it names, that is replaced and deleted."""
+    """The generation is replaced and deleted between reading ``current`` and opening it."""
     sounds.write("0.wav", b"new")
     real = Index._read.__func__  # type: ignore[attr-defined]
 
@@ -260,7 +260,7 @@ def changed_manifest(**changes: Any) -> Callable[[Path], None]:
 def written(
     name: str, data: bytes | NDArray[Any], *, hashed: bool = True
 ) -> Callable[[Path], None]:
-    """Other content of a file; with a record that fits unless it is not to be ``hashed``."""
+    """Replace a file's content, with a matching record if it is ``hashed``."""
 
     def damage(folder: Path) -> None:
         if isinstance(data, bytes):
@@ -285,7 +285,7 @@ def flipped(name: str, place: int) -> Callable[[Path], None]:
 
 
 class Payload:
-    """Runs code where it is unpickled."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return (pytest.fail, ("code of the index was run",))

@@ -1,4 +1,4 @@
-"""A folder becomes an index that says what the engine says; only what is new is captioned."""
+"""A folder becomes an index with the engine's captions; only new recordings are captioned."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def spy(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Spy:
 def close(found: Path, expected: Path) -> None:
     """The same rows; vectors and scores up to the rounding of batches of other sizes.
 
-    One is computed by other loops than several: last bits of numbers of order one.
+    One row uses different loops from several: last bits of numbers of order one.
     """
     a, b = Index.open(found, verify=True), Index.open(expected, verify=True)
     assert a.audio is not None
@@ -93,8 +93,8 @@ def test_only_what_is_new_is_captioned(
     engine.index(folder, index, **FAST)
     spy.windows = spy.texts = 0
     write_sound(folder / "new.wav", 10)
-    write_sound(folder / "a.wav", 11)  # the same size, another content
-    os.utime(folder / "a/1.flac", ns=(1, 1))  # the same content
+    write_sound(folder / "a.wav", 11)  # same size, different content
+    os.utime(folder / "a/1.flac", ns=(1, 1))  # same content
     (folder / LONG).rename(folder / "moved.wav")
     (folder / "z.wav").unlink()
     found = engine.index(folder, index, **FAST)
@@ -179,7 +179,7 @@ def test_a_folder_without_audio(engine: Engine, folder: Path, index: Path) -> No
         (folder / file).unlink()
     with pytest.raises(AudioError, match="no audio in this folder"):
         engine.index(folder, index, **FAST)
-    assert generation(index) == before  # the disk may not have been there
+    assert generation(index) == before  # the disk might have been unmounted
     for missing in (folder / "nope", folder / "notes.txt"):
         with pytest.raises(InputError, match="is not a folder"):
             engine.index(missing, index)
@@ -217,7 +217,7 @@ def test_the_same_settings_written_otherwise(engine: Engine, folder: Path, index
 
 def test_another_plan_is_refused(engine: Engine, folder: Path, index: Path) -> None:
     engine.index(folder, index, **FAST)
-    with pengi_rt.load(threads=1) as other:  # the demo model's, as it is there already
+    with pengi_rt.load(threads=1) as other:  # the demo model's, because it is already there
         with pytest.raises(UsageError, match=r"was made with plan .*--rebuild"):
             other.index(folder, index, **FAST)
         with pytest.raises(UsageError, match=r"was not made by .*--engine.*--rebuild"):
@@ -315,7 +315,7 @@ def test_captions_of_any_kind(
     engine.index(folder, index, **FAST)
     hits = engine.search(index, "a dog")
     assert [hit.caption for hit in hits] == [caption.strip()] * 6
-    # All are equally near, so they come as they stand.
+    # All are equally near, so they keep their order.
     assert len({hit.score for hit in hits}) == 1
     assert [hit.file for hit in hits] == sorted(FILES)
 
@@ -365,7 +365,7 @@ def test_what_cannot_be_read_today_stays_in_the_index(
 
 
 def test_nothing_but_files_is_hashed(engine: Engine, folder: Path, index: Path) -> None:
-    """Neither would end."""
+    """Hashing a device or a pipe would never end."""
     (folder / "zero.wav").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.wav")
     found = engine.index(folder, index, **FAST)
@@ -391,7 +391,7 @@ def test_both_backends_make_the_same_index(
     with pengi_rt.load(tiny_plan, backend="torch", threads=1) as reference:
         reference.index(folder, tmp_path / "torch")
         close(tmp_path / "torch", index)
-        # Each goes on with the other's, and finds the same in it.
+        # Each continues from the other's index, and finds the same in it.
         assert reference.index(folder, index).counts["kept"] == 6
         for query in ({"text": "a dog barks"}, {"like": folder / LONG}):
             found, expected = (each.search(index, **query) for each in (reference, engine))

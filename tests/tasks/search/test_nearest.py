@@ -1,4 +1,4 @@
-"""Exact search finds what sorting all cosines finds, whatever the blocks."""
+"""Exact search matches sorting all cosines, with any block size."""
 
 import math
 import operator
@@ -15,7 +15,7 @@ from pengi_rt.tasks.search.nearest import nearest
 def by_sorting(
     matrix: NDArray[np.float32], queries: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """One row and one query at a time, in Python's exactly rounded sums."""
+    """One row and one query at a time, with Python's exactly rounded sums."""
     scores, rows = [], []
     for query in queries.astype(np.float64):
         unit_query = (query / np.linalg.norm(query)).astype(np.float32)
@@ -38,12 +38,12 @@ def test_it_is_what_sorting_gives(k: int, block_rows: int) -> None:
     scores, rows = nearest(matrix, queries, k, block_rows=block_rows)
     assert scores.shape == rows.shape == (4, min(k, 300))
     np.testing.assert_array_equal(rows, expected)
-    # Both are sums in float64, rounded to float32 once: at most one step of rounding apart.
+    # Both are float64 sums rounded to float32 once: at most one rounding step apart.
     np.testing.assert_allclose(scores, expected_scores, rtol=2.0**-23, atol=1e-9)
 
 
 def test_nothing_but_the_numbers_decides() -> None:
-    """Duplicates, as captions are: a plain float32 product scores them by where they stand."""
+    """Captions have duplicates: a plain float32 product would score them by their position."""
     distinct = unit(0, (37, 1024))
     matrix = distinct[np.random.default_rng(1).integers(0, 37, 5000)]
     queries = unit(2, (19, 1024))

@@ -1,4 +1,4 @@
-"""A row is read back as it was written, and nothing else is a row."""
+"""Rows survive a round trip, and anything else is refused."""
 
 import json
 from typing import Any
@@ -8,9 +8,15 @@ import pytest
 from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
 
 ROW: dict[str, Any] = {
-    "file": "a.wav", "start": 0.0, "end": 7.0, "caption": "a dog", "score": -0.5,
-    "size": 5, "mtime_ns": 6, "sha256": "ab" * 32,
-}  # fmt: skip
+    "file": "a.wav",
+    "start": 0.0,
+    "end": 7.0,
+    "caption": "a dog",
+    "score": -0.5,
+    "size": 5,
+    "mtime_ns": 6,
+    "sha256": "ab" * 32,
+}
 
 
 def test_row_as_json() -> None:

@@ -1,4 +1,4 @@
-"""What a search finds is what comparing every window with every query finds."""
+"""Search results match comparing every window with every query."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(engine: Engine, folder: Path) -> Path:
-    """An index of settings unlike the plan's own; of the long recording it has seven windows."""
+    """An index with settings other than the plan's; the long recording has seven windows."""
     path = folder.parent / "index"
     engine.index(folder, path, PROMPT, **OTHER)
     return path
@@ -43,7 +43,7 @@ def made(engine: Engine, folder: Path) -> Path:
 def brute_force(
     index: Index, matrix: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> list[tuple[str, float]]:
-    """Every recording and its highest cosine, best first; of equals the first by name."""
+    """Every recording with its highest cosine, best first; equal ones are ordered by name."""
     units = queries.astype(np.float64)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     cosines = (matrix.astype(np.float64) @ units.T).max(axis=1).astype(np.float32)
@@ -71,7 +71,7 @@ def test_text(engine: Engine, made: Path, k: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
 def test_example_by_its_sound(engine: Engine, made: Path, folder: Path, k: int) -> None:
-    """The long one's seven windows take the first places of every query, and count once."""
+    """The long recording's seven windows come first in every query, and count once."""
     index = Index.open(made)
     assert index.audio is not None
     for file in (LONG, "a.wav"):
@@ -85,7 +85,7 @@ def test_example_by_its_sound(engine: Engine, made: Path, folder: Path, k: int) 
 def test_an_indexed_recording_finds_itself(
     engine: Engine, made: Path, folder: Path, by: Any
 ) -> None:
-    """By its caption too: an example is asked as the index was, not as the plan would."""
+    """By caption too: an example uses the index's options, not the plan's."""
     found = {row.file for row in Index.open(made).rows}
     for file in found:
         hits = engine.search(made, like=folder / file, by=by)
@@ -117,7 +117,7 @@ def test_examples_of_any_kind(engine: Engine, made: Path, folder: Path) -> None:
 
 
 def crowded(path: Path, seed: int) -> Index:
-    """Random recordings of 1 to 9 windows on a circle, many of which are equal."""
+    """Random recordings of 1 to 9 windows on a circle, many of them equal."""
     generator = np.random.default_rng(seed)
     identity = dataclasses.replace(IDENTITY, dimension=2, audio_dimension=None)
     with Builder(path, identity, collection="/sounds") as builder:
@@ -134,7 +134,7 @@ def crowded(path: Path, seed: int) -> Index:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_recording_hides_behind_another_ones_windows(tmp_path: Path, seed: int) -> None:
-    """Several queries, of which one sees only windows of one recording for long."""
+    """For one of several queries, windows of a single recording come first for a long time."""
     index = crowded(tmp_path / "i", seed)
     queries = unit(seed, (3, 2))
     expected = brute_force(index, index.captions, queries)
@@ -144,7 +144,7 @@ def test_no_recording_hides_behind_another_ones_windows(tmp_path: Path, seed: in
 
 
 def described(path: Path, plan: str) -> Index:
-    """Recordings of one to three windows with captions; their vectors mean nothing."""
+    """Recordings of one to three windows with captions; their vectors are meaningless."""
     captions = [["a dog barks"], ["rain falls", "rain falls", "a dog in the rain"], ["a cat"]]
     identity = dataclasses.replace(IDENTITY, plan=plan, audio_dimension=None)
     with Builder(path, identity, collection="/sounds") as builder:
@@ -186,7 +186,7 @@ def test_an_example_by_the_words_of_its_captions(engine: Engine, made: Path, fol
 
 
 def test_approximate_search_finds_the_same(engine: Engine, made: Path, folder: Path) -> None:
-    """So few rows are one list, and every list is looked into."""
+    """This few rows form one list, and every list is searched."""
     pytest.importorskip("faiss")
     engine.index(folder, made, PROMPT, approximate=True, **OTHER)
     for k in (1, 3, 100):
@@ -196,7 +196,7 @@ def test_approximate_search_finds_the_same(engine: Engine, made: Path, folder: P
 
 
 def test_few_candidates_end_the_search(tmp_path: Path) -> None:
-    """Approximate search may find fewer rows than were asked for: -inf, row -1."""
+    """Approximate search may find fewer rows than requested: then -inf and row -1."""
     index = crowded(tmp_path / "i", 0)
     asked = []
 
@@ -281,7 +281,7 @@ def test_damaged_indexes(
     with pytest.raises(InputError, match=message) as caught:
         engine.search(index, "a dog")
     assert "\n" not in str(caught.value)
-    if not gone:  # without it, it is as if there had never been an index
+    if not gone:  # without it, the same as without an index
         with pytest.raises(InputError, match=message):
             engine.index(folder, index, PROMPT, **OTHER)
     assert engine.index(folder, index, PROMPT, rebuild=True, **OTHER).counts["new"] == 6
@@ -289,7 +289,7 @@ def test_damaged_indexes(
 
 
 def test_settings_of_another_version(engine: Engine, tmp_path: Path) -> None:
-    """An index may be made with other settings by the store's own builder."""
+    """The store's own builder can make an index with other settings."""
     width = engine.config.d_proj
     identity = dataclasses.replace(
         IDENTITY, plan=engine.plan.fingerprint, dimension=width, audio_dimension=None

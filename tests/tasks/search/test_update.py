@@ -1,4 +1,4 @@
-"""What is captioned again, and what is not."""
+"""What an update captions again, and what it does not."""
 
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def test_only_what_changed_is_captioned(tmp_path: Path, sounds: Collection) -> N
 
 
 def test_names_that_change_places(tmp_path: Path, sounds: Collection) -> None:
-    """A recording takes its rows along though its old name is captioned anew before the commit."""
+    """A moved recording keeps its rows, even if its old name is recaptioned before the commit."""
     index(tmp_path / "i", sounds)
     sounds.write("a/3.wav", sounds.files["a/6.wav"][0])
     sounds.write("a/6.wav", b"wholly new")

@@ -22,7 +22,7 @@ CAPTIONS = [
 
 
 def bm25(query: str, captions: list[str]) -> list[float]:
-    """Robertson and Zaragoza's, with SQLite's constants and its floor under the weights."""
+    """Robertson and Zaragoza's BM25, with SQLite's constants and its floor for the weights."""
     documents = [Counter(re.findall(r"\w+", text)) for text in captions]
     mean = sum(sum(each.values()) for each in documents) / len(documents)
     scores = []

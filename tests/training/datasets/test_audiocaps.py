@@ -1,4 +1,4 @@
-"""AudioCaps: captions with commas and quotes, recordings that may be gone."""
+"""AudioCaps: captions with commas and quotes, recordings that may have disappeared."""
 
 from pathlib import Path
 

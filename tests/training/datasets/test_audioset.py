@@ -1,4 +1,4 @@
-"""AudioSet: names by machine id, segments under many file names."""
+"""AudioSet: class names by machine id, segments under many file names."""
 
 from pathlib import Path
 
@@ -61,10 +61,15 @@ def test_rows(root: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "{id}.wav", "Y{id}.mp3", "{id}_30.ogg", "Y{id}_30.000_40.000.wav", "{id}_30_40.WAV",
-        "{id}_30.000.wav", "{id}_30000.flac",
+        "{id}.wav",
+        "Y{id}.mp3",
+        "{id}_30.ogg",
+        "Y{id}_30.000_40.000.wav",
+        "{id}_30_40.WAV",
+        "{id}_30.000.wav",
+        "{id}_30000.flac",
     ],
-)  # fmt: skip
+)
 def test_usual_names(root: Path, name: str) -> None:
     # Suffixes are compared in lower case, so that .WAV is found too.
     audio = root / name.format(id="--PJHxphWEs")

@@ -1,4 +1,4 @@
-"""Clotho: five captions are five rows, under names as awkward as Freesound's."""
+"""Clotho: five captions become five rows, with file names as awkward as Freesound's."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""ClothoAQA: Latin-1, votes weighed by confidence, every distinct other answer once."""
+"""ClothoAQA: Latin-1, votes weighted by confidence, every distinct other answer once."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""FSD50K: two tables, three parts of one, classes as words."""
+"""FSD50K: two tables, three parts from one of them, classes as words."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every dataset: what it says of itself, a root that is not it, and lines of a manifest."""
+"""Every dataset: its description, a root that does not hold it, and manifest lines."""
 
 import json
 from pathlib import Path

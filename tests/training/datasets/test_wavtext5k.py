@@ -1,4 +1,4 @@
-"""WavText5K: what there is of title, description and tags, joined."""
+"""WavText5K: title, description and tags, as far as present, joined."""
 
 from pathlib import Path
 

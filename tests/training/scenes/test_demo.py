@@ -1,4 +1,4 @@
-"""The demo answers about sounds that it makes and about the user's, and draws what it heard."""
+"""The demo answers for sounds it synthesizes and for the user's, and draws what it heard."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def plan(tiny_plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model as the built-in one."""
+    """Install the tiny model as the built-in one."""
     monkeypatch.setattr(builtin, "LOCATION", tiny_plan)
 
 
@@ -102,7 +102,7 @@ def test_answers_are_the_engines(engine: Engine, sounds: Path) -> None:
 
 
 def test_only_what_was_heard_is_drawn(engine: Engine, tmp_path: Path) -> None:
-    """A short recording is repeated for the model, not in its picture; a long one is cut."""
+    """A short recording is repeated for the model, but not in its picture; a long one is cut."""
     for seconds, drawn, cut in ((0.5, 8_000, False), (5.0, 32_000, True)):
         path = tmp_path / f"{seconds}.wav"
         soundfile.write(path, np.full(round(16_000 * seconds), 0.1), 16_000)

@@ -1,4 +1,4 @@
-"""The table of the demo model: every row counts what its name says."""
+"""The demo model's table: every row counts what its name says."""
 
 import numpy as np
 import pytest
@@ -30,12 +30,12 @@ def score(facts: Facts, task: str, target: str, said: str) -> dict[str, float]:
     ("said", "f1", "exact"),
     [
         ("dog, rain", 1.0, 1.0),
-        ("rain, dog", 1.0, 1.0),  # which, not in which order
+        ("rain, dog", 1.0, 1.0),  # the set, regardless of order
         ("dog", 2 / 3, 0.0),
         ("dog, bell", 0.5, 0.0),
         ("dog, rain, bell", 0.8, 0.0),
-        ("dog, dog, rain", 0.8, 0.0),  # once too often
-        ("dogs, rainy", 0.0, 0.0),  # a class by its name alone
+        ("dog, dog, rain", 0.8, 0.0),  # one too many
+        ("dogs, rainy", 0.0, 0.0),  # only the class's name
         ("", 0.0, 0.0),
     ],
 )
@@ -95,8 +95,9 @@ def test_questions_are_averaged_over_kinds_not_over_answers() -> None:
 def test_chance_is_the_best_constant_answer_in_every_row() -> None:
     said = [asked("before (yes/no)", target, "") for target in ("yes", "no", "no")]
     heard = (("dog",), ("rain",), ("dog", "rain"))
-    said += [(scene(*names), Question("events", "events", "", ", ".join(names)), "")
-             for names in heard]  # fmt: skip
+    said += [
+        (scene(*names), Question("events", "events", "", ", ".join(names)), "") for names in heard
+    ]
     notes = [f"produced by flute, pitch {pitch}, velocity 75" for pitch in (60, 61, 62, 70)]
     said += [(note(), Question("note", "note", "", target), "") for target in notes]
     found = chance(said)
@@ -110,8 +111,12 @@ def test_chance_is_the_best_constant_answer_in_every_row() -> None:
 
 def test_table_is_markdown_with_a_gap_for_what_a_column_lacks() -> None:
     lines = table({"chance": {"a": 0.5}, "model": {"a": 0.25, "b": 1.0}}).splitlines()
-    assert lines == ["| | chance | model |", "|---|--:|--:|", "| a | 50.0 | 25.0 |",
-                     "| b |  | 100.0 |"]  # fmt: skip
+    assert lines == [
+        "| | chance | model |",
+        "|---|--:|--:|",
+        "| a | 50.0 | 25.0 |",
+        "| b |  | 100.0 |",
+    ]
 
 
 def test_held_out_scenes_have_one_two_and_three_events_in_turn() -> None:

@@ -1,4 +1,4 @@
-"""Every class of event renders, the same from the same seed, and sounds where it should."""
+"""Every event class renders, equally for equal seeds, and sounds where it should."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from pengi_rt.training.scenes.facts import EVENTS
 from pengi_rt.training.scenes.synthesis import F32
 
 RATE = 16_000
-SHORTEST, LONGEST = 0.8, 1.5  # seconds, of facts.draw_scene
+SHORTEST, LONGEST = 0.8, 1.5  # seconds, from facts.draw_scene
 ROUNDS = 8
 
-# Hz between which at least four fifths of a class's power lie, from what makes the sound.
+# Hz range with at least four fifths of a class's power, derived from its synthesis.
 BANDS = {
     "alarm": (600, 7000),
     "bell": (150, 6000),
@@ -77,7 +77,7 @@ def test_power_lies_in_the_band_of_the_class(name: str) -> None:
 
 
 def unevenness(sound: F32) -> float:
-    """The power of the strongest frame of 20 ms over that of the middle one."""
+    """The power of the strongest 20 ms frame over that of the median one."""
     power = np.mean(sound[: len(sound) // 320 * 320].reshape(-1, 320).astype(float) ** 2, axis=1)
     return float(power.max() / (np.median(power) + 1e-12))
 

@@ -1,4 +1,4 @@
-"""Notes sound at their pitch, and as hard as they are played."""
+"""Notes sound at their pitch, and as loud as they are played."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ RATE = 16_000
 C128 = NDArray[np.complex128]
 LOWEST, HIGHEST = 130.8128, 987.7666  # Hz: C3 and B5 in equal temperament, A4 = 440 Hz
 ENDS = [(PITCHES[0], LOWEST), (PITCHES[-1], HIGHEST)]
-SHORTEST, LONGEST = 1.5, 3.5  # seconds, of facts.draw_note
+SHORTEST, LONGEST = 1.5, 3.5  # seconds, from facts.draw_note
 SPEAK_SLOWLY = ("brass", "flute", "reed", "string")
 
 
@@ -36,7 +36,7 @@ def play(
 
 
 def partial(sound: F32, low: float, high: float) -> C128:
-    """The analytic signal of what lies between two frequencies."""
+    """The analytic signal of the band between two frequencies."""
     spectrum = np.fft.fft(sound)
     hertz = np.fft.fftfreq(len(sound), 1 / RATE)
     kept: C128 = np.fft.ifft(np.where((hertz > low) & (hertz < high), spectrum, 0))
@@ -91,7 +91,7 @@ def test_fundamental_is_the_pitch(instrument: str, pitch: int, hertz: float, vel
     for seed in range(3):
         sound = play(instrument, pitch, velocity, seed=seed)
         assert abs(cents(fundamental(sound, hertz), hertz)) < 20
-        # No line an octave lower could be taken for the pitch: all are 20 dB under it.
+        # No line an octave lower could be mistaken for the pitch: all are 20 dB below it.
         assert line(sound, 20, hertz / 1.5) < 0.1 * line(sound, hertz / 1.5, hertz * 1.5)
 
 

@@ -1,4 +1,4 @@
-"""Closed tasks and retrieval, counted: against hand-made choices, then with the plan that ships."""
+"""Counting for closed tasks and retrieval: by hand-made choices, then with the shipped plan."""
 
 import json
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ from pengi_rt.training.scenes.methods import (
 )
 from pengi_rt.training.scenes.retrieve import ranks, recall, retrieval, word_ranks
 
-SEED = 77  # not the set that the table is about
+SEED = 77  # not the table's set
 SCENES = 12
 
 
@@ -81,12 +81,12 @@ def test_several_labels_count_together() -> None:
     chosen = [choice("a", a=0.9, b=0.1, c=0.2), choice("b", "c", a=0.1, b=0.8, c=0.7)]
     found = scores(task, chosen)
     assert found["t, micro-F1"] == pytest.approx(2 * 2 / (1 + 2 + 2 + 1))
-    # a and c are first where they are true, b second of two.
+    # a and c come first where they are true, b second of two.
     assert found["t, mAP"] == pytest.approx((1 + 1 / 2 + 1) / 3)
 
 
 def plain_average_precision(truth: list[int], table: list[float]) -> float:
-    """By its definition: every distinct score a threshold."""
+    """By its definition: every distinct score is a threshold."""
     total, before = 0.0, 0.0
     for threshold in sorted(set(table), reverse=True):
         passed = [true for true, score in zip(truth, table, strict=True) if score >= threshold]
@@ -113,7 +113,7 @@ def test_chance_is_the_best_constant_answer() -> None:
     task = ClosedTask("t", ("a", "b", "c"), items("a b", "a b", "a c"), multi_label=True)
     found = chance(task)
     assert found["t, micro-F1"] == pytest.approx(2 * 5 / (6 + 6))  # "a, b", always
-    assert found["t, mAP"] == pytest.approx((3 + 2 + 1) / 9)  # what is true of all there is
+    assert found["t, mAP"] == pytest.approx((3 + 2 + 1) / 9)  # everything that is ever true
 
 
 def test_differences_are_of_labels_and_not_of_their_order() -> None:
@@ -209,10 +209,15 @@ def test_both_methods_hear_and_silence_does_not(hearing: Engine) -> None:
     assert len(rows) == 8
     for method in METHODS:
         assert set(columns[method]) == rows
-        # Well below what it reaches (88 to 100 per cent), far above what a deaf model could.
-        for row, least in (("events, one sound", 0.8), ("events, micro-F1", 0.8), ("place", 0.8),
-                           ("question: yes or no", 0.8), ("question: how many", 0.7),
-                           ("instrument, as note", 0.75)):  # fmt: skip
+        # Well below what it reaches (88 to 100 percent), far above what a deaf model could.
+        for row, least in (
+            ("events, one sound", 0.8),
+            ("events, micro-F1", 0.8),
+            ("place", 0.8),
+            ("question: yes or no", 0.8),
+            ("question: how many", 0.7),
+            ("instrument, as note", 0.75),
+        ):
             assert columns[method][row] >= least > columns["chance"][row] + 0.2
             assert columns[f"{method}, silence"][row] <= columns["chance"][row] + 0.02
     for variant in VARIANTS:
@@ -243,7 +248,7 @@ def test_scenes_are_found(hearing: Engine) -> None:
     assert all(0.5 < share <= 1 for share in distinct.values())
     has = np.mean([len({e.name for e in clip.facts.events}) / len(EVENTS) for clip in scenes])
     assert named["chance"] == pytest.approx(has)
-    # Ten places, of which no name fills more than the scenes that have it.
+    # Ten places, none of whose names occupies more ranks than it has scenes.
     assert named["name to captions"] <= named["name to captions, by words"] <= 10 * has
 
 
@@ -307,7 +312,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = tmp_path / "methods.json"
     assert main(["--scenes", "3", "--seed", "77", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "| events, one sound | 100.0 |" in printed  # one such scene: chance is right
+    assert "| events, one sound | 100.0 |" in printed  # the only such scene: chance is right
     assert "| text to captions |" in printed
     assert "captions are distinct." in printed
     told = json.loads(out.read_text("utf-8"))

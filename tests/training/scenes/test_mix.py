@@ -1,4 +1,4 @@
-"""A clip is as loud, and its sounds stand out as far, as its facts say."""
+"""A clip is as loud, and its sounds are as prominent, as its facts say."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def peak_db(powers: list[float]) -> float:
     return float(10 * np.log10(max(powers)))
 
 
-# Tolerance of 0.1 dB: a frame right at -30 dB may fall on either side by rounding.
+# Tolerance of 0.1 dB: a frame exactly at -30 dB may round to either side.
 @pytest.mark.parametrize("snr", [-5.0, 7.5, 20.0])
 @pytest.mark.parametrize("name", EVENTS)
 def test_event_stands_out_as_asked(name: str, snr: float) -> None:

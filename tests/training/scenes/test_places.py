@@ -1,4 +1,4 @@
-"""Places have noise that goes on evenly, and answer a sound as large or small spaces do."""
+"""Places have steady noise, and respond to a sound as large or small spaces do."""
 
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ def noise(place: str, seed: int = 0) -> F32:
 
 
 def echo_power(place: str) -> float:
-    """Mean power of what comes back, where 1 went out."""
+    """Mean power of the response to an input of power 1."""
     echoes = [MADE[place].echo(np.random.default_rng(seed)) for seed in range(20)]
     return float(np.mean([np.sum(echo.astype(float) ** 2) for echo in echoes]))
 
@@ -42,7 +42,7 @@ def test_noise_has_power_one_and_goes_on(place: str) -> None:
         assert np.isfinite(sound).all()
         assert np.mean(sound.astype(float) ** 2) == pytest.approx(1, abs=1e-4)
         quarters = np.mean(sound.reshape(4, QUARTER).astype(float) ** 2, axis=1)
-        # Swells are of a few decibels: no quarter is 6 dB from another.
+        # Swells are a few decibels: no quarter is 6 dB from another.
         assert quarters.max() < 4 * quarters.min()
 
 
@@ -59,7 +59,7 @@ def test_noises_differ_in_their_spectra() -> None:
     found = [shares(place) for place in PLACES]
     for i, one in enumerate(found):
         for other in found[:i]:
-            # A fifth of the power, at least, is elsewhere.
+            # At least a fifth of the power is elsewhere.
             assert np.abs(one - other).sum() / 2 > 0.2
 
 

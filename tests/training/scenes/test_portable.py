@@ -1,4 +1,4 @@
-"""Elementary functions are right to a few units in the last place, and alike everywhere."""
+"""Elementary functions are accurate to a few units in the last place, and equal everywhere."""
 
 import math
 import subprocess
@@ -13,7 +13,7 @@ import scene_digest
 from pengi_rt.training.scenes import portable
 from pengi_rt.training.scenes.portable import F64
 
-# Units in the last place of float64; of e^x and powers, times the size of the exponent.
+# Units in the last place of float64; for e^x and powers, times the size of the exponent.
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -40,9 +40,9 @@ def drawn(low: float, high: float) -> F64:
 )
 def test_functions(ours: Callable[[F64], F64], exact: Callable[[float], float], x: F64) -> None:
     wanted = np.array([exact(value) for value in x.tolist()])
-    # Sine and cosine near their zeros, and the logarithm near 1, are right to an ulp of 1.
+    # Sine and cosine near their zeros, and the logarithm near 1, are accurate to an ulp of 1.
     np.testing.assert_allclose(ours(x), wanted, rtol=4 * EPS, atol=2 * EPS)
-    assert float(ours(x[0])) == ours(x)[0]  # of one number, the same
+    assert float(ours(x[0])) == ours(x)[0]  # the same for a single number
 
 
 def test_corners() -> None:
@@ -52,7 +52,7 @@ def test_corners() -> None:
 
 
 def test_total_adds_in_order() -> None:
-    """Another order keeps some of the ones: pairs of them are first added to each other."""
+    """Another order keeps some of the ones: pairs of them are added to each other first."""
     ones = np.array([2.0**53, *[1.0] * 1000])
     assert portable.total(ones) == 2.0**53
     rows = np.stack([ones, ones[::-1]])
@@ -71,7 +71,7 @@ def test_it_does_not_matter_where_memory_begins() -> None:
 
 @pytest.mark.parametrize("name", instruction_sets.here())
 def test_the_same_sounds_on_every_processor(name: str) -> None:
-    """Threads differ as well: one there, as many as this process has here."""
+    """Thread counts differ too: one there, all of this process's here."""
     environment = instruction_sets.environment(name) | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, scene_digest.__file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The plan that ships: it answers, far above chance, and alike on both backends."""
+"""The shipped plan answers far above chance, and equally on both backends."""
 
 import logging
 
@@ -16,7 +16,7 @@ from pengi_rt.training.scenes.held_out import held_out
 pytestmark = pytest.mark.skipif(not LOCATION.is_file(), reason="no plan ships yet")
 
 CLIPS = 24
-SEED = 77  # not the set that the model card is about: its scores stay unseen
+SEED = 77  # not the set in the model card, whose scores stay unseen
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def scores() -> dict[str, float]:
 @pytest.mark.parametrize(
     ("row", "chance", "least"),
     [
-        # Well below what it reaches (86 to 100 per cent), far above what a deaf model could.
+        # Well below what it reaches (86 to 100 percent), far above what a deaf model could.
         ("events, F1", 1 / 22, 0.85),
         ("caption names every event", 0.07, 0.7),
         ("scene (place)", 1 / 5, 0.9),

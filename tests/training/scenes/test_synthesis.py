@@ -10,7 +10,7 @@ RATE = 16_000
 
 
 def spectrum_at(sound: F32 | F64, hertz: float) -> float:
-    """The magnitude of one line, by its own Hann-windowed Fourier sum."""
+    """The magnitude of one line, from its own Hann-windowed Fourier sum."""
     t = np.arange(len(sound)) / RATE
     window = np.hanning(len(sound))
     return float(abs(np.sum(window * sound * np.exp(-2j * np.pi * hertz * t))))
@@ -26,7 +26,7 @@ def test_modes_are_damped_sines(count: int) -> None:
     )
     made = synthesis.modes(hertz, size, life, count, start)
     assert made.dtype == np.float32
-    # A sum of six float32 products of size up to 1.
+    # A sum of six float32 products of up to 1.
     np.testing.assert_allclose(made, direct, atol=2e-6)
 
 
@@ -60,7 +60,7 @@ def test_phase_of_a_long_glide_does_not_drift() -> None:
 
 
 def karplus_strong(burst: F64, count: int) -> F64:
-    """The loop itself, one sample after another: the average of two neighbours a period ago."""
+    """The loop itself, one sample at a time: the average of two neighbors one period ago."""
     period = len(burst)
     sound = np.concatenate([[0.0], burst, np.zeros(count)])
     for n in range(period + 1, len(sound)):
@@ -81,8 +81,8 @@ def test_plucked_string_dies_as_the_loop_of_karplus_and_strong(harmonic: int) ->
         hertz = harmonic * pitch
         return 20 * float(np.log10(spectrum_at(early, hertz) / spectrum_at(late, hertz)))
 
-    other = 20 * np.log10(np.e) * 0.002 * pitch * 6000 / RATE  # what else a round loses, in dB
-    # The loop's overtones are sharp by up to a cent, and its burst is not periodic: a few per cent.
+    other = 20 * np.log10(np.e) * 0.002 * pitch * 6000 / RATE  # the rest of a round's loss, in dB
+    # The loop's overtones are sharp by up to a cent, and its burst is not periodic: a few percent.
     assert lost(made) - other == pytest.approx(lost(loop), rel=0.05, abs=0.3)
 
 
@@ -98,7 +98,7 @@ def test_band_noise_stays_in_its_band(count: int) -> None:
     f = np.arange(1.0, 8000.0)
     butterworth = 1 / ((1 + (f / 2000) ** 4) * (1 + (1000 / f) ** 4))
     wanted = butterworth[999:2000].sum() / butterworth.sum()
-    # Random power: the share of n lines strays by about 0.5 / sqrt(n); here three times that.
+    # Random power: the share of n lines varies by about 0.5 / sqrt(n); three times that here.
     assert inside == pytest.approx(wanted, abs=1.5 / np.sqrt(count / 16))
 
 
@@ -109,7 +109,7 @@ def test_moving_noise_follows_its_centre() -> None:
         piece = noise[start : start + 4000]
         power = np.abs(np.fft.rfft(piece * np.hanning(4000))) ** 2
         mean = np.sum(power * np.fft.rfftfreq(4000, 1 / RATE)) / power.sum()
-        # Within half of what the centre moves in this quarter of a second, 310 Hz.
+        # Within half of the center's movement in this quarter of a second, 310 Hz.
         assert mean == pytest.approx(centre[start : start + 4000].mean(), abs=150)
 
 

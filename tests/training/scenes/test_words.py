@@ -1,4 +1,4 @@
-"""What is said of a made clip follows from its facts."""
+"""The text about a synthesized clip follows from its facts."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from pengi_rt.training.scenes.facts import EVENTS, Event, Facts, Note, draw
 from pengi_rt.training.scenes.words import CHECKS, ORDINALS, Row, reading_rows, rows, transcript
 
-LOUD, CLEAR, QUIET = 18.0, 8.0, -2.0  # dB over the place's noise
+LOUD, CLEAR, QUIET = 18.0, 8.0, -2.0  # dB above the place's noise
 
 SCENE = Facts(
     place="hall",
@@ -90,8 +90,9 @@ def test_lessons_name_classes_that_are_heard_and_others() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("facts", [SCENE, NOTE], ids=["scene", "note"])
 def test_each_class_is_once_the_first_of_two_and_once_the_second(facts: Facts, seed: int) -> None:
-    when = {str(row["event"]): str(row["check"]).split()[-1]
-            for row in lessons(facts, "check", seed)}  # fmt: skip
+    when = {
+        str(row["event"]): str(row["check"]).split()[-1] for row in lessons(facts, "check", seed)
+    }
     orders = lessons(facts, "order", seed)
     assert sorted(str(row["one"]) for row in orders) == sorted(when)
     assert sorted(str(row["other"]) for row in orders) == sorted(when)

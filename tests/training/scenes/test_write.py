@@ -1,4 +1,4 @@
-"""Folders of made clips: the same from any number of processes, whole or not there at all."""
+"""Folders of synthesized clips are the same from any number of processes, and never partial."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_files_are_the_clips_in_16_bits(tmp_path: Path) -> None:
         info = soundfile.info(path)
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
         read, _ = soundfile.read(path, dtype="float32")
-        # One step of 16 bits: libsndfile multiplies by 32767 and reads back over 32768.
+        # One 16-bit step: libsndfile multiplies by 32767 and reads back over 32768.
         np.testing.assert_allclose(read, render_clip(4, index)[1], atol=1.01 / 32_768)
 
 

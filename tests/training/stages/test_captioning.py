@@ -1,4 +1,4 @@
-"""The captioning loss against a plain computation, row by row, by the tokenizers themselves."""
+"""The captioning loss against a plain computation, row by row, with the tokenizers themselves."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ TEXTS = (
     ("generate audio caption", "an engine hums quietly in the background while music is playing"),
     ("this is a sound of", ""),
 )
-CLIPS = (0, 2, 0, 1, 2)  # of each row
+CLIPS = (0, 2, 0, 1, 2)  # per row
 
 
 def made(name: str) -> tuple[Pengi, dict[str, bytes]]:
@@ -43,7 +43,7 @@ def batch(model: Pengi, tokenizers: dict[str, bytes]) -> Clips:
 
 
 def row_loss(model: Pengi, tokenizers: dict[str, bytes], wave: Tensor, row: int) -> Tensor:
-    """Cross-entropies [n] of a row's target tokens after audio, prompt and each other."""
+    """Cross-entropies [n] of a row's target tokens, each after audio, prompt and earlier ones."""
     prompt, target = TEXTS[row]
     kind, text = model.config.text.kind, Tokenizer.from_buffer(tokenizers["text"])
     asked = text.encode(prompt + model.config.text.suffix, add_special_tokens=False).ids
@@ -78,7 +78,7 @@ def test_loss_is_the_mean_over_target_tokens(name: str) -> None:
 
 
 def test_the_rows_hold_what_hurts() -> None:
-    """A target of "!", one that is cut, and one that is empty but for its end."""
+    """A target of "!", one that is cut, and one that is empty except for its end."""
     model, tokenizers = made("released")
     rows = batch(model, tokenizers).rows
     counted = [rows.tokens[row][rows.mask[row]].tolist() for row in range(len(TEXTS))]
@@ -91,15 +91,15 @@ def test_the_rows_hold_what_hurts() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gradients_reach_every_part_that_is_used(name: str) -> None:
-    """What gets none here would stop a distributed run."""
+    """Parameters without a gradient would stop a distributed run."""
     model, tokenizers = made(name)
     Captioning(model.train())(batch(model, tokenizers))["loss"].backward()
-    # A bias that is added to every key of a softmax, has a gradient of zero but has one.
+    # A bias added to every key of a softmax has a gradient of zero, but it has one.
     assert [key for key, value in model.named_parameters() if value.grad is None] == []
 
 
 class FixedMixup(Mixup):
-    """With shares that are known."""
+    """With known shares."""
 
     def __init__(self, share: Tensor) -> None:
         super().__init__(1.0)
@@ -142,7 +142,7 @@ def test_mixup_that_keeps_everything_is_none() -> None:
 
 
 def _given(model: Pengi, tokenizers: dict[str, bytes], features: Tensor, row: int) -> Tensor:
-    """:func:`row_loss` of a clip that is encoded already."""
+    """:func:`row_loss` of an already encoded clip."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "encode_audio", lambda _: model.map_audio(features[None]))
         return row_loss(model, tokenizers, torch.zeros(1), row)

@@ -1,4 +1,4 @@
-"""The contrastive and the tagging loss against plain computations, pair by pair."""
+"""The contrastive and tagging losses against plain computations, pair by pair."""
 
 import math
 from itertools import product
@@ -36,13 +36,13 @@ def test_symmetric_loss() -> None:
     audio, text, scale = unit(5, 7, 0), unit(5, 7, 1), torch.tensor(11.0)
     similarities = 11.0 * audio @ text.T
     expected = np.mean([pair_loss(similarities, i, i) for i in range(5)])
-    # The loss itself is in float32, whatever comes in.
+    # The loss itself is computed in float32, whatever the input.
     assert float(symmetric_loss(audio, text, scale)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("together", [6, 3, 2])
 def test_symmetric_loss_of_mixed_clips(together: int) -> None:
-    """``together`` rows in turn were mixed with each other: what one process has."""
+    """Rows were mixed in groups of ``together``, each from one process."""
     audio, text, scale = unit(6, 7, 0), unit(6, 7, 1), torch.tensor(5.0)
     share = torch.from_numpy(np.random.default_rng(2).uniform(size=6))
     similarities = 5.0 * audio @ text.T
@@ -68,7 +68,7 @@ def test_a_share_of_one_is_no_mixup() -> None:
 
 def test_clip_embedding_is_the_mean_of_unit_steps() -> None:
     steps = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 5)))
-    steps[:, 0] *= 100  # one loud step must not be all
+    steps[:, 0] *= 100  # a single loud step must not be the whole loss
     for clip in range(3):
         units = [row / row.norm() for row in steps[clip]]
         mean = sum(units[1:], units[0]) / 4
@@ -118,7 +118,7 @@ def test_the_temperature_is_learned_and_clamped(workshop: Workshop) -> None:
     for value in (10.0, 49.0, 51.0, 1000.0):
         with torch.no_grad():
             stage.logit_scale.fill_(math.log(value))
-        torch.manual_seed(0)  # of dropout
+        torch.manual_seed(0)  # for dropout
         stage.zero_grad()
         loss = stage(clips)["loss"]
         loss.backward()
@@ -130,7 +130,7 @@ def test_the_temperature_is_learned_and_clamped(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("text", ["target", "prompt_and_target"])
 def test_the_text_side_reads_the_targets(text: str, workshop: Workshop) -> None:
-    """Not the prompts, which are the same for every clip."""
+    """It does not use the prompts, which are the same for every clip."""
     prepared = prepare(workshop.config("contrastive", text, contrastive={"text": text}))
     rows = prepared.data[list(range(12))].rows  # type: ignore[attr-defined]
     tokenizer = DecoderTokenizer(prepared.tokenizers["text"], prepared.model.config)
@@ -149,5 +149,5 @@ def test_losses_are_weighted(workshop: Workshop) -> None:
     torch.testing.assert_close(losses["loss"], expected)
     assert losses["loss"].requires_grad
     assert not losses["tagging"].requires_grad
-    # Untrained: every tag is rare, of five tags and no step in time.
+    # Untrained: every tag is rare, with five tags and no time axis.
     assert 0 < float(losses["tagging"].detach()) < 5 * 4.1

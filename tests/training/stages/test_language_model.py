@@ -1,4 +1,4 @@
-"""The language model's loss against a plain computation, plain and reading."""
+"""The language model's loss against a plain computation, for plain text and for reading."""
 
 import pytest
 import torch
