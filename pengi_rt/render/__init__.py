@@ -1,1 +1,1 @@
-"""How results are shown: rows of JSON, CSV and text, subtitles, pictures."""
+"""How results are shown: rows of JSON, CSV and text, subtitles, and pictures."""

@@ -1,4 +1,4 @@
-"""Labels and their scores as rows: those of each window and of the whole recording."""
+"""Labels and their scores as rows, for each window and for the whole recording."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -26,10 +26,10 @@ CLASSIFICATION_COLUMNS: Final = (
 
 
 class ClassificationRows:
-    """Makes rows of classifications, with their ``best`` labels only."""
+    """Makes rows of classifications, with only the ``best`` labels."""
 
     def __init__(self, form: str, *, best: int | None, headed: bool) -> None:
-        """For the format ``form``; ``headed`` text has the recording's name above it."""
+        """Make rows for the format ``form``; ``headed`` text has the recording's name above it."""
         layouts = {"block": self._block, "flat": self._flat, "nested": self._nested}
         self._rows = layouts[FORMATS[form].layout]
         self._best = best
@@ -46,7 +46,7 @@ class ClassificationRows:
         return block
 
     def _nested(self, result: "Classification") -> Iterator[Row]:
-        """One row per window, if there are several, and then one for the whole recording."""
+        """One row per window, if there are several, then one for the whole recording."""
         windows = result.windows
         for window in windows if window_count(result) > 1 else ():
             scope = {"scope": "window", "start": window.start, "end": window.end}
@@ -85,7 +85,7 @@ class ClassificationRows:
                 yield {**row, **scored, "chosen": scored["label"] in row["chosen"]}
 
     def _block(self, result: "Classification") -> Iterator[Row]:
-        """One row per recording: a line per window, if there are several, and then the labels."""
+        """One row per recording: a line per window, if there are several, then the labels."""
         partial, windows = result.window_range, result.windows
         begins = partial is None or partial.is_first
         ends = partial is None or partial.is_last
@@ -107,7 +107,7 @@ def _window(window: "ClassifiedWindow") -> str:
 
 
 def _table(labels: "Sequence[LabelScore]", chosen: Sequence[str]) -> list[str]:
-    """One line per label, best first, the chosen ones marked."""
+    """One line per label, best first, with the chosen ones marked."""
     width = max(len(each.label) for each in labels)
     return [
         f"{'*' if each.label in chosen else ' '} {each.label:<{width}}  {each.score:8.3f}"

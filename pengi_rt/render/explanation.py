@@ -28,7 +28,7 @@ class ExplanationRows:
     """Makes rows of explanations."""
 
     def __init__(self, form: str, *, headed: bool) -> None:
-        """For the format ``form``; ``headed`` text has the recording's name above it."""
+        """Make rows for the format ``form``; ``headed`` text has the recording's name above it."""
         layouts = {"block": self._block, "flat": _flat, "nested": _nested}
         self._rows = layouts[FORMATS[form].layout]
         self._headed = headed

@@ -24,12 +24,12 @@ def audio_fields(result: AboutAudio) -> Row:
 
 
 def window_count(result: Any) -> int:
-    """How many windows the recording of a result has."""
+    """The number of windows in a result's recording."""
     partial = result.window_range
     count: int = len(result.windows) if partial is None else partial.total
     return count
 
 
 def span(row: Row) -> str:
-    """Where in its recording a row belongs."""
+    """The time span of a row in its recording."""
     return f"{row['start']:.1f}-{row['end']:.1f} s"

@@ -26,10 +26,10 @@ GENERATION_COLUMNS: Final = (
 
 
 class GenerationRows:
-    """Makes rows of results, their windows taken in one of the ways of :data:`WINDOWS`.
+    """Makes rows of results, with windows treated in one of the ways of :data:`WINDOWS`.
 
-    Unless each window has its own row, partial results wait for the last one; only what the rows
-    need of them is kept.
+    Unless each window has its own row, partial results wait for the last one; only the data that
+    the rows need are kept.
     """
 
     def __init__(self, windows: str) -> None:
@@ -37,7 +37,7 @@ class GenerationRows:
         self._windows: list[Window] = []
 
     def __call__(self, result: "Result") -> Iterator[Row]:
-        """The rows that can be made now that this result, or part of one, is there."""
+        """The rows that can be made after this result, or part of one."""
         partial = result.window_range
         if self._way == "each" or partial is None:
             return generation_rows(result, self._way)
@@ -103,7 +103,7 @@ def _pooled(result: "Result") -> Iterator[Row]:
 
 
 class TextLine:
-    """Makes a row a line of text, labelled with as much as tells it from the others."""
+    """Turns a row into a line of text, labeled only as much as needed to identify it."""
 
     def __init__(self, *, recordings: bool, prompts: bool) -> None:
         """Say whether there are several recordings, and several prompts."""

@@ -1,4 +1,4 @@
-"""Rows of recordings in the order in which the recordings were named."""
+"""Write rows of recordings in the order in which the recordings were named."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -8,25 +8,25 @@ from pengi_rt.render.rows import Row
 from pengi_rt.results.window_range import WindowRange
 
 Count = Callable[[int], int]
-"""How many rows a recording has, from the number of its windows."""
+"""Gives the number of a recording's rows from the number of its windows."""
 
 
 @dataclass
 class _Entry:
-    """A recording whose rows are not all written."""
+    """A recording whose rows are not all written yet."""
 
     name: str
     missing: int
-    """Results still to come."""
+    """The number of results still to come."""
     mark: Row = field(default_factory=dict)
-    """Fields added to every row that say what it was made from; may be empty."""
+    """Fields added to every row to say what it was made from; may be empty."""
     rows: list[Row] = field(default_factory=list)
     total: int | None = None
-    """How many rows the recording has, once known; marked rows say it."""
+    """The number of the recording's rows, once known; marked rows include it."""
 
 
 class OrderedRows:
-    """Writes each row as soon as all before it are written.
+    """Writes each row as soon as all rows before it are written.
 
     Recordings are announced in order (:meth:`expect`, :meth:`add_done`); their results come in the
     same order.
@@ -38,7 +38,7 @@ class OrderedRows:
         on_done: Callable[[], None],
         count: Count | None = None,
     ) -> None:
-        """Without ``count``, marked rows of a recording wait for its last."""
+        """Without ``count``, marked rows of a recording wait for its last row."""
         self._write = write
         self._on_done = on_done
         self._count = count
@@ -50,18 +50,18 @@ class OrderedRows:
         return self._first.name
 
     def expect(self, name: str, results: int, mark: Row) -> None:
-        """Announce a recording that so many results will be about; its rows get the ``mark``."""
+        """Announce a recording and its number of results; its rows get the ``mark``."""
         self._queue.append(_Entry(name, results, mark))
 
     def add_done(self, write: Callable[[], None]) -> None:
-        """Announce a recording without results: ``write`` writes its rows when it is its turn."""
+        """Announce a recording without results; ``write`` writes its rows when its turn comes."""
         self._queue.append(write)
         self._write_ready()
 
     def fail_last(self, row: Callable[[str], Row]) -> None:
-        """The recording announced last cannot be read to its end: a ``row`` of its name says why.
+        """Replace the rows of the last announced recording, which cannot be read to its end.
 
-        Rows about it that are not written yet are dropped.
+        Its unwritten rows are dropped, and ``row`` says why.
         """
         entry = self._queue[-1]
         assert isinstance(entry, _Entry)
@@ -69,7 +69,7 @@ class OrderedRows:
         self._write_ready()
 
     def add(self, window_range: WindowRange | None, rows: Iterable[Row]) -> bool:
-        """Rows of a result about the :attr:`current` recording; whether it was its last result."""
+        """Add a result's rows about the :attr:`current` recording; tells if it was the last."""
         entry = self._first
         entry.rows += rows
         entry.missing -= window_range is None or window_range.is_last

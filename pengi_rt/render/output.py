@@ -1,4 +1,4 @@
-"""Where rows go: standard output, a device, or a file that is replaced when all rows are there."""
+"""Where rows go: standard output, a device, or a file that is replaced once all rows exist."""
 
 import io
 import os
@@ -14,20 +14,20 @@ from pengi_rt.system.files import locked, move_into_place, replaceable_mode
 from pengi_rt.system.streams import STDIO, Output, standard_output
 
 PART = ".part"
-"""Suffix of a file that is not complete."""
+"""Suffix of an incomplete file."""
 
 
 @contextmanager
 def open_output(path: str | None, resume: ResumeState | None = None) -> Iterator[Output]:
     """Open the output ``path``; None and ``-`` are standard output.
 
-    A regular file stays as it is until the block ends without an error, and is then replaced.
-    Until then rows are written to ``PATH.part``, which stays if the block raises; a note on the
-    error says so. With ``resume`` the rows of earlier runs in both files are kept.
+    A regular file is unchanged until the block ends without an error, and is then replaced. Until
+    then, rows are written to ``PATH.part``, which stays if the block raises; a note on the error
+    says so. With ``resume``, the rows of earlier runs in both files are kept.
 
     Raises:
         UsageError: ``path`` is a folder.
-        InputError: it cannot be written, or not be resumed.
+        InputError: the output cannot be written or resumed.
     """
     if path is None or path == STDIO or _is_stdout(path):
         output = standard_output()
@@ -83,15 +83,15 @@ def _open_part(target: Path, name: str, resume: ResumeState | None) -> Iterator[
             output = Output(stream, name)
             yield output
             output.sync()
-            # The lock is held until the part is gone: another run would empty it before.
+            # Hold the lock until the part is gone; otherwise another run could empty it first.
             _finish(target, part, name, resume)
             output.close()
         except BaseException as error:
             with suppress(OSError):
                 stream.close()
-            with suppress(FileNotFoundError):  # it may have taken its place already
+            with suppress(FileNotFoundError):  # the part may already have replaced the file
                 if part.stat().st_size:
-                    error.add_note(f"what was answered is in {part}")
+                    error.add_note(f"the answers so far are in {part}")
                 else:
                     part.unlink()
             raise
@@ -109,7 +109,7 @@ def _finish(target: Path, part: Path, name: str, resume: ResumeState | None) -> 
 
 
 def _is_stdout(path: str) -> bool:
-    """Whether ``path`` is where standard output goes already, as /dev/stdout is."""
+    """Whether ``path`` is the same as standard output, like /dev/stdout."""
     found = _status(path)
     with suppress(OSError, AttributeError):
         return found is not None and os.path.samestat(found, os.fstat(sys.stdout.fileno()))

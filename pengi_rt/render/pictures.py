@@ -22,7 +22,7 @@ WIDTH = 9.0  # inches
 N_MELS = 96
 FLOOR = -80.0  # dB under the loudest band of the picture
 _WINDOW, _HOP = 0.04, 0.01  # seconds; bins are 25 Hz apart
-_FRAMES = 2000  # more are wider than the picture: the hop grows
+_FRAMES = 2000  # more would be wider than the picture: then the hop grows
 _TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz
 
 _STEPS = (10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600)  # seconds between ticks
@@ -56,7 +56,7 @@ def answer_picture(
         title: one line above the spectrogram.
 
     Raises:
-        UsageError: there are no samples, or not one row of them.
+        UsageError: there are no samples, or they are not one row.
         BackendError: matplotlib is not installed.
         InputError: ``path`` cannot be written.
     """
@@ -78,17 +78,17 @@ def answer_picture(
 
 
 def require_recording(samples: NDArray[np.float32], rate: int) -> None:
-    """Refuse what has no spectrogram.
+    """Refuse samples that have no spectrogram.
 
     Raises:
-        UsageError: there are no samples, or not one row of them.
+        UsageError: there are no samples, or they are not one row.
     """
     if samples.ndim != 1 or not samples.size or rate < 1:
         raise UsageError(f"a picture needs samples [frames] at a rate, got {samples.shape}, {rate}")
 
 
 def shortened(text: str, most: int) -> str:
-    """``text`` in one line of at most ``most`` characters, the cut marked by an ellipsis.
+    """``text`` on one line of at most ``most`` characters; a cut is marked by an ellipsis.
 
     Bytes of a file name that are not UTF-8 (lone surrogates) are drawn as U+FFFD.
     """
@@ -97,13 +97,13 @@ def shortened(text: str, most: int) -> str:
 
 
 def _drawable(text: str) -> str:
-    """``text`` in one line, without the halves of characters that no font has."""
+    """``text`` on one line, without lone surrogates, which no font has."""
     replaced = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return " ".join(replaced.split())
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of its own, in inches: pyplot and its global state are not touched.
+    """A new empty figure, sized in inches; pyplot and its global state are not touched.
 
     Raises:
         BackendError: matplotlib is not installed.
@@ -128,14 +128,14 @@ def add_panel(figure: "Figure", left: float, top: float, height: float) -> Any:
 
 
 def save_picture(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG, all of it or nothing.
+    """Write a figure as PNG, completely or not at all.
 
     Raises:
         InputError: ``path`` cannot be written.
     """
     drawn = BytesIO()
     with warnings.catch_warnings():
-        # A character that the font lacks is drawn as a box; the table has it as it is.
+        # A character that the font lacks is drawn as a box; the table shows it correctly.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(drawn, format="png", metadata={"Software": None})
     try:
@@ -148,7 +148,7 @@ def save_picture(figure: "Figure", path: Path) -> None:
 def mel_spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """Power in :data:`N_MELS` bands, [N_MELS, frames], dB under the loudest, at least the floor.
 
-    For the eye alone: what the model hears is made from its own numbers (:class:`MelConfig`).
+    Only for display: the model's own spectrogram uses its :class:`MelConfig`.
     """
     size = max(64, round(_WINDOW * rate) // 2 * 2)
     hop = max(1, round(_HOP * rate), -(-samples.size // _FRAMES))
@@ -173,7 +173,7 @@ def _mel_bank(size: int, rate: int) -> NDArray[np.float64]:
     rising = (bins - low) / np.maximum(centre - low, narrowest)
     falling = (high - bins) / np.maximum(high - centre, narrowest)
     bank = np.clip(np.minimum(rising, falling), 0, None)
-    # A band between two bins hears nothing: it takes its nearest bin.
+    # A band between two bins would be empty: it takes its nearest bin.
     for band in np.flatnonzero(bank.sum(axis=1) == 0):
         bank[band, np.argmin(np.abs(bins - centre[band]))] = 1.0
     means: NDArray[np.float64] = bank / bank.sum(axis=1, keepdims=True)
@@ -208,7 +208,7 @@ def draw_spectrogram(axes: Any, samples: NDArray[np.float32], rate: int) -> None
 
 
 def draw_time(axes: Any, seconds: float) -> None:
-    """Label the time axis of a recording: in seconds, from two minutes on as on a clock."""
+    """Label the time axis of a recording: in seconds or, from two minutes on, in clock time."""
     axes.set_xlim(0, seconds)
     axes.tick_params(labelsize=8)
     unit = "s"
@@ -216,7 +216,7 @@ def draw_time(axes: Any, seconds: float) -> None:
         hours = -(-seconds // 3600)
         step = next((step for step in _STEPS if seconds <= 10 * step), 3600 * -(-hours // 10))
         ticks = [int(tick) for tick in np.arange(0, seconds + 1e-3, step)]
-        # From an hour on, ticks are whole minutes.
+        # From one hour on, ticks are whole minutes.
         part, unit = (60, "min:s") if seconds < 3600 else (3600, "h:min")
         labels = [f"{tick // part}:{tick % part * 60 // part:02}" for tick in ticks]
         axes.set_xticks(ticks, labels)

@@ -1,9 +1,9 @@
-"""Continuing a file of rows where an earlier run ended.
+"""Continue a file of rows where an earlier run ended.
 
 ``FILE.part`` is a log: every run appends the recordings that it answers, and a run that resumes
-keeps what is there. Only when all is answered, ``FILE`` is replaced by its rows and the log's, in
-the order of the recordings' names, and the log is deleted. So a run can be killed at any moment:
-every recording that was answered is complete in ``FILE`` or in the log.
+keeps the existing rows. Once everything is answered, ``FILE`` is replaced with its rows and those
+of the log, in the order of the recordings' names, and the log is deleted. So a run can be killed at
+any moment: every recording that was answered is complete in ``FILE`` or in the log.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from pengi_rt.system.streams import STDIN, STDIO
 
 
 def settings_hash(plan: str, settings: Mapping[str, Any]) -> str:
-    """SHA-256 of the plan's fingerprint and of everything that shapes an answer."""
+    """SHA-256 of the plan's fingerprint and of everything that affects an answer."""
     text = json.dumps({"plan": plan, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def recording_mark(name: str, settings: str) -> Row:
-    """What rows about the recording ``name`` were made from: its content and the settings.
+    """The mark of rows about the recording ``name``: its content and the settings.
 
     Standard input and pipes have no SHA-256, because they can be read only once.
 
@@ -45,7 +45,7 @@ class ResumeState:
     """The rows of earlier runs, and the order of all rows in the file that replaces theirs."""
 
     def __init__(self, names: Collection[str], settings: str) -> None:
-        """For recordings ``names``, to be answered under ``settings`` (:func:`settings_hash`)."""
+        """Resume with the recordings ``names`` and ``settings`` (a :func:`settings_hash`)."""
         self._names = {*names, *([STDIN] if STDIO in names else [])}
         self._settings = settings
         self._known: set[bytes] = set()
@@ -75,25 +75,25 @@ class ResumeState:
             self._copied = self._log.end
             log.truncate(self._copied)
             if self._copied and any(self._log.lines(self._copied - 1, self._copied)):
-                self._copied += log.write(b"\n")  # the last line did not end
+                self._copied += log.write(b"\n")  # the last line had no newline
         except OSError as error:
             where, why = error.filename or target, error.strerror or error
             raise InputError(f"cannot resume {target}: {where}: {why}") from None
 
     def find(self, name: str, mark: Row) -> RowSpan | None:
-        """The rows that an earlier run made from the same recording, if they are complete."""
+        """The rows of an earlier run for the same recording, if they are complete."""
         if mark["sha256"] is None:
             return None
         return self._kept.get(recording_key(name, mark["sha256"], self._settings))
 
     def keep(self, span: RowSpan) -> None:
-        """Put these rows after everything that was written to the log until now."""
+        """Place these rows after everything written to the log so far."""
         self._append_new()
         self._append(span.file, span.start, span.end)
         self._used.add(span.key)
 
     def save(self, target: Path) -> None:
-        """Replace ``target`` by all rows in order. May raise :class:`OSError`."""
+        """Replace ``target`` with all rows in order. May raise :class:`OSError`."""
         self._append_new()
         with replacing(target) as file:
             for source, start, end in self._segments:
@@ -101,7 +101,7 @@ class ResumeState:
 
     @property
     def summary(self) -> str:
-        """What became of the earlier rows, once all recordings had their turn; may be empty."""
+        """A summary of what happened to the earlier rows, at the end of the run; may be empty."""
         counts = {
             "kept": len(self._used),
             "not named now and kept in front": self._others,
@@ -121,7 +121,7 @@ class ResumeState:
             self._kept[span.key] = span
 
     def _append_new(self) -> None:
-        """Rows of this run are wherever the log grew."""
+        """Record the rows of this run: the part by which the log grew."""
         size = self._log.path.stat().st_size
         if size > self._copied:
             self._append(self._log, self._copied, size)

@@ -24,7 +24,7 @@ class RowSpan(NamedTuple):
     audio: str
     settings: str | None
     key: bytes
-    """Identifies the recording's name, content and settings together."""
+    """Identifies the combination of the recording's name, content and settings."""
     file: "RowFile"
     start: int
     end: int
@@ -63,7 +63,7 @@ class RowFile:
         self._file.close()
 
     def spans(self) -> Iterator[RowSpan]:
-        """The recordings whose rows are all there, in order. A torn last line is ignored.
+        """The recordings whose rows are complete, in order. An incomplete last line is ignored.
 
         Raises:
             InputError: a line is not a row about a recording.
@@ -85,7 +85,7 @@ class RowFile:
         """The rows between two positions, one line each.
 
         Raises:
-            InputError: the file became shorter in the meantime.
+            InputError: the file has become shorter in the meantime.
         """
         self._file.seek(start)
         while start < end:
@@ -117,7 +117,7 @@ class RowFile:
 
 
 def recording_key(audio: str, sha256: str, settings: str) -> bytes:
-    """What the rows of one recording, and no others, have in common."""
+    """The fields that identify the rows of one recording."""
     return _digest(f"{audio}\0{sha256}\0{settings}")
 
 
@@ -129,7 +129,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _key(row: Row) -> tuple[bytes, int]:
-    """The key of the row's recording, and how many rows that has."""
+    """The key of the row's recording, and its number of rows."""
     sha256, settings, rows = (row.get(name) for name in ("sha256", "settings", "rows"))
     if isinstance(sha256, str) and isinstance(settings, str) and type(rows) is int and rows > 0:
         return recording_key(row["audio"], sha256, settings), rows

@@ -29,13 +29,13 @@ Layout = Literal["block", "flat", "nested"]
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What a format has to know besides the rows.
+    """What a format needs to know besides the rows.
 
     Attributes:
-        columns: those of a table, without ``error``.
+        columns: the columns of a table, without ``error``.
         line: a row as printable text, without its newline.
-        unicode: the output takes every character.
-        terminal: the output is shown on a terminal, which obeys control characters.
+        unicode: whether the output can encode every character.
+        terminal: whether the output is a terminal, which obeys control characters.
     """
 
     columns: Sequence[str]
@@ -48,11 +48,11 @@ class RowFormat:
     """Plain text, one line per row; other formats are made from it."""
 
     head = ""
-    """Comes before the first row."""
+    """Text before the first row."""
     between = ""
-    """Comes between two rows."""
+    """Text between two rows."""
     tail = ""
-    """Comes after the last row."""
+    """Text after the last row."""
     empty = ""
     """A document without rows."""
     layout: Layout = "block"
@@ -98,7 +98,7 @@ class _Csv(RowFormat):
         return self._table_row(row)
 
     def _table_row(self, row: Row) -> str:
-        # Before Python 3.13 a carriage return, which ends a row, is not reason enough to quote.
+        # Before Python 3.13, a carriage return, which ends a row, was not quoted.
         quoted = any(isinstance(value, str) and "\r" in value for value in row.values())
         line = io.StringIO()
         csv.DictWriter(
@@ -143,7 +143,7 @@ SUBTITLES: Final[Mapping[str, type[RowFormat]]] = {"srt": _Srt, "vtt": _Vtt}
 class RowWriter:
     """Writes rows as they come, and finishes the document however the block ends.
 
-    Nothing is written before the first row; a block that raises before it leaves nothing.
+    Nothing is written before the first row; if the block raises earlier, nothing is written.
     """
 
     def __init__(
@@ -174,15 +174,15 @@ class RowWriter:
         if error is None:
             self._finish()
         elif self._count:
-            with suppress(InputError, OSError):  # the first error is the one to tell
+            with suppress(InputError, OSError):  # report the first error
                 self._finish()
 
     def write(self, rows: Iterable[Row]) -> None:
         """Write some rows.
 
         Raises:
-            InputError: they cannot be written.
-            BrokenPipeError: nobody reads them any more.
+            InputError: the rows cannot be written.
+            BrokenPipeError: the reader of the output is gone.
         """
         for row in rows:
             text = self._format.row(row)

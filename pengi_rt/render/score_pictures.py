@@ -1,7 +1,7 @@
 """Pictures of classifications: a recording's best labels as bars, or labels over time.
 
-There is one row per label, the one with the best mean on top. Of more than :data:`ROWS` labels only
-the best are drawn, and the picture says of how many; over time, labels that are the best of most
+There is one row per label, with the best mean on top. Of more than :data:`ROWS` labels, only the
+best are drawn, and the picture says how many there are; over time, labels that are the best in most
 windows come first. A label, title or axis that is too long is cut, with an ellipsis. The same
 arguments (and the same matplotlib) make the same bytes. Needs the extra ``[plot]``.
 """
@@ -161,7 +161,7 @@ def _require_scores(scores: NDArray[np.floating[Any]]) -> None:
 
 
 def _require_windows(timeline: Timeline, seconds: float) -> None:
-    """Refuse windows that make no timeline of a recording of so many seconds."""
+    """Refuse windows that are not a timeline of a recording of ``seconds`` seconds."""
     spans, labels, scores = timeline
     if scores.shape != (len(spans), len(labels)):
         raise UsageError(
@@ -199,11 +199,11 @@ def _draw_bars(axes: Any, scores: Sequence[float], inches: float) -> None:
 def _draw_cells(
     axes: Any, cells: NDArray[np.float64], scores: NDArray[np.floating[Any]]
 ) -> tuple[float, float]:
-    """The heat map of scores [windows, rows]; returns what its colours span."""
+    """Draw the heat map of scores [windows, rows]; returns the range of its colors."""
     low, high = float(scores.min()), float(scores.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
-    # Between cells that do not touch lies a column of none: NaN shows the axes' own colour.
+    # Between cells that do not touch, a column of NaN shows the color of the axes.
     edges, inverse = np.unique(cells, return_inverse=True)
     columns = np.full((scores.shape[1], len(edges) - 1), np.nan)
     columns[:, inverse.reshape(cells.shape)[:, 0]] = scores.T
@@ -219,7 +219,7 @@ def _draw_cells(
 def _runs(
     cells: NDArray[np.float64], best: NDArray[np.intp], rows: Sequence[int]
 ) -> tuple[list[int], list[float], list[float]]:
-    """Place, start and end of each line: neighbours with the same best label are one, not two.
+    """Place, start and end of each line: neighbors with the same best label share one line.
 
     A window whose best label has no row has no line.
     """
@@ -236,7 +236,7 @@ def _runs(
 def _draw_key(
     figure: "Figure", left: float, place: float, axis: str, limits: tuple[float, float]
 ) -> None:
-    """One line below a timeline: what is marked, and what the colours are."""
+    """Draw the key below a timeline: the meaning of the marks and of the colors."""
     middle = add_panel(figure, left, place - 0.06, 0.12)
     width = WIDTH - left - RIGHT
     low, high = (_number(limit, max(map(abs, limits))) for limit in limits)
@@ -254,14 +254,14 @@ def _draw_key(
 
 
 def _cells(spans: Sequence[tuple[float, float]], seconds: float) -> NDArray[np.float64]:
-    """From where to where each window is drawn, [windows, 2] in seconds."""
+    """The drawn start and end of each window, [windows, 2] in seconds."""
     cells = np.array(spans, np.float64)
     cells[:, 1] = np.minimum(cells[:, 1], [*cells[1:, 0], seconds])
     return cells
 
 
 def _rows(scores: NDArray[np.floating[Any]]) -> list[int]:
-    """The labels that are drawn, at most :data:`ROWS`, from the best mean down."""
+    """The labels to draw, at most :data:`ROWS`, sorted by mean score."""
     means = scores.mean(axis=0, dtype=np.float64)
     wins = np.bincount(scores.argmax(axis=1), minlength=len(means))
     drawn = np.lexsort((-means, -wins))[:ROWS]
@@ -280,7 +280,7 @@ def _two_lines(label: str) -> str:
 
 
 def _number(value: float, largest: float) -> str:
-    """``value`` with as many decimals as three digits of ``largest`` have, so that dots align."""
+    """``value`` with the decimals that ``largest`` needs for three digits, so that dots align."""
     size = floor(log10(largest)) if largest else 0
     text = f"{value:z.{max(0, 2 - size)}f}" if -4 < size < 6 else f"{value:.2e}"
     return text.replace("-", "\u2212")

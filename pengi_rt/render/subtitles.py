@@ -22,7 +22,7 @@ _VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # so "--
 
 
 class Subtitles:
-    """The text of a file, cue by cue; what was given so far is always a whole file."""
+    """The text of a file, cue by cue; the text so far is always a complete file."""
 
     head = ""
 
@@ -31,10 +31,10 @@ class Subtitles:
         self._cues = 0
 
     def cue(self, segment: Timed) -> str:
-        """What is added for a segment: nothing where its text is blank.
+        """The text to add for a segment; empty if the segment's text is blank.
 
         Raises:
-            UsageError: a time is negative or not finite, or it starts before the one before it.
+            UsageError: a time is negative or not finite, or the segment starts before the previous.
         """
         start, end = _milliseconds(segment.start), _milliseconds(segment.end)
         if start < self._last:
@@ -73,12 +73,12 @@ class Vtt(Subtitles):
 
 
 def srt(segments: Iterable[Timed]) -> str:
-    """All segments as the text of an SRT file. Raises as :meth:`Subtitles.cue`."""
+    """All segments as the text of an SRT file. Raises like :meth:`Subtitles.cue`."""
     return "".join(srt_cues(segments))
 
 
 def vtt(segments: Iterable[Timed]) -> str:
-    """All segments as the text of a WebVTT file. Raises as :meth:`Subtitles.cue`."""
+    """All segments as the text of a WebVTT file. Raises like :meth:`Subtitles.cue`."""
     return "".join(vtt_cues(segments))
 
 
@@ -89,7 +89,7 @@ def srt_cues(segments: Iterable[Timed]) -> Iterator[str]:
         segments: of one recording, in time order.
 
     Raises:
-        UsageError: as :meth:`Subtitles.cue`.
+        UsageError: as for :meth:`Subtitles.cue`.
     """
     return _pieces(Srt(), segments)
 

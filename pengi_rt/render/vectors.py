@@ -1,7 +1,7 @@
-"""Arrays of vectors in files that other programs read, written as a whole or not at all.
+"""Arrays of vectors in files for other programs, written completely or not at all.
 
-Until they are complete they are kept on disk: for the published model, the vectors of a hundred
-thousand windows take 12 GB.
+Until the arrays are complete, they are kept on disk: for the published model, the vectors of a
+hundred thousand windows take 12 GB.
 """
 
 import json
@@ -30,12 +30,12 @@ class GrowingArray:
         """Start without rows, in a file in the folder of ``path``, where the array will be saved.
 
         Raises:
-            InputError: no file can be made there.
+            InputError: a file cannot be created there.
         """
         self.shape: tuple[int, ...] = (0,)
         self._path = path
         with _reporting(path):
-            # Unbuffered: what a full disk does not take is not tried again when it is closed.
+            # Unbuffered: after an error on a full disk, closing does not try to write again.
             self._file: BinaryIO = TemporaryFile(dir=path.parent, buffering=0)  # noqa: SIM115
 
     @property
@@ -47,7 +47,7 @@ class GrowingArray:
         """Add rows, ``[n, ...]``; an interrupted call adds none.
 
         Raises:
-            InputError: they cannot be written.
+            InputError: the rows cannot be written.
         """
         import numpy as np
 
@@ -66,14 +66,14 @@ class GrowingArray:
         """Write the rows, little-endian.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the rows cannot be written.
         """
         self._file.seek(0)
         starts = range(0, self.size, _BLOCK)
         file.writelines(self._file.read(min(_BLOCK, self.size - start)) for start in starts)
 
     def close(self) -> None:
-        """Delete the file, and with it the rows."""
+        """Delete the file and its rows."""
         with suppress(OSError):
             self._file.close()
 

@@ -151,7 +151,7 @@ def test_force_writes_over_a_picture_of_another_kind(
     command = ["classify", "--labels", "a,b", "--plot", "a.png", "--force", "-q"]
     command += ["--engine", str(tiny_plan)]
     assert main([*command, "a.png"]) == 2
-    assert "--plot a.png would overwrite a.png, which is read" in capsys.readouterr().err
+    assert "--plot a.png would overwrite a.png, an input of this run" in capsys.readouterr().err
     assert main([*command, "a.wav", "-o", "./a.png"]) == 2
     assert "--plot and --output are the same file" in capsys.readouterr().err
     assert main([*command, "a.wav"]) == 0

@@ -72,7 +72,7 @@ def test_an_interrupt_keeps_what_was_answered_and_the_old_file(
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert (out, err) == ("", f"pengi-rt: interrupted; what was answered is in {part}\n")
+    assert (out, err) == ("", f"pengi-rt: interrupted; the answers so far are in {part}\n")
     assert output.read_text() == "old"
     if form == "json":
         assert [row["audio"] for row in json.loads(part.read_text())] == [str(sound)]

@@ -248,7 +248,7 @@ def test_settings_given_by_mistake_cost_nothing(
         ask("1.wav", "2.wav", beams=2, code=130)
     saved = folder.parent / "out.jsonl.part"
     assert saved.read_bytes() == whole
-    note = f"interrupted; what was answered is in {saved}"
+    note = f"interrupted; the answers so far are in {saved}"
     assert capsys.readouterr().err == f"pengi-rt: {note}\n"
     assert ask("1.wav", "2.wav") == []
     assert output.read_bytes() == whole
@@ -355,7 +355,7 @@ def test_a_full_disk_changes_nothing(ask: Ask, folder: Path, capsys: Capture) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     err = capsys.readouterr().err
-    note = f"; what was answered is in {part}"
+    note = f"; the answers so far are in {part}"
     assert err == f"pengi-rt: cannot write --output ../out.jsonl: File too large{note}\n"
     assert part.read_bytes() == before
     assert [path.name for path in folder.parent.glob("out*")] == [part.name]

@@ -275,7 +275,7 @@ def test_plan_that_never_had_it_is_refused(path: Path, name: str) -> None:
 
 def test_tables_must_be_those_of_the_config(path: Path) -> None:
     toy_plan.edit_manifest(path, lambda data: data["config"]["decoder"].update(vocab_size=257))
-    assert refusal(path).startswith("tensor decoder.wte.weight has shape [256, 8], the config")
+    assert refusal(path).startswith("tensor decoder.wte.weight has shape [256, 8], but the config")
 
 
 def test_config_out_of_bounds_is_refused(path: Path) -> None:

@@ -42,7 +42,7 @@ def test_what_was_written_is_kept_beside_the_old(tmp_path: Path, error: BaseExce
     path.write_text("old")
     with pytest.raises(type(error)) as caught:
         write(path, "some", then=error)
-    assert caught.value.__notes__ == [f"what was answered is in {path}.part"]
+    assert caught.value.__notes__ == [f"the answers so far are in {path}.part"]
     assert path.read_text() == "old"
     assert (tmp_path / "out.part").read_text() == "some"
     write(path, "all")

@@ -1,1 +1,1 @@
-"""What the framing of each audio format says, one module a format."""
+"""The framing of each audio format, one module per format."""

@@ -71,7 +71,7 @@ class ChunkFormat(NamedTuple):
     describe: Callable[[Probe, Chunk], Raw]
     """Reads a description."""
     locate: Callable[[Probe, Chunk], tuple[Span, bool]]
-    """Where a chunk's samples are, as it claims, and whether they end the file whatever it says."""
+    """Where a chunk claims its samples are, and whether they run to the end of the file."""
 
 
 def check_chunks(
@@ -121,7 +121,7 @@ def walk_chunks(
     caller may add to it on the way.
 
     Raises:
-        AudioError: there are more than any recording has.
+        AudioError: there are more chunks than any recording has.
     """
     head, offset = struct.Struct(layout.head), layout.first
     for _ in range(MAX_CHUNKS):
@@ -155,7 +155,7 @@ def libsndfile_subtype(probe: Probe, kind: str, codec: str, width: int) -> str:
     """The name that libsndfile has for samples of ``width`` bytes.
 
     Raises:
-        AudioError: it has none.
+        AudioError: libsndfile does not support such samples.
     """
     try:
         return _SUBTYPES[codec][width]
@@ -200,7 +200,7 @@ def raw_container(probe: Probe, spans: list[Span], raw: Raw) -> Container:
     """The container whose samples are these ``spans``, each cut to whole frames.
 
     Raises:
-        AudioError: there are none, or rate or channels are beyond a limit.
+        AudioError: there are no samples, or the rate or number of channels is out of range.
     """
     check_shape(probe.name, raw.rate, raw.channels, 1)
     width = _WIDTHS[raw.subtype] * raw.channels

@@ -1,4 +1,4 @@
-"""What all formats share: reading a file's framing, and what a decoder is told about it."""
+"""What all formats share: reading a file's framing, and describing it for a decoder."""
 
 import io
 import os
@@ -101,7 +101,7 @@ class Probe:
         """Note that part of the recording is missing.
 
         Raises:
-            AudioError: that is not allowed.
+            AudioError: missing parts are not allowed.
         """
         if not self.lenient:
             raise AudioError(f"{self.name}: {why}; {OPT_IN}")
@@ -181,10 +181,10 @@ class SplicedFile(io.RawIOBase):
 
 
 def check_shape(name: str, rate: int, channels: int, frames: int) -> None:
-    """Check the sample rate in Hz, and that there are neither too many channels nor no frames.
+    """Check the sample rate in Hz, the number of channels and that there are frames.
 
     Raises:
-        AudioError: a recording cannot have that.
+        AudioError: a value is out of range.
     """
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"{name}: sample rate {rate} Hz; supported: {MIN_RATE} to {MAX_RATE} Hz")
@@ -208,7 +208,7 @@ def check_trailing(probe: Probe, start: int, kind: str) -> None:
 
 
 def is_padding(probe: Probe, start: int, end: int) -> bool:
-    """Whether there is nothing but zeros, and no more of them than any padding has."""
+    """Whether the rest is all zeros, and not longer than plausible padding."""
     if end - start > _MAX_PADDING:
         return False
     while start < end:
@@ -230,7 +230,7 @@ def trailing_tags_start(probe: Probe, start: int) -> int:
 def _tag_size_before(probe: Probe, end: int) -> int:
     """Bytes of the tag that ends here, or 0: ID3v1, ID3v2 with a footer, APE, Lyrics3.
 
-    (ID3v2 without a footer can only be recognised at its beginning: :func:`tag_size`.)
+    (ID3v2 without a footer can only be recognized at its beginning: :func:`tag_size`.)
     """
     tail = probe.read_at(max(0, end - 128), min(end, 128))
     if len(tail) == 128 and tail.startswith(b"TAG"):

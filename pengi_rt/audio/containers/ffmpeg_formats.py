@@ -1,7 +1,7 @@
-"""Formats that FFmpeg reads (the extra ``formats``): recognised, and checked for their length.
+"""Recognize the formats that FFmpeg reads (the extra ``formats``), and check their length.
 
-FFmpeg takes the end of a file for the end of the recording. If a format says how long it is, that
-is compared here.
+FFmpeg takes the end of a file for the end of the recording. If a format states its length, that is
+compared here.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ _BLOCK = 1 << 22
 
 
 def check_ffmpeg_format(probe: Probe, head: bytes) -> Container | None:
-    """The container that FFmpeg decodes; None if it may not read this format.
+    """The container for FFmpeg to decode; None if FFmpeg may not read this format.
 
     Raises:
         AudioError: bytes are missing, or another recording follows.

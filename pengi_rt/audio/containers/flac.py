@@ -1,4 +1,4 @@
-"""FLAC (RFC 9639): how many samples its first block announces, and what comes at its end."""
+"""FLAC (RFC 9639): the number of samples in its first block, and the data at its end."""
 
 from pengi_rt.audio.containers.common import (
     MAX_CHUNKS,
@@ -13,7 +13,7 @@ HEAD = 26
 """Bytes up to the end of the number of frames in STREAMINFO."""
 
 _TOTAL = (1 << 36) - 1
-_MAGIC = b"fLaC\0\0\0\x22"  # what every FLAC file begins with
+_MAGIC = b"fLaC\0\0\0\x22"  # the beginning of every FLAC file
 _BLOCK = 1 << 20
 _MAX_ZEROS = 100  # blocks at the end
 

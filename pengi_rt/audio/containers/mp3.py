@@ -1,9 +1,9 @@
-"""MP3: frames are found and counted here, and libmpg123 is given nothing else.
+"""MP3: find and count the frames, and give libmpg123 only these.
 
-libmpg123 believes the count in the first frame, right or wrong, guesses if there is none, stops at
-anything that is not a frame, and complains on standard error. So it gets the frames alone, after
-two that are made here: one that counts them, and a silent one, as it drops samples after the first.
-What an encoder added before and after the recording is cut off here.
+libmpg123 trusts the count in the first frame, right or wrong, guesses if there is none, stops at
+anything that is not a frame, and complains on standard error. So it gets only the frames, after two
+made here: one with their count, and a silent one, because it drops samples after the first. Padding
+that an encoder added before and after the recording is cut off here.
 """
 
 from typing import NamedTuple
@@ -116,12 +116,12 @@ def check_mp3(probe: Probe, start: int) -> Container:
 
 
 def _info(frame: bytes, head: Header) -> _Info | None:
-    """What a first frame says about the others, if that is its purpose."""
+    """The information in a first frame about the others, if that is its purpose."""
     if frame[36:40] == b"VBRI":
         return _Info(int.from_bytes(frame[50:54], "big"), int.from_bytes(frame[46:50], "big"))
     at = head.side_start + head.side_size
     if head.has_sum and frame[at - 2 : at + 2] in (b"Xing", b"Info"):
-        at -= 2  # where many encoders put it, checksum or not
+        at -= 2  # many encoders put it here, with or without a checksum
     if frame[at : at + 4] not in (b"Xing", b"Info"):
         return None
     flags, at = frame[at + 7 : at + 8].ljust(1, b"\0")[0], at + 8
@@ -156,7 +156,7 @@ def _trimmed(info: _Info | None, frames: int, head: Header) -> tuple[int, int]:
 
 
 def _runs(probe: Probe, start: int, head: Header) -> list[_Run]:
-    """All frames, whatever comes between them."""
+    """All frames, skipping anything between them."""
     runs: list[_Run] = []
     while start >= 0:
         run = _run(probe, start, head)
@@ -190,10 +190,10 @@ def _run(probe: Probe, start: int, head: Header) -> _Run:
 
 
 def _after_gap(probe: Probe, start: int, head: Header) -> int:
-    """Where the next frames begin, after tags, zeros or worse; -1 if there are none.
+    """Where the next frames begin, after tags, zeros or damage; -1 if there are none.
 
     Raises:
-        AudioError: they are of another kind, or the bytes between may have been frames.
+        AudioError: they are of a different kind, or the bytes in between may have been frames.
     """
     start = _skip_tags(probe, start)
     end = trailing_tags_start(probe, start)

@@ -1,4 +1,4 @@
-"""Recognising files that are not read, so that a message can name their kind."""
+"""Recognize unsupported files, so that a message can name their kind."""
 
 _KINDS = (
     (b"wvpk", "WavPack"),

@@ -231,7 +231,7 @@ def test_another_collection_is_refused(
 ) -> None:
     engine.index(folder, index, **FAST)
     other = write_folder(tmp_path / "other")
-    with pytest.raises(UsageError, match=r"is the index of .*sounds, and .*other would take"):
+    with pytest.raises(UsageError, match=r"is the index of .*sounds, which .*other would replace"):
         engine.index(other, index, **FAST)
     moved = folder.rename(tmp_path / "moved")
     spy.windows = 0
