@@ -132,17 +132,15 @@ def load_windows(
         long_audio: which windows of a longer recording to use. Only ``windows`` covers all of it;
             its last window is moved back to end with the recording.
         hop: seconds between the starts of windows, their length if None; only for ``windows``.
-        rng: the generator for ``random`` and ``compat``; ``Random(0)`` if None. Recordings that
-            share one draw in turn: ``Random(s)`` is like ``random.seed(s)`` before the released
-            wrapper.
+        rng: for ``random`` and ``compat``; ``Random(0)`` if None. Recordings that share one draw in
+            turn: ``Random(s)`` is like ``random.seed(s)`` before the released wrapper.
         resample: False ignores the file's rate (``audio_resample=False``); only for ``compat``.
         strict: refuse a recording that has ``warnings``.
         allow_truncated: use what can be read of a truncated file, with a warning.
         name: its name in results and messages; its path if None.
 
     Raises:
-        AudioError: the recording cannot be read, has ``warnings`` (``strict``), or has over
-            ``MAX_WINDOWS`` windows.
+        AudioError: it cannot be read, has ``warnings`` (``strict``) or too many windows.
         UsageError: the options contradict each other.
     """
     step = _hop_samples(hop, config, long_audio, resample=resample)

@@ -43,10 +43,8 @@ def search(
         backend: runs the decoder.
         prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         options: see :class:`DecodeOptions`.
-        on_step: called after each token with the number of tokens so far. An exception from it ends
-            the search.
-        is_finished: called with every unfinished beam's tokens after each token; True finishes the
-            beam.
+        on_step: called after each token with their number so far; its exceptions end the search.
+        is_finished: called with every unfinished beam's tokens after each token; True ends it.
 
     Raises:
         UsageError: the plan has no decoder, a prefix and ``max_new_tokens`` exceed its positions,

@@ -21,7 +21,6 @@ from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.streams import say
 
 if TYPE_CHECKING:
-    from pengi_rt.engine import Engine
     from pengi_rt.tasks.search.indexing import Indexed
 
 logger = logging.getLogger(__name__)
@@ -99,10 +98,9 @@ class _Progress:
     It is a :class:`~pengi_rt.tasks.search.indexing.Listener`.
     """
 
-    def __init__(self, engine: "Engine", *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._hidden = quiet or not sys.stderr.isatty()
-        self._engine = engine
         self._bar: Any = None
 
     def planned(self, planned: "Indexed", /) -> None:

@@ -132,7 +132,7 @@ def test_a_label_that_does_not_fit_is_named(engine: Engine) -> None:
     longest = len(engine.tokenizer.encode(LABELS["dogs"])) + 1
     room = engine.config.decoder.n_positions - longest
     scorer.check_fits(room)
-    with pytest.raises(UsageError, match=f"the {longest} tokens of the label 'dogs' pass"):
+    with pytest.raises(UsageError, match=f"the {longest} tokens of the label 'dogs' exceed"):
         scorer.check_fits(room + 1)
 
 
