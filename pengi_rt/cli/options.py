@@ -1,16 +1,13 @@
 """What verbs that read recordings share: their options, and the engine that these select."""
 
 import argparse
-import logging
 import os
-from collections.abc import Iterable, Iterator
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
     NamedTuple,
-    Protocol,
     TypeVar,
     Union,
     get_args,
@@ -29,8 +26,6 @@ from pengi_rt.system.streams import STDIO
 if TYPE_CHECKING:
     from pengi_rt.engine import Engine
 
-logger = logging.getLogger(__name__)
-
 Container = argparse._ActionsContainer  # noqa: SLF001 - parsers and their groups have no other name
 
 
@@ -41,20 +36,7 @@ class Choice(NamedTuple):
     later: tuple[str, ...]
 
 
-class AboutPrompt(Protocol):
-    """A result about a prompt."""
-
-    @property
-    def prompt(self) -> str:
-        """The prompt, as given."""
-
-    @property
-    def prompt_truncated(self) -> bool:
-        """Whether the prompt was truncated to fit."""
-
-
 AnyOptions = TypeVar("AnyOptions", bound=TaskOptions)
-AnyResult = TypeVar("AnyResult", bound=AboutPrompt)
 
 
 def add_recordings(parser: Container, *, required: bool = True) -> None:
@@ -236,18 +218,3 @@ def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
         return
     refuse_overwriting(arguments.output, inputs)
     refuse_precious(arguments.output, arguments)
-
-
-def warned(results: Iterable[AnyResult], engine: "Engine") -> Iterator[AnyResult]:
-    """Pass the results on; warn at the first result for each prompt that was truncated."""
-    told = set()
-    for result in results:
-        if result.prompt_truncated and result.prompt not in told:
-            told.add(result.prompt)
-            logger.warning(
-                "the prompt is longer than the text encoder reads (%d tokens) and was cut as "
-                "released; --strict refuses instead: %.40r ...",
-                engine.config.text.max_length,
-                result.prompt,
-            )
-        yield result

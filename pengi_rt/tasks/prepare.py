@@ -1,5 +1,6 @@
 """A checked request, without its recordings: prompts, decode options, stop strings."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
@@ -15,6 +16,8 @@ from pengi_rt.errors import UsageError
 from pengi_rt.session.one_or_many import plain_prompts
 from pengi_rt.session.session import EncodedText, Session
 from pengi_rt.text.prompts import task_prompt
+
+logger = logging.getLogger(__name__)
 
 
 class PreparedPrompt:
@@ -37,6 +40,13 @@ class PreparedPrompt:
         self._session = session
         self.prompt = prompt
         self.ids, self.truncated = session.prompt_tokenizer.encode(prompt, strict=options.strict)
+        if self.truncated:
+            logger.warning(
+                "the prompt is longer than the text encoder reads (%d tokens) and was cut as "
+                "released; strict refuses instead: %.40r ...",
+                session.config.text.max_length,
+                prompt,
+            )
         self.suffix = session.embed_tokens(session.tokenizer.encode(options.text))
         self._prefix: F32 | None = None
 

@@ -1,6 +1,5 @@
 """An answer piece by piece, while it is being generated."""
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -13,8 +12,6 @@ from pengi_rt.session.session import Session, full_prefixes
 from pengi_rt.tasks.generate import cut_at_stop, stop_test
 from pengi_rt.tasks.prepare import PreparedRequest, one_prompt, prepare
 from pengi_rt.text.tokenizers import DecoderTokenizer
-
-logger = logging.getLogger(__name__)
 
 _SETTLED: Final = ",;:"  # the cleanup never removes a space after these
 _UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"  # the first bytes of a character
@@ -37,8 +34,6 @@ def stream(
     one = one_prompt(prompt, options, session.config.generation.prompt, "stream")
     request = prepare(session, [one], options)
     check_single(request.decode)
-    if request.prompts[0].truncated:
-        logger.warning("the prompt is longer than the text encoder reads and was cut: %.40r", one)
     return _pieces(session, batches, request)
 
 

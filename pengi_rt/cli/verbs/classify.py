@@ -19,7 +19,6 @@ from pengi_rt.cli.options import (
     open_engine,
     options_of,
     protect_inputs,
-    warned,
 )
 from pengi_rt.cli.output import add_output, add_resume, check_place, check_resumable
 from pengi_rt.cli.run import Run
@@ -118,7 +117,7 @@ def _classify(
     )
     rows = ClassificationRows(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = run.write_output(
-        picture.keep_result(warned(results, engine)),
+        picture.keep_result(results),
         rows,
         columns=CLASSIFICATION_COLUMNS,
         line=rows.line,

@@ -12,7 +12,6 @@ from pengi_rt.cli.options import (
     open_engine,
     options_of,
     protect_inputs,
-    warned,
 )
 from pengi_rt.cli.output import add_output
 from pengi_rt.cli.run import Run
@@ -51,6 +50,4 @@ def run(arguments: argparse.Namespace) -> int:
             options=options_of(arguments, ExplainOptions),
         )
         rows = ExplanationRows(arguments.format, headed=len(names) > 1)
-        return run.write_output(
-            warned(results, engine), rows, columns=EXPLANATION_COLUMNS, line=rows.line
-        )
+        return run.write_output(results, rows, columns=EXPLANATION_COLUMNS, line=rows.line)

@@ -13,7 +13,6 @@ from pengi_rt.cli.options import (
     open_engine,
     options_of,
     protect_inputs,
-    warned,
 )
 from pengi_rt.cli.output import add_output, add_resume, check_resumable
 from pengi_rt.cli.run import Run
@@ -78,7 +77,7 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     )
     lines = TextLine(recordings=len(names) > 1, prompts=each > 1)
     return run.write_output(
-        warned(results, engine),
+        results,
         GenerationRows(arguments.windows),
         columns=GENERATION_COLUMNS,
         line=lines,

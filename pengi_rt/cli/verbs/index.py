@@ -14,7 +14,6 @@ from pengi_rt.cli.options import (
     add_search,
     open_engine,
     options_of,
-    warned,
 )
 from pengi_rt.cli.run import SOME_FAILED
 from pengi_rt.config.options import IndexOptions
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make or update the index; a bad recording is reported and skipped."""
     path = _index(arguments)
     options = options_of(arguments, IndexOptions)
-    with open_engine(arguments) as engine, _Progress(engine, quiet=arguments.quiet) as progress:
+    with open_engine(arguments) as engine, _Progress(quiet=arguments.quiet) as progress:
         indexed = engine.index(
             arguments.folder, path, arguments.prompt, listener=progress, options=options
         )
@@ -111,7 +110,6 @@ class _Progress:
         from tqdm import tqdm
 
         report(planned.names, quiet=self._quiet)
-        list(warned([planned], self._engine))
         total = len(planned.update.todo)
         self._bar = tqdm(total=total, unit="clip", disable=self._hidden or not total)
 
