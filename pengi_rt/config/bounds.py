@@ -42,7 +42,11 @@ def check_reading(long_audio: str, hop: float | None, *, resample: bool) -> None
     """
     if long_audio != "compat" and not resample:
         raise UsageError(f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}")
-    if hop is not None and not 0 < hop < math.inf:
-        raise UsageError(f"hop must be above 0 and finite, got {hop!r}")
     if hop is not None and long_audio != "windows":
         raise UsageError(f"hop is only for long_audio='windows', not {long_audio!r}")
+
+
+def check_hop(hop: float | None) -> None:
+    """Check a hop without knowing the length of a window. Raises UsageError."""
+    if hop is not None and not 0 < hop < math.inf:
+        raise UsageError(f"hop must be above 0 and at most a window's length, got {hop:g}")

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from pengi_rt.config.bounds import (
     MAX_BEAM_SIZE,
     MAX_SAMPLES,
+    check_hop,
     check_reading,
     check_temperature,
     check_top_p,
@@ -70,6 +71,7 @@ class ReadOptions(TaskOptions):
 
     def __post_init__(self) -> None:
         TaskOptions.__post_init__(self)
+        check_hop(self.hop)
         check_reading(self.long_audio, self.hop, resample=self.resample)
 
 

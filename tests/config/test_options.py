@@ -1,6 +1,7 @@
 """Options of every task through the engine: NumPy scalars, and values of the wrong type."""
 
 import json
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,25 @@ def test_warnings_are_in_every_result_and_refused_if_strict(
     for call in calls.values():
         with pytest.raises(pengi_rt.AudioError, match=r"^<array>: silence: every sample is 0$"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GenerateOptions(hop=-1.0), "hop must be above 0"),
+        (lambda: GenerateOptions(hop=float("nan")), "hop must be above 0"),
+        (lambda: GenerateOptions(hop=1.0, long_audio="first"), "hop is only for long_audio"),
+        (lambda: GenerateOptions(resample=False), "can ignore the file's rate"),
+        (lambda: GenerateOptions(temperature=float("nan")), "temperature must be finite"),
+        (lambda: GenerateOptions(samples=2, top_p=7.0), "top_p must be above 0 and at most 1"),
+        (lambda: GenerateOptions(samples=2, seed=-1), "seed must be a whole number"),
+        (lambda: ClassifyOptions(template="a dog"), "the template must hold {label}"),
+        (lambda: IndexOptions(allow_truncated=True), "an index holds whole recordings"),
+    ],
+)
+def test_values_are_checked_when_options_are_made(
+    make: Callable[[], TaskOptions], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        make()
+    assert message in str(caught.value)
