@@ -197,6 +197,8 @@ class IndexOptions(GenerateOptions):
             raise UsageError("an index holds beam-search captions, not samples: leave out samples")
         if self.long_audio != "windows":
             raise UsageError("an index covers whole recordings: leave out long_audio")
+        if self.allow_truncated:
+            raise UsageError("an index covers whole recordings: leave out allow_truncated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,7 +201,7 @@ def test_warnings_are_in_every_result_and_refused_if_strict(
         (lambda: GenerateOptions(samples=2, top_p=7.0), "top_p must be above 0 and at most 1"),
         (lambda: GenerateOptions(samples=2, seed=-1), "seed must be a whole number"),
         (lambda: ClassifyOptions(template="a dog"), "the template must hold {label}"),
-        (lambda: IndexOptions(allow_truncated=True), "an index holds whole recordings"),
+        (lambda: IndexOptions(allow_truncated=True), "leave out allow_truncated"),
     ],
 )
 def test_values_are_checked_when_options_are_made(
