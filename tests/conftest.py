@@ -49,6 +49,12 @@ def _runs_kernels(module: Path) -> bool:
     return "from triton_interpreter import" in module.read_text("utf-8")
 
 
+@pytest.fixture(autouse=True)
+def denormals() -> None:
+    """A training run flushes them to zero for its whole process; the next test sees them again."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """On a GPU, no engine uses the tiles that this machine's user has measured."""

@@ -231,7 +231,7 @@ def test_broken_logits_name_clip_and_candidate(place: Tokens, value: float) -> N
 @pytest.mark.parametrize(
     ("candidates", "end", "message"),
     [
-        ([], END, r"no candidate .* at least one$"),
+        ([], END, r"no candidates .* at least one$"),
         ([(1,), ()], END, r"^candidate 1 has no tokens: "),
         ([(1, 2), (1,), (1, 2)], END, r"^candidates 0 and 2 are the same: "),
         ([(1,), (2, 150)], END, r"^candidate 1: tokens must be in \[0, 149\], got 150$"),
