@@ -35,7 +35,7 @@ from pengi_rt.tasks.describe import describe
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
 from pengi_rt.tasks.explain import explain
 from pengi_rt.tasks.generate import iter_results
-from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of, search_options
+from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of, warm_up_search
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
 from pengi_rt.tasks.search.searching import Hit, Query, search_index
@@ -335,8 +335,7 @@ class Engine:
     ) -> Iterator[WarmUpStep]:
         """Compile what the backend needs for these batch sizes; ``tune`` also times its kernels."""
         self.plan.require("generate")
-        chosen = WarmUpOptions.given(None, keywords, "warm_up").to_json()
-        search = search_options(self.session, GenerateOptions(**chosen))
+        search = warm_up_search(self.session, WarmUpOptions.given(None, keywords, "warm_up"))
         return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:

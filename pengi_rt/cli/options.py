@@ -54,8 +54,7 @@ def add_recordings(parser: Container, *, required: bool = True) -> None:
 def add_options(parser: Container, cls: type[TaskOptions], *names: str) -> None:
     """Add flags for fields of ``cls``, with the defaults and help texts of the fields."""
     for name in names:
-        hint, about = described(cls)[name]
-        default = cls.__dataclass_fields__[name].default
+        hint, default, about = described(cls)[name]
         shown = " (default: %(default)s)" if default or (default == 0 and hint is int) else ""
         parser.add_argument(
             *(about.flag or f"--{name.replace('_', '-')}").split(),

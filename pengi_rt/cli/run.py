@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from pengi_rt.backends.registry import backend_spec
 from pengi_rt.cli.named import source
 from pengi_rt.cli.progress import Progress
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import AudioError
 from pengi_rt.render.ordered import Count, OrderedRows
 from pengi_rt.render.output import open_output
@@ -56,17 +57,21 @@ class Run:
         self._rows: OrderedRows
         self._bar = Progress(len(names), quiet=arguments.quiet)
 
-    def mark_rows(self, engine: "Engine", asked: Mapping[str, Any]) -> None:
-        """Let rows of a JSON Lines file say what they were made from; resume it with ``--resume``.
+    def mark_rows(
+        self, engine: "Engine", options: GenerateOptions, about: Mapping[str, Any]
+    ) -> None:
+        """Let rows of a JSON Lines file say what they were made from, and resume it if told to.
 
         Args:
-            engine: the engine that will answer.
-            asked: everything that shapes an answer.
+            engine: what will answer; it has accepted the task.
+            options: how.
+            about: everything else that shapes an answer.
         """
         arguments = self._arguments
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
-        settings = {**asked, **_resolved(engine, asked), "precision": arguments.precision}
+        options = options.filled_in(engine.config.generation)
+        settings = {**about, **options.to_json(), "precision": arguments.precision}
         if arguments.precision == "auto":
             settings["precision"] = backend_spec(engine.backend.name).precisions[0]
         settings.pop("batch_size", None)  # changes no answer
@@ -143,17 +148,6 @@ class Run:
     def _count_failure(self, error: AudioError) -> None:
         say(error)
         self.failed += 1
-
-
-def _resolved(engine: "Engine", asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan's own values of what was not asked for."""
-    own = engine.config.generation
-    defaults = {
-        "beam_size": own.beam_size if asked.get("samples") is None else None,
-        "max_new_tokens": own.max_new_tokens,
-        "temperature": own.temperature,
-    }
-    return {name: value for name, value in defaults.items() if asked.get(name, "") is None}
 
 
 def _error_row(name: str, error: AudioError) -> Row:

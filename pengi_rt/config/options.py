@@ -6,8 +6,8 @@ on the command line with its default and help (``cli/options.py``), and the key 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pengi_rt.config.bounds import (
     MAX_BEAM_SIZE,
@@ -21,6 +21,9 @@ from pengi_rt.config.checked import listed, whole
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.config.task_options import TaskOptions, option
 from pengi_rt.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from pengi_rt.config.model import GenerationConfig
 
 Method = Literal["text-matching", "log-likelihood"]
 """How a label is chosen: by the text of the answer, or by the label's own likelihood."""
@@ -137,6 +140,16 @@ class GenerateOptions(PromptOptions):
         if self.samples is not None:
             whole("seed", self.seed, 0)
 
+    def filled_in(self, plan: "GenerationConfig") -> Self:
+        """These options with the plan's own defaults in place of None."""
+        samples = self.samples is not None
+        return replace(
+            self,
+            beam_size=plan.beam_size if self.beam_size is None and not samples else self.beam_size,
+            max_new_tokens=self.max_new_tokens or plan.max_new_tokens,
+            temperature=plan.temperature if self.temperature is None else self.temperature,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribeOptions(GenerateOptions):
@@ -172,6 +185,10 @@ class ClassifyOptions(GenerateOptions):
             raise UsageError(f"the template must hold {LABEL}, got {self.template!r}")
         (_check_matching if self.method == "text-matching" else _check_likelihood)(self)
 
+    def filled_in(self, plan: "GenerationConfig") -> Self:
+        """As for an answer; a log-likelihood writes none, and has none of these options."""
+        return GenerateOptions.filled_in(self, plan) if self.method == "text-matching" else self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainOptions(PromptOptions):
@@ -205,8 +222,12 @@ class IndexOptions(GenerateOptions):
 class WarmUpOptions(TaskOptions):
     """Which searches a backend is made ready for; None stands for the plan's own default."""
 
-    beam_size: int | None = option(None, "hypotheses kept", metavar="N", low=1, high=MAX_BEAM_SIZE)
-    max_new_tokens: int | None = option(None, "the longest answer, in tokens", metavar="N", low=1)
+    beam_size: int | None = option(
+        None, "hypotheses kept (default: the plan's)", metavar="N", low=1, high=MAX_BEAM_SIZE
+    )
+    max_new_tokens: int | None = option(
+        None, "the longest answer, in tokens (default: the plan's)", metavar="N", low=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

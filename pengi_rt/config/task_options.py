@@ -43,10 +43,9 @@ class TaskOptions:
     """
 
     def __post_init__(self) -> None:
-        defaults = {each.name: each.default for each in fields(self)}
-        for name, (hint, about) in described(type(self)).items():
+        for name, (hint, default, about) in described(type(self)).items():
             value = getattr(self, name)
-            if value is defaults[name]:
+            if value is default:
                 continue
             if about.low is None or (value is None and hint is not int):
                 value = argument(name, value, hint)
@@ -88,15 +87,17 @@ class TaskOptions:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
-def described(cls: type) -> Mapping[str, tuple[Any, Option]]:
+def described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
     """Every field of an options class by name: its type and its :class:`Option`."""
     return _described(cls)
 
 
 @cache
-def _described(cls: type) -> Mapping[str, tuple[Any, Option]]:
+def _described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
     hints = get_type_hints(cls)
-    return {each.name: (hints[each.name], each.metadata["option"]) for each in fields(cls)}
+    return {
+        each.name: (hints[each.name], each.default, each.metadata["option"]) for each in fields(cls)
+    }
 
 
 def keywords_of(cls: type[TaskOptions]) -> Callable[[Call], Call]:
@@ -110,7 +111,7 @@ def keywords_of(cls: type[TaskOptions]) -> Callable[[Call], Call]:
             for each in fields(cls)
         ]
         call.__signature__ = own.replace(parameters=[*known, *shown_fields])  # type: ignore[attr-defined]
-        told = (f"    {name}: {about.help}" for name, (_, about) in described(cls).items())
+        told = (f"    {name}: {about.help}" for name, (_, _, about) in described(cls).items())
         call.__doc__ = "\n".join([cleandoc(call.__doc__ or ""), "", "Keywords:", *told])
         return call
 

@@ -200,16 +200,7 @@ class _Reader:
             recording = given
             _check_windows(recording, self._config)
         else:
-            recording = load_windows(
-                given,
-                self._config,
-                long_audio=options.long_audio,
-                hop=options.hop,
-                rng=self._generator,
-                resample=options.resample,
-                allow_truncated=options.allow_truncated,
-                strict=options.strict,
-            )
+            recording = read_recording(given, self._config, options, self._generator)
         if recording.truncated and options.long_audio != "windows":
             logger.warning(
                 "%s: only one window is answered (long_audio %s)",
@@ -239,6 +230,22 @@ class _Reader:
             batch = Batch(windows, tuple(self._slices), self._reading.seconds)
             self._windows, self._slices, self._reading = [], [], _Stopwatch()
             yield batch
+
+
+def read_recording(
+    given: AudioLike, config: ModelConfig, options: ReadOptions, rng: random.Random
+) -> Recording:
+    """Read and cut a recording as ``options`` say. Raises like :func:`load_windows`."""
+    return load_windows(
+        given,
+        config,
+        long_audio=options.long_audio,
+        hop=options.hop,
+        rng=rng,
+        resample=options.resample,
+        allow_truncated=options.allow_truncated,
+        strict=options.strict,
+    )
 
 
 class _Stopwatch:

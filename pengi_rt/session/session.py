@@ -113,17 +113,17 @@ class Session:
         with self.exclusive():
             return self.backend.encoders.encode_text(ids)
 
-    def encode_prompt(self, prompt: str, *, strict: bool = False) -> EncodedText:
+    def encode_prompt(self, prompt: str) -> EncodedText:
         """Encode a prompt; cached, because a few prompts are usually used for many recordings.
 
         Raises:
             BackendError: as for :meth:`exclusive`.
-            PromptError: the prompt is not valid text, or is too long (``strict``).
+            PromptError: the prompt is not valid text.
         """
         with self.exclusive():
-            tokens = self.prompt_tokenizer.encode(prompt, strict=strict)
 
             def encode() -> EncodedText:
+                tokens = self.prompt_tokenizer.encode(prompt)
                 embedding, prefix = self.encode_texts(tokens.ids[None])
                 return EncodedText(embedding[0], prefix[0], tokens.truncated)
 

@@ -9,7 +9,6 @@ from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import fused_search, search
-from pengi_rt.decoding.loop import StopTest
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
 from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
@@ -88,11 +87,10 @@ def result_for(
 
 def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> list[WindowAnswers]:
     """Answer all prompts about every window of a batch. Raises like :func:`iter_results`."""
-    is_finished = stop_test(session.tokenizer, request.stops)
     by_prompt = list[list[Hypotheses]]()
     with session.exclusive_decoding():
         started = encoded = perf_counter()  # once others have finished
-        fused = fused_search(session.backend, request.decode, is_finished)
+        fused = fused_search(session.backend, request.decode, request.is_finished)
         if fused is not None and len(request.prompts) == 1:
             by_prompt.append(request.prompts[0].search_on_device(fused, batch.windows))
         else:
@@ -117,11 +115,10 @@ def decode_windows(
 ) -> list[Hypotheses]:
     """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``."""
     prefixes, options = full_prefixes(audio, prompt), request.decode
-    is_finished = stop_test(session.tokenizer, request.stops)
     with session.exclusive_decoding():
         if isinstance(options, DecodeOptions):
-            return search(session.backend, prefixes, options, is_finished=is_finished)
-        return sample(session.backend, prefixes, options, is_finished=is_finished)
+            return search(session.backend, prefixes, options, is_finished=request.is_finished)
+        return sample(session.backend, prefixes, options, is_finished=request.is_finished)
 
 
 def _window(
@@ -143,15 +140,3 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """``text``, cut where the first of ``stops`` begins."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
-
-
-def stop_test(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> StopTest | None:
-    """A test of whether tokens spell one of ``stops``; None if there are no ``stops``."""
-    if not stops:
-        return None
-
-    def is_finished(tokens: Sequence[int]) -> bool:
-        text = tokenizer.decode(tokens)
-        return any(stop in text for stop in stops)
-
-    return is_finished

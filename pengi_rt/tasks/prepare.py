@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
-from pengi_rt.config.options import GenerateOptions, PromptOptions
+from pengi_rt.config.options import GenerateOptions, PromptOptions, WarmUpOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import FusedSearch
+from pengi_rt.decoding.loop import StopTest
 from pengi_rt.errors import UsageError
 from pengi_rt.session.one_or_many import plain_prompts
 from pengi_rt.session.session import EncodedText, Session
 from pengi_rt.text.prompts import task_prompt
+from pengi_rt.text.tokenizers import DecoderTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,8 @@ class PreparedRequest:
     prompts: tuple[PreparedPrompt, ...]
     decode: DecodeOptions | SampleOptions
     stops: tuple[str, ...]
+    is_finished: StopTest | None
+    """Whether tokens spell one of ``stops``."""
     options: GenerateOptions
     """The options, with the plan's defaults filled in."""
 
@@ -139,52 +143,45 @@ def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) 
         PromptError: a prompt is not valid text, or is too long (``strict``).
         UsageError: an option is out of range, or the sequence exceeds the decoder's positions.
     """
-    samples = options.samples
-    decode = (
-        search_options(session, options)
-        if samples is None
-        else sample_options(session, samples, options)
-    )
+    options = options.filled_in(session.config.generation)
+    decode = (search_options if options.samples is None else sample_options)(session, options)
     prepared = [PreparedPrompt(session, prompt, options) for prompt in prompts]
     config = session.config
     longest = config.audio_mapper.prefix_length + max(map(len, prepared))
     check_fits(longest, decode, config.decoder)
-    return PreparedRequest(
-        tuple(prepared), decode, options.stop_strings, _filled_in(options, decode)
-    )
+    is_finished = stop_test(session.tokenizer, options.stop_strings)
+    return PreparedRequest(tuple(prepared), decode, options.stop_strings, is_finished, options)
 
 
-def _filled_in(options: GenerateOptions, decode: DecodeOptions | SampleOptions) -> GenerateOptions:
-    """``options`` with the plan's defaults in place of None."""
-    return replace(
-        options,
-        beam_size=decode.beam_size if isinstance(decode, DecodeOptions) else None,
-        max_new_tokens=decode.max_new_tokens,
-        temperature=decode.temperature,
-    )
+def warm_up_search(session: Session, options: WarmUpOptions) -> DecodeOptions:
+    """The beam search that a backend is made ready for.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+    search = GenerateOptions(**options.to_json()).filled_in(session.config.generation)
+    return search_options(session, search)
 
 
 def search_options(session: Session, options: GenerateOptions) -> DecodeOptions:
-    """Beam search options from ``options`` and the plan's defaults.
+    """Beam search options from ``options``, filled in with the plan's defaults.
 
     Raises:
-        UsageError: an option is out of range, or is only for sampling.
+        UsageError: an option is out of range.
     """
-    beam_size = options.beam_size
-    return DecodeOptions(
-        beam_size=session.config.generation.beam_size if beam_size is None else beam_size,
-        **_common(session, options),
-    )
+    assert options.beam_size is not None
+    return DecodeOptions(beam_size=options.beam_size, **_common(session, options))
 
 
-def sample_options(session: Session, samples: int, options: GenerateOptions) -> SampleOptions:
-    """Sampling options from ``options`` and the plan's defaults, for ``samples`` answers.
+def sample_options(session: Session, options: GenerateOptions) -> SampleOptions:
+    """Sampling options from ``options``, filled in with the plan's defaults.
 
     Raises:
-        UsageError: an option is out of range, or is only for beam search.
+        UsageError: an option is out of range.
     """
+    assert options.samples is not None
     return SampleOptions(
-        samples=samples,
+        samples=options.samples,
         top_k=options.top_k,
         top_p=options.top_p,
         seed=options.seed,
@@ -201,11 +198,24 @@ class _Common(TypedDict):
 
 def _common(session: Session, options: GenerateOptions) -> _Common:
     """The options that beam search and sampling share."""
-    default = session.config.generation
-    tokens, temperature, stop = options.max_new_tokens, options.temperature, options.stop
+    config, stop = session.config, options.stop
+    assert options.max_new_tokens is not None
+    assert options.temperature is not None
     return _Common(
-        max_new_tokens=default.max_new_tokens if tokens is None else tokens,
-        temperature=default.temperature if temperature is None else temperature,
-        stop_id=session.config.stop_id if stop is None else session.tokenizer.stop_id(stop),
-        pad_id=session.config.pad_id,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        stop_id=config.stop_id if stop is None else session.tokenizer.stop_id(stop),
+        pad_id=config.pad_id,
     )
+
+
+def stop_test(tokenizer: DecoderTokenizer, stops: Sequence[str]) -> StopTest | None:
+    """A test of whether tokens spell one of ``stops``; None if there are no ``stops``."""
+    if not stops:
+        return None
+
+    def is_finished(tokens: Sequence[int]) -> bool:
+        text = tokenizer.decode(tokens)
+        return any(stop in text for stop in stops)
+
+    return is_finished

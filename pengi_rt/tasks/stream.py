@@ -9,7 +9,7 @@ from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.streaming import Token, check_single, stream_tokens
 from pengi_rt.session.batches import Audio, Batch, window_batches
 from pengi_rt.session.session import Session, full_prefixes
-from pengi_rt.tasks.generate import cut_at_stop, stop_test
+from pengi_rt.tasks.generate import cut_at_stop
 from pengi_rt.tasks.prepare import PreparedRequest, one_prompt, prepare
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
@@ -59,8 +59,7 @@ def _window_pieces(session: Session, prefix: F32, request: PreparedRequest) -> I
 
 def _tokens(session: Session, prefix: F32, request: PreparedRequest) -> Iterator[Token]:
     """One token at a time: other threads may use the session in between."""
-    is_finished = stop_test(session.tokenizer, request.stops)
-    tokens = stream_tokens(session.backend, prefix, request.decode, is_finished=is_finished)
+    tokens = stream_tokens(session.backend, prefix, request.decode, is_finished=request.is_finished)
     while True:
         with session.exclusive_decoding():
             token = next(tokens, None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.options import (
@@ -103,8 +103,6 @@ def _classify(
 ) -> int:
     options = options_of(arguments, ClassifyOptions)
     run = Run(arguments, names)
-    about = {"verb": "classify", "labels": labels, "prompt": arguments.prompt}
-    run.mark_rows(engine, {**about, "best": arguments.best, **options.to_json()})
     picture = _Picture(arguments.plot, engine.config, options)
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.iter_classify(
@@ -115,6 +113,8 @@ def _classify(
         on_error=run.on_error,
         options=options,
     )
+    about = {"labels": labels, "prompt": arguments.prompt, "best": arguments.best}
+    run.mark_rows(engine, options, {"verb": "classify", **about})
     rows = ClassificationRows(arguments.format, best=arguments.best, headed=len(names) > 1)
     code = run.write_output(
         picture.keep_result(results),
@@ -173,14 +173,12 @@ class _Picture:
         if self._path is None:
             yield from run
             return
-        from pengi_rt.audio.recording import load_windows
+        from pengi_rt.session.batches import read_recording
 
-        read = ("long_audio", "hop", "resample", "strict", "allow_truncated")
-        options: dict[str, Any] = {name: getattr(self._options, name) for name in read}
         rng = random.Random(self._options.seed)  # noqa: S311 - a crop, reproducible
         for source in run:
             try:
-                self._recording = load_windows(source, self._config, rng=rng, **options)
+                self._recording = read_recording(source, self._config, self._options, rng)
             except AudioError as error:
                 run.on_error(source, error)
             else:

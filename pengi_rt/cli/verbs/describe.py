@@ -45,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     with open_engine(arguments) as engine:
         options = options_of(arguments, DescribeOptions)
         run = Run(arguments, names)
-        run.mark_rows(engine, {"verb": "describe", **options.to_json()})
         # Options are refused here, before the output is opened.
         results = engine.iter_describe(
             run, partial_results=True, on_error=run.on_error, options=options
         )
+        run.mark_rows(engine, options, {"verb": "describe"})
         return run.write_output(
             results,
             description_rows,

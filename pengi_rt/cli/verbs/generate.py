@@ -69,12 +69,12 @@ def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -
     prompts = arguments.prompt
     each = 1 if prompts is None else len(prompts)
     run = Run(arguments, names, results_each=each)
-    about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows}
-    run.mark_rows(engine, {**about, **options.to_json()})
     # Options and prompts are refused here, before the output is opened.
     results = engine.iter_generate(
         run, prompts, partial_results=True, on_error=run.on_error, options=options
     )
+    about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows}
+    run.mark_rows(engine, options, about)
     lines = TextLine(recordings=len(names) > 1, prompts=each > 1)
     return run.write_output(
         results,

@@ -4,7 +4,8 @@ import argparse
 from time import perf_counter
 
 from pengi_rt.backends.registry import WarmUpStep, backend_spec, backends, prepare_warm_up
-from pengi_rt.cli.options import add_precision
+from pengi_rt.cli.options import add_options, add_precision
+from pengi_rt.config.options import WarmUpOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import emit
@@ -26,12 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, nargs="+", default=[1], metavar="N",
         help="windows per batch; one size or several (default: 1)",
     )  # fmt: skip
-    parser.add_argument(
-        "--beam-size", type=int, metavar="N", help="hypotheses kept (default: the plan's)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="longest answer (default: the plan's)"
-    )
+    add_options(parser, WarmUpOptions, "beam_size", "max_new_tokens")
     parser.add_argument(
         "--tune", action="store_true",
         help="measure the fastest tiles for the kernels on this GPU, and keep them for later "
