@@ -1,43 +1,8 @@
 // The Python interface of the native kernels: checks arrays and computes nothing.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
-#include <string>
-#include <vector>
-
+#include "arrays.hpp"
 #include "beam_step.hpp"
 
-namespace py = pybind11;
-
 namespace {
-
-constexpr py::ssize_t kAny = -1;
-using Shape = std::vector<py::ssize_t>;
-
-std::string text(const Shape& shape) {
-  std::string result;
-  for (const py::ssize_t size : shape)
-    result += (result.empty() ? "" : ", ") + (size == kAny ? "*" : std::to_string(size));
-  return "[" + result + "]";
-}
-
-// The data of an aligned, C-contiguous `T` array of this shape; throws if it is not one.
-template <typename T>
-const T* data(const py::array& array, const Shape& shape, const std::string& name) {
-  using py::detail::npy_api;
-  const Shape got(array.shape(), array.shape() + array.ndim());
-  bool fits = got.size() == shape.size();
-  for (std::size_t i = 0; fits && i < shape.size(); ++i)
-    fits = shape[i] == kAny || shape[i] == got[i];
-  constexpr int kFlags = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
-  const bool packed = (array.flags() & kFlags) == kFlags;
-  if (!py::isinstance<py::array_t<T>>(array) || !fits || !packed)
-    throw py::value_error(name + " must be C-contiguous " +
-                          std::string(py::str(py::dtype::of<T>())) + " " + text(shape) + ", got " +
-                          (packed ? "" : "strided ") + std::string(py::str(array.dtype())) + " " +
-                          text(got));
-  return static_cast<const T*>(array.data());
-}
 
 template <typename T, typename U>
 py::array_t<T> array_of(const std::vector<U>& values, const Shape& shape) {
@@ -80,10 +45,13 @@ void update_ancestry(py::array ancestry, const py::array& sources, std::int64_t 
 
 }  // namespace
 
+void bind_gpt2(py::module_& m);  // gpt2_bindings.cpp
+
 PYBIND11_MODULE(_core, m) {
   using py::arg;
   m.doc() = "Native kernels; pengi_rt.kernels.beam_step_cpu documents them.";
   m.def("beam_step", &beam_step, arg("logits"), arg("scores"), arg("lengths"), arg("finished"),
         arg("beam_size"), arg("temperature"), arg("stop_id"), arg("pad_id"));
   m.def("update_ancestry", &update_ancestry, arg("ancestry"), arg("sources"), arg("position"));
+  bind_gpt2(m);
 }

@@ -1,0 +1,5 @@
+// GPT-2's kernels for avx512vnni; see CMakeLists.txt for the flags.
+#define PENGI_SET avx512vnni
+#define PENGI_LANES 16
+#define PENGI_VECTORS 4
+#include "gpt2_kernels.inc"
