@@ -26,13 +26,13 @@ pengi::Norm norm_of(const py::tuple& parts, std::int64_t width) {
   return {vector_of(parts[0], width, "norm weight"), vector_of(parts[1], width, "norm bias")};
 }
 
-pengi::PackedMatrix packed(Gpt2& model, const py::tuple& parts, std::int64_t inputs,
+pengi::Linear packed(Gpt2& model, const py::tuple& parts, std::int64_t inputs,
                            std::int64_t outputs) {
   const py::array weight = parts[0], bias = parts[1];
   const pengi::Matrix matrix{data<float>(weight, {inputs, outputs}, "weight"),
                              data<float>(bias, {outputs}, "bias"), inputs, outputs, false};
   const py::gil_scoped_release unlocked;
-  return model.pack(matrix);
+  return model.linear(matrix);
 }
 
 void add_layer(Gpt2& model, const py::tuple& norm_1, const py::tuple& qkv,
@@ -50,7 +50,7 @@ void set_head(Gpt2& model, const py::tuple& norm, const py::array& table) {
                              true};
   pengi::Norm last = norm_of(norm, width);
   const py::gil_scoped_release unlocked;
-  model.set_head(std::move(last), model.pack(matrix));
+  model.set_head(std::move(last), model.linear(matrix));
 }
 
 py::array_t<float> prefill(Gpt2& model, Gpt2Cache& cache, const std::vector<std::int64_t>& slots,
