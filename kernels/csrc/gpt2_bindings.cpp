@@ -1,9 +1,12 @@
 // The Python interface of the CPU's GPT-2: checks arrays and computes nothing.
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "arrays.hpp"
 #include "cpu.hpp"
 #include "gpt2.hpp"
+#include "linear.hpp"
 
 namespace {
 
@@ -90,11 +93,53 @@ void step(Gpt2& model, Gpt2Cache& cache, const py::array& rows, const py::array&
   model.step(cache, from, parent, length, done, to);
 }
 
+// One linear layer with threads of its own.
+class PackedLinear {
+ public:
+  PackedLinear(const py::array& weight, const std::optional<py::array>& bias,
+               const std::string& precision, const std::string& instructions, int threads)
+      : pool_(threads),
+        linear_(pengi::kernels_for(instructions), storage_of(precision), matrix(weight, bias),
+                pool_) {}
+
+  py::array_t<float> apply(const py::array& x, const std::optional<py::array>& residual,
+                           bool gelu) {
+    const float* from = data<float>(x, {kAny, linear_.inputs()}, "x");
+    const std::int64_t rows = x.shape(0);
+    const Shape shape{rows, linear_.outputs()};
+    const float* added = residual ? data<float>(*residual, shape, "residual") : nullptr;
+    py::array_t<float> y(shape);
+    float* to = y.mutable_data();
+    const py::gil_scoped_release unlocked;
+    const pengi::ThreadPool::Busy busy(pool_);
+    linear_.apply(from, rows, added, gelu, to, scratch_, pool_);
+    return y;
+  }
+
+ private:
+  static pengi::Matrix matrix(const py::array& weight, const std::optional<py::array>& bias) {
+    const float* values = data<float>(weight, {kAny, kAny}, "weight");
+    const std::int64_t inputs = weight.shape(0), outputs = weight.shape(1);
+    if (inputs < 1 || outputs < 1) throw py::value_error("weight is empty");
+    return {values, bias ? data<float>(*bias, {outputs}, "bias") : nullptr, inputs, outputs, false};
+  }
+
+  pengi::ThreadPool pool_;
+  pengi::Linear linear_;
+  pengi::Linear::Rounded scratch_;
+};
+
 }  // namespace
 
 void bind_gpt2(py::module_& m) {
   using py::arg;
   m.def("instruction_sets", &pengi::instruction_sets);
+  py::class_<PackedLinear>(m, "PackedLinear")
+      .def(py::init<const py::array&, const std::optional<py::array>&, const std::string&,
+                    const std::string&, int>(),
+           arg("weight"), arg("bias"), py::kw_only(), arg("precision"), arg("instructions"),
+           arg("threads"))
+      .def("apply", &PackedLinear::apply, arg("x"), arg("residual"), arg("gelu"));
   py::class_<Gpt2Cache>(m, "Gpt2Cache");
   py::class_<Gpt2>(m, "Gpt2")
       .def(py::init([](std::int64_t width, std::int64_t heads, std::int64_t vocab,
