@@ -15,6 +15,7 @@ import pytest
 from fake_backend import FakeBackend, ToyModel
 from triton_interpreter import DEVICE
 
+from pengi_rt.backends.native import NativeBackend
 from pengi_rt.backends.onnx import OnnxBackend, OnnxCache, open_plan
 from pengi_rt.backends.protocol import F32, I64, Backend, Cache, Decoder
 from pengi_rt.backends.registry import RunOptions
@@ -32,7 +33,7 @@ from pengi_rt.plan.reader import Plan
 
 ATOL = 1e-4
 WIDTH, PREFIX_ROWS, NEW_TOKENS = 2, 6, 3
-BACKENDS = ("fake", "torch", "onnx", "triton")
+BACKENDS = ("fake", "torch", "onnx", "native", "native-int8", "triton")
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -44,6 +45,12 @@ def backend(
             onnx = OnnxBackend(plan, threads=1)
             yield onnx
             onnx.close()
+    elif request.param.startswith("native"):
+        precision = "int8" if request.param == "native-int8" else "fp32"
+        with Plan.open(tiny_plan) as plan:
+            native = NativeBackend(plan, precision=precision, threads=2)
+            yield native
+            native.close()
     elif request.param == "torch":
         yield TorchBackend(tiny_model)
     elif request.param == "triton":
