@@ -5,20 +5,14 @@ on the command line with its default and help (``cli/options.py``), and the key 
 (:meth:`TaskOptions.from_json`). Values are checked when the dataclass is made.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from pengi_rt.config.bounds import (
-    MAX_BEAM_SIZE,
-    MAX_SAMPLES,
-    check_hop,
-    check_reading,
-    check_temperature,
-    check_top_p,
-)
 from pengi_rt.config.checked import listed, whole
 from pengi_rt.config.choices import LongAudio
+from pengi_rt.config.decode import MAX_BEAM_SIZE, MAX_SAMPLES, check_temperature, check_top_p
 from pengi_rt.config.task_options import TaskOptions, option
 from pengi_rt.errors import PromptError, UsageError
 
@@ -74,8 +68,15 @@ class ReadOptions(TaskOptions):
 
     def __post_init__(self) -> None:
         TaskOptions.__post_init__(self)
-        check_hop(self.hop)
-        check_reading(self.long_audio, self.hop, resample=self.resample)
+        long_audio, hop = self.long_audio, self.hop
+        if hop is not None and not 0 < hop < math.inf:
+            raise UsageError(f"hop must be above 0 and at most a window's length, got {hop:g}")
+        if long_audio != "compat" and not self.resample:
+            raise UsageError(
+                f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}"
+            )
+        if hop is not None and long_audio != "windows":
+            raise UsageError(f"hop is only for long_audio='windows', not {long_audio!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

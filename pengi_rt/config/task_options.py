@@ -87,13 +87,9 @@ class TaskOptions:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
-def described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
-    """Every field of an options class by name: its type and its :class:`Option`."""
-    return _described(cls)
-
-
 @cache
-def _described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
+def described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
+    """Every field of an options class by name: its type, its default and its :class:`Option`."""
     hints = get_type_hints(cls)
     return {
         each.name: (hints[each.name], each.default, each.metadata["option"]) for each in fields(cls)

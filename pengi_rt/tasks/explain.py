@@ -18,7 +18,7 @@ from pengi_rt.results.explanation import (
     PrefixPart,
     PrefixVector,
 )
-from pengi_rt.session.batches import Batch, split_by_recording
+from pengi_rt.session.batches import Batch, OutputsByRecording
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import unit
 from pengi_rt.tasks.prepare import PreparedPrompt
@@ -51,6 +51,7 @@ def explain(
             "shorten the text"
         )
     explainer = _Explainer(session, prompt, whole("k", options.k, 1, decoder.vocab_size))
+    by_recording = OutputsByRecording[ExplainedWindow](partial_results=partial_results)
     return (
         Explanation(
             audio=part.recording.name,
@@ -62,7 +63,8 @@ def explain(
             audio_warnings=part.recording.warnings,
             window_range=part.window_range,
         )
-        for part in split_by_recording(batches, explainer.explain, partial_results=partial_results)
+        for batch in batches
+        for part in by_recording.add(batch, explainer.explain(batch))
     )
 
 

@@ -1,7 +1,6 @@
 """Answers to prompts about recordings: beam search or sampling after each window's prefix."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import fused_search, search
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
-from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
+from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs
 from pengi_rt.session.session import Session, full_prefixes
 from pengi_rt.tasks.prepare import PreparedRequest
 from pengi_rt.text.tokenizers import DecoderTokenizer
@@ -40,31 +39,20 @@ def iter_results(
     Raises:
         BackendError: the session has been closed, or the decoder's output is NaN.
     """
+    by_recording = OutputsByRecording[WindowAnswers](partial_results=partial_results)
     answers: list[WindowAnswers] = []
-    for part in answer_recordings(session, batches, request, partial_results=partial_results):
-        yield result_for(request, 0, part)
-        if len(request.prompts) == 1:
-            continue
-        if part.first == 0:
-            answers = []
-        answers += part.outputs
-        if part.is_last:
-            whole = RecordingOutputs(part.recording, 0, answers)
-            for number in range(1, len(request.prompts)):
-                yield result_for(request, number, whole)
-
-
-def answer_recordings(
-    session: Session,
-    batches: Iterable[Batch],
-    request: PreparedRequest,
-    *,
-    partial_results: bool = False,
-) -> Iterator[RecordingOutputs[WindowAnswers]]:
-    """Yield the answers about each recording's windows. Raises like :func:`iter_results`."""
-    return split_by_recording(
-        batches, partial(answer_batch, session, request), partial_results=partial_results
-    )
+    for batch in batches:
+        for part in by_recording.add(batch, answer_batch(session, request, batch)):
+            yield result_for(request, 0, part)
+            if len(request.prompts) == 1:
+                continue
+            if part.first == 0:
+                answers = []
+            answers += part.outputs
+            if part.is_last:
+                whole = RecordingOutputs(part.recording, 0, answers)
+                for number in range(1, len(request.prompts)):
+                    yield result_for(request, number, whole)
 
 
 def result_for(

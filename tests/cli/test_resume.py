@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import Recording, read_recording
 from pengi_rt.cli.main import main
 from pengi_rt.render.output import open_output
 from pengi_rt.render.resume import ResumeState
@@ -27,7 +27,7 @@ from pengi_rt.render.resume import ResumeState
 Capture = pytest.CaptureFixture[str]
 Run = Callable[..., int]
 Ask = Callable[..., list[str]]
-LOAD = "pengi_rt.session.batches.load_windows"
+LOAD = "pengi_rt.session.batches.read_recording"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names = []
 
     def read(*arguments: Any, **options: Any) -> Recording:
-        recording = load_windows(*arguments, **options)
+        recording = read_recording(*arguments, **options)
         names.append(Path(recording.name).name)
         return recording
 
@@ -388,7 +388,7 @@ def test_rows_are_written_as_soon_as_none_is_missing_before_them(
     def spied(*arguments: Any, **options: Any) -> Any:
         part = folder.parent / "out.jsonl.part"
         written.append([json.loads(line)["audio"] for line in part.read_text().splitlines()])
-        return load_windows(*arguments, **options)
+        return read_recording(*arguments, **options)
 
     monkeypatch.setattr(LOAD, spied)
     ask("0.wav", "2.wav", "1.wav", "3.wav", "5.wav", "4.wav", "6.wav")

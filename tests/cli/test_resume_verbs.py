@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import Argument, Capture, run
 
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import Recording, read_recording
 
 VERBS = {
     "describe": ["--max-new-tokens", "2"],
@@ -21,9 +21,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def read(name: str, *arguments: object, **options: object) -> Recording:
         names.append(Path(name).name)
-        return load_windows(name, *arguments, **options)  # type: ignore[arg-type]
+        return read_recording(name, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pengi_rt.session.batches.load_windows", read)
+    monkeypatch.setattr("pengi_rt.session.batches.read_recording", read)
     return names
 
 

@@ -10,8 +10,8 @@ import pytest
 import toy_plan
 
 from pengi_rt.config import model as config
-from pengi_rt.config.bounds import MAX_BEAM_SIZE
 from pengi_rt.config.checked import Checked, Within
+from pengi_rt.config.decode import MAX_BEAM_SIZE
 from pengi_rt.config.model import (
     DecoderConfig,
     GenerationConfig,

@@ -18,8 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from pengi_rt.backends.protocol import F32, F64
-from pengi_rt.config.bounds import MIN_TEMPERATURE
-from pengi_rt.config.decode import DecodeOptions, SampleOptions
+from pengi_rt.config.decode import MIN_TEMPERATURE, DecodeOptions, SampleOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.sampling import sample, sample_choice

@@ -15,7 +15,7 @@ from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.session.batches import Batch, split_by_recording, window_batches
+from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs, window_batches
 
 CONFIG = ModelConfig.preset("tiny")
 RATE, CLIP = CONFIG.mel.sample_rate, CONFIG.clip_samples
@@ -52,20 +52,24 @@ def test_batches_are_full_and_hold_every_window_in_its_place(size: int) -> None:
         assert len(list(batch.spans)) == len(batch)
 
 
+def by_recording(
+    batches: Iterator[Batch], *, partial_results: bool = False
+) -> Iterator[RecordingOutputs[float]]:
+    """The first sample of every window, by recording."""
+    outputs = OutputsByRecording[float](partial_results=partial_results)
+    for batch in batches:
+        yield from outputs.add(batch, [float(window[0]) for window in batch.windows])
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_outputs_come_back_by_recording(size: int) -> None:
-    def first_samples(batch: Batch) -> list[float]:
-        return [float(window[0]) for window in batch.windows]
-
     expected = [[float(window[0]) for window in load_windows(each, CONFIG)] for each in SOUNDS]
-    whole = list(
-        split_by_recording(window_batches(SOUNDS, CONFIG, options(batch_size=size)), first_samples)
-    )
+    whole = list(by_recording(window_batches(SOUNDS, CONFIG, options(batch_size=size))))
     assert [list(part.outputs) for part in whole] == expected
     assert all(part.is_last and part.window_range is None for part in whole)
     batches = window_batches(SOUNDS, CONFIG, options(batch_size=size))
     found: list[list[float]] = []
-    for part in split_by_recording(batches, first_samples, partial_results=True):
+    for part in by_recording(batches, partial_results=True):
         if part.first == 0:
             found.append([])
         assert len(found[-1]) == part.first
@@ -78,9 +82,7 @@ def test_outputs_come_back_by_recording(size: int) -> None:
 def test_a_recording_given_twice_is_two() -> None:
     recording = load_windows(SOUNDS[1], CONFIG)
     batches = window_batches([recording, recording], CONFIG, options(batch_size=4))
-    assert [
-        len(part.outputs) for part in split_by_recording(batches, lambda batch: [0] * len(batch))
-    ] == [3, 3]
+    assert [len(part.outputs) for part in by_recording(batches)] == [3, 3]
 
 
 def test_recordings_are_drawn_as_they_are_needed() -> None:

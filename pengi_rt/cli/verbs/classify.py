@@ -173,7 +173,7 @@ class _Picture:
         if self._path is None:
             yield from run
             return
-        from pengi_rt.session.batches import read_recording
+        from pengi_rt.audio.recording import read_recording
 
         rng = random.Random(self._options.seed)  # noqa: S311 - a crop, reproducible
         for source in run:

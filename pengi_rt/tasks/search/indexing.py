@@ -21,7 +21,7 @@ from pengi_rt.config.checked import as_path
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording, window_batches
+from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs, window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.system.files import file_sha256
 from pengi_rt.system.regular import Regular
@@ -215,8 +215,10 @@ class _Run:
                 self.options,
                 on_error=self._on_error,
             )
-            for part in split_by_recording(batches, self.captions):
-                self.add(builder, part)
+            by_recording = OutputsByRecording[_Captioned]()
+            for batch in batches:
+                for part in by_recording.add(batch, self.captions(batch)):
+                    self.add(builder, part)
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 

@@ -267,7 +267,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pengi_rt.cli.main import main
 from pengi_rt.session import batches
 
-load = batches.load_windows
+load = batches.read_recording
 
 def waiting(path, *arguments, **options):
     if str(path).endswith("zz.wav"):
@@ -276,7 +276,7 @@ def waiting(path, *arguments, **options):
                 time.sleep(0.01)
     return load(path, *arguments, **options)
 
-batches.load_windows = waiting
+batches.read_recording = waiting
 sys.exit(main())
 """
 

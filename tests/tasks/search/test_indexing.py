@@ -323,16 +323,16 @@ def test_captions_of_any_kind(
 def test_a_recording_that_is_replaced_while_it_is_read(
     engine: Engine, folder: Path, index: Path, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = audio.load_windows
+    load = audio.read_recording
 
     def replaced(path: Any, *arguments: Any, **options: Any) -> Any:
         if str(path).endswith("a.wav"):
             write_sound(folder / "a.wav", 77)
         return load(path, *arguments, **options)
 
-    monkeypatch.setattr("pengi_rt.session.batches.load_windows", replaced)
+    monkeypatch.setattr("pengi_rt.session.batches.read_recording", replaced)
     engine.index(folder, index, **FAST)
-    monkeypatch.setattr("pengi_rt.session.batches.load_windows", load)
+    monkeypatch.setattr("pengi_rt.session.batches.read_recording", load)
     spy.windows = 0
     assert engine.index(folder, index, **FAST).counts["changed"] == 1
     assert spy.windows == 1
