@@ -56,7 +56,7 @@ class Setup:
         if not known_prompt:
             self.engine.backend.encoders.encode_text(self.ids.numpy())
         audio = self.engine.backend.encoders.encode_audio(self.wave[None]).prefix[0]
-        text = self.engine.session.encode_prompt(PROMPT).prefix
+        text = self.engine.session.encode_prompt(self.engine.session.cached_prompt(PROMPT))
         (found,) = search(self.engine.backend, [np.concatenate([audio, text])], self.options)
         return [beam.tokens for beam in found.beams]
 

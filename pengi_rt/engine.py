@@ -26,16 +26,23 @@ from pengi_rt.results.description import Description
 from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
 from pengi_rt.results.explanation import Explanation
 from pengi_rt.results.generation import Result
-from pengi_rt.session.batches import Audio, OnError, window_batches
-from pengi_rt.session.one_or_many import OneOrMany, Prompts, as_list, plain_prompts, shaped_like
+from pengi_rt.session.batches import (
+    Audio,
+    OneOrMany,
+    OnError,
+    Prompts,
+    as_list,
+    shaped_like,
+    window_batches,
+)
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.classify import classify
 from pengi_rt.tasks.classify.labels import Labels
 from pengi_rt.tasks.describe import describe
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
 from pengi_rt.tasks.explain import explain
-from pengi_rt.tasks.generate import iter_results
-from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of, warm_up_search
+from pengi_rt.tasks.generate import generate
+from pengi_rt.tasks.prepare import plain_prompts, warm_up_search
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
 from pengi_rt.tasks.search.searching import Hit, Query, search_index
@@ -151,11 +158,8 @@ class Engine:
         options and prompts raise at the call.
         """
         chosen = GenerateOptions.given(options, keywords, "generate")
-        self.plan.require("generate")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
-        prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
-        request = prepare(self.session, prompts, chosen)
-        return iter_results(self.session, batches, request, partial_results=partial_results)
+        return generate(self.session, batches, prompt, chosen, partial_results=partial_results)
 
     @keywords_of(GenerateOptions)
     def stream(
@@ -290,11 +294,8 @@ class Engine:
     ) -> Iterator[Explanation]:
         """The tokens nearest to each prefix vector, one by one, as :meth:`iter_generate` does."""
         chosen = ExplainOptions.given(options, keywords, "explain")
-        self.plan.require("explain")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
-        one = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
-        prepared = PreparedPrompt(self.session, one, chosen)
-        return explain(self.session, batches, prepared, chosen, partial_results=partial_results)
+        return explain(self.session, batches, prompt, chosen, partial_results=partial_results)
 
     @keywords_of(IndexOptions)
     def index(

@@ -8,6 +8,7 @@ eight times the published sizes, and keep hostile files from taking unbounded me
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Literal, Self, cast
 
 from pengi_rt.config.checked import Checked, Within, build, require, require_below, require_multiple
@@ -177,7 +178,7 @@ class MapperConfig(Checked):
     mlp_ratio: Ratio = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Checked):
     """GPT-2 with tied embeddings and head."""
 
@@ -190,7 +191,7 @@ class DecoderConfig(Checked):
     def _check(self) -> None:
         require_multiple("n_embd", self.n_embd, "n_head", self.n_head)
 
-    @property
+    @cached_property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return exact_div(self.n_embd, self.n_head)
@@ -206,7 +207,7 @@ class GenerationConfig(Checked):
     temperature: Annotated[float, Within(0.001, 1000)] = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig(Checked):
     """A whole Pengi model: everything the runtime needs to know besides the weights."""
 
@@ -276,7 +277,7 @@ class ModelConfig(Checked):
             f"{name}.constant_length must equal prefix_length ({rows}), got {constant}",
         )
 
-    @property
+    @cached_property
     def sample_rate(self) -> int:
         """Sample rate of the windows, Hz."""
         return self.mel.sample_rate
@@ -286,7 +287,7 @@ class ModelConfig(Checked):
         """Samples from one column of the spectrogram to the next."""
         return self.mel.hop_length
 
-    @property
+    @cached_property
     def clip_samples(self) -> int:
         """Samples of one clip at ``mel.sample_rate``."""
         return round(self.clip_seconds * self.mel.sample_rate)
@@ -315,7 +316,7 @@ class ModelConfig(Checked):
         """Prefix rows of a prompt: its ``tokens`` themselves, or the mapper's output."""
         return tokens if self.text.kind == "decoder" else self.text_mapper.prefix_length
 
-    @property
+    @cached_property
     def prefix_length(self) -> int:
         """Rows of the whole prefix: the audio's, then the longest prompt's."""
         return self.audio_mapper.prefix_length + self.prompt_rows(self.text.max_length)

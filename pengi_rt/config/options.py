@@ -66,8 +66,8 @@ class ReadOptions(TaskOptions):
     )
     batch_size: int = option(8, "windows per batch", metavar="N", low=1)
 
-    def __post_init__(self) -> None:
-        TaskOptions.__post_init__(self)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
         long_audio, hop = self.long_audio, self.hop
         if hop is not None and not 0 < hop < math.inf:
             raise UsageError(f"hop must be above 0 and at most a window's length, got {hop:g}")
@@ -127,9 +127,10 @@ class GenerateOptions(PromptOptions):
         None, "sample from the fewest likeliest tokens with total probability P", metavar="P"
     )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
         # Not super(): slots=True replaces the class, and super() would look for the original.
-        PromptOptions.__post_init__(self)
+        PromptOptions.check(self)
         object.__setattr__(self, "stop_strings", _stop_strings(self.stop_strings))
         if self.samples is None and (self.top_k is not None or self.top_p is not None):
             raise UsageError("top_k and top_p are for sampled answers: give samples too")
@@ -156,8 +157,9 @@ class GenerateOptions(PromptOptions):
 class DescribeOptions(GenerateOptions):
     """Like :class:`GenerateOptions`, but the prompts are the released wrapper's."""
 
-    def __post_init__(self) -> None:
-        GenerateOptions.__post_init__(self)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
+        GenerateOptions.check(self)
         if self.task is not None or self.question is not None:
             raise UsageError("describe has its own prompts; use generate for tasks and questions")
 
@@ -180,8 +182,9 @@ class ClassifyOptions(GenerateOptions):
         None, "for log-likelihood: subtract the score for silence (default: none)"
     )
 
-    def __post_init__(self) -> None:
-        GenerateOptions.__post_init__(self)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
+        GenerateOptions.check(self)
         if LABEL not in self.template:
             raise UsageError(f"the template must hold {LABEL}, got {self.template!r}")
         (_check_matching if self.method == "text-matching" else _check_likelihood)(self)
@@ -209,8 +212,9 @@ class IndexOptions(GenerateOptions):
         "'pengi-rt[faiss]')",
     )
 
-    def __post_init__(self) -> None:
-        GenerateOptions.__post_init__(self)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
+        GenerateOptions.check(self)
         if self.samples is not None:
             raise UsageError("an index holds beam-search captions, not samples: leave out samples")
         if self.long_audio != "windows":

@@ -52,6 +52,10 @@ class TaskOptions:
             else:
                 value = whole(name, value, about.low, about.high)
             object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Check how the values fit together; each is already of its type and within its bounds."""
 
     @classmethod
     def given(cls, options: Self | None, keywords: Mapping[str, Any], verb: str) -> Self:
@@ -87,9 +91,13 @@ class TaskOptions:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 
-@cache
 def described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
     """Every field of an options class by name: its type, its default and its :class:`Option`."""
+    return _described(cls)
+
+
+@cache
+def _described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
     hints = get_type_hints(cls)
     return {
         each.name: (hints[each.name], each.default, each.metadata["option"]) for each in fields(cls)

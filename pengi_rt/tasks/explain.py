@@ -21,7 +21,7 @@ from pengi_rt.results.explanation import (
 from pengi_rt.session.batches import Batch, OutputsByRecording
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import unit
-from pengi_rt.tasks.prepare import PreparedPrompt
+from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt
 
 _TOKENS = 4096  # embeddings compared at a time: 12 MB for GPT-2
 _VECTORS = 512  # vectors compared with them at a time: at most 17 MB of cosines
@@ -30,7 +30,7 @@ _VECTORS = 512  # vectors compared with them at a time: at most 17 MB of cosines
 def explain(
     session: Session,
     batches: Iterable[Batch],
-    prompt: PreparedPrompt,
+    prompt: str | None,
     options: ExplainOptions,
     *,
     partial_results: bool = False,
@@ -40,24 +40,29 @@ def explain(
     With ``partial_results``, each batch of windows is explained separately.
 
     Raises:
-        UsageError: ``k`` exceeds the vocabulary, or the prefix exceeds the decoder's positions.
+        UsageError: ``k`` exceeds the vocabulary, or the prefix exceeds the decoder's positions; or
+            as for :func:`~pengi_rt.tasks.prepare.one_prompt`.
+        PromptError: the prompt is not valid text, or is too long (``strict``).
         BackendError: the session is closed.
     """
+    session.plan.require("explain")
+    one = one_prompt(prompt, options, session.config.generation.prompt, "explain")
+    prepared = PreparedPrompt(session, one, options)
     decoder = session.config.decoder
-    rows = session.config.audio_mapper.prefix_length + len(prompt)
+    rows = session.config.audio_mapper.prefix_length + len(prepared)
     if rows > decoder.n_positions:
         raise UsageError(
             f"a prefix of {rows} rows exceeds the decoder's {decoder.n_positions} positions: "
             "shorten the text"
         )
-    explainer = _Explainer(session, prompt, whole("k", options.k, 1, decoder.vocab_size))
+    explainer = _Explainer(session, prepared, whole("k", options.k, 1, decoder.vocab_size))
     by_recording = OutputsByRecording[ExplainedWindow](partial_results=partial_results)
     return (
         Explanation(
             audio=part.recording.name,
-            prompt=prompt.prompt,
+            prompt=prepared.prompt,
             windows=tuple(part.outputs),
-            prompt_truncated=prompt.truncated,
+            prompt_truncated=prepared.truncated,
             audio_truncated=part.recording.truncated,
             options=options,
             audio_warnings=part.recording.warnings,

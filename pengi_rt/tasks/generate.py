@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import fused_search, search
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
 from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs
 from pengi_rt.session.session import Session, full_prefixes
-from pengi_rt.tasks.prepare import PreparedRequest
+from pengi_rt.tasks.prepare import PreparedRequest, prepare, prompts_of
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 
@@ -23,6 +24,26 @@ class WindowAnswers(NamedTuple):
     """One list of hypotheses per prompt."""
     timings: Timings
     """The timings of the window's batch."""
+
+
+def generate(
+    session: Session,
+    batches: Iterable[Batch],
+    prompt: str | Sequence[str] | None,
+    options: GenerateOptions,
+    *,
+    partial_results: bool = False,
+) -> Iterator[Result]:
+    """Answer about each recording in turn; see :func:`iter_results`.
+
+    Raises:
+        UsageError, PromptError, BackendError: as for :func:`~pengi_rt.tasks.prepare.prepare`; or
+            the plan cannot generate, or there is no single way to read the prompt and the task.
+    """
+    session.plan.require("generate")
+    prompts = prompts_of(prompt, options, session.config.generation.prompt)
+    request = prepare(session, prompts, options)
+    return iter_results(session, batches, request, partial_results=partial_results)
 
 
 def iter_results(
@@ -101,12 +122,14 @@ def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> li
 def decode_windows(
     session: Session, audio: F32, prompt: F32, request: PreparedRequest
 ) -> list[Hypotheses]:
-    """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``."""
+    """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``.
+
+    The caller holds the session (:meth:`Session.exclusive_decoding`).
+    """
     prefixes, options = full_prefixes(audio, prompt), request.decode
-    with session.exclusive_decoding():
-        if isinstance(options, DecodeOptions):
-            return search(session.backend, prefixes, options, is_finished=request.is_finished)
-        return sample(session.backend, prefixes, options, is_finished=request.is_finished)
+    if isinstance(options, DecodeOptions):
+        return search(session.backend, prefixes, options, is_finished=request.is_finished)
+    return sample(session.backend, prefixes, options, is_finished=request.is_finished)
 
 
 def _window(

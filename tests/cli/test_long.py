@@ -13,7 +13,7 @@ from pengi_rt.audio import samples
 from pengi_rt.cli import progress
 from pengi_rt.engine import Engine
 from pengi_rt.results.generation import Result
-from pengi_rt.session.batches import Batch, _Reader
+from pengi_rt.session.batches import Batch, _FillingBatch
 
 VERBS: dict[str, list[Argument]] = {
     "generate": ["--prompt", "what?", "--prompt", "where?"],
@@ -43,17 +43,17 @@ def _command(verb: str, plan: Path, *more: Argument) -> list[Argument]:
 
 def _on_each_batch(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
     """Call ``look`` with the number of each batch, after it is read and before it is answered."""
-    rest, count = _Reader._rest, 0
+    rest, count = _FillingBatch.rest, 0
 
-    def looked(reader: _Reader) -> Any:
+    def looked(filling: _FillingBatch) -> Any:
         nonlocal count
-        for batch in rest(reader):
+        for batch in rest(filling):
             assert isinstance(batch, Batch)
             look(count)
             count += 1
             yield batch
 
-    monkeypatch.setattr(_Reader, "_rest", looked)
+    monkeypatch.setattr(_FillingBatch, "rest", looked)
 
 
 @pytest.mark.usefixtures("streamed")

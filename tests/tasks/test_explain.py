@@ -47,7 +47,7 @@ def test_nearest_tokens(
     monkeypatch.setattr(explain_module, "_VECTORS", vectors)
     samples, rate = clip(0, seconds=5.0)
     (found,) = engine.explain([(samples, rate)], "what is heard?", k=5)
-    rows = engine.session.encode_prompt("what is heard?").prefix
+    rows = engine.session.encode_prompt(engine.session.cached_prompt("what is heard?"))
     assert [(window.start, window.end) for window in found.windows] == [(0, 2), (2, 4), (3, 5)]
     for window in found.windows:
         first = round(window.start * rate)

@@ -108,7 +108,7 @@ def test_additional_text_is_continued_not_repeated(engine: Engine) -> None:
     prefix = np.concatenate(
         [
             engine.backend.encoders.encode_audio(clip(2)[0][None]).prefix[0],
-            engine.session.encode_prompt("one thing").prefix,
+            engine.session.encode_prompt(engine.session.cached_prompt("one thing")),
             require_decoder(engine.backend).embed_tokens(np.array(engine.tokenizer.encode(text))),
         ]
     )

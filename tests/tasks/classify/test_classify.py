@@ -34,7 +34,7 @@ def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> 
     wave = np.asarray(samples, np.float32)[None]
     rows = np.concatenate(
         [
-            engine.session.encode_prompt(prompt).prefix,
+            engine.session.encode_prompt(engine.session.cached_prompt(prompt)),
             engine.session.embed_tokens(engine.tokenizer.encode(text)),
         ]
     )
