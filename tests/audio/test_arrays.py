@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pengi_rt.audio.arrays import array_samples, as_float, is_samples
+from pengi_rt.audio.arrays import array_samples, as_float
+from pengi_rt.audio.audio_like import is_samples
 from pengi_rt.errors import AudioError
 
 RATE = 16_000
