@@ -144,13 +144,8 @@ def load_windows(
     """
     if hop is not None:  # ReadOptions cannot say how long a window is
         _hop_samples(argument("hop", hop, float), config)
-    options = ReadOptions(
-        long_audio=long_audio,
-        hop=hop,
-        resample=resample,
-        strict=strict,
-        allow_truncated=allow_truncated,
-    )
+    reading = {"resample": resample, "strict": strict, "allow_truncated": allow_truncated}
+    options = ReadOptions(long_audio=long_audio, hop=hop, **reading)
     return read_recording(recording, config, options, rng, name)
 
 

@@ -48,14 +48,9 @@ def explain(
     session.plan.require("explain")
     one = one_prompt(prompt, options, session.config.generation.prompt, "explain")
     prepared = PreparedPrompt(session, one, options)
-    decoder = session.config.decoder
-    rows = session.config.audio_mapper.prefix_length + len(prepared)
-    if rows > decoder.n_positions:
-        raise UsageError(
-            f"a prefix of {rows} rows exceeds the decoder's {decoder.n_positions} positions: "
-            "shorten the text"
-        )
-    explainer = _Explainer(session, prepared, whole("k", options.k, 1, decoder.vocab_size))
+    _check_fits(session, prepared)
+    k = whole("k", options.k, 1, session.config.decoder.vocab_size)
+    explainer = _Explainer(session, prepared, k)
     by_recording = OutputsByRecording[ExplainedWindow](partial_results=partial_results)
     return (
         Explanation(
@@ -71,6 +66,15 @@ def explain(
         for batch in batches
         for part in by_recording.add(batch, explainer.explain(batch))
     )
+
+
+def _check_fits(session: Session, prompt: PreparedPrompt) -> None:
+    rows = session.config.audio_mapper.prefix_length + len(prompt)
+    positions = session.config.decoder.n_positions
+    if rows > positions:
+        raise UsageError(
+            f"a prefix of {rows} rows exceeds the decoder's {positions} positions: shorten the text"
+        )
 
 
 class _Explainer:

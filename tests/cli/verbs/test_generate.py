@@ -206,7 +206,7 @@ def test_the_plans_own_prompt_is_named_when_it_is_cut(
     def load(*arguments: Any, **options: Any) -> Engine:
         engine = loaded(*arguments, **options)
         generation = replace(engine.config.generation, prompt="a noise " * 60)
-        engine.config = replace(engine.config, generation=generation)
+        engine.session.config = replace(engine.config, generation=generation)
         return engine
 
     loaded = engine_module.load
