@@ -17,7 +17,7 @@ from pengi_rt.tasks.search.folder import (
     reporting,
     sweep,
 )
-from pengi_rt.tasks.search.generation import write_generation
+from pengi_rt.tasks.search.generation_writer import write_generation
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.index_manifest import AUDIO, CAPTIONS, Identity
 from pengi_rt.tasks.search.journal import Journal
