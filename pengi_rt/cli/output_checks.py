@@ -4,21 +4,20 @@ import argparse
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.file_kind import precious_kind
 from pengi_rt.render.output import PART
-from pengi_rt.system.files import check_replaceable
+from pengi_rt.system.files import check_replaceable, status_of
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.streams import STDIO
 
 
 def is_folder(path: str | Path) -> bool:
     """Whether ``path`` is a folder; False if that cannot be determined."""
-    found = _status(path)
+    found = status_of(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
@@ -99,18 +98,12 @@ def refuse_overwriting(
         UsageError: the output is one of them, possibly under a different name.
     """
     for path in (output, os.path.realpath(output) + PART):
-        found = _status(path)
+        found = status_of(path)
         if found is None or not stat.S_ISREG(found.st_mode):
             continue
         for name in inputs:
-            other = _status(0 if name == STDIO else name)
+            other = status_of(0 if name == STDIO else name)
             if other and os.path.samestat(found, other):
                 raise UsageError(
                     f"{option} {output} would overwrite {name}, an input of this run; name another"
                 )
-
-
-def _status(path: str | Path | int) -> os.stat_result | None:
-    with suppress(OSError):
-        return os.stat(path)  # noqa: PTH116 - it may be a descriptor
-    return None

@@ -55,6 +55,7 @@ class Run:
         self.answered = 0
         self.failed = len(found.problems)
         self._arguments = arguments
+        self._given = frozenset(arguments.audio)
         self._results_each = results_each
         self._settings: str | None = None
         self._resume: ResumeState | None = None
@@ -107,7 +108,7 @@ class Run:
         A pipe named on the command line is intended; one in a folder, pattern or list is an
         accident.
         """
-        return name if name == STDIO or name in self._arguments.audio else Regular(name)
+        return name if name == STDIO or name in self._given else Regular(name)
 
     def on_error(self, _: object, error: AudioError) -> None:
         """Report that the last recording handed out cannot be read to its end."""
