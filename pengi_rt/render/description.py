@@ -36,7 +36,7 @@ class DescriptionRows(ResultRows["Description"]):
         return self._line(row)
 
     def row_count(self, windows: int) -> int:
-        """One per window."""
+        """As many as windows."""
         return windows
 
     def __call__(self, description: "Description") -> Iterator[Row]:

@@ -49,7 +49,7 @@ class GenerationRows(ResultRows["Result"]):
         return self._line(row)
 
     def row_count(self, windows: int) -> int | None:
-        """One per window and prompt, or as many as the answers give."""
+        """One per window and prompt; not known yet if windows are merged or pooled."""
         return windows * self._prompts if self._way == "each" else None
 
     def __call__(self, result: "Result") -> Iterator[Row]:

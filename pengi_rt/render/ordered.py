@@ -8,7 +8,7 @@ from pengi_rt.render.rows import Row
 from pengi_rt.results.window_range import WindowRange
 
 Count = Callable[[int], int | None]
-"""Gives the number of a recording's rows from the number of its windows, if it is known before."""
+"""Gives the number of a recording's rows from that of its windows; None if it is not known yet."""
 
 
 @dataclass

@@ -158,7 +158,7 @@ class ResultRows(Generic[AnyResult]):
         return block
 
     def row_count(self, windows: int) -> int | None:  # noqa: ARG002 - for subclasses
-        """The number of rows of a recording with ``windows``; None if it is not known before."""
+        """The number of rows of a recording with ``windows``; None if it is not known yet."""
         return None
 
 
