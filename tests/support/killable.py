@@ -19,7 +19,7 @@ WRITING = (
     "pengi_rt/system/files.py",
     "pengi_rt/render/output.py",
     "pengi_rt/render/resume.py",
-    "pengi_rt/render/row_file.py",
+    "pengi_rt/render/rows.py",
     "pengi_rt/render/vectors.py",
     "pengi_rt/plan/writer.py",
     "pengi_rt/tasks/search/folder.py",
