@@ -58,7 +58,7 @@ def test_rounded_when_saved_or_when_exported_is_the_same(
         assert early.graph("audio") == late.graph("audio")
 
 
-def test_what_is_stored_as_what(tiny_plan: Path, half_plan: Path) -> None:
+def test_types_of_the_stored_tensors(tiny_plan: Path, half_plan: Path) -> None:
     with Plan.open(half_plan) as half, Plan.open(tiny_plan) as whole:
         assert half.manifest.weights == "fp16"
         assert half.manifest.self_test is not None

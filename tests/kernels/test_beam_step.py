@@ -181,7 +181,7 @@ def test_reference_searches_like_the_cpu(seed: int, coarse: bool) -> None:
     run(search, seed, coarse=coarse)
 
 
-def test_searches_above_come_to_an_end() -> None:
+def test_the_searches_above_end() -> None:
     """Otherwise finished clips would go untested."""
     search = Search(3, 3, 53, 9, reference=True)
     steps = run(search, 0)
@@ -294,7 +294,7 @@ def test_broken_logits_mark_their_clip_for_good(reference: bool, value: float | 
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_rows_of_finished_beams_are_not_looked_at(reference: bool) -> None:
+def test_rows_of_finished_beams_are_not_read(reference: bool) -> None:
     search = Search(1, 2, 53, 1, reference=reference)
     state = start(search, [[-1.0, -8.0]], [[4, 2]], [[1, 0]])
     logits = random_logits(np.random.default_rng(0), search)

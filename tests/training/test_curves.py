@@ -33,7 +33,7 @@ def test_every_quantity_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(curves["validation_loss"].steps, [100, 200, 300, 400])
 
 
-def test_a_line_that_is_still_written_is_left_out(tmp_path: Path) -> None:
+def test_an_unfinished_line_is_ignored(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", steps=2) / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 30, "lo')
     assert read_metrics(path.parent)["loss"].steps.tolist() == [10, 20]
@@ -49,7 +49,7 @@ def test_a_line_that_is_still_written_is_left_out(tmp_path: Path) -> None:
         ('{"step": 1, "loss": null}\n', "metrics.jsonl:1: is no record"),
     ],
 )
-def test_what_is_no_record(text: str, said: str, tmp_path: Path) -> None:
+def test_invalid_records(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(InputError, match=said):
         read_metrics(tmp_path)

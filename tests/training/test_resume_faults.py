@@ -144,7 +144,7 @@ def test_another_config_is_refused(workshop: Workshop, broken_off: TrainConfig) 
     assert (Path(broken_off.output_dir) / "config.json").read_bytes() == before
 
 
-def test_how_often_may_change(broken_off: TrainConfig, untouched: Callable[[str], Outcome]) -> None:
+def test_intervals_may_change(broken_off: TrainConfig, untouched: Callable[[str], Outcome]) -> None:
     config = changed_run(broken_off, save_every=1, log_every=1, keep=5)
     train(config, resume=True)
     weights, records = outcome(config)

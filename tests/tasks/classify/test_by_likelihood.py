@@ -143,7 +143,7 @@ def test_a_label_that_does_not_fit_is_named(engine: Engine) -> None:
         ({"dog": "dog", "chien": "DOG"}, "'dog' and 'chien' have the same tokens"),
     ],
 )
-def test_labels_that_make_no_choice(
+def test_invalid_labels(
     labels: dict[str, str], message: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tokenizer here drops characters and case, unlike ours."""
@@ -155,9 +155,7 @@ def test_labels_that_make_no_choice(
         Scorer(engine.session, labels, continues=False)
 
 
-def test_a_decoder_without_numbers_names_the_plan(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_logits_name_the_plan(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = require_decoder(engine.backend)
     prefill = decoder.prefill
 

@@ -10,7 +10,7 @@ from pengi_rt.errors import InputError, PengiError, PromptError, UsageError
 from pengi_rt.tasks.classify.labels import check_labels, read_labels
 
 
-def test_labels_stand_for_themselves() -> None:
+def test_labels_are_their_own_texts() -> None:
     assert check_labels([" dog", "a, b "]) == {"dog": "dog", "a, b": "a, b"}
     assert list(check_labels(("b", "a", "c"))) == ["b", "a", "c"]
 
@@ -24,7 +24,7 @@ def test_labels_with_texts_of_their_own() -> None:
     }
 
 
-def test_braces_are_no_format() -> None:
+def test_braces_are_not_format_fields() -> None:
     assert check_labels(["{x}", "{label}"], "{label} {0}") == {
         "{x}": "{x} {0}",
         "{label}": "{label} {0}",
@@ -86,12 +86,12 @@ def test_a_file_that_is_refused(
     assert one_line(str(caught.value))
 
 
-def test_a_label_may_hold_what_ends_no_line(tmp_path: Path) -> None:
+def test_a_label_may_hold_unicode_line_separators(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes("dog\u2028barks\ncat\x0cmews\nrain\x85falls\n".encode())
     assert list(read_labels(path)) == ["dog\u2028barks", "cat\x0cmews", "rain\x85falls"]
 
 
-def test_a_folder_is_no_file_of_labels(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_file_of_labels(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Is a directory"):
         read_labels(tmp_path)

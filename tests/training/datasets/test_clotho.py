@@ -33,7 +33,7 @@ def test_rows(tmp_path: Path, folder: str) -> None:
     assert (done.clips, done.missing, done.textless) == (2, 1, 1)
 
 
-def test_name_must_be_whole(tmp_path: Path) -> None:
+def test_a_recording_must_have_the_full_name(tmp_path: Path) -> None:
     write(tmp_path / "clotho_captions_validation.csv", CAPTIONS)
     record(tmp_path / "validation" / "gone.flac")
     with pytest.raises(InputError, match=r"3 of 3 .* \(the first could be called Rain, on a tent"):

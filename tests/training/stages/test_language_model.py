@@ -122,7 +122,7 @@ def test_task_weights_are_frequencies(parts: tuple[Pengi, dict[str, bytes], Toke
         assert abs(drawn.count(task) / 4000 - share) < 0.032
 
 
-def test_naming_loss_is_the_mixtures_mean_surprise() -> None:
+def test_naming_loss_equals_its_definition() -> None:
     model = random_model(ModelConfig.preset("tiny"))
     prefix = torch.randn(2, 3, model.config.decoder.n_embd)
     words = torch.tensor([[5, 9, 9], [7, NOTHING, NOTHING]])
