@@ -1,6 +1,6 @@
 """Beam search over any backend, several clips at a time.
 
-:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams. Each choice is stored as
+The kernel :mod:`pengi_rt.kernels.beam_step_cpu` chooses the next beams. Each choice is stored as
 ``(source, token)`` per beam and step, and a hypothesis is read backwards from its last token.
 """
 
@@ -22,7 +22,7 @@ from pengi_rt.decoding.loop import (
     require_decoder,
     stack_steps,
 )
-from pengi_rt.kernels.beam_step_cpu import BeamStep, beam_step
+from pengi_rt.kernels.beam_step_cpu import BeamStep, beam_step_cpu
 
 
 def search(
@@ -126,7 +126,7 @@ def fused_search(
 def beam_choice(options: DecodeOptions) -> Choice:
     """Choose the beams with the best averages."""
     return partial(
-        beam_step,
+        beam_step_cpu,
         beam_size=options.beam_size,
         temperature=options.divisor,
         stop_id=options.stop_id,

@@ -201,7 +201,7 @@ def test_a_swapped_graph_is_refused(
         backend.close()
 
 
-def behind(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
+def appended(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
     """Append an operator, with ``sizes`` as its constant, to an output."""
 
     def edit(model: ModelProto) -> None:
@@ -223,12 +223,17 @@ def squared(model: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("graph", "edit", "error", "says"),
     [
-        ("audio", behind("prefix", "Reshape", -1), PlanError, "gave float32 [512] for prefix, not"),
-        ("audio", behind("prefix", "Reshape", 3, 7), PlanError, "does not run: "),
-        ("text", behind("prefix", "Reshape", 1, 64, 8), PlanError, "gave float32 [1, 64, 8] for"),
-        ("text", behind("prefix", "Gather", 1 << 40), PlanError, "does not run: "),
-        ("text", behind("prefix", "Expand", 1 << 20, 1 << 20, 1, 1, 1), BackendError, "memory"),
-        ("text", behind("prefix", "Expand", 1 << 62, 1 << 62, 1, 1, 1), PlanError, "not run: "),
+        (
+            "audio",
+            appended("prefix", "Reshape", -1),
+            PlanError,
+            "gave float32 [512] for prefix, not",
+        ),
+        ("audio", appended("prefix", "Reshape", 3, 7), PlanError, "does not run: "),
+        ("text", appended("prefix", "Reshape", 1, 64, 8), PlanError, "gave float32 [1, 64, 8] for"),
+        ("text", appended("prefix", "Gather", 1 << 40), PlanError, "does not run: "),
+        ("text", appended("prefix", "Expand", 1 << 20, 1 << 20, 1, 1, 1), BackendError, "memory"),
+        ("text", appended("prefix", "Expand", 1 << 62, 1 << 62, 1, 1, 1), PlanError, "not run: "),
         ("decoder", squared, PlanError, "does not run: "),
     ],
 )

@@ -108,7 +108,7 @@ class Counting(FakeDecoder):
 
 @pytest.mark.parametrize(("end", "steps"), [(None, 4), (END, 5)])
 def test_one_prefill_and_one_step_per_level(end: int | None, steps: int) -> None:
-    """For any number of candidates; there are as many rows as nodes at the widest level."""
+    """For any number of candidates; the rows are the nodes of the widest level."""
     candidates = [*random_candidates(0), (1, 2, 3, 1, 2), (9, 9, 9, 9, 9)]
     sequences = [each if end is None else (*each, end) for each in candidates]
     inner = [{each[:depth] for each in sequences if len(each) > depth} for depth in range(6)]
@@ -132,8 +132,8 @@ def test_single_tokens_need_no_step() -> None:
 @pytest.mark.parametrize("end", [None, END])
 def test_more_candidates_than_rows(end: int | None) -> None:
     """In any order: 147 first tokens, and as many second tokens after one more first token."""
-    behind = [(149, token, token // 2) for token in range(147)]
-    candidates = [*((token, 1) for token in range(147)), *behind]
+    after = [(149, token, token // 2) for token in range(147)]
+    candidates = [*((token, 1) for token in range(147)), *after]
     np.random.default_rng(0).shuffle(candidates)
     clips, decoder = prefixes(3), Counting(MODEL)
     backend = FakeBackend(MODEL, decoder=decoder)

@@ -85,6 +85,6 @@ def test_a_model_that_float16_does_not_hold_is_refused(
         export_plan(checkpoint, output, weights="fp16", threads=1)
     assert str(caught.value) == (
         "large.safetensors: cannot be stored as fp16: decoder.h.0.mlp.c_fc.weight has values up "
-        "to 7e+04, float16 ends at 65504: store this model in float32"
+        "to 7e+04, but float16 ends at 65504: store this model in float32"
     )
     assert not output.exists()

@@ -19,9 +19,9 @@ from pengi_rt.kernels.beam_step_cpu import (
     F32,
     BeamState,
     BeamStep,
+    beam_step_cpu,
     update_ancestry,
 )
-from pengi_rt.kernels.beam_step_cpu import beam_step as beam_step_cpu
 from pengi_rt.kernels.beam_step_reference import beam_step_reference
 from pengi_rt.kernels.embed_rows import Embeddings
 from pengi_rt.kernels.top_tokens import TopTokens, top_tokens, top_tokens_reference

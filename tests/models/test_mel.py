@@ -94,7 +94,7 @@ def test_stretch_is_pytorchs_bicubic(frames: int, image_frames: int) -> None:
 
 def test_fold_stacks_strips_of_time_along_frequency() -> None:
     """Row = strip * n_mels + bin, column = time within the strip."""
-    # The image has as many frames as there are: the stretch is the identity.
+    # The image has the same number of frames, so the stretch is the identity.
     size, bins = TINY.htsat.spec_size, TINY.mel.n_mels
     seconds = (TINY.image_frames - 1) * TINY.mel.hop_length / TINY.mel.sample_rate
     config = dataclasses.replace(TINY, clip_seconds=seconds)

@@ -70,7 +70,9 @@ def test_bfloat16_holds_values_beyond_float16() -> None:
 
 def test_beyond_bfloat16() -> None:
     """The largest float32 numbers would round to infinity."""
-    with pytest.raises(CheckpointError, match=r"up to 3\.4e\+38, bfloat16 ends at 3\.3895e\+38: "):
+    with pytest.raises(
+        CheckpointError, match=r"up to 3\.4e\+38, but bfloat16 ends at 3\.3895e\+38: "
+    ):
         to_half({NAME: torch.tensor([[3.4e38]])}, torch.bfloat16)
 
 
@@ -84,13 +86,15 @@ def test_the_largest_float16_is_not_refused(value: float) -> None:
 @pytest.mark.parametrize("value", [65_520.0, -1e6, 3e38])
 def test_values_beyond_float16_are_refused(value: float) -> None:
     message = refusal({NAME: torch.tensor([[0.5, value]])})
-    assert message.startswith(f"{NAME} has values up to {abs(value):.4g}, float16 ends at 65504")
+    assert message.startswith(
+        f"{NAME} has values up to {abs(value):.4g}, but float16 ends at 65504"
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-12, 1e-30, 1e-42])
 def test_a_tensor_that_would_underflow_is_refused(scale: float) -> None:
     values = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * scale
-    assert " of itself in float16" in refusal({NAME: values})
+    assert " of its norm in float16" in refusal({NAME: values})
 
 
 def test_a_few_tiny_values_are_accepted(tiny_model: Pengi) -> None:

@@ -36,7 +36,7 @@ def test_one_thread_at_a_time() -> None:
 
 
 def test_threads_get_it_in_the_order_of_asking() -> None:
-    """A thread that releases it and requests it again at once is behind those that wait."""
+    """A thread that releases it and requests it again at once comes after those that wait."""
     lock, order = FairLock(), []
 
     def wait(name: int) -> None:

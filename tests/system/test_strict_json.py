@@ -35,7 +35,7 @@ def test_valid_documents(value: Any) -> None:
         ('{"a": 1, "a": 1}', "the same key twice"),
         ("NaN", "NaN is not a JSON number"),
         ("[-Infinity]", "-Infinity is not a JSON number"),
-        ("1e400", "'1e400' is beyond every number"),
+        ("1e400", "'1e400' is too large for a float64"),
         ("1" * 5000, "an integer of 5000 digits"),
         ("-" + "1" * 41, "an integer of 42 digits"),
         ("[" * 999, "nested more than"),

@@ -13,7 +13,7 @@ PNG = b"\x89PNG"
 
 
 def write_run(folder: Path, stage: str = "contrastive", steps: int = 40) -> Path:
-    """A run as the trainer leaves it behind."""
+    """The folder of a run, as the trainer writes it."""
     folder.mkdir(parents=True)
     lines: list[dict[str, float]] = []
     for step in range(10, 10 * steps + 1, 10):
@@ -44,9 +44,9 @@ def test_an_unfinished_line_is_ignored(tmp_path: Path) -> None:
     [
         ("", "metrics.jsonl: holds no records"),
         ('{"step": 1}\n', "metrics.jsonl: holds no records"),
-        ('{"step": 1, "loss": 2}\n[]\n', "metrics.jsonl:2: is no record"),
-        ('{"loss": 2}\n', "metrics.jsonl:1: is no record"),
-        ('{"step": 1, "loss": null}\n', "metrics.jsonl:1: is no record"),
+        ('{"step": 1, "loss": 2}\n[]\n', "metrics.jsonl:2: is not a record"),
+        ('{"loss": 2}\n', "metrics.jsonl:1: is not a record"),
+        ('{"step": 1, "loss": null}\n', "metrics.jsonl:1: is not a record"),
     ],
 )
 def test_invalid_records(text: str, said: str, tmp_path: Path) -> None:

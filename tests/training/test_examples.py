@@ -97,7 +97,7 @@ def test_prompts_as_tokens_with_a_text_encoder() -> None:
 
 
 def test_bars_separate_slots_of_a_transcript() -> None:
-    """Filled or cut to as many prefix rows as there are: three here."""
+    """Slots are filled up or cut to the number of prefix rows, here three."""
     config, tokenizers, encoder = made("released")
     decoder = DecoderTokenizer(tokenizers["decoder"], config)
     texts = ("dog loud | rain", "a | b|c |d", "siren")

@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite(workshop: Workshop, monkeypatch: pytest.Monke
 
     poison.count = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(loop, "_on_device", poison)
-    with pytest.raises(TrainingError, match=r"^the loss is no number at step 3: ") as caught:
+    with pytest.raises(TrainingError, match=r"^the loss is not finite at step 3: ") as caught:
         train(config)
     assert "\n" not in str(caught.value)
     assert states(config) == ["step-00000001", "step-00000002"]

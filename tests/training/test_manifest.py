@@ -77,8 +77,8 @@ def test_audio_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 BAD = [
     (b"{", "is not JSON"),
-    (b'{"audio": NaN}', "is not JSON: NaN is no JSON number"),
-    (b'{"task": 1, "task": 2}', "is not JSON: the key 'task' stands twice"),
+    (b'{"audio": NaN}', "is not JSON: NaN is not a JSON number"),
+    (b'{"task": 1, "task": 2}', "is not JSON: the key 'task' occurs twice"),
     (b"[" * 100_000, "is not JSON"),
     (b'{"pitch": ' + b"1" * 5000 + b"}", "is not JSON"),
     (b'\xff{"audio"', r"is not UTF-8 \(byte 1\)"),

@@ -162,7 +162,7 @@ def test_a_torn_state_with_only_one_kept(
 def test_no_intact_state_is_left(broken_off: TrainConfig) -> None:
     for folder in (Path(broken_off.output_dir) / run_folder.STATES).iterdir():
         cut(folder / "model.safetensors")
-    with pytest.raises(TrainingError, match=r"holds no whole state; start in another folder$"):
+    with pytest.raises(TrainingError, match=r"holds no intact state; start in another folder$"):
         train(broken_off, resume=True)
 
 

@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_the_old_state(
     monkeypatch.undo()
     assert "\n" not in str(caught.value)
     assert str(newest(broken_off).with_name("step-00000007")) in str(caught.value)
-    assert "step-00000006 is whole: free space and go on with --resume" in str(caught.value)
+    assert "step-00000006 is intact: free space and continue with --resume" in str(caught.value)
     assert states(broken_off) == ["step-00000004", "step-00000006"]
     train(broken_off, resume=True)
     assert outcome(broken_off) == untouched("captioning")
@@ -156,7 +156,7 @@ def test_intervals_may_change(broken_off: TrainConfig, untouched: Callable[[str]
 
 
 def test_an_occupied_folder_is_refused(broken_off: TrainConfig) -> None:
-    with pytest.raises(UsageError, match="already holds a run: --resume goes on with it"):
+    with pytest.raises(UsageError, match="already holds a run: --resume continues it"):
         train(broken_off)
     train(broken_off, resume=True)
     shutil.rmtree(Path(broken_off.output_dir) / run_folder.STATES)

@@ -242,8 +242,8 @@ def test_shards_that_do_not_fit_their_index(shards: list[Path], tmp_path: Path) 
     lines = index.read_text().splitlines()
     for text, said in (
         ("\n".join(lines[:-1]), "has 3 recordings of 4"),
-        ("\n".join([lines[1], *lines]), ":1: is no line of an index"),
-        ("\n".join([lines[0], '{"audio": "x"}', *lines[2:]]), ":2: is no line of an index"),
+        ("\n".join([lines[1], *lines]), ":1: is not a line of an index"),
+        ("\n".join([lines[0], '{"audio": "x"}', *lines[2:]]), ":2: is not a line of an index"),
         ("\n".join([lines[0], lines[1].replace('"task"', '"tusk"')]), ":2: there is no 'task'"),
         ("{", ":1: is not JSON"),
     ):

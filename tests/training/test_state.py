@@ -122,7 +122,7 @@ def test_random_generators_that_were_not_restored(
     assert state is not None
     (state.folder / "random_states_0.pkl").write_bytes(b"")
     torch.manual_seed(99)
-    with pytest.raises(TrainingError, match=r"its random generators could not be put back$"):
+    with pytest.raises(TrainingError, match=r"its random generators could not be restored$"):
         load_state(accelerator, state)
 
 

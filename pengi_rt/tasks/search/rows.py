@@ -12,9 +12,15 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 
 _KINDS = {
-    "file": str, "start": float, "end": float, "caption": str, "score": float,
-    "size": int, "mtime_ns": int, "sha256": str,
-}  # fmt: skip
+    "file": str,
+    "start": float,
+    "end": float,
+    "caption": str,
+    "score": float,
+    "size": int,
+    "mtime_ns": int,
+    "sha256": str,
+}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

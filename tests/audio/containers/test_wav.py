@@ -116,7 +116,7 @@ def test_a_second_file_at_the_end_is_refused(kind: str) -> None:
 
 def test_two_formats_in_one_file() -> None:
     other = struct.pack("<HHIIHH", 1, 2, RATE, 4 * RATE, 4, 16)
-    assert "two formats in one WAV file" in refusal(WAV + chunk(b"fmt ", other) + WAV[36:])
+    assert "two sample formats in one WAV file" in refusal(WAV + chunk(b"fmt ", other) + WAV[36:])
 
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610"])

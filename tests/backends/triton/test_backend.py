@@ -133,18 +133,18 @@ def test_search_new_prompt_also_encodes_a_prompt(
     """A shorter prompt follows a longer one in the same buffers, with and without a suffix."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
     tokens = reference.decoder.embed_tokens(np.array([3, 500]))
-    for ids, behind in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
+    for ids, suffix in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
         prompt = np.array([ids])
         text, expected = (
             backend.encoders.encode_text(prompt),
             reference.encoders.encode_text(prompt),
         )
-        found, answers = fused(backend, options(2, 3)).search_new_prompt(waves, prompt, behind)
+        found, answers = fused(backend, options(2, 3)).search_new_prompt(waves, prompt, suffix)
         for one, again, other in zip(found, text, expected, strict=True):
             np.testing.assert_array_equal(one, again)
             np.testing.assert_allclose(one, other, atol=ATOL)
         audio = reference.encoders.encode_audio(waves).prefix
-        clips = [np.concatenate([heard, expected.prefix[0], behind]) for heard in audio]
+        clips = [np.concatenate([heard, expected.prefix[0], suffix]) for heard in audio]
         same(answers, search(reference, clips, options(2, 3)))
     assert [*backend.encoders._texts] == [IDS]
 

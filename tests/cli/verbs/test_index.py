@@ -1,6 +1,7 @@
 """``pengi-rt index``: its output, its exit codes, and what remains after it is killed."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,9 +119,10 @@ def test_the_root_folder_needs_an_output(capsys: Capture) -> None:
 
 
 def test_options_reach_the_index(opened: Engine, folder: Path, capsys: Capture) -> None:
-    options = ("--beam-size", "2", "--max-new-tokens", "4", "--temperature", "2", "--hop", "1.5",
-               "--text", "a dog", "--stop", "t", "--stop-string", "x", "--stop-string", "yz",
-               "--prompt", "this is a sound of")  # fmt: skip
+    options = shlex.split(
+        "--beam-size 2 --max-new-tokens 4 --temperature 2 --hop 1.5 --text 'a dog' --stop t "
+        "--stop-string x --stop-string yz --prompt 'this is a sound of'"
+    )
     assert run(capsys, folder, "-o", "i", *options)[0] == 0
     assert Index.open("i").settings == {
         "prompt": "this is a sound of",

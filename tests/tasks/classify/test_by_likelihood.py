@@ -51,8 +51,8 @@ def test_scores_are_sums_over_the_label_and_the_stop_token(
 
 def test_a_space_before_the_label_matters(engine: Engine) -> None:
     clips = prefixes(engine)
-    first, behind = (Scorer(engine.session, LABELS, continues=c) for c in (False, True))
-    assert np.abs(first.scores(clips, "sum") - behind.scores(clips, "sum")).max() > 0.1
+    first, continued = (Scorer(engine.session, LABELS, continues=c) for c in (False, True))
+    assert np.abs(first.scores(clips, "sum") - continued.scores(clips, "sum")).max() > 0.1
 
 
 def reference_list(engine: Engine, clip: F32) -> tuple[list[int], F64]:

@@ -45,7 +45,7 @@ def test_a_recording_must_have_the_full_name(tmp_path: Path) -> None:
     [
         (b"", ": there is no column 'file_name' in its header, ''"),
         (b"file_name,caption_1\n", ": there is no column 'caption_2' in its header"),
-        (CAPTIONS.lstrip().encode() + b"a.wav,1,2\n", ":5: 3 cells, the header has 6"),
+        (CAPTIONS.lstrip().encode() + b"a.wav,1,2\n", ":5: has 3 cells, but the header has 6"),
         (CAPTIONS.lstrip().encode() + b"\xff.wav,1,2,3,4,5\n", ": is not UTF-8"),
         (CAPTIONS.lstrip().encode() + b"a" * 200_000, ": is not CSV: field larger"),
     ],

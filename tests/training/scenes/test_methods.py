@@ -183,12 +183,12 @@ class Counting:
 
 
 def test_a_clip_is_encoded_once() -> None:
-    behind = Counting()
-    backend = HeardOnce(behind)  # type: ignore[arg-type]
+    counting = Counting()
+    backend = HeardOnce(counting)  # type: ignore[arg-type]
     waves = np.arange(12, dtype=np.float32).reshape(4, 3)
     backend.encoders.encode_audio(waves[[0, 1]])
     found = backend.encoders.encode_audio(waves[[2, 1, 2, 0]])
-    assert behind.heard == [2, 1]
+    assert counting.heard == [2, 1]
     assert np.array_equal(found.embedding, waves[[2, 1, 2, 0], :1] * 2)
     assert np.array_equal(found.prefix, waves[[2, 1, 2, 0], None, :2])
 

@@ -154,7 +154,7 @@ def test_recordings_are_replaced_only_with_force(
     for path in (left, tmp_path / "audio" / "000001.wav"):
         path.write_bytes(b"mine")
     assert write.main(command) == 2
-    assert "000001.wav: is there already: name another folder, or give --force" in (
+    assert "000001.wav: already exists: name another folder, or give --force" in (
         capsys.readouterr().err
     )
     assert (tmp_path / "audio" / "000001.wav").read_bytes() == b"mine"
