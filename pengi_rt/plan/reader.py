@@ -45,7 +45,7 @@ _FETCH_AGAIN = "its checksum does not match; fetch or export the plan again"
 class Plan:
     """An open plan, read-only; everything it returns is a view of the mapped file or a copy.
 
-    The file may be renamed, replaced or deleted in the meantime (:class:`PlanWriter` replaces).
+    The file may be renamed, replaced or deleted in the meantime (``PlanWriter`` replaces).
     Truncating it in place crashes this process, as with every mapped file.
 
     Attributes:
