@@ -78,26 +78,26 @@ class FusedSearch:
     config: ModelConfig
     options: DecodeOptions
 
-    def search_audio(self, wave: F32, suffix: F32) -> list[Hypotheses]:
-        """Search after the prefix of each recording and then ``suffix``.
+    def search_audio(self, wave: F32, text_prefix: F32) -> list[Hypotheses]:
+        """Search after the audio prefix of each window and then ``text_prefix``.
 
         Args:
             wave: ``[B, clip_samples]``.
-            suffix: ``[n, n_embd]``, the same after every recording.
+            text_prefix: ``[n, n_embd]``, the same after every window.
         """
-        self._check_fits(len(suffix))
-        trace = self.device.search_audio(wave, suffix, self.options)
+        self._check_fits(len(text_prefix))
+        trace = self.device.search_audio(wave, text_prefix, self.options)
         return read_hypotheses(trace, self.options.max_new_tokens)
 
     def search_new_prompt(
         self, wave: F32, ids: I64, suffix: F32
     ) -> tuple[Encoded, list[Hypotheses]]:
-        """Also encode a prompt, and search after the recording, the prompt and ``suffix``.
+        """Also encode the prompt, and search after the window, the prompt and ``suffix``.
 
         Args:
             wave: ``[B, clip_samples]``.
             ids: ``[1, T]``, the prompt's token ids.
-            suffix: ``[n, n_embd]``.
+            suffix: the additional text, ``[n, n_embd]``.
 
         Returns:
             The encoded prompt, and every clip's hypotheses.

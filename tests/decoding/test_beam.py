@@ -270,8 +270,8 @@ def test_a_beam_of_probability_zero_is_minus_infinity() -> None:
     )
 
 
-def ends_with(*suffixes: tuple[int, ...]) -> StopTest:
-    return lambda tokens: any(tuple(tokens[-len(suffix) :]) == suffix for suffix in suffixes)
+def ends_with(*endings: tuple[int, ...]) -> StopTest:
+    return lambda tokens: any(tuple(tokens[-len(ending) :]) == ending for ending in endings)
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
@@ -286,7 +286,7 @@ def test_a_stop_test_for_one_token_equals_the_stop_token(beam_size: int) -> None
 
 
 def test_a_stop_test_for_two_tokens() -> None:
-    """A suffix contained in the first clip's best answer ends the answer right there."""
+    """Two tokens in the middle of the first clip's best answer end the answer right there."""
     clips = prefixes(4)
     options = replace(OPTIONS, beam_size=1)
     (long, *_) = search(FakeBackend(MODEL), clips, options)
@@ -328,7 +328,7 @@ def test_the_host_steps_when_options_need_it() -> None:
         def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
             raise InterruptedError
 
-        def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
+        def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
             raise NotImplementedError
 
         def search_new_prompt(

@@ -1,4 +1,4 @@
-"""Weights of every stored type come out as the float32 numbers they stand for."""
+"""Weights of every stored type come out as the float32 numbers that they store."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
 """However a run that writes ends, its target is the old or the new file, and errors are one line.
 
-Runs are killed, fill the disk, meet others' leftovers, and compete: even in containers, where every
+Runs are killed, fill the disk, find others' leftovers, and compete: even in containers, where every
 process has the same id.
 """
 

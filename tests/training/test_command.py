@@ -1,4 +1,4 @@
-"""How the commands of the training room end."""
+"""Exit codes and messages of the commands in training/."""
 
 import pytest
 

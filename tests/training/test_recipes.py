@@ -139,7 +139,7 @@ def test_clap_has_the_data_of_pengi() -> None:
 
 
 def defaults() -> dict[str, object]:
-    """Every key that a file may have, with its default; None if it has none that can be written."""
+    """Every key that a file may have, with its default; None if no default can be written."""
     found: dict[str, object] = {}
     for field in dataclasses.fields(TrainConfig):
         if field.default_factory is not dataclasses.MISSING:

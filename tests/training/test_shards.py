@@ -1,4 +1,4 @@
-"""Shards hold every byte and row and follow webdataset; resumed runs go on reading them."""
+"""Shards hold every byte and row and follow webdataset; resumed runs continue reading them."""
 
 import json
 import tarfile

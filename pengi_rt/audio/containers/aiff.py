@@ -33,7 +33,7 @@ def is_aiff(head: bytes) -> bool:
 
 
 def check_aiff(probe: Probe) -> Container:
-    """Check that one recording is there, and all of it; see :func:`check_chunks`."""
+    """Check that the file holds one complete recording; see :func:`check_chunks`."""
     return check_chunks(probe, _AIFF)
 
 

@@ -39,7 +39,7 @@ def is_uncompressed_caf(head: bytes) -> bool:
 
 
 def check_caf(probe: Probe) -> Container:
-    """Check that one recording is there, and all of it; see :func:`check_chunks`."""
+    """Check that the file holds one complete recording; see :func:`check_chunks`."""
     container = check_chunks(probe, _CAF)
     if len(container.parts) > 1:
         raise probe.error("it has two data chunks; convert it to WAV")

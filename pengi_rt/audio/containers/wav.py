@@ -31,7 +31,7 @@ def is_wav(head: bytes) -> bool:
 
 
 def check_wav(probe: Probe) -> Container:
-    """Check that one recording is there, and all of it; see :func:`check_chunks`."""
+    """Check that the file holds one complete recording; see :func:`check_chunks`."""
     magic = probe.read_at(0, 4)
     order = ">" if magic == b"RIFX" else "<"
     layout = Layout(f"{order}4sI", first=12)

@@ -94,7 +94,7 @@ def test_gradients_reach_every_part_that_is_used(name: str) -> None:
     """Parameters without a gradient would stop a distributed run."""
     model, tokenizers = made(name)
     Captioning(model.train())(batch(model, tokenizers))["loss"].backward()
-    # A bias added to every key of a softmax has a gradient of zero, but it has one.
+    # A bias added to every key of a softmax has a gradient, which is zero.
     assert [key for key, value in model.named_parameters() if value.grad is None] == []
 
 

@@ -74,7 +74,7 @@ def test_reading_counts_the_answers_alone(
 ) -> None:
     """Transcript (cut or filled to the audio prefix), prompt, answer; five rows in two groups.
 
-    Bars part a transcript into rows of the prefix, each the sum of its words; else every token is
+    Bars split a transcript into rows of the prefix, each the sum of its words; else every token is
     a row.
     """
     model, tokenizers, tokenizer = parts
