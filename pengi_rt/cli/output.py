@@ -26,10 +26,9 @@ def is_folder(path: str | Path) -> bool:
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add ``--force``, which :func:`refuse_precious` checks."""
     parser.add_argument(
-        "--force",
-        action="store_true",
+        "--force", action="store_true",
         help="allow an output to replace a recording, a plan or a checkpoint",
-    )
+    )  # fmt: skip
 
 
 _OUTPUT_HELP: Final = (
