@@ -13,7 +13,7 @@ from toy_backend import BACKEND, ToyBackend
 from toy_plan import edit_manifest, one_line
 
 import pengi_rt
-from pengi_rt.backends.registry import register_backend, unregister_backend
+from pengi_rt.config.backend import register_backend, unregister_backend
 from pengi_rt.config.family import TASKS, FamilySpec, register_family, unregister_family
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PlanError, UsageError

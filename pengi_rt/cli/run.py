@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pengi_rt.backends.registry import backend_spec
 from pengi_rt.cli.named import source
 from pengi_rt.cli.progress import Progress
+from pengi_rt.config.backend import backend_spec
+from pengi_rt.config.family import generative
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import AudioError
 from pengi_rt.render.ordered import Count, OrderedRows
@@ -70,7 +71,7 @@ class Run:
         arguments = self._arguments
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
-        options = options.filled_in(engine.config.generation)
+        options = options.filled_in(generative(engine.config).generation)
         settings = {**about, **options.to_json(), "precision": arguments.precision}
         if arguments.precision == "auto":
             settings["precision"] = backend_spec(engine.backend.name).precisions[0]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pengi_rt.config.bounds import MAX_BEAM_SIZE, MAX_SAMPLES, check_temperature, check_top_p
 from pengi_rt.config.checked import whole
-from pengi_rt.config.model import DecoderConfig
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.errors import UsageError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pengi_rt.audio.audio_like import is_one
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.backends.protocol import F32
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.results.window_range import WindowRange
@@ -44,7 +44,7 @@ class Batch:
     """Windows that go through the model together, of one recording or of several."""
 
     windows: F32
-    """``[n, clip_samples]``, read-only."""
+    """``[n, clip_samples]``; a single window may be a view of its recording: do not write to it."""
     slices: tuple[BatchSlice, ...]
     read_seconds: float
     """Time spent drawing, decoding, resampling and cutting the recordings."""
@@ -87,7 +87,7 @@ class RecordingOutputs(NamedTuple, Generic[Output]):
 
 def window_batches(
     recordings: Iterable[Audio],
-    config: ModelConfig,
+    config: FamilyConfig,
     options: ReadOptions,
     *,
     on_error: OnError | None = None,
@@ -149,7 +149,9 @@ _END: Any = object()
 class _Reader:
     """Reads recordings and fills batches with their windows."""
 
-    def __init__(self, config: ModelConfig, options: ReadOptions, on_error: OnError | None) -> None:
+    def __init__(
+        self, config: FamilyConfig, options: ReadOptions, on_error: OnError | None
+    ) -> None:
         self._config = config
         self._options = options
         self._on_error = on_error
@@ -233,7 +235,7 @@ class _Reader:
 
 
 def read_recording(
-    given: AudioLike, config: ModelConfig, options: ReadOptions, rng: random.Random
+    given: AudioLike, config: FamilyConfig, options: ReadOptions, rng: random.Random
 ) -> Recording:
     """Read and cut a recording as ``options`` say. Raises like :func:`load_windows`."""
     return load_windows(
@@ -267,7 +269,7 @@ def _stack(windows: Sequence[F32]) -> F32:
     return windows[0][None] if len(windows) == 1 else np.stack(windows)
 
 
-def _check_windows(recording: Recording, config: ModelConfig) -> None:
+def _check_windows(recording: Recording, config: FamilyConfig) -> None:
     if recording.clip_samples != config.clip_samples:
         raise UsageError(
             f"{recording.name}: was cut into windows of {recording.clip_samples} samples for "

@@ -43,8 +43,8 @@ def explain(
         UsageError: ``k`` exceeds the vocabulary, or the prefix exceeds the decoder's positions.
         BackendError: the session is closed.
     """
-    decoder = session.config.decoder
-    rows = session.config.audio_mapper.prefix_length + len(prompt)
+    decoder = session.generative.decoder
+    rows = session.generative.audio_prefix_length + len(prompt)
     if rows > decoder.n_positions:
         raise UsageError(
             f"a prefix of {rows} rows exceeds the decoder's {decoder.n_positions} positions: "
@@ -91,7 +91,7 @@ class _Explainer:
 
 def _places(session: Session, prompt: PreparedPrompt) -> list[tuple[PrefixPart, int]]:
     """The part of the prefix that each vector belongs to, and its position there."""
-    audio, suffix = session.config.audio_mapper.prefix_length, len(prompt.suffix)
+    audio, suffix = session.generative.audio_prefix_length, len(prompt.suffix)
     lengths: list[tuple[PrefixPart, int]] = [
         ("audio", audio),
         ("prompt", len(prompt) - suffix),
@@ -108,7 +108,7 @@ def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour,
 
 def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour, ...]]:
     """Like :func:`_neighbours`, for a few vectors of length 1."""
-    vocab = session.config.decoder.vocab_size
+    vocab = session.generative.decoder.vocab_size
     cosines: F64 = np.empty((len(vectors), 0))
     tokens: I64 = np.empty((len(vectors), 0), np.int64)
     for start in range(0, vocab, _TOKENS):

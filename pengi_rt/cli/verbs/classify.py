@@ -29,7 +29,7 @@ from pengi_rt.render.classification import CLASSIFICATION_COLUMNS, Classificatio
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import Recording
     from pengi_rt.audio.resample import F32
-    from pengi_rt.config.model import ModelConfig
+    from pengi_rt.config.family import FamilyConfig
     from pengi_rt.engine import Engine
     from pengi_rt.results.classification import Classification, LabelScore
     from pengi_rt.system.regular import Regular
@@ -161,7 +161,7 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
 class _Picture:
     """The picture of one recording: keeps the data it needs during classification."""
 
-    def __init__(self, path: Path | None, config: "ModelConfig", options: ReadOptions) -> None:
+    def __init__(self, path: Path | None, config: "FamilyConfig", options: ReadOptions) -> None:
         self._path = path
         self._config = config
         self._options = options
@@ -213,7 +213,7 @@ class _Picture:
         )
         with _on_disk(self._recording) as samples:
             timeline_picture(
-                samples, self._config.mel.sample_rate, timeline, self._path, title=title, axis=axis
+                samples, self._config.sample_rate, timeline, self._path, title=title, axis=axis
             )
 
 

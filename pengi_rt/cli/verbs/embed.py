@@ -19,6 +19,7 @@ from pengi_rt.cli.options import (
 )
 from pengi_rt.cli.output import add_force, check_place
 from pengi_rt.cli.run import SOME_FAILED, Run
+from pengi_rt.config.family import generative
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.fields import audio_fields, span
@@ -191,8 +192,9 @@ class _Vectors:
         """
         if not (recordings and texts and self._kinds == ("prefix",)):
             return
-        config = self._engine.config
-        lengths = config.audio_mapper.prefix_length, config.text_mapper.prefix_length
+        config = generative(self._engine.config)
+        audio = config.audio_prefix_length
+        lengths = audio, config.prefix_length - audio
         if lengths[0] != lengths[1]:
             raise UsageError(
                 f"--what prefix: a recording has {lengths[0]} vectors and a text {lengths[1]}, "

@@ -14,6 +14,7 @@ import soundfile
 
 import pengi_rt.engine as engine_module
 from pengi_rt.cli.main import main
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 
 Capture = pytest.CaptureFixture[str]
@@ -205,8 +206,9 @@ def test_the_plans_own_prompt_is_named_when_it_is_cut(
 ) -> None:
     def load(*arguments: Any, **options: Any) -> Engine:
         engine = loaded(*arguments, **options)
-        generation = replace(engine.config.generation, prompt="a noise " * 60)
-        engine.config = replace(engine.config, generation=generation)
+        config = pengi_config(engine.config)
+        generation = replace(config.generation, prompt="a noise " * 60)
+        engine.config = replace(config, generation=generation)
         return engine
 
     loaded = engine_module.load
