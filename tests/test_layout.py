@@ -35,6 +35,9 @@ LAYERS = (
     *("errors", "system.quote", "kernels"),
 )
 
+# What may know Pengi's own config (besides the package's face, which offers it).
+PENGI = ("pengi_rt.plan.pengi", "pengi_rt.models", "pengi_rt.export", "pengi_rt.training")
+
 AT_THE_ROOT = ("__init__", "__main__", "engine", "errors")
 
 
@@ -143,6 +146,13 @@ def test_every_room_is_there() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_arrows_run_down(name: str) -> None:
     assert [other for other in sorted(ours(name)) if layer(other) < layer(name)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_serves_every_family_does_not_know_pengi(name: str) -> None:
+    """It uses what the protocols in config/family.py name."""
+    knows = "pengi_rt.config.model" in {found.module for found in IMPORTS[name]}
+    assert name == "pengi_rt" or within(name, *PENGI) or not knows
 
 
 def test_the_package_root_holds_rooms() -> None:

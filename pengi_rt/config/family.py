@@ -172,13 +172,15 @@ class FamilySpec:
         return tuple(task for task, needed in self.tasks.items() if held.issuperset(needed))
 
     def refusal(self, task: str, parts: Iterable[str]) -> str:
-        """Why a plan with these parts cannot do ``task``, and what it can do."""
+        """Why a plan with these parts cannot do ``task``, what it can do, and what to do."""
         held = set(parts)
         missing = [part for part in self.tasks.get(task, ()) if part not in held]
         named = dict.fromkeys(PARTS.get(part, part) for part in missing)
-        lacking = " and ".join(f"no {name}" for name in named)
+        lacking = " and ".join(f"no {name}" for name in named) or "nothing for it"
         can = ", ".join(self.tasks_of(held)) or "nothing"
-        return f"holds {lacking or 'nothing for it'}, so it cannot {task}: it can {can}"
+        others = any(part in self.graphs for part in missing)  # other plans of the family have it
+        advice = f"; export a checkpoint that has {'one' if len(named) == 1 else 'them'}" * others
+        return f"holds {lacking}, so it cannot {task}: it can {can}{advice}"
 
 
 _SPECS: dict[str, FamilySpec] = {}

@@ -277,7 +277,9 @@ def test_a_long_text_leaves_room_for_labels(engine: Engine) -> None:
 def test_a_plan_without_text_encoder(tmp_path: Path) -> None:
     plan = plan_without_text_encoder(tmp_path)
     with pengi_rt.load(plan, backend="torch", threads=1) as engine:
-        with pytest.raises(UsageError, match=r"no-text\.plan has no text encoder.*--method log-l"):
+        with pytest.raises(
+            UsageError, match=r"no-text\.plan holds no text encoder.*by log-likelihood"
+        ):
             engine.classify(clip(0), LABELS)
         samples, rate = clip(0)
         found = engine.classify((samples, rate), LABELS, method="log-likelihood")
