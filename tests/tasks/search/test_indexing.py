@@ -275,9 +275,11 @@ def test_unknown_options(engine: Engine, folder: Path, index: Path) -> None:
 def test_a_plan_without_text_encoder(folder: Path, index: Path, tmp_path: Path) -> None:
     plan = plan_without_text_encoder(tmp_path)
     message = r"holds no text encoder, so it cannot index.*export a checkpoint that has one"
-    with pengi_rt.load(plan, backend="torch", threads=1) as engine:
-        with pytest.raises(UsageError, match=message):
-            engine.index(folder, index)
+    with (
+        pengi_rt.load(plan, backend="torch", threads=1) as engine,
+        pytest.raises(UsageError, match=message),
+    ):
+        engine.index(folder, index)
     assert not index.exists()
 
 
