@@ -21,7 +21,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.opening import open_backend
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.backends.torch import TorchBackend
@@ -219,10 +218,9 @@ def _testable_backends(
     plan: Plan, threads: int | None, backends: Sequence[str]
 ) -> Iterator[Backend]:
     """Open, one after the other, the backends of ``plan`` that can be tested on this machine."""
-    if plan.manifest.graphs:
-        yield OnnxBackend(plan, threads=threads)
-    else:
-        yield TorchBackend.from_plan(plan, threads=threads)
+    on_cpu = [spec for spec in known() if "cpu" in spec.devices]
+    first = next(spec for spec in on_cpu if plan.manifest.graphs or not spec.needs_graphs)
+    yield open_backend(plan, backend=first.name, threads=threads)
     for spec in known():
         if spec.name not in backends or "cpu" in spec.devices:
             continue

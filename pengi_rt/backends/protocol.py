@@ -38,7 +38,7 @@ class Encoders(Protocol):
         """Encode ``[B, clip_samples]`` float32 in [-1, 1]."""
 
     def encode_text(self, ids: I64) -> Encoded:
-        """Encode ``[B, T]`` token ids. For CLIP, shorter rows may be padded with EOS."""
+        """Encode ``[B, T]`` token ids, padded by the plan's prompt tokenizer."""
 
 
 class Cache:

@@ -150,7 +150,9 @@ class FamilySpec:
     """``config -> Mapping[str, tuple[str, ...]]``: the :data:`PARTS` that each graph is, given the
     config; without it, each graph is the part of its own name."""
     tokenizers: Mapping[str, str] = field(default_factory=dict)
-    """``(json_bytes, config) -> tokenizer`` for the graphs of these names."""
+    """``(json_bytes, config) -> tokenizer`` for the graphs of these names, ``text`` like
+    :class:`~pengi_rt.text.tokenizers.PromptTokenizer` and ``decoder`` like
+    :class:`~pengi_rt.text.tokenizers.DecoderTokenizer`."""
     tables: str | None = None
     """``config -> Mapping[str, Table]``: the decoder's embeddings, of ``tokens`` and of
     ``positions``."""

@@ -40,7 +40,7 @@ class PlanWriter:
 
     Example::
 
-        with PlanWriter("pengi.plan", config, backends=("onnx", "torch")) as writer:
+        with PlanWriter("pengi.plan", config, backends=names) as writer:
             records = writer.add_tensors(weights)
             writer.add("graphs/audio.onnx", graph)
             report = check(writer.seal())

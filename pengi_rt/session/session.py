@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
-from pengi_rt.config.family import FamilyConfig, GenerativeConfig, family_of, generative
+from pengi_rt.config.family import FamilyConfig, GenerativeConfig, family_of
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan.manifest import tokenizer_entry
@@ -49,6 +49,8 @@ class Session:
             if name in plan.manifest.networks
         }
         # None if the plan has no such part: Plan.require refuses the tasks that need it.
+        generative = plan.config if isinstance(plan.config, GenerativeConfig) else None
+        self.generative = cast("GenerativeConfig", generative)
         self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
         self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
         self._prompts: LRU[str, EncodedText] = LRU(CACHED_PROMPTS)
@@ -57,11 +59,6 @@ class Session:
         self._closed = False
         self._forked = False
         register(self)
-
-    @property
-    def generative(self) -> GenerativeConfig:
-        """The config of a plan that has a decoder, which the task has required."""
-        return generative(self.config)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

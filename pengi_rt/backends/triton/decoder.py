@@ -1,4 +1,7 @@
-"""The decoder on the device, for searches whose steps and parents the host chooses."""
+"""The backend's decoder, for searches whose steps and parents the host chooses.
+
+The device's own beam search (``search.py``) and this decoder both run on ``gpt2.Decoding``.
+"""
 
 import numpy as np
 import torch

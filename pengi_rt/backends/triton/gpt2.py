@@ -1,4 +1,4 @@
-"""GPT-2 on the device: prefill by PyTorch, steps by our kernels, on buffers that never move.
+"""GPT-2's work on the device: prefill by PyTorch, steps by our kernels, on fixed buffers.
 
 A :class:`Decoding` holds the buffers for a number of clips, beams, prefix rows and tokens.
 :meth:`Decoding.prefill` and :meth:`Decoding.step` run the decoder on them, and
