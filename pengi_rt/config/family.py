@@ -26,23 +26,23 @@ PARTS = {
     "text": "text encoder",
     "decoder": "decoder",
 }
-"""What a model may be able to do, and what messages call the part that does it.
+"""The parts that tasks need, and what messages call them.
 
 ``audio`` embeds a window; ``prompt`` turns a prompt into a prefix for the decoder; ``text`` embeds
 a text as one vector, which is compared with others by cosine; ``decoder`` generates text.
 """
 
 _GENERATE = ("audio", "prompt", "decoder")
-_DESCRIBE_AND_COMPARE = ("audio", "prompt", "text", "decoder")
+_MATCH = ("audio", "prompt", "text", "decoder")
 
 TASKS: Mapping[str, tuple[str, ...]] = {
     "generate": _GENERATE,
     "stream": _GENERATE,
     "describe": _GENERATE,
-    "classify by text-matching": _DESCRIBE_AND_COMPARE,
+    "classify by text-matching": _MATCH,
     "classify by log-likelihood": _GENERATE,
     "explain": _GENERATE,
-    "index": _DESCRIBE_AND_COMPARE,
+    "index": _MATCH,
     "search": ("audio", "text"),
     "embed": ("audio",),
     "embed texts": ("text",),
@@ -157,7 +157,7 @@ class FamilySpec:
     """``config -> Mapping[str, Table]``: the decoder's embeddings, of ``tokens`` and of
     ``positions``."""
     modules: str | None = None
-    """``config -> torch.nn.Module``: the network; its state has the names of the plan's tensors."""
+    """``config -> pengi_rt.backends.torch.Network``; its state has the names of the plan's tensors."""
     summary: str | None = None
     """``config -> Mapping[str, str]``: the lines that ``inspect`` prints about the model."""
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TASKS)
