@@ -157,7 +157,7 @@ class FamilySpec:
     """``config -> Mapping[str, Table]``: the decoder's embeddings, of ``tokens`` and of
     ``positions``."""
     modules: str | None = None
-    """``config -> pengi_rt.backends.torch.Network``; its state has the names of the plan's tensors."""
+    """``config -> pengi_rt.backends.torch.Network``, whose state has the plan's names."""
     summary: str | None = None
     """``config -> Mapping[str, str]``: the lines that ``inspect`` prints about the model."""
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TASKS)
