@@ -208,7 +208,7 @@ def test_the_plans_own_prompt_is_named_when_it_is_cut(
         engine = loaded(*arguments, **options)
         config = pengi_config(engine.config)
         generation = replace(config.generation, prompt="a noise " * 60)
-        engine.config = replace(config, generation=generation)
+        engine.session.generative = replace(config, generation=generation)
         return engine
 
     loaded = engine_module.load

@@ -14,6 +14,7 @@ import torch
 from command_line import Capture, assert_refused, run
 
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.kernels import tuning
@@ -33,7 +34,8 @@ class Backend:
 
     name = "triton"
 
-    def __init__(self) -> None:
+    def __init__(self, config: FamilyConfig) -> None:
+        self.config = config
         self.launched: list[Tile] = []
         self.asked: list[tuple[int, int, int]] = []
 
@@ -62,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def backend(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """Replaces the GPU for the command."""
-    backend = Backend()
+    backend = Backend(engine.config)
     fake = Engine(engine.plan, backend)  # type: ignore[arg-type]
 
     @contextmanager
