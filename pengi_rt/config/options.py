@@ -1,7 +1,7 @@
 """The options of each task besides the recording and the prompt: one frozen dataclass per task.
 
 Each field is declared once. It defines the keyword in Python (:meth:`TaskOptions.given`), the flag
-on the command line with its default and help (``cli/options.py``), and the key in a JSON request
+on the command line with its default and help (``cli/flags.py``), and the key in a JSON request
 (:meth:`TaskOptions.from_json`). Values are checked when the dataclass is made.
 """
 

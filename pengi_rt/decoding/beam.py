@@ -4,7 +4,7 @@
 ``(source, token)`` per beam and step, and a hypothesis is read backwards from its last token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from pengi_rt.decoding.loop import (
     require_decoder,
     stack_steps,
 )
-from pengi_rt.kernels.beam_step_cpu import BeamStep, beam_step
+from pengi_rt.kernels.beam_step_cpu import beam_step
 
 
 def search(
@@ -30,20 +30,18 @@ def search(
     prefixes: Sequence[F32],
     options: DecodeOptions,
     *,
-    on_step: Callable[[int], None] | None = None,
     is_finished: StopTest | None = None,
 ) -> list[Hypotheses]:
     """Search after every prefix: Pengi's beam search, ranked by mean log-probability per token.
 
     Clips do not influence each other. Once all beams of a clip are finished, its hypotheses are
-    final and its rows idle until the last clip is done. With ``on_step`` or ``is_finished``, the
-    host runs every step, even where the device could search by itself.
+    final and its rows idle until the last clip is done. With ``is_finished``, the host runs
+    every step, even where the device could search by itself.
 
     Args:
         backend: runs the decoder.
         prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         options: see :class:`DecodeOptions`.
-        on_step: called after each token with their number so far; its exceptions end the search.
         is_finished: called with every unfinished beam's tokens after each token; True ends it.
 
     Raises:
@@ -55,15 +53,11 @@ def search(
         return []
     lengths = np.array([len(prefix) for prefix in prefixes], np.int64)
     check_fits(int(lengths.max()), options, require_decoder(backend).config)
-    if on_step is None and is_finished is None and backend.device_search is not None:
+    if is_finished is None and backend.device_search is not None:
         trace = backend.device_search.search_prefix(pad(prefixes, lengths), lengths, options)
     else:
-        steps = list[BeamStep]()
-        for step in decode_steps(backend, prefixes, options, beam_choice(options), is_finished):
-            steps.append(step)
-            if on_step is not None:
-                on_step(len(steps))
-        trace = stack_steps(steps)
+        choose = beam_choice(options)
+        trace = stack_steps(list(decode_steps(backend, prefixes, options, choose, is_finished)))
     return read_hypotheses(trace, options.max_new_tokens)
 
 

@@ -200,6 +200,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def status_of(path: str | Path | int) -> os.stat_result | None:
+    """What the system says about a path or a descriptor; None if that cannot be determined."""
+    with suppress(OSError):
+        return os.stat(path)  # noqa: PTH116 - it may be a descriptor, or a name that Path cannot be
+    return None
+
+
 def sync(path: Path) -> None:
     """Sync a file, or the names in a folder if the file system supports that, to the disk.
 

@@ -144,7 +144,7 @@ def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) 
         UsageError: an option is out of range, or the sequence exceeds the decoder's positions.
     """
     options = options.filled_in(session.generative.generation)
-    decode = (search_options if options.samples is None else sample_options)(session, options)
+    decode = (beam_options if options.samples is None else sample_options)(session, options)
     prepared = [PreparedPrompt(session, prompt, options) for prompt in prompts]
     config = session.generative
     longest = config.audio_prefix_length + max(map(len, prepared))
@@ -160,10 +160,10 @@ def warm_up_search(session: Session, options: WarmUpOptions) -> DecodeOptions:
         UsageError: an option is out of range.
     """
     search = GenerateOptions(**options.to_json()).filled_in(session.generative.generation)
-    return search_options(session, search)
+    return beam_options(session, search)
 
 
-def search_options(session: Session, options: GenerateOptions) -> DecodeOptions:
+def beam_options(session: Session, options: GenerateOptions) -> DecodeOptions:
     """Beam search options from ``options``, filled in with the plan's defaults.
 
     Raises:

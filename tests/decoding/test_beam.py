@@ -240,22 +240,6 @@ def test_nan_raises() -> None:
         )
 
 
-def test_on_step_counts_and_cancels() -> None:
-    seen: list[int] = []
-    clips = prefixes(2)
-    answers = search(FakeBackend(MODEL), clips, OPTIONS, on_step=seen.append)
-    assert seen == list(range(1, max(answer.steps for answer in answers) + 1))
-
-    def cancel(step: int) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    backend = FakeBackend(MODEL)
-    with pytest.raises(KeyboardInterrupt):
-        search(backend, clips, OPTIONS, on_step=cancel)
-    assert backend.forwards == 3
-
-
 def test_a_beam_of_probability_zero_is_minus_infinity() -> None:
     """Three beams where only one is possible: impossible beams stay impossible, without NaN."""
     model = ScriptedModel({(): [1, 0, 0, 0]})
@@ -342,4 +326,3 @@ def test_the_host_steps_where_it_is_asked_something() -> None:
         search(backend, clips, OPTIONS)
     usual = search_all(clips)
     assert search(backend, clips, OPTIONS, is_finished=lambda _: False) == usual
-    assert search(backend, clips, OPTIONS, on_step=lambda _: None) == usual

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from pengi_rt.errors import UsageError
-from pengi_rt.render.subtitles import srt, srt_cues, vtt, vtt_cues
+from pengi_rt.render.subtitles import Srt, Subtitles, Vtt
 from pengi_rt.results.timeline import Segment, segments
 
 Cue = tuple[int, int, str]  # milliseconds, milliseconds, text
@@ -20,6 +20,28 @@ NASTY = [
     "fish & <b>chips</b> &amp; &lt;", "WEBVTT", "NOTE this", "STYLE", "7", "-", "<", "&",
     "a\u2028b", "a\x85\x0bb\fc", "wörter 雨 🐕", "{\\an8}x", "tab\there",
 ]  # fmt: skip
+
+
+def _cues(subtitles: Subtitles, rows: Iterable[Segment]) -> Iterator[str]:
+    """The pieces of a file, as a writer of rows asks for them."""
+    yield from filter(None, [subtitles.head])
+    yield from filter(None, map(subtitles.cue, rows))
+
+
+def srt_cues(rows: Iterable[Segment]) -> Iterator[str]:
+    return _cues(Srt(), rows)
+
+
+def vtt_cues(rows: Iterable[Segment]) -> Iterator[str]:
+    return _cues(Vtt(), rows)
+
+
+def srt(rows: Iterable[Segment]) -> str:
+    return "".join(srt_cues(rows))
+
+
+def vtt(rows: Iterable[Segment]) -> str:
+    return "".join(vtt_cues(rows))
 
 
 def _milliseconds(stamp: str, point: str) -> int:
