@@ -38,7 +38,7 @@ class Instant:
         shape = (len(ids), self.config.prompt_rows(ids.shape[1]), self.config.decoder.n_embd)
         return Encoded(np.zeros((len(ids), self.config.d_proj), np.float32), np.zeros(shape, "f4"))
 
-    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
+    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
         return self.answers[len(wave)]
 
     def search_new_prompt(

@@ -74,7 +74,7 @@ def export_plan(
         TokenizerError: its tokenizers cannot be found.
         PlanError: the plan cannot be written.
         UsageError: ``weights`` or ``backends`` is invalid.
-        ExportError: the plan does not compute what the model computes; no plan is left behind.
+        ExportError: the plan does not compute what the model computes; no plan is written.
     """
     progress("reading the checkpoint")
     model, read = load_model(checkpoint)

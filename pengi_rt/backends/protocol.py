@@ -156,18 +156,19 @@ class DeviceSearch(Protocol):
     def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
         """Search after padded prefixes, ``[B, P, n_embd]`` with ``[B]`` lengths."""
 
-    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
-        """Encode ``[B, clip_samples]`` and search after each clip's prefix and the suffix.
+    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+        """Encode ``[B, clip_samples]`` and search after each clip's audio prefix and the text's.
 
-        ``suffix`` is ``[n, n_embd]``, the same for all clips. No prefix passes through the host.
+        ``text_prefix`` (prompt and additional text) is ``[n, n_embd]``, the same for all clips. No
+        audio prefix passes through the host.
         """
 
     def search_new_prompt(
         self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
     ) -> tuple[Encoded, SearchTrace]:
-        """Like :meth:`search_audio`, but also encodes a prompt, placed between audio and suffix.
+        """Like :meth:`search_audio`, but also encodes the prompt, which it returns.
 
-        ``ids`` is ``[1, T]``. Also returns the encoded prompt.
+        ``ids`` is ``[1, T]``; ``suffix``, the additional text, is ``[n, n_embd]``.
         """
 
 

@@ -186,11 +186,12 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """Add ``--force``, which :func:`refuse_precious` checks."""
+    """Add ``--force``, which :func:`~pengi_rt.cli.output_checks.refuse_precious` checks."""
     parser.add_argument(
-        "--force", action="store_true",
+        "--force",
+        action="store_true",
         help="allow an output to replace a recording, a plan or a checkpoint",
-    )  # fmt: skip
+    )
 
 
 def check_threads(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Beam search over any backend, several clips at a time.
 
-:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams. Each choice is stored as
+The kernel :mod:`pengi_rt.kernels.beam_step_cpu` chooses the next beams. Each choice is stored as
 ``(source, token)`` per beam and step, and a hypothesis is read backwards from its last token.
 """
 
@@ -22,7 +22,7 @@ from pengi_rt.decoding.loop import (
     require_decoder,
     stack_steps,
 )
-from pengi_rt.kernels.beam_step_cpu import beam_step
+from pengi_rt.kernels.beam_step_cpu import beam_step_cpu
 
 
 def search(
@@ -72,26 +72,26 @@ class FusedSearch:
     config: GenerativeConfig
     options: DecodeOptions
 
-    def search_audio(self, wave: F32, suffix: F32) -> list[Hypotheses]:
-        """Search after the prefix of each recording and then ``suffix``.
+    def search_audio(self, wave: F32, text_prefix: F32) -> list[Hypotheses]:
+        """Search after the audio prefix of each window and then ``text_prefix``.
 
         Args:
             wave: ``[B, clip_samples]``.
-            suffix: ``[n, n_embd]``, the same after every recording.
+            text_prefix: ``[n, n_embd]``, the same after every window.
         """
-        self._check_fits(len(suffix))
-        trace = self.device.search_audio(wave, suffix, self.options)
+        self._check_fits(len(text_prefix))
+        trace = self.device.search_audio(wave, text_prefix, self.options)
         return read_hypotheses(trace, self.options.max_new_tokens)
 
     def search_new_prompt(
         self, wave: F32, ids: I64, suffix: F32
     ) -> tuple[Encoded, list[Hypotheses]]:
-        """Also encode a prompt, and search after the recording, the prompt and ``suffix``.
+        """Also encode the prompt, and search after the window, the prompt and ``suffix``.
 
         Args:
             wave: ``[B, clip_samples]``.
             ids: ``[1, T]``, the prompt's token ids.
-            suffix: ``[n, n_embd]``.
+            suffix: the additional text, ``[n, n_embd]``.
 
         Returns:
             The encoded prompt, and every clip's hypotheses.
@@ -120,7 +120,7 @@ def fused_search(
 def beam_choice(options: DecodeOptions) -> Choice:
     """Choose the beams with the best averages."""
     return partial(
-        beam_step,
+        beam_step_cpu,
         beam_size=options.beam_size,
         temperature=options.divisor,
         stop_id=options.stop_id,

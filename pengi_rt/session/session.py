@@ -178,9 +178,9 @@ class Session:
         self._lock = FairLock()
 
 
-def full_prefixes(audio: F32, suffix: F32) -> Sequence[F32]:
-    """Each window's whole prefix: its audio prefix (``[B, a, n_embd]``), then ``suffix``."""
-    return [np.concatenate([prefix, suffix]) for prefix in audio]
+def full_prefixes(audio: F32, text: F32) -> Sequence[F32]:
+    """Each window's whole prefix: its audio prefix (``[B, a, n_embd]``), then the text prefix."""
+    return [np.concatenate([prefix, text]) for prefix in audio]
 
 
 def _open_tokenizer(plan: Plan, name: str, kind: str) -> object:

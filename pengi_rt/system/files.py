@@ -84,7 +84,7 @@ class Draft:
 def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file that replaces ``path`` when the block ends without an error.
 
-    After an error ``path`` is unchanged and nothing is left behind. Arguments: see :class:`Draft`.
+    After an error ``path`` is unchanged and no draft remains. Arguments: see :class:`Draft`.
 
     Raises:
         OSError: the file cannot be written.

@@ -58,7 +58,7 @@ def test_encoders_equal_pytorch(onnx: OnnxBackend, torch: TorchBackend, batch: i
 
 @pytest.mark.parametrize("lengths", [[16], [1], [16, 5, 9], [3, 3]])
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_steps_equal_pytorch_whatever_the_parents(
+def test_steps_equal_pytorch_for_any_parents(
     onnx: OnnxBackend, torch: TorchBackend, lengths: list[int], width: int
 ) -> None:
     generator = np.random.default_rng(width)
@@ -80,7 +80,7 @@ def test_steps_equal_pytorch_whatever_the_parents(
         parents = generator.integers(0, width, clips * width)
 
 
-def test_a_prefix_is_stored_once_a_clip(onnx: OnnxBackend) -> None:
+def test_a_prefix_is_stored_once_per_clip(onnx: OnnxBackend) -> None:
     """Slots from 1 on hold no prefix: poisoning them changes nothing."""
     config = pengi_config(onnx.config).decoder
     prefix = np.random.default_rng(0).normal(size=(2, 10, config.n_embd)).astype(np.float32)
@@ -206,7 +206,7 @@ def test_a_swapped_graph_is_refused(
         backend.close()
 
 
-def behind(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
+def appended(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
     """Append an operator, with ``sizes`` as its constant, to an output."""
 
     def edit(model: ModelProto) -> None:
@@ -228,16 +228,21 @@ def squared(model: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("graph", "edit", "error", "says"),
     [
-        ("audio", behind("prefix", "Reshape", -1), PlanError, "gave float32 [512] for prefix, not"),
-        ("audio", behind("prefix", "Reshape", 3, 7), PlanError, "does not run: "),
-        ("text", behind("prefix", "Reshape", 1, 64, 8), PlanError, "gave float32 [1, 64, 8] for"),
-        ("text", behind("prefix", "Gather", 1 << 40), PlanError, "does not run: "),
-        ("text", behind("prefix", "Expand", 1 << 20, 1 << 20, 1, 1, 1), BackendError, "memory"),
-        ("text", behind("prefix", "Expand", 1 << 62, 1 << 62, 1, 1, 1), PlanError, "not run: "),
+        (
+            "audio",
+            appended("prefix", "Reshape", -1),
+            PlanError,
+            "gave float32 [512] for prefix, not",
+        ),
+        ("audio", appended("prefix", "Reshape", 3, 7), PlanError, "does not run: "),
+        ("text", appended("prefix", "Reshape", 1, 64, 8), PlanError, "gave float32 [1, 64, 8] for"),
+        ("text", appended("prefix", "Gather", 1 << 40), PlanError, "does not run: "),
+        ("text", appended("prefix", "Expand", 1 << 20, 1 << 20, 1, 1, 1), BackendError, "memory"),
+        ("text", appended("prefix", "Expand", 1 << 62, 1 << 62, 1, 1, 1), PlanError, "not run: "),
         ("decoder", squared, PlanError, "does not run: "),
     ],
 )
-def test_what_a_graph_gives_is_checked(
+def test_a_graphs_outputs_are_checked(
     graph: str,
     edit: Callable[[ModelProto], None],
     error: type[Exception],
@@ -258,7 +263,7 @@ def test_what_a_graph_gives_is_checked(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_step_that_fails_is_a_line(onnx: OnnxBackend) -> None:
+def test_a_failing_step_is_a_one_line_error(onnx: OnnxBackend) -> None:
     """With bound outputs, ONNX Runtime raises a plain RuntimeError."""
     prefix = np.zeros((1, 4, pengi_config(onnx.config).decoder.n_embd), np.float32)
     run = prefilled(onnx, prefix, new_tokens=2)

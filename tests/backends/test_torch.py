@@ -73,7 +73,7 @@ def test_steps_equal_recomputation(
         parents = generator.integers(0, width, rows)
 
 
-def test_two_caches_do_not_meet(backend: TorchBackend) -> None:
+def test_two_caches_are_independent(backend: TorchBackend) -> None:
     generator = np.random.default_rng(0)
     first, second = generator.normal(size=(2, 1, 7, 64)).astype(np.float32)
     tokens = np.array([5, 9])
@@ -86,7 +86,7 @@ def test_two_caches_do_not_meet(backend: TorchBackend) -> None:
         two.step(tokens[::-1].copy())
 
 
-def test_encoders_are_the_models(backend: TorchBackend, tiny_model: Pengi) -> None:
+def test_encoders_equal_the_models(backend: TorchBackend, tiny_model: Pengi) -> None:
     wave = np.random.default_rng(0).uniform(-1, 1, (2, 32_000)).astype(np.float32)
     ids = np.array([[510, 3, 4, 511]])
     with torch.inference_mode():

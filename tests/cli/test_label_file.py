@@ -43,12 +43,12 @@ def test_a_file_that_is_refused(
     assert one_line(str(caught.value))
 
 
-def test_a_label_may_hold_what_ends_no_line(tmp_path: Path) -> None:
+def test_a_label_may_hold_unicode_line_separators(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes("dog\u2028barks\ncat\x0cmews\nrain\x85falls\n".encode())
     assert list(read_labels(path)) == ["dog\u2028barks", "cat\x0cmews", "rain\x85falls"]
 
 
-def test_a_folder_is_no_file_of_labels(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_file_of_labels(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Is a directory"):
         read_labels(tmp_path)

@@ -169,7 +169,7 @@ def test_demo_captions_in_float16() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_replayed_search_is_the_eager_one(tiny_model: Pengi, precision: str) -> None:
-    """Runs twice, to show that the first search leaves nothing behind."""
+    """Runs twice, to show that the first search does not affect the second."""
     backend = TritonBackend(tiny_model, device=DEVICE, precision=precision)
     prefix, lengths = two_prefixes()
     first, second = (backend.device_search.search_prefix(prefix, lengths, FREE) for _ in range(2))

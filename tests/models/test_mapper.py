@@ -53,7 +53,7 @@ def test_biases_are_where_the_released_code_has_them() -> None:
     assert attention.project.bias is not None
 
 
-def test_prefix_is_what_becomes_of_the_learned_rows() -> None:
+def test_the_prefix_is_the_output_at_the_learned_rows() -> None:
     mapper = make_mapper(CONFIG, INPUTS, WIDTH)
     assert isinstance(mapper, TransformerMapper)
     assert mapper.linear is not None

@@ -68,7 +68,7 @@ def engines(plan: Path) -> Iterator[tuple[Engine, Engine]]:
         yield onnx, torch
 
 
-def test_both_backends_say_the_same(engines: tuple[Engine, Engine]) -> None:
+def test_both_backends_agree(engines: tuple[Engine, Engine]) -> None:
     """Every beam token for token, on two clips and prompts of two lengths."""
     onnx, torch = engines
     rate = pengi_config(onnx.config).mel.sample_rate
@@ -84,7 +84,7 @@ def test_both_backends_say_the_same(engines: tuple[Engine, Engine]) -> None:
     assert len(said) == 4, "the answer depends on both"
 
 
-def test_encoded_shapes_are_the_configs(engines: tuple[Engine, Engine]) -> None:
+def test_encoded_shapes_follow_the_config(engines: tuple[Engine, Engine]) -> None:
     for engine in engines:
         config = pengi_config(engine.config)
         width = config.decoder.n_embd

@@ -72,7 +72,7 @@ def expected(engine: Engine, audio: tuple[Any, int]) -> dict[str, F64]:
 
 @torch.inference_mode()
 def plain(decoder: GPT2, prefix: Tensor, labels: list[list[int]]) -> F64:
-    """One forward pass over prefix and label, padded at the end, where causality looks away."""
+    """One forward pass over prefix and label, padded at the end, which no token attends to."""
     longest = max(map(len, labels))
     tokens = torch.tensor([label + [0] * (longest - len(label)) for label in labels])
     x = torch.cat([prefix.expand(len(labels), -1, -1), decoder.wte(tokens)], dim=1)

@@ -206,7 +206,7 @@ def defined_again(model: ModelProto) -> None:
         ("audio", long_name, "bytes, but the config allows"),
     ],
 )
-def test_what_no_export_writes(
+def test_graphs_that_no_export_writes(
     kind: str, edit: Edit, says: str, demo: dict[str, bytes], config: ModelConfig
 ) -> None:
     model = ModelProto.FromString(demo[graph_entry(kind)])
@@ -223,7 +223,7 @@ def test_names_are_utf8(kind: str, demo: dict[str, bytes], config: ModelConfig) 
     assert r"a name that is not UTF-8: b'" in refusal(kind, data, demo, config)
 
 
-def test_no_graph(demo: dict[str, bytes], config: ModelConfig) -> None:
+def test_not_a_graph(demo: dict[str, bytes], config: ModelConfig) -> None:
     assert "takes nothing and gives nothing" in refusal("audio", b"", demo, config)
     for data in (b"\x3a\x00" * 2, b"\x08", b"not a graph", b"\x3a\xff\xff\xff\xff\xff"):
         refusal("audio", data, demo, config)

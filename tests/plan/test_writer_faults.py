@@ -59,7 +59,7 @@ def test_left_without_commit(path: Path) -> None:
     check_untouched(path)
 
 
-def test_tensor_that_cannot_be_had(path: Path) -> None:
+def test_a_tensor_that_raises(path: Path) -> None:
     class Broken(dict[str, NDArray[Any]]):
         def __getitem__(self, name: str) -> NDArray[Any]:
             raise OSError(errno.EIO, "Input/output error")
@@ -179,7 +179,7 @@ def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_kernel_that_refuses_more_bytes(path: Path) -> None:
+def test_the_file_size_limit_is_reached(path: Path) -> None:
     done = child(WRITE_WITH_LIMIT, str(path))
     assert "cannot be written: File too large" in done.stdout, done.stderr
     check_untouched(path)

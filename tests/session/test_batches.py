@@ -97,7 +97,7 @@ def test_recordings_are_drawn_as_they_are_needed() -> None:
     assert drawn == [0, 1]
 
 
-def test_what_was_read_before_an_error_is_a_batch() -> None:
+def test_recordings_read_before_an_error_are_a_batch() -> None:
     batches = window_batches([SOUNDS[0], SOUNDS[2], b"no sound", SOUNDS[3]], CONFIG, options())
     assert len(next(batches)) == 2
     with pytest.raises(AudioError, match="<bytes>"):
@@ -106,7 +106,7 @@ def test_what_was_read_before_an_error_is_a_batch() -> None:
         next(window_batches([b"no sound"], CONFIG, options()))
 
 
-def test_an_error_that_somebody_is_told_of_ends_nothing() -> None:
+def test_an_error_that_a_listener_takes_does_not_end_the_run() -> None:
     told: list[tuple[object, str]] = []
     sources: list[AudioLike] = [SOUNDS[0], b"no sound", SOUNDS[2]]
     batches = window_batches(
@@ -139,7 +139,7 @@ def test_one_seed_draws_all_crops() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "3", None])
-def test_batches_that_cannot_be(size: object) -> None:
+def test_invalid_batch_sizes(size: object) -> None:
     with pytest.raises(UsageError, match="batch_size must be a whole number of at least 1"):
         window_batches(SOUNDS, CONFIG, options(batch_size=size))
 
@@ -160,13 +160,13 @@ def test_windows_of_another_plan_are_refused() -> None:
         list(window_batches([recording], CONFIG, options()))
 
 
-def test_who_is_told_must_be_callable() -> None:
+def test_the_listener_must_be_callable() -> None:
     told: Any = []
     with pytest.raises(UsageError, match=r"on_error must be a function or None, got \[\]"):
         window_batches([], CONFIG, options(), on_error=told)
 
 
-def test_what_is_several() -> None:
+def test_several_recordings_are_recognized() -> None:
     assert is_several([])
     assert is_several(["a", "b"])
     assert is_several((SOUNDS[0], SOUNDS[1]))

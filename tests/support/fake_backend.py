@@ -60,7 +60,7 @@ class FakeCache(Cache):
 
 @dataclass
 class FakeDecoder:
-    """A toy model behind the protocol's cache, which counts its forward passes."""
+    """A toy model with the protocol's cache, which counts its forward passes."""
 
     model: ToyModel | ScriptedModel
     n_positions: int = 64

@@ -58,8 +58,8 @@ class TritonSearch:
 
     @_explained
     @torch.inference_mode()
-    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
-        rows = torch.from_numpy(suffix.copy()).to(self._device)  # waits; the audio need not yet
+    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+        rows = torch.from_numpy(text_prefix.copy()).to(self._device)  # waits; the audio need not
         return self._search_after(self._encoders.run_audio(wave), rows, options)
 
     @_explained

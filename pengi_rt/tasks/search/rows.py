@@ -9,9 +9,15 @@ from typing import NamedTuple, NoReturn, Self
 from pengi_rt.backends.protocol import F32
 
 _KINDS = {
-    "file": str, "start": float, "end": float, "caption": str, "score": float,
-    "size": int, "mtime_ns": int, "sha256": str,
-}  # fmt: skip
+    "file": str,
+    "start": float,
+    "end": float,
+    "caption": str,
+    "score": float,
+    "size": int,
+    "mtime_ns": int,
+    "sha256": str,
+}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

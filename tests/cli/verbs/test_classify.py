@@ -50,7 +50,7 @@ def test_a_table_of_likelihoods(
     assert [line[0] for line in out.splitlines()] == ["*", " "]
 
 
-def test_windows_before_the_whole(
+def test_rows_of_windows_come_before_the_whole(
     engine: Engine, tiny_plan: Path, noise: Path, long: Path, capsys: Capture
 ) -> None:
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, long, "--labels", GIVEN]
@@ -150,7 +150,7 @@ def test_a_bad_recording_is_one_row(
     assert rows[1]["audio"] == str(noise)
 
 
-def test_a_long_prompt_is_cut_and_said(
+def test_a_long_prompt_is_cut_with_a_warning(
     tiny_plan: Path, noise: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, "--labels", GIVEN]
@@ -231,7 +231,7 @@ def test_the_recording_is_not_overwritten(tiny_plan: Path, noise: Path, capsys: 
     assert_refused(capsys, [*command, "-o", noise], 2, "would overwrite")
 
 
-def test_without_matplotlib_nothing_is_answered(
+def test_without_matplotlib_nothing_is_computed(
     tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
@@ -303,7 +303,7 @@ def test_a_picture_is_a_png(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_picture_of_what_cannot_be_read(
+def test_no_picture_of_an_unreadable_recording(
     tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra [plot]")

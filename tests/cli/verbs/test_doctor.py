@@ -124,7 +124,7 @@ def test_json(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) 
     assert found["machine"]["threads"] >= 1
 
 
-def test_here_and_now_without_importing_torch() -> None:
+def test_this_machine_without_importing_torch() -> None:
     script = (
         "import argparse, sys; from pengi_rt.cli.verbs import doctor;"
         "doctor.run(argparse.Namespace(format='json'));"

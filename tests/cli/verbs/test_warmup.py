@@ -108,7 +108,7 @@ def test_parts_and_seconds(backend: Backend, engine: Engine, capsys: Capture) ->
     assert (backend.launched, backend.took) == ([], (64,))
 
 
-def test_tiles_are_measured_and_then_known(backend: Backend, folder: Path, capsys: Capture) -> None:
+def test_tiles_are_measured_once(backend: Backend, folder: Path, capsys: Capture) -> None:
     path = file_for(folder, "interpreter")
     lines = warm_up(capsys, "--tune", "--batch-size", "1", "8")
     lines = lines[2:]

@@ -53,8 +53,8 @@ def test_scores_are_sums_over_the_label_and_the_stop_token(
 
 def test_a_space_before_the_label_matters(engine: Engine) -> None:
     clips = prefixes(engine)
-    first, behind = (Scorer(engine.session, LABELS, continues=c) for c in (False, True))
-    assert np.abs(first.scores(clips, "sum") - behind.scores(clips, "sum")).max() > 0.1
+    first, continued = (Scorer(engine.session, LABELS, continues=c) for c in (False, True))
+    assert np.abs(first.scores(clips, "sum") - continued.scores(clips, "sum")).max() > 0.1
 
 
 def reference_list(engine: Engine, clip: F32) -> tuple[list[int], F64]:
@@ -145,7 +145,7 @@ def test_a_label_that_does_not_fit_is_named(engine: Engine) -> None:
         ({"dog": "dog", "chien": "DOG"}, "'dog' and 'chien' have the same tokens"),
     ],
 )
-def test_labels_that_make_no_choice(
+def test_invalid_labels(
     labels: dict[str, str], message: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tokenizer here drops characters and case, unlike ours."""
@@ -157,9 +157,7 @@ def test_labels_that_make_no_choice(
         Scorer(engine.session, labels, continues=False)
 
 
-def test_a_decoder_without_numbers_names_the_plan(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_logits_name_the_plan(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = require_decoder(engine.backend)
     prefill = decoder.prefill
 

@@ -9,7 +9,7 @@ from pengi_rt.errors import PengiError, PromptError, UsageError
 from pengi_rt.tasks.classify.labels import check_labels
 
 
-def test_labels_stand_for_themselves() -> None:
+def test_labels_are_their_own_texts() -> None:
     assert check_labels([" dog", "a, b "]) == {"dog": "dog", "a, b": "a, b"}
     assert list(check_labels(("b", "a", "c"))) == ["b", "a", "c"]
 
@@ -23,7 +23,7 @@ def test_labels_with_texts_of_their_own() -> None:
     }
 
 
-def test_braces_are_no_format() -> None:
+def test_braces_are_not_format_fields() -> None:
     assert check_labels(["{x}", "{label}"], "{label} {0}") == {
         "{x}": "{x} {0}",
         "{label}": "{label} {0}",
