@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Self, overload
 
+from pengi_rt.backends.opening import open_backend, warm_up
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.registry import WarmUpStep, open_backend, warm_up
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.backend import WarmUpStep
+from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.options import (
     ClassifyOptions,
     DescribeOptions,
@@ -88,7 +89,7 @@ class Engine:
         self.session = Session(plan, backend)
         self.plan = plan
         self.backend = backend
-        self.config: ModelConfig = plan.config
+        self.config: FamilyConfig = plan.config
         self.prompt_tokenizer = self.session.prompt_tokenizer
         self.tokenizer = self.session.tokenizer
 
@@ -337,7 +338,7 @@ class Engine:
         """Compile what the backend needs for these batch sizes; ``tune`` also times its kernels."""
         self.plan.require("generate")
         search = warm_up_search(self.session, WarmUpOptions.given(None, keywords, "warm_up"))
-        return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
+        return warm_up(self.backend, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:
         """Release the backend and the plan. The engine cannot be used again."""

@@ -36,10 +36,13 @@ LAYERS = (
     *("errors", "system.quote", "kernels"),
 )
 
+# What may know Pengi's own config (besides the package's face, which offers it).
+PENGI = ("pengi_rt.plan.pengi", "pengi_rt.models", "pengi_rt.export", "pengi_rt.training")
+
 # The command line is a client of the engine, as a server is: it may import these.
 CLIENT = (
     *("pengi_rt.cli", "pengi_rt.render", "pengi_rt.engine", "pengi_rt.results", "pengi_rt.config"),
-    *("pengi_rt.errors", "pengi_rt.system", "pengi_rt.backends.registry"),
+    *("pengi_rt.errors", "pengi_rt.system", "pengi_rt.backends.opening"),
 )
 # What else it imports, where, and why; nothing more, and nothing less.
 BEYOND = {
@@ -176,6 +179,14 @@ def test_every_room_is_there() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_arrows_run_down(name: str) -> None:
     assert [other for other in sorted(ours(name)) if layer(other) < layer(name)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_serves_every_family_does_not_know_pengi(name: str) -> None:
+    """It uses what the protocols in config/family.py name."""
+    found = {found.module for found in IMPORTS[name]}
+    knows = not found.isdisjoint({"pengi_rt.config.model", "pengi_rt.ModelConfig"})
+    assert name == "pengi_rt" or within(name, *PENGI) or not knows
 
 
 def beyond_the_client(name: str) -> set[str]:

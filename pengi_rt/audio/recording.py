@@ -20,7 +20,7 @@ from pengi_rt.audio.samples import Samples, mono_samples
 from pengi_rt.audio.source import open_recording
 from pengi_rt.config.checked import argument
 from pengi_rt.config.choices import LongAudio
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import LONGEST_PATH, one_line
@@ -32,9 +32,9 @@ MAX_WINDOWS = 100_000  # per recording: an hour with a hop of 36 ms
 class Recording:
     """A recording, ready for the model; its ``len`` is the number of windows.
 
-    Iterating over it gives its windows, float32 ``[clip_samples]``, read-only. A recording of up to
-    three minutes is held in memory; a longer one is decoded again each time, block by block, so its
-    file or array must stay as it is.
+    Iterating over it gives its windows, float32 ``[clip_samples]``, which may be views of its
+    samples: do not write to them. A recording of up to three minutes is held in memory; a longer
+    one is decoded again each time, block by block, so its file or array must stay as it is.
 
     Attributes:
         name: its name in results and messages.
@@ -88,7 +88,7 @@ class Recording:
         return self.windows()
 
     def blocks(self) -> Iterator[F32]:
-        """The samples that the windows are cut from, ``[n]`` at a time; read-only.
+        """The samples that the windows are cut from, ``[n]`` at a time; do not write to them.
 
         Raises as :meth:`__iter__`.
         """
@@ -113,7 +113,7 @@ class Recording:
 
 def load_windows(
     recording: AudioLike,
-    config: ModelConfig,
+    config: FamilyConfig,
     *,
     long_audio: LongAudio = "windows",
     hop: float | None = None,
@@ -151,7 +151,7 @@ def load_windows(
 
 def read_recording(
     recording: AudioLike,
-    config: ModelConfig,
+    config: FamilyConfig,
     options: ReadOptions,
     rng: random.Random | None = None,
     name: str | None = None,
@@ -171,7 +171,7 @@ def read_recording(
     return _recording(name, samples, starts, config, covers_all=covers_all)
 
 
-def _hop_samples(hop: float | None, config: ModelConfig) -> int:
+def _hop_samples(hop: float | None, config: FamilyConfig) -> int:
     """Samples between the starts of windows. Raises UsageError for a ``hop`` that leaves gaps."""
     if hop is None:
         return config.clip_samples
@@ -195,7 +195,7 @@ def _check_count(spare: int, step: int, rate: int, name: str) -> None:
 
 
 def _window_starts(
-    frames: int, config: ModelConfig, step: int, long_audio: LongAudio, rng: random.Random | None
+    frames: int, config: FamilyConfig, step: int, long_audio: LongAudio, rng: random.Random | None
 ) -> list[int]:
     """The first sample of each window: of all windows, ``step`` apart, or of one.
 
@@ -217,7 +217,7 @@ def _window_starts(
 
 
 def _recording(
-    name: str, samples: Samples, starts: list[int], config: ModelConfig, *, covers_all: bool
+    name: str, samples: Samples, starts: list[int], config: FamilyConfig, *, covers_all: bool
 ) -> Recording:
     """The windows of ``samples`` at ``starts``; a single one keeps no other samples in memory."""
     rate, clip = config.sample_rate, config.clip_samples

@@ -15,8 +15,8 @@ from typing import (
     get_origin,
 )
 
-from pengi_rt.backends.registry import backends, devices, precisions
 from pengi_rt.cli.parser import Once
+from pengi_rt.config.backend import backends, devices, precisions
 from pengi_rt.config.options import GenerateOptions, PromptOptions, ReadOptions
 from pengi_rt.config.task_options import TaskOptions, described
 from pengi_rt.errors import UsageError

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pengi_rt.backends.registry import backend_spec
 from pengi_rt.cli.flags import check_resumable
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output_checks import protect_inputs
 from pengi_rt.cli.progress import Progress
+from pengi_rt.config.backend import backend_spec
+from pengi_rt.config.family import generative
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import SOME_FAILED, AudioError, InputError
 from pengi_rt.render.ordered import OrderedRows
@@ -76,7 +77,7 @@ class Run:
         arguments = self._arguments
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
-        options = options.filled_in(engine.config.generation)
+        options = options.filled_in(generative(engine.config).generation)
         settings = {**about, **options.to_json(), "precision": arguments.precision}
         if arguments.precision == "auto":
             spec = backend_spec(arguments.backend, arguments.device)

@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pengi_rt.config.checked import whole
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.errors import UsageError
-
-if TYPE_CHECKING:
-    from pengi_rt.config.model import DecoderConfig
 
 MAX_BEAM_SIZE: Final = 64
 MAX_SAMPLES: Final = 64

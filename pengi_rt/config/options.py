@@ -17,7 +17,7 @@ from pengi_rt.config.task_options import TaskOptions, option
 from pengi_rt.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
-    from pengi_rt.config.model import GenerationConfig
+    from pengi_rt.config.parts import GenerationConfig
 
 Method = Literal["text-matching", "log-likelihood"]
 """How a label is chosen: by the text of the answer, or by the label's own likelihood."""

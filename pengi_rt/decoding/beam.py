@@ -12,7 +12,7 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, DeviceSearch, Encoded
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import GenerativeConfig, generative
 from pengi_rt.decoding.backtrack import Hypotheses, read_hypotheses
 from pengi_rt.decoding.loop import (
     Choice,
@@ -69,7 +69,7 @@ class FusedSearch:
     """
 
     device: DeviceSearch
-    config: ModelConfig
+    config: GenerativeConfig
     options: DecodeOptions
 
     def search_audio(self, wave: F32, text_prefix: F32) -> list[Hypotheses]:
@@ -101,7 +101,7 @@ class FusedSearch:
         return text, read_hypotheses(trace, self.options.max_new_tokens)
 
     def _check_fits(self, rows: int) -> None:
-        rows += self.config.audio_mapper.prefix_length
+        rows += self.config.audio_prefix_length
         check_fits(rows, self.options, self.config.decoder)
 
 
@@ -114,7 +114,7 @@ def fused_search(
     device = backend.device_search
     if device is None or is_finished is not None or not isinstance(options, DecodeOptions):
         return None
-    return FusedSearch(device, backend.config, options)
+    return FusedSearch(device, generative(backend.config), options)
 
 
 def beam_choice(options: DecodeOptions) -> Choice:

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pengi_rt.config.family import family_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, family_of
 from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.plan.consistency import check_complete, check_layout
 from pengi_rt.plan.file_kind import HEAD, not_a_plan
@@ -96,7 +95,7 @@ class Plan:
                 contents.file.close()
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> FamilyConfig:
         """The model config, including its generation defaults."""
         return self.manifest.config
 

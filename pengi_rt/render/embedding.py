@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pengi_rt.config.family import generative
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.fields import audio_fields, span
 from pengi_rt.render.output import PART
@@ -81,8 +82,9 @@ class EmbeddingFile(ResultRows["AudioEmbedding"]):
         """
         if not (recordings and texts and self._kinds == ("prefix",)):
             return
-        config = self._plan.config
-        lengths = config.audio_mapper.prefix_length, config.text_mapper.prefix_length
+        config = generative(self._plan.config)
+        audio = config.audio_prefix_length
+        lengths = audio, config.prefix_length - audio
         if lengths[0] != lengths[1]:
             raise UsageError(
                 f"--what prefix: a recording has {lengths[0]} vectors and a text {lengths[1]}, "

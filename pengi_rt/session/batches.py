@@ -12,7 +12,7 @@ import numpy as np
 from pengi_rt.audio.audio_like import is_one, is_several
 from pengi_rt.audio.recording import AudioLike, Recording, read_recording
 from pengi_rt.backends.protocol import F32
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.results.window_range import WindowRange
@@ -77,7 +77,7 @@ class Batch:
     """Windows that go through the model together, of one recording or of several."""
 
     windows: F32
-    """``[n, clip_samples]``, read-only."""
+    """``[n, clip_samples]``; a single window may be a view of its recording: do not write to it."""
     slices: tuple[BatchSlice, ...]
     read_seconds: float
     """Time spent drawing, decoding, resampling and cutting the recordings."""
@@ -120,7 +120,7 @@ class RecordingOutputs(NamedTuple, Generic[Output]):
 
 def window_batches(
     recordings: Iterable[Audio],
-    config: ModelConfig,
+    config: FamilyConfig,
     options: ReadOptions,
     *,
     on_error: OnError | None = None,
@@ -178,7 +178,10 @@ def _spans(recording: Recording, first: int, count: int) -> Iterator[tuple[float
 
 
 def _batches(
-    recordings: Iterable[Audio], config: ModelConfig, options: ReadOptions, on_error: OnError | None
+    recordings: Iterable[Audio],
+    config: FamilyConfig,
+    options: ReadOptions,
+    on_error: OnError | None,
 ) -> Iterator[Batch]:
     """Full batches; before an error and at the end, the windows that remain."""
     rng = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
@@ -234,7 +237,7 @@ class _FillingBatch:
             self.windows, self._slices, self._started = [], [], perf_counter()
 
 
-def _check_recording(recording: Recording, config: ModelConfig, options: ReadOptions) -> None:
+def _check_recording(recording: Recording, config: FamilyConfig, options: ReadOptions) -> None:
     """Log the recording's warnings, or raise AudioError for them (``strict``).
 
     Raises UsageError for windows of another length.

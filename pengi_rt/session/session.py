@@ -9,8 +9,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
-from pengi_rt.config.family import family_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, GenerativeConfig, family_of
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan.manifest import tokenizer_entry
@@ -48,15 +47,21 @@ class Session:
     def __init__(self, plan: Plan, backend: Backend) -> None:
         self.plan = plan
         self.backend = backend
-        self.config: ModelConfig = plan.config
+        self.config: FamilyConfig = plan.config
         tokenizers = {
             name: _open_tokenizer(plan, name, kind)
             for name, kind in family_of(plan.config).tokenizers.items()
+            if name in plan.manifest.networks
         }
-        # None if the family has no such part: Plan.require refuses the tasks that need it.
+        # None if the plan has no such part: Plan.require refuses the tasks that need it.
+        generative = plan.config if isinstance(plan.config, GenerativeConfig) else None
+        self.generative = cast("GenerativeConfig", generative)
         self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
         self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
-        tokenizer, config = self.prompt_tokenizer, plan.config  # not self: it would be freed late
+        tokenizer, config = (
+            self.prompt_tokenizer,
+            self.generative,
+        )  # not self: it would be freed late
 
         @lru_cache(CACHED_PROMPTS)
         def tokenize(prompt: str, strict: bool) -> CachedPrompt:
@@ -152,7 +157,7 @@ class Session:
             BackendError: as for :meth:`exclusive`.
         """
         if not len(ids):
-            return np.empty((0, self.config.decoder.n_embd), np.float32)
+            return np.empty((0, self.generative.decoder.n_embd), np.float32)
         with self.exclusive():
             return require_decoder(self.backend).embed_tokens(np.asarray(ids, np.int64))
 
@@ -164,11 +169,6 @@ class Session:
         """
         with self.exclusive():
             return cast("Value", self._values.get_or_make(key, make))
-
-    @property
-    def has_joint_embeddings(self) -> bool:
-        """Whether a text has a single embedding that can be compared with others by cosine."""
-        return self.config.text.kind == "clip"
 
     def close(self) -> None:
         """Free the backend's memory and unmap the plan. The session is not used again."""

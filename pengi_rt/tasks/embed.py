@@ -69,11 +69,6 @@ def embed_texts(
     session.plan.require("embed texts")
     if isinstance(texts, str):
         raise UsageError(f"texts must be a list of strings, got one string: {texts[:40]!r}")
-    if not session.has_joint_embeddings:
-        raise UsageError(
-            f"{session.plan.path} has no text encoder, so texts have no embedding; "
-            "export a checkpoint that has one (base)"
-        )
     tokenizer, texts = session.prompt_tokenizer, listed("texts", texts)
     prompts = [tokenizer.encode(text, strict=strict) for text in texts]
     found = []

@@ -46,10 +46,10 @@ def explain(
         BackendError: the session is closed.
     """
     session.plan.require("explain")
-    one = one_prompt(prompt, options, session.config.generation.prompt, "explain")
+    one = one_prompt(prompt, options, session.generative.generation.prompt, "explain")
     prepared = PreparedPrompt(session, one, options)
     _check_fits(session, prepared)
-    k = whole("k", options.k, 1, session.config.decoder.vocab_size)
+    k = whole("k", options.k, 1, session.generative.decoder.vocab_size)
     explainer = _Explainer(session, prepared, k)
     by_recording = OutputsByRecording[ExplainedWindow](partial_results=partial_results)
     return (
@@ -69,8 +69,8 @@ def explain(
 
 
 def _check_fits(session: Session, prompt: PreparedPrompt) -> None:
-    rows = session.config.audio_mapper.prefix_length + len(prompt)
-    positions = session.config.decoder.n_positions
+    rows = session.generative.audio_prefix_length + len(prompt)
+    positions = session.generative.decoder.n_positions
     if rows > positions:
         raise UsageError(
             f"a prefix of {rows} rows exceeds the decoder's {positions} positions: shorten the text"
@@ -102,7 +102,7 @@ class _Explainer:
 
 def _places(session: Session, prompt: PreparedPrompt) -> list[tuple[PrefixPart, int]]:
     """The part of the prefix that each vector belongs to, and its position there."""
-    audio, suffix = session.config.audio_mapper.prefix_length, len(prompt.suffix)
+    audio, suffix = session.generative.audio_prefix_length, len(prompt.suffix)
     lengths: list[tuple[PrefixPart, int]] = [
         ("audio", audio),
         ("prompt", len(prompt) - suffix),
@@ -119,7 +119,7 @@ def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour,
 
 def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour, ...]]:
     """Like :func:`_neighbours`, for a few vectors of length 1."""
-    vocab = session.config.decoder.vocab_size
+    vocab = session.generative.decoder.vocab_size
     cosines: F64 = np.empty((len(vectors), 0))
     tokens: I64 = np.empty((len(vectors), 0), np.int64)
     for start in range(0, vocab, _TOKENS):

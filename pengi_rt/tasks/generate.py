@@ -41,7 +41,7 @@ def generate(
             the plan cannot generate, or there is no single way to read the prompt and the task.
     """
     session.plan.require("generate")
-    prompts = prompts_of(prompt, options, session.config.generation.prompt)
+    prompts = prompts_of(prompt, options, session.generative.generation.prompt)
     request = prepare(session, prompts, options)
     return iter_results(session, batches, request, partial_results=partial_results)
 

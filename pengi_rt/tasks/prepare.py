@@ -46,7 +46,7 @@ class PreparedPrompt:
             logger.warning(
                 "the prompt is longer than the text encoder reads (%d tokens) and was cut as "
                 "released; strict refuses instead: %.40r ...",
-                session.config.text.max_length,
+                session.prompt_tokenizer.max_length,
                 prompt,
             )
         self.suffix = session.embed_tokens(session.tokenizer.encode(options.text))
@@ -156,11 +156,11 @@ def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) 
         PromptError: a prompt is not valid text, or is too long (``strict``).
         UsageError: an option is out of range, or the sequence exceeds the decoder's positions.
     """
-    options = options.filled_in(session.config.generation)
+    options = options.filled_in(session.generative.generation)
     decode = (beam_options if options.samples is None else sample_options)(session, options)
     prepared = [PreparedPrompt(session, prompt, options) for prompt in prompts]
-    config = session.config
-    longest = config.audio_mapper.prefix_length + max(map(len, prepared))
+    config = session.generative
+    longest = config.audio_prefix_length + max(map(len, prepared))
     check_fits(longest, decode, config.decoder)
     is_finished = stop_test(session.tokenizer, options.stop_strings)
     return PreparedRequest(tuple(prepared), decode, options.stop_strings, is_finished, options)
@@ -172,7 +172,7 @@ def warm_up_search(session: Session, options: WarmUpOptions) -> DecodeOptions:
     Raises:
         UsageError: an option is out of range.
     """
-    search = GenerateOptions(**options.to_json()).filled_in(session.config.generation)
+    search = GenerateOptions(**options.to_json()).filled_in(session.generative.generation)
     return beam_options(session, search)
 
 
@@ -211,7 +211,7 @@ class _Common(TypedDict):
 
 def _common(session: Session, options: GenerateOptions) -> _Common:
     """The options that beam search and sampling share."""
-    config, stop = session.config, options.stop
+    config, stop = session.generative, options.stop
     assert options.max_new_tokens is not None
     assert options.temperature is not None
     return _Common(

@@ -17,10 +17,11 @@ from triton_interpreter import DEVICE
 
 from pengi_rt.backends.onnx import OnnxBackend, OnnxCache, open_plan
 from pengi_rt.backends.protocol import F32, I64, Backend, Cache, Decoder
-from pengi_rt.backends.registry import RunOptions
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
+from pengi_rt.config.backend import RunOptions
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.beam import fused_search, search
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.decoding.loop import require_decoder
@@ -230,7 +231,7 @@ def test_without_a_decoder_nothing_is_generated(backend: Backend) -> None:
         stop_id=1,
         pad_id=0,
     )
-    prefix = np.zeros((2, backend.config.decoder.n_embd), np.float32)
+    prefix = np.zeros((2, pengi_config(backend.config).decoder.n_embd), np.float32)
     assert fused_search(bare, beams) is None
     for decode in (
         lambda: search(bare, [prefix], beams),

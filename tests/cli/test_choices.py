@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from pengi_rt.backends import registry
 from pengi_rt.cli.main import build_parser, main
 from pengi_rt.cli.verbs import generate
+from pengi_rt.config import backend as registry
 from pengi_rt.config.choices import WEIGHTS_NAMES, LongAudio
 
 

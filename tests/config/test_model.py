@@ -12,13 +12,13 @@ import toy_plan
 from pengi_rt.config import model as config
 from pengi_rt.config.checked import Checked, Within
 from pengi_rt.config.decode import MAX_BEAM_SIZE
-from pengi_rt.config.model import (
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import (
     DecoderConfig,
     GenerationConfig,
     HTSATConfig,
     MapperConfig,
     MelConfig,
-    ModelConfig,
     TextConfig,
 )
 from pengi_rt.config.presets import PRESETS

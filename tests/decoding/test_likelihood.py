@@ -12,6 +12,7 @@ from fake_backend import WIDTH, FakeBackend, FakeDecoder, ScriptedModel, ToyMode
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import F32, F64, I64, Backend, Cache
 from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.likelihood import MAX_ROWS, MAX_WIDTH, Likelihoods, likelihoods
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import Pengi
@@ -324,14 +325,12 @@ def test_equals_a_full_forward_pass_in_float64(
 
     A wrong position, parent or pad is off by more than 0.1.
     """
-    end = backend.config.stop_id if ended else None
+    end = pengi_config(backend.config).stop_id if ended else None
     generator = np.random.default_rng(0)
     words = [*random_candidates(2, count=30), *((int(t), 9) for t in generator.permutation(512))]
     candidates = list(dict.fromkeys(words))[:90]  # wider than one trie
-    clips = [
-        generator.normal(size=(length, backend.config.decoder.n_embd)).astype(np.float32)
-        for length in (16, 3, 9)
-    ]
+    width = pengi_config(backend.config).decoder.n_embd
+    clips = [generator.normal(size=(length, width)).astype(np.float32) for length in (16, 3, 9)]
     found = likelihoods(backend, clips, candidates, end=end)
     for clip, sums in zip(clips, found.sums, strict=True):
         for candidate, total, count in zip(candidates, sums, found.counts, strict=True):
@@ -344,10 +343,10 @@ def test_equals_a_full_forward_pass_in_float64(
 def test_real_backends_alone_and_in_batches(backend: Backend) -> None:
     """Same tolerance as above, since products of other shapes add in another order."""
     candidates = random_candidates(3)
-    clips = prefixes(4, seed=2, width=backend.config.decoder.n_embd)
-    found = likelihoods(backend, clips, candidates, end=backend.config.stop_id)
+    clips = prefixes(4, seed=2, width=pengi_config(backend.config).decoder.n_embd)
+    found = likelihoods(backend, clips, candidates, end=pengi_config(backend.config).stop_id)
     for clip, sums in zip(clips, found.sums, strict=True):
-        alone = likelihoods(backend, [clip], candidates, end=backend.config.stop_id)
+        alone = likelihoods(backend, [clip], candidates, end=pengi_config(backend.config).stop_id)
         np.testing.assert_allclose(alone.sums[0], sums, atol=5e-4)
         assert (alone.sums[0].argsort() == sums.argsort()).all()
     assert np.ptp(found.sums, axis=0).min() > 0.01  # clips differ

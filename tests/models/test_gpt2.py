@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.models.gpt2 import GPT2, KeyValue
 
 CONFIG = ModelConfig.preset("tiny").decoder

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config.model import HTSATConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import HTSATConfig
 from pengi_rt.models.htsat import (
     HTSAT,
     PatchEmbed,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import MapperConfig
+from pengi_rt.config.parts import MapperConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.models.mapper import MapperLayer, MLPMapper, TransformerMapper, make_mapper
 

@@ -10,7 +10,8 @@ from golden import PAIRS, meta, pair, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import MelConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import MelConfig
 from pengi_rt.models.mel import LogMel, dft_kernels, slaney_bank, stretch_matrix
 
 BASE = ModelConfig.preset("base")

@@ -9,7 +9,7 @@ import pytest
 import toy_plan
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.model import ModelConfig, pengi_config
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.graph import check_graph, contract
 from pengi_rt.plan.manifest import WEIGHTS, graph_entry
@@ -295,4 +295,4 @@ def test_a_plan_of_another_size_is_refused(demo: dict[str, bytes], tiny_plan: Pa
     """One plan's graphs in another plan, whose config does not match them."""
     with Plan.open(tiny_plan) as plan:
         for kind in GRAPHS:
-            refusal(kind, demo[graph_entry(kind)], demo, plan.config)
+            refusal(kind, demo[graph_entry(kind)], demo, pengi_config(plan.config))

@@ -94,7 +94,9 @@ def test_both_backends_agree(engine: Engine, tiny_plan: Path) -> None:
 def test_a_plan_without_text_encoder(tmp_path: Path) -> None:
     plan = plan_without_text_encoder(tmp_path)
     with pengi_rt.load(plan, backend="torch", threads=1) as engine:
-        with pytest.raises(UsageError, match=r"no-text\.plan has no text encoder"):
+        with pytest.raises(
+            UsageError, match=r"no-text\.plan holds no text encoder, so it cannot embed texts"
+        ):
             engine.embed_text(["a dog"])
         (found,) = engine.embed_audio([clip(0)])
         assert found.embedding.shape == (1, engine.config.d_proj)

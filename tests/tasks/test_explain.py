@@ -8,6 +8,7 @@ from clips import clip
 from numpy.typing import NDArray
 
 import pengi_rt
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.models.pengi import Pengi
@@ -57,7 +58,7 @@ def test_nearest_tokens(
 
 
 def test_the_whole_vocabulary_in_order(engine: Engine, tiny_model: Pengi) -> None:
-    vocab = engine.config.decoder.vocab_size
+    vocab = pengi_config(engine.config).decoder.vocab_size
     found = one(engine, k=vocab)
     for vector in found.windows[0].vectors:
         assert sorted(near.token for near in vector.neighbours) == list(range(vocab))
@@ -94,7 +95,7 @@ def test_tasks_and_the_default_prompt(engine: Engine) -> None:
     (asked,) = engine.explain([clip(0)], task="emotion", k=1)
     assert asked.prompt == "this emotion is"
     (default,) = engine.explain([clip(0)], k=1)
-    assert default.prompt == engine.config.generation.prompt
+    assert default.prompt == pengi_config(engine.config).generation.prompt
     (cut,) = engine.explain([clip(0, seconds=3.0)], "a dog " * 60, k=1, long_audio="first")
     assert cut.prompt_truncated
     assert cut.audio_truncated
@@ -128,8 +129,9 @@ def test_options_that_do_not_matter_are_refused(engine: Engine) -> None:
 
 
 def test_the_prefix_may_fill_all_positions(engine: Engine) -> None:
-    positions = engine.config.decoder.n_positions
-    room = positions - engine.config.prefix_length
+    config = pengi_config(engine.config)
+    positions = config.decoder.n_positions
+    room = positions - config.prefix_length
     text = "a b" * positions
     fits = engine.tokenizer.decode(engine.tokenizer.encode(text)[:room])
     assert len(engine.tokenizer.encode(fits)) == room

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pengi_rt.config.model import ModelConfig, TextConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import TextConfig
 from pengi_rt.errors import PromptError, TokenizerError, UsageError
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 

@@ -26,7 +26,8 @@ from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.render.classification import ClassificationRows
 
 if TYPE_CHECKING:
-    from pengi_rt import Classification, Engine, ModelConfig, Recording
+    from pengi_rt import Classification, Engine, Recording
+    from pengi_rt.config.family import FamilyConfig
     from pengi_rt.system.regular import Regular
 
 PNG = ".png"
@@ -147,7 +148,7 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
 class _Picture:
     """The picture of one recording: keeps the data it needs during classification."""
 
-    def __init__(self, path: Path | None, config: "ModelConfig", options: ReadOptions) -> None:
+    def __init__(self, path: Path | None, config: "FamilyConfig", options: ReadOptions) -> None:
         self._path = path
         self._config = config
         self._options = options

@@ -3,8 +3,9 @@
 import argparse
 from time import perf_counter
 
-from pengi_rt.backends.registry import WarmUpStep, backend_spec, backends, prepare_warm_up
+from pengi_rt.backends.opening import prepare_warm_up
 from pengi_rt.cli.flags import add_options, add_precision
+from pengi_rt.config.backend import WarmUpStep, backend_spec, backends
 from pengi_rt.config.options import WarmUpOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import printable

@@ -136,15 +136,10 @@ def index_folder(
 
 def _request(session: Session, prompt: str | None, options: IndexOptions) -> PreparedRequest:
     """The request that every recording is captioned with. Raises UsageError, PromptError."""
-    if not session.has_joint_embeddings:
-        raise UsageError(
-            f"{session.plan.path} has no text encoder, so captions have no embedding to search; "
-            "export a checkpoint that has one (base)"
-        )
     # Refuse invalid reading options here, before anything is written.
     click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
     list(window_batches([click], session.config, options))
-    prompts = prompts_of(prompt, options, session.config.generation.prompt)
+    prompts = prompts_of(prompt, options, session.generative.generation.prompt)
     return prepare(session, prompts, options)
 
 

@@ -145,7 +145,7 @@ def _embedded(session: Session, text: str, *, strict: bool) -> F32:
     if embedded.truncated:
         logger.warning(
             "the query is longer than the text encoder reads (%d tokens) and was cut: %.40r ...",
-            session.config.text.max_length,
+            session.prompt_tokenizer.max_length,
             text,
         )
     return embedded.embedding[None]

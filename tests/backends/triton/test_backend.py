@@ -28,6 +28,7 @@ from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import FusedSearch, fused_search, search
 from pengi_rt.decoding.likelihood import likelihoods
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.decoding.streaming import stream_tokens
 from pengi_rt.engine import Engine
@@ -132,7 +133,7 @@ def test_search_new_prompt_also_encodes_a_prompt(
 ) -> None:
     """A shorter prompt follows a longer one in the same buffers, with and without a suffix."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
-    tokens = reference.decoder.embed_tokens(np.array([3, 500]))
+    tokens = require_decoder(reference).embed_tokens(np.array([3, 500]))
     for ids, suffix in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
         prompt = np.array([ids])
         text, expected = (
@@ -209,7 +210,7 @@ def test_text_and_tokens(backend: TritonBackend, reference: TorchBackend) -> Non
         np.testing.assert_allclose(found, expected, atol=ATOL)
     tokens = np.array([3, 500, 3])
     np.testing.assert_array_equal(
-        backend.decoder.embed_tokens(tokens), reference.decoder.embed_tokens(tokens)
+        backend.decoder.embed_tokens(tokens), require_decoder(reference).embed_tokens(tokens)
     )
 
 

@@ -219,7 +219,9 @@ def test_a_plan_without_text_encoder(noise: Path, tmp_path: Path, capsys: Captur
     plan = plan_without_text_encoder(tmp_path)
     command: list[Argument] = ["classify", "--engine", plan, "--backend", "torch", noise]
     command += ["--labels", GIVEN]
-    assert_refused(capsys, command, 2, "(--method log-likelihood)")
+    lacking = "holds no text encoder, so it cannot classify by text-matching: it can generate, "
+    likely = "stream, describe, classify by log-likelihood, explain, "
+    assert_refused(capsys, command, 2, lacking + likely)
     code, out, _ = run(capsys, *command, *LIKELY)
     assert (code, len(out.splitlines())) == (0, 4)
 

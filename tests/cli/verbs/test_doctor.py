@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pengi_rt.backends.registry import backends
 from pengi_rt.cli.verbs import doctor
+from pengi_rt.config.backend import backends
 from pengi_rt.system import machine as environment
 from pengi_rt.system.machine import Package, requirements
 

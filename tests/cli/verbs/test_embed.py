@@ -123,7 +123,7 @@ def test_a_plan_without_text_encoder(noise: Path, tmp_path: Path, capsys: Captur
     plan = plan_without_text_encoder(tmp_path)
     command: list[Argument] = ["embed", "--engine", plan, "--backend", "torch", noise]
     command += ["-o", tmp_path / "out.npy"]
-    assert_refused(capsys, [*command, "--texts", "a dog"], 2, "has no text encoder")
+    assert_refused(capsys, [*command, "--texts", "a dog"], 2, "holds no text encoder")
     assert run(capsys, *command)[0] == 0
 
 

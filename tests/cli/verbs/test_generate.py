@@ -14,6 +14,7 @@ import soundfile
 
 import pengi_rt.engine as engine_module
 from pengi_rt.cli.main import main
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 
 Capture = pytest.CaptureFixture[str]
@@ -205,8 +206,9 @@ def test_a_cut_default_prompt_is_named(
 ) -> None:
     def load(*arguments: Any, **options: Any) -> Engine:
         engine = loaded(*arguments, **options)
-        generation = replace(engine.config.generation, prompt="a noise " * 60)
-        engine.session.config = replace(engine.config, generation=generation)
+        config = pengi_config(engine.config)
+        generation = replace(config.generation, prompt="a noise " * 60)
+        engine.session.generative = replace(config, generation=generation)
         return engine
 
     loaded = engine_module.load

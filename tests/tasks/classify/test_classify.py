@@ -12,6 +12,7 @@ from clips import CLIP, RATE, clip, plan_without_text_encoder
 from toy_plan import one_line
 
 import pengi_rt
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PengiError, PromptError, UsageError
@@ -41,7 +42,7 @@ def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> 
     space = " " if text else ""
     candidates = [engine.tokenizer.encode(space + label) for label in LABELS]
     prefix = full_prefixes(engine.backend.encoders.encode_audio(wave).prefix, rows)
-    return likelihoods(engine.backend, prefix, candidates, end=engine.config.stop_id)
+    return likelihoods(engine.backend, prefix, candidates, end=pengi_config(engine.config).stop_id)
 
 
 @pytest.mark.parametrize("text", ["", "in the background"])
@@ -276,7 +277,9 @@ def test_a_long_text_leaves_room_for_labels(engine: Engine) -> None:
 def test_a_plan_without_text_encoder(tmp_path: Path) -> None:
     plan = plan_without_text_encoder(tmp_path)
     with pengi_rt.load(plan, backend="torch", threads=1) as engine:
-        with pytest.raises(UsageError, match=r"no-text\.plan has no text encoder.*--method log-l"):
+        with pytest.raises(
+            UsageError, match=r"no-text\.plan holds no text encoder.*by log-likelihood"
+        ):
             engine.classify(clip(0), LABELS)
         samples, rate = clip(0)
         found = engine.classify((samples, rate), LABELS, method="log-likelihood")

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import plan_without_text_encoder
 from recordings import LONG, Spy, check_rows, generation, write_folder, write_sound
 
 import pengi_rt
 from pengi_rt.audio import recording as audio
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, InputError, UsageError
-from pengi_rt.session.session import Session
 from pengi_rt.tasks.search.approximate import nearest_approximate
 from pengi_rt.tasks.search.index import Index
 
@@ -272,11 +272,13 @@ def test_unknown_options(engine: Engine, folder: Path, index: Path) -> None:
         engine.index(folder, index, beams=2)
 
 
-def test_a_plan_without_text_encoder(
-    engine: Engine, folder: Path, index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Session, "has_joint_embeddings", property(lambda _: False))
-    with pytest.raises(UsageError, match=r"has no text encoder.*export a checkpoint that has one"):
+def test_a_plan_without_text_encoder(folder: Path, index: Path, tmp_path: Path) -> None:
+    plan = plan_without_text_encoder(tmp_path)
+    message = r"holds no text encoder, so it cannot index.*export a checkpoint that has one"
+    with (
+        pengi_rt.load(plan, backend="torch", threads=1) as engine,
+        pytest.raises(UsageError, match=message),
+    ):
         engine.index(folder, index)
     assert not index.exists()
 

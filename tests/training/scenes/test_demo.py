@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.plan import builtin
 from pengi_rt.text.prompts import load_tasks
@@ -98,7 +99,7 @@ def test_answers_are_the_engines(engine: Engine, sounds: Path) -> None:
     answered = answer(engine, sound)
     for prompt, said in zip(sound.prompts, answered.answers, strict=True):
         assert engine.generate(sound.path, prompt, long_audio="first").text == said
-    assert answered.rate == engine.config.mel.sample_rate
+    assert answered.rate == pengi_config(engine.config).mel.sample_rate
 
 
 def test_the_picture_shows_the_samples_that_the_model_got(engine: Engine, tmp_path: Path) -> None:
