@@ -126,8 +126,7 @@ class Engine:
         Args:
             audio: a path, ``"-"`` (standard input), bytes, a binary file, ``(samples, rate)``, a
                 :class:`~pengi_rt.audio.recording.Recording`, or a list of these.
-            prompt: a prompt or a list of prompts; by default the plan's own
-                (``config.generation.prompt``).
+            prompt: a prompt or a list of them; by default ``config.generation.prompt``.
             options: how to answer; ``keywords`` replace its fields.
             **keywords: fields of :class:`~pengi_rt.config.options.GenerateOptions`.
 
@@ -239,8 +238,8 @@ class Engine:
             UsageError: labels or options are invalid; otherwise as :meth:`generate`.
         """
         chosen = ClassifyOptions.given(options, keywords, "classify")
-        results = self.iter_classify(as_list(audio), labels, prompt, options=chosen)
-        return shaped_like(audio, list(results))
+        results = list(self.iter_classify(as_list(audio), labels, prompt, options=chosen))
+        return shaped_like(audio, results)
 
     def iter_classify(
         self,

@@ -33,7 +33,7 @@ FAST = ("--beam-size", 1, "--max-new-tokens", 4)
 VERBS: dict[str, tuple[Argument, ...]] = {
     "generate": FAST,
     "describe": FAST,
-    "classify": (*FAST, "--best", 2),
+    "classify": (*FAST, "--top", 2),
     "explain": ("-k", 2),
 }
 

@@ -70,9 +70,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     )
     names = ("method", "normalize", "calibrate", "multi_label", "template")
     add_options(group, ClassifyOptions, *names)
-    group.add_argument(
-        "--best", type=int, metavar="K", help="show the K best labels (default: all)"
-    )
+    group.add_argument("--top", type=int, metavar="K", help="show the K best labels (default: all)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume and arguments.plot is not None:
         raise UsageError("--plot draws a new result, and --resume may give none: leave one out")
     labels = _labels(arguments)
-    if arguments.best is not None and arguments.best < 1:
-        raise UsageError(f"--best must be at least 1, got {arguments.best}")
+    if arguments.top is not None and arguments.top < 1:
+        raise UsageError(f"--top must be at least 1, got {arguments.top}")
     run = Run(arguments)
     if arguments.plot is not None:
         _check_plot(arguments.plot, run.names, arguments.output)
@@ -107,10 +105,10 @@ def _classify(
         on_error=run.on_error,
         options=options,
     )
-    about = {"labels": labels, "prompt": arguments.prompt, "best": arguments.best}
+    about = {"labels": labels, "prompt": arguments.prompt, "best": arguments.top}
     run.mark_rows(engine, options, {"verb": "classify", **about})
     headed = len(run.names) > 1
-    rows = ClassificationRows(arguments.format, best=arguments.best, headed=headed)
+    rows = ClassificationRows(arguments.format, best=arguments.top, headed=headed)
     code = run.write_output(picture.keep_result(results), rows)
     picture.draw()
     return code

@@ -38,7 +38,7 @@ def test_a_table_of_likelihoods(
     engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture
 ) -> None:
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, "--labels", GIVEN]
-    _, out, _ = run(capsys, *command, *LIKELY, "--best", 2)
+    _, out, _ = run(capsys, *command, *LIKELY, "--top", 2)
     best = engine.classify(noise, LABELS, method="log-likelihood").labels[:2]
     for line, each in zip(out.splitlines(), best, strict=True):
         assert each.probability is not None
@@ -54,7 +54,7 @@ def test_rows_of_windows_come_before_the_whole(
     engine: Engine, tiny_plan: Path, noise: Path, long: Path, capsys: Capture
 ) -> None:
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, long, "--labels", GIVEN]
-    _, out, _ = run(capsys, *command, *LIKELY, "--best", 1)
+    _, out, _ = run(capsys, *command, *LIKELY, "--top", 1)
     short, found = engine.classify([noise, long], LABELS, method="log-likelihood")
     name, table, other, first, second, head, whole = out.splitlines()
     assert (name, other, head) == (f"{noise}:", f"{long}:", "whole recording:")
@@ -186,7 +186,7 @@ BAD = {
     ),
     "too long": (["--labels", "a dog " * 60, *LIKELY], 2, "exceed the decoder's 128 positions"),
     "too long to match": (["--labels", "a dog " * 60, "--strict"], 3, "reads 38"),
-    "best": (["--labels", "a", "--best", "0"], 2, "--best must be at least 1, got 0"),
+    "best": (["--labels", "a", "--top", "0"], 2, "--top must be at least 1, got 0"),
     "picture": (["--labels", "a", "--plot", "{folder}/x.jpg"], 2, "ends in .png"),
     "folder": (["--labels", "a", "--plot", "{folder}/no/x.png"], 3, "there is no folder"),
     "pictures": (
