@@ -136,7 +136,7 @@ class ModelConfig(Checked):
         """Time steps that the audio mapper reads: 1 (the mean), or one per column of each strip."""
         return 1 if self.htsat.pooling == "mean" else self.strips * self.htsat.side
 
-    @property
+    @cached_property
     def audio_prefix_length(self) -> int:
         """Rows of a window's prefix."""
         return self.audio_mapper.prefix_length
