@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from pengi_rt.kernels.beam_step_cpu import F32, BeamState, beam_step, beam_step_reference
+from pengi_rt.kernels.beam_step_cpu import F32, BeamState, beam_step_cpu, beam_step_cpu_reference
 
 VOCAB = 50_257
 BEAMS = 5
@@ -22,12 +22,12 @@ Step = Callable[[F32, BeamState], NDArray[np.int64]]
 
 
 def native(logits: F32, state: BeamState) -> NDArray[np.int64]:
-    step = beam_step(logits, state, **OPTIONS)
+    step = beam_step_cpu(logits, state, **OPTIONS)
     return step.sources * VOCAB + step.tokens
 
 
 def numpy_reference(logits: F32, state: BeamState) -> NDArray[np.int64]:
-    step = beam_step_reference(logits, state, **OPTIONS)
+    step = beam_step_cpu_reference(logits, state, **OPTIONS)
     return step.sources * VOCAB + step.tokens
 
 

@@ -20,6 +20,7 @@ from contenders import PyTorch
 import pengi_rt
 from pengi_rt.backends.protocol import Backend
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.family import generative
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
@@ -56,7 +57,7 @@ class Setup:
         if not known_prompt:
             self.engine.backend.encoders.encode_text(self.ids.numpy())
         audio = self.engine.backend.encoders.encode_audio(self.wave[None]).prefix[0]
-        text = self.engine.session.encode_prompt(PROMPT).prefix
+        text = self.engine.session.encode_prompt(self.engine.session.cached_prompt(PROMPT))
         (found,) = search(self.engine.backend, [np.concatenate([audio, text])], self.options)
         return [beam.tokens for beam in found.beams]
 
@@ -127,7 +128,7 @@ def test_decode_step(benchmark: Any, setup: Setup) -> None:
 
 def prepared_step(backend: Backend) -> Callable[[], object]:
     """A step in the middle of an answer, repeated at the same position."""
-    config = backend.config
+    config = generative(backend.config)
     prefix = np.zeros((1, config.prefix_length, config.decoder.n_embd), np.float32)
     lengths = np.array([config.prefix_length])
     decoder = require_decoder(backend)

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import pengi_rt
 from pengi_rt.backends.protocol import F32, I64, Encoded, SearchTrace
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.model import ModelConfig, pengi_config
 from pengi_rt.decoding.backtrack import read_hypotheses
 from pengi_rt.engine import Engine
 
@@ -38,7 +38,7 @@ class Instant:
         shape = (len(ids), self.config.prompt_rows(ids.shape[1]), self.config.decoder.n_embd)
         return Encoded(np.zeros((len(ids), self.config.d_proj), np.float32), np.zeros(shape, "f4"))
 
-    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
+    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
         return self.answers[len(wave)]
 
     def search_new_prompt(
@@ -66,7 +66,7 @@ def searched(vocab: int, clips: int) -> SearchTrace:
 @pytest.fixture(scope="module")
 def engine(bench_plan: Path) -> Iterator[Engine]:
     with pengi_rt.load(bench_plan, threads=1) as loaded:
-        backend: Any = Instant(loaded.config)
+        backend: Any = Instant(pengi_config(loaded.config))
         yield Engine(loaded.plan, backend)
 
 
@@ -76,7 +76,7 @@ def test_engine(benchmark: BenchmarkFixture, engine: Engine, clips: int) -> None
     config = engine.config
     generator = np.random.default_rng(clips)
     noise = generator.uniform(-0.3, 0.3, config.clip_samples).astype(np.float32)
-    recordings = [(noise, config.mel.sample_rate)] * clips
+    recordings = [(noise, config.sample_rate)] * clips
 
     def call() -> list[Any]:
         return engine.generate(

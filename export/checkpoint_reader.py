@@ -51,7 +51,7 @@ _Contents = tuple[ModelConfig, dict[str, Tensor], tuple[str, ...]]
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Pengi, Checkpoint]:
-    """Load a checkpoint's model, in eval mode. Raises as :func:`read_checkpoint`."""
+    """Load a checkpoint's model, in eval mode. Raises like :func:`read_checkpoint`."""
     checkpoint = read_checkpoint(path)
     model = Pengi(checkpoint.config)
     model.load_state_dict(checkpoint.state)
@@ -102,8 +102,8 @@ def _read_own(path: Path) -> _Contents:
     metadata, tensors = read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{one_line(str(path))}: has no {METADATA_KEY!r} config in its metadata; of "
-            ".safetensors files only those that pengi-rt saved can be read"
+            f"{one_line(str(path))}: has no {METADATA_KEY!r} config in its metadata; "
+            "only .safetensors files that pengi-rt saved can be read"
         )
     return parse_config(path, metadata[METADATA_KEY]), tensors, ()
 

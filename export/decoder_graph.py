@@ -29,7 +29,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from pengi_rt.config.model import DecoderConfig
+from pengi_rt.config.parts import DecoderConfig
 
 OPSET = 20
 IR_VERSION = 10

@@ -19,14 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from pengi_rt.backends.onnx import OnnxBackend
+from pengi_rt.backends.opening import open_backend
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.registry import backends as known
-from pengi_rt.backends.registry import open_backend
 from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.config.backend import backends as known
 from pengi_rt.config.choices import WEIGHTS_NAMES, WeightsName
 from pengi_rt.errors import CheckpointError, ExportError, UsageError
 from pengi_rt.export.checkpoint_reader import load_model
@@ -38,13 +36,14 @@ from pengi_rt.models.stored_weights import as_array, store_weights, with_weights
 from pengi_rt.plan.manifest import Source, tokenizer_entry
 from pengi_rt.plan.reader import Plan
 from pengi_rt.plan.writer import PlanWriter
+from pengi_rt.system.lazy import lazily
 from pengi_rt.system.version import __version__
 from pengi_rt.text.tokenizers import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-DEFAULT_BACKENDS = ("onnx", "torch")
+DEFAULT_BACKENDS = tuple(spec.name for spec in known() if "cpu" in spec.devices)
 
 LICENCE_NOTE = """\
 The weights in this plan were exported from {file} (sha256 {sha256}).
@@ -67,15 +66,15 @@ def export_plan(
 
     ``weights`` says how the plan stores its weights. All types except ``fp32`` round them
     (:mod:`pengi_rt.models.stored_weights`), and the self-test then compares the plan, which
-    computes in float32, with the rounded model. A plan that is not for the backend ``onnx`` holds
-    no graphs, only the weights that the other ``backends`` read.
+    computes in float32, with the rounded model. A plan holds graphs only if one of its
+    ``backends`` runs them; the others read the weights.
 
     Raises:
         CheckpointError: the checkpoint is refused, or ``weights`` cannot hold its values.
         TokenizerError: its tokenizers cannot be found.
         PlanError: the plan cannot be written.
         UsageError: ``weights`` or ``backends`` is invalid.
-        ExportError: the plan does not compute what the model computes; no plan is left behind.
+        ExportError: the plan does not compute what the model computes; no plan is written.
     """
     progress("reading the checkpoint")
     model, read = load_model(checkpoint)
@@ -129,7 +128,7 @@ def write_plan(
         note = LICENCE_NOTE.format(file=source.file, sha256=source.sha256)
         writer.add("licences/weights.txt", note.encode())
         progress("self-test")
-        checks = _test(writer.seal(), model, threads, on_gpu="triton" in backends)
+        checks = _test(writer.seal(), model, threads, backends)
         _refuse_failed(checks)
         writer.seal(self_test=report(checks))
         writer.commit()
@@ -197,11 +196,13 @@ def _refuse_failed(checks: Sequence[Check]) -> None:
         )
 
 
-def _test(path: Path, model: Pengi, threads: int | None, *, on_gpu: bool) -> tuple[Check, ...]:
+def _test(
+    path: Path, model: Pengi, threads: int | None, backends: Sequence[str]
+) -> tuple[Check, ...]:
     checks: list[Check] = []
     with Plan.open(path) as plan:
-        tokenizer = PromptTokenizer(plan.tokenizer("text"), plan.config)
-        for backend in _testable_backends(plan, threads, on_gpu=on_gpu):
+        tokenizer = PromptTokenizer(plan.tokenizer("text"), model.config)
+        for backend in _testable_backends(plan, threads, backends):
             try:
                 checks += run_self_test(backend, TorchBackend(model), tokenizer)
             except ValueError as error:
@@ -213,21 +214,27 @@ def _test(path: Path, model: Pengi, threads: int | None, *, on_gpu: bool) -> tup
     return tuple(checks)
 
 
-def _testable_backends(plan: Plan, threads: int | None, *, on_gpu: bool) -> Iterator[Backend]:
+def _testable_backends(
+    plan: Plan, threads: int | None, backends: Sequence[str]
+) -> Iterator[Backend]:
     """Open, one after the other, the backends of ``plan`` that can be tested on this machine."""
-    if plan.manifest.graphs:
-        yield OnnxBackend(plan, threads=threads)
-    else:
-        yield TorchBackend.from_plan(plan, threads=threads)
-    if on_gpu and torch.cuda.is_available():
-        yield open_backend(plan, backend="triton", device="cuda", precision="fp32")
-    elif on_gpu:
-        logger.warning("no CUDA GPU here: the triton backend was not tested with this plan")
+    on_cpu = [spec for spec in known() if "cpu" in spec.devices]
+    first = next(spec for spec in on_cpu if plan.manifest.graphs or not spec.needs_graphs)
+    yield open_backend(plan, backend=first.name, threads=threads)
+    for spec in known():
+        if spec.name not in backends or "cpu" in spec.devices:
+            continue
+        if problem := spec.problem and lazily(spec.problem)():
+            logger.warning("%s: the %s backend was not tested with this plan", problem, spec.name)
+        else:
+            yield open_backend(plan, backend=spec.name, precision="fp32")
 
 
 def _tools(*, graphs: bool) -> dict[str, str]:
     packages = ["torch", "transformers", "numpy"]
     if graphs:
-        packages += ["onnx", "onnxscript", "onnxruntime"]
+        from pengi_rt.export.graphs import PACKAGES
+
+        packages += PACKAGES
     versions = {package: version(package) for package in packages}
     return {"pengi-rt": __version__, "python": platform.python_version(), **versions}

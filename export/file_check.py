@@ -1,7 +1,7 @@
 """Check a checkpoint file before anything in it is used.
 
-Is it a checkpoint at all, or a web page, a plan, ...? And is it as it was saved? Its checksums are
-those that it holds itself, and the one that may stand beside it in ``NAME.sha256``.
+Is it a checkpoint at all, or a web page, a plan, ...? And is it as it was saved? The
+checksums inside it are verified, and the one beside it in ``NAME.sha256``, if there is one.
 """
 
 import logging

@@ -15,6 +15,9 @@ from pengi_rt.models.stored_weights import as_array
 from pengi_rt.plan.manifest import graph_entry, scale_name
 from pengi_rt.plan.writer import PlanWriter
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What writes the graphs, and what checks them."""
+
 NARROW: dict[str, np.dtype[Any]] = {
     "fp16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),

@@ -15,7 +15,8 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, generative
+from pengi_rt.config.model import ModelConfig, pengi_config
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.text.tokenizers import PromptTokenizer
@@ -58,7 +59,7 @@ def run_self_test(
         ValueError: the logits contain NaN.
     """
     clips = synthetic_clips(plan.config)
-    prompts = _prompts(plan.config, tokenizer)
+    prompts = _prompts(pengi_config(plan.config), tokenizer)
 
     def run(pairs: Sequence[tuple[int, int]]) -> list[Check]:
         waves = clips[[clip for clip, _ in pairs]]
@@ -87,13 +88,13 @@ def report(checks: Sequence[Check]) -> dict[str, object]:
     }
 
 
-def synthetic_clips(config: ModelConfig) -> F32:
+def synthetic_clips(config: FamilyConfig) -> F32:
     """A rising tone and bursts of noise, float32 [2, clip_samples], the same in every export.
 
     Both have a noise floor: in an empty mel bin the logarithm would amplify rounding errors.
     """
-    seconds = np.arange(config.clip_samples) / config.mel.sample_rate
-    rate = config.mel.sample_rate / 8 / config.clip_seconds
+    seconds = np.arange(config.clip_samples) / config.sample_rate
+    rate = config.sample_rate / 8 / config.clip_seconds
     tone = 0.4 * np.sin(2 * np.pi * (60 + rate * seconds) * seconds)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, config.clip_samples)
     bursts = noise * np.exp(-8 * (seconds * 3 % 1))
@@ -131,7 +132,7 @@ def _encoders(waves: F32, ids: I64) -> Iterator[tuple[str, Callable[[Backend], E
 def _compare_search(
     plan: Backend, reference: Backend, prefixes: Sequence[F32], batch: int
 ) -> Iterator[Check]:
-    config = plan.config
+    config = generative(plan.config)
     options = DecodeOptions(
         beam_size=5,
         max_new_tokens=NEW_TOKENS,

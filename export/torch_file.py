@@ -169,7 +169,7 @@ def _why_not_plain(tensor: Tensor) -> str | None:
     if tensor.device.type != "cpu":
         return f"on the {tensor.device.type} device, without its values"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"of {tensor.numel()} numbers, of which the file holds fewer"
+        return f"of {tensor.numel()} values, but the file holds fewer"
     return None
 
 

@@ -62,7 +62,7 @@ class BeamStep(NamedTuple):
     state: BeamState
 
 
-def beam_step(
+def beam_step_cpu(
     logits: F32,
     state: BeamState,
     *,
@@ -106,12 +106,12 @@ def update_ancestry(ancestry: I32, sources: I64, position: int) -> None:
         position: the cache position that the rows wrote last.
 
     Raises:
-        ValueError: as :func:`beam_step`, or a source or the position is out of range.
+        ValueError: as :func:`beam_step_cpu`, or a source or the position is out of range.
     """
     core.update_ancestry(ancestry, sources, position)
 
 
-def beam_step_reference(
+def beam_step_cpu_reference(
     logits: F32,
     state: BeamState,
     *,
@@ -120,7 +120,7 @@ def beam_step_reference(
     stop_id: int,
     pad_id: int,
 ) -> BeamStep:
-    """:func:`beam_step` in plain NumPy: sorts all candidates, stably."""
+    """:func:`beam_step_cpu` in plain NumPy: sorts all candidates, stably."""
     clips, beams, vocab = logits.shape
     finished = state.finished[..., None]
     log_probs = _log_softmax(np.where(finished, 0, logits).astype(np.float64) / temperature)

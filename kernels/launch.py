@@ -49,7 +49,7 @@ class Launch(NamedTuple):
     stages: int
 
     def run(self) -> None:
-        """Put it into the current stream."""
+        """Launch it on the current stream."""
         options = {"num_warps": self.warps, "num_stages": self.stages}
         self.kernel[self.grid](**self.arguments, **self.constexprs, **options)
 

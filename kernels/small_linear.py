@@ -239,7 +239,7 @@ def _check_layer(layer: Linear, depth: int, dtype: torch.dtype) -> None:
 
 
 def _check_cache(cache: KeyValueCache, rows: int, layer: Linear) -> None:
-    """Raise ValueError unless the cache fits the layer's keys and values of so many rows."""
+    """Raise ValueError unless the cache fits the layer's keys and values for ``rows`` rows."""
     if cache.keys.ndim != 5:
         raise ValueError(f"keys must be [B, W, H, T, D], got {list(cache.keys.shape)}")
     clips, beams, heads, _, head_dim = cache.keys.shape

@@ -200,7 +200,7 @@ def _projections(rows: int, weight: torch.dtype, dtype: torch.dtype) -> dict[str
 
 
 def _expansions(rows: int, weight: torch.dtype, dtype: torch.dtype) -> dict[str, Launch]:
-    """QKV and the MLP's first layer, with every input that they get at so many rows."""
+    """QKV and the MLP's first layer, with every kind of input for this number of rows."""
     x, vector = on_meta(rows, 768), on_meta(768)
     keys = on_meta(rows // 5, 5, 12, 67, 64, dtype=dtype)
     cache = KeyValueCache(keys, keys, on_meta(rows // 5, dtype=torch.int32))

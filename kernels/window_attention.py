@@ -236,7 +236,7 @@ def _shown(tensor: Tensor) -> str:
 
 
 def clips_per_program(programs: int, batch: int) -> int:
-    """As many as leave :data:`PROGRAMS` programs, where one clip makes ``programs``."""
+    """Clips per program, so that :data:`PROGRAMS` programs remain; one clip makes ``programs``."""
     return max(1, programs * batch // PROGRAMS)
 
 

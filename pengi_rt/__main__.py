@@ -18,6 +18,7 @@ def main() -> int:
         return 130
     finally:  # the work is done: an error during interpreter shutdown is not worth a traceback
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Self, overload
 
+from pengi_rt.backends.opening import open_backend, warm_up
 from pengi_rt.backends.protocol import Backend
-from pengi_rt.backends.registry import WarmUpStep, open_backend, warm_up
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.backend import WarmUpStep
+from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.options import (
     ClassifyOptions,
     DescribeOptions,
@@ -26,16 +27,23 @@ from pengi_rt.results.description import Description
 from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
 from pengi_rt.results.explanation import Explanation
 from pengi_rt.results.generation import Result
-from pengi_rt.session.batches import Audio, OnError, window_batches
-from pengi_rt.session.one_or_many import OneOrMany, Prompts, as_list, plain_prompts, shaped_like
+from pengi_rt.session.batches import (
+    Audio,
+    OneOrMany,
+    OnError,
+    Prompts,
+    as_list,
+    shaped_like,
+    window_batches,
+)
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.classify import classify
 from pengi_rt.tasks.classify.labels import Labels
 from pengi_rt.tasks.describe import describe
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
 from pengi_rt.tasks.explain import explain
-from pengi_rt.tasks.generate import iter_results
-from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt, prepare, prompts_of, warm_up_search
+from pengi_rt.tasks.generate import generate
+from pengi_rt.tasks.prepare import plain_prompts, warm_up_search
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
 from pengi_rt.tasks.search.searching import Hit, Query, search_index
@@ -81,7 +89,7 @@ class Engine:
         self.session = Session(plan, backend)
         self.plan = plan
         self.backend = backend
-        self.config: ModelConfig = plan.config
+        self.config: FamilyConfig = plan.config
         self.prompt_tokenizer = self.session.prompt_tokenizer
         self.tokenizer = self.session.tokenizer
 
@@ -118,8 +126,7 @@ class Engine:
         Args:
             audio: a path, ``"-"`` (standard input), bytes, a binary file, ``(samples, rate)``, a
                 :class:`~pengi_rt.audio.recording.Recording`, or a list of these.
-            prompt: a prompt or a list of prompts; by default the plan's own
-                (``config.generation.prompt``).
+            prompt: a prompt or a list of them; by default ``config.generation.prompt``.
             options: how to answer; ``keywords`` replace its fields.
             **keywords: fields of :class:`~pengi_rt.config.options.GenerateOptions`.
 
@@ -151,11 +158,8 @@ class Engine:
         options and prompts raise at the call.
         """
         chosen = GenerateOptions.given(options, keywords, "generate")
-        self.plan.require("generate")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
-        prompts = prompts_of(prompt, chosen, self.config.generation.prompt)
-        request = prepare(self.session, prompts, chosen)
-        return iter_results(self.session, batches, request, partial_results=partial_results)
+        return generate(self.session, batches, prompt, chosen, partial_results=partial_results)
 
     @keywords_of(GenerateOptions)
     def stream(
@@ -234,8 +238,8 @@ class Engine:
             UsageError: labels or options are invalid; otherwise as :meth:`generate`.
         """
         chosen = ClassifyOptions.given(options, keywords, "classify")
-        results = self.iter_classify(as_list(audio), labels, prompt, options=chosen)
-        return shaped_like(audio, list(results))
+        results = list(self.iter_classify(as_list(audio), labels, prompt, options=chosen))
+        return shaped_like(audio, results)
 
     def iter_classify(
         self,
@@ -290,11 +294,8 @@ class Engine:
     ) -> Iterator[Explanation]:
         """The tokens nearest to each prefix vector, one by one, as :meth:`iter_generate` does."""
         chosen = ExplainOptions.given(options, keywords, "explain")
-        self.plan.require("explain")
         batches = window_batches(recordings, self.config, chosen, on_error=on_error)
-        one = one_prompt(prompt, chosen, self.config.generation.prompt, "explain")
-        prepared = PreparedPrompt(self.session, one, chosen)
-        return explain(self.session, batches, prepared, chosen, partial_results=partial_results)
+        return explain(self.session, batches, prompt, chosen, partial_results=partial_results)
 
     @keywords_of(IndexOptions)
     def index(
@@ -336,7 +337,7 @@ class Engine:
         """Compile what the backend needs for these batch sizes; ``tune`` also times its kernels."""
         self.plan.require("generate")
         search = warm_up_search(self.session, WarmUpOptions.given(None, keywords, "warm_up"))
-        return warm_up(self.backend, self.config, tuple(batch_sizes), search, tune=tune)
+        return warm_up(self.backend, tuple(batch_sizes), search, tune=tune)
 
     def close(self) -> None:
         """Release the backend and the plan. The engine cannot be used again."""

@@ -8,6 +8,9 @@ from typing import ClassVar, Final
 
 from pengi_rt.system.quote import message
 
+SOME_FAILED: Final = 4
+"""The exit code when some inputs were refused, and the others answered."""
+
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as in a shell."""
 

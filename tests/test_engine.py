@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -121,7 +122,8 @@ def test_prompts_of_one_call_are_encoded_once(
     engine: Engine, encoded: list[I64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if they are more than the session caches between calls."""
-    monkeypatch.setattr(engine.session._prompts, "_size", 1)
+    tokenize = engine.session._prompts.__wrapped__
+    monkeypatch.setattr(engine.session, "_prompts", lru_cache(1)(tokenize))
     prompts = [f"question {word}" for word in ("one", "two", "three")]
     engine.generate([clip(seed) for seed in range(2)], prompts, batch_size=1, max_new_tokens=2)
     assert len(encoded) == len(prompts)

@@ -3,6 +3,7 @@
 Why it is built so: docs/decisions/0001-layout.md.
 """
 
+import ast
 import re
 import subprocess
 import sys
@@ -30,10 +31,45 @@ HEAVY = ("torch", "transformers", "triton", "onnx", "onnxscript", "safetensors",
 # The rooms from the top to the bottom. A module imports from its own room and from those below, no
 # matter where in the file or why: for types alone, inside a function, by name.
 LAYERS = (
-    *("__init__", "__main__", "cli", "training", "export", "render", "engine", "tasks", "session"),
+    *("__main__", "cli", "training", "export", "render", "__init__", "engine", "tasks", "session"),
     *("decoding", "backends", "models", "plan", "audio", "text", "results", "config", "system"),
     *("errors", "system.quote", "kernels"),
 )
+
+# What may know Pengi's own config (besides the package's face, which offers it).
+PENGI = ("pengi_rt.plan.pengi", "pengi_rt.models", "pengi_rt.export", "pengi_rt.training")
+
+# The command line is a client of the engine, as a server is: it may import these.
+CLIENT = (
+    *("pengi_rt.cli", "pengi_rt.render", "pengi_rt.engine", "pengi_rt.results", "pengi_rt.config"),
+    *("pengi_rt.errors", "pengi_rt.system", "pengi_rt.backends.opening"),
+)
+# What else it imports, where, and why; nothing more, and nothing less.
+BEYOND = {
+    "pengi_rt.cli.named": {"pengi_rt.audio.find": "names and patterns become files"},
+    "pengi_rt.cli.output_checks": {
+        "pengi_rt.plan.builtin": "the built-in plan is an input, and is not overwritten",
+        "pengi_rt.plan.file_kind": "a recording, plan or checkpoint is not overwritten",
+    },
+    "pengi_rt.cli.verbs.data": {
+        "pengi_rt.text.prompts": "the tasks to list and to check manifests against",
+        "pengi_rt.training.datasets.common": "converts datasets",
+        "pengi_rt.training.datasets.registry": "converts datasets",
+        "pengi_rt.training.manifest_check": "checks manifests",
+    },
+    "pengi_rt.cli.verbs.export": {
+        "pengi_rt.export.export": "exports; needs no engine",
+        "pengi_rt.export.self_test": "the type of the checks that are shown",
+    },
+    "pengi_rt.cli.verbs.inspect": {
+        "pengi_rt.plan.builtin": "the plan that is shown by default",
+        "pengi_rt.plan.manifest": "the type of what is shown",
+    },
+    "pengi_rt.cli.verbs.train": {
+        "pengi_rt.training.config": "the stage to train",
+        "pengi_rt.training.loop": "trains; needs no engine",
+    },
+}
 
 AT_THE_ROOT = ("__init__", "__main__", "engine", "errors")
 
@@ -113,7 +149,7 @@ def test_runtime_reaches_for_the_extras_only_when_asked(name: str) -> None:
 def layer(module: str) -> int:
     """How far below the top a module belongs, by the longest name in LAYERS containing it."""
     if module == "pengi_rt":
-        return 0
+        return LAYERS.index("__init__")
     if module == "pengi_rt._core":  # what kernels/csrc builds
         return LAYERS.index("kernels")
     rooms = [room for room in LAYERS if within(module, f"pengi_rt.{room}")]
@@ -136,13 +172,46 @@ def imports_the_face(name: str) -> bool:
 
 
 def test_every_room_is_there() -> None:
-    for room in LAYERS[1:]:
+    for room in {*LAYERS} - {"__init__"}:
         assert any(within(name, f"pengi_rt.{room}") for name in MODULES), f"there is no {room}"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_arrows_run_down(name: str) -> None:
     assert [other for other in sorted(ours(name)) if layer(other) < layer(name)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_serves_every_family_does_not_know_pengi(name: str) -> None:
+    """It uses what the protocols in config/family.py name."""
+    found = {found.module for found in IMPORTS[name]}
+    knows = not found.isdisjoint({"pengi_rt.config.model", "pengi_rt.ModelConfig"})
+    assert name == "pengi_rt" or within(name, *PENGI) or not knows
+
+
+def beyond_the_client(name: str) -> set[str]:
+    """What a module of the command line imports besides what every client may."""
+    return {other for other in ours(name) if other != "pengi_rt" and not within(other, *CLIENT)}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, "pengi_rt.cli")])
+def test_the_command_line_is_a_client(name: str) -> None:
+    assert beyond_the_client(name) == set(BEYOND.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if within(name, "pengi_rt.cli", "pengi_rt.render")]
+)
+def test_nothing_reaches_through_the_engine(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text("utf-8"))
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert attributes.isdisjoint({"session", "prompt_tokenizer", "tokenizer"})
+    through = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "backend"
+    ]
+    assert {*through} <= {"arguments.backend", "check.backend"}  # a flag; a line of the self-test
 
 
 def test_the_package_root_holds_rooms() -> None:

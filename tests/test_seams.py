@@ -13,8 +13,15 @@ from toy_backend import BACKEND, ToyBackend
 from toy_plan import edit_manifest, one_line
 
 import pengi_rt
-from pengi_rt.backends.registry import register_backend, unregister_backend
-from pengi_rt.config.family import TASKS, FamilySpec, register_family, unregister_family
+from pengi_rt.config.backend import register_backend, unregister_backend
+from pengi_rt.config.family import (
+    TASKS,
+    FamilySpec,
+    family_of,
+    register_family,
+    unregister_family,
+)
+from pengi_rt.config.model import ModelConfig
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.plan.reader import Plan
@@ -129,7 +136,10 @@ CALLS: dict[str, Callable[[Engine], object]] = {
     "generate": lambda engine: engine.generate("a.wav"),
     "stream": lambda engine: list(engine.stream("a.wav")),
     "describe": lambda engine: engine.describe("a.wav"),
-    "classify": lambda engine: engine.classify("a.wav", ["a", "b"]),
+    "classify by text-matching": lambda engine: engine.classify("a.wav", ["a", "b"]),
+    "classify by log-likelihood": lambda engine: engine.classify(
+        "a.wav", ["a", "b"], method="log-likelihood"
+    ),
     "explain": lambda engine: list(engine.explain(["a.wav"])),
     "index": lambda engine: engine.index(".", "index"),
     "embed texts": lambda engine: engine.embed_text(["a"]),
@@ -146,19 +156,20 @@ def test_what_it_cannot_do(task: str, plan: Path) -> None:
 
 
 COMMANDS: dict[str, tuple[Argument, ...]] = {
-    "generate": (),
-    "describe": (),
-    "classify": ("--labels", "a", "b"),
-    "explain": (),
+    "generate": ("generate",),
+    "describe": ("describe",),
+    "classify by text-matching": ("classify", "--labels", "a,b"),
+    "explain": ("explain",),
 }
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
+@pytest.mark.parametrize("task", COMMANDS)
 def test_what_it_cannot_do_on_the_command_line(
-    verb: str, plan: Path, noise: Path, capsys: Capture
+    task: str, plan: Path, noise: Path, capsys: Capture
 ) -> None:
-    command: list[Argument] = [verb, "--engine", plan, noise, *COMMANDS[verb]]
-    assert_refused(capsys, command, 2, f"{plan} {REFUSAL.format(verb)}")
+    verb, *options = COMMANDS[task]
+    command: list[Argument] = [verb, "--engine", plan, noise, *options]
+    assert_refused(capsys, command, 2, f"{plan} {REFUSAL.format(task)}")
 
 
 def test_it_cannot_embed_texts_or_prefixes(
@@ -234,21 +245,40 @@ def test_an_entry_of_another_family(plan: Path) -> None:
         Plan.open(plan)
 
 
-def test_tasks_follow_from_the_graphs() -> None:
-    """One plan may hold a decoder and a contrastive head over the same encoders."""
-    tasks = {**TASKS, "classify": ("audio", "text", "head")}
+def test_tasks_follow_from_the_parts() -> None:
+    """A family may have tasks and parts of its own, such as a head that is a graph."""
     spec = FamilySpec(
         name="two",
         config="",
         graphs=dict.fromkeys(("audio", "text", "decoder", "head"), ""),
         optional=frozenset({"decoder", "head"}),
-        tasks=tasks,
+        tasks={**TASKS, "classify": ("audio", "text", "head")},
     )
-    whole = spec.tasks_of(spec.graphs)
-    assert whole == tuple(TASKS)
+    config = toy_family.ToyConfig()
+    assert spec.parts_of(config, spec.graphs) == {"audio", "text", "decoder", "head"}
+    whole = spec.tasks_of((*spec.graphs, "prompt"))
+    assert whole == (*TASKS, "classify")
     contrastive = spec.tasks_of(("audio", "text", "head"))
-    assert contrastive == ("classify", "search", "embed", "embed texts")
-    assert spec.refusal("generate", ("audio", "text", "head")) == (
-        "holds no decoder, so it cannot generate: it can classify, search, embed, embed texts"
+    assert contrastive == ("search", "embed", "embed texts", "classify")
+    assert spec.refusal("generate", ("audio", "prompt", "text", "head")) == (
+        "holds no decoder, so it cannot generate: it can search, embed, embed texts, classify; "
+        "export a checkpoint that has one"
     )
     assert spec.refusal("classify", ("audio", "text", "decoder")).startswith("holds no head, so")
+
+
+def test_tasks_follow_from_the_config() -> None:
+    """Without a text encoder, texts have no embedding, and nothing can be searched."""
+    able = (
+        *("generate", "stream", "describe", "classify by log-likelihood", "explain", "embed"),
+        "embed prefixes",
+    )
+    for kind, expected in (("clip", tuple(TASKS)), ("token_embedding", able), ("decoder", able)):
+        sequence = "transformer_seq" if kind == "token_embedding" else "transformer"
+        config = ModelConfig.from_dict({"text": {"kind": kind}, "text_mapper": {"kind": sequence}})
+        spec = family_of(config)
+        assert spec.tasks_of(spec.parts_of(config, spec.graphs)) == expected
+    assert spec.refusal("index", spec.parts_of(config, spec.graphs)) == (
+        f"holds no text encoder, so it cannot index: it can {', '.join(able)}; "
+        "export a checkpoint that has one"
+    )

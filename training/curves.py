@@ -128,7 +128,7 @@ def _record(line: str, where: str) -> list[tuple[str, float, float]]:
         step = float(record.pop("step"))
         return [(name, step, float(value)) for name, value in record.items()]
     except _NO_RECORD as error:
-        raise InputError(f"{where}: is no record of a run ({type(error).__name__})") from None
+        raise InputError(f"{where}: is not a record of a run ({type(error).__name__})") from None
 
 
 def _config(folder: Path) -> Any:

@@ -4,4 +4,4 @@ from pengi_rt.errors import PengiError
 
 
 class TrainingError(PengiError):
-    """A run cannot go on because of its disk, its state, or its numbers (exit 5)."""
+    """A run cannot continue because of its disk, its state, or its numbers (exit 5)."""

@@ -153,7 +153,7 @@ def _resume(run: Run) -> None:
     state = latest_state(run.root / STATES)
     if state is None:
         where = one_line(str(run.root / STATES))
-        raise TrainingError(f"{where}: holds no whole state; start in another folder")
+        raise TrainingError(f"{where}: holds no intact state; start in another folder")
     refuse_other_config(state, run.config)
     load_state(run.accelerator, state)
     run.step, run.sums = state.step, state.sums
@@ -230,7 +230,7 @@ def _step(run: Run, batches: Iterator[Any]) -> None:
     if not math.isfinite(run.sums["loss"]):
         states = one_line(str(run.root / STATES))
         raise TrainingError(
-            f"the loss is no number at step {run.step + 1}: lower optimizer.rate, or clip the "
+            f"the loss is not finite at step {run.step + 1}: lower optimizer.rate, or clip the "
             f"gradient (optimizer.clip_norm); the states in {states} are from before"
         )
     run.schedule.step()
@@ -288,7 +288,7 @@ def _record(run: Run, values: dict[str, float]) -> None:
         except OSError as error:
             raise TrainingError(
                 f"{one_line(str(path))}: cannot be written ({error.strerror or error}); free space "
-                "and go on with --resume"
+                "and continue with --resume"
             ) from None
 
 
@@ -322,7 +322,7 @@ def _workers_watched() -> Iterator[None]:
         if not first.startswith("DataLoader worker"):
             raise
         raise TrainingError(
-            f"a process that reads data died: {first}; go on with --resume (data.workers may "
+            f"a process that reads data died: {first}; continue with --resume (data.workers may "
             "change)"
         ) from None
 

@@ -81,7 +81,7 @@ def read_manifest(path: Path, tasks: Mapping[str, Task], *, need_audio: bool = T
             raise ManifestError(f"{one_line(str(path))}:{number}: {error}") from None
     if not rows:
         where = one_line(str(path))
-        raise ManifestError(f"{where}: the manifest has no rows; write one JSON object a line")
+        raise ManifestError(f"{where}: the manifest has no rows; write one JSON object per line")
     return rows
 
 
@@ -134,10 +134,10 @@ class RowParser:
             data = _DECODER.decode(text)
             surrogate = "\\u" in text and _SURROGATE.search(json.dumps(data, ensure_ascii=False))
         except RecursionError:
-            raise UsageError("is not JSON of a row: it has too many brackets") from None
+            raise UsageError("is not JSON: its brackets are nested too deeply") from None
         except ValueError as error:
             raise UsageError(
-                f"is not JSON: {one_line(str(error))}; write one object a line"
+                f"is not JSON: {one_line(str(error))}; write one object per line"
             ) from None
         if not isinstance(data, dict):
             raise UsageError(f"must be a JSON object, got {shown(data)}")
@@ -268,19 +268,19 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in made if keys.count(key) > 1)
-        raise ValueError(f"the key {shown(twice)} stands twice")
+        raise ValueError(f"the key {shown(twice)} occurs twice")
     return made
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     """Parse a number; refuse 1e400, which would be written again as Infinity, not JSON."""
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{shown(text)} is beyond the largest number")
+        raise ValueError(f"{shown(text)} is too large for a float64")
     return number
 
 

@@ -85,7 +85,7 @@ class ManifestCheck:
             yield Problem(self.path, 0, message, "manifest")
             return
         if not self.rows:
-            message = "the manifest has no rows; write one JSON object a line"
+            message = "the manifest has no rows; write one JSON object per line"
             yield Problem(self.path, 0, message, "manifest")
 
     def _line(self, parser: RowParser, number: int, line: bytes) -> Iterator[Problem]:

@@ -52,7 +52,7 @@ def only_run(root: Path, *, resume: bool = False) -> Iterator[None]:
 def _refuse_occupied(root: Path, *, resume: bool) -> None:
     where, states = one_line(str(root)), root / STATES
     if not resume and (has_states(states) or os.path.exists(root / CHECKPOINT)):  # noqa: PTH110
-        raise UsageError(f"{where} already holds a run: --resume goes on with it, or name another")
+        raise UsageError(f"{where} already holds a run: --resume continues it, or name another")
     if resume and not os.path.isdir(states):  # noqa: PTH112 - False for names that cannot be
         raise UsageError(f"{where} holds no state to resume from; start without --resume")
 

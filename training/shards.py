@@ -284,7 +284,7 @@ def _check_header(path: Path, size: int, data: Mapping[str, object]) -> int:
     """Check the first line of an index; returns how many recordings follow. Raises UsageError."""
     expected = data.get("recordings")
     if not _are_counts(data.get("bytes"), expected):
-        raise UsageError("is no line of an index")
+        raise UsageError("is not a line of an index")
     if size != data["bytes"]:
         name = one_line(path.name)
         raise UsageError(f"{name} has {size} bytes, this is the index of {shown(data['bytes'])}")
@@ -301,9 +301,9 @@ def _recording(
     """
     name, place, rows = (data.get(key) for key in ("audio", "place", "rows"))
     if not isinstance(name, str) or not isinstance(rows, list) or not isinstance(place, list):
-        raise UsageError("is no line of an index")
+        raise UsageError("is not a line of an index")
     if not rows or not all(isinstance(fields, dict) for fields in rows):
-        raise UsageError("is no line of an index")
+        raise UsageError("is not a line of an index")
     if name in ("", ".", "..") or "/" in name or name in before:
         raise UsageError(f"'audio' must be the name of a member, each once, got {shown(name)}")
     if len(place) != 2 or not _are_counts(*place) or sum(place) > size:

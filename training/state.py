@@ -109,7 +109,7 @@ def load_state(accelerator: Accelerator, state: State) -> None:
     # accelerate skips generators that it cannot read; the run would then continue differently.
     if accelerator.is_main_process and _generator() != state.generator:
         where = one_line(str(state.folder))
-        raise TrainingError(f"{where}: its random generators could not be put back")
+        raise TrainingError(f"{where}: its random generators could not be restored")
 
 
 def refuse_other_config(state: State, config: TrainConfig) -> None:
@@ -212,7 +212,7 @@ def _older(root: Path) -> str:
     state = latest_state(root)
     if state is None:
         return "no state was written before it; free space and start again"
-    return f"{state.folder.name} is whole: free space and go on with --resume"
+    return f"{state.folder.name} is intact: free space and continue with --resume"
 
 
 def _first_line(error: BaseException) -> str:

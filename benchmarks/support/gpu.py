@@ -99,7 +99,7 @@ def launched(
     """Time on the device of what ``run`` launches; launching must take less than 0.5 ms.
 
     Args:
-        run: puts work into the current stream and does not wait for it.
+        run: launches work on the current stream and does not wait for it.
         before: runs before every repeat, untimed; it, too, may only launch work.
         cold: overwrite the L2 cache before every repeat.
         repeats: timed runs, after :data:`WARM_UPS` others.

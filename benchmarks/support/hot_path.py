@@ -51,10 +51,8 @@ class Walk:
 
 
 def file_of(frame: FrameType) -> str | None:
-    """A frame's file within the package, for a function of ours; None for other code."""
+    """A frame's file within the package, for code of ours; None for other code."""
     name = frame.f_code.co_filename
-    if frame.f_code.co_name == "<module>":
-        return None
     for root, prefix in ROOTS.items():
         if name.startswith(root + "/"):
             return prefix + name[len(root) + 1 :]
@@ -67,10 +65,14 @@ def watched() -> Iterator[Walk]:
     walk = Walk()
 
     def see(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and (name := file_of(frame)):
-            if not walk.stays or walk.stays[-1] != name:
-                walk.stays.append(name)
-            walk.depth = max(walk.depth, sum(1 for each in _stack(frame) if file_of(each)))
+        if event != "call" or not (name := file_of(frame)):
+            return
+        ours = [each for each in _stack(frame) if file_of(each)]
+        if any(each.f_code.co_name == "<module>" for each in ours):
+            return  # a module is being imported
+        if not walk.stays or walk.stays[-1] != name:
+            walk.stays.append(name)
+        walk.depth = max(walk.depth, len(ours))
 
     sys.setprofile(see)
     try:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pengi_rt.audio.audio_like import is_buffer, is_samples
 from pengi_rt.audio.containers.common import MAX_CHANNELS, check_shape
 from pengi_rt.audio.decode import F32, Decoder
 from pengi_rt.config.checked import plain, whole_value
@@ -55,15 +56,6 @@ class _ArrayDecoder:
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
-
-
-def is_samples(value: object) -> bool:
-    """Whether ``value`` is an array, a tensor, a table column or a buffer of numbers."""
-    if isinstance(value, str | bytes | bytearray | np.generic | type):
-        return False
-    if isinstance(value, memoryview):
-        return value.format not in ("B", "b", "c")  # those are bytes
-    return any(hasattr(value, name) for name in ("__array__", "__dlpack__")) or _is_buffer(value)
 
 
 def array_samples(recording: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int]:
@@ -169,20 +161,9 @@ def _converted(samples: Any) -> NDArray[Any]:
             samples = getattr(samples, method)()
     if str(getattr(samples, "dtype", "")) == "torch.bfloat16":  # which NumPy lacks
         samples = samples.float()
-    if hasattr(samples, "__dlpack__") and not (
-        hasattr(samples, "__array__") or _is_buffer(samples)
-    ):
+    if hasattr(samples, "__dlpack__") and not (hasattr(samples, "__array__") or is_buffer(samples)):
         return np.from_dlpack(samples)
     return np.asarray(samples)
-
-
-def _is_buffer(value: Any) -> bool:
-    """Whether NumPy can read its memory without a copy."""
-    try:
-        memoryview(value).release()
-    except (TypeError, ValueError, BufferError):
-        return False
-    return True
 
 
 def _rate(rate: Any, name: str) -> int:

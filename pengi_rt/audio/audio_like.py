@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pengi_rt.audio.arrays import is_samples
+import numpy as np
+
 from pengi_rt.config.checked import as_float
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
@@ -46,6 +47,24 @@ def is_one(value: object) -> bool:
         or _is_decoded(value)
         or is_samples(value)
     )
+
+
+def is_samples(value: object) -> bool:
+    """Whether ``value`` is an array, a tensor, a table column or a buffer of numbers."""
+    if isinstance(value, str | bytes | bytearray | np.generic | type):
+        return False
+    if isinstance(value, memoryview):
+        return value.format not in ("B", "b", "c")  # those are bytes
+    return any(hasattr(value, name) for name in ("__array__", "__dlpack__")) or is_buffer(value)
+
+
+def is_buffer(value: Any) -> bool:
+    """Whether NumPy can read its memory without a copy."""
+    try:
+        memoryview(value).release()
+    except (TypeError, ValueError, BufferError):
+        return False
+    return True
 
 
 def plain_recording(recording: Any, name: str | None) -> tuple[Any, str]:

@@ -9,7 +9,6 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 import numpy as np
 
@@ -19,10 +18,10 @@ from pengi_rt.audio.compat import end_to_end_samples
 from pengi_rt.audio.decode import F32
 from pengi_rt.audio.samples import Samples, mono_samples
 from pengi_rt.audio.source import open_recording
-from pengi_rt.config.bounds import check_reading
 from pengi_rt.config.checked import argument
 from pengi_rt.config.choices import LongAudio
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.quote import LONGEST_PATH, one_line
 
@@ -33,9 +32,9 @@ MAX_WINDOWS = 100_000  # per recording: an hour with a hop of 36 ms
 class Recording:
     """A recording, ready for the model; its ``len`` is the number of windows.
 
-    Iterating over it gives its windows, float32 ``[clip_samples]``, read-only. A recording of up to
-    three minutes is held in memory; a longer one is decoded again each time, block by block, so its
-    file or array must stay as it is.
+    Iterating over it gives its windows, float32 ``[clip_samples]``, which may be views of its
+    samples: do not write to them. A recording of up to three minutes is held in memory; a longer
+    one is decoded again each time, block by block, so its file or array must stay as it is.
 
     Attributes:
         name: its name in results and messages.
@@ -89,7 +88,7 @@ class Recording:
         return self.windows()
 
     def blocks(self) -> Iterator[F32]:
-        """The samples that the windows are cut from, ``[n]`` at a time; read-only.
+        """The samples that the windows are cut from, ``[n]`` at a time; do not write to them.
 
         Raises as :meth:`__iter__`.
         """
@@ -114,7 +113,7 @@ class Recording:
 
 def load_windows(
     recording: AudioLike,
-    config: ModelConfig,
+    config: FamilyConfig,
     *,
     long_audio: LongAudio = "windows",
     hop: float | None = None,
@@ -141,42 +140,45 @@ def load_windows(
 
     Raises:
         AudioError: it cannot be read, has ``warnings`` (``strict``) or too many windows.
-        UsageError: the options contradict each other.
+        UsageError: an option is invalid, or the options contradict each other.
     """
-    step = _hop_samples(hop, config, long_audio, resample=resample)
+    if hop is not None:  # ReadOptions cannot say how long a window is
+        _hop_samples(argument("hop", hop, float), config)
+    reading = {"resample": resample, "strict": strict, "allow_truncated": allow_truncated}
+    options = ReadOptions(long_audio=long_audio, hop=hop, **reading)
+    return read_recording(recording, config, options, rng, name)
+
+
+def read_recording(
+    recording: AudioLike,
+    config: FamilyConfig,
+    options: ReadOptions,
+    rng: random.Random | None = None,
+    name: str | None = None,
+) -> Recording:
+    """Like :func:`load_windows`, with its options as one object; raises like it."""
+    hop, covers_all = _hop_samples(options.hop, config), options.long_audio == "windows"
     plain, name = plain_recording(recording, name)
-    shown, rate = one_line(name, LONGEST_PATH), config.sample_rate
-    source = open_recording(plain, shown, allow_truncated=allow_truncated)
-    read = end_to_end_samples if long_audio == "compat" else mono_samples
-    samples = read(source, rate if resample else None, shown)
-    _check_samples(samples, shown, config, None if hop is None else step, strict=strict)
-    starts = _window_starts(samples.frames, config, step, long_audio, rng)
-    return _recording(name, samples, starts, config, covers_all=long_audio == "windows")
+    shown = one_line(name, LONGEST_PATH)
+    source = open_recording(plain, shown, allow_truncated=options.allow_truncated)
+    read = end_to_end_samples if options.long_audio == "compat" else mono_samples
+    samples = read(source, config.sample_rate if options.resample else None, shown)
+    if options.strict and (samples.warnings or samples.cut):
+        raise AudioError(f"{shown}: {[*samples.warnings, samples.cut][0]}")
+    if options.hop is not None:
+        _check_count(samples.frames - config.clip_samples, hop, config.sample_rate, shown)
+    starts = _window_starts(samples.frames, config, hop, options.long_audio, rng)
+    return _recording(name, samples, starts, config, covers_all=covers_all)
 
 
-def _check_samples(
-    samples: Samples, name: str, config: ModelConfig, step: int | None, *, strict: bool
-) -> None:
-    """Refuse warnings (``strict``) and, if there is a ``step``, too many windows."""
-    if strict and (samples.warnings or samples.cut):
-        raise AudioError(f"{name}: {[*samples.warnings, samples.cut][0]}")
-    if step is not None:
-        _check_count(samples.frames - config.clip_samples, step, config.sample_rate, name)
-
-
-def _hop_samples(hop: float | None, config: ModelConfig, long_audio: str, *, resample: bool) -> int:
-    """Samples between the starts of windows. Raises UsageError if options contradict each other."""
-    if long_audio not in get_args(LongAudio):
-        known = ", ".join(get_args(LongAudio))
-        raise UsageError(f"long_audio must be one of {known}; got {long_audio!r}")
-    check_reading(long_audio, hop, resample=resample)
+def _hop_samples(hop: float | None, config: FamilyConfig) -> int:
+    """Samples between the starts of windows. Raises UsageError for a ``hop`` that leaves gaps."""
     if hop is None:
         return config.clip_samples
-    seconds, hop = config.clip_seconds, argument("hop", hop, float)
-    if not 0 < hop <= seconds:
+    if not 0 < hop <= config.clip_seconds:
         raise UsageError(
-            f"hop must be above 0 and at most a window's length ({seconds:g} s), so that all of a "
-            f"recording is in some window; got {hop:g}"
+            f"hop must be above 0 and at most a window's length ({config.clip_seconds:g} s), so "
+            f"that all of a recording is in some window; got {hop:g}"
         )
     return max(1, round(hop * config.sample_rate))
 
@@ -193,7 +195,7 @@ def _check_count(spare: int, step: int, rate: int, name: str) -> None:
 
 
 def _window_starts(
-    frames: int, config: ModelConfig, step: int, long_audio: LongAudio, rng: random.Random | None
+    frames: int, config: FamilyConfig, step: int, long_audio: LongAudio, rng: random.Random | None
 ) -> list[int]:
     """The first sample of each window: of all windows, ``step`` apart, or of one.
 
@@ -215,7 +217,7 @@ def _window_starts(
 
 
 def _recording(
-    name: str, samples: Samples, starts: list[int], config: ModelConfig, *, covers_all: bool
+    name: str, samples: Samples, starts: list[int], config: FamilyConfig, *, covers_all: bool
 ) -> Recording:
     """The windows of ``samples`` at ``starts``; a single one keeps no other samples in memory."""
     rate, clip = config.sample_rate, config.clip_samples

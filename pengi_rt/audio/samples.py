@@ -36,7 +36,7 @@ class Samples(Protocol):
         """Why part of the recording is missing, if that is allowed."""
 
     def blocks(self) -> Iterator[F32]:
-        """All samples from the beginning, ``[n]`` at a time; read-only.
+        """All samples from the beginning, ``[n]`` at a time; do not write to them.
 
         Raises:
             AudioError: the recording can no longer be read, or has changed.

@@ -20,8 +20,9 @@ import onnxruntime as ort
 
 from pengi_rt.backends.failures import failure
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
-from pengi_rt.backends.registry import RunOptions
-from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.config.backend import RunOptions
+from pengi_rt.config.family import FamilyConfig, generative, tables_of
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
 from pengi_rt.plan.float32_view import Float32View, float32_view
@@ -49,7 +50,7 @@ class OnnxBackend:
             UsageError: ``threads`` is below 1.
         """
         self.plan = plan
-        self.config: ModelConfig = plan.config
+        self.config: FamilyConfig = plan.config
         self.threads = checked_threads(threads)
         self.graphs = {name: Graph(plan, name, self.threads) for name in plan.manifest.graphs}
         self.encoders = OnnxEncoders(self.graphs)
@@ -198,10 +199,11 @@ class OnnxDecoder:
     """
 
     def __init__(self, plan: Plan, graph: Graph) -> None:
-        self.config = plan.config.decoder
+        self.config = generative(plan.config).decoder
         self._graph = graph
-        self._tokens: F32 | Float32View = float32_view(plan, "decoder.wte.weight")
-        self._positions: F32 | Float32View = float32_view(plan, "decoder.wpe.weight")
+        tables = tables_of(plan.config)
+        self._tokens: F32 | Float32View = float32_view(plan, tables["tokens"].tensor)
+        self._positions: F32 | Float32View = float32_view(plan, tables["positions"].tensor)
 
     def embed_tokens(self, ids: I64) -> F32:
         return self._tokens[ids]

@@ -1,8 +1,8 @@
 """The interface of a backend, the only part of it that decoding and the tasks know.
 
-A backend has encoders, which turn recordings and prompts into prefixes; a decoder, which generates
-text after a prefix (unless the plan has no decoder); and, on some devices, its own beam search. Its
-methods may be called from one thread at a time.
+A backend has encoders, which turn recordings and texts into embeddings, and into prefixes for a
+decoder; a decoder, which generates text after a prefix (unless the plan has no decoder); and, on
+some devices, its own beam search. Its methods may be called from one thread at a time.
 """
 
 from typing import NamedTuple, Protocol
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.config.family import FamilyConfig
+from pengi_rt.config.parts import DecoderConfig
 
 Bool = NDArray[np.bool_]
 F32 = NDArray[np.float32]
@@ -21,14 +22,13 @@ F64 = NDArray[np.float64]
 
 
 class Encoded(NamedTuple):
-    """A batch after an encoder and its mapping network, float32.
-
-    ``embedding`` is ``[B, d_proj]``, the mapper's input (without a text encoder: ``[B, T,
-    n_embd]``); ``prefix`` is ``[B, prefix_length, n_embd]``.
-    """
+    """A batch after an encoder and what follows it, float32: one pass serves scores and answers."""
 
     embedding: F32
+    """``[B, d_proj]``: the output of the contrastive head, or of the projection that the mapping
+    network reads. (Of prompts that no text encoder reads: ``[B, T, n_embd]``.)"""
     prefix: F32
+    """``[B, prefix_length, n_embd]``, for the decoder; ``[B, 0, 0]`` if there is none."""
 
 
 class Encoders(Protocol):
@@ -38,7 +38,7 @@ class Encoders(Protocol):
         """Encode ``[B, clip_samples]`` float32 in [-1, 1]."""
 
     def encode_text(self, ids: I64) -> Encoded:
-        """Encode ``[B, T]`` token ids. For CLIP, shorter rows may be padded with EOS."""
+        """Encode ``[B, T]`` token ids, padded by the plan's prompt tokenizer."""
 
 
 class Cache:
@@ -156,18 +156,19 @@ class DeviceSearch(Protocol):
     def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
         """Search after padded prefixes, ``[B, P, n_embd]`` with ``[B]`` lengths."""
 
-    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
-        """Encode ``[B, clip_samples]`` and search after each clip's prefix and the suffix.
+    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+        """Encode ``[B, clip_samples]`` and search after each clip's audio prefix and the text's.
 
-        ``suffix`` is ``[n, n_embd]``, the same for all clips. No prefix passes through the host.
+        ``text_prefix`` (prompt and additional text) is ``[n, n_embd]``, the same for all clips. No
+        audio prefix passes through the host.
         """
 
     def search_new_prompt(
         self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
     ) -> tuple[Encoded, SearchTrace]:
-        """Like :meth:`search_audio`, but also encodes a prompt, placed between audio and suffix.
+        """Like :meth:`search_audio`, but also encodes the prompt, which it returns.
 
-        ``ids`` is ``[1, T]``. Also returns the encoded prompt.
+        ``ids`` is ``[1, T]``; ``suffix``, the additional text, is ``[n, n_embd]``.
         """
 
 
@@ -175,7 +176,10 @@ class Backend(Protocol):
     """Runs a plan."""
 
     name: str
-    config: ModelConfig
+
+    @property
+    def config(self) -> FamilyConfig:
+        """The config of the plan."""
 
     @property
     def encoders(self) -> Encoders:

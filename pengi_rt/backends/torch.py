@@ -3,8 +3,8 @@
 The other backends are compared with this one.
 """
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
-from pengi_rt.backends.registry import RunOptions
-from pengi_rt.config.family import family_of
-from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.config.backend import RunOptions
+from pengi_rt.config.family import FamilyConfig, family_of
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.models.gpt2 import GPT2, KeyValue
-from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.stored_weights import STFT_KERNELS
 from pengi_rt.plan.float32_view import float32_view
 from pengi_rt.plan.reader import Plan
@@ -27,17 +26,44 @@ from pengi_rt.system.threads import checked_threads
 _explained = explained("the torch backend")
 
 
+class Network(Protocol):
+    """What a family's network gives this backend, besides being a ``torch.nn.Module``."""
+
+    @property
+    def config(self) -> FamilyConfig:
+        """The config that it was made from."""
+
+    @property
+    def decoder(self) -> GPT2 | None:
+        """The language model; None if it has none."""
+
+    def encode_audio(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings and prefixes of windows, as :class:`pengi_rt.backends.protocol.Encoded`."""
+
+    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings and prefixes of texts, as :class:`pengi_rt.backends.protocol.Encoded`."""
+
+    def eval(self) -> Self:
+        """Make it ready to run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its tensors by their names in a plan."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
+        """Take these tensors."""
+
+
 class TorchBackend:
     """Runs a model in memory."""
 
     name = "torch"
     device_search = None
 
-    def __init__(self, model: Pengi, *, threads: int | None = None) -> None:
+    def __init__(self, model: Network, *, threads: int | None = None) -> None:
         """Put ``model`` into eval mode; ``threads`` applies to PyTorch in the whole process."""
         self.config = model.config
         self.encoders = TorchEncoders(model.eval())
-        self.decoder = TorchDecoder(model.decoder)
+        self.decoder = None if model.decoder is None else TorchDecoder(model.decoder)
         if threads is not None:
             torch.set_num_threads(checked_threads(threads))
 
@@ -60,7 +86,7 @@ class TorchBackend:
 class TorchEncoders:
     """The model's audio and text encoders, as :class:`pengi_rt.backends.protocol.Encoders`."""
 
-    def __init__(self, model: Pengi) -> None:
+    def __init__(self, model: Network) -> None:
         self.model = model
 
     @_explained
@@ -123,7 +149,7 @@ def open_plan(plan: Plan, options: RunOptions) -> TorchBackend:
     return TorchBackend.from_plan(plan, threads=options.threads)
 
 
-def model_of(plan: Plan) -> Pengi:
+def model_of(plan: Plan) -> Network:
     """The model of an open plan, with its weights copied and widened to float32.
 
     Raises:
@@ -135,7 +161,7 @@ def model_of(plan: Plan) -> Pengi:
         raise BackendError(
             f"the torch backend has no network for the {plan.config.family} family of {plan.path}"
         )
-    network: Callable[[ModelConfig], Pengi] = lazily(modules)
+    network: Callable[[FamilyConfig], Network] = lazily(modules)
     _check_shapes(plan, network)
     model = network(plan.config)
     model.load_state_dict(_state(plan, model))
@@ -143,7 +169,7 @@ def model_of(plan: Plan) -> Pengi:
     return model
 
 
-def _check_shapes(plan: Plan, network: Callable[[ModelConfig], Pengi]) -> None:
+def _check_shapes(plan: Plan, network: Callable[[FamilyConfig], Network]) -> None:
     """Check the shapes of the plan's tensors before creating a model of that size."""
     with torch.device("meta"):
         expected = network(plan.config).state_dict()
@@ -228,7 +254,7 @@ class TorchCache(Cache):
         self.advance()
 
 
-def _state(plan: Plan, model: Pengi) -> dict[str, Tensor]:
+def _state(plan: Plan, model: Network) -> dict[str, Tensor]:
     """The plan's tensors by the model's names; missing STFT kernels come from the model."""
     state = {}
     for name, own in model.state_dict().items():

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 
 from pengi_rt.cli.native_stderr import libraries_silenced
 from pengi_rt.cli.parser import Parser, VerbParser, add_verbosity, names_marked
-from pengi_rt.cli.run import SOME_FAILED
 from pengi_rt.errors import INTERRUPTED, OUT_OF_MEMORY, BackendError, PengiError, UsageError
 from pengi_rt.system.interrupt import was_interrupted
 from pengi_rt.system.quote import message
@@ -98,8 +97,6 @@ def _run(argv: Sequence[str] | None) -> int:
         with libraries_silenced() if arguments.quiet else nullcontext():
             _log_to_stderr(_level(arguments))
             code: int = arguments.run(arguments)
-        if not code and getattr(arguments, "some_unread", False):
-            code = SOME_FAILED
     finally:
         # The output of argparse (--help, --version) is still buffered, and the disk may be full.
         if sys.stdout is not None:

@@ -5,31 +5,20 @@ from collections.abc import Sequence
 
 from pengi_rt.audio.find import FoundRecordings, find_recordings
 from pengi_rt.system.quote import LONGEST_PATH, one_line
-from pengi_rt.system.regular import Regular
-from pengi_rt.system.streams import STDIO, say
+from pengi_rt.system.streams import say
 
 MOST_LINES = 20  # per kind; the rest is counted
 
 
-def named_recordings(arguments: argparse.Namespace) -> list[str]:
-    """The paths of all recordings, and ``-``; also reports names that cannot be read.
+def named_recordings(arguments: argparse.Namespace) -> FoundRecordings:
+    """The recordings of the command line; what cannot be read and what is skipped is reported.
 
     Raises:
         PengiError: as for :func:`~pengi_rt.audio.find.find_recordings`.
     """
     found = find_recordings(arguments.audio)
     report(found, quiet=arguments.quiet)
-    arguments.some_unread = bool(found.problems)
-    arguments.named = frozenset(arguments.audio)
-    return found.paths
-
-
-def source(name: str, arguments: argparse.Namespace) -> str | Regular:
-    """What the engine should read for a name from :func:`named_recordings`.
-
-    A pipe named on the command line is intended; one in a folder, pattern or list is an accident.
-    """
-    return name if name == STDIO or name in arguments.named else Regular(name)
+    return found
 
 
 def report(found: FoundRecordings, *, quiet: bool) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pengi_rt.system.quote import one_line
@@ -38,12 +37,7 @@ class Progress:
         self._recordings = tqdm(total=self._total, unit="clip", disable=hidden)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end_reading()
         self._end_windows()
         self._recordings.close()

@@ -39,8 +39,8 @@ class Checked:
         for name, (low, high) in _bounds(cls).items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
-                inside = low <= number <= high  # false for NaN
-                require(inside, f"{name} must be in [{low}, {high}], got {shown(number)}")
+                if not low <= number <= high:  # true for NaN
+                    raise UsageError(f"{name} must be in [{low}, {high}], got {shown(number)}")
         self._check()
 
     def _check(self) -> None:
@@ -86,14 +86,14 @@ def argument(name: str, value: object, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return choice(name, value, get_args(hint))
     if hint is str:
-        text = as_text(value)
-        require(text is not None, f"the {name} must be one string, got {type(value).__name__}")
+        if (text := as_text(value)) is None:
+            raise UsageError(f"the {name} must be one string, got {type(value).__name__}")
         return text
     if hint not in _READERS:
         return value
     read, wanted = _READERS[hint]
-    found = read(value)
-    require(found is not None, f"{name} must be {wanted}, got {shown(value)}")
+    if (found := read(value)) is None:
+        raise UsageError(f"{name} must be {wanted}, got {shown(value)}")
     return found
 
 

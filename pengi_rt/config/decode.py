@@ -1,11 +1,16 @@
-"""Options of the beam search and of sampling, and whether they fit a decoder."""
+"""Options of the beam search and of sampling, their limits, and whether they fit a decoder."""
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
-from pengi_rt.config.bounds import MAX_BEAM_SIZE, MAX_SAMPLES, check_temperature, check_top_p
 from pengi_rt.config.checked import whole
-from pengi_rt.config.model import DecoderConfig
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.errors import UsageError
+
+MAX_BEAM_SIZE: Final = 64
+MAX_SAMPLES: Final = 64
+MIN_TEMPERATURE: Final = 2.0**-126  # smallest normal float32: any logit divided by it is finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +93,9 @@ class SampleOptions:
         return self.samples
 
 
-def check_fits(prefix: int, options: DecodeOptions | SampleOptions, decoder: DecoderConfig) -> None:
+def check_fits(
+    prefix: int, options: DecodeOptions | SampleOptions, decoder: "DecoderConfig"
+) -> None:
     """Refuse options that exceed the decoder.
 
     Raises:
@@ -104,6 +111,30 @@ def check_fits(prefix: int, options: DecodeOptions | SampleOptions, decoder: Dec
             f"beam_size must be at most the vocabulary's {decoder.vocab_size} tokens, "
             f"got {options.beam_size}"
         )
+
+
+def check_temperature(temperature: float, *, drawn: bool) -> None:
+    """Check the temperature of a search, or of sampling (``drawn``).
+
+    Raises:
+        UsageError: the temperature is not finite, or is too small.
+    """
+    if drawn and not MIN_TEMPERATURE <= temperature < math.inf:
+        raise UsageError(
+            f"temperature must be finite and at least {MIN_TEMPERATURE:.2g} to sample "
+            f"(greedy is beam_size 1), got {temperature!r}"
+        )
+    if not math.isfinite(temperature) or 0 < temperature < MIN_TEMPERATURE:
+        raise UsageError(
+            f"temperature must be finite and at least {MIN_TEMPERATURE:.2g} "
+            f"(0 or less counts as 1), got {temperature!r}"
+        )
+
+
+def check_top_p(top_p: float | None) -> None:
+    """Check a probability mass. Raises UsageError unless it is None or in (0, 1]."""
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UsageError(f"top_p must be above 0 and at most 1, got {top_p!r}")
 
 
 def _check_ends(max_new_tokens: int, stop_id: int, pad_id: int) -> None:

@@ -1,29 +1,23 @@
 """The options of each task besides the recording and the prompt: one frozen dataclass per task.
 
 Each field is declared once. It defines the keyword in Python (:meth:`TaskOptions.given`), the flag
-on the command line with its default and help (``cli/options.py``), and the key in a JSON request
+on the command line with its default and help (``cli/flags.py``), and the key in a JSON request
 (:meth:`TaskOptions.from_json`). Values are checked when the dataclass is made.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from pengi_rt.config.bounds import (
-    MAX_BEAM_SIZE,
-    MAX_SAMPLES,
-    check_hop,
-    check_reading,
-    check_temperature,
-    check_top_p,
-)
 from pengi_rt.config.checked import listed, whole
 from pengi_rt.config.choices import LongAudio
+from pengi_rt.config.decode import MAX_BEAM_SIZE, MAX_SAMPLES, check_temperature, check_top_p
 from pengi_rt.config.task_options import TaskOptions, option
 from pengi_rt.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
-    from pengi_rt.config.model import GenerationConfig
+    from pengi_rt.config.parts import GenerationConfig
 
 Method = Literal["text-matching", "log-likelihood"]
 """How a label is chosen: by the text of the answer, or by the label's own likelihood."""
@@ -72,10 +66,17 @@ class ReadOptions(TaskOptions):
     )
     batch_size: int = option(8, "windows per batch", metavar="N", low=1)
 
-    def __post_init__(self) -> None:
-        TaskOptions.__post_init__(self)
-        check_hop(self.hop)
-        check_reading(self.long_audio, self.hop, resample=self.resample)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
+        long_audio, hop = self.long_audio, self.hop
+        if hop is not None and not 0 < hop < math.inf:
+            raise UsageError(f"hop must be above 0 and at most a window's length, got {hop:g}")
+        if long_audio != "compat" and not self.resample:
+            raise UsageError(
+                f"only long_audio='compat' can ignore the file's rate, not {long_audio!r}"
+            )
+        if hop is not None and long_audio != "windows":
+            raise UsageError(f"hop is only for long_audio='windows', not {long_audio!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +127,10 @@ class GenerateOptions(PromptOptions):
         None, "sample from the fewest likeliest tokens with total probability P", metavar="P"
     )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
         # Not super(): slots=True replaces the class, and super() would look for the original.
-        PromptOptions.__post_init__(self)
+        PromptOptions.check(self)
         object.__setattr__(self, "stop_strings", _stop_strings(self.stop_strings))
         if self.samples is None and (self.top_k is not None or self.top_p is not None):
             raise UsageError("top_k and top_p are for sampled answers: give samples too")
@@ -155,8 +157,9 @@ class GenerateOptions(PromptOptions):
 class DescribeOptions(GenerateOptions):
     """Like :class:`GenerateOptions`, but the prompts are the released wrapper's."""
 
-    def __post_init__(self) -> None:
-        GenerateOptions.__post_init__(self)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
+        GenerateOptions.check(self)
         if self.task is not None or self.question is not None:
             raise UsageError("describe has its own prompts; use generate for tasks and questions")
 
@@ -179,8 +182,9 @@ class ClassifyOptions(GenerateOptions):
         None, "for log-likelihood: subtract the score for silence (default: none)"
     )
 
-    def __post_init__(self) -> None:
-        GenerateOptions.__post_init__(self)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
+        GenerateOptions.check(self)
         if LABEL not in self.template:
             raise UsageError(f"the template must hold {LABEL}, got {self.template!r}")
         (_check_matching if self.method == "text-matching" else _check_likelihood)(self)
@@ -208,8 +212,9 @@ class IndexOptions(GenerateOptions):
         "'pengi-rt[faiss]')",
     )
 
-    def __post_init__(self) -> None:
-        GenerateOptions.__post_init__(self)
+    def check(self) -> None:
+        """See :meth:`TaskOptions.check`."""
+        GenerateOptions.check(self)
         if self.samples is not None:
             raise UsageError("an index holds beam-search captions, not samples: leave out samples")
         if self.long_audio != "windows":

@@ -52,6 +52,10 @@ class TaskOptions:
             else:
                 value = whole(name, value, about.low, about.high)
             object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Check how the values fit together; each is already of its type and within its bounds."""
 
     @classmethod
     def given(cls, options: Self | None, keywords: Mapping[str, Any], verb: str) -> Self:
@@ -88,7 +92,7 @@ class TaskOptions:
 
 
 def described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:
-    """Every field of an options class by name: its type and its :class:`Option`."""
+    """Every field of an options class by name: its type, its default and its :class:`Option`."""
     return _described(cls)
 
 

@@ -1,10 +1,10 @@
 """Beam search over any backend, several clips at a time.
 
-:func:`~pengi_rt.kernels.beam_step_cpu.beam_step` chooses the next beams. Each choice is stored as
+The kernel :mod:`pengi_rt.kernels.beam_step_cpu` chooses the next beams. Each choice is stored as
 ``(source, token)`` per beam and step, and a hypothesis is read backwards from its last token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, DeviceSearch, Encoded
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import GenerativeConfig, generative
 from pengi_rt.decoding.backtrack import Hypotheses, read_hypotheses
 from pengi_rt.decoding.loop import (
     Choice,
@@ -22,7 +22,7 @@ from pengi_rt.decoding.loop import (
     require_decoder,
     stack_steps,
 )
-from pengi_rt.kernels.beam_step_cpu import BeamStep, beam_step
+from pengi_rt.kernels.beam_step_cpu import beam_step_cpu
 
 
 def search(
@@ -30,20 +30,18 @@ def search(
     prefixes: Sequence[F32],
     options: DecodeOptions,
     *,
-    on_step: Callable[[int], None] | None = None,
     is_finished: StopTest | None = None,
 ) -> list[Hypotheses]:
     """Search after every prefix: Pengi's beam search, ranked by mean log-probability per token.
 
     Clips do not influence each other. Once all beams of a clip are finished, its hypotheses are
-    final and its rows idle until the last clip is done. With ``on_step`` or ``is_finished``, the
-    host runs every step, even where the device could search by itself.
+    final and its rows idle until the last clip is done. With ``is_finished``, the host runs
+    every step, even where the device could search by itself.
 
     Args:
         backend: runs the decoder.
         prefixes: one ``[P, n_embd]`` float32 array per clip; ``P`` may differ.
         options: see :class:`DecodeOptions`.
-        on_step: called after each token with their number so far; its exceptions end the search.
         is_finished: called with every unfinished beam's tokens after each token; True ends it.
 
     Raises:
@@ -55,15 +53,11 @@ def search(
         return []
     lengths = np.array([len(prefix) for prefix in prefixes], np.int64)
     check_fits(int(lengths.max()), options, require_decoder(backend).config)
-    if on_step is None and is_finished is None and backend.device_search is not None:
+    if is_finished is None and backend.device_search is not None:
         trace = backend.device_search.search_prefix(pad(prefixes, lengths), lengths, options)
     else:
-        steps = list[BeamStep]()
-        for step in decode_steps(backend, prefixes, options, beam_choice(options), is_finished):
-            steps.append(step)
-            if on_step is not None:
-                on_step(len(steps))
-        trace = stack_steps(steps)
+        choose = beam_choice(options)
+        trace = stack_steps(list(decode_steps(backend, prefixes, options, choose, is_finished)))
     return read_hypotheses(trace, options.max_new_tokens)
 
 
@@ -75,29 +69,29 @@ class FusedSearch:
     """
 
     device: DeviceSearch
-    config: ModelConfig
+    config: GenerativeConfig
     options: DecodeOptions
 
-    def search_audio(self, wave: F32, suffix: F32) -> list[Hypotheses]:
-        """Search after the prefix of each recording and then ``suffix``.
+    def search_audio(self, wave: F32, text_prefix: F32) -> list[Hypotheses]:
+        """Search after the audio prefix of each window and then ``text_prefix``.
 
         Args:
             wave: ``[B, clip_samples]``.
-            suffix: ``[n, n_embd]``, the same after every recording.
+            text_prefix: ``[n, n_embd]``, the same after every window.
         """
-        self._check_fits(len(suffix))
-        trace = self.device.search_audio(wave, suffix, self.options)
+        self._check_fits(len(text_prefix))
+        trace = self.device.search_audio(wave, text_prefix, self.options)
         return read_hypotheses(trace, self.options.max_new_tokens)
 
     def search_new_prompt(
         self, wave: F32, ids: I64, suffix: F32
     ) -> tuple[Encoded, list[Hypotheses]]:
-        """Also encode a prompt, and search after the recording, the prompt and ``suffix``.
+        """Also encode the prompt, and search after the window, the prompt and ``suffix``.
 
         Args:
             wave: ``[B, clip_samples]``.
             ids: ``[1, T]``, the prompt's token ids.
-            suffix: ``[n, n_embd]``.
+            suffix: the additional text, ``[n, n_embd]``.
 
         Returns:
             The encoded prompt, and every clip's hypotheses.
@@ -107,7 +101,7 @@ class FusedSearch:
         return text, read_hypotheses(trace, self.options.max_new_tokens)
 
     def _check_fits(self, rows: int) -> None:
-        rows += self.config.audio_mapper.prefix_length
+        rows += self.config.audio_prefix_length
         check_fits(rows, self.options, self.config.decoder)
 
 
@@ -120,13 +114,13 @@ def fused_search(
     device = backend.device_search
     if device is None or is_finished is not None or not isinstance(options, DecodeOptions):
         return None
-    return FusedSearch(device, backend.config, options)
+    return FusedSearch(device, generative(backend.config), options)
 
 
 def beam_choice(options: DecodeOptions) -> Choice:
     """Choose the beams with the best averages."""
     return partial(
-        beam_step,
+        beam_step_cpu,
         beam_size=options.beam_size,
         temperature=options.divisor,
         stop_id=options.stop_id,

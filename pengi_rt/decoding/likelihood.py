@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, F64, I64, Backend, Decoder
-from pengi_rt.config.model import DecoderConfig
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.decoding.loop import pad, require_decoder
 from pengi_rt.decoding.trie import Trie, tries, width
 from pengi_rt.errors import UsageError

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import DecoderConfig
+from pengi_rt.config.parts import DecoderConfig
 
 KeyValue = tuple[Tensor, Tensor]
 """One layer's keys and values, each [B, heads, positions, head_dim]."""

@@ -7,7 +7,7 @@ class head. Returning the tokens as a sequence in time is our addition.
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config.model import HTSATConfig, exact_div
+from pengi_rt.config.parts import HTSATConfig, exact_div
 
 MASKED = -100.0  # added by the shift mask; -100 as released, not -inf
 

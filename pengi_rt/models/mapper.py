@@ -7,7 +7,7 @@ variant for ``base_no_text_enc``, its MLP, and our own variant for a sequence in
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config.model import MapperConfig, exact_div
+from pengi_rt.config.parts import MapperConfig, exact_div
 
 
 def make_mapper(config: MapperConfig, inputs: int, width: int, steps: int = 1) -> nn.Module:

@@ -92,5 +92,5 @@ def _header(file: BinaryIO, where: str) -> dict[str, Any]:
 
 
 def _start_digest(header: dict[str, Any]) -> "hashlib._Hash":
-    """The SHA-256 of a header without its digest; the caller goes on with the tensors."""
+    """The SHA-256 of a header without its digest; the caller continues with the tensors."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode())

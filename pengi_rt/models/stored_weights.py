@@ -147,7 +147,7 @@ def _round_half(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     half, kind = tensor.to(dtype), torch.finfo(dtype)
     if half.isinf().any():
         raise CheckpointError(
-            f"{name} has values up to {tensor.abs().max():.4g}, {kind.dtype} ends at "
+            f"{name} has values up to {tensor.abs().max():.4g}, but {kind.dtype} ends at "
             f"{kind.max:.5g}: store this model in float32"
         )
     error, whole = (
@@ -155,7 +155,7 @@ def _round_half(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     )
     if error > kind.eps * whole:
         raise CheckpointError(
-            f"{name} loses {error / whole:.2g} of itself in {kind.dtype}, its largest value is "
+            f"{name} loses {error / whole:.2g} of its norm in {kind.dtype}; its largest value is "
             f"{tensor.abs().max():.2g}: store this model in float32"
         )
     return half

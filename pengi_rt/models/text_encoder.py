@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pengi_rt.config.model import TextConfig
+from pengi_rt.config.parts import TextConfig
 from pengi_rt.models.projection import Projection
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from pengi_rt.config.family import Table, family_of
+from pengi_rt.config.backend import backends
+from pengi_rt.config.family import Table, family_of, tables_of
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.manifest import (
     WEIGHTS,
@@ -13,7 +14,6 @@ from pengi_rt.plan.manifest import (
     scale_name,
     tokenizer_entry,
 )
-from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import shown
 
 _EXPORT_AGAIN = "export the checkpoint again"
@@ -44,21 +44,20 @@ def check_complete(manifest: Manifest) -> None:
     """Check that a plan holds what its family, config and backends need.
 
     A plan holds either the graphs of its family or none; without graphs, it names backends that
-    read only the weights. Tokenizers, tables and the scales of an int8 plan are always there.
+    read only the weights. The tokenizer of every network that it holds, the decoder's tables and
+    the scales of an int8 plan are always there.
 
     Raises:
         PlanError: something is missing, or a tensor has the wrong shape or type.
     """
     family = family_of(manifest.config)
     _check_graphs(manifest, [name for name in family.graphs if name not in family.optional])
-    for entry in map(tokenizer_entry, family.tokenizers):
-        if entry not in manifest.entries:
+    for name in family.tokenizers:
+        entry = tokenizer_entry(name)
+        if name in manifest.networks and entry not in manifest.entries:
             raise PlanError(f"entry {entry} is missing, which every plan has: {_EXPORT_AGAIN}")
-    tables = lazily(family.tables)(manifest.config) if family.tables else {}
-    for name, table in tables.items():
-        if name not in manifest.tensors:
-            raise PlanError(f"tensor {name} is missing, which every plan has: {_EXPORT_AGAIN}")
-        _check_table(name, manifest.tensors[name], table, manifest.weights)
+    for table in tables_of(manifest.config).values() if "decoder" in manifest.parts else ():
+        _check_table(table, manifest.tensors, manifest.weights)
     for name, tensor in manifest.tensors.items():
         if tensor.dtype == "int8":
             _check_scale(name, manifest.tensors, needed=manifest.weights == "int8")
@@ -67,16 +66,22 @@ def check_complete(manifest: Manifest) -> None:
 def _check_graphs(manifest: Manifest, needed: Iterable[str]) -> None:
     if not manifest.graphs and not manifest.backends:
         raise PlanError(f"neither graphs nor a backend that needs none: {_EXPORT_AGAIN}")
-    if not manifest.graphs and "onnx" not in manifest.backends:
+    running = [spec.name for spec in backends() if spec.needs_graphs]
+    wanting = [name for name in manifest.backends if name in running]
+    if not manifest.graphs and not wanting:
         return
     for entry in map(graph_entry, needed):
         if entry not in manifest.entries:
+            whom = " and ".join(wanting or running)
             raise PlanError(
-                f"entry {entry} is missing, which every plan for onnx has: {_EXPORT_AGAIN}"
+                f"entry {entry} is missing, which every plan for {whom} has: {_EXPORT_AGAIN}"
             )
 
 
-def _check_table(name: str, stored: TensorRecord, table: Table, weights: str) -> None:
+def _check_table(table: Table, tensors: Mapping[str, TensorRecord], weights: str) -> None:
+    name, stored = table.tensor, tensors.get(table.tensor)
+    if stored is None:
+        raise PlanError(f"tensor {name} is missing, which every plan has: {_EXPORT_AGAIN}")
     if stored.shape != table.shape:
         raise PlanError(
             f"tensor {name} has shape {shown(list(stored.shape))}, but the config needs "

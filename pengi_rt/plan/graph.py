@@ -237,8 +237,8 @@ def _checked_bytes(tensor: Message, weights: int) -> int:
         _check_place(tensor, name, count * item, weights)
         return count * item
     raw = only(tensor, "raw_data", b"")
-    values = sum(len(tensor.get(f"{kind}_data", ())) for kind in ("float", "int32", "int64",
-                                                                  "double"))  # fmt: skip
+    kinds = ("float", "int32", "int64", "double")
+    values = sum(len(tensor.get(f"{kind}_data", ())) for kind in kinds)
     if len(raw) + item * values != count * item or "external_data" in tensor:
         raise ValueError(f"has a tensor {name} whose data do not fit its shape")
     return count * item

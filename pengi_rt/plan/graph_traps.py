@@ -10,8 +10,11 @@ from pengi_rt.plan.protobuf import Message, only
 
 _FLOAT32, _INT64, _BOOL = 1, 7, 9
 _FIXED_TYPES = {
-    "ArgMax": _INT64, "Shape": _INT64, "Equal": _BOOL, "LessOrEqual": _BOOL,
-}  # fmt: skip
+    "ArgMax": _INT64,
+    "Shape": _INT64,
+    "Equal": _BOOL,
+    "LessOrEqual": _BOOL,
+}
 _TYPED_BY = {"DequantizeLinear": 1, "Where": 1}
 """The index of the input that has the output's type, if it is not the first input."""
 
@@ -23,8 +26,9 @@ def check_traps(graph: Message) -> None:
         ValueError: there is one, or a name has two values; the message continues "it ".
     """
     types = {only(value, "name"): _elem_type(value) for value in graph.get("input", [])}
-    types |= {only(tensor, "name"): only(tensor, "data_type")
-              for tensor in graph.get("initializer", [])}  # fmt: skip
+    types |= {
+        only(tensor, "name"): only(tensor, "data_type") for tensor in graph.get("initializer", [])
+    }
     for node in graph.get("node", []):
         name = node["op_type"][0]
         made = _output_type(node, name, types)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pengi_rt.config.choices import WEIGHTS_NAMES
-from pengi_rt.config.family import FamilySpec, family_of, read_config
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, FamilySpec, family_of, read_config
 from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.system.quote import shown
 from pengi_rt.system.strict_json import Limits, parse
@@ -149,7 +148,7 @@ class Manifest:
     """``plan.json``. The generation defaults are in ``config.generation``."""
 
     format: int = FORMAT_VERSION
-    config: ModelConfig
+    config: FamilyConfig
     weights: str = "fp32"  # how the weights are stored; the backend chooses the arithmetic
     graphs: tuple[str, ...]
     backends: tuple[str, ...]
@@ -161,12 +160,17 @@ class Manifest:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What the plan can do, given its graphs."""
+        """What the plan can do, given its config and its parts."""
         return family_of(self.config).tasks_of(self.parts)
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """The plan's graphs; a plan without graphs holds the weights of all of them."""
+    def parts(self) -> frozenset[str]:
+        """The parts that the plan holds: some of :data:`pengi_rt.config.family.PARTS`."""
+        return family_of(self.config).parts_of(self.config, self.networks)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The graphs whose weights the plan holds: its own, or all if it has no graphs."""
         return self.graphs or tuple(family_of(self.config).graphs)
 
     def to_json(self) -> str:
@@ -235,7 +239,7 @@ def _with_present_keys(data: object) -> object:
     return data
 
 
-def _config(data: object) -> ModelConfig:
+def _config(data: object) -> FamilyConfig:
     try:
         return read_config(data)
     except (UsageError, OverflowError) as error:

@@ -48,12 +48,19 @@ def decoder_graph(config: ModelConfig) -> GraphRules:
     )
 
 
+def parts(config: ModelConfig) -> Mapping[str, tuple[str, ...]]:
+    """The parts that the graphs are: only CLIP's tower gives a text one embedding."""
+    text = ("prompt", "text") if config.text.kind == "clip" else ("prompt",)
+    return {"audio": ("audio",), "text": text, "decoder": ("decoder",)}
+
+
 def tables(config: ModelConfig) -> Mapping[str, Table]:
     """The decoder's embeddings of tokens and of positions."""
     decoder = config.decoder
+    tokens, positions = (decoder.vocab_size, decoder.n_embd), (decoder.n_positions, decoder.n_embd)
     return {
-        "decoder.wte.weight": Table((decoder.vocab_size, decoder.n_embd), int8=True),
-        "decoder.wpe.weight": Table((decoder.n_positions, decoder.n_embd), int8=False),
+        "tokens": Table("decoder.wte.weight", tokens, int8=True),
+        "positions": Table("decoder.wpe.weight", positions, int8=False),
     }
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pengi_rt.config.family import family_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, family_of
 from pengi_rt.errors import PlanError, UsageError
 from pengi_rt.plan.consistency import check_complete, check_layout
 from pengi_rt.plan.file_kind import HEAD, not_a_plan
@@ -45,7 +44,7 @@ _FETCH_AGAIN = "its checksum does not match; fetch or export the plan again"
 class Plan:
     """An open plan, read-only; everything it returns is a view of the mapped file or a copy.
 
-    The file may be renamed, replaced or deleted in the meantime (:class:`PlanWriter` replaces).
+    The file may be renamed, replaced or deleted in the meantime (``PlanWriter`` replaces).
     Truncating it in place crashes this process, as with every mapped file.
 
     Attributes:
@@ -96,7 +95,7 @@ class Plan:
                 contents.file.close()
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> FamilyConfig:
         """The model config, including its generation defaults."""
         return self.manifest.config
 
@@ -296,15 +295,22 @@ def _check_entries(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
             raise PlanError(f"entry {shown(name)} does not belong in a plan")
         if name not in stored:
             raise PlanError(f"entry {name} is missing")
-        if stored[name] != recorded.get(name):
-            raise PlanError(f"entry {name} has {stored[name]} bytes, unlike {MANIFEST} says")
+        if name not in recorded:
+            raise PlanError(f"entry {name} is not listed in {MANIFEST}")
+        if stored[name] != recorded[name]:
+            raise PlanError(
+                f"entry {name} has {stored[name]} bytes, but {MANIFEST} says {recorded[name]}"
+            )
         if name != WEIGHTS and stored[name] > _MAX_ENTRY:
             raise PlanError(
                 f"entry {name} has {stored[name]} bytes, which is too long for any plan"
             )
     graphs = [name for name in stored if name.startswith("graphs/")]
-    if graphs != [graph_entry(name) for name in manifest.graphs]:
-        raise PlanError(f"the plan's graphs are {shown(graphs)}, unlike {MANIFEST} says")
+    listed = [graph_entry(name) for name in manifest.graphs]
+    if graphs != listed:
+        raise PlanError(
+            f"the plan's graphs are {shown(graphs)}, but {MANIFEST} lists {shown(listed)}"
+        )
 
 
 def _sha256(file: mmap, start: int, size: int) -> str:

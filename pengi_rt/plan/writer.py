@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from pengi_rt.config.family import family_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, family_of
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.consistency import check_complete
 from pengi_rt.plan.manifest import (
@@ -41,7 +40,7 @@ class PlanWriter:
 
     Example::
 
-        with PlanWriter("pengi.plan", config) as writer:
+        with PlanWriter("pengi.plan", config, backends=names) as writer:
             records = writer.add_tensors(weights)
             writer.add("graphs/audio.onnx", graph)
             report = check(writer.seal())
@@ -59,11 +58,11 @@ class PlanWriter:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        config: ModelConfig,
+        config: FamilyConfig,
         *,
+        backends: tuple[str, ...],
         source: Source | None = None,
         tools: Mapping[str, str] | None = None,
-        backends: tuple[str, ...] = ("onnx",),
         weights: str = "fp32",
     ) -> None:
         """Start a plan.
@@ -71,9 +70,9 @@ class PlanWriter:
         Args:
             path: where it will be; a link is followed.
             config: the model, its generation defaults included.
+            backends: the backends that can run it.
             source: the checkpoint it comes from.
             tools: versions, by package, of the tools that made it.
-            backends: the backends that can run it.
             weights: how the weights are stored.
 
         Raises:

@@ -21,9 +21,8 @@ SENTINEL = 0xFFFFFFFF  # in a 32-bit field: the value is in the zip64 record
 ZIP64_LIMIT = SENTINEL
 MAX_DIRECTORY = 1 << 16  # bytes: some 500 entries
 
-LOCAL_MAGIC, CENTRAL_MAGIC, END_MAGIC, ZIP64_END_MAGIC = (
-    b"PK\3\4", b"PK\1\2", b"PK\5\6", b"PK\6\6",
-)  # fmt: skip
+LOCAL_MAGIC, CENTRAL_MAGIC = b"PK\3\4", b"PK\1\2"
+END_MAGIC, ZIP64_END_MAGIC = b"PK\5\6", b"PK\6\6"
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.render.fields import audio_fields, span, window_count
-from pengi_rt.render.rows import FORMATS, Row
+from pengi_rt.render.rows import FORMATS, ResultRows, Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ CLASSIFICATION_COLUMNS: Final = (
 )
 
 
-class ClassificationRows:
+class ClassificationRows(ResultRows["Classification"]):
     """Makes rows of classifications, with only the ``best`` labels."""
+
+    columns = CLASSIFICATION_COLUMNS
 
     def __init__(self, form: str, *, best: int | None, headed: bool) -> None:
         """Make rows for the format ``form``; ``headed`` text has the recording's name above it."""
@@ -39,11 +41,9 @@ class ClassificationRows:
         """The rows of a recording."""
         return self._rows(result)
 
-    @staticmethod
-    def line(row: Row) -> str:
-        """A row as text, in the format ``text``."""
-        block: str = row["block"]
-        return block
+    def row_count(self, windows: int) -> int:
+        """One per window, if there are several, and one for the whole recording."""
+        return windows + (windows > 1)
 
     def _nested(self, result: "Classification") -> Iterator[Row]:
         """One row per window, if there are several, then one for the whole recording."""

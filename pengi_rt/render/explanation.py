@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.render.fields import audio_fields, span, window_count
-from pengi_rt.render.rows import FORMATS, Row
+from pengi_rt.render.rows import FORMATS, ResultRows, Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ EXPLANATION_COLUMNS: Final = (
 )
 
 
-class ExplanationRows:
+class ExplanationRows(ResultRows["Explanation"]):
     """Makes rows of explanations."""
+
+    columns = EXPLANATION_COLUMNS
 
     def __init__(self, form: str, *, headed: bool) -> None:
         """Make rows for the format ``form``; ``headed`` text has the recording's name above it."""
@@ -36,12 +38,6 @@ class ExplanationRows:
     def __call__(self, explanation: "Explanation") -> Iterator[Row]:
         """The rows of an explanation, or of a part of one."""
         return self._rows(explanation)
-
-    @staticmethod
-    def line(row: Row) -> str:
-        """A row as text, in the format ``text``."""
-        block: str = row["block"]
-        return block
 
     def _block(self, explanation: "Explanation") -> Iterator[Row]:
         begins = explanation.window_range is None or explanation.window_range.is_first

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pengi_rt.render.fields import audio_fields, span, window_count
-from pengi_rt.render.rows import Row
+from pengi_rt.render.rows import ResultRows, Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
@@ -25,16 +25,32 @@ GENERATION_COLUMNS: Final = (
 )
 
 
-class GenerationRows:
+class GenerationRows(ResultRows["Result"]):
     """Makes rows of results, with windows treated in one of the ways of :data:`WINDOWS`.
 
     Unless each window has its own row, partial results wait for the last one; only the data that
     the rows need are kept.
     """
 
-    def __init__(self, windows: str) -> None:
+    columns = GENERATION_COLUMNS
+
+    def __init__(self, windows: str, *, headed: bool, prompts: int) -> None:
+        """Make rows of answers to so many ``prompts``.
+
+        ``headed`` lines of text begin with the recording's name.
+        """
         self._way = windows
         self._windows: list[Window] = []
+        self._prompts = prompts
+        self._line = TextLine(recordings=headed, prompts=prompts > 1)
+
+    def line(self, row: Row) -> str:
+        """A row as text, in the format ``text``."""
+        return self._line(row)
+
+    def row_count(self, windows: int) -> int | None:
+        """One per window and prompt; not known yet if windows are merged or pooled."""
+        return windows * self._prompts if self._way == "each" else None
 
     def __call__(self, result: "Result") -> Iterator[Row]:
         """The rows that can be made after this result, or part of one."""

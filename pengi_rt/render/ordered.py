@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pengi_rt.render.rows import Row
 from pengi_rt.results.window_range import WindowRange
 
-Count = Callable[[int], int]
-"""Gives the number of a recording's rows from the number of its windows."""
+Count = Callable[[int], int | None]
+"""Gives the number of a recording's rows from that of its windows; None if it is not known yet."""
 
 
 @dataclass
@@ -36,9 +36,9 @@ class OrderedRows:
         self,
         write: Callable[[Iterable[Row]], None],
         on_done: Callable[[], None],
-        count: Count | None = None,
+        count: Count,
     ) -> None:
-        """Without ``count``, marked rows of a recording wait for its last row."""
+        """If ``count`` gives None, marked rows of a recording wait for its last row."""
         self._write = write
         self._on_done = on_done
         self._count = count
@@ -73,11 +73,10 @@ class OrderedRows:
         entry = self._first
         entry.rows += rows
         entry.missing -= window_range is None or window_range.is_last
-        if entry.total is None:
-            if window_range is not None and self._count is not None:
-                entry.total = self._count(window_range.total)
-            elif not entry.missing:
-                entry.total = len(entry.rows)
+        if entry.total is None and window_range is not None:
+            entry.total = self._count(window_range.total)
+        if entry.total is None and not entry.missing:
+            entry.total = len(entry.rows)
         done = not entry.missing
         self._write_ready()
         return done

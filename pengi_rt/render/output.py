@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.resume import ResumeState
-from pengi_rt.system.files import locked, move_into_place, replaceable_mode
+from pengi_rt.system.files import locked, move_into_place, replaceable_mode, status_of
 from pengi_rt.system.streams import STDIO, Output, standard_output
 
 PART = ".part"
@@ -35,7 +35,7 @@ def open_output(path: str | None, resume: ResumeState | None = None) -> Iterator
         output.flush()
         return
     target = Path(os.path.realpath(path))
-    found, name = _status(target), f"--output {path}"
+    found, name = status_of(target), f"--output {path}"
     if path.endswith(os.sep) or (found and stat.S_ISDIR(found.st_mode)):
         raise UsageError(f"{name} is a folder; name a file")
     if found and not stat.S_ISREG(found.st_mode):
@@ -110,13 +110,7 @@ def _finish(target: Path, part: Path, name: str, resume: ResumeState | None) -> 
 
 def _is_stdout(path: str) -> bool:
     """Whether ``path`` is the same as standard output, like /dev/stdout."""
-    found = _status(path)
+    found = status_of(path)
     with suppress(OSError, AttributeError):
         return found is not None and os.path.samestat(found, os.fstat(sys.stdout.fileno()))
     return False
-
-
-def _status(path: str | Path) -> os.stat_result | None:
-    with suppress(OSError):
-        return os.stat(path)  # noqa: PTH116 - a name that Path cannot be
-    return None

@@ -148,7 +148,7 @@ def save_picture(figure: "Figure", path: Path) -> None:
 def mel_spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """Power in :data:`N_MELS` bands, [N_MELS, frames], dB under the loudest, at least the floor.
 
-    Only for display: the model's own spectrogram uses its :class:`MelConfig`.
+    Only for display: the model's own spectrogram uses its ``MelConfig``.
     """
     size = max(64, round(_WINDOW * rate) // 2 * 2)
     hop = max(1, round(_HOP * rate), -(-samples.size // _FRAMES))

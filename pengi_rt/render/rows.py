@@ -12,13 +12,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import SimpleNamespace, TracebackType
-from typing import Any, Final, Literal, Self
+from types import SimpleNamespace
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from pengi_rt.errors import InputError
 from pengi_rt.render.subtitles import Srt, Subtitles, Vtt
 from pengi_rt.system.quote import printable, printable_json
 from pengi_rt.system.streams import Output
+
+AnyResult = TypeVar("AnyResult")
 
 Row = dict[str, Any]
 """JSON-ready. One with ``error`` stands for a recording that could not be read."""
@@ -140,6 +142,26 @@ FORMATS: Final[Mapping[str, type[RowFormat]]] = {
 SUBTITLES: Final[Mapping[str, type[RowFormat]]] = {"srt": _Srt, "vtt": _Vtt}
 
 
+class ResultRows(Generic[AnyResult]):
+    """Makes rows of one kind of result, and says how they are shown."""
+
+    columns: Sequence[str]
+    """See :class:`Style`."""
+
+    def __call__(self, result: AnyResult) -> Iterable[Row]:
+        """The rows that can be made after ``result``, or a part of one."""
+        raise NotImplementedError
+
+    def line(self, row: Row) -> str:
+        """A row as text, in the format ``text``."""
+        block: str = row["block"]
+        return block
+
+    def row_count(self, windows: int) -> int | None:  # noqa: ARG002 - for subclasses
+        """The number of rows of a recording with ``windows``; None if it is not known yet."""
+        return None
+
+
 class RowWriter:
     """Writes rows as they come, and finishes the document however the block ends.
 
@@ -165,12 +187,7 @@ class RowWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
             self._finish()
         elif self._count:

@@ -11,7 +11,6 @@ has no standard; players agree on a number, a line of times, the text, and an em
 
 import math
 import re
-from collections.abc import Iterable, Iterator
 
 from pengi_rt.errors import UsageError
 from pengi_rt.results.timeline import Timed
@@ -70,38 +69,6 @@ class Vtt(Subtitles):
     def _written(self, start: int, end: int, text: str) -> str:
         times = f"{_stamp(start, '.')} --> {_stamp(end, '.')}"
         return f"{times}\n{text.translate(_VTT_ESCAPES)}\n"
-
-
-def srt(segments: Iterable[Timed]) -> str:
-    """All segments as the text of an SRT file. Raises like :meth:`Subtitles.cue`."""
-    return "".join(srt_cues(segments))
-
-
-def vtt(segments: Iterable[Timed]) -> str:
-    """All segments as the text of a WebVTT file. Raises like :meth:`Subtitles.cue`."""
-    return "".join(vtt_cues(segments))
-
-
-def srt_cues(segments: Iterable[Timed]) -> Iterator[str]:
-    """SRT, a piece for every segment with text.
-
-    Args:
-        segments: of one recording, in time order.
-
-    Raises:
-        UsageError: as for :meth:`Subtitles.cue`.
-    """
-    return _pieces(Srt(), segments)
-
-
-def vtt_cues(segments: Iterable[Timed]) -> Iterator[str]:
-    """WebVTT: its header, then a piece for every segment with text. As :func:`srt_cues`."""
-    return _pieces(Vtt(), segments)
-
-
-def _pieces(subtitles: Subtitles, segments: Iterable[Timed]) -> Iterator[str]:
-    yield from filter(None, [subtitles.head])
-    yield from filter(None, map(subtitles.cue, segments))
 
 
 def _milliseconds(seconds: float) -> int:

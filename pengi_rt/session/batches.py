@@ -1,18 +1,18 @@
-"""Turn recordings into batches of windows, and a task's outputs back into recordings' outputs."""
+"""Turn a call's recordings into batches of windows, and outputs back into what the call returns."""
 
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 
-from pengi_rt.audio.audio_like import is_one
-from pengi_rt.audio.recording import AudioLike, Recording, load_windows
+from pengi_rt.audio.audio_like import is_one, is_several
+from pengi_rt.audio.recording import AudioLike, Recording, read_recording
 from pengi_rt.backends.protocol import F32
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.results.window_range import WindowRange
@@ -20,13 +20,46 @@ from pengi_rt.system.quote import one_line, shown
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Output = TypeVar("Output")
 
 Audio = AudioLike | Recording
 """A recording as the caller gives it."""
 
+OneOrMany = Audio | Sequence[Audio]
+Prompts = str | Sequence[str] | None
+
 OnError = Callable[[Audio, AudioError], None]
 """Called with a recording that cannot be read to its end; reading continues with the next one."""
+
+
+def as_list(audio: OneOrMany) -> Sequence[Audio]:
+    """The recordings as a list, even if there is only one. ``(samples, rate)`` counts as one."""
+    return cast("Sequence[Audio]", audio if is_several(audio) else [audio])
+
+
+@overload
+def shaped_like(audio: object, results: list[Item]) -> Item | list[Item]: ...
+
+
+@overload
+def shaped_like(
+    audio: object, results: list[Item], prompts: Prompts
+) -> Item | list[Item] | list[list[Item]]: ...
+
+
+def shaped_like(
+    audio: object, results: list[Item], prompts: Prompts = None
+) -> Item | list[Item] | list[list[Item]]:
+    """The results for ``audio``: a list if it is a list, otherwise its single result.
+
+    If ``prompts`` is a list, each recording's result is itself a list, one result per prompt.
+    """
+    if prompts is None or isinstance(prompts, str):
+        return results if is_several(audio) else results[0]
+    size = len(prompts)
+    groups = [results[first : first + size] for first in range(0, len(results), size)]
+    return groups if is_several(audio) else groups[0]
 
 
 class BatchSlice(NamedTuple):
@@ -44,7 +77,7 @@ class Batch:
     """Windows that go through the model together, of one recording or of several."""
 
     windows: F32
-    """``[n, clip_samples]``, read-only."""
+    """``[n, clip_samples]``; a single window may be a view of its recording: do not write to it."""
     slices: tuple[BatchSlice, ...]
     read_seconds: float
     """Time spent drawing, decoding, resampling and cutting the recordings."""
@@ -87,7 +120,7 @@ class RecordingOutputs(NamedTuple, Generic[Output]):
 
 def window_batches(
     recordings: Iterable[Audio],
-    config: ModelConfig,
+    config: FamilyConfig,
     options: ReadOptions,
     *,
     on_error: OnError | None = None,
@@ -111,31 +144,32 @@ def window_batches(
         )
     if on_error is not None and not callable(on_error):
         raise UsageError(f"on_error must be a function or None, got {shown(on_error)}")
-    return _Reader(config, options, on_error).batches(recordings)
+    return _batches(recordings, config, options, on_error)
 
 
-def split_by_recording(
-    batches: Iterable[Batch],
-    run: Callable[[Batch], Sequence[Output]],
-    *,
-    partial_results: bool = False,
-) -> Iterator[RecordingOutputs[Output]]:
-    """Run a task on every batch and sort its outputs, one per window, by recording.
+class OutputsByRecording(Generic[Output]):
+    """Sorts a task's outputs, which come batch by batch, one per window, by recording.
 
-    A recording's outputs are yielded once it is complete; with ``partial_results``, after each
-    batch. A recording that cannot be read to its end is never complete.
+    A recording's outputs are complete with its last window; with ``partial_results``, they are
+    handed on after each batch. A recording that cannot be read to its end is never complete.
     """
-    outputs: list[Output] = []
-    for batch in batches:
-        batch_outputs = run(batch)
+
+    def __init__(self, *, partial_results: bool = False) -> None:
+        self._partial = partial_results
+        self._outputs: list[Output] = []
+
+    def add(self, batch: Batch, outputs: Sequence[Output]) -> list[RecordingOutputs[Output]]:
+        """The outputs that are complete after this batch, in order."""
+        complete = []
         for recording, first, rows in batch.slices:
-            if partial_results or first == 0:
-                outputs = []
-            outputs += batch_outputs[rows]
-            if partial_results:
-                yield RecordingOutputs(recording, first, outputs)
-            elif len(outputs) == len(recording):
-                yield RecordingOutputs(recording, 0, outputs)
+            if self._partial or first == 0:
+                self._outputs = []
+            self._outputs += outputs[rows]
+            if self._partial:
+                complete.append(RecordingOutputs(recording, first, self._outputs))
+            elif len(self._outputs) == len(recording):
+                complete.append(RecordingOutputs(recording, 0, self._outputs))
+        return complete
 
 
 def _spans(recording: Recording, first: int, count: int) -> Iterator[tuple[float, float]]:
@@ -143,133 +177,89 @@ def _spans(recording: Recording, first: int, count: int) -> Iterator[tuple[float
     return zip(recording.starts[windows], recording.ends[windows], strict=True)
 
 
-_END: Any = object()
+def _batches(
+    recordings: Iterable[Audio],
+    config: FamilyConfig,
+    options: ReadOptions,
+    on_error: OnError | None,
+) -> Iterator[Batch]:
+    """Full batches; before an error and at the end, the windows that remain."""
+    rng = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
+    filling = _FillingBatch()
+    try:
+        for given in recordings:
+            is_read = False
+            try:
+                if isinstance(given, Recording):
+                    recording = given
+                else:
+                    recording = read_recording(given, config, options, rng)
+                _check_recording(recording, config, options)
+                is_read = True
+                for index, window in enumerate(recording):
+                    filling.add(recording, index, window)
+                    if len(filling.windows) == options.batch_size:
+                        yield from filling.rest()
+            except AudioError as error:
+                if is_read:  # answer its first windows before reporting the error
+                    yield from filling.rest()
+                if on_error is None:
+                    raise
+                on_error(given, error)
+    except Exception:
+        yield from filling.rest()
+        raise
+    yield from filling.rest()
 
 
-class _Reader:
-    """Reads recordings and fills batches with their windows."""
+class _FillingBatch:
+    """The batch that is being filled, and when that began."""
 
-    def __init__(self, config: ModelConfig, options: ReadOptions, on_error: OnError | None) -> None:
-        self._config = config
-        self._options = options
-        self._on_error = on_error
-        self._generator = random.Random(options.seed)  # noqa: S311 - a crop, reproducible
-        self._windows: list[F32] = []
+    def __init__(self) -> None:
+        self.windows: list[F32] = []
         self._slices: list[BatchSlice] = []
-        self._reading = _Stopwatch()
+        self._started = perf_counter()
 
-    def batches(self, recordings: Iterable[Audio]) -> Iterator[Batch]:
-        """Full batches; before an error and at the end, the windows that remain."""
-        drawn = iter(recordings)
-        try:
-            while True:
-                with self._reading:
-                    given = next(drawn, _END)
-                if given is _END:
-                    break
-                yield from self._read(given)
-        except Exception:
-            yield from self._rest()
-            raise
-        yield from self._rest()
-
-    def _read(self, given: Audio) -> Iterator[Batch]:
-        """The batches filled by one recording."""
-        recording: Recording | None = None
-        try:
-            with self._reading:
-                recording = self._load(given)
-                windows = iter(recording)
-            for index in range(len(recording)):
-                with self._reading:
-                    window = next(windows)
-                self._add(recording, index, window)
-                if len(self._windows) == self._options.batch_size:
-                    yield from self._rest()
-        except AudioError as error:
-            if recording is not None:  # answer its first windows before reporting the error
-                yield from self._rest()
-            if self._on_error is None:
-                raise
-            self._on_error(given, error)
-
-    def _load(self, given: Audio) -> Recording:
-        """Load the recording; log its warnings, or raise AudioError for them (``strict``)."""
-        options = self._options
-        if isinstance(given, Recording):
-            recording = given
-            _check_windows(recording, self._config)
-        else:
-            recording = read_recording(given, self._config, options, self._generator)
-        if recording.truncated and options.long_audio != "windows":
-            logger.warning(
-                "%s: only one window is answered (long_audio %s)",
-                one_line(recording.name),
-                options.long_audio,
-            )
-        for warning in recording.warnings:
-            name = one_line(recording.name)
-            if options.strict:
-                raise AudioError(f"{name}: {warning}")
-            logger.warning("%s: %s", name, warning)
-        return recording
-
-    def _add(self, recording: Recording, index: int, window: F32) -> None:
-        row = len(self._windows)
-        self._windows.append(window)
+    def add(self, recording: Recording, index: int, window: F32) -> None:
+        """Add window number ``index`` of a recording."""
+        row = len(self.windows)
+        self.windows.append(window)
         if self._slices and self._slices[-1].recording is recording and index:
             recording, index, rows = self._slices.pop()
             row = rows.start
-        self._slices.append(BatchSlice(recording, index, slice(row, len(self._windows))))
+        self._slices.append(BatchSlice(recording, index, slice(row, len(self.windows))))
 
-    def _rest(self) -> Iterator[Batch]:
-        """A batch of the windows collected so far, if any."""
-        if self._windows:
-            with self._reading:
-                windows = _stack(self._windows)
-            batch = Batch(windows, tuple(self._slices), self._reading.seconds)
-            self._windows, self._slices, self._reading = [], [], _Stopwatch()
-            yield batch
+    def rest(self) -> Iterator[Batch]:
+        """The batch, if it holds a window; the next one begins when the caller comes back."""
+        if self.windows:
+            windows = _stack(self.windows)
+            yield Batch(windows, tuple(self._slices), perf_counter() - self._started)
+            self.windows, self._slices, self._started = [], [], perf_counter()
 
 
-def read_recording(
-    given: AudioLike, config: ModelConfig, options: ReadOptions, rng: random.Random
-) -> Recording:
-    """Read and cut a recording as ``options`` say. Raises like :func:`load_windows`."""
-    return load_windows(
-        given,
-        config,
-        long_audio=options.long_audio,
-        hop=options.hop,
-        rng=rng,
-        resample=options.resample,
-        allow_truncated=options.allow_truncated,
-        strict=options.strict,
-    )
+def _check_recording(recording: Recording, config: FamilyConfig, options: ReadOptions) -> None:
+    """Log the recording's warnings, or raise AudioError for them (``strict``).
 
-
-class _Stopwatch:
-    """Adds up the time spent in its ``with`` blocks, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._started = 0.0
-
-    def __enter__(self) -> None:
-        self._started = perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += perf_counter() - self._started
-
-
-def _stack(windows: Sequence[F32]) -> F32:
-    """Stack windows into one array; a single window is not copied."""
-    return windows[0][None] if len(windows) == 1 else np.stack(windows)
-
-
-def _check_windows(recording: Recording, config: ModelConfig) -> None:
+    Raises UsageError for windows of another length.
+    """
     if recording.clip_samples != config.clip_samples:
         raise UsageError(
             f"{recording.name}: was cut into windows of {recording.clip_samples} samples for "
             f"another plan; this one needs {config.clip_samples}: load it again with this config"
         )
+    if recording.truncated and options.long_audio != "windows":
+        logger.warning(
+            "%s: only one window is answered (long_audio %s)",
+            one_line(recording.name),
+            options.long_audio,
+        )
+    for warning in recording.warnings:
+        name = one_line(recording.name)
+        if options.strict:
+            raise AudioError(f"{name}: {warning}")
+        logger.warning("%s: %s", name, warning)
+
+
+def _stack(windows: Sequence[F32]) -> F32:
+    """Stack windows into one array; a single window is not copied."""
+    return windows[0][None] if len(windows) == 1 else np.stack(windows)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar, cast
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar, cast
 
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
-from pengi_rt.config.family import family_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import FamilyConfig, GenerativeConfig, family_of
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
 from pengi_rt.plan.manifest import tokenizer_entry
@@ -26,15 +27,18 @@ CACHED_VALUES = 8
 Value = TypeVar("Value")
 
 
-class EncodedText(NamedTuple):
-    """A prompt after the text encoder and its mapping network, float32."""
+@dataclass(slots=True, eq=False)
+class CachedPrompt:
+    """A tokenized prompt, and its prefix once it has been encoded."""
 
-    embedding: F32
-    """``[d_proj]``; without a text encoder ``[T, n_embd]``."""
-    prefix: F32
-    """``[prefix_length, n_embd]``."""
+    ids: I64
+    """``[T]``"""
     truncated: bool
     """Whether the prompt was truncated to fit."""
+    rows: int
+    """Of its prefix."""
+    prefix: F32 | None = None
+    """``[prefix_length, n_embd]``, from the text encoder and its mapping network."""
 
 
 class Session:
@@ -43,15 +47,28 @@ class Session:
     def __init__(self, plan: Plan, backend: Backend) -> None:
         self.plan = plan
         self.backend = backend
-        self.config: ModelConfig = plan.config
+        self.config: FamilyConfig = plan.config
         tokenizers = {
             name: _open_tokenizer(plan, name, kind)
             for name, kind in family_of(plan.config).tokenizers.items()
+            if name in plan.manifest.networks
         }
-        # None if the family has no such part: Plan.require refuses the tasks that need it.
+        # None if the plan has no such part: Plan.require refuses the tasks that need it.
+        generative = plan.config if isinstance(plan.config, GenerativeConfig) else None
+        self.generative = cast("GenerativeConfig", generative)
         self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
         self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
-        self._prompts: LRU[str, EncodedText] = LRU(CACHED_PROMPTS)
+        tokenizer, config = (
+            self.prompt_tokenizer,
+            self.generative,
+        )  # not self: it would be freed late
+
+        @lru_cache(CACHED_PROMPTS)
+        def tokenize(prompt: str, strict: bool) -> CachedPrompt:
+            ids, truncated = tokenizer.encode(prompt, strict=strict)
+            return CachedPrompt(ids, truncated, config.prompt_rows(len(ids)))
+
+        self._prompts = tokenize
         self._values: LRU[Hashable, object] = LRU(CACHED_VALUES)
         self._lock = FairLock()
         self._closed = False
@@ -113,30 +130,25 @@ class Session:
         with self.exclusive():
             return self.backend.encoders.encode_text(ids)
 
-    def encode_prompt(self, prompt: str) -> EncodedText:
-        """Encode a prompt; cached, because a few prompts are usually used for many recordings.
+    def cached_prompt(self, text: str, *, strict: bool = False) -> CachedPrompt:
+        """Tokenize a prompt; cached, because a few prompts are usually used for many recordings.
 
         Raises:
             BackendError: as for :meth:`exclusive`.
-            PromptError: the prompt is not valid text.
+            PromptError: the prompt is not valid text, or is too long (``strict``).
         """
         with self.exclusive():
+            return self._prompts(text, strict)
 
-            def encode() -> EncodedText:
-                tokens = self.prompt_tokenizer.encode(prompt)
-                embedding, prefix = self.encode_texts(tokens.ids[None])
-                return EncodedText(embedding[0], prefix[0], tokens.truncated)
+    def encode_prompt(self, prompt: CachedPrompt) -> F32:
+        """The prompt's prefix ``[prefix_length, n_embd]``, encoded unless it was before.
 
-            return self._prompts.get_or_make(prompt, encode)
-
-    def has_prompt(self, prompt: str) -> bool:
-        """Whether the prompt is in the cache of :meth:`encode_prompt`."""
-        return prompt in self._prompts
-
-    def store_prompt(self, prompt: str, encoded: EncodedText) -> None:
-        """Put a prompt that was encoded elsewhere into the cache of :meth:`encode_prompt`."""
-        with self.exclusive():
-            self._prompts.get_or_make(prompt, lambda: encoded)
+        Raises:
+            BackendError: as for :meth:`exclusive`.
+        """
+        if prompt.prefix is None:
+            prompt.prefix = self.encode_texts(prompt.ids[None]).prefix[0]
+        return prompt.prefix
 
     def embed_tokens(self, ids: Sequence[int]) -> F32:
         """The decoder's embeddings of ``n`` token ids: ``[n, n_embd]``, without positions.
@@ -144,9 +156,9 @@ class Session:
         Raises:
             BackendError: as for :meth:`exclusive`.
         """
+        if not len(ids):
+            return np.empty((0, self.generative.decoder.n_embd), np.float32)
         with self.exclusive():
-            if not len(ids):
-                return np.empty((0, self.config.decoder.n_embd), np.float32)
             return require_decoder(self.backend).embed_tokens(np.asarray(ids, np.int64))
 
     def cached(self, key: Hashable, make: Callable[[], Value]) -> Value:
@@ -158,18 +170,13 @@ class Session:
         with self.exclusive():
             return cast("Value", self._values.get_or_make(key, make))
 
-    @property
-    def has_joint_embeddings(self) -> bool:
-        """Whether a text has a single embedding that can be compared with others by cosine."""
-        return self.config.text.kind == "clip"
-
     def close(self) -> None:
         """Free the backend's memory and unmap the plan. The session is not used again."""
         with self._lock:
             if self._forked:  # the memory belongs to the parent
                 return
             self._closed = True
-            self._prompts.clear()
+            self._prompts.cache_clear()
             self._values.clear()
             self.backend.close()
             self.plan.close()
@@ -181,9 +188,9 @@ class Session:
         self._lock = FairLock()
 
 
-def full_prefixes(audio: F32, suffix: F32) -> Sequence[F32]:
-    """Each window's whole prefix: its audio prefix (``[B, a, n_embd]``), then ``suffix``."""
-    return [np.concatenate([prefix, suffix]) for prefix in audio]
+def full_prefixes(audio: F32, text: F32) -> Sequence[F32]:
+    """Each window's whole prefix: its audio prefix (``[B, a, n_embd]``), then the text prefix."""
+    return [np.concatenate([prefix, text]) for prefix in audio]
 
 
 def _open_tokenizer(plan: Plan, name: str, kind: str) -> object:

@@ -84,7 +84,7 @@ class Draft:
 def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file that replaces ``path`` when the block ends without an error.
 
-    After an error ``path`` is unchanged and nothing is left behind. Arguments: see :class:`Draft`.
+    After an error ``path`` is unchanged and no draft remains. Arguments: see :class:`Draft`.
 
     Raises:
         OSError: the file cannot be written.
@@ -198,6 +198,13 @@ def file_sha256(path: Path) -> str:
     """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def status_of(path: str | Path | int) -> os.stat_result | None:
+    """What the system says about a path or a descriptor; None if that cannot be determined."""
+    with suppress(OSError):
+        return os.stat(path)  # noqa: PTH116 - it may be a descriptor, or a name that Path cannot be
+    return None
 
 
 def sync(path: Path) -> None:

@@ -7,7 +7,6 @@ names one on the command line means it; one that turns up in a folder would make
 import errno
 import os
 from io import BufferedReader
-from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 
@@ -42,11 +41,6 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "rb")
-
-
-def check_regular(path: Path) -> None:
-    """Raise the OSError that :func:`open_regular` would raise, if any."""
-    open_regular(path).close()
 
 
 def _refuse_others(mode: int, path: str | os.PathLike[str]) -> None:

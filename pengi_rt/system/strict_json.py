@@ -71,7 +71,7 @@ def _refused(name: str) -> None:
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{shown(digits)} is beyond every number")
+        raise ValueError(f"{shown(digits)} is too large for a float64")
     return number
 
 

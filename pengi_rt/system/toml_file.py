@@ -45,5 +45,5 @@ def read_toml(path: Path, *, pipes: bool = False) -> dict[str, Any]:
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5 000 digits
         raise UsageError(f"{where}: is not TOML: {one_line(str(error))}") from None
     if deep:
-        raise UsageError(f"{where}: has tables or arrays inside each other beyond reason")
+        raise UsageError(f"{where}: nests tables or arrays too deeply")
     return tables

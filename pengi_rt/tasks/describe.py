@@ -5,9 +5,9 @@ from typing import Final
 
 from pengi_rt.config.options import DescribeOptions
 from pengi_rt.results.description import Description
-from pengi_rt.session.batches import Batch
+from pengi_rt.session.batches import Batch, OutputsByRecording
 from pengi_rt.session.session import Session
-from pengi_rt.tasks.generate import answer_recordings, result_for
+from pengi_rt.tasks.generate import WindowAnswers, answer_batch, result_for
 from pengi_rt.tasks.prepare import prepare
 
 PROMPTS: Final = ("generate audio caption", "generate metadata", "this is a sound of")
@@ -28,8 +28,9 @@ def describe(
     """
     session.plan.require("describe")
     request = prepare(session, PROMPTS, options)
-    answers = answer_recordings(session, batches, request, partial_results=partial_results)
+    by_recording = OutputsByRecording[WindowAnswers](partial_results=partial_results)
     return (
         Description(*(result_for(request, number, part) for number in range(len(PROMPTS))))
-        for part in answers
+        for batch in batches
+        for part in by_recording.add(batch, answer_batch(session, request, batch))
     )

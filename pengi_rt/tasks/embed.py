@@ -11,7 +11,7 @@ from pengi_rt.config.checked import listed
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
-from pengi_rt.session.batches import Batch, split_by_recording
+from pengi_rt.session.batches import Batch, OutputsByRecording
 from pengi_rt.session.session import Session
 
 TEXT_BATCH = 64
@@ -37,23 +37,23 @@ def embed_recordings(
 def _embedded(
     session: Session, batches: Iterable[Batch], options: ReadOptions, *, partial_results: bool
 ) -> Iterator[AudioEmbedding]:
-    def encode(batch: Batch) -> list[tuple[F32, F32]]:
-        return list(zip(*session.encode_audio(batch.windows), strict=True))
-
-    for part in split_by_recording(batches, encode, partial_results=partial_results):
-        embedding, prefix = map(np.stack, zip(*part.outputs, strict=True))
-        starts, ends = zip(*part.spans, strict=True)
-        yield AudioEmbedding(
-            audio=part.recording.name,
-            starts=starts,
-            ends=ends,
-            embedding=embedding,
-            prefix=prefix,
-            audio_truncated=part.recording.truncated,
-            options=options,
-            audio_warnings=part.recording.warnings,
-            window_range=part.window_range,
-        )
+    by_recording = OutputsByRecording[tuple[F32, F32]](partial_results=partial_results)
+    for batch in batches:
+        encoded = list(zip(*session.encode_audio(batch.windows), strict=True))
+        for part in by_recording.add(batch, encoded):
+            embedding, prefix = map(np.stack, zip(*part.outputs, strict=True))
+            starts, ends = zip(*part.spans, strict=True)
+            yield AudioEmbedding(
+                audio=part.recording.name,
+                starts=starts,
+                ends=ends,
+                embedding=embedding,
+                prefix=prefix,
+                audio_truncated=part.recording.truncated,
+                options=options,
+                audio_warnings=part.recording.warnings,
+                window_range=part.window_range,
+            )
 
 
 def embed_texts(
@@ -69,11 +69,6 @@ def embed_texts(
     session.plan.require("embed texts")
     if isinstance(texts, str):
         raise UsageError(f"texts must be a list of strings, got one string: {texts[:40]!r}")
-    if not session.has_joint_embeddings:
-        raise UsageError(
-            f"{session.plan.path} has no text encoder, so texts have no embedding; "
-            "export a checkpoint that has one (base)"
-        )
     tokenizer, texts = session.prompt_tokenizer, listed("texts", texts)
     prompts = [tokenizer.encode(text, strict=strict) for text in texts]
     found = []

@@ -18,10 +18,10 @@ from pengi_rt.results.explanation import (
     PrefixPart,
     PrefixVector,
 )
-from pengi_rt.session.batches import Batch, split_by_recording
+from pengi_rt.session.batches import Batch, OutputsByRecording
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import unit
-from pengi_rt.tasks.prepare import PreparedPrompt
+from pengi_rt.tasks.prepare import PreparedPrompt, one_prompt
 
 _TOKENS = 4096  # embeddings compared at a time: 12 MB for GPT-2
 _VECTORS = 512  # vectors compared with them at a time: at most 17 MB of cosines
@@ -30,7 +30,7 @@ _VECTORS = 512  # vectors compared with them at a time: at most 17 MB of cosines
 def explain(
     session: Session,
     batches: Iterable[Batch],
-    prompt: PreparedPrompt,
+    prompt: str | None,
     options: ExplainOptions,
     *,
     partial_results: bool = False,
@@ -40,30 +40,41 @@ def explain(
     With ``partial_results``, each batch of windows is explained separately.
 
     Raises:
-        UsageError: ``k`` exceeds the vocabulary, or the prefix exceeds the decoder's positions.
+        UsageError: ``k`` exceeds the vocabulary, or the prefix exceeds the decoder's positions; or
+            as for :func:`~pengi_rt.tasks.prepare.one_prompt`.
+        PromptError: the prompt is not valid text, or is too long (``strict``).
         BackendError: the session is closed.
     """
-    decoder = session.config.decoder
-    rows = session.config.audio_mapper.prefix_length + len(prompt)
-    if rows > decoder.n_positions:
-        raise UsageError(
-            f"a prefix of {rows} rows exceeds the decoder's {decoder.n_positions} positions: "
-            "shorten the text"
-        )
-    explainer = _Explainer(session, prompt, whole("k", options.k, 1, decoder.vocab_size))
+    session.plan.require("explain")
+    one = one_prompt(prompt, options, session.generative.generation.prompt, "explain")
+    prepared = PreparedPrompt(session, one, options)
+    _check_fits(session, prepared)
+    k = whole("k", options.k, 1, session.generative.decoder.vocab_size)
+    explainer = _Explainer(session, prepared, k)
+    by_recording = OutputsByRecording[ExplainedWindow](partial_results=partial_results)
     return (
         Explanation(
             audio=part.recording.name,
-            prompt=prompt.prompt,
+            prompt=prepared.prompt,
             windows=tuple(part.outputs),
-            prompt_truncated=prompt.truncated,
+            prompt_truncated=prepared.truncated,
             audio_truncated=part.recording.truncated,
             options=options,
             audio_warnings=part.recording.warnings,
             window_range=part.window_range,
         )
-        for part in split_by_recording(batches, explainer.explain, partial_results=partial_results)
+        for batch in batches
+        for part in by_recording.add(batch, explainer.explain(batch))
     )
+
+
+def _check_fits(session: Session, prompt: PreparedPrompt) -> None:
+    rows = session.generative.audio_prefix_length + len(prompt)
+    positions = session.generative.decoder.n_positions
+    if rows > positions:
+        raise UsageError(
+            f"a prefix of {rows} rows exceeds the decoder's {positions} positions: shorten the text"
+        )
 
 
 class _Explainer:
@@ -91,7 +102,7 @@ class _Explainer:
 
 def _places(session: Session, prompt: PreparedPrompt) -> list[tuple[PrefixPart, int]]:
     """The part of the prefix that each vector belongs to, and its position there."""
-    audio, suffix = session.config.audio_mapper.prefix_length, len(prompt.suffix)
+    audio, suffix = session.generative.audio_prefix_length, len(prompt.suffix)
     lengths: list[tuple[PrefixPart, int]] = [
         ("audio", audio),
         ("prompt", len(prompt) - suffix),
@@ -108,7 +119,7 @@ def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour,
 
 def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour, ...]]:
     """Like :func:`_neighbours`, for a few vectors of length 1."""
-    vocab = session.config.decoder.vocab_size
+    vocab = session.generative.decoder.vocab_size
     cosines: F64 = np.empty((len(vectors), 0))
     tokens: I64 = np.empty((len(vectors), 0), np.int64)
     for start in range(0, vocab, _TOKENS):

@@ -1,19 +1,19 @@
 """Answers to prompts about recordings: beam search or sampling after each window's prefix."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import fused_search, search
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.results.generation import Beam, Result, Timings, Window
-from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
+from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs
 from pengi_rt.session.session import Session, full_prefixes
-from pengi_rt.tasks.prepare import PreparedRequest
+from pengi_rt.tasks.prepare import PreparedRequest, prepare, prompts_of
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
 
@@ -24,6 +24,26 @@ class WindowAnswers(NamedTuple):
     """One list of hypotheses per prompt."""
     timings: Timings
     """The timings of the window's batch."""
+
+
+def generate(
+    session: Session,
+    batches: Iterable[Batch],
+    prompt: str | Sequence[str] | None,
+    options: GenerateOptions,
+    *,
+    partial_results: bool = False,
+) -> Iterator[Result]:
+    """Answer about each recording in turn; see :func:`iter_results`.
+
+    Raises:
+        UsageError, PromptError, BackendError: as for :func:`~pengi_rt.tasks.prepare.prepare`; or
+            the plan cannot generate, or there is no single way to read the prompt and the task.
+    """
+    session.plan.require("generate")
+    prompts = prompts_of(prompt, options, session.generative.generation.prompt)
+    request = prepare(session, prompts, options)
+    return iter_results(session, batches, request, partial_results=partial_results)
 
 
 def iter_results(
@@ -40,31 +60,20 @@ def iter_results(
     Raises:
         BackendError: the session has been closed, or the decoder's output is NaN.
     """
+    by_recording = OutputsByRecording[WindowAnswers](partial_results=partial_results)
     answers: list[WindowAnswers] = []
-    for part in answer_recordings(session, batches, request, partial_results=partial_results):
-        yield result_for(request, 0, part)
-        if len(request.prompts) == 1:
-            continue
-        if part.first == 0:
-            answers = []
-        answers += part.outputs
-        if part.is_last:
-            whole = RecordingOutputs(part.recording, 0, answers)
-            for number in range(1, len(request.prompts)):
-                yield result_for(request, number, whole)
-
-
-def answer_recordings(
-    session: Session,
-    batches: Iterable[Batch],
-    request: PreparedRequest,
-    *,
-    partial_results: bool = False,
-) -> Iterator[RecordingOutputs[WindowAnswers]]:
-    """Yield the answers about each recording's windows. Raises like :func:`iter_results`."""
-    return split_by_recording(
-        batches, partial(answer_batch, session, request), partial_results=partial_results
-    )
+    for batch in batches:
+        for part in by_recording.add(batch, answer_batch(session, request, batch)):
+            yield result_for(request, 0, part)
+            if len(request.prompts) == 1:
+                continue
+            if part.first == 0:
+                answers = []
+            answers += part.outputs
+            if part.is_last:
+                whole = RecordingOutputs(part.recording, 0, answers)
+                for number in range(1, len(request.prompts)):
+                    yield result_for(request, number, whole)
 
 
 def result_for(
@@ -113,12 +122,14 @@ def answer_batch(session: Session, request: PreparedRequest, batch: Batch) -> li
 def decode_windows(
     session: Session, audio: F32, prompt: F32, request: PreparedRequest
 ) -> list[Hypotheses]:
-    """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``."""
+    """Hypotheses after each window's prefix ``[B, a, n_embd]`` and the prompt's ``[n, n_embd]``.
+
+    The caller holds the session (:meth:`Session.exclusive_decoding`).
+    """
     prefixes, options = full_prefixes(audio, prompt), request.decode
-    with session.exclusive_decoding():
-        if isinstance(options, DecodeOptions):
-            return search(session.backend, prefixes, options, is_finished=request.is_finished)
-        return sample(session.backend, prefixes, options, is_finished=request.is_finished)
+    if isinstance(options, DecodeOptions):
+        return search(session.backend, prefixes, options, is_finished=request.is_finished)
+    return sample(session.backend, prefixes, options, is_finished=request.is_finished)
 
 
 def _window(

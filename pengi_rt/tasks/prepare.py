@@ -8,14 +8,14 @@ from typing import TypedDict
 import numpy as np
 
 from pengi_rt.backends.protocol import F32
+from pengi_rt.config.checked import as_text, listed
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
 from pengi_rt.config.options import GenerateOptions, PromptOptions, WarmUpOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import FusedSearch
 from pengi_rt.decoding.loop import StopTest
-from pengi_rt.errors import UsageError
-from pengi_rt.session.one_or_many import plain_prompts
-from pengi_rt.session.session import EncodedText, Session
+from pengi_rt.errors import PromptError, UsageError
+from pengi_rt.session.session import Session
 from pengi_rt.text.prompts import task_prompt
 from pengi_rt.text.tokenizers import DecoderTokenizer
 
@@ -27,7 +27,6 @@ class PreparedPrompt:
 
     Attributes:
         prompt: as given.
-        ids: its tokens, int64 ``[T]``.
         truncated: whether the prompt was truncated to fit.
         suffix: embeddings of the additional text, float32 ``[n, n_embd]``.
     """
@@ -41,20 +40,20 @@ class PreparedPrompt:
         """
         self._session = session
         self.prompt = prompt
-        self.ids, self.truncated = session.prompt_tokenizer.encode(prompt, strict=options.strict)
+        self._cached = session.cached_prompt(prompt, strict=options.strict)
+        self.truncated = self._cached.truncated
         if self.truncated:
             logger.warning(
                 "the prompt is longer than the text encoder reads (%d tokens) and was cut as "
                 "released; strict refuses instead: %.40r ...",
-                session.config.text.max_length,
+                session.prompt_tokenizer.max_length,
                 prompt,
             )
         self.suffix = session.embed_tokens(session.tokenizer.encode(options.text))
-        self._prefix: F32 | None = None
 
     def __len__(self) -> int:
         """The number of rows after the audio prefix."""
-        return self._session.config.prompt_rows(len(self.ids)) + len(self.suffix)
+        return self._cached.rows + len(self.suffix)
 
     def prefix(self) -> F32:
         """What follows the audio prefix: the prompt's prefix, then the additional text.
@@ -62,27 +61,21 @@ class PreparedPrompt:
         Source: paper, appendix A.
 
         Returns:
-            Float32 ``[n, n_embd]``; kept here, because the session's cache may drop the prompt.
+            Float32 ``[n, n_embd]``.
 
         Raises:
             BackendError: the session is closed.
         """
-        if self._prefix is None:
-            self._prefix = self._with_suffix(self._session.encode_prompt(self.prompt).prefix)
-        return self._prefix
-
-    def _with_suffix(self, prefix: F32) -> F32:
+        prefix = self._session.encode_prompt(self._cached)
         return np.concatenate([prefix, self.suffix]) if len(self.suffix) else prefix
 
     def search_on_device(self, fused: FusedSearch, windows: F32) -> list[Hypotheses]:
         """Search after ``windows`` ``[B, clip_samples]``, encoding the prompt if it is new."""
-        session = self._session
-        if self._prefix is not None or session.has_prompt(self.prompt):
+        if self._cached.prefix is not None:
             return fused.search_audio(windows, self.prefix())
-        text, hypotheses = fused.search_new_prompt(windows, self.ids[None], self.suffix)
-        encoded = EncodedText(text.embedding[0], text.prefix[0], self.truncated)
-        session.store_prompt(self.prompt, encoded)
-        self._prefix = self._with_suffix(encoded.prefix)
+        ids = self._cached.ids[None]
+        text, hypotheses = fused.search_new_prompt(windows, ids, self.suffix)
+        self._cached.prefix = text.prefix[0]
         return hypotheses
 
 
@@ -97,6 +90,26 @@ class PreparedRequest:
     """Whether tokens spell one of ``stops``."""
     options: GenerateOptions
     """The options, with the plan's defaults filled in."""
+
+
+def plain_prompts(prompt: object) -> str | list[str]:
+    """One prompt, or a list made from a list, an array or an iterator.
+
+    Raises:
+        PromptError: ``prompt`` is neither a string nor one of these, or holds something else.
+    """
+    if (text := as_text(prompt)) is not None:
+        return text
+    try:
+        prompts = listed("prompt", prompt)
+    except UsageError:
+        raise PromptError(
+            f"the prompt must be a string or a list of strings, got {type(prompt).__name__}"
+        ) from None
+    for each in prompts:
+        if not isinstance(each, str):
+            raise PromptError(f"the prompt must be a string, got {type(each).__name__}")
+    return prompts
 
 
 def prompts_of(
@@ -143,11 +156,11 @@ def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) 
         PromptError: a prompt is not valid text, or is too long (``strict``).
         UsageError: an option is out of range, or the sequence exceeds the decoder's positions.
     """
-    options = options.filled_in(session.config.generation)
-    decode = (search_options if options.samples is None else sample_options)(session, options)
+    options = options.filled_in(session.generative.generation)
+    decode = (beam_options if options.samples is None else sample_options)(session, options)
     prepared = [PreparedPrompt(session, prompt, options) for prompt in prompts]
-    config = session.config
-    longest = config.audio_mapper.prefix_length + max(map(len, prepared))
+    config = session.generative
+    longest = config.audio_prefix_length + max(map(len, prepared))
     check_fits(longest, decode, config.decoder)
     is_finished = stop_test(session.tokenizer, options.stop_strings)
     return PreparedRequest(tuple(prepared), decode, options.stop_strings, is_finished, options)
@@ -159,11 +172,11 @@ def warm_up_search(session: Session, options: WarmUpOptions) -> DecodeOptions:
     Raises:
         UsageError: an option is out of range.
     """
-    search = GenerateOptions(**options.to_json()).filled_in(session.config.generation)
-    return search_options(session, search)
+    search = GenerateOptions(**options.to_json()).filled_in(session.generative.generation)
+    return beam_options(session, search)
 
 
-def search_options(session: Session, options: GenerateOptions) -> DecodeOptions:
+def beam_options(session: Session, options: GenerateOptions) -> DecodeOptions:
     """Beam search options from ``options``, filled in with the plan's defaults.
 
     Raises:
@@ -198,7 +211,7 @@ class _Common(TypedDict):
 
 def _common(session: Session, options: GenerateOptions) -> _Common:
     """The options that beam search and sampling share."""
-    config, stop = session.config, options.stop
+    config, stop = session.generative, options.stop
     assert options.max_new_tokens is not None
     assert options.temperature is not None
     return _Common(

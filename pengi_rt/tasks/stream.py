@@ -31,7 +31,7 @@ def stream(
     if options.samples is None and options.beam_size is None:
         options = replace(options, beam_size=1)
     batches = window_batches([recording], session.config, options)
-    one = one_prompt(prompt, options, session.config.generation.prompt, "stream")
+    one = one_prompt(prompt, options, session.generative.generation.prompt, "stream")
     request = prepare(session, [one], options)
     check_single(request.decode)
     return _pieces(session, batches, request)

@@ -6,12 +6,13 @@ Their special tokens must be registered (the exporter does that): otherwise GPT-
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.family import GenerativeConfig
+from pengi_rt.config.parts import TextConfig
 from pengi_rt.errors import PromptError, TokenizerError, UsageError
 from pengi_rt.system.quote import one_line
 from pengi_rt.text.tokenizer_json import check_tokenizer_json
@@ -43,6 +44,14 @@ class Prompt(NamedTuple):
     truncated: bool
 
 
+class PromptConfig(GenerativeConfig, Protocol):
+    """The config of a model that reads prompts."""
+
+    @property
+    def text(self) -> TextConfig:
+        """How prompts are read."""
+
+
 class PromptTokenizer:
     """Turns prompts into the token ids that the text encoder reads.
 
@@ -52,11 +61,15 @@ class PromptTokenizer:
     loses its suffix. ``kind="decoder"``: the text and the suffix, at most ``max_length``, without
     padding: the tokens themselves are the prefix.
 
+    Attributes:
+        max_length: the tokens that the text encoder reads at most, BOS and EOS included.
+
     Raises:
         TokenizerError: the JSON is not a tokenizer, or has too many tokens for the model.
     """
 
-    def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
+    def __init__(self, json_bytes: bytes, config: PromptConfig) -> None:
+        self.max_length = config.text.max_length
         self._text = config.text
         self._kind = config.text.kind
         self._clip = self._kind == "clip"
@@ -72,7 +85,7 @@ class PromptTokenizer:
                 its tokens themselves are the prefix.
         """
         ids = _encode(self._tokenizer, _checked(prompt, "the prompt") + self._text.suffix)
-        limit = self._text.max_length
+        limit = self.max_length
         room = limit - 2 if self._clip else limit
         truncated = len(ids) > room
         if truncated and strict:
@@ -116,7 +129,7 @@ class DecoderTokenizer:
         TokenizerError: the JSON is not a tokenizer, or has too many tokens for the model.
     """
 
-    def __init__(self, json_bytes: bytes, config: ModelConfig) -> None:
+    def __init__(self, json_bytes: bytes, config: GenerativeConfig) -> None:
         self._tokenizer = read_tokenizer(json_bytes, config.decoder.vocab_size)
 
     def encode(self, text: str) -> list[int]:

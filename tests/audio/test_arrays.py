@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pengi_rt.audio.arrays import array_samples, as_float, is_samples
+from pengi_rt.audio.arrays import array_samples, as_float
+from pengi_rt.audio.audio_like import is_samples
 from pengi_rt.errors import AudioError
 
 RATE = 16_000
@@ -139,7 +140,7 @@ def test_rates(rate: Any) -> None:
     ],
     ids=lambda rate: type(rate).__name__,
 )
-def test_no_rates(rate: Any) -> None:
+def test_invalid_rates(rate: Any) -> None:
     with pytest.raises(
         AudioError, match=r"^x: the rate must be a whole number of Hz, got "
     ) as caught:
@@ -211,5 +212,5 @@ def test_refused(kind: str) -> None:
     ["a", b"a", bytearray(b"a"), memoryview(b"a"), 3, np.int8(3), np.ndarray, None, [0.5], print],
     ids=lambda value: type(value).__name__,
 )
-def test_what_holds_no_samples(value: Any) -> None:
+def test_arrays_without_samples(value: Any) -> None:
     assert not is_samples(value)

@@ -90,7 +90,7 @@ def sources(path: Path) -> dict[str, tuple[Any, str]]:
     }
 
 
-def test_every_kind_is_one_recording_and_read_alike(path: Path) -> None:
+def test_every_kind_of_input_is_one_recording_with_the_same_samples(path: Path) -> None:
     want = load_windows(SOUND, CONFIG).samples
     for kind, (source, name) in sources(path).items():
         got = load_windows(source, CONFIG)
@@ -140,7 +140,7 @@ def test_refused(kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_not_at_their_start_or_not_for_reading(path: Path) -> None:
+def test_open_files_at_another_position_or_not_readable(path: Path) -> None:
     end = io.BytesIO(DATA)
     end.seek(0, io.SEEK_END)
     closed = path.open("rb")
@@ -189,12 +189,12 @@ def test_a_file_whose_name_looks_like_a_url_is_read(
         (Decoder(), False),
     ],
 )
-def test_one_or_several(source: Any, several: bool) -> None:
+def test_one_recording_or_several(source: Any, several: bool) -> None:
     assert is_several(source) is several
     assert is_one(source) is not several
 
 
-def test_names_are_bytes_of_any_kind(tmp_path: Path) -> None:
+def test_paths_may_be_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     assert plain_recording(tmp_path / "a", None) == (tmp_path / "a", str(tmp_path / "a"))
     assert plain_recording("-", None) == ("-", "<stdin>")
     assert plain_recording(Path("-"), None) == (Path("-"), "-")

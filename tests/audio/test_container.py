@@ -27,7 +27,7 @@ def test_format_is_recognised(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tags_before_the_recording_are_passed_over(kind: str) -> None:
+def test_tags_before_the_recording_are_skipped(kind: str) -> None:
     data = encode(NOISE, RATE, kind)
     for tags in (TAG, TAG + TAG):
         samples, _ = heard(tags + data)
@@ -35,7 +35,7 @@ def test_tags_before_the_recording_are_passed_over(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tags_behind_the_recording_are_passed_over(kind: str) -> None:
+def test_tags_after_the_recording_are_skipped(kind: str) -> None:
     data = encode(NOISE, RATE, kind)
     for tags in (V1, APE, FOOTED, LYRICS + V1, APE + V1, V1 + APE, b"" if kind == "FLAC" else TAG):
         samples, cut = heard(data + tags)
@@ -52,7 +52,7 @@ def test_tags_behind_the_recording_are_passed_over(kind: str) -> None:
         (b"\xff\xfd\x90\x04" + bytes(60), "MPEG layer II"),
     ],
 )
-def test_what_is_not_read_is_named(data: bytes, kind: str) -> None:
+def test_unsupported_formats_are_named(data: bytes, kind: str) -> None:
     assert refusal(data) == (
         f"x: not WAV, FLAC, OGG, MP3, AIFF, CAF, AU, but {kind}; convert it to WAV"
     )

@@ -77,7 +77,7 @@ def test_lossy_round_trip(kind: str, subtype: str | None, channels: int) -> None
 
 
 @needs_mp3
-def test_mp3_that_does_not_say_its_length() -> None:
+def test_mp3_without_a_length() -> None:
     samples = noise(3 * RATE)
     samples[:RATE] = 0
     data = encode(samples, RATE, "MP3")
@@ -89,7 +89,7 @@ def test_mp3_that_does_not_say_its_length() -> None:
 
 
 @needs_mp3
-def test_mp3_guessed_too_short() -> None:
+def test_mp3_whose_length_is_guessed_too_short() -> None:
     samples = noise(3 * RATE) * np.linspace(1, 0, 3 * RATE, dtype=np.float32)[:, None] ** 4
     data = encode(samples, RATE, "MP3")
     bare = data[data.index(data[:2], 2) :]
@@ -131,7 +131,7 @@ def _flac_total(data: bytes, total: int) -> bytes:
     return data[:18] + head.to_bytes(8, "big") + data[26:]
 
 
-def test_flac_from_a_pipe_does_not_know_its_length() -> None:
+def test_flac_written_to_a_pipe_has_no_length() -> None:
     samples = noise(RATE + 1)
     got = read_bytes(_flac_total(encode(samples, RATE, "FLAC"), 0), "x", mono=True)
     assert got.samples.shape == (1, RATE + 1)
@@ -148,7 +148,7 @@ def test_damaged_flac() -> None:
     assert _refusal(bytes(data)).startswith("x: damaged or cut short: ")
 
 
-def test_header_bomb_costs_what_is_there() -> None:
+def test_a_huge_length_in_a_header_allocates_nothing() -> None:
     data = _flac_total(encode(noise(RATE), RATE, "FLAC"), 2**36 - 1)
     assert _refusal(data).startswith("x: only 1.000 s of 4294967.296 s can be read: ")
 
@@ -166,7 +166,7 @@ def test_header_with_an_absurd_rate(rate: int) -> None:
     assert message == f"x: sample rate {rate} Hz; supported: 1000 to 1000000 Hz"
 
 
-def test_limits_themselves_are_allowed() -> None:
+def test_values_at_the_limits_are_allowed() -> None:
     assert read_bytes(_wav(1_000, 32, 10), "x", mono=True).samples.shape == (1, 10)
     assert read_bytes(_wav(1_000_000, 1, 1), "x", mono=True).samples.shape == (1, 1)
 
@@ -184,7 +184,7 @@ def test_no_samples() -> None:
     ("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e20, r"1e\+20")]
 )
 @pytest.mark.parametrize("mono", [False, True])
-def test_samples_that_are_no_numbers(
+def test_samples_that_are_not_finite(
     value: float, shown: str, mono: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode, "_BLOCK", 1000)
@@ -206,7 +206,7 @@ def test_empty_bytes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["RIFF", "OggS", "fLaC"])
-def test_nothing_but_a_beginning(kind: str) -> None:
+def test_only_the_start_of_a_file(kind: str) -> None:
     start = kind.encode() + bytes(4) + b"WAVE" + bytes(100)
     assert _refusal(start).startswith("x: ")
 
@@ -238,7 +238,7 @@ def test_bad_paths(make: Callable[[Path], Path | str], message: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.raw", "a", "naïve ☕.mp3"])
-def test_the_file_name_means_nothing(name: str, tmp_path: Path) -> None:
+def test_the_file_name_does_not_matter(name: str, tmp_path: Path) -> None:
     samples = noise(RATE)
     path = _write(tmp_path / name, encode(samples, RATE, "WAV", "FLOAT"))
     np.testing.assert_array_equal(read_path(path, "x", mono=True).samples, samples.T)
@@ -255,7 +255,7 @@ def test_named_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_stream_is_read_from_where_it_stands() -> None:
+def test_stream_is_read_from_its_position() -> None:
     samples = noise(RATE)
     stream = io.BytesIO(b"before" + encode(samples, RATE, "FLAC"))
     stream.seek(6)

@@ -64,7 +64,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_of_it_is_heard(kind: str) -> None:
+def test_the_whole_recording_is_decoded(kind: str) -> None:
     samples, cut = heard(KINDS[kind])
     rate = 48_000 if kind == "webm" else RATE
     least = 31 * 1024 if kind == "wma" else 2 * rate  # its encoder leaves out the last packet
@@ -84,14 +84,14 @@ def test_cut_short(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("asf", "wmav2"), ("asf", "wmav1"), ("caf", "alac")])
-def test_lengths_that_are_announced_roughly(kind: str, codec: str) -> None:
+def test_lengths_that_are_only_approximate(kind: str, codec: str) -> None:
     data = encode(kind, codec, TONE[:13_000], rate=8_000)
     samples, cut = heard(data)
     assert (len(samples) > 12_000, cut) == (True, "")
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("matroska", "aac"), ("webm", "libopus")])
-def test_a_piece_of_a_longer_recording_keeps_its_place(kind: str, codec: str) -> None:
+def test_a_piece_of_a_longer_recording_keeps_its_timestamps(kind: str, codec: str) -> None:
     begun, piece = encode(kind, codec), encode(kind, codec, begin=30 * RATE)
     assert len(heard(piece)[0]) == pytest.approx(len(heard(begun)[0]), abs=2_000)
 
@@ -104,7 +104,7 @@ def test_compressed_caf_cut_short() -> None:
 
 
 @pytest.mark.parametrize("kind", ["m4a", "aac", "mka", "wma"])
-def test_tags_behind_the_recording_are_passed_over(kind: str) -> None:
+def test_tags_after_the_recording_are_skipped(kind: str) -> None:
     data = KINDS[kind]
     for tag in (b"TAG" + bytes(125), b"ID3\4\0\0\0\0\1\2" + bytes(130)):
         assert len(heard(data + tag)[0]) == len(heard(data)[0])
@@ -112,7 +112,7 @@ def test_tags_behind_the_recording_are_passed_over(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 50])
-def test_live_windows_media_does_not_know_its_size(size: int) -> None:
+def test_live_windows_media_has_no_size(size: int) -> None:
     data = bytearray(KINDS["wma"])
     at = int.from_bytes(data[16:24], "little") + 16
     data[at : at + 8] = size.to_bytes(8, "little")
@@ -120,7 +120,7 @@ def test_live_windows_media_does_not_know_its_size(size: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["m4a", "webm", "wma"])
-def test_what_is_there_is_heard_if_that_is_asked(kind: str) -> None:
+def test_allow_truncated_decodes_what_is_there(kind: str) -> None:
     data = KINDS[kind]
     samples, cut = heard(data[: len(data) * 3 // 4], allow_truncated=True)
     rate = 48_000 if kind == "webm" else RATE
@@ -128,7 +128,7 @@ def test_what_is_there_is_heard_if_that_is_asked(kind: str) -> None:
     assert "cut short: its header says" in cut
 
 
-def test_an_index_that_was_never_written() -> None:
+def test_a_missing_index() -> None:
     late = encode("ipod", "aac")
     for allow in (False, True):
         with pytest.raises(AudioError, match=r"^x: cut short: this MP4 has no index \(moov\)"):
@@ -143,7 +143,7 @@ def test_damage_inside_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["m4a", "webm", "aac", "wma", "caf"])
-def test_a_second_file_is_not_passed_over(kind: str) -> None:
+def test_a_second_file_at_the_end_is_refused(kind: str) -> None:
     twice = KINDS[kind] * 2
     if kind == "aac":  # frames that follow frames
         assert len(heard(twice)[0]) > 1.9 * len(heard(KINDS[kind])[0])
@@ -180,7 +180,7 @@ def test_video_alone_is_refused() -> None:
         b"[playlist]\nFile1=/etc/passwd\n",
     ],
 )
-def test_what_names_other_files_never_reaches_ffmpeg(data: bytes) -> None:
+def test_formats_that_refer_to_other_files_are_refused(data: bytes) -> None:
     assert refusal(data).endswith("convert it to WAV")
 
 
@@ -191,7 +191,7 @@ def test_other_codecs_are_refused() -> None:
     assert "\n" not in message
 
 
-def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     assert refusal(M4A) == (
         "x: MP4 or QuickTime needs the extra 'formats': pip install 'pengi-rt[formats]'; "

@@ -43,7 +43,7 @@ def _one_line(names: list[str], kind: type[PengiError] = AudioError) -> str:
     return message
 
 
-def test_names_are_taken_as_they_are() -> None:
+def test_named_files_are_used_as_they_are() -> None:
     _make("a.wav", "notes.txt")
     names = ["b.wav", "-", "a.wav", "notes.txt", "a.wav", "", "/nowhere/c.mp3", "x" * 300 + ".wav"]
     assert find_recordings(names) == names
@@ -68,7 +68,7 @@ def test_folder_is_walked_to_any_depth_and_sorted() -> None:
     assert find_recordings([str(Path("s").absolute())]) == [str(Path(p).absolute()) for p in want]
 
 
-def test_this_folder_is_named_without_a_dot() -> None:
+def test_files_in_the_current_folder_have_no_dot_in_front() -> None:
     _make("a.wav", "b/c.wav")
     assert find_recordings(["."]) == ["a.wav", "b/c.wav"]
 
@@ -88,7 +88,7 @@ def test_folder_deeper_than_the_stack() -> None:
         os.removedirs(deep)
 
 
-def test_hidden_is_skipped_unless_it_is_named() -> None:
+def test_hidden_files_are_skipped_unless_named() -> None:
     _make("s/a.wav", "s/.b.wav", "s/.git/c.wav", ".h/d.wav")
     assert find_recordings(["s"]) == ["s/a.wav"]
     assert find_recordings(["s/*", "s/**"]) == ["s/a.wav"]
@@ -100,7 +100,7 @@ def test_hidden_is_skipped_unless_it_is_named() -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_suffix_is_of_something_we_read(suffix: str) -> None:
+def test_every_suffix_belongs_to_a_format_we_read(suffix: str) -> None:
     formats = {".wav": "WAV", ".wave": "WAV", ".flac": "FLAC", ".mp3": "MP3"}
     subtype = "OPUS" if suffix == ".opus" else None
     try:
@@ -113,7 +113,7 @@ def test_every_suffix_is_of_something_we_read(suffix: str) -> None:
     assert len(load_windows(name, ModelConfig.preset("tiny"))) == 1
 
 
-def test_found_once_but_named_as_often_as_it_is_named() -> None:
+def test_found_files_come_once_and_named_files_as_often_as_named() -> None:
     _make("s/a.wav", "s/b/c.wav")
     both = ["s/a.wav", "s/b/c.wav"]
     assert (
@@ -142,7 +142,7 @@ def test_links_are_followed_once() -> None:
     assert find_recordings(["s/z", "s/a_link"]) == ["s/z/b.wav"]
 
 
-def test_many_links_to_each_other_end() -> None:
+def test_links_to_each_other_do_not_loop_forever() -> None:
     """Twelve folders, each with links to all of them: 12! paths through them."""
     for here in range(12):
         _make(f"s/{here:02}/a.wav")
@@ -153,7 +153,7 @@ def test_many_links_to_each_other_end() -> None:
     assert find_recordings(["s/**/*.wav"]) == want
 
 
-def test_pattern_sees_what_is_also_reached_by_a_link() -> None:
+def test_a_file_also_reached_through_a_link_matches_a_pattern() -> None:
     _make("z/x.wav")
     Path("a").symlink_to("z")
     assert find_recordings(["z*/x.wav"]) == ["z/x.wav"]
@@ -161,7 +161,7 @@ def test_pattern_sees_what_is_also_reached_by_a_link() -> None:
     assert find_recordings(["*/x.wav"]) == ["z/x.wav"]
 
 
-def test_broken_link_is_not_passed_over() -> None:
+def test_a_broken_link_is_reported() -> None:
     Path("s").mkdir()
     Path("s/gone.wav").symlink_to("nowhere")
     Path("s/round.wav").symlink_to("round.wav")
@@ -171,7 +171,7 @@ def test_broken_link_is_not_passed_over() -> None:
             load_windows(name, ModelConfig.preset("tiny"))
 
 
-def test_pipe_in_a_folder_is_no_recording() -> None:
+def test_a_pipe_in_a_folder_is_skipped() -> None:
     _make("s/a.wav")
     os.mkfifo("s/b.wav")
     assert find_recordings(["s"]) == ["s/a.wav"]
@@ -201,20 +201,20 @@ def test_pattern(pattern: str, want: list[str]) -> None:
     assert find_recordings([str(Path(pattern).absolute())]) == absolute
 
 
-def test_pattern_that_fits_a_folder_and_what_is_in_it() -> None:
+def test_pattern_that_matches_a_folder_and_its_files() -> None:
     _make("d/x/e.flac/y.wav", "d/x/e.flac/x/z.flac", "d/x/e.flac/x/deep/er/w.mp3", "d/y.wav")
     below = ["d/x/e.flac/x/deep/er/w.mp3", "d/x/e.flac/x/z.flac", "d/x/e.flac/y.wav"]
     assert find_recordings(["**/x/*.flac"]) == below
     assert find_recordings(["*/x/e*"]) == below
 
 
-def test_folder_is_read_again_for_another_rest_of_the_pattern() -> None:
+def test_a_folder_is_listed_for_each_rest_of_a_pattern() -> None:
     _make("b/y.wav", "a/z.wav")
     Path("a/c.flac").symlink_to("../b")
     assert find_recordings(["*/*.flac"]) == ["a/c.flac/y.wav"]
 
 
-def test_random_patterns_are_as_the_library_reads_them() -> None:
+def test_random_patterns_match_as_in_the_standard_library() -> None:
     draw = random.Random(0)
     for _ in range(60):
         _make("/".join([*draw.choices("abc", k=draw.randrange(4)), f"{draw.choice('abc')}.wav"]))
@@ -231,7 +231,7 @@ def test_random_patterns_are_as_the_library_reads_them() -> None:
     assert fitted > 100
 
 
-def test_a_name_that_is_there_is_no_pattern() -> None:
+def test_an_existing_name_is_not_a_pattern() -> None:
     _make("a[1].wav", "a1.wav", "mix [2]/b.wav", "mix 2/b.wav", "@list", "*")
     assert find_recordings(["a[1].wav"]) == ["a[1].wav"]
     assert find_recordings(["mix [2]/*.wav"]) == ["mix [2]/b.wav"]
@@ -249,7 +249,7 @@ def test_list(start: bytes, end: bytes) -> None:
     assert find_recordings(["first.wav", "@lists/l.txt"]) == ["first.wav", *want]
 
 
-def test_list_of_names_that_are_not_unicode() -> None:
+def test_list_of_names_that_are_not_utf8() -> None:
     name = os.fsdecode(b"caf\xe9.wav")
     Path("l").write_bytes(b"caf\xe9.wav\na\xe2\x80\xa8b.wav\n")
     assert find_recordings(["@l"]) == [name, "a\u2028b.wav"]
@@ -273,7 +273,9 @@ def test_list_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stdin", [None, _Stdin(b"", terminal=True)])
-def test_terminal_is_no_list(monkeypatch: pytest.MonkeyPatch, stdin: _Stdin | None) -> None:
+def test_a_list_is_not_read_from_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stdin: _Stdin | None
+) -> None:
     monkeypatch.setattr(sys, "stdin", stdin)
     assert _one_line(["@-"], InputError).startswith("@-: reads a list from a pipe")
 
@@ -294,7 +296,7 @@ def test_folder_without_audio() -> None:
 @pytest.mark.parametrize(
     "name", ["*.wav", "nowhere/*.wav", "s/*.txt", "s/**", "[z-a].wav", "[", "a?/b", "x" * 300 + "*"]
 )
-def test_pattern_that_fits_nothing(name: str) -> None:
+def test_pattern_that_matches_nothing(name: str) -> None:
     _make("s/a.txt")
     assert _one_line([name]).startswith(
         f"{name}: no such file, and no audio matches it as a pattern ("
@@ -325,11 +327,13 @@ def test_list_refused_in_one_line() -> None:
     assert _one_line(["a\n*"]).startswith(r"'a\n*': no such file")
 
 
-def test_name_with_a_nul_is_left_to_the_reader() -> None:
+def test_a_name_with_a_nul_is_refused_by_the_reader() -> None:
     assert find_recordings(["a\0/b.wav"]) == ["a\0/b.wav"]
 
 
-def test_closed_folder_is_said_and_the_rest_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported_and_the_rest_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _make("s/a.wav", "s/closed/b.wav", "s/z/c.wav", "t/closed/d.wav")
     opened = os.scandir
 
@@ -349,7 +353,7 @@ def test_closed_folder_is_said_and_the_rest_found(monkeypatch: pytest.MonkeyPatc
     assert _one_line(["t"], InputError) == "t/closed: the folder cannot be read: Permission denied"
 
 
-def test_name_that_gives_nothing_stops_no_other() -> None:
+def test_a_name_that_yields_nothing_does_not_stop_the_others() -> None:
     _make("s/a.wav", "empty/notes.txt")
     Path("l").write_text("empty\ns\nno*.wav\n", "utf-8")
     found = _find(["@l"])
@@ -359,14 +363,14 @@ def test_name_that_gives_nothing_stops_no_other() -> None:
     assert _one_line(["empty", "no*.wav"]).startswith("empty: no audio in this folder")
 
 
-def test_list_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pengi_rt.audio.find.MAX_LIST", 1 << 20)
     assert "is longer than 1 MiB" in _one_line(["@/dev/zero"], InputError)
     monkeypatch.setattr(sys, "stdin", _Stdin(b"a.wav\n" * 10**6))
     assert "@-: is longer than 1 MiB" in _one_line(["@-"], InputError)
 
 
-def test_audio_of_other_kinds_is_counted() -> None:
+def test_other_kinds_of_audio_are_counted() -> None:
     _make("s/a.wav", *(f"s/{n}/b.WV" for n in range(3)), "s/c.ape", "s/notes.txt", "s/.d.wv")
     _make("t/e.tta", "u/f.txt", "w/g.wv", "w/h.wav")
     several = "4 files skipped that are audio of other kinds: 3 .wv, 1 .ape"
@@ -376,7 +380,7 @@ def test_audio_of_other_kinds_is_counted() -> None:
 
 
 @pytest.mark.parametrize("installed", [False, True])
-def test_kinds_that_the_extra_reads(*, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_that_need_the_extra(*, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pengi_rt.audio.folder_walk.extra_suffixes_read", lambda: installed)
     _make("s/a.wav", "s/b.M4A", "s/c.webm")
     found = _find(["s"])

@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("s")
 
 
-def test_nothing_but_files_is_found(folder: Path) -> None:
+def test_only_files_are_found(folder: Path) -> None:
     os.mkfifo("s/pipe.wav")
     for name, target in {"zero": "/dev/zero", "fifo": "pipe.wav", "tty": "/dev/tty"}.items():
         Path(f"s/{name}.wav").symlink_to(target)
@@ -33,7 +33,7 @@ def test_nothing_but_files_is_found(folder: Path) -> None:
     assert walk.unread == {}
 
 
-def test_folder_that_goes_away_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_removed_during_the_walk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
     def racing(path: Path) -> "Iterator[os.DirEntry[str]]":
@@ -64,7 +64,7 @@ class _Failing:
     def __exit__(self, *_: object) -> None: ...
 
 
-def test_disk_that_fails_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_error_during_the_walk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
     def failing(path: Path) -> object:
@@ -79,7 +79,7 @@ def test_disk_that_fails_in_the_middle(folder: Path, monkeypatch: pytest.MonkeyP
     assert walk.unread == {"s": "Input/output error"}
 
 
-def test_links_that_lead_nowhere(folder: Path) -> None:
+def test_dangling_links(folder: Path) -> None:
     for name in ("gone", "gone.wav"):
         Path("s", name).symlink_to("nowhere")
         Path("s", f"round-{name}").symlink_to(f"round-{name}")

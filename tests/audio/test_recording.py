@@ -52,7 +52,7 @@ def _compat(name: str, **options: Any) -> Recording:
         ("load_16k_4s", 4e-7),
     ],
 )
-def test_compat_golden(name: str, tolerance: float) -> None:
+def test_compat_equals_the_golden(name: str, tolerance: float) -> None:
     got = _compat(name, resample=not name.endswith("_noresample")).samples
     assert got.shape == (1, 308_700)
     assert got.dtype == np.float32
@@ -68,7 +68,7 @@ def test_compat_golden(name: str, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["load_short_2p5s", "load_stereo_2s"])
-def test_compat_seam(name: str) -> None:
+def test_compat_seam_equals_the_golden(name: str) -> None:
     seam = golden.loading()[f"{name}/seam"]
     period = {"load_short_2p5s": 110_250, "load_stereo_2s": 176_400}[name]
     around = _compat(name).samples[0, period - seam.size // 2 : period + seam.size // 2]
@@ -85,7 +85,7 @@ def test_compat_crop_golden(seed: int) -> None:
     assert got.truncated
 
 
-def test_compat_draws_one_after_the_other() -> None:
+def test_compat_draws_crops_in_order() -> None:
     rng = random.Random(7)
     names = ("load_long_9s", "load_stereo_2s", "load_long_9s")
     starts = [_compat(name, rng=rng).starts[0] for name in names]
@@ -101,7 +101,7 @@ def test_compat_appends_channels() -> None:
     assert got.seconds == samples.size / RATE
 
 
-def test_compat_never_starts_at_the_last_place() -> None:
+def test_compat_never_starts_at_the_last_position() -> None:
     got = [
         load_windows((_ramp(CLIP + 1), RATE), TINY, long_audio="compat", rng=random.Random(seed))
         for seed in range(20)
@@ -164,14 +164,14 @@ def test_hop_lets_windows_overlap_and_covers_all(hop: float, frames: int) -> Non
         np.testing.assert_array_equal(got.windows(place, place + 1), want[None])
 
 
-def test_without_a_hop_windows_lie_end_to_end() -> None:
+def test_without_a_hop_windows_do_not_overlap() -> None:
     source = (noise(5 * CLIP // 2), RATE)
     plain, hopping = load_windows(source, TINY), load_windows(source, TINY, hop=CLIP / RATE)
     assert plain.starts == hopping.starts
     np.testing.assert_array_equal(plain.samples, hopping.samples)
 
 
-def test_windows_are_cut_as_a_slice_says() -> None:
+def test_windows_can_be_sliced() -> None:
     got = load_windows((noise(4 * CLIP), RATE), TINY, hop=CLIP / RATE / 3)
     samples = got.samples
     assert samples.shape == (len(got), CLIP) == (10, CLIP)
@@ -228,7 +228,7 @@ def test_hop_is_only_for_windows(policy: LongAudio) -> None:
         load_windows((_ramp(5), RATE), TINY, hop=1.0, long_audio=policy)
 
 
-def test_hop_that_never_ends() -> None:
+def test_hop_that_is_too_small() -> None:
     source = (_ramp(CLIP + MAX_WINDOWS), RATE)
     with pytest.raises(AudioError) as caught:
         load_windows(source, TINY, hop=1e-9)
@@ -244,7 +244,7 @@ def test_hop_that_never_ends() -> None:
     assert 0.95 * MAX_WINDOWS < len(load_windows(long, TINY, hop=named)) <= MAX_WINDOWS
 
 
-def test_only_a_hop_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_windows_is_only_limited_with_a_hop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "MAX_WINDOWS", 4)
     source = (_ramp(5 * CLIP), RATE)
     assert len(load_windows(source, TINY)) == 5
@@ -292,7 +292,7 @@ def test_without_a_generator_the_window_is_always_the_same(policy: LongAudio) ->
 
 @pytest.mark.parametrize("policy", get_args(LongAudio))
 @pytest.mark.parametrize("frames", [CLIP - 1, CLIP])
-def test_policies_agree_on_what_fits(policy: LongAudio, frames: int) -> None:
+def test_policies_agree_on_a_recording_of_one_clip(policy: LongAudio, frames: int) -> None:
     samples = noise(frames)
     got = load_windows((samples, RATE), TINY, long_audio=policy)
     np.testing.assert_array_equal(got.samples[0], np.resize(samples, CLIP))
@@ -345,7 +345,7 @@ def test_every_kind_of_source(kind: str, tmp_path: Path) -> None:
         assert load_windows(source, TINY, name="dog").name == "dog"
 
 
-def test_open_file_is_called_by_its_name(tmp_path: Path) -> None:
+def test_messages_use_the_name_of_an_open_file(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_bytes(encode(noise(100), RATE, "FLAC"))
     with path.open("rb") as file:
@@ -366,7 +366,9 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stdin", [None, _Stdin(b"", terminal=True)])
-def test_terminal_is_no_recording(monkeypatch: pytest.MonkeyPatch, stdin: _Stdin | None) -> None:
+def test_a_recording_is_not_read_from_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stdin: _Stdin | None
+) -> None:
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(AudioError, match=r"^<stdin>: '-' reads audio from a pipe"):
         load_windows("-", TINY)
@@ -391,12 +393,12 @@ def test_integers_are_scaled(kind: str, lowest: int, highest: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", ">f4"])
-def test_floats_are_not(kind: str) -> None:
+def test_floats_are_not_scaled(kind: str) -> None:
     samples = np.array([[0.5], [-3.0], [1e4]], kind)
     assert load_windows((samples, RATE), TINY).samples[0, :3].tolist() == [0.5, -3, 1e4]
 
 
-def test_the_callers_array_is_not_touched() -> None:
+def test_the_callers_array_is_not_modified() -> None:
     samples = noise(CLIP)
     before = samples.copy()
     load_windows((samples, RATE), TINY).samples[:] = 0
@@ -512,7 +514,7 @@ def test_every_recording_has_its_licence_beside_it() -> None:
     assert sum(path.stat().st_size for path in SOUNDS.iterdir()) < 600_000
 
 
-def test_importing_costs_no_heavy_library() -> None:
+def test_importing_loads_no_heavy_library() -> None:
     code = (
         "import sys, pengi_rt.audio.recording, pengi_rt.text.tokenizers; "
         "print(*{'torch', 'soundfile', 'soxr', 'tokenizers'} & set(sys.modules))"

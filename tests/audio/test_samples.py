@@ -34,7 +34,7 @@ def test_soxr_in_blocks_equals_soxr_in_one(rate: int, block: int) -> None:
     assert SoxrResampler(rate, 44_100).output_length(frames) == whole.size
 
 
-def test_soxrs_lengths_are_known_beforehand() -> None:
+def test_soxr_output_lengths_are_known_in_advance() -> None:
     generator = random.Random(0)
     for _ in range(100):
         rate = generator.choice([4_000, 8_000, 22_050, 48_000, 88_200, 96_000, 192_000, 384_000])
@@ -49,7 +49,7 @@ def test_soxrs_lengths_are_known_beforehand() -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 12_345, 16_000, 44_101, 48_000, 96_000])
-def test_a_stretch_has_the_bits_of_the_whole(rate: int) -> None:
+def test_a_part_equals_the_same_part_of_the_whole(rate: int) -> None:
     samples = noise(rate)[:, 0]
     whole = resample_torchaudio(samples[None], rate, 16_000)[0]
     resampler = TorchaudioResampler(rate, 16_000)
@@ -115,7 +115,7 @@ def test_compat_without_its_resampler(monkeypatch: pytest.MonkeyPatch) -> None:
     _assert_equal(*_both(monkeypatch, source, long_audio="compat", resample=False))
 
 
-def test_several_may_read_a_long_recording_at_once(
+def test_several_readers_of_one_long_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.flac"
@@ -149,7 +149,7 @@ def test_a_file_that_changes_is_refused(
         next(iter(recording))
 
 
-def test_a_file_that_changes_under_the_last_pass_has_no_last_window(
+def test_a_file_that_changes_during_the_last_pass_is_refused_at_its_last_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.wav"
@@ -164,7 +164,7 @@ def test_a_file_that_changes_under_the_last_pass_has_no_last_window(
         next(windows)
 
 
-def test_a_recording_that_is_damaged_at_its_end_has_no_windows(
+def test_a_recording_damaged_at_its_end_gives_no_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(samples_module, "KEPT", 1000)

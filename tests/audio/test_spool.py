@@ -48,7 +48,7 @@ def _descriptors() -> int:
 
 
 @pytest.mark.usefixtures("small_spool")
-def test_the_spool_has_no_name_and_goes_with_the_recording(
+def test_the_spool_is_an_unnamed_file_closed_with_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_spool")
-def test_what_is_no_recording_is_not_spooled() -> None:
+def test_streams_that_are_not_audio_are_not_spooled() -> None:
     """Endless streams would fill the disk."""
     with pytest.raises(AudioError, match=r"^x: not WAV, FLAC"):
         file_bytes("/dev/zero", "x")
@@ -101,7 +101,7 @@ def test_a_stream_that_breaks() -> None:
 
 
 @pytest.mark.usefixtures("small_spool")
-def test_a_long_pipe_is_windows_like_its_file(tmp_path: Path) -> None:
+def test_a_long_pipe_gives_the_windows_of_its_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(DATA,), daemon=True)

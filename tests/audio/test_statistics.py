@@ -71,7 +71,7 @@ SOUNDS = {
 
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("size", [1 << 18, 777])
-def test_no_sounds(name: str, size: int) -> None:
+def test_warnings_for_recordings_without_sound(name: str, size: int) -> None:
     samples, message = ODD[name]
     (warning,) = warnings(samples, size)
     assert message in warning
@@ -80,11 +80,11 @@ def test_no_sounds(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", SOUNDS)
 @pytest.mark.parametrize("size", [1 << 18, 777])
-def test_sounds(name: str, size: int) -> None:
+def test_no_warning_for_normal_sounds(name: str, size: int) -> None:
     assert warnings(SOUNDS[name], size) == ()
 
 
-def test_bounds() -> None:
+def test_warning_thresholds() -> None:
     assert warnings(channels([0, STILL])) != ()
     assert warnings(channels([-2 * STILL, 1.5 * STILL])) == ()
     assert warnings(channels([0.1, -LOUD])) == ()
@@ -95,12 +95,12 @@ def test_bounds() -> None:
         assert len(warnings(channels(MUSIC, -gain * MUSIC))) == count
 
 
-def test_channels_end_to_end_cancel_nothing() -> None:
+def test_concatenated_channels_do_not_cancel() -> None:
     assert warnings(channels(MUSIC, -MUSIC), mixed=False) == ()
     assert warnings(channels(np.zeros(9), np.zeros(9)), mixed=False) != ()
 
 
-def test_what_is_refused_elsewhere_raises_nothing() -> None:
+def test_invalid_samples_raise_nothing_here() -> None:
     with np.errstate(all="raise"):
         for samples in ([np.nan, 1.0], [np.inf, -np.inf], [3e38, 3e38]):
             warnings(channels(samples, samples[::-1]))

@@ -18,10 +18,11 @@ from triton_interpreter import DEVICE
 from pengi_rt.backends.native import NativeBackend
 from pengi_rt.backends.onnx import OnnxBackend, OnnxCache, open_plan
 from pengi_rt.backends.protocol import F32, I64, Backend, Cache, Decoder
-from pengi_rt.backends.registry import RunOptions
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
+from pengi_rt.config.backend import RunOptions
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.beam import fused_search, search
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.decoding.loop import require_decoder
@@ -161,7 +162,7 @@ SHAPES = ((6, 3), (1, 1), (3, 2), (5, 2), (2, 3), (6, 3), (1, 3), (4, 1), (2, 3)
 
 
 @pytest.mark.parametrize("slots", [2, 3])
-def test_clips_that_come_and_go_are_as_alone(
+def test_clips_that_join_and_leave_get_the_results_of_a_lone_clip(
     backend: Backend, decoder: Decoder, slots: int
 ) -> None:
     """Clips enter late into used slots, leave early, and share the cache at different ages."""
@@ -189,14 +190,14 @@ def test_a_slot_is_used_again_when_all_are_free(decoder: Decoder) -> None:
             np.testing.assert_allclose(found, expected, atol=ATOL)
 
 
-def test_clips_are_told_apart(decoder: Decoder) -> None:
+def test_clips_in_a_batch_differ(decoder: Decoder) -> None:
     """Guards the comparisons above: slots and ages must make a difference."""
     one, other = (alone(decoder, clip(decoder, seed, 3, 2)) for seed in (0, 1))
     for first, second in zip(one, other, strict=True):
         assert np.abs(first - second).max() > 0.1
 
 
-def test_misuse_is_caught(decoder: Decoder) -> None:
+def test_misuse_of_the_protocol_is_refused(decoder: Decoder) -> None:
     cache = new_cache(decoder, 2)
     one = clip(decoder, 0, 3, NEW_TOKENS + 1)
     served = admit(decoder, cache, {1: one})
@@ -237,7 +238,7 @@ def test_without_a_decoder_nothing_is_generated(backend: Backend) -> None:
         stop_id=1,
         pad_id=0,
     )
-    prefix = np.zeros((2, backend.config.decoder.n_embd), np.float32)
+    prefix = np.zeros((2, pengi_config(backend.config).decoder.n_embd), np.float32)
     assert fused_search(bare, beams) is None
     for decode in (
         lambda: search(bare, [prefix], beams),

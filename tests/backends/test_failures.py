@@ -47,7 +47,7 @@ def test_other_failures(error: type[Exception]) -> None:
         raise error
 
 
-def test_what_is_said_already_passes() -> None:
+def test_our_own_errors_pass_unchanged() -> None:
     for known in (PromptError("x"), KeyboardInterrupt(), ValueError("NaN")):
         with pytest.raises(type(known)) as caught, explained("it"):
             raise known

@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper, load_model, load_model_from_st
 import pengi_rt
 from pengi_rt.backends.onnx import OnnxBackend, OnnxCache
 from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.models.pengi import Pengi
@@ -43,7 +44,10 @@ def test_encoders_equal_pytorch(onnx: OnnxBackend, torch: TorchBackend, batch: i
     generator = np.random.default_rng(batch)
     wave = generator.uniform(-1, 1, (batch, onnx.config.clip_samples)).astype(np.float32)
     ids = generator.integers(0, 500, (batch, 7))
-    ids[:, 0], ids[:, -1] = onnx.config.text.bos_id, onnx.config.text.eos_id
+    ids[:, 0], ids[:, -1] = (
+        pengi_config(onnx.config).text.bos_id,
+        pengi_config(onnx.config).text.eos_id,
+    )
     for ours, theirs in (
         (onnx.encoders.encode_audio(wave), torch.encoders.encode_audio(wave)),
         (onnx.encoders.encode_text(ids), torch.encoders.encode_text(ids)),
@@ -54,12 +58,13 @@ def test_encoders_equal_pytorch(onnx: OnnxBackend, torch: TorchBackend, batch: i
 
 @pytest.mark.parametrize("lengths", [[16], [1], [16, 5, 9], [3, 3]])
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_steps_equal_pytorch_whatever_the_parents(
+def test_steps_equal_pytorch_for_any_parents(
     onnx: OnnxBackend, torch: TorchBackend, lengths: list[int], width: int
 ) -> None:
     generator = np.random.default_rng(width)
     clips, longest, steps = len(lengths), max(lengths), 6
-    prefix = generator.normal(size=(clips, longest, onnx.config.decoder.n_embd)).astype(np.float32)
+    decoder = pengi_config(onnx.config).decoder
+    prefix = generator.normal(size=(clips, longest, decoder.n_embd)).astype(np.float32)
     for clip, length in enumerate(lengths):
         prefix[clip, length:] = np.nan  # padding is never read
     runs = [
@@ -69,15 +74,15 @@ def test_steps_equal_pytorch_whatever_the_parents(
     np.testing.assert_allclose(runs[0].first, runs[1].first, atol=ATOL)
     parents = np.zeros(clips * width, np.int64)
     for _ in range(steps):
-        tokens = generator.integers(0, onnx.config.decoder.vocab_size, clips * width)
+        tokens = generator.integers(0, decoder.vocab_size, clips * width)
         ours, theirs = (run.step(tokens, parents) for run in runs)
         np.testing.assert_allclose(ours, theirs, atol=ATOL)
         parents = generator.integers(0, width, clips * width)
 
 
-def test_a_prefix_is_stored_once_a_clip(onnx: OnnxBackend) -> None:
+def test_a_prefix_is_stored_once_per_clip(onnx: OnnxBackend) -> None:
     """Slots from 1 on hold no prefix: poisoning them changes nothing."""
-    config = onnx.config.decoder
+    config = pengi_config(onnx.config).decoder
     prefix = np.random.default_rng(0).normal(size=(2, 10, config.n_embd)).astype(np.float32)
     logits = []
     for poison in (False, True):
@@ -106,7 +111,7 @@ def test_float16_tables_are_widened_before_they_are_added(half_plan: Path) -> No
         embedded = require_decoder(backend).embed_tokens(np.array([3, 0, 511]))
         assert embedded.dtype == np.float32
         np.testing.assert_array_equal(embedded, tokens[[3, 0, 511]])
-        prefix = np.zeros((1, 4, backend.config.decoder.n_embd), np.float32)
+        prefix = np.zeros((1, 4, pengi_config(backend.config).decoder.n_embd), np.float32)
         run = prefilled(backend, prefix)
         assert isinstance(run.cache, OnnxCache)
         run.step([7])
@@ -201,7 +206,7 @@ def test_a_swapped_graph_is_refused(
         backend.close()
 
 
-def behind(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
+def appended(name: str, operator: str, *sizes: int) -> Callable[[ModelProto], None]:
     """Append an operator, with ``sizes`` as its constant, to an output."""
 
     def edit(model: ModelProto) -> None:
@@ -223,16 +228,21 @@ def squared(model: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("graph", "edit", "error", "says"),
     [
-        ("audio", behind("prefix", "Reshape", -1), PlanError, "gave float32 [512] for prefix, not"),
-        ("audio", behind("prefix", "Reshape", 3, 7), PlanError, "does not run: "),
-        ("text", behind("prefix", "Reshape", 1, 64, 8), PlanError, "gave float32 [1, 64, 8] for"),
-        ("text", behind("prefix", "Gather", 1 << 40), PlanError, "does not run: "),
-        ("text", behind("prefix", "Expand", 1 << 20, 1 << 20, 1, 1, 1), BackendError, "memory"),
-        ("text", behind("prefix", "Expand", 1 << 62, 1 << 62, 1, 1, 1), PlanError, "not run: "),
+        (
+            "audio",
+            appended("prefix", "Reshape", -1),
+            PlanError,
+            "gave float32 [512] for prefix, not",
+        ),
+        ("audio", appended("prefix", "Reshape", 3, 7), PlanError, "does not run: "),
+        ("text", appended("prefix", "Reshape", 1, 64, 8), PlanError, "gave float32 [1, 64, 8] for"),
+        ("text", appended("prefix", "Gather", 1 << 40), PlanError, "does not run: "),
+        ("text", appended("prefix", "Expand", 1 << 20, 1 << 20, 1, 1, 1), BackendError, "memory"),
+        ("text", appended("prefix", "Expand", 1 << 62, 1 << 62, 1, 1, 1), PlanError, "not run: "),
         ("decoder", squared, PlanError, "does not run: "),
     ],
 )
-def test_what_a_graph_gives_is_checked(
+def test_a_graphs_outputs_are_checked(
     graph: str,
     edit: Callable[[ModelProto], None],
     error: type[Exception],
@@ -246,16 +256,16 @@ def test_what_a_graph_gives_is_checked(
     with pengi_rt.load(path, threads=1) as engine:
         clip = np.full(engine.config.clip_samples, 0.1, np.float32)
         with pytest.raises(error) as caught:
-            engine.generate((clip, engine.config.mel.sample_rate), max_new_tokens=2)
+            engine.generate((clip, pengi_config(engine.config).mel.sample_rate), max_new_tokens=2)
     assert f"{path}: its {graph} graph" in str(caught.value)
     assert says in str(caught.value)
     assert toy_plan.one_line(str(caught.value))
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_step_that_fails_is_a_line(onnx: OnnxBackend) -> None:
+def test_a_failing_step_is_a_one_line_error(onnx: OnnxBackend) -> None:
     """With bound outputs, ONNX Runtime raises a plain RuntimeError."""
-    prefix = np.zeros((1, 4, onnx.config.decoder.n_embd), np.float32)
+    prefix = np.zeros((1, 4, pengi_config(onnx.config).decoder.n_embd), np.float32)
     run = prefilled(onnx, prefix, new_tokens=2)
     assert isinstance(run.cache, OnnxCache)
     run.cache.mask = np.ones((3, 9), np.int32)

@@ -4,19 +4,19 @@ from typing import get_args
 
 import pytest
 
-from pengi_rt.backends import registry
 from pengi_rt.cli.main import build_parser, main
 from pengi_rt.cli.verbs import generate
+from pengi_rt.config import backend as registry
 from pengi_rt.config.choices import WEIGHTS_NAMES, LongAudio
 
 
 @pytest.mark.parametrize("way", get_args(LongAudio))
-def test_ways_with_long_audio_are_those_of_the_engine(way: str) -> None:
+def test_policies_for_long_audio_are_those_of_the_engine(way: str) -> None:
     command = ["generate", "--engine", "e", "a", "--long-audio", way]
     assert build_parser().parse_args(command).run is generate.run
 
 
-def test_help_says_what_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_is_not_installed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
@@ -26,7 +26,7 @@ def test_help_says_what_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{{{','.join(choices)}}}" in shown
 
 
-def test_plans_are_stored_as_what_runs() -> None:
+def test_precisions_are_the_types_that_plans_can_store() -> None:
     assert registry.precisions() == WEIGHTS_NAMES
 
 
@@ -41,7 +41,9 @@ def test_threads_below_one(
 
 @pytest.mark.parametrize("option", ["--task", "--question", "--text"])
 @pytest.mark.parametrize("verb", ["generate", "explain"])
-def test_nothing_is_forgotten(verb: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_given_twice_is_refused(
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [verb, "a.wav", option, "one"]
     assert build_parser().parse_args(command)
     with pytest.raises(SystemExit) as caught:
@@ -50,7 +52,7 @@ def test_nothing_is_forgotten(verb: str, option: str, capsys: pytest.CaptureFixt
     assert f"argument {option}: is given twice" in capsys.readouterr().err
 
 
-def test_one_prompt_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbs_with_one_prompt_refuse_two(capsys: pytest.CaptureFixture[str]) -> None:
     twice = ["a.wav", "--prompt", "one", "--prompt", "two"]
     assert build_parser().parse_args(["generate", *twice]).prompt == ["one", "two"]
     for verb in ("classify", "explain"):

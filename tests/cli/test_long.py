@@ -13,7 +13,7 @@ from pengi_rt.audio import samples
 from pengi_rt.cli import progress
 from pengi_rt.engine import Engine
 from pengi_rt.results.generation import Result
-from pengi_rt.session.batches import Batch, _Reader
+from pengi_rt.session.batches import Batch, _FillingBatch
 
 VERBS: dict[str, list[Argument]] = {
     "generate": ["--prompt", "what?", "--prompt", "where?"],
@@ -43,17 +43,17 @@ def _command(verb: str, plan: Path, *more: Argument) -> list[Argument]:
 
 def _on_each_batch(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
     """Call ``look`` with the number of each batch, after it is read and before it is answered."""
-    rest, count = _Reader._rest, 0
+    rest, count = _FillingBatch.rest, 0
 
-    def looked(reader: _Reader) -> Any:
+    def looked(filling: _FillingBatch) -> Any:
         nonlocal count
-        for batch in rest(reader):
+        for batch in rest(filling):
             assert isinstance(batch, Batch)
             look(count)
             count += 1
             yield batch
 
-    monkeypatch.setattr(_Reader, "_rest", looked)
+    monkeypatch.setattr(_FillingBatch, "rest", looked)
 
 
 @pytest.mark.usefixtures("streamed")
@@ -66,7 +66,7 @@ def _on_each_batch(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
         ("explain", "text"),
     ],
 )
-def test_rows_are_there_before_the_recording_ends(
+def test_rows_are_written_before_the_recording_ends(
     verb: str,
     form: str,
     tiny_plan: Path,
@@ -90,7 +90,7 @@ def test_rows_are_there_before_the_recording_ends(
 
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("windows", ["each", "merged", "pooled"])
-def test_rows_do_not_depend_on_how_it_was_read(
+def test_rows_of_streamed_and_in_memory_recordings_agree(
     windows: str, tiny_plan: Path, hour: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     command = _command("generate", tiny_plan, hour, "--windows", windows, "--batch-size", 2)
@@ -100,7 +100,9 @@ def test_rows_do_not_depend_on_how_it_was_read(
 
 
 @pytest.mark.usefixtures("streamed")
-def test_further_prompts_come_at_its_end(tiny_plan: Path, hour: Path, capsys: Capture) -> None:
+def test_rows_of_further_prompts_come_at_the_end(
+    tiny_plan: Path, hour: Path, capsys: Capture
+) -> None:
     command = _command("generate", tiny_plan, hour, "--format", "jsonl", "--batch-size", 2)
     rows = [json.loads(line) for line in run(capsys, *command)[1].splitlines()]
     assert [row["prompt"] for row in rows] == ["what?"] * WINDOWS + ["where?"] * WINDOWS
@@ -110,7 +112,7 @@ def test_further_prompts_come_at_its_end(tiny_plan: Path, hour: Path, capsys: Ca
 
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("verb", VERBS)
-def test_one_that_changes_on_the_way_stops_nobody_else(
+def test_a_recording_that_changes_does_not_stop_the_others(
     verb: str,
     tiny_plan: Path,
     hour: Path,
@@ -139,7 +141,7 @@ def test_one_that_changes_on_the_way_stops_nobody_else(
 
 
 @pytest.mark.usefixtures("streamed")
-def test_one_that_is_damaged_at_its_end_has_no_rows(
+def test_a_recording_damaged_at_its_end_has_no_rows(
     tiny_plan: Path, hour: Path, capsys: Capture
 ) -> None:
     hour.write_bytes(hour.read_bytes()[:-100])
@@ -221,7 +223,7 @@ def test_a_bar_counts_the_windows_of_a_long_recording(
 
 
 @pytest.mark.usefixtures("streamed")
-def test_what_is_read_first_is_said(
+def test_the_first_pass_over_a_recording_is_reported(
     tiny_plan: Path, hour: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     bars.clear()
@@ -235,7 +237,7 @@ def test_what_is_read_first_is_said(
 
 
 @pytest.mark.usefixtures("streamed")
-def test_nobody_looks(
+def test_quiet_shows_no_bar(
     tiny_plan: Path, hour: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(progress, "_is_watched", lambda: True)

@@ -20,7 +20,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])
     assert caught.value.code == 0
@@ -65,12 +65,12 @@ def test_running_imports_neither_torch_nor_transformers(tiny_plan: Path, sounds:
 
 
 @pytest.mark.parametrize("command", [["-q", "doctor"], ["doctor", "-q"], ["-q", "doctor", "-q"]])
-def test_quiet_before_and_behind_the_verb(command: list[str]) -> None:
+def test_quiet_before_and_after_the_verb(command: list[str]) -> None:
     arguments = build_parser().parse_args(command)
     assert (arguments.quiet, arguments.verbose) == (True, False)
 
 
-def test_verbose_before_the_verb_is_heard(
+def test_verbose_before_the_verb_is_obeyed(
     tiny_plan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels: list[int] = []
@@ -85,7 +85,7 @@ def test_quiet_and_verbose_contradict(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--quiet and --verbose contradict" in capsys.readouterr().err
 
 
-def test_an_interrupt_is_said_in_a_line(
+def test_an_interrupt_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -97,7 +97,7 @@ def test_an_interrupt_is_said_in_a_line(
 
 
 @pytest.mark.parametrize("error", [RecursionError(), AttributeError("save_nargs")])
-def test_an_interrupt_may_come_out_as_anything(
+def test_an_interrupt_may_surface_as_another_exception(
     error: Exception,
     monkeypatch: pytest.MonkeyPatch,
     tiny_plan: Path,
@@ -115,7 +115,7 @@ def test_an_interrupt_may_come_out_as_anything(
     assert capsys.readouterr().err == "pengi-rt: interrupted\n"
 
 
-def test_the_reader_may_go_away(tiny_plan: Path, sounds: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tiny_plan: Path, sounds: Path) -> None:
     """``pengi-rt generate ... | head -0`` ends quietly."""
     sound = min(path for path in sounds.iterdir() if path.suffix == ".wav")
     process = subprocess.Popen(

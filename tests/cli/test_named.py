@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["s", "s/**/*.wav", "@l"])
 @pytest.mark.parametrize("verb", ["generate", "describe", "explain", "embed", "classify"])
-def test_the_rest_is_answered(
+def test_the_other_recordings_are_answered(
     verb: str, name: str, tiny_plan: Path, folder: Path, capsys: Capture
 ) -> None:
     Path("l").write_text("s/lost+found\ns/a.wav\n")
@@ -47,11 +47,11 @@ def test_the_rest_is_answered(
     assert out
 
 
-def test_nothing_else_is_an_error(folder: Path, capsys: Capture) -> None:
+def test_a_run_without_readable_recordings_is_an_error(folder: Path, capsys: Capture) -> None:
     assert run(capsys, "generate", "s/lost+found") == (3, "", f"{LOST}\n")
 
 
-def test_many_are_counted(tiny_plan: Path, folder: Path, capsys: Capture) -> None:
+def test_many_bad_recordings_are_counted(tiny_plan: Path, folder: Path, capsys: Capture) -> None:
     for number in range(MOST_LINES + 3):
         Path(f"s/lost{number}").mkdir()
     code, _, err = run(capsys, "generate", *FAST, "--engine", tiny_plan, folder)
@@ -60,7 +60,9 @@ def test_many_are_counted(tiny_plan: Path, folder: Path, capsys: Capture) -> Non
     assert err.endswith("pengi-rt: 4 more could not be read either\n")
 
 
-def test_other_kinds_are_no_failure(tiny_plan: Path, folder: Path, capsys: Capture) -> None:
+def test_other_kinds_of_files_are_not_a_failure(
+    tiny_plan: Path, folder: Path, capsys: Capture
+) -> None:
     Path("s/lost+found").rmdir()
     for name in ("b.wv", "c.wv", "d.ape"):
         Path("s", name).touch()
@@ -71,7 +73,7 @@ def test_other_kinds_are_no_failure(tiny_plan: Path, folder: Path, capsys: Captu
     assert run(capsys, *given, "-q") == (0, out, "")
 
 
-def test_pipes_that_nobody_named(tiny_plan: Path, folder: Path, capsys: Capture) -> None:
+def test_pipes_in_folders_and_patterns(tiny_plan: Path, folder: Path, capsys: Capture) -> None:
     """Nothing writes to these pipes: a run that opened one would wait forever."""
     Path("s/lost+found").rmdir()
     os.mkfifo("pipe.wav")

@@ -27,7 +27,7 @@ def run(code: str, *, closed: bool = False) -> str:
     return done.stderr
 
 
-def test_only_python_is_heard() -> None:
+def test_only_python_writes_to_standard_error() -> None:
     assert run(CODE) == "before Python\nERROR:root:logged\nERROR:root:later\nafter end\n"
 
 

@@ -34,7 +34,9 @@ def refused(capsys: Capture, *arguments: str) -> str:
         (["--", "-1", "-"], ["-1", "-"]),
     ],
 )
-def test_names_of_recordings(verb: str, given: list[str], names: list[str]) -> None:
+def test_recordings_whose_names_look_like_options(
+    verb: str, given: list[str], names: list[str]
+) -> None:
     needed = ["-o", "x.npy"] if verb == "embed" else []
     given = [each for each in given if verb != "describe" or each != "--strict"]
     found = parsed(verb, *needed, *given)
@@ -99,7 +101,7 @@ def test_refused(given: list[str], message: str, capsys: Capture) -> None:
     assert len(said) < 5000
 
 
-def test_a_recording_called_as_an_option_is_not_overwritten(
+def test_a_recording_named_like_an_option_is_not_overwritten(
     tiny_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)

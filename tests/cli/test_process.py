@@ -96,7 +96,7 @@ def test_an_interrupt_closes_json_on_standard_output(
 
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("redirect", [">/dev/full", ">&-"])
-def test_standard_output_that_takes_nothing(
+def test_standard_output_that_is_full(
     form: str, redirect: str, tiny_plan: Path, sound: Path
 ) -> None:
     done = run("generate", "--engine", tiny_plan, sound, "--format", form, redirect=redirect)
@@ -112,7 +112,7 @@ def test_every_verb_says_that_the_disk_is_full(verb: list[str], tiny_plan: Path)
     assert done.stderr == b"pengi-rt: cannot write standard output: No space left on device\n"
 
 
-def test_help_says_so_without_a_buffer_too() -> None:
+def test_help_on_a_full_disk_without_a_buffer() -> None:
     done = run("--help", redirect=">/dev/full", PYTHONUNBUFFERED="1")
     assert (done.returncode, done.stderr.count(b"\n")) == (3, 1)
 
@@ -127,7 +127,7 @@ def test_a_full_output_file_is_one_line(tiny_plan: Path, sound: Path) -> None:
 
 
 @pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-"])
-def test_errors_that_nobody_can_be_told_keep_their_code(redirect: str, tiny_plan: Path) -> None:
+def test_exit_codes_without_a_standard_error(redirect: str, tiny_plan: Path) -> None:
     done = run("generate", "--engine", tiny_plan, "missing.wav", redirect=redirect)
     assert (done.returncode, done.stdout) == (3, b"")
 
@@ -140,7 +140,7 @@ def test_standard_input_that_is_empty_or_closed(tiny_plan: Path) -> None:
         assert done.stderr.count(b"\n") == 1
 
 
-def test_what_standard_input_reads_is_not_overwritten(
+def test_the_file_on_standard_input_is_not_overwritten(
     tiny_plan: Path, sound: Path, tmp_path: Path
 ) -> None:
     own = Path(shutil.copy(sound, tmp_path / "own.wav"))

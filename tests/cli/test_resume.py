@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import Recording, read_recording
 from pengi_rt.cli.main import main
 from pengi_rt.render.output import open_output
 from pengi_rt.render.resume import ResumeState
@@ -27,7 +27,7 @@ from pengi_rt.render.resume import ResumeState
 Capture = pytest.CaptureFixture[str]
 Run = Callable[..., int]
 Ask = Callable[..., list[str]]
-LOAD = "pengi_rt.session.batches.load_windows"
+LOAD = "pengi_rt.session.batches.read_recording"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names = []
 
     def read(*arguments: Any, **options: Any) -> Recording:
-        recording = load_windows(*arguments, **options)
+        recording = read_recording(*arguments, **options)
         names.append(Path(recording.name).name)
         return recording
 
@@ -72,7 +72,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder.parent / "out.jsonl").read_text().splitlines()]
 
 
-def test_what_is_done_is_not_asked_again(run: Run, folder: Path, asked: list[str]) -> None:
+def test_finished_recordings_are_not_asked_again(run: Run, folder: Path, asked: list[str]) -> None:
     assert run() == 4
     output = folder.parent / "out.jsonl"
     first = output.read_bytes()
@@ -84,7 +84,7 @@ def test_what_is_done_is_not_asked_again(run: Run, folder: Path, asked: list[str
     assert sorted(path.name for path in folder.parent.iterdir()) == ["out.jsonl", "sounds"]
 
 
-def test_what_changed_is_asked_again(run: Run, folder: Path, asked: list[str]) -> None:
+def test_changed_recordings_are_asked_again(run: Run, folder: Path, asked: list[str]) -> None:
     run()
     before = rows(folder)
     asked.clear()
@@ -123,7 +123,7 @@ def test_another_plan_asks_everything_again(run: Run, half_plan: Path, asked: li
 
 @pytest.mark.parametrize("lines", [0, 1, 3, 4, 6])
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_run_cut_short_goes_on(
+def test_an_interrupted_run_continues(
     run: Run, folder: Path, asked: list[str], lines: int, torn: bool
 ) -> None:
     """Rows 3 and 4 are the windows of one recording: half of a recording is discarded."""
@@ -186,7 +186,9 @@ def heard(folder: Path) -> list[str]:
     return [row["audio"] for row in rows(folder)]
 
 
-def test_what_is_not_named_stays_in_front(ask: Ask, folder: Path, capsys: Capture) -> None:
+def test_rows_of_recordings_not_named_now_stay_first(
+    ask: Ask, folder: Path, capsys: Capture
+) -> None:
     ask("1.wav", "2.wav", "3b.wav", code=4)
     before = rows(folder)
     assert capsys.readouterr().err.count("\n") == 1  # about 3b.wav alone: no rows existed
@@ -214,7 +216,7 @@ def test_a_list_of_two_prompts_stays_whole(ask: Ask, folder: Path) -> None:
     assert rows(folder)[:-1] == before
 
 
-def test_half_a_recording_does_not_hide_the_whole(ask: Ask, folder: Path) -> None:
+def test_a_partial_recording_in_the_part_does_not_hide_the_whole(ask: Ask, folder: Path) -> None:
     ask("2.wav", "3.wav")
     output = folder.parent / "out.jsonl"
     whole = output.read_bytes()
@@ -234,7 +236,7 @@ def test_a_recording_named_twice_is_known_again(ask: Ask, folder: Path) -> None:
     assert heard(folder) == ["2.wav", "2.wav", "1.wav", "3.wav"]
 
 
-def test_settings_given_by_mistake_cost_nothing(
+def test_refused_settings_change_nothing(
     ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Two runs are cut short, the second with other settings: the third continues the first."""
@@ -255,7 +257,7 @@ def test_settings_given_by_mistake_cost_nothing(
     assert sorted(path.name for path in folder.parent.iterdir()) == ["out.jsonl", "sounds"]
 
 
-def test_standard_input_is_no_file_of_that_name(
+def test_standard_input_is_not_a_file_named_like_it(
     ask: Ask, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "-").write_bytes((folder / "1.wav").read_bytes())
@@ -279,7 +281,7 @@ def test_rows_as_other_programs_write_them(ask: Ask, folder: Path) -> None:
     assert ask("3.wav", "2.wav", "1.wav") == ["3.wav"]
 
 
-def test_names_that_are_no_unicode(ask: Ask, folder: Path) -> None:
+def test_names_that_are_not_utf8(ask: Ask, folder: Path) -> None:
     name = os.fsdecode(b"bad\xff.wav")
     (folder / "1.wav").rename(folder / name)
     assert ask(name) == [name]
@@ -370,7 +372,9 @@ def test_a_file_that_cannot_be_read(ask: Ask, folder: Path, capsys: Capture) -> 
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_what_is_no_file_is_refused(ask: Ask, folder: Path, kind: str, capsys: Capture) -> None:
+def test_outputs_that_are_not_files_are_refused(
+    ask: Ask, folder: Path, kind: str, capsys: Capture
+) -> None:
     output = folder.parent / "out.jsonl"
     output.mkdir() if kind == "folder" else os.mkfifo(output)
     ask("1.wav", code=2)
@@ -388,7 +392,7 @@ def test_rows_are_written_as_soon_as_none_is_missing_before_them(
     def spied(*arguments: Any, **options: Any) -> Any:
         part = folder.parent / "out.jsonl.part"
         written.append([json.loads(line)["audio"] for line in part.read_text().splitlines()])
-        return load_windows(*arguments, **options)
+        return read_recording(*arguments, **options)
 
     monkeypatch.setattr(LOAD, spied)
     ask("0.wav", "2.wav", "1.wav", "3.wav", "5.wav", "4.wav", "6.wav")

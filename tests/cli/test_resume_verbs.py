@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import Argument, Capture, run
 
-from pengi_rt.audio.recording import Recording, load_windows
+from pengi_rt.audio.recording import Recording, read_recording
 
 VERBS = {
     "describe": ["--max-new-tokens", "2"],
@@ -21,14 +21,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def read(name: str, *arguments: object, **options: object) -> Recording:
         names.append(Path(name).name)
-        return load_windows(name, *arguments, **options)  # type: ignore[arg-type]
+        return read_recording(name, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pengi_rt.session.batches.load_windows", read)
+    monkeypatch.setattr("pengi_rt.session.batches.read_recording", read)
     return names
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_is_done_stays(
+def test_finished_rows_are_kept(
     verb: str, tiny_plan: Path, noise: Path, long: Path, asked: list[str], capsys: Capture
 ) -> None:
     output = noise.parent / "rows.jsonl"
@@ -56,7 +56,7 @@ def test_what_is_done_stays(
     assert (output.read_bytes(), len(asked)) == (whole, 2)
 
 
-def test_other_labels_are_asked_anew(
+def test_other_labels_start_over(
     tiny_plan: Path, noise: Path, asked: list[str], capsys: Capture
 ) -> None:
     output = noise.parent / "rows.jsonl"
@@ -79,15 +79,13 @@ def test_other_labels_are_asked_anew(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_rows_alone_can_be_resumed(
-    verb: str, tiny_plan: Path, noise: Path, capsys: Capture
-) -> None:
+def test_only_rows_can_be_resumed(verb: str, tiny_plan: Path, noise: Path, capsys: Capture) -> None:
     code, out, err = run(capsys, verb, "--engine", tiny_plan, noise, *VERBS[verb], "--resume")
     assert (code, out) == (2, "")
     assert "--resume continues a file of rows: give --format jsonl and -o FILE" in err
 
 
-def test_a_picture_is_of_what_is_asked_now(tiny_plan: Path, noise: Path, capsys: Capture) -> None:
+def test_a_picture_shows_the_current_run(tiny_plan: Path, noise: Path, capsys: Capture) -> None:
     output, picture = noise.parent / "rows.jsonl", noise.parent / "p.png"
     command: list[Argument] = [
         "classify",

@@ -37,7 +37,7 @@ def loud(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_rows_say_so(
+def test_rows_hold_the_warnings(
     verb: str,
     odd: Path,
     noise: Path,

@@ -31,7 +31,7 @@ Way = Literal["first", "last"]
         (list[str], ("a", 3), ("a", 3)),
     ],
 )
-def test_values_become_pythons(hint: Any, value: Any, expected: Any) -> None:
+def test_values_become_python_types(hint: Any, value: Any, expected: Any) -> None:
     found = argument("x", value, hint)
     assert found == expected
     assert type(found) is type(expected)
@@ -82,7 +82,7 @@ def test_lists(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["ab", b"ab", bytearray(b"a"), {"a": 1}, 3, None, np.array("a")])
-def test_no_lists(value: Any) -> None:
+def test_invalid_lists(value: Any) -> None:
     with pytest.raises(UsageError, match=r"^texts must be a list of strings, got "):
         listed("texts", value)
 

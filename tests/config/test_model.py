@@ -10,15 +10,15 @@ import pytest
 import toy_plan
 
 from pengi_rt.config import model as config
-from pengi_rt.config.bounds import MAX_BEAM_SIZE
 from pengi_rt.config.checked import Checked, Within
-from pengi_rt.config.model import (
+from pengi_rt.config.decode import MAX_BEAM_SIZE
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import (
     DecoderConfig,
     GenerationConfig,
     HTSATConfig,
     MapperConfig,
     MelConfig,
-    ModelConfig,
     TextConfig,
 )
 from pengi_rt.config.presets import PRESETS
@@ -275,14 +275,14 @@ def test_refusals_stay_short_whatever_they_quote() -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("path", ["clip_seconds", "mel.fmin", "generation.temperature", "d_proj"])
-def test_json_of_no_finite_number(number: str, path: str) -> None:
+def test_json_with_nonfinite_numbers(number: str, path: str) -> None:
     text = json.dumps(changed({}, path, "?")).replace('"?"', number)
     with pytest.raises(UsageError, match=rf"^config\.{path} must be "):
         ModelConfig.from_json(text)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"d_proj": ' + "1" * 5000 + "}"])
-def test_no_json(text: str) -> None:
+def test_invalid_json(text: str) -> None:
     with pytest.raises(UsageError, match=r"^the model config is not JSON: "):
         ModelConfig.from_json(text)
 
@@ -310,6 +310,6 @@ def test_bounds_repeated_from_other_rooms_agree() -> None:
     assert hints["beam_size"].__metadata__ == (Within(1, MAX_BEAM_SIZE),)
 
 
-def test_every_part_is_listed_here() -> None:
+def test_every_part_of_the_config_is_tested_here() -> None:
     made = {x for x in vars(config).values() if isinstance(x, type) and issubclass(x, Checked)}
     assert made - {Checked} == set(PARTS)

@@ -46,7 +46,7 @@ def plain(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value.tolist() for name, value in options.items()}
 
 
-def test_numpys_values_are_pythons(engine: Engine) -> None:
+def test_numpy_values_become_python_types(engine: Engine) -> None:
     assert engine.generate(clip(0), np.str_("what?"), **NUMPY).windows == (
         engine.generate(clip(0), "what?", **plain(NUMPY)).windows
     )

@@ -22,7 +22,7 @@ def test_whole_numbers(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", NOT_WHOLE, ids=repr)
-def test_no_whole_numbers(value: Any) -> None:
+def test_not_whole_numbers(value: Any) -> None:
     assert as_int(value) is None
 
 
@@ -33,18 +33,18 @@ def test_real_numbers(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [True, np.False_, "1", None, 1j, 10**400, [1.0]], ids=repr)
-def test_no_real_numbers(value: Any) -> None:
+def test_not_real_numbers(value: Any) -> None:
     assert as_float(value) is None
 
 
 @pytest.mark.parametrize("value", [44100, 44100.0, np.float32(44100), Fraction(44100)], ids=repr)
-def test_what_can_only_be_whole(value: Any) -> None:
+def test_values_that_convert_to_whole_numbers(value: Any) -> None:
     assert whole_value(value) == 44100
     assert type(whole_value(value)) is int
 
 
 @pytest.mark.parametrize("value", [44100.5, float("nan"), float("inf"), "44100", True], ids=repr)
-def test_what_cannot_be_whole(value: Any) -> None:
+def test_values_that_do_not_convert_to_whole_numbers(value: Any) -> None:
     assert whole_value(value) is None
 
 

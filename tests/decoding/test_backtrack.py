@@ -54,7 +54,9 @@ def walked(found: SearchTrace, clip: int, steps: int, beam: int) -> Hypothesis:
         (9, 2, [9, 0, 7], 5),  # the buffers hold more steps than the options allow
     ],
 )
-def test_every_beam_of_every_clip(steps: int, width: int, done: list[int], most: int) -> None:
+def test_backtracking_equals_following_each_beam(
+    steps: int, width: int, done: list[int], most: int
+) -> None:
     for seed in range(5):
         found = searched(seed, steps, len(done), width, done)
         answers = read_hypotheses(found, most)

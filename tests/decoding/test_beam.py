@@ -110,7 +110,7 @@ def test_equals_released_rule(changes: dict[str, Any], seed: int) -> None:
     assert_released(search(FakeBackend(MODEL), clips, options), clips, options)
 
 
-def test_the_cases_above_hold_what_matters() -> None:
+def test_the_random_cases_cover_what_matters() -> None:
     """Clips that end early next to ones that do not, and answers of different lengths."""
     answers = [answer for seed in range(6) for answer in search_all(prefixes(4, seed))]
     steps = {answer.steps for answer in answers}
@@ -178,7 +178,7 @@ def test_finished_beam_is_pushed_out_for_good() -> None:
     assert three.beams[0].score == pytest.approx(np.log([0.4, 0.94, 0.49]).mean(), rel=1e-6)
 
 
-def test_everything_ends_after_one_token() -> None:
+def test_every_beam_ends_after_one_token() -> None:
     model = ScriptedModel({(): [0.1, 0.7, 0.1, 0.1]})
     backend = FakeBackend(model)
     prefix = np.zeros((1, WIDTH), np.float32)
@@ -191,14 +191,14 @@ def test_everything_ends_after_one_token() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, -3.0])
-def test_temperature_of_nothing_is_one(temperature: float) -> None:
+def test_temperatures_of_zero_and_below_are_one(temperature: float) -> None:
     clips = prefixes(2)
     assert search_all(clips, temperature=temperature) == search_all(clips)
     assert search_all(clips, temperature=0.5) != search_all(clips)
 
 
 @pytest.mark.parametrize("wrong", ["tokens", "parents"])
-def test_the_toy_model_notices(wrong: str) -> None:
+def test_the_toy_model_detects_a_lost_history(wrong: str) -> None:
     """Guards the comparisons above: history must make a difference."""
 
     @dataclass
@@ -212,7 +212,7 @@ def test_the_toy_model_notices(wrong: str) -> None:
     assert search(FakeBackend(MODEL, decoder=Forgetful(MODEL)), clips, OPTIONS) != search_all(clips)
 
 
-def test_nothing_asked_nothing_run() -> None:
+def test_no_clips_no_forward_pass() -> None:
     backend = FakeBackend(MODEL)
     assert search(backend, [], OPTIONS) == []
     assert backend.forwards == 0
@@ -240,22 +240,6 @@ def test_nan_raises() -> None:
         )
 
 
-def test_on_step_counts_and_cancels() -> None:
-    seen: list[int] = []
-    clips = prefixes(2)
-    answers = search(FakeBackend(MODEL), clips, OPTIONS, on_step=seen.append)
-    assert seen == list(range(1, max(answer.steps for answer in answers) + 1))
-
-    def cancel(step: int) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    backend = FakeBackend(MODEL)
-    with pytest.raises(KeyboardInterrupt):
-        search(backend, clips, OPTIONS, on_step=cancel)
-    assert backend.forwards == 3
-
-
 def test_a_beam_of_probability_zero_is_minus_infinity() -> None:
     """Three beams where only one is possible: impossible beams stay impossible, without NaN."""
     model = ScriptedModel({(): [1, 0, 0, 0]})
@@ -270,12 +254,12 @@ def test_a_beam_of_probability_zero_is_minus_infinity() -> None:
     )
 
 
-def ends_with(*suffixes: tuple[int, ...]) -> StopTest:
-    return lambda tokens: any(tuple(tokens[-len(suffix) :]) == suffix for suffix in suffixes)
+def ends_with(*endings: tuple[int, ...]) -> StopTest:
+    return lambda tokens: any(tuple(tokens[-len(ending) :]) == ending for ending in endings)
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
-def test_ended_by_one_token_is_a_stop_token(beam_size: int) -> None:
+def test_a_stop_test_for_one_token_equals_the_stop_token(beam_size: int) -> None:
     """The hook does everything that the model's own stop token would do."""
     clips = prefixes(6, seed=3)
     unstopped = replace(OPTIONS, beam_size=beam_size, stop_id=-1)
@@ -285,8 +269,8 @@ def test_ended_by_one_token_is_a_stop_token(beam_size: int) -> None:
     assert answers != search(FakeBackend(MODEL), clips, unstopped)
 
 
-def test_ended_by_two_tokens() -> None:
-    """A suffix contained in the first clip's best answer ends the answer right there."""
+def test_a_stop_test_for_two_tokens() -> None:
+    """Two tokens in the middle of the first clip's best answer end the answer right there."""
     clips = prefixes(4)
     options = replace(OPTIONS, beam_size=1)
     (long, *_) = search(FakeBackend(MODEL), clips, options)
@@ -298,7 +282,7 @@ def test_ended_by_two_tokens() -> None:
     assert (short.steps, long.steps > 3) == (3, True)
 
 
-def test_ended_sees_unfinished_beams_only() -> None:
+def test_the_stop_test_sees_only_unfinished_beams() -> None:
     """The hook sees each beam's whole history, and never one that has already ended."""
     seen: list[tuple[int, ...]] = []
 
@@ -321,14 +305,14 @@ def test_ended_sees_unfinished_beams_only() -> None:
         assert beam.tokens in seen or beam.tokens[-1] == MODEL.stop_id
 
 
-def test_the_host_steps_where_it_is_asked_something() -> None:
+def test_the_host_steps_when_options_need_it() -> None:
     """A backend that searches on its device cannot call back between steps."""
 
     class Device:
         def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
             raise InterruptedError
 
-        def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
+        def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
             raise NotImplementedError
 
         def search_new_prompt(
@@ -342,4 +326,3 @@ def test_the_host_steps_where_it_is_asked_something() -> None:
         search(backend, clips, OPTIONS)
     usual = search_all(clips)
     assert search(backend, clips, OPTIONS, is_finished=lambda _: False) == usual
-    assert search(backend, clips, OPTIONS, on_step=lambda _: None) == usual

@@ -12,6 +12,7 @@ from fake_backend import WIDTH, FakeBackend, FakeDecoder, ScriptedModel, ToyMode
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import F32, F64, I64, Backend, Cache
 from pengi_rt.backends.torch import TorchBackend
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.likelihood import MAX_ROWS, MAX_WIDTH, Likelihoods, likelihoods
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import Pengi
@@ -84,7 +85,7 @@ def test_random_candidates(seed: int, end: int | None) -> None:
     ],
     ids=str,
 )
-def test_shapes_that_hurt(candidates: list[Tokens], end: int | None) -> None:
+def test_difficult_tries(candidates: list[Tokens], end: int | None) -> None:
     clips = prefixes(2)
     found = likelihoods(FakeBackend(MODEL), clips, candidates, end=end)
     assert_brute_force(found, clips, candidates, end)
@@ -107,8 +108,8 @@ class Counting(FakeDecoder):
 
 
 @pytest.mark.parametrize(("end", "steps"), [(None, 4), (END, 5)])
-def test_a_prefill_and_a_step_a_level(end: int | None, steps: int) -> None:
-    """For any number of candidates; there are as many rows as nodes at the widest level."""
+def test_one_prefill_and_one_step_per_level(end: int | None, steps: int) -> None:
+    """For any number of candidates; the rows are the nodes of the widest level."""
     candidates = [*random_candidates(0), (1, 2, 3, 1, 2), (9, 9, 9, 9, 9)]
     sequences = [each if end is None else (*each, end) for each in candidates]
     inner = [{each[:depth] for each in sequences if len(each) > depth} for depth in range(6)]
@@ -132,8 +133,8 @@ def test_single_tokens_need_no_step() -> None:
 @pytest.mark.parametrize("end", [None, END])
 def test_more_candidates_than_rows(end: int | None) -> None:
     """In any order: 147 first tokens, and as many second tokens after one more first token."""
-    behind = [(149, token, token // 2) for token in range(147)]
-    candidates = [*((token, 1) for token in range(147)), *behind]
+    after = [(149, token, token // 2) for token in range(147)]
+    candidates = [*((token, 1) for token in range(147)), *after]
     np.random.default_rng(0).shuffle(candidates)
     clips, decoder = prefixes(3), Counting(MODEL)
     backend = FakeBackend(MODEL, decoder=decoder)
@@ -144,7 +145,7 @@ def test_more_candidates_than_rows(end: int | None) -> None:
     assert len(decoder.stepped) <= 3 * len(decoder.prefilled)
 
 
-def test_the_widest_trie_is_one_clip() -> None:
+def test_a_trie_wider_than_the_maximum_is_split() -> None:
     candidates = [(token, 1) for token in range(MAX_WIDTH)]
     decoder = Counting(MODEL)
     backend = FakeBackend(MODEL, decoder=decoder)
@@ -175,7 +176,7 @@ def test_means_are_per_token() -> None:
     np.testing.assert_array_equal(found.means, found.sums / np.array([2, 4]))
 
 
-def test_all_answers_together_are_certain() -> None:
+def test_probabilities_of_all_answers_sum_to_one() -> None:
     """Probabilities of all finished answers of up to two tokens and all longer ones sum to 1."""
     model = ScriptedModel({(): [0.1, 0.2, 0.3, 0.4], (1,): [0.7, 0.1, 0.1, 0.1]})
     answers = [(first,) for first in range(1, 4)]
@@ -271,7 +272,7 @@ def test_no_clips() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["tokens", "parents"])
-def test_the_toy_model_notices(wrong: str) -> None:
+def test_the_toy_model_detects_a_lost_history(wrong: str) -> None:
     """Guards the comparisons above: history must make a difference."""
 
     @dataclass
@@ -324,14 +325,12 @@ def test_equals_a_full_forward_pass_in_float64(
 
     A wrong position, parent or pad is off by more than 0.1.
     """
-    end = backend.config.stop_id if ended else None
+    end = pengi_config(backend.config).stop_id if ended else None
     generator = np.random.default_rng(0)
     words = [*random_candidates(2, count=30), *((int(t), 9) for t in generator.permutation(512))]
     candidates = list(dict.fromkeys(words))[:90]  # wider than one trie
-    clips = [
-        generator.normal(size=(length, backend.config.decoder.n_embd)).astype(np.float32)
-        for length in (16, 3, 9)
-    ]
+    width = pengi_config(backend.config).decoder.n_embd
+    clips = [generator.normal(size=(length, width)).astype(np.float32) for length in (16, 3, 9)]
     found = likelihoods(backend, clips, candidates, end=end)
     for clip, sums in zip(clips, found.sums, strict=True):
         for candidate, total, count in zip(candidates, sums, found.counts, strict=True):
@@ -344,10 +343,10 @@ def test_equals_a_full_forward_pass_in_float64(
 def test_real_backends_alone_and_in_batches(backend: Backend) -> None:
     """Same tolerance as above, since products of other shapes add in another order."""
     candidates = random_candidates(3)
-    clips = prefixes(4, seed=2, width=backend.config.decoder.n_embd)
-    found = likelihoods(backend, clips, candidates, end=backend.config.stop_id)
+    clips = prefixes(4, seed=2, width=pengi_config(backend.config).decoder.n_embd)
+    found = likelihoods(backend, clips, candidates, end=pengi_config(backend.config).stop_id)
     for clip, sums in zip(clips, found.sums, strict=True):
-        alone = likelihoods(backend, [clip], candidates, end=backend.config.stop_id)
+        alone = likelihoods(backend, [clip], candidates, end=pengi_config(backend.config).stop_id)
         np.testing.assert_allclose(alone.sums[0], sums, atol=5e-4)
         assert (alone.sums[0].argsort() == sums.argsort()).all()
     assert np.ptp(found.sums, axis=0).min() > 0.01  # clips differ

@@ -18,8 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from pengi_rt.backends.protocol import F32, F64
-from pengi_rt.config.bounds import MIN_TEMPERATURE
-from pengi_rt.config.decode import DecodeOptions, SampleOptions
+from pengi_rt.config.decode import MIN_TEMPERATURE, DecodeOptions, SampleOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.sampling import sample, sample_choice
@@ -76,7 +75,7 @@ RESTRICTIONS = [
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("restriction", RESTRICTIONS, ids=str)
 @pytest.mark.parametrize("vocab", [1, 7, 50257])
-def test_draws_invert_the_restricted_distribution(
+def test_draws_invert_the_truncated_distribution(
     vocab: int, restriction: dict[str, Any], temperature: float
 ) -> None:
     """Token by token: the first whose cumulative probability exceeds its uniform number."""
@@ -108,7 +107,7 @@ def chi_square(
 @pytest.mark.parametrize(
     "changes", [{}, {"temperature": 0.6}, {"top_k": 3, "top_p": 0.8, "temperature": 1.5}], ids=str
 )
-def test_frequencies(changes: dict[str, Any]) -> None:
+def test_frequencies_match_the_probabilities(changes: dict[str, Any]) -> None:
     """Two tokens, where token 1 ends; 12,800 draws.
 
     Chi-square with n - 1 degrees of freedom has variance 2 (n - 1): a correct program fails at five
@@ -204,7 +203,7 @@ def test_many_equal_tokens(restriction: dict[str, Any]) -> None:
     assert found == {*ids[3::4], *ids[ids % 4 != 3][:64]}
 
 
-def test_top_p_is_of_what_top_k_left() -> None:
+def test_top_p_applies_after_top_k() -> None:
     """From 0.4, 0.3, 0.2 and 0.1, top-k leaves 4/7 and 3/7: the first alone reaches 0.55."""
     logits = np.log([0.3, 0.4, 0.1, 0.2]).astype(np.float32)
     assert set(draw(logits, top_k=2, top_p=0.55)) == {1}
@@ -221,7 +220,7 @@ def test_probability_zero_is_never_drawn(restriction: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
+def test_nan_logits_are_refused(value: float) -> None:
     logits = np.array([0, value, 0, 0], np.float32)
     with pytest.raises(ValueError, match=r"without a finite maximum: clip 0, sample 0"):
         draw(logits)
@@ -229,7 +228,7 @@ def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
         draw(np.full(4, -np.inf, np.float32))
 
 
-def test_rows_that_are_finished_are_not_read() -> None:
+def test_finished_rows_are_not_read() -> None:
     """Token 1 ends the answer; logits after it do not matter, but logits elsewhere do."""
     nan = [float("nan")] * 4
     model = ScriptedModel({(): [0.5, 0.5, 0, 0], (1,): nan, (1, 3): nan, (0,): [0, 0, 1, 0]})
@@ -241,7 +240,7 @@ def test_rows_that_are_finished_are_not_read() -> None:
         sample(FakeBackend(model), [NOTHING], replace(options, stop_id=-1))
 
 
-def test_log_probs_are_of_the_unrestricted_distribution() -> None:
+def test_log_probs_are_those_of_the_full_distribution() -> None:
     clips = prefixes(4, seed=7)
     answers = sample_all(clips, temperature=0.7, top_k=5, top_p=0.9)
     for answer, prefix in zip(answers, clips, strict=True):
@@ -259,7 +258,7 @@ def test_best_first() -> None:
         assert len(set(scores)) > 5
 
 
-def test_neighbours_change_nothing() -> None:
+def test_other_rows_of_the_batch_change_nothing() -> None:
     """Samples are the same alone, in batches, in another order, and with more samples per clip."""
     clips = prefixes(8, seed=1)
     assert len({len(clip) for clip in clips}) > 3
@@ -271,7 +270,7 @@ def test_neighbours_change_nothing() -> None:
         assert one.beams[0] in three.beams
 
 
-def test_longer_answers_begin_alike() -> None:
+def test_a_longer_limit_keeps_the_beginning() -> None:
     """``max_new_tokens`` cuts an answer; it does not change what is sampled."""
     clips = prefixes(4)
     for short, long in zip(
@@ -303,7 +302,7 @@ def test_answers_end_at_the_stop_token() -> None:
         assert answer.steps == max(len(beam.tokens) for beam in answer.beams)
 
 
-def test_ended_finishes_a_row_as_the_stop_token_does() -> None:
+def test_a_stop_test_finishes_a_row_like_the_stop_token() -> None:
     clips = prefixes(4, seed=6)
     unstopped = replace(OPTIONS, stop_id=-1)
     stop = MODEL.stop_id
@@ -314,7 +313,7 @@ def test_ended_finishes_a_row_as_the_stop_token_does() -> None:
     assert answers != sample(FakeBackend(MODEL), clips, unstopped)
 
 
-def test_nothing_asked_nothing_run() -> None:
+def test_no_rows_no_forward_pass() -> None:
     backend = FakeBackend(MODEL)
     assert sample(backend, [], OPTIONS) == []
     assert backend.forwards == 0

@@ -32,7 +32,7 @@ CLIPS = prefixes(8, seed=2)
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_equals_the_search(options: DecodeOptions | SampleOptions) -> None:
+def test_a_stream_equals_the_search(options: DecodeOptions | SampleOptions) -> None:
     """Tokens and log-probabilities match to the last bit, for answers that stop or do not."""
     backend = FakeBackend(MODEL)
     if isinstance(options, DecodeOptions):
@@ -48,7 +48,7 @@ def test_equals_the_search(options: DecodeOptions | SampleOptions) -> None:
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_a_forward_pass_a_token(options: DecodeOptions | SampleOptions) -> None:
+def test_one_forward_pass_per_token(options: DecodeOptions | SampleOptions) -> None:
     backend = FakeBackend(MODEL)
     tokens = stream_tokens(backend, CLIPS[0], replace(options, stop_id=-1))
     assert backend.forwards == 0

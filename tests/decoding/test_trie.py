@@ -41,7 +41,7 @@ def test_every_sequence_is_in_one_trie(seed: int, max_width: int) -> None:
     )
 
 
-def test_a_beginning_is_one_node_and_a_leaf_is_none() -> None:
+def test_a_shared_beginning_is_one_node() -> None:
     (trie,) = tries([(5, 6, 7), (5, 6), (5, 8, 9, 1), (4,)], max_width=64)
     assert [len(level.tokens) for level in trie] == [1, 1, 2, 1]
     assert trie[1].tokens.tolist() == [5]
@@ -50,7 +50,7 @@ def test_a_beginning_is_one_node_and_a_leaf_is_none() -> None:
     assert trie[3].tokens.tolist() == [9]
 
 
-def test_parts_are_few_and_even() -> None:
+def test_parts_are_few_and_of_equal_size() -> None:
     sequences = [(token, 0) for token in reversed(range(130))]
     assert [width(trie) for trie in tries(sequences, 64)] == [43, 43, 44]
     assert [width(trie) for trie in tries(sequences[:64], 64)] == [64]
@@ -59,7 +59,7 @@ def test_parts_are_few_and_even() -> None:
     assert len(tries([(3, token, 0) for token in range(500)], 500)) == 1
 
 
-def test_neighbours_stay_together() -> None:
+def test_similar_sequences_stay_in_one_part() -> None:
     """Sequences with two beginnings, alternating in the input."""
     sequences = [(index % 2, 0, index, 1) for index in range(128)]
     first, second = tries(sequences, 64)

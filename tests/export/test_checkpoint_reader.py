@@ -103,7 +103,7 @@ def test_tells_the_presets_apart_by_their_keys(path: Path) -> None:
     assert read.config.name == "tiny_no_text_enc"
 
 
-def test_stored_transform_and_bank_are_used(path: Path, published: dict[str, Tensor]) -> None:
+def test_the_stored_stft_and_mel_bank_are_used(path: Path, published: dict[str, Tensor]) -> None:
     published[HTSAT + "logmel_extractor.melW"] *= 1.5
     published[HTSAT + "spectrogram_extractor.stft.conv_real.weight"] += 0.25
     mel = load_model(save(path, published))[0].audio_encoder.mel
@@ -130,7 +130,7 @@ def test_attention_biases_are_weights_not_masks(path: Path, published: dict[str,
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_becomes_float32_and_that_is_said(
+def test_half_precision_becomes_float32_and_is_recorded(
     path: Path, published: dict[str, Tensor], dtype: torch.dtype
 ) -> None:
     key = "caption_decoder.audio_project.linear.weight"
@@ -168,7 +168,7 @@ def test_a_misshapen_tensor_is_named(path: Path, published: dict[str, Tensor]) -
     assert "[8, 64]" in message
 
 
-def test_integers_are_no_weights(path: Path, published: dict[str, Tensor]) -> None:
+def test_integer_weights_are_refused(path: Path, published: dict[str, Tensor]) -> None:
     key = HTSAT + "norm.bias"
     published[key] = published[key].long()
     assert "torch.int64" in refusal(save(path, published))
@@ -197,7 +197,9 @@ def test_another_structure_is_refused(path: Path, content: object) -> None:
 
 
 @pytest.mark.parametrize("value", [3, "text", {"a": 1}])
-def test_what_is_no_tensor_is_refused(path: Path, published: dict[str, Any], value: object) -> None:
+def test_values_that_are_not_tensors_are_refused(
+    path: Path, published: dict[str, Any], value: object
+) -> None:
     published[HTSAT + "norm.bias"] = value
     assert HTSAT + "norm.bias" in refusal(save(path, published))
 
@@ -243,7 +245,7 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path, name: str, place: str, form
     assert not marker.exists()
 
 
-def test_the_gadgets_would_run(tmp_path: Path) -> None:
+def test_the_hostile_files_would_run_code(tmp_path: Path) -> None:
     """Guards the test above: loaded carelessly, these files do create the marker."""
     for index, name in enumerate(("os.system", "eval", "exec", "pathlib", "nested load")):
         marker = tmp_path / str(index)
@@ -305,12 +307,12 @@ def test_a_plan_is_refused(tiny_plan: Path) -> None:
     assert "is a plan already" in refusal(tiny_plan)
 
 
-def test_folders_and_nothing_are_refused(tmp_path: Path) -> None:
+def test_folders_and_missing_files_are_refused(tmp_path: Path) -> None:
     assert "folder" in refusal(tmp_path)
     assert "pengi-rt pull" in refusal(tmp_path / "none.pth")
 
 
-def test_our_own_layout_comes_back(tiny_checkpoint: Path, model: Pengi) -> None:
+def test_our_own_layout_round_trips(tiny_checkpoint: Path, model: Pengi) -> None:
     loaded, read = load_model(tiny_checkpoint)
     assert_same(model, loaded)
     assert read.config == config.ModelConfig.preset("tiny")
@@ -344,13 +346,13 @@ def test_foreign_safetensors_are_refused(tmp_path: Path, metadata: dict[str, str
 
 
 @pytest.mark.parametrize("text", ["{", '{"heads": 3}', '{"clip_seconds": "long"}', "[]"])
-def test_a_config_that_cannot_be_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_config_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(1)}, path, metadata={"pengi_rt": text})
     refusal(path)
 
 
-def test_what_is_no_checkpoint_at_all_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
     sound = tmp_path / "sound.wav"
     soundfile.write(sound, np.zeros(100, np.float32), 16_000)
     refusal(sound)
@@ -359,7 +361,7 @@ def test_what_is_no_checkpoint_at_all_is_refused(tmp_path: Path) -> None:
     assert "not a regular file" in refusal(pipe)
 
 
-def test_no_flipped_byte_brings_a_traceback(tmp_path: Path) -> None:
+def test_a_flipped_byte_never_causes_a_traceback(tmp_path: Path) -> None:
     """Every file is refused or read correctly; no foreign exception escapes."""
     path = tmp_path / "base.pth"
     torch.save({"model": {"audio_encoder.projection.layer_norm.bias": torch.zeros(8)}}, path)
@@ -371,7 +373,7 @@ def test_no_flipped_byte_brings_a_traceback(tmp_path: Path) -> None:
         refusal(path)
 
 
-def test_double_precision_is_narrowed_and_that_is_said(
+def test_double_precision_becomes_float32_and_is_recorded(
     path: Path, published: dict[str, Tensor]
 ) -> None:
     name = next(key for key in published if key.endswith("layer_norm.bias"))
@@ -453,7 +455,7 @@ def test_a_parameter_is_a_tensor(path: Path, published: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("key", [5, b"x", None, (1, "a"), "\x1b[2J\n", "a\0b", "", "x" * 10**6])
-def test_keys_of_strangers_are_quoted_and_short(
+def test_untrusted_keys_are_quoted_and_shortened(
     path: Path, published: dict[Any, Any], key: object
 ) -> None:
     message = refusal(save(path, published | {key: torch.ones(1)}))
@@ -472,7 +474,7 @@ def test_one_tensor_under_two_keys(path: Path, published: dict[str, Tensor]) -> 
     assert "the same tensor under two keys" in refusal(save(path, published))
 
 
-def test_a_weight_of_absurd_size(path: Path, published: dict[str, Tensor]) -> None:
+def test_a_weight_of_absurd_magnitude(path: Path, published: dict[str, Tensor]) -> None:
     """A flipped bit in the exponent produces such a value."""
     published[GPT + "transformer.wpe.weight"][9, 9] = -3e36
     assert "decoder.wpe.weight holds 3e+36, no weight is above 1e+06" in refusal(
@@ -482,7 +484,7 @@ def test_a_weight_of_absurd_size(path: Path, published: dict[str, Tensor]) -> No
     read_checkpoint(save(path, published))
 
 
-def test_the_transform_is_computed_after_all_is_checked(
+def test_the_stft_is_computed_after_all_checks(
     model: Pengi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 8192 points it takes 12 s and 1 GB, which a damaged file must not cost."""

@@ -79,7 +79,7 @@ def test_progress_is_reported_as_often_as_announced(tiny_checkpoint: Path, tmp_p
         assert len(said) == export.count_steps(backends)
 
 
-def test_weights_that_give_no_numbers_fail_the_export(
+def test_weights_that_give_nan_fail_the_export(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = load_model(tiny_checkpoint)

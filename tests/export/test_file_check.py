@@ -62,7 +62,7 @@ def test_a_flipped_bit_of_an_archive(pth: Path, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("form", ["legacy", "without sums", "safetensors"])
-def test_what_has_no_checksum_is_read_and_said(
+def test_files_without_a_checksum_are_read_with_a_warning(
     form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
@@ -82,7 +82,7 @@ def test_what_has_no_checksum_is_read_and_said(
     assert not caplog.messages
 
 
-def test_the_file_that_pull_recorded(pth: Path) -> None:
+def test_a_file_must_match_the_sha256_that_pull_recorded(pth: Path) -> None:
     record = pth.with_name("base.pth.sha256")
     record.write_text(f"{file_sha256(pth).upper()}  base.pth\n")
     check_file(pth)
@@ -113,7 +113,7 @@ def test_entries_that_overlap(pth: Path) -> None:
     assert "overlaps the next entry" in refusal(pth)
 
 
-def test_a_list_of_entries_beyond_reason(pth: Path) -> None:
+def test_a_huge_list_of_entries(pth: Path) -> None:
     data = bytearray(pth.read_bytes())
     assert data[-42:-38] == b"PK\x06\x07"  # PyTorch writes a zip64 record
     data[-58:-50] = (2**40).to_bytes(8, "little")
@@ -127,7 +127,7 @@ def test_a_list_of_entries_beyond_reason(pth: Path) -> None:
     assert f"its list of entries would be {2**31} bytes" in refusal(pth)
 
 
-def test_something_behind_the_archive(pth: Path) -> None:
+def test_bytes_after_the_archive(pth: Path) -> None:
     pth.write_bytes(pth.read_bytes() + b"x")
     assert "its end is missing, or something was appended to it" in refusal(pth)
 
@@ -139,7 +139,9 @@ def test_old_pickles_are_bounded(tmp_path: Path) -> None:
     assert refusal(path).startswith("is damaged, or not a PyTorch file of a model")
 
 
-def test_says_which_files_have_sums(pth: Path, tmp_path: Path, without_sums: None) -> None:
+def test_returns_whether_a_file_has_checksums(
+    pth: Path, tmp_path: Path, without_sums: None
+) -> None:
     assert check_torch_file(pth)
     torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "b.pth")
     assert not check_torch_file(tmp_path / "b.pth")

@@ -58,7 +58,7 @@ def test_rounded_when_saved_or_when_exported_is_the_same(
         assert early.graph("audio") == late.graph("audio")
 
 
-def test_what_is_stored_as_what(tiny_plan: Path, half_plan: Path) -> None:
+def test_types_of_the_stored_tensors(tiny_plan: Path, half_plan: Path) -> None:
     with Plan.open(half_plan) as half, Plan.open(tiny_plan) as whole:
         assert half.manifest.weights == "fp16"
         assert half.manifest.self_test is not None
@@ -85,6 +85,6 @@ def test_a_model_that_float16_does_not_hold_is_refused(
         export_plan(checkpoint, output, weights="fp16", threads=1)
     assert str(caught.value) == (
         "large.safetensors: cannot be stored as fp16: decoder.h.0.mlp.c_fc.weight has values up "
-        "to 7e+04, float16 ends at 65504: store this model in float32"
+        "to 7e+04, but float16 ends at 65504: store this model in float32"
     )
     assert not output.exists()

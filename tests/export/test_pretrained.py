@@ -45,7 +45,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("parts", [["decoder"], ["audio_encoder", "text_mapper"], PARTS])
-def test_of_our_own_and_of_the_published_layout(
+def test_parts_of_our_own_and_of_published_checkpoints(
     model: Pengi, tiny_checkpoint: Path, tmp_path: Path, parts: list[str]
 ) -> None:
     torch.save({"model": publish(model)}, tmp_path / "base.pth")
@@ -150,7 +150,7 @@ def clap_state(model: Pengi) -> dict[str, Tensor]:
     return state | gpt2 | head | {"logit_scale": torch.tensor(1.0)}
 
 
-def test_claps_audio_encoder(model: Pengi, tmp_path: Path) -> None:
+def test_clap_gives_only_its_audio_encoder(model: Pengi, tmp_path: Path) -> None:
     path = tmp_path / "clap.pth"
     torch.save({"model": clap_state(model)}, path)
     assert_same(read_parts(path, ["audio_encoder"]), part(model, "audio_encoder"))
@@ -186,7 +186,7 @@ def test_every_published_key_has_its_place(
     assert set(found) == set(part(whole, *parts))
 
 
-def test_what_no_table_knows_is_refused(model: Pengi, tmp_path: Path) -> None:
+def test_unknown_keys_are_refused(model: Pengi, tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save(
         {"model": clap_state(model) | {"audio_encoder.base.fc1.weight": torch.ones(1)}}, path
@@ -211,6 +211,6 @@ def test_values_are_checked_and_become_float32(model: Pengi, tmp_path: Path) -> 
     assert "decoder.ln_f.bias is torch.int8" in refusal(lambda: read_parts(path, ["decoder"]))
 
 
-def test_a_part_that_no_model_has(tiny_checkpoint: Path) -> None:
+def test_an_unknown_part(tiny_checkpoint: Path) -> None:
     with pytest.raises(UsageError, match=r"^a model has no 'encoder'; its parts are audio_encoder"):
         read_parts(tiny_checkpoint, ["decoder", "encoder"])

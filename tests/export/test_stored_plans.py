@@ -135,7 +135,7 @@ def logits(backend: Backend, prefix: F32) -> F32:
     return np.concatenate([run.first, *steps])
 
 
-def test_what_rounding_costs(bare: dict[str, Path], model: Pengi) -> None:
+def test_rounding_error_is_bounded(bare: dict[str, Path], model: Pengi) -> None:
     """Compare logits before and after rounding (RMS, relative).
 
     A step of int8 is 1/127 of a channel's largest weight, which is about 3 deviations: rounding
@@ -181,19 +181,20 @@ def test_a_plan_without_graphs(weights: str, bare: dict[str, Path], plans: dict[
     assert all(tensor.equal(states[1][name]) for name, tensor in states[0].items())
 
 
-def test_what_was_not_tested_is_said(
+def test_untested_backends_are_reported(
     model: Pengi,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    problem = "the NVIDIA driver sees no GPU"
+    monkeypatch.setattr("pengi_rt.system.machine.cuda_problem", lambda: problem)
     asked: list[list[str]] = [["torch"], ["torch", "triton"]]
     for backends in asked:
         with caplog.at_level(logging.WARNING, "pengi_rt"):
             write(model, tmp_path / "p.plan", "fp32", backends)
     assert [record.getMessage() for record in caplog.records] == [
-        "no CUDA GPU here: the triton backend was not tested with this plan"
+        f"{problem}: the triton backend was not tested with this plan"
     ]
 
 
@@ -212,7 +213,9 @@ def test_onnx_is_not_needed_without_graphs() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_broken_weights_are_no_int8_plan(value: float, model: Pengi, tmp_path: Path) -> None:
+def test_broken_weights_cannot_be_stored_as_int8(
+    value: float, model: Pengi, tmp_path: Path
+) -> None:
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.get_parameter("decoder.h.1.mlp.c_fc.weight")[3, 3] = value
@@ -235,7 +238,7 @@ def test_broken_weights_are_no_int8_plan(value: float, model: Pengi, tmp_path: P
         ("fp32", (), "for onnx, torch or triton, not for 'nothing'"),
     ],
 )
-def test_there_are_no_others(
+def test_unknown_weights_and_backends_are_refused(
     weights: WeightsName,
     backends: Sequence[str],
     message: str,

@@ -45,7 +45,7 @@ def refusal(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_our_own_stand_beside_the_checkpoint(beside: Path) -> None:
+def test_our_own_are_beside_the_checkpoint(beside: Path) -> None:
     found = find_tokenizers(TINY, None, beside)
     assert set(found) == {"text", "decoder"}
     decoder = Tokenizer.from_buffer(found["decoder"])
@@ -60,7 +60,7 @@ def test_one_that_is_missing_is_named(beside: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"<html>", b"\xff\xfe", b"[1, 2]"])
-def test_what_is_no_tokenizer_is_refused(beside: Path, content: bytes) -> None:
+def test_invalid_tokenizers_are_refused(beside: Path, content: bytes) -> None:
     (beside / "decoder.json").write_bytes(content)
     assert "decoder.json" in refusal(lambda: find_tokenizers(TINY, None, beside))
 
@@ -80,7 +80,7 @@ def test_unregistered_specials_are_refused(beside: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["token_embedding", "decoder"])
-def test_without_a_text_encoder_our_own_are_one(
+def test_without_a_text_encoder_there_is_one_tokenizer(
     beside: Path, kind: Literal["token_embedding", "decoder"]
 ) -> None:
     text = dataclasses.replace(TINY.text, kind=kind)

@@ -71,7 +71,7 @@ def test_small_constants_stay_in_the_graph() -> None:
     assert [value.name for value in model.graph.initializer] == ["small"]
 
 
-def test_only_what_loses_nothing_is_kept_as_float16() -> None:
+def test_only_exact_matrices_become_float16() -> None:
     exact = WEIGHT.astype(np.float16).astype(np.float32)
     model = graph_of(("val_1", exact), ("val_2", exact.T.copy()), ("val_3", EXTRA))
     table = WeightTable(

@@ -25,9 +25,10 @@ import pengi_rt
 from pengi_rt.backends.protocol import F32
 from pengi_rt.backends.triton.audio import AudioEncoding
 from pengi_rt.backends.triton.backend import TritonBackend
-from pengi_rt.backends.triton.decoder import Decoding
+from pengi_rt.backends.triton.gpt2 import Decoding
 from pengi_rt.backends.triton.search import STEPS
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.beam import search
 from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.models.gpt2 import GPT2
@@ -155,7 +156,7 @@ def test_demo_captions_in_float16() -> None:
         with pengi_rt.load(
             builtin_plan(), backend="triton", device="cuda", precision=precision
         ) as engine:
-            rate = engine.config.mel.sample_rate
+            rate = pengi_config(engine.config).mel.sample_rate
             answers = engine.generate([(clip, rate) for clip in clips], batch_size=50)
             return [answer.text for answer in answers]
 
@@ -168,7 +169,7 @@ def test_demo_captions_in_float16() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_replayed_search_is_the_eager_one(tiny_model: Pengi, precision: str) -> None:
-    """Runs twice, to show that the first search leaves nothing behind."""
+    """Runs twice, to show that the first search does not affect the second."""
     backend = TritonBackend(tiny_model, device=DEVICE, precision=precision)
     prefix, lengths = two_prefixes()
     first, second = (backend.device_search.search_prefix(prefix, lengths, FREE) for _ in range(2))

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.gpu
 WATCHED = (
     "test_log_mel.py::test_small_tiles_and_clips_side_by_side",
     "test_window_attention.py::test_half_precision",
-    "test_window_attention.py::test_several_clips_a_program",
+    "test_window_attention.py::test_several_clips_per_program",
     "test_norm_linear.py::test_norm_gelu",
     "test_norm_linear.py::test_residual",
-    "test_patch_merging.py::test_as_the_model",
+    "test_patch_merging.py::test_equals_the_model",
     "test_small_linear.py::test_partials",
     "test_add_norm.py::test_add_norm",
     "test_small_linear.py::test_norm_gelu",
@@ -31,7 +31,7 @@ WATCHED = (
     "test_lm_head.py::test_int8_weights",
     "test_beam_step.py::test_kernels_search_like_the_cpu",
     "test_beam_step.py::test_next_residual",
-    "test_top_tokens.py::test_as_log_softmax",
+    "test_top_tokens.py::test_equals_log_softmax",
 )
 SECONDS = 270
 SUMMARIES = {"memcheck": "ERROR SUMMARY: 0 errors", "racecheck": "RACECHECK SUMMARY: 0 hazards"}

@@ -15,7 +15,7 @@ def watched() -> list[str]:
 
 
 @pytest.mark.parametrize("test", watched())
-def test_what_is_watched_is_there(test: str) -> None:
+def test_every_watched_file_exists(test: str) -> None:
     """Otherwise pytest would fail with an error, on the GPU only."""
     module, name = test.split("::")
     tree = ast.parse((KERNEL_TESTS / module).read_text("utf-8"))

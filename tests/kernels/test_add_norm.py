@@ -39,7 +39,7 @@ def test_programs_do_not_depend_on_each_other() -> None:
 
 
 @pytest.mark.parametrize("function", [add_norm, add_norm_reference])
-def test_the_stream_itself_stays(function: Any) -> None:
+def test_the_residual_is_not_modified(function: Any) -> None:
     stream = make_stream(3, 16, 1)
     before = stream.residual.clone()
     function(stream, make_norm(16), torch.empty(3, 16, device=DEVICE))

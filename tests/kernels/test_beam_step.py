@@ -19,9 +19,9 @@ from pengi_rt.kernels.beam_step_cpu import (
     F32,
     BeamState,
     BeamStep,
+    beam_step_cpu,
     update_ancestry,
 )
-from pengi_rt.kernels.beam_step_cpu import beam_step as beam_step_cpu
 from pengi_rt.kernels.beam_step_reference import beam_step_reference
 from pengi_rt.kernels.embed_rows import Embeddings
 from pengi_rt.kernels.top_tokens import TopTokens, top_tokens, top_tokens_reference
@@ -181,7 +181,7 @@ def test_reference_searches_like_the_cpu(seed: int, coarse: bool) -> None:
     run(search, seed, coarse=coarse)
 
 
-def test_searches_above_come_to_an_end() -> None:
+def test_the_searches_above_end() -> None:
     """Otherwise finished clips would go untested."""
     search = Search(3, 3, 53, 9, reference=True)
     steps = run(search, 0)
@@ -294,7 +294,7 @@ def test_broken_logits_mark_their_clip_for_good(reference: bool, value: float | 
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_rows_of_finished_beams_are_not_looked_at(reference: bool) -> None:
+def test_rows_of_finished_beams_are_not_read(reference: bool) -> None:
     search = Search(1, 2, 53, 1, reference=reference)
     state = start(search, [[-1.0, -8.0]], [[4, 2]], [[1, 0]])
     logits = random_logits(np.random.default_rng(0), search)

@@ -14,8 +14,8 @@ from pengi_rt.kernels.beam_step_cpu import (
     F32,
     BeamState,
     BeamStep,
-    beam_step,
-    beam_step_reference,
+    beam_step_cpu,
+    beam_step_cpu_reference,
 )
 
 RTOL = 1e-12
@@ -102,7 +102,9 @@ def test_equals_reference(
         "stop_id": vocab // 2,
         "pad_id": vocab - 1,
     }
-    assert_equal(beam_step(logits, state, **options), beam_step_reference(logits, state, **options))
+    assert_equal(
+        beam_step_cpu(logits, state, **options), beam_step_cpu_reference(logits, state, **options)
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -114,8 +116,8 @@ def test_equals_reference_along_a_search(seed: int) -> None:
     for _ in range(12):
         logits = random_logits(generator, 3, state.scores.shape[1], 40)
         logits[..., 3] += 3
-        ours = beam_step(logits, state, **options)
-        theirs = beam_step_reference(logits, reference, **options)
+        ours = beam_step_cpu(logits, state, **options)
+        theirs = beam_step_cpu_reference(logits, reference, **options)
         assert_equal(ours, theirs)
         state, reference = ours.state, theirs.state
     assert state.finished.any()
@@ -132,12 +134,12 @@ def test_equals_reference_on_ordered_logits(order: str) -> None:
         logits = random_logits(np.random.default_rng(0), 1, 3, 2000).round()
     state = state_of([-1.0, -2.0, -2.5], [1, 2, 2], [False, False, False])
     assert_equal(
-        beam_step(logits, state, beam_size=3, **PLAIN),
-        beam_step_reference(logits, state, beam_size=3, **PLAIN),
+        beam_step_cpu(logits, state, beam_size=3, **PLAIN),
+        beam_step_cpu_reference(logits, state, beam_size=3, **PLAIN),
     )
 
 
-@pytest.mark.parametrize("step", [beam_step, beam_step_reference])
+@pytest.mark.parametrize("step", [beam_step_cpu, beam_step_cpu_reference])
 class TestRule:
     """Cases worked out by hand, for both functions."""
 
@@ -258,8 +260,8 @@ class TestRule:
 def test_temperature_divides_exactly() -> None:
     logits = random_logits(np.random.default_rng(0), 1, 5, VOCAB)
     state = random_state(np.random.default_rng(1), 1, 5)
-    plain = beam_step(logits, state, beam_size=5, **PLAIN)
-    doubled = beam_step(logits * 2, state, beam_size=5, **{**PLAIN, "temperature": 2.0})
+    plain = beam_step_cpu(logits, state, beam_size=5, **PLAIN)
+    doubled = beam_step_cpu(logits * 2, state, beam_size=5, **{**PLAIN, "temperature": 2.0})
     np.testing.assert_array_equal(doubled.tokens, plain.tokens)
     np.testing.assert_array_equal(doubled.averages, plain.averages)
 
@@ -270,7 +272,7 @@ def test_log_sum_exp_against_extended_precision(scale: float, temperature: float
     """Over every token's log-probability; 1e-13 is some hundred roundings of the largest."""
     logits = random_logits(np.random.default_rng(7), 1, 1, 1999, scale=scale)
     options: dict[str, Any] = {**PLAIN, "temperature": temperature, "beam_size": 1999}
-    step = beam_step(logits, BeamState.start(1), **options)
+    step = beam_step_cpu(logits, BeamState.start(1), **options)
     exact = logits[0, 0].astype(np.longdouble) / temperature
     exact -= exact.max()
     exact -= np.log(np.exp(exact).sum())
@@ -288,7 +290,7 @@ def test_exponential_to_the_last_bits() -> None:
     logits = np.full((len(x), 1, 64), -np.inf, np.float32)
     logits[:, 0, 10] = 0
     logits[:, 0, 50] = -x
-    step = beam_step(logits, BeamState.start(len(x)), beam_size=1, **PLAIN)
+    step = beam_step_cpu(logits, BeamState.start(len(x)), beam_size=1, **PLAIN)
     exact = -np.log1p(np.exp(-x.astype(np.float64)))
     np.testing.assert_allclose(step.averages[:, 0], exact, rtol=0, atol=1e-15)
 
@@ -300,7 +302,7 @@ def test_calls_from_several_threads() -> None:
     state = random_state(generator, 1, 5)
 
     def step(logits: F32) -> BeamStep:
-        return beam_step(logits, state, beam_size=5, **PLAIN)
+        return beam_step_cpu(logits, state, beam_size=5, **PLAIN)
 
     with ThreadPoolExecutor(4) as pool:
         for ours, alone in zip(pool.map(step, inputs), map(step, inputs), strict=True):

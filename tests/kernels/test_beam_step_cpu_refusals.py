@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pengi_rt.kernels.beam_step_cpu import BeamState, beam_step
+from pengi_rt.kernels.beam_step_cpu import BeamState, beam_step_cpu
 
 PLAIN: dict[str, Any] = {"temperature": 1.0, "stop_id": 3, "pad_id": 0}
 LOGITS = np.zeros((2, 3, 10), np.float32)
@@ -27,7 +27,7 @@ STATE = BeamState(np.zeros((2, 3)), np.ones((2, 3), np.int32), np.zeros((2, 3), 
 )
 def test_bad_logits(logits: NDArray[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        beam_step(logits, STATE, beam_size=3, **PLAIN)
+        beam_step_cpu(logits, STATE, beam_size=3, **PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_bad_logits(logits: NDArray[Any], message: str) -> None:
 )
 def test_bad_state(field: str, value: NDArray[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        beam_step(LOGITS, STATE._replace(**{field: value}), beam_size=3, **PLAIN)
+        beam_step_cpu(LOGITS, STATE._replace(**{field: value}), beam_size=3, **PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_bad_state(field: str, value: NDArray[Any], message: str) -> None:
 )
 def test_bad_options(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{option} must be"):
-        beam_step(LOGITS, STATE, **{"beam_size": 3, **PLAIN, option: value})
+        beam_step_cpu(LOGITS, STATE, **{"beam_size": 3, **PLAIN, option: value})

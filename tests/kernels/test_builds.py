@@ -73,7 +73,7 @@ def test_the_document_lists_a_build_of_every_kernel() -> None:
     ]
 
 
-def test_table_of_three() -> None:
+def test_the_table_has_one_row_per_build() -> None:
     found = [
         Compiled("add 3", 80, 32, 0, 1024),
         Compiled("add 3", 90, 40, 0, 102_400),

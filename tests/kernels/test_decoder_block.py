@@ -11,7 +11,7 @@ import torch
 from kernel_close import assert_kernel_close
 from torch import Tensor
 
-from pengi_rt.config.model import DecoderConfig
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.kernels.add_norm import Norm, Stream, add_norm
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.small_linear import linear_partials, norm_gelu_linear, norm_qkv

@@ -68,7 +68,7 @@ def test_arithmetic_in_bfloat16_is_refused() -> None:
         _double[(1,)](x, poisoned(16), BLOCK=16)
 
 
-def test_a_race_is_seen_backwards() -> None:
+def test_a_race_shows_when_programs_run_backwards() -> None:
     if not INTERPRETED:
         pytest.skip("only the interpreter has an order to turn round")
     results = []
@@ -83,7 +83,7 @@ def test_a_race_is_seen_backwards() -> None:
 
 
 @pytest.mark.parametrize("element", [-1, 6])
-def test_a_write_outside_is_seen(element: int) -> None:
+def test_a_write_out_of_bounds_is_detected(element: int) -> None:
     buffer = poisoned(2, 3)
     check_guards(buffer)
     buffer.as_strided((1,), (1,), buffer.storage_offset() + element).fill_(torch.nan)
@@ -91,7 +91,7 @@ def test_a_write_outside_is_seen(element: int) -> None:
         check_guards(buffer)
 
 
-def test_unwritten_memory_is_no_number() -> None:
+def test_unwritten_memory_is_nan() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         assert poisoned(5, dtype=dtype).isnan().all()
     assert (poisoned(5, dtype=torch.int32) == -1).all()

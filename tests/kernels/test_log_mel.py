@@ -164,7 +164,7 @@ def test_demo() -> None:
     check(SHORT["demo"], ["noise"], 64)
 
 
-def test_programs_share_nothing() -> None:
+def test_programs_do_not_depend_on_each_other() -> None:
     tables = on_device(tables_of(front_end(TINY)))
     assert tables.cuts[32].step == 30
     wave = guarded(noise(TINY.clip_samples)[None])
@@ -173,7 +173,7 @@ def test_programs_share_nothing() -> None:
         assert torch.equal(log_mel(wave, tables, source=32), forwards)
 
 
-def test_not_a_number_is_no_silence() -> None:
+def test_nan_stays_nan() -> None:
     wave = noise(TINY.clip_samples)[None].to(DEVICE)
     wave[0, 3000] = torch.nan
     assert log_mel(wave, on_device(tables_of(front_end(TINY)))).isnan().any()
@@ -213,7 +213,7 @@ def test_tiles_hold_what_they_read(preset: str, source: int) -> None:
     assert step <= source
 
 
-def test_few_clips_take_small_tiles() -> None:
+def test_few_clips_use_small_tiles() -> None:
     tables = tables_of(LogMel(ModelConfig.preset("base")).requires_grad_(False))
     assert [default_source(batch, tables) for batch in (1, 3, 4, 64)] == [32, 32, 64, 64]
     assert {source: cut.step for source, cut in tables.cuts.items()} == {32: 30, 64: 64}

@@ -23,7 +23,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
         (4, 32),  # each neighbor is one tile
     ],
 )
-def test_as_the_model(resolution: int, dim: int, dtype: torch.dtype) -> None:
+def test_equals_the_model(resolution: int, dim: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = PatchMerging(dim)
     torch.nn.init.normal_(model.norm.weight)

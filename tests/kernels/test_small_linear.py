@@ -129,7 +129,7 @@ def test_norm_qkv(
         assert_kernel_close(found[written], wanted[written], own_values, floor=MEAN_ROUNDED)
 
 
-def test_both_ways_to_norm_are_tested() -> None:
+def test_both_the_fused_and_the_separate_norm_are_tested() -> None:
     assert fuses(5, 48, HALF)
     assert fuses(6, 21, BRAIN)
     assert not fuses(9, 24, HALF)

@@ -11,7 +11,7 @@ import torch
 from kernel_close import assert_kernel_close
 from torch import Tensor
 
-from pengi_rt.config.model import HTSATConfig
+from pengi_rt.config.parts import HTSATConfig
 from pengi_rt.kernels.norm_linear import linear_residual, norm_linear
 from pengi_rt.kernels.window_attention import window_attention
 from pengi_rt.models.htsat import SwinBlock

@@ -314,7 +314,7 @@ def test_beam_attention(dtype: torch.dtype, tile: Tile) -> None:
     check_attention(q, segments, found)
 
 
-def test_beam_attention_is_measured_with_more_to_read_than_there_is() -> None:
+def test_beam_attention_is_measured_in_the_middle_of_an_answer() -> None:
     """Warm-up runs at the first position, whose time is not typical."""
     q, segments = attention_case(HALF)
     out, seen = poisoned(10, 16, dtype=HALF), []
@@ -373,7 +373,7 @@ def test_no_tile_is_offered_twice() -> None:
 
 
 @pytest.mark.usefixtures("few_programs")
-def test_a_tuning_in_the_launchers_own_words(tmp_path: Path) -> None:
+def test_tiles_are_stored_under_names_with_their_shapes(tmp_path: Path) -> None:
     """Every choice is stored under a name with its shapes, and read back under it."""
     x, weight = draw(70, 40, seed=0), draw(72, 40, seed=1)
     with tuning(HERE, tmp_path, timed) as tuner:

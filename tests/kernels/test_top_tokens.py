@@ -49,7 +49,7 @@ def best_of(
         (1, 170 * TILE + 5, 16),  # more candidates than a program compares at a time
     ],
 )
-def test_as_log_softmax(
+def test_equals_log_softmax(
     rows: int, vocab: int, beams: int, temperature: float, function: Any
 ) -> None:
     logits = 3 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(vocab))

@@ -83,13 +83,13 @@ def file_in(folder: Path) -> Path:
     return file_for(folder, gpu_name(HERE))
 
 
-def test_the_table_decides_and_nothing_runs(kernel: Kernel) -> None:
+def test_the_default_is_chosen_and_nothing_is_measured(kernel: Kernel) -> None:
     assert kernel.chosen() == TILES[0]
     assert kernel.launched == []
     assert adopted(HERE) is None
 
 
-def test_the_fastest_is_taken_and_kept(kernel: Kernel, tmp_path: Path) -> None:
+def test_the_fastest_tile_is_chosen_and_stored(kernel: Kernel, tmp_path: Path) -> None:
     with tuning(HERE, tmp_path, kernel.timer) as tuner:
         assert kernel.chosen() == TILES[1]
         assert kernel.timed == list(TILES)
@@ -101,7 +101,7 @@ def test_the_fastest_is_taken_and_kept(kernel: Kernel, tmp_path: Path) -> None:
     assert (kernel.chosen(), kernel.chosen(rows=6)) == (TILES[1], TILES[0])
 
 
-def test_another_process_takes_what_was_kept(kernel: Kernel, tmp_path: Path) -> None:
+def test_another_process_uses_the_stored_tiles(kernel: Kernel, tmp_path: Path) -> None:
     with tuning(HERE, tmp_path, kernel.timer):
         kernel.chosen()
     content = json.loads(file_in(tmp_path).read_text())
@@ -117,7 +117,7 @@ def test_another_process_takes_what_was_kept(kernel: Kernel, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_what_is_known_is_not_measured_again(kernel: Kernel, tmp_path: Path) -> None:
+def test_known_problems_are_not_measured_again(kernel: Kernel, tmp_path: Path) -> None:
     for rows in (5, 6):
         with tuning(HERE, tmp_path, kernel.timer) as tuner:
             kernel.chosen(5)
@@ -131,7 +131,7 @@ def test_what_is_known_is_not_measured_again(kernel: Kernel, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("us", "expected"), [(9.85, 0), (9.75, 1)])
-def test_noise_is_no_reason_to_leave_the_table(us: float, expected: int) -> None:
+def test_a_difference_within_noise_keeps_the_default(us: float, expected: int) -> None:
     kernel = Kernel(table=10.0, other=us, third=20.0)
     with tuning(HERE, None, kernel.timer) as tuner:
         assert kernel.chosen() == TILES[expected]
@@ -151,13 +151,13 @@ def test_a_tile_that_cannot_run_is_left_out(kernel: Kernel, error: Exception) ->
     assert TILES[1] not in kernel.timed
 
 
-def test_the_table_s_tile_must_run(kernel: Kernel) -> None:
+def test_the_default_tile_must_run(kernel: Kernel) -> None:
     kernel.errors[TILES[0]] = RuntimeError("no kernel image")
     with tuning(HERE, None, kernel.timer), pytest.raises(RuntimeError, match="no kernel image"):
         kernel.chosen()
 
 
-def test_one_tile_is_no_choice(kernel: Kernel) -> None:
+def test_a_single_tile_is_not_measured(kernel: Kernel) -> None:
     with tuning(HERE, None, kernel.timer) as tuner:
         assert kernel.chosen(tiles=TILES[2:]) == TILES[2]
     assert (kernel.launched, tuner.measured) == ([], {})
@@ -172,7 +172,7 @@ def test_nothing_is_measured_in_a_capture(kernel: Kernel, monkeypatch: pytest.Mo
         assert kernel.timed == []
 
 
-def test_a_tile_that_the_launcher_lacks_is_not_taken(kernel: Kernel, tmp_path: Path) -> None:
+def test_a_stored_tile_that_the_launcher_lacks_is_ignored(kernel: Kernel, tmp_path: Path) -> None:
     write(file_in(tmp_path), "a GPU", {NAME: Measured((256, 1), 5.0, 10.0)})
     adopt(HERE, tmp_path)
     assert kernel.chosen() == TILES[0]
@@ -192,7 +192,7 @@ def test_an_interrupt_keeps_what_was_measured(kernel: Kernel, tmp_path: Path) ->
     assert list(read(file_in(tmp_path))) == [NAME]
 
 
-def test_without_a_folder_nothing_is_kept(kernel: Kernel) -> None:
+def test_without_a_folder_nothing_is_stored(kernel: Kernel) -> None:
     with tuning(HERE, None, kernel.timer):
         assert kernel.chosen() == TILES[1]
     assert kernel.chosen() == TILES[0]
@@ -204,7 +204,7 @@ def test_an_engine_that_is_opened_meanwhile_does_not_end_it(kernel: Kernel, tmp_
         assert kernel.chosen() == TILES[1]
 
 
-def test_choosing_is_nested_and_undone(kernel: Kernel) -> None:
+def test_choosers_nest_and_are_restored(kernel: Kernel) -> None:
     def last(_: str, tiles: Sequence[Tile], __: RunTile) -> Tile:
         return tiles[-1]
 
@@ -244,7 +244,7 @@ def test_a_damaged_file(text: str, kernel: Kernel, tmp_path: Path) -> None:
     assert list(read(path)) == [NAME]
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     file_in(tmp_path).write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not a file of measured tiles"):
         adopt(HERE, tmp_path)
@@ -267,7 +267,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     assert read(path) == entries
 
 
-def test_what_a_killed_writer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is harmless, and removed; without locks it stays, as its process may still be running."""
     path = tmp_path / "gpu.json"
     left = tmp_path / ".gpu.json.0123abcd.tmp"
@@ -286,7 +286,7 @@ def test_what_a_killed_writer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read(path) == entries
 
 
-def test_what_is_newer_replaces_what_was_there(tmp_path: Path) -> None:
+def test_newer_measurements_replace_older_ones(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     write(path, "a GPU", {"a": Measured((1,), 1.0, 2.0), "b": Measured((1,), 1.0, 2.0)})
     write(path, "a GPU", {"a": Measured((2,), 0.5, 2.0)})

@@ -89,7 +89,7 @@ def test_half_precision(window: int, shift: int, resolution: int, dtype: torch.d
 
 
 @pytest.mark.parametrize(("programs", "clips"), [(1, 40), (20, 2)])
-def test_several_clips_a_program(
+def test_several_clips_per_program(
     programs: int, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several clips per program, fewer in the last one, change no bit."""
@@ -110,7 +110,7 @@ def test_order_of_programs() -> None:
     assert torch.equal(forwards, backwards)
 
 
-def test_what_is_masked_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masked_tokens_may_still_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """-100 is not infinity: if scores are in the hundreds, a masked token may win, as released."""
     qkv, table = inputs(1, 4, 8, 1, 16, torch.float32)
     qkv.mul_(20)

@@ -74,7 +74,7 @@ def test_float16_halves_the_file_and_is_read_again(tiny_model: Pengi, tmp_path: 
         assert tensor.equal(expected[name]), name
 
 
-def test_what_float16_does_not_hold_is_not_written(tiny_model: Pengi, tmp_path: Path) -> None:
+def test_values_beyond_float16_are_not_written(tiny_model: Pengi, tmp_path: Path) -> None:
     model = copy.deepcopy(tiny_model)
     with torch.no_grad():
         model.decoder.wte.weight[3, 3] = 1e5
@@ -85,6 +85,6 @@ def test_what_float16_does_not_hold_is_not_written(tiny_model: Pengi, tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int8])
-def test_no_other_types(tiny_model: Pengi, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_other_types_are_refused(tiny_model: Pengi, tmp_path: Path, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="float32 or float16, not"):
         save_checkpoint(tiny_model, tmp_path / "mine.safetensors", TOKENIZERS, dtype=dtype)

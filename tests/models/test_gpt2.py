@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.models.gpt2 import GPT2, KeyValue
 
 CONFIG = ModelConfig.preset("tiny").decoder
@@ -79,13 +80,13 @@ def test_a_mask_hides_the_padding_of_a_shorter_row(model: GPT2) -> None:
         assert_close(hidden[row, 0], alone[0, -1])
 
 
-def test_positions_are_the_callers(model: GPT2) -> None:
+def test_the_caller_chooses_the_positions(model: GPT2) -> None:
     embeddings = torch.randn(1, 1, CONFIG.n_embd)
     at = [model(embeddings, torch.tensor([position]))[0] for position in (0, 5)]
     assert (at[0] - at[1]).abs().max() > 0.1
 
 
-def test_what_comes_later_changes_nothing(model: GPT2) -> None:
+def test_later_tokens_change_nothing(model: GPT2) -> None:
     embeddings = torch.randn(1, 8, CONFIG.n_embd)
     other = embeddings.clone()
     other[:, 5:] = 7.0

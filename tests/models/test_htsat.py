@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config.model import HTSATConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import HTSATConfig
 from pengi_rt.models.htsat import (
     HTSAT,
     PatchEmbed,
@@ -37,7 +38,9 @@ def test_relative_position_index(window: int) -> None:
 
 
 @pytest.mark.parametrize(("resolution", "window", "shift"), [(16, 8, 4), (8, 4, 2), (32, 8, 4)])
-def test_mask_parts_what_only_the_roll_joined(resolution: int, window: int, shift: int) -> None:
+def test_the_mask_separates_tokens_that_only_the_roll_made_neighbours(
+    resolution: int, window: int, shift: int
+) -> None:
     """Two tokens of a rolled window may attend unless one wrapped around the image's edge."""
     mask = shift_mask(resolution, window, shift)
     side = resolution // window
@@ -231,7 +234,7 @@ def test_drop_path_has_both_branches_and_no_state() -> None:
     torch.testing.assert_close(once, middle + block.mlp(block.norm2(middle)))
 
 
-def test_what_is_computed_is_not_stored() -> None:
+def test_computed_tables_are_not_stored() -> None:
     names = HTSAT(CONFIG).state_dict()
     assert not [name for name in names if name.endswith((".index", ".mask", "attn_mask"))]
     assert not [name for name in names if name.startswith(("head", "tscam"))]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import MapperConfig
+from pengi_rt.config.parts import MapperConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.models.mapper import MapperLayer, MLPMapper, TransformerMapper, make_mapper
 
@@ -53,7 +53,7 @@ def test_biases_are_where_the_released_code_has_them() -> None:
     assert attention.project.bias is not None
 
 
-def test_prefix_is_what_becomes_of_the_learned_rows() -> None:
+def test_the_prefix_is_the_output_at_the_learned_rows() -> None:
     mapper = make_mapper(CONFIG, INPUTS, WIDTH)
     assert isinstance(mapper, TransformerMapper)
     assert mapper.linear is not None

@@ -10,7 +10,8 @@ from golden import PAIRS, meta, pair, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import MelConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import MelConfig
 from pengi_rt.models.mel import LogMel, dft_kernels, slaney_bank, stretch_matrix
 
 BASE = ModelConfig.preset("base")
@@ -94,7 +95,7 @@ def test_stretch_is_pytorchs_bicubic(frames: int, image_frames: int) -> None:
 
 def test_fold_stacks_strips_of_time_along_frequency() -> None:
     """Row = strip * n_mels + bin, column = time within the strip."""
-    # The image has as many frames as there are: the stretch is the identity.
+    # The image has the same number of frames, so the stretch is the identity.
     size, bins = TINY.htsat.spec_size, TINY.mel.n_mels
     seconds = (TINY.image_frames - 1) * TINY.mel.hop_length / TINY.mel.sample_rate
     config = dataclasses.replace(TINY, clip_seconds=seconds)
@@ -151,14 +152,14 @@ def test_a_trainer_can_change_bins_and_image() -> None:
     torch.testing.assert_close(changed, (plain * 3 + 1) * 5 + 1, atol=1e-4, rtol=1e-5)
 
 
-def test_clips_do_not_meet_in_a_batch(base: LogMel) -> None:
+def test_clips_of_a_batch_are_independent(base: LogMel) -> None:
     waves = torch.from_numpy(np.stack([waveform(clip) for clip in ("clipping", "chirp_up")]))
     together = base(waves)
     for wave, image in zip(waves, together, strict=True):
         torch.testing.assert_close(base(wave[None])[0], image, atol=1e-4, rtol=1e-5)
 
 
-def test_constants_travel_with_the_weights_and_the_stretch_does_not() -> None:
+def test_the_state_dict_holds_the_constants_but_not_the_stretch() -> None:
     state = LogMel(TINY).state_dict()
     assert {"stft_real", "stft_imag", "mel_bank", "bn.running_mean"} <= set(state)
     assert "stretch" not in state

@@ -53,7 +53,7 @@ def test_the_audio_embedding_is_normalised_and_the_text_embedding_not(
     assert text.embedding.norm(dim=1).min() > 5
 
 
-def test_the_config_says_what_is_normalised(model: Pengi, waves: torch.Tensor) -> None:
+def test_the_config_decides_what_is_normalised(model: Pengi, waves: torch.Tensor) -> None:
     plain = normalised(model, audio=False, text=True)
     audio, text = plain.encode_audio(waves), plain.encode_text(IDS)
     assert audio.embedding.norm(dim=1).min() > 5
@@ -62,7 +62,7 @@ def test_the_config_says_what_is_normalised(model: Pengi, waves: torch.Tensor) -
     assert (text.prefix - released.prefix).abs().max() > 0.01, "the mapper must read it normalised"
 
 
-def test_a_batch_is_its_rows(model: Pengi, waves: torch.Tensor) -> None:
+def test_a_batch_equals_its_rows_alone(model: Pengi, waves: torch.Tensor) -> None:
     for together, alone in (
         (model.encode_audio(waves), [model.encode_audio(wave[None]) for wave in waves]),
         (model.encode_text(IDS), [model.encode_text(ids[None]) for ids in IDS]),
@@ -85,7 +85,7 @@ def test_without_a_text_encoder_the_embedding_is_the_decoders_rows() -> None:
     assert encoded.prefix.shape == (2, 8, 64)
 
 
-def test_the_decoder_reads_a_bare_prompt_as_it_is() -> None:
+def test_a_bare_prompt_is_embedded_unchanged() -> None:
     model = random_model(BARE).requires_grad_(requires_grad=False)
     assert model.text_encoder is None
     assert model.text_mapper is None
@@ -97,7 +97,9 @@ def test_the_decoder_reads_a_bare_prompt_as_it_is() -> None:
         assert torch.equal(encoded.embedding, encoded.prefix)
 
 
-def test_a_kept_log_mel_gives_what_its_waveform_gives(model: Pengi, waves: torch.Tensor) -> None:
+def test_a_cached_log_mel_gives_the_result_of_its_waveform(
+    model: Pengi, waves: torch.Tensor
+) -> None:
     encoder = model.audio_encoder
     features = encoder.from_log_mel(encoder.mel.log_mel(waves))
     assert torch.equal(features, encoder(waves))

@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_is_read_as_before(path: Path) -> None:
+def test_a_sealed_file_is_read_as_before(path: Path) -> None:
     found = load_file(path)
     assert all(found[name].equal(tensor) for name, tensor in STATE.items())
     with safe_open(path, "pt") as file:
@@ -32,7 +32,7 @@ def test_is_read_as_before(path: Path) -> None:
     assert check_safetensors(path)
 
 
-def test_the_same_bytes_again(path: Path) -> None:
+def test_sealing_is_deterministic(path: Path) -> None:
     assert b"".join(with_digest(save(STATE, METADATA))) == path.read_bytes()
 
 
@@ -61,7 +61,7 @@ def test_another_order_of_the_header_is_the_same_file(path: Path) -> None:
     assert check_safetensors(path)
 
 
-def test_other_makers_files_have_none(path: Path) -> None:
+def test_files_of_other_writers_have_no_digest(path: Path) -> None:
     save_file(STATE, path, METADATA)
     assert not check_safetensors(path)
     save_file(STATE, path)

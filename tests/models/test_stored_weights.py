@@ -61,7 +61,7 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
     assert bool(((stored.float() - between).abs() <= between.abs() * 2**-8).all())
 
 
-def test_what_float16_does_not_hold_bfloat16_does() -> None:
+def test_bfloat16_holds_values_beyond_float16() -> None:
     for scale in (1e-12, 1e6, 1e-37):
         values = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * scale
         refusal({NAME: values})
@@ -70,7 +70,9 @@ def test_what_float16_does_not_hold_bfloat16_does() -> None:
 
 def test_beyond_bfloat16() -> None:
     """The largest float32 numbers would round to infinity."""
-    with pytest.raises(CheckpointError, match=r"up to 3\.4e\+38, bfloat16 ends at 3\.3895e\+38: "):
+    with pytest.raises(
+        CheckpointError, match=r"up to 3\.4e\+38, but bfloat16 ends at 3\.3895e\+38: "
+    ):
         to_half({NAME: torch.tensor([[3.4e38]])}, torch.bfloat16)
 
 
@@ -84,16 +86,18 @@ def test_the_largest_float16_is_not_refused(value: float) -> None:
 @pytest.mark.parametrize("value", [65_520.0, -1e6, 3e38])
 def test_values_beyond_float16_are_refused(value: float) -> None:
     message = refusal({NAME: torch.tensor([[0.5, value]])})
-    assert message.startswith(f"{NAME} has values up to {abs(value):.4g}, float16 ends at 65504")
+    assert message.startswith(
+        f"{NAME} has values up to {abs(value):.4g}, but float16 ends at 65504"
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-12, 1e-30, 1e-42])
-def test_a_tensor_of_which_nothing_would_be_left_is_refused(scale: float) -> None:
+def test_a_tensor_that_would_underflow_is_refused(scale: float) -> None:
     values = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * scale
-    assert " of itself in float16" in refusal({NAME: values})
+    assert " of its norm in float16" in refusal({NAME: values})
 
 
-def test_some_tiny_values_among_others_are_no_reason(tiny_model: Pengi) -> None:
+def test_a_few_tiny_values_are_accepted(tiny_model: Pengi) -> None:
     values = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * 0.02
     values[::2] *= 1e-9
     assert to_half({NAME: values})[NAME].count_nonzero() <= values.numel() // 2
@@ -182,7 +186,7 @@ def test_int8_of_any_range(scale: float) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_int8_refuses_what_is_no_number(value: float) -> None:
+def test_int8_refuses_nan_and_infinity(value: float) -> None:
     weight = random(4, 4)
     weight[1, 2] = value
     with pytest.raises(

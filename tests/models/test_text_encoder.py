@@ -49,7 +49,7 @@ def test_equals_transformers_with_mask_and_padding(encoder: TextEncoder) -> None
     assert_close(encoder(padded), expected)
 
 
-def test_nothing_behind_the_first_eos_matters(encoder: TextEncoder) -> None:
+def test_nothing_after_the_first_eos_matters(encoder: TextEncoder) -> None:
     plain = encoder(torch.tensor([[BOS, 5, 6, EOS]]))
     for tail in ([EOS] * 9, [17, 400, EOS], [0]):
         assert_close(encoder(torch.tensor([[BOS, 5, 6, EOS, *tail]])), plain)

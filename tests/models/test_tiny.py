@@ -99,7 +99,7 @@ def test_answers_stop_at_different_lengths(answers: dict[tuple[int, int], Hypoth
     assert all(CONFIG.stop_id not in beam.tokens[:-1] for beam in beams)
 
 
-def test_beams_stand_apart(answers: dict[tuple[int, int], Hypotheses]) -> None:
+def test_beams_differ_clearly(answers: dict[tuple[int, int], Hypotheses]) -> None:
     """Two backends differ by about 1e-6 in a score: a typical gap must be far above that."""
     gaps = [
         first.score - second.score
@@ -123,7 +123,7 @@ def test_values_are_of_order_one(tiny_model: Pengi) -> None:
         assert 0.1 < values.std() < 10
 
 
-def test_config_travels_inside(tiny_checkpoint: Path) -> None:
+def test_the_file_holds_the_config(tiny_checkpoint: Path) -> None:
     data = tiny_checkpoint.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert ModelConfig.from_json(header["__metadata__"]["pengi_rt"]) == CONFIG

@@ -9,7 +9,7 @@ from full_size import BACKENDS, Engines, Ledger
 from golden import api, loading_case, meta, waveform
 
 from pengi_rt.audio.recording import AudioLike, load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.model import ModelConfig, pengi_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", BACKENDS)]
 
@@ -45,7 +45,7 @@ def test_generate(engines: Engines, ledger: Ledger, backend: str, name: str) -> 
     engine = engines.get("base", backend)
     item = case["item"]
     prompt = case["prompt"] if case["call"] == "describe" else case["prompt"][item]
-    samples = compat_samples(engine.config, case)[item]
+    samples = compat_samples(pengi_config(engine.config), case)[item]
     result = engine.generate(
         (samples[0], RATE),
         prompt,
@@ -78,7 +78,7 @@ def test_audio_embeddings(engines: Engines, ledger: Ledger, backend: str, name: 
     golden, case = api(), CASES[name]
     engine = engines.get("base", backend)
     embedding, prefix = engine.backend.encoders.encode_audio(
-        np.concatenate(compat_samples(engine.config, case))
+        np.concatenate(compat_samples(pengi_config(engine.config), case))
     )
     expected = golden[f"{name}/embed"]
     # The loader's resampler equals torchaudio's to 2e-6 on the samples.

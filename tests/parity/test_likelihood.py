@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pengi_rt.backends.protocol import F64
 from pengi_rt.backends.torch import model_of
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.text.prompts import task_prompt
@@ -60,9 +61,10 @@ def expected(engine: Engine, audio: tuple[Any, int]) -> dict[str, F64]:
             engine.backend.encoders.encode_text(ids[None]).prefix[0],
         ]
     )
-    stop = engine.config.stop_id
+    stop = pengi_config(engine.config).stop_id
     labels = [[*engine.tokenizer.encode(label), stop] for label in ESC_50]
-    decoder = model_of(engine.plan).decoder.eval()
+    decoder = model_of(engine.plan).eval().decoder
+    assert decoder is not None
     rows = torch.from_numpy(prefix)
     single = plain(decoder, rows, labels)
     return {"float32": single, "float64": plain(decoder.double(), rows.double(), labels)}
@@ -70,7 +72,7 @@ def expected(engine: Engine, audio: tuple[Any, int]) -> dict[str, F64]:
 
 @torch.inference_mode()
 def plain(decoder: GPT2, prefix: Tensor, labels: list[list[int]]) -> F64:
-    """One forward pass over prefix and label, padded at the end, where causality looks away."""
+    """One forward pass over prefix and label, padded at the end, which no token attends to."""
     longest = max(map(len, labels))
     tokens = torch.tensor([label + [0] * (longest - len(label)) for label in labels])
     x = torch.cat([prefix.expand(len(labels), -1, -1), decoder.wte(tokens)], dim=1)
@@ -125,7 +127,7 @@ def test_every_verb_works(engine: Engine, audio: tuple[Any, int]) -> None:
     assert all(abs(each.score) <= 1 + 1e-6 for each in matched.labels)
 
     (heard,) = engine.embed_audio([audio])
-    config = engine.config
+    config = pengi_config(engine.config)
     assert heard.embedding.shape == (1, config.d_proj)
     assert np.linalg.norm(heard.embedding) == pytest.approx(1, abs=1e-5)
     read = engine.embed_text(prompts)

@@ -44,7 +44,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_it_lies_in_the_package() -> None:
+def test_it_is_in_the_package() -> None:
     package = Path(pengi_rt.__file__).parent
     assert package / "plan" / "demo.plan" == builtin.LOCATION
 
@@ -57,7 +57,7 @@ def test_load_without_a_path(plan: Path, caplog: pytest.LogCaptureFixture) -> No
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_a_named_plan_is_taken_and_nothing_said(
+def test_a_named_plan_is_used_without_a_message(
     tiny_plan: Path, missing: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pengi_rt.load(str(tiny_plan), threads=1) as engine:
@@ -65,7 +65,7 @@ def test_a_named_plan_is_taken_and_nothing_said(
     assert not caplog.records
 
 
-def test_an_empty_name_is_not_no_name(plan: Path, noise: Path, capsys: Capture) -> None:
+def test_an_empty_name_is_not_the_built_in_plan(plan: Path, noise: Path, capsys: Capture) -> None:
     """``--engine "$ENGINE"`` with an empty variable."""
     with pytest.raises(PlanError, match="folder"):
         pengi_rt.load("")
@@ -74,7 +74,7 @@ def test_an_empty_name_is_not_no_name(plan: Path, noise: Path, capsys: Capture) 
 
 
 @pytest.mark.parametrize("content", [None, "folder"])
-def test_none_here(missing: Path, content: str | None) -> None:
+def test_a_missing_built_in_plan(missing: Path, content: str | None) -> None:
     if content:
         missing.mkdir(parents=True)
     with pytest.raises(PlanError) as caught:

@@ -23,7 +23,7 @@ def record(offset: int, *shape: int) -> TensorRecord:
     return TensorRecord(offset=offset, shape=shape, dtype="float32", sha256="0" * 64)
 
 
-def test_layout_that_holds() -> None:
+def test_valid_layouts() -> None:
     check_layout([], 0)
     check_layout([record(4096, 5), record(0, 3, 4), record(0, 12)], 4096 + 20)
 
@@ -42,7 +42,7 @@ def test_layout_that_holds() -> None:
         ([], 1),
     ],
 )
-def test_layout_that_does_not(tensors: list[TensorRecord], size: int) -> None:
+def test_invalid_layouts(tensors: list[TensorRecord], size: int) -> None:
     with pytest.raises(PlanError, match=r"weights\.bin"):
         check_layout(tensors, size)
 

@@ -82,7 +82,7 @@ def test_a_plan_whose_directory_is_cut_off(tmp_path: Path) -> None:
     assert precious_kind(tmp_path / "f") == "a plan"
 
 
-def test_what_can_be_made_again(tmp_path: Path) -> None:
+def test_files_that_can_be_made_again(tmp_path: Path) -> None:
     stored = GrowingArray(tmp_path / "x")
     stored.append(np.zeros((2, 3), np.float32))
     save_npy(tmp_path / "x.npy", [stored])

@@ -1,4 +1,4 @@
-"""Weights of every stored type come out as the float32 numbers they stand for."""
+"""Weights of every stored type come out as the float32 numbers that they store."""
 
 from collections.abc import Iterator
 
@@ -67,7 +67,7 @@ def test_rows_of_every_type(plan: Plan, name: str) -> None:
         np.testing.assert_array_equal(found, whole[index])
 
 
-def test_of_bfloat16_the_plan_gives_the_bits(plan: Plan) -> None:
+def test_bfloat16_tensors_are_returned_as_bits(plan: Plan) -> None:
     bits = plan.tensor("bf16")
     assert bits.dtype == np.uint16
     assert not bits.flags.writeable
@@ -75,7 +75,7 @@ def test_of_bfloat16_the_plan_gives_the_bits(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bare", "int8"), ("ids", "int64")])
-def test_what_is_no_weight_is_refused(plan: Plan, name: str, kind: str) -> None:
+def test_tensors_that_are_not_weights_are_refused(plan: Plan, name: str, kind: str) -> None:
     with pytest.raises(
         PlanError, match=rf"tensor {name} is {kind}, but the config needs float32; exp"
     ):

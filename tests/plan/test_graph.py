@@ -9,7 +9,7 @@ import pytest
 import toy_plan
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.model import ModelConfig, pengi_config
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.graph import check_graph, contract
 from pengi_rt.plan.manifest import WEIGHTS, graph_entry
@@ -206,7 +206,7 @@ def defined_again(model: ModelProto) -> None:
         ("audio", long_name, "bytes, but the config allows"),
     ],
 )
-def test_what_no_export_writes(
+def test_graphs_that_no_export_writes(
     kind: str, edit: Edit, says: str, demo: dict[str, bytes], config: ModelConfig
 ) -> None:
     model = ModelProto.FromString(demo[graph_entry(kind)])
@@ -223,7 +223,7 @@ def test_names_are_utf8(kind: str, demo: dict[str, bytes], config: ModelConfig) 
     assert r"a name that is not UTF-8: b'" in refusal(kind, data, demo, config)
 
 
-def test_no_graph(demo: dict[str, bytes], config: ModelConfig) -> None:
+def test_not_a_graph(demo: dict[str, bytes], config: ModelConfig) -> None:
     assert "takes nothing and gives nothing" in refusal("audio", b"", demo, config)
     for data in (b"\x3a\x00" * 2, b"\x08", b"not a graph", b"\x3a\xff\xff\xff\xff\xff"):
         refusal("audio", data, demo, config)
@@ -295,4 +295,4 @@ def test_a_plan_of_another_size_is_refused(demo: dict[str, bytes], tiny_plan: Pa
     """One plan's graphs in another plan, whose config does not match them."""
     with Plan.open(tiny_plan) as plan:
         for kind in GRAPHS:
-            refusal(kind, demo[graph_entry(kind)], demo, plan.config)
+            refusal(kind, demo[graph_entry(kind)], demo, pengi_config(plan.config))

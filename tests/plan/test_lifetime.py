@@ -46,7 +46,7 @@ print(view.nbytes, hashlib.sha256(view).hexdigest())
 
 
 @pytest.mark.parametrize("view", ["tensor('decoder.wte.weight')", "weights"])
-def test_use_after_close_is_no_crash(path: Path, view: str) -> None:
+def test_use_after_close_does_not_crash(path: Path, view: str) -> None:
     # In a separate process: a failure here is a segmentation fault.
     done = subprocess.run(
         [sys.executable, "-P", "-c", USE_AFTER_CLOSE.format(view=view), path],

@@ -100,7 +100,7 @@ def test_unknown_key_is_named(data: dict[str, Any]) -> None:
         "null",
     ],
 )
-def test_no_json_of_ours(text: str | bytes) -> None:
+def test_invalid_json(text: str | bytes) -> None:
     assert refusal(text).startswith(MANIFEST)
 
 

@@ -75,13 +75,13 @@ def test_any_bytes_are_a_message_or_refused() -> None:
         (b"\x12\x01\x01", "an unexpected form"),
     ],
 )
-def test_what_is_refused(data: bytes, says: str) -> None:
+def test_invalid_messages(data: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=r"^(holds|is) ") as caught:
         read(data, TENSOR)
     assert says in str(caught.value)
 
 
-def test_a_field_that_stands_once() -> None:
+def test_a_field_that_may_occur_once() -> None:
     message = read(b"\x10\x01\x10\x02", TENSOR)
     with pytest.raises(ValueError, match="has data_type 2 times, not once"):
         only(message, "data_type")

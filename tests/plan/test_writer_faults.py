@@ -37,7 +37,7 @@ def check_untouched(path: Path) -> None:
 @pytest.mark.parametrize("after", range(4))
 def test_exception_leaves_the_old_plan(path: Path, error: type[BaseException], after: int) -> None:
     def write() -> None:
-        with PlanWriter(path, toy_plan.CONFIG) as writer:
+        with PlanWriter(path, toy_plan.CONFIG, backends=("onnx",)) as writer:
             steps: list[Callable[[], object]] = [
                 lambda: writer.add_tensors(toy_plan.tensors()),
                 lambda: toy_plan.add_entries(writer),
@@ -53,19 +53,19 @@ def test_exception_leaves_the_old_plan(path: Path, error: type[BaseException], a
 
 
 def test_left_without_commit(path: Path) -> None:
-    with PlanWriter(path, toy_plan.CONFIG) as writer:
+    with PlanWriter(path, toy_plan.CONFIG, backends=("onnx",)) as writer:
         toy_plan.fill(writer)
         writer.seal()
     check_untouched(path)
 
 
-def test_tensor_that_cannot_be_had(path: Path) -> None:
+def test_a_tensor_that_raises(path: Path) -> None:
     class Broken(dict[str, NDArray[Any]]):
         def __getitem__(self, name: str) -> NDArray[Any]:
             raise OSError(errno.EIO, "Input/output error")
 
     with (
-        PlanWriter(path, toy_plan.CONFIG) as writer,
+        PlanWriter(path, toy_plan.CONFIG, backends=("onnx",)) as writer,
         pytest.raises(PlanError, match="Input/output error"),
     ):
         writer.add_tensors(Broken(a=np.ones(1)))
@@ -179,7 +179,7 @@ def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_kernel_that_refuses_more_bytes(path: Path) -> None:
+def test_the_file_size_limit_is_reached(path: Path) -> None:
     done = child(WRITE_WITH_LIMIT, str(path))
     assert "cannot be written: File too large" in done.stdout, done.stderr
     check_untouched(path)
@@ -199,8 +199,8 @@ def test_killed_writer_leaves_the_old_plan_and_is_swept_up(path: Path, lives: in
 
 def test_two_writers_do_not_disturb_each_other(path: Path) -> None:
     with (
-        PlanWriter(path, toy_plan.CONFIG, tools={"by": "first"}) as first,
-        PlanWriter(path, toy_plan.CONFIG, tools={"by": "second"}) as second,
+        PlanWriter(path, toy_plan.CONFIG, backends=("onnx",), tools={"by": "first"}) as first,
+        PlanWriter(path, toy_plan.CONFIG, backends=("onnx",), tools={"by": "second"}) as second,
     ):
         for writer in (first, second):
             toy_plan.fill(writer)

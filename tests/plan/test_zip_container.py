@@ -114,7 +114,9 @@ def test_repacked_plan_is_refused(tmp_path: Path, compression: int) -> None:
         (28, b"\xff\xff", "directory is damaged"),  # a name beyond the end
     ],
 )
-def test_directory_that_lies(packed: Path, offset_in_header: int, value: bytes, says: str) -> None:
+def test_an_inconsistent_directory(
+    packed: Path, offset_in_header: int, value: bytes, says: str
+) -> None:
     whole = bytearray(packed.read_bytes())
     at = whole.index(plan_zip.CENTRAL_MAGIC) + offset_in_header
     whole[at : at + len(value)] = value
@@ -146,7 +148,7 @@ def test_directory_somewhere_else_is_refused(packed: Path) -> None:
             entries(packed)
 
 
-def test_directory_is_never_read_at_length(tmp_path: Path) -> None:
+def test_a_huge_directory_is_not_read(tmp_path: Path) -> None:
     # A tiny end record that claims a (sparse) gigabyte as the directory.
     path = tmp_path / "bomb.plan"
     end = directory([Entry(MANIFEST, 0, 0, 0)])[-22:]

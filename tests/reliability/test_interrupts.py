@@ -38,7 +38,7 @@ def run(arguments: list[str | Path], delay: float | None) -> tuple[int, str, flo
     return process.returncode, err, time.monotonic() - started
 
 
-def test_no_traceback_whenever_it_comes(sounds: Path, rounds: int) -> None:
+def test_an_interrupt_at_any_moment_is_one_line(sounds: Path, rounds: int) -> None:
     arguments: list[str | Path] = ["-q", "generate", min(sounds.glob("*.wav"))]
     code, err, seconds = run(arguments, None)
     assert (code, err) == (0, "")

@@ -33,7 +33,7 @@ FAST = ("--beam-size", 1, "--max-new-tokens", 4)
 VERBS: dict[str, tuple[Argument, ...]] = {
     "generate": FAST,
     "describe": FAST,
-    "classify": (*FAST, "--top-k", 2),
+    "classify": (*FAST, "--top", 2),
     "explain": ("-k", 2),
 }
 
@@ -154,7 +154,7 @@ def test_streamed(borrowed: Engine, tmp_path: Path, capsys: Capture, rounds: int
         assert all(line.isprintable() for line in out.split("\n"))
 
 
-def test_what_the_model_writes(
+def test_answers_with_control_characters(
     borrowed: Engine, folder: Path, capsys: Capture, rounds: int
 ) -> None:
     """Random weights produce random bytes."""

@@ -93,7 +93,7 @@ def test_changed_parts(tiny_plan: Path, tmp_path: Path, rng: random.Random, roun
         assert any(line.startswith("TokenizerError: ") for line in said)
 
 
-def test_inspecting_what_plan_json_says(
+def test_hostile_values_in_plan_json_are_printed_safely(
     tmp_path: Path, rng: random.Random, rounds: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """plan.json with changed bytes and values: shown, or refused in one line."""

@@ -74,7 +74,7 @@ for allow in (False, True):
 
 
 @pytest.mark.parametrize("kind", FILLED)
-def test_small_things_without_end(kind: str, rounds: int) -> None:
+def test_endless_small_structures(kind: str, rounds: int) -> None:
     """2 MB in a normal run, 64 MB in an attack; 64 MB once took more than 12 seconds."""
     start, unit = FILLED[kind]
     size = min(64, 2 * rounds) << 20

@@ -56,14 +56,14 @@ def home(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_answer_leaves_nothing_at_home_and_opens_no_socket(
+def test_an_answer_writes_nothing_to_the_home_folder_and_opens_no_socket(
     home: Path, sounds: Path, rounds: int
 ) -> None:
     sound = min(sounds.glob("*.wav"))
     assert traces(home, ANSWER, sound, str(LONGER if rounds > 1 else 0)) == (set(), [])
 
 
-def test_the_watch_sees_what_onnxruntime_does_by_itself(home: Path) -> None:
+def test_the_test_would_notice_onnxruntimes_own_telemetry(home: Path) -> None:
     import onnxruntime
 
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 29):
@@ -77,7 +77,7 @@ def test_a_user_s_own_setting_stays(home: Path) -> None:
     traces(home, code, ORT_DISABLE_TELEMETRY="0")
 
 
-def test_onnxruntime_before_us_is_said(home: Path) -> None:
+def test_importing_onnxruntime_first_gives_a_warning(home: Path) -> None:
     command = [
         sys.executable,
         "-P",

@@ -156,7 +156,7 @@ PLACES: list[tuple[object, object]] = [
 
 
 @pytest.mark.parametrize(("name", "place"), PLACES, ids=range(len(PLACES)))
-def test_an_index_that_leads_elsewhere(name: object, place: object, folder: Path) -> None:
+def test_an_index_that_points_outside_its_shard(name: object, place: object, folder: Path) -> None:
     (shard,) = write_shards([folder / "a.jsonl"], folder / "out", TASKS)
     index = shard.with_suffix(".jsonl")
     header = index.read_text().splitlines()[0]
@@ -182,7 +182,7 @@ HEADERS = (
 
 
 @pytest.mark.parametrize("header", HEADERS)
-def test_an_index_that_counts_wrong(header: str, folder: Path) -> None:
+def test_an_index_with_a_wrong_count(header: str, folder: Path) -> None:
     (shard,) = write_shards([folder / "a.jsonl"], folder / "out", TASKS)
     index = shard.with_suffix(".jsonl")
     lines = index.read_text().splitlines()
@@ -255,7 +255,7 @@ def test_odd_files_in_datasets_and_runs(folder: Path, odd: Callable[[str], Path]
     assert refusal(lambda: read_metrics(folder)) is not None
 
 
-def test_a_recording_called_like_standard_input(
+def test_a_recording_named_like_standard_input(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``"audio": "-"`` of a manifest in the current folder is a file of that name."""

@@ -1,6 +1,6 @@
 """However a run that writes ends, its target is the old or the new file, and errors are one line.
 
-Runs are killed, fill the disk, meet others' leftovers, and compete: even in containers, where every
+Runs are killed, fill the disk, find others' leftovers, and compete: even in containers, where every
 process has the same id.
 """
 
@@ -133,7 +133,7 @@ def test_killed_at_any_line(
 
 
 @pytest.mark.parametrize("process_id", [None, 1])
-def test_leftovers_are_in_nobodys_way(
+def test_leftovers_do_not_disturb_the_next_run(
     tmp_path: Path,
     tiny_plan: Path,
     collection: Path,
@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_line(
     }
 
 
-def test_vectors_that_a_full_disk_does_not_take(
+def test_vectors_on_a_full_disk(
     tmp_path: Path, tiny_plan: Path, collection: Path, capsys: Capture
 ) -> None:
     """The old file stays, and the command can be run again once there is space."""

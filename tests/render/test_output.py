@@ -37,7 +37,9 @@ def test_replaces_at_the_end_and_keeps_the_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [InputError("bad"), KeyboardInterrupt(), ZeroDivisionError()])
-def test_what_was_written_is_kept_beside_the_old(tmp_path: Path, error: BaseException) -> None:
+def test_an_error_keeps_what_was_written_beside_the_old_file(
+    tmp_path: Path, error: BaseException
+) -> None:
     path = tmp_path / "out"
     path.write_text("old")
     with pytest.raises(type(error)) as caught:
@@ -110,12 +112,12 @@ def test_devices_are_written_in_place() -> None:
         write("/dev/full", "text")
 
 
-def test_what_no_encoding_holds_is_escaped(tmp_path: Path) -> None:
+def test_characters_that_cannot_be_encoded_are_escaped(tmp_path: Path) -> None:
     write(tmp_path / "out", "bad\udcff, good é")
     assert (tmp_path / "out").read_text() == "bad\\udcff, good é"
 
 
-def test_standard_output_by_its_names(
+def test_names_of_standard_output(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -125,7 +127,7 @@ def test_standard_output_by_its_names(
     assert names(tmp_path) == []
 
 
-def test_the_lock_is_held_until_the_file_is_in_its_place(
+def test_the_lock_is_held_until_the_file_is_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise another run would empty the part that is about to replace the file."""

@@ -184,13 +184,13 @@ def test_one_line(text: str, line: str) -> None:
     assert shortened(text, 10) == line
 
 
-def test_characters_without_a_shape_are_no_warning(tmp_path: Path) -> None:
+def test_characters_without_a_glyph_give_no_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     answer_picture(tone(440), RATE, [("\u6c34 \u2028", "\U0001f415\x07 dog\n")], path, "\u6c34")
     assert size(path)[0] > 0
 
 
-def test_pyplot_is_left_alone(tmp_path: Path) -> None:
+def test_global_matplotlib_settings_are_unchanged(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
@@ -209,7 +209,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros((2, 8), np.float32)])
-def test_what_is_no_recording(samples: NDArray[np.float32], tmp_path: Path) -> None:
+def test_invalid_recordings(samples: NDArray[np.float32], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="samples"):
         answer_picture(samples, RATE, [], tmp_path / "a.png", "t")
 

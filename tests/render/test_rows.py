@@ -65,7 +65,7 @@ def document(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
-def test_json_holds_what_went_in(encoding: str) -> None:
+def test_json_round_trips(encoding: str) -> None:
     rows = json.loads(document("json", result(), result("b"), encoding=encoding))
     lines = document("jsonl", result(), result("b"), encoding=encoding).splitlines()
     assert rows == [json.loads(line) for line in lines]
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_line_and_the_rest_is_swallowed() -> None:
     full.detach()
 
 
-def test_errors_are_rows_but_no_text() -> None:
+def test_errors_are_rows_but_not_text() -> None:
     rows: list[Row] = [
         {"audio": "a.wav", "start": 0.0, "end": 2.0, "text": "a dog", "windows": 1},
         {"audio": "b.wav", "error": "b.wav: is empty"},
@@ -121,7 +121,7 @@ def test_errors_are_rows_but_no_text() -> None:
     assert rows_document("vtt", *rows) == "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\na dog\n"
 
 
-def test_rows_over_time() -> None:
+def test_rows_of_windows() -> None:
     texts = ["rain", "rain", "a dog", "rain"]
     windows = tuple(
         Window(2.0 * i, 2.0 * i + 2, text, text, (1,), score, ())

@@ -147,7 +147,7 @@ def test_bars_are_the_scores_from_the_best_down(values: list[float], drawn: Draw
     assert_texts_are_inside_and_apart(figure)
 
 
-def test_only_zero_or_more_has_no_minus(drawn: Drawn) -> None:
+def test_a_tiny_negative_score_has_no_minus(drawn: Drawn) -> None:
     scores = [("a", 1.0), ("b", -1e-9)]
     figure = drawn(lambda path: bar_picture(scores, path, title="t", axis="a"))
     assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "0.00"]
@@ -339,7 +339,7 @@ def test_more_rows_are_higher_not_wider(draw: Draw, tmp_path: Path) -> None:
         ([0.5, -np.inf], r"a picture of scores needs finite ones, got -inf"),
     ],
 )
-def test_what_are_no_scores(draw: Draw, values: list[float], message: str, tmp_path: Path) -> None:
+def test_invalid_scores(draw: Draw, values: list[float], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"^{message}$"):
         draw(tmp_path / "a.png", values)
     assert not list(tmp_path.iterdir())
@@ -361,7 +361,7 @@ def test_what_are_no_scores(draw: Draw, values: list[float], message: str, tmp_p
         ([(0, np.nan)], (1, 2), r"window 0-nan s"),
     ],
 )
-def test_what_is_no_timeline(
+def test_invalid_timelines(
     spans: list[tuple[float, float]], shape: tuple[int, ...], message: str, tmp_path: Path
 ) -> None:
     line = Timeline(spans, ["a", "b"], np.zeros(shape))
@@ -373,7 +373,7 @@ def test_what_is_no_timeline(
 
 
 @BOTH
-def test_where_nothing_can_be_written(draw: Draw, tmp_path: Path) -> None:
+def test_an_unwritable_path(draw: Draw, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         draw(tmp_path / "no" / "a.png")
 

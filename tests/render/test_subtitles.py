@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from pengi_rt.errors import UsageError
-from pengi_rt.render.subtitles import srt, srt_cues, vtt, vtt_cues
+from pengi_rt.render.subtitles import Srt, Subtitles, Vtt
 from pengi_rt.results.timeline import Segment, segments
 
 Cue = tuple[int, int, str]  # milliseconds, milliseconds, text
@@ -20,6 +20,28 @@ NASTY = [
     "fish & <b>chips</b> &amp; &lt;", "WEBVTT", "NOTE this", "STYLE", "7", "-", "<", "&",
     "a\u2028b", "a\x85\x0bb\fc", "wörter 雨 🐕", "{\\an8}x", "tab\there",
 ]  # fmt: skip
+
+
+def _cues(subtitles: Subtitles, rows: Iterable[Segment]) -> Iterator[str]:
+    """The pieces of a file, as a writer of rows asks for them."""
+    yield from filter(None, [subtitles.head])
+    yield from filter(None, map(subtitles.cue, rows))
+
+
+def srt_cues(rows: Iterable[Segment]) -> Iterator[str]:
+    return _cues(Srt(), rows)
+
+
+def vtt_cues(rows: Iterable[Segment]) -> Iterator[str]:
+    return _cues(Vtt(), rows)
+
+
+def srt(rows: Iterable[Segment]) -> str:
+    return "".join(srt_cues(rows))
+
+
+def vtt(rows: Iterable[Segment]) -> str:
+    return "".join(vtt_cues(rows))
 
 
 def _milliseconds(stamp: str, point: str) -> int:
@@ -65,7 +87,7 @@ def _read_vtt(text: str) -> list[Cue]:
     return cues
 
 
-def test_written_out() -> None:
+def test_subtitles_as_srt_and_vtt() -> None:
     rows = [Segment(0, 7, "rain & wind"), Segment(7, 12.3456, "a dog")]
     assert srt(rows) == (
         "1\n00:00:00,000 --> 00:00:07,000\nrain & wind\n\n2\n00:00:07,000 --> 00:00:12,346\na dog\n"
@@ -110,7 +132,7 @@ def test_times(seconds: float, stamp: str) -> None:
     assert srt(row).split()[1] == stamp.replace(".", ",")
 
 
-def test_neighbours_stay_neighbours() -> None:
+def test_adjacent_cues_stay_adjacent() -> None:
     places = [number * 308_700 / 44_100 / 3.7 for number in range(500)]
     rows = [Segment(start, end, "x") for start, end in pairwise(places)]
     for cues in (_read_srt(srt(rows)), _read_vtt(vtt(rows))):
@@ -120,7 +142,7 @@ def test_neighbours_stay_neighbours() -> None:
         assert error <= 0.5 + 1e-6
 
 
-def test_a_moment_still_ends_behind_its_start() -> None:
+def test_a_short_cue_ends_after_its_start() -> None:
     rows = [Segment(0, 1 / 16_000, "x"), Segment(5.0001, 5.0002, "y")]
     assert _read_vtt(vtt(rows)) == [(0, 1, "x"), (5000, 5001, "y")]
     assert _read_srt(srt(rows)) == [(0, 1, "x"), (5000, 5001, "y")]
@@ -141,7 +163,7 @@ def test_nul_is_replaced() -> None:
     assert _read_srt(srt([Segment(0, 1, "a\0b")])) == [(0, 1000, "a\ufffdb")]
 
 
-def test_what_is_written_so_far_is_always_a_whole_file() -> None:
+def test_the_file_is_valid_after_every_cue() -> None:
     rows = [Segment(place, place + 1, text) for place, text in enumerate(NASTY)]
     for cues, read in ((srt_cues(rows), _read_srt), (vtt_cues(rows), _read_vtt)):
         text, lengths = "", []

@@ -27,7 +27,7 @@ def rows(count: int, *shape: int) -> F32:
     return np.random.default_rng(count).standard_normal((count, *shape), np.float32)
 
 
-def test_what_was_added_is_saved(stored: GrowingArray, tmp_path: Path) -> None:
+def test_added_rows_are_saved(stored: GrowingArray, tmp_path: Path) -> None:
     """Also arrays with another memory order, and two files one after the other."""
     parts = [rows(3, 4, 5), rows(0, 4, 5), rows(2, 5, 4).transpose(0, 2, 1), rows(1, 4, 5)]
     for part in parts:
@@ -53,7 +53,7 @@ def test_more_than_a_block_is_copied_whole(stored: GrowingArray, tmp_path: Path)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), whole)
 
 
-def test_rows_that_are_cut_off_are_written_over(stored: GrowingArray, tmp_path: Path) -> None:
+def test_truncated_rows_are_overwritten(stored: GrowingArray, tmp_path: Path) -> None:
     first, second, third = rows(4, 3), rows(5, 3), rows(1, 3)
     stored.append(first)
     stored.append(second)
@@ -91,7 +91,7 @@ def test_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_no_place_for_it_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write .*out\.npy: No such file") as caught:
         GrowingArray(tmp_path / "no" / "out.npy")
     assert one_line(str(caught.value))

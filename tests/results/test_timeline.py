@@ -37,7 +37,7 @@ def test_neighbours_that_agree_merge() -> None:
     assert list(segments(rows)) == want
 
 
-def test_overlap_is_parted_in_the_middle() -> None:
+def test_overlaps_are_split_in_the_middle() -> None:
     # 10 s in windows of 7 s: the last one is moved back to end with the recording.
     rows = _windows((0, 7, "rain"), (3, 10, "dog"))
     assert list(segments(rows)) == [Segment(0, 5, "rain"), Segment(5, 10, "dog")]
@@ -124,12 +124,12 @@ def _scored(*rows: tuple[str, float]) -> list[Window]:
     return [_window(place, place + 1, *row) for place, row in enumerate(rows)]
 
 
-def test_pooled_is_the_commonest() -> None:
+def test_pooling_takes_the_most_common_answer() -> None:
     rows = _scored(("dog", -0.1), ("rain", -3), ("cat", -0.2), (" rain", -2))
     assert pooled(rows) == Pooled("rain", -2.5, votes=2, windows=4)
 
 
-def test_pooled_ties_by_mean_score_then_by_time() -> None:
+def test_pooling_breaks_ties_by_mean_score_then_by_time() -> None:
     rows = _scored(("dog", -1), ("rain", -0.5), ("dog", -1), ("rain", -1))
     assert pooled(rows) == Pooled("rain", -0.75, votes=2, windows=4)
     rows = _scored(("dog", -1), ("rain", -1))
@@ -137,12 +137,12 @@ def test_pooled_ties_by_mean_score_then_by_time() -> None:
     assert pooled(rows[::-1]).text == "rain"
 
 
-def test_pooled_by_a_key_has_the_first_text() -> None:
+def test_pooling_by_a_key_keeps_the_first_text() -> None:
     rows = _scored(("Dog", -1), ("rain", 0), ("dog", -2))
     assert pooled(rows, key=str.casefold) == Pooled("Dog", -1.5, votes=2, windows=3)
     assert pooled(rows).text == "rain"
 
 
-def test_pooled_of_nothing() -> None:
+def test_pooling_without_windows() -> None:
     with pytest.raises(UsageError, match=r"^no windows: "):
         pooled([])

@@ -15,7 +15,7 @@ from pengi_rt.audio.recording import AudioLike, Recording, load_windows
 from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions
 from pengi_rt.errors import AudioError, UsageError
-from pengi_rt.session.batches import Batch, split_by_recording, window_batches
+from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs, window_batches
 
 CONFIG = ModelConfig.preset("tiny")
 RATE, CLIP = CONFIG.mel.sample_rate, CONFIG.clip_samples
@@ -52,20 +52,24 @@ def test_batches_are_full_and_hold_every_window_in_its_place(size: int) -> None:
         assert len(list(batch.spans)) == len(batch)
 
 
+def by_recording(
+    batches: Iterator[Batch], *, partial_results: bool = False
+) -> Iterator[RecordingOutputs[float]]:
+    """The first sample of every window, by recording."""
+    outputs = OutputsByRecording[float](partial_results=partial_results)
+    for batch in batches:
+        yield from outputs.add(batch, [float(window[0]) for window in batch.windows])
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_outputs_come_back_by_recording(size: int) -> None:
-    def first_samples(batch: Batch) -> list[float]:
-        return [float(window[0]) for window in batch.windows]
-
     expected = [[float(window[0]) for window in load_windows(each, CONFIG)] for each in SOUNDS]
-    whole = list(
-        split_by_recording(window_batches(SOUNDS, CONFIG, options(batch_size=size)), first_samples)
-    )
+    whole = list(by_recording(window_batches(SOUNDS, CONFIG, options(batch_size=size))))
     assert [list(part.outputs) for part in whole] == expected
     assert all(part.is_last and part.window_range is None for part in whole)
     batches = window_batches(SOUNDS, CONFIG, options(batch_size=size))
     found: list[list[float]] = []
-    for part in split_by_recording(batches, first_samples, partial_results=True):
+    for part in by_recording(batches, partial_results=True):
         if part.first == 0:
             found.append([])
         assert len(found[-1]) == part.first
@@ -78,9 +82,7 @@ def test_outputs_come_back_by_recording(size: int) -> None:
 def test_a_recording_given_twice_is_two() -> None:
     recording = load_windows(SOUNDS[1], CONFIG)
     batches = window_batches([recording, recording], CONFIG, options(batch_size=4))
-    assert [
-        len(part.outputs) for part in split_by_recording(batches, lambda batch: [0] * len(batch))
-    ] == [3, 3]
+    assert [len(part.outputs) for part in by_recording(batches)] == [3, 3]
 
 
 def test_recordings_are_drawn_as_they_are_needed() -> None:
@@ -97,7 +99,7 @@ def test_recordings_are_drawn_as_they_are_needed() -> None:
     assert drawn == [0, 1]
 
 
-def test_what_was_read_before_an_error_is_a_batch() -> None:
+def test_recordings_read_before_an_error_are_a_batch() -> None:
     batches = window_batches([SOUNDS[0], SOUNDS[2], b"no sound", SOUNDS[3]], CONFIG, options())
     assert len(next(batches)) == 2
     with pytest.raises(AudioError, match="<bytes>"):
@@ -106,7 +108,7 @@ def test_what_was_read_before_an_error_is_a_batch() -> None:
         next(window_batches([b"no sound"], CONFIG, options()))
 
 
-def test_an_error_that_somebody_is_told_of_ends_nothing() -> None:
+def test_an_error_that_a_listener_takes_does_not_end_the_run() -> None:
     told: list[tuple[object, str]] = []
     sources: list[AudioLike] = [SOUNDS[0], b"no sound", SOUNDS[2]]
     batches = window_batches(
@@ -139,7 +141,7 @@ def test_one_seed_draws_all_crops() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "3", None])
-def test_batches_that_cannot_be(size: object) -> None:
+def test_invalid_batch_sizes(size: object) -> None:
     with pytest.raises(UsageError, match="batch_size must be a whole number of at least 1"):
         window_batches(SOUNDS, CONFIG, options(batch_size=size))
 
@@ -160,13 +162,13 @@ def test_windows_of_another_plan_are_refused() -> None:
         list(window_batches([recording], CONFIG, options()))
 
 
-def test_who_is_told_must_be_callable() -> None:
+def test_the_listener_must_be_callable() -> None:
     told: Any = []
     with pytest.raises(UsageError, match=r"on_error must be a function or None, got \[\]"):
         window_batches([], CONFIG, options(), on_error=told)
 
 
-def test_what_is_several() -> None:
+def test_several_recordings_are_recognized() -> None:
     assert is_several([])
     assert is_several(["a", "b"])
     assert is_several((SOUNDS[0], SOUNDS[1]))

@@ -35,8 +35,8 @@ def test_one_thread_at_a_time() -> None:
     assert max(most) == 1
 
 
-def test_in_the_order_of_asking() -> None:
-    """A thread that releases it and requests it again at once is behind those that wait."""
+def test_threads_get_it_in_the_order_of_asking() -> None:
+    """A thread that releases it and requests it again at once comes after those that wait."""
     lock, order = FairLock(), []
 
     def wait(name: int) -> None:
@@ -53,7 +53,7 @@ def test_in_the_order_of_asking() -> None:
     assert order == [0, 1, 2, 3]
 
 
-def test_an_error_inside_frees_it() -> None:
+def test_an_error_inside_releases_it() -> None:
     lock = FairLock()
     with pytest.raises(ZeroDivisionError), lock, lock:
         raise ZeroDivisionError
@@ -62,7 +62,7 @@ def test_an_error_inside_frees_it() -> None:
 
 
 @pytest.mark.parametrize("handed", [False, True])
-def test_one_who_stops_waiting_is_passed_over(
+def test_a_thread_that_stops_waiting_is_skipped(
     handed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while waiting: before our turn, and just as it comes."""

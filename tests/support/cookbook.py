@@ -21,7 +21,7 @@ _FENCED = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
 class Step(NamedTuple):
-    """A snippet, the line where it stands, and what it prints."""
+    """A snippet, its line, and what it prints."""
 
     line: int
     kind: str
@@ -35,8 +35,8 @@ def steps(document: str) -> Iterator[Step]:
         kind, code = block.groups()
         line = document[: block.start()].count("\n") + 2
         if kind == "python":
-            behind = after is not None and not document[block.end() : after.start()].strip()
-            text = after[2] if after is not None and behind and after[1] == "text" else ""
+            adjacent = after is not None and not document[block.end() : after.start()].strip()
+            text = after[2] if after is not None and adjacent and after[1] == "text" else ""
             yield Step(line, kind, code, text)
         elif kind == "console":
             yield from _commands(code, line)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Cache, DeviceSearch, Encoded
-from pengi_rt.config.model import DecoderConfig, MapperConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import DecoderConfig, MapperConfig
 from pengi_rt.kernels.beam_step_cpu import I32, update_ancestry_reference
 
 WIDTH = 4  # n_embd
@@ -59,7 +60,7 @@ class FakeCache(Cache):
 
 @dataclass
 class FakeDecoder:
-    """A toy model behind the protocol's cache, which counts its forward passes."""
+    """A toy model with the protocol's cache, which counts its forward passes."""
 
     model: ToyModel | ScriptedModel
     n_positions: int = 64

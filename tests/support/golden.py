@@ -1,7 +1,7 @@
 """What the released Pengi computed: the arrays of ``tests/data/golden_pengi``, and its inputs.
 
 ``pair("base_s0_p00")`` holds one recording with one prompt, ``api()`` the public calls,
-``loading()`` loader and tokenizers. The clips behind them are made by :mod:`golden_audio`.
+``loading()`` loader and tokenizers. Their clips are made by :mod:`golden_audio`.
 """
 
 import functools

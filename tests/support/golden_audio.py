@@ -1,4 +1,4 @@
-"""The synthetic clips behind the golden files, made anew instead of stored: NumPy only.
+"""The synthetic clips of the golden files, made anew instead of stored: NumPy only.
 
 The same math as the reference's ``make_audio.py``. Samples are rounded to multiples of 2**-23
 before they become float32, so a last-bit difference of ``sin`` between machines does not reach

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import toy_plan
 
+from pengi_rt.config.model import pengi_config
 from pengi_rt.plan.manifest import MANIFEST, graph_entry, tokenizer_entry
 from pengi_rt.plan.pengi import DECODER_OPERATORS, ENCODER_OPERATORS
 
@@ -175,7 +176,7 @@ def _ask(path: str) -> str:
 
     try:
         with pengi_rt.load(path, threads=1) as engine:
-            rate, size = engine.config.mel.sample_rate, engine.config.clip_samples
+            rate, size = pengi_config(engine.config).mel.sample_rate, engine.config.clip_samples
             clip = np.random.default_rng(0).uniform(-0.5, 0.5, size).astype(np.float32)
             text = engine.generate((clip, rate), beam_size=2, max_new_tokens=3).text
     except pengi_rt.PengiError as error:

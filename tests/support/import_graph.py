@@ -16,7 +16,7 @@ class Import(NamedTuple):
 
 
 def source_files() -> dict[str, Path]:
-    """Every module of ours by its import name, including those behind the links."""
+    """Every module of ours by its import name, including those under the links."""
     package = ROOT / "pengi_rt"
     rooms = [link for link in package.iterdir() if link.is_symlink()]
     paths = [path for room in (package, *rooms) for path in room.glob("**/*.py")]

@@ -1,4 +1,4 @@
-"""Compile kernels for GPUs that are not there, and read what they would take of one.
+"""Compile kernels for GPUs that this machine lacks, and read the resources that they need.
 
 Triton brings its own assembler, so this needs neither a GPU nor a driver. A process that interprets
 kernels cannot compile any: :func:`compile_kernels` runs this file as a script in another one.

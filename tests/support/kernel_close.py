@@ -22,7 +22,7 @@ def assert_kernel_close(
         found: what the kernel computed. All of it counts, and nothing may stay unwritten.
         reference: the same from the same inputs in float64.
         native: the same by PyTorch in the kernel's dtype.
-        floor: an absolute error that is granted besides; the caller says why.
+        floor: an absolute error allowed in addition; the caller says why.
     """
     assert reference.dtype == torch.float64, "the reference must be float64"
     assert found.shape == reference.shape == native.shape, (found.shape, reference.shape)

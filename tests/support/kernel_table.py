@@ -1,6 +1,6 @@
 """Write the table of compiled kernels into ``docs/kernels.md``: ``python kernel_table.py``.
 
-What stands outside of its two marks stays as it is.
+Text outside its two marks is kept.
 """
 
 import sys

@@ -19,13 +19,13 @@ WRITING = (
     "pengi_rt/system/files.py",
     "pengi_rt/render/output.py",
     "pengi_rt/render/resume.py",
-    "pengi_rt/render/writer.py",
+    "pengi_rt/render/rows.py",
     "pengi_rt/render/vectors.py",
     "pengi_rt/plan/writer.py",
     "pengi_rt/tasks/search/folder.py",
     "pengi_rt/tasks/search/builder.py",
     "pengi_rt/tasks/search/journal.py",
-    "pengi_rt/tasks/search/generation.py",
+    "pengi_rt/tasks/search/generation_writer.py",
 )
 
 

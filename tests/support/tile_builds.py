@@ -1,7 +1,7 @@
 """Every tile that a launcher may choose at full-size base's shapes, as builds to be compiled.
 
-The launchers say them: they are called with tensors of those shapes that nobody reads, and what
-they would have launched is noted. A process that interprets kernels has nothing to note;
+The launchers list them: they are called with tensors of those shapes that nobody reads, and what
+they would have launched is recorded. A process that interprets kernels has nothing to record;
 :func:`kernel_builds.compile_kernels` imports this module in another one.
 """
 

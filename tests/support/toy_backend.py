@@ -4,7 +4,7 @@ import numpy as np
 import toy_family
 
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
-from pengi_rt.backends.registry import BackendSpec, RunOptions
+from pengi_rt.config.backend import BackendSpec, RunOptions
 from pengi_rt.plan.reader import Plan
 
 BACKEND = BackendSpec(

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper
 
 from pengi_rt.config.checked import Checked, Within
 from pengi_rt.config.family import FamilySpec
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.plan.graph import FLOAT32, GraphRules, Value
 from pengi_rt.plan.manifest import WEIGHTS, TensorRecord
 from pengi_rt.plan.writer import PlanWriter
@@ -33,6 +32,14 @@ class ToyConfig(Checked):
     clip_samples: Annotated[int, Within(1, 100_000)] = 4000
     hop_length: Annotated[int, Within(1, 1000)] = 100
     width: Annotated[int, Within(1, 64)] = 6
+
+    @property
+    def clip_seconds(self) -> float:
+        return self.clip_samples / self.sample_rate
+
+    @property
+    def d_proj(self) -> int:
+        return self.width
 
 
 def audio_graph(config: ToyConfig) -> GraphRules:
@@ -61,8 +68,7 @@ def embedded(windows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArr
 
 def write_plan(path: Path, *, graphs: bool = True) -> Path:
     config = ToyConfig()
-    model = cast("ModelConfig", config)
-    with PlanWriter(path, model, backends=("onnx", "toy") if graphs else ("toy",)) as writer:
+    with PlanWriter(path, config, backends=("onnx", "toy") if graphs else ("toy",)) as writer:
         records = writer.add_tensors({"projection": projection(config)})
         if graphs:
             writer.add("graphs/audio.onnx", _onnx(config, records["projection"]))

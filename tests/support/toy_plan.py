@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.plan.manifest import MANIFEST, Source
 from pengi_rt.plan.writer import PlanWriter
 from pengi_rt.plan.zip_container import Entry, directory, local_header

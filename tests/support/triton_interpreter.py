@@ -29,7 +29,7 @@ if isinstance(tl.sum, interpreter.InterpretedFunction) != INTERPRETED:
 
 
 def _teach_bfloat16() -> None:
-    """Mend what the interpreter does with bfloat16, which it keeps as uint16 bit patterns.
+    """Fix how the interpreter treats bfloat16, which it keeps as uint16 bit patterns.
 
     ``tl.dot`` would multiply the patterns, and conversions from float32 would cut bits off instead
     of rounding to nearest even. All other arithmetic with them is refused, as it would be wrong.

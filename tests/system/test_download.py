@@ -108,7 +108,7 @@ def test_killed_between_the_last_byte_and_the_rename(server: Server, target: Pat
 
 
 @pytest.mark.parametrize("change", ["no ranges", "new version", "forgotten version"])
-def test_starts_again_when_it_cannot_go_on(server: Server, target: Path, change: str) -> None:
+def test_starts_over_when_it_cannot_continue(server: Server, target: Path, change: str) -> None:
     cut_off(server, target, 1_000_000)
     if change == "no ranges":
         server.ranges = False
@@ -122,7 +122,7 @@ def test_starts_again_when_it_cannot_go_on(server: Server, target: Path, change:
     assert server.requests == ([None] if "forgotten" in change else ["bytes=1000000-"])
 
 
-def test_server_without_versions_is_never_trusted_to_go_on(server: Server, target: Path) -> None:
+def test_without_an_etag_it_never_continues(server: Server, target: Path) -> None:
     server.etag = None
     cut_off(server, target, 1_000_000)
     assert fetch(server.url, target).sha256 == DIGEST
@@ -137,7 +137,7 @@ def test_server_without_versions_is_never_trusted_to_go_on(server: Server, targe
         ("pages 1-2/3", "does not say its range"),
     ],
 )
-def test_other_range_than_asked(
+def test_a_different_range_than_requested(
     server: Server, target: Path, content_range: str, says: str
 ) -> None:
     cut_off(server, target, 1_000_000)
@@ -209,9 +209,7 @@ def test_no_network(server: Server, target: Path) -> None:
     assert names(target) == []
 
 
-def test_server_that_says_nothing(
-    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_server(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server.url = f"http://127.0.0.1:{silent.getsockname()[1]}/base.pth"
@@ -226,13 +224,13 @@ def test_two_at_once(server: Server, target: Path) -> None:
     assert fetch(server.url, target).sha256 == DIGEST
 
 
-def test_record_that_is_none(server: Server, target: Path) -> None:
+def test_an_invalid_checksum_file(server: Server, target: Path) -> None:
     target.parent.mkdir()
     target.with_name("base.pth.sha256").write_bytes(b"\xff\xfe")
     assert "does not start with a SHA-256" in refusal(server, target)
 
 
-def test_folder_that_cannot_be(server: Server, target: Path) -> None:
+def test_an_unwritable_folder(server: Server, target: Path) -> None:
     target.parent.write_bytes(b"a file")
     assert "cannot be written: " in refusal(server, target)
 
@@ -240,13 +238,13 @@ def test_folder_that_cannot_be(server: Server, target: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["", "base.pth", "file:///etc/passwd", "ftp://host/x", "http://", "https://a/b c\n"]
 )
-def test_addresses_that_are_none(target: Path, url: str) -> None:
+def test_invalid_addresses(target: Path, url: str) -> None:
     with pytest.raises(UsageError, match="--url must be"):
         fetch(url, target)
 
 
 @pytest.mark.parametrize("sha256", ["12", "g" * 64, "a" * 65])
-def test_checksums_that_are_none(target: Path, sha256: str) -> None:
+def test_invalid_checksums(target: Path, sha256: str) -> None:
     with pytest.raises(UsageError, match="--sha256 must be 64"):
         fetch("https://example.org/x", target, sha256=sha256)
 

@@ -82,7 +82,7 @@ def test_permissions(tmp_path: Path, old: int | None, new: int) -> None:
         ("x" * 256, errno.ENAMETOOLONG),
     ],
 )
-def test_places_for_no_file(tmp_path: Path, name: str, number: int) -> None:
+def test_targets_that_are_not_files(tmp_path: Path, name: str, number: int) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "f").touch()
     os.mkfifo(tmp_path / "pipe")
@@ -118,7 +118,7 @@ def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted([*others, ".f.2", ".f.3"])
 
 
-def test_a_name_full_of_patterns(tmp_path: Path) -> None:
+def test_a_name_full_of_wildcards(tmp_path: Path) -> None:
     name = "a[b]*\n(c"
     for data in (b"1", b"2"):
         (tmp_path / f".{name}.77").touch()
@@ -126,7 +126,7 @@ def test_a_name_full_of_patterns(tmp_path: Path) -> None:
     assert names(tmp_path) == [name]
 
 
-def test_the_living_are_not_swept(tmp_path: Path) -> None:
+def test_drafts_of_running_writers_are_not_swept(tmp_path: Path) -> None:
     first = Draft(tmp_path / "f")
     first.file.write(b"first")
     write(tmp_path / "f", b"second")
@@ -168,9 +168,7 @@ def test_a_draft_that_was_swept_before_it_was_locked(
     assert names(tmp_path) == ["f"]
 
 
-def test_it_is_on_the_disk_before_and_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     replace = Path.replace
 
@@ -192,7 +190,7 @@ def blocked(path: Path) -> None:
         pass
 
 
-def test_one_holds_a_lock_file(tmp_path: Path) -> None:
+def test_a_lock_file_has_one_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked(path), pytest.raises(BlockingIOError, match="another pengi-rt is writing it"):
         blocked(path)
@@ -201,9 +199,7 @@ def test_one_holds_a_lock_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moved", [Path.unlink, lambda path: path.rename(f"{path}2")])
-def test_a_lock_on_what_is_not_there_any_more(
-    tmp_path: Path, moved: Callable[[Path], object]
-) -> None:
+def test_a_lock_on_a_removed_file(tmp_path: Path, moved: Callable[[Path], object]) -> None:
     path = tmp_path / "f"
     with path.open("w") as file:
         moved(path)

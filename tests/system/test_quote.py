@@ -29,7 +29,7 @@ def test_anything_else_is_quoted_and_escaped(name: str) -> None:
     assert line == ascii(name)
 
 
-def test_a_megabyte_is_shortened_in_the_middle() -> None:
+def test_a_long_name_is_shortened_in_the_middle() -> None:
     line = one_line("begin" + "x" * 10**6 + "end")
     assert line.startswith("begin")
     assert line.endswith("end")

@@ -21,7 +21,7 @@ def refusal(text: str | bytes, limits: Limits = LIMITS) -> str:
 
 
 @pytest.mark.parametrize("value", [None, True, 0, -1.5, 2**63 - 1, "é", [], {"a": [{"b": 1}]}])
-def test_what_json_says(value: Any) -> None:
+def test_valid_documents(value: Any) -> None:
     assert parse(json.dumps(value), LIMITS) == value
     assert parse(json.dumps(value, ensure_ascii=False).encode(), LIMITS) == value
 
@@ -35,7 +35,7 @@ def test_what_json_says(value: Any) -> None:
         ('{"a": 1, "a": 1}', "the same key twice"),
         ("NaN", "NaN is not a JSON number"),
         ("[-Infinity]", "-Infinity is not a JSON number"),
-        ("1e400", "'1e400' is beyond every number"),
+        ("1e400", "'1e400' is too large for a float64"),
         ("1" * 5000, "an integer of 5000 digits"),
         ("-" + "1" * 41, "an integer of 42 digits"),
         ("[" * 999, "nested more than"),
@@ -51,17 +51,17 @@ def test_what_json_says(value: Any) -> None:
         (" " * (1 << 20) + "0", "has 1048577 bytes, at most 1048576 are read"),
     ],
 )
-def test_what_is_refused(text: str | bytes, says: str) -> None:
+def test_invalid_documents(text: str | bytes, says: str) -> None:
     assert says in refusal(text)
 
 
-def test_depth_ends_where_it_says() -> None:
+def test_the_limit_of_nesting_is_exact() -> None:
     most = "[" * (MAX_DEPTH - 1) + "0" + "]" * (MAX_DEPTH - 1)
     assert parse(most, LIMITS) is not None
     assert "nested more than" in refusal(f"[[{most}]]")
 
 
-def test_a_reader_may_name_the_key_itself() -> None:
+def test_nonfinite_numbers_can_be_left_to_the_caller() -> None:
     numbers = parse("[NaN, 1e400, -Infinity]", LIMITS._replace(finite=False))
     assert isinstance(numbers, list)
     assert not any(map(math.isfinite, numbers))

@@ -31,7 +31,7 @@ def test_lines_end_where_an_editor_ends_them(
     assert text_lines(path) == lines
 
 
-def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for message in ("a.txt: cannot be read: No such file", "a.txt: is not UTF-8 at byte 3"):
         with pytest.raises(InputError, match=message) as caught:
@@ -49,6 +49,6 @@ def test_a_pipe_that_is_named_is_read(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_what_has_no_end_is_refused() -> None:
+def test_endless_files_are_refused() -> None:
     with pytest.raises(InputError, match="/dev/zero: is longer than 1 MiB"):
         read_bounded(Path("/dev/zero"), 1 << 20)

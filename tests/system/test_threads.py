@@ -118,7 +118,7 @@ def test_v1_without_limit(groups: Groups) -> None:
     assert groups.threads() == 16
 
 
-def test_v1_limit_of_another_controller_is_none_of_ours(groups: Groups) -> None:
+def test_v1_limits_of_other_controllers_are_ignored(groups: Groups) -> None:
     groups.join("3:cpuset:/a", "2:cpuacct:/a")
     groups.limit_v1("cpu/a", 100_000)
     groups.limit_v1("cpuacct/a", 100_000)

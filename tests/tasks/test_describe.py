@@ -55,7 +55,7 @@ def test_several_recordings(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("option", [{"task": "caption"}, {"question": "what?"}])
-def test_its_prompts_are_fixed(engine: Engine, option: dict[str, Any]) -> None:
+def test_it_takes_no_prompts(engine: Engine, option: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="describe has its own prompts"):
         engine.describe(clip(0), **option)
 

@@ -69,7 +69,7 @@ def test_texts_in_batches(engine: Engine) -> None:
     assert np.abs(found[0].embedding - found[1].embedding).max() > 0.01
 
 
-def test_texts_that_are_cut_say_so(engine: Engine) -> None:
+def test_truncated_texts_are_reported(engine: Engine) -> None:
     found = engine.embed_text(["a dog", "a dog " * 60])
     assert [each.truncated for each in found] == [False, True]
     with pytest.raises(PromptError, match="the text encoder reads 38"):
@@ -94,20 +94,22 @@ def test_both_backends_agree(engine: Engine, tiny_plan: Path) -> None:
 def test_a_plan_without_text_encoder(tmp_path: Path) -> None:
     plan = plan_without_text_encoder(tmp_path)
     with pengi_rt.load(plan, backend="torch", threads=1) as engine:
-        with pytest.raises(UsageError, match=r"no-text\.plan has no text encoder"):
+        with pytest.raises(
+            UsageError, match=r"no-text\.plan holds no text encoder, so it cannot embed texts"
+        ):
             engine.embed_text(["a dog"])
         (found,) = engine.embed_audio([clip(0)])
         assert found.embedding.shape == (1, engine.config.d_proj)
 
 
-def test_unit() -> None:
+def test_normalized_vectors_have_norm_one() -> None:
     vectors = np.array([[3, 4], [0, 0], [-1e-20, 0]], np.float64)
     found = unit(vectors)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.array([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]]), rtol=1e-6)
 
 
-def test_threads_get_their_own(engine: Engine) -> None:
+def test_threads_get_their_own_vectors(engine: Engine) -> None:
     def embedded(seed: int) -> tuple[bytes, bytes]:
         (audio,) = engine.embed_audio([clip(seed)])
         (text,) = engine.embed_text([f"a dog at {seed}"])

@@ -8,6 +8,7 @@ from clips import clip
 from numpy.typing import NDArray
 
 import pengi_rt
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.models.pengi import Pengi
@@ -47,7 +48,7 @@ def test_nearest_tokens(
     monkeypatch.setattr(explain_module, "_VECTORS", vectors)
     samples, rate = clip(0, seconds=5.0)
     (found,) = engine.explain([(samples, rate)], "what is heard?", k=5)
-    rows = engine.session.encode_prompt("what is heard?").prefix
+    rows = engine.session.encode_prompt(engine.session.cached_prompt("what is heard?"))
     assert [(window.start, window.end) for window in found.windows] == [(0, 2), (2, 4), (3, 5)]
     for window in found.windows:
         first = round(window.start * rate)
@@ -57,7 +58,7 @@ def test_nearest_tokens(
 
 
 def test_the_whole_vocabulary_in_order(engine: Engine, tiny_model: Pengi) -> None:
-    vocab = engine.config.decoder.vocab_size
+    vocab = pengi_config(engine.config).decoder.vocab_size
     found = one(engine, k=vocab)
     for vector in found.windows[0].vectors:
         assert sorted(near.token for near in vector.neighbours) == list(range(vocab))
@@ -80,7 +81,7 @@ def test_parts_in_the_decoders_order(engine: Engine) -> None:
     np.testing.assert_allclose([near.cosine for near in own], 1, atol=1e-6)
 
 
-def test_recordings_differ_and_their_prompt_does_not(engine: Engine) -> None:
+def test_only_the_audio_rows_depend_on_the_recording(engine: Engine) -> None:
     first, second = engine.explain([clip(0), clip(1)], "what?", k=3, batch_size=2)
     (a,), (b,) = first.windows, second.windows
     assert a.vectors[:8] != b.vectors[:8]
@@ -94,7 +95,7 @@ def test_tasks_and_the_default_prompt(engine: Engine) -> None:
     (asked,) = engine.explain([clip(0)], task="emotion", k=1)
     assert asked.prompt == "this emotion is"
     (default,) = engine.explain([clip(0)], k=1)
-    assert default.prompt == engine.config.generation.prompt
+    assert default.prompt == pengi_config(engine.config).generation.prompt
     (cut,) = engine.explain([clip(0, seconds=3.0)], "a dog " * 60, k=1, long_audio="first")
     assert cut.prompt_truncated
     assert cut.audio_truncated
@@ -104,7 +105,7 @@ def test_tasks_and_the_default_prompt(engine: Engine) -> None:
     ("k", "bounds"),
     [(0, "of at least 1"), (-1, "of at least 1"), (2.0, "of at least 1"), (513, r"in \[1, 512\]")],
 )
-def test_numbers_that_cannot_be(engine: Engine, k: int, bounds: str) -> None:
+def test_invalid_numbers(engine: Engine, k: int, bounds: str) -> None:
     with pytest.raises(UsageError, match=rf"k must be a whole number {bounds}, got "):
         engine.explain([clip(0)], k=k)
 
@@ -120,16 +121,17 @@ def test_a_closed_engine_says_so(tiny_plan: Path) -> None:
         engine.explain([clip(0)])
 
 
-def test_only_what_matters_can_be_told(engine: Engine) -> None:
+def test_options_that_do_not_matter_are_refused(engine: Engine) -> None:
     with pytest.raises(TypeError, match="explain has no option beam_size"):
         engine.explain([clip(0)], beam_size=2)
     with pytest.raises(UsageError, match="explain takes one prompt, got 2: call it once for each"):
         engine.explain([clip(0)], ["a", "b"])  # type: ignore[arg-type]
 
 
-def test_no_room_for_an_answer_is_needed(engine: Engine) -> None:
-    positions = engine.config.decoder.n_positions
-    room = positions - engine.config.prefix_length
+def test_the_prefix_may_fill_all_positions(engine: Engine) -> None:
+    config = pengi_config(engine.config)
+    positions = config.decoder.n_positions
+    room = positions - config.prefix_length
     text = "a b" * positions
     fits = engine.tokenizer.decode(engine.tokenizer.encode(text)[:room])
     assert len(engine.tokenizer.encode(fits)) == room

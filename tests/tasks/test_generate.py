@@ -21,7 +21,7 @@ def clip(seed: int, seconds: float = 2.0) -> tuple[np.ndarray, int]:
     return generator.uniform(-0.5, 0.5, int(seconds * RATE)).astype(np.float32), RATE
 
 
-def test_results_have_the_shape_of_what_was_asked(engine: Engine) -> None:
+def test_results_have_the_shape_of_the_arguments(engine: Engine) -> None:
     clips = [clip(0), clip(1, seconds=5.0), clip(2)]
     alone = [[engine.generate(each, prompt) for prompt in PROMPTS] for each in clips]
     together = engine.generate(clips, PROMPTS)
@@ -38,7 +38,7 @@ def test_results_have_the_shape_of_what_was_asked(engine: Engine) -> None:
     assert only.text == alone[0][0].text
 
 
-def test_several_prompts_hear_a_recording_once(
+def test_several_prompts_encode_a_recording_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[int] = []
@@ -108,7 +108,7 @@ def test_additional_text_is_continued_not_repeated(engine: Engine) -> None:
     prefix = np.concatenate(
         [
             engine.backend.encoders.encode_audio(clip(2)[0][None]).prefix[0],
-            engine.session.encode_prompt("one thing").prefix,
+            engine.session.encode_prompt(engine.session.cached_prompt("one thing")),
             require_decoder(engine.backend).embed_tokens(np.array(engine.tokenizer.encode(text))),
         ]
     )
@@ -144,7 +144,7 @@ def test_drawn_answers_depend_on_the_seed_alone(engine: Engine) -> None:
     assert len(set(drawn(0, samples=5)[0])) == 5
 
 
-def test_the_likeliest_token_alone_is_greedy(engine: Engine) -> None:
+def test_top_k_one_is_greedy(engine: Engine) -> None:
     greedy = engine.generate(clip(1), beam_size=1)
     assert engine.generate(clip(1), samples=1, top_k=1).tokens == greedy.tokens
 
@@ -174,7 +174,7 @@ def test_windows_that_overlap(engine: Engine) -> None:
     assert result.pooled().windows == 5
 
 
-def test_pytorch_gives_the_same(engine: Engine, tiny_plan: Path) -> None:
+def test_both_backends_agree(engine: Engine, tiny_plan: Path) -> None:
     with pengi_rt.load(tiny_plan, backend="torch", threads=1) as reference:
         for options in (
             {"text": "the background is"},

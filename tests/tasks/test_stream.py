@@ -102,7 +102,7 @@ def test_refused_by_the_call(engine: Engine, options: dict[str, object], message
         engine.stream(clip(0), **options)  # type: ignore[arg-type]
 
 
-def test_what_is_cut_is_said(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncation_is_reported(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """Pieces of text cannot carry warnings themselves."""
     list(engine.stream(clip(0, seconds=5.0), "a noise " * 60, long_audio="first", max_new_tokens=2))
     assert "refuses instead: 'a noise" in caplog.text
@@ -136,7 +136,7 @@ def written(tokenizer: DecoderTokenizer, text: str, stops: Sequence[str] = ()) -
         "   ",
     ],
 )
-def test_decodings_corrections_are_waited_for(engine: Engine, text: str) -> None:
+def test_text_that_decoding_may_still_change_is_held_back(engine: Engine, text: str) -> None:
     pieces = written(engine.tokenizer, text)
     expected = engine.tokenizer.decode(engine.tokenizer.encode(text)).strip()
     assert "".join(pieces) == expected
@@ -147,7 +147,7 @@ def test_decodings_corrections_are_waited_for(engine: Engine, text: str) -> None
         assert "\N{REPLACEMENT CHARACTER}" not in shown
 
 
-def test_text_comes_word_by_word(engine: Engine) -> None:
+def test_text_comes_in_whole_words(engine: Engine) -> None:
     pieces = [piece for piece in written(engine.tokenizer, "one two three four five") if piece]
     assert pieces == ["one", " two", " three", " four", " five"]
     pieces = [piece for piece in written(engine.tokenizer, "dog, cat, a bell") if piece]

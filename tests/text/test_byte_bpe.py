@@ -49,7 +49,7 @@ def test_unseen_bytes_survive(make: object) -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_sentences_may_come_once() -> None:
+def test_sentences_may_be_an_iterator() -> None:
     """Trains on a generator too; the same sentences give the same bytes."""
     made = train_decoder_tokenizer((sentence for sentence in SENTENCES), 290)
     assert made.to_str() == train_decoder_tokenizer(SENTENCES, 290).to_str()
@@ -62,6 +62,6 @@ def test_too_little_text_is_refused(make: object) -> None:
         make(["a dog"], 400)
 
 
-def test_less_than_the_bytes_is_refused() -> None:
+def test_a_size_without_room_for_every_byte_is_refused() -> None:
     with pytest.raises(UsageError, match=r"of 256 pieces, not 199"):
         train_decoder_tokenizer(SENTENCES, 200)

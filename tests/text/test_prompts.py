@@ -29,7 +29,7 @@ def test_built_in_tasks_are_the_papers() -> None:
         assert target is None or tasks[name].target == target
 
 
-def test_music_is_figure_4() -> None:
+def test_the_music_task_is_that_of_figure_4() -> None:
     fields: dict[str, object] = {
         "language": "english",
         "genre": "hip-hop",
@@ -58,7 +58,7 @@ def test_music_is_figure_4() -> None:
         ),
     ],
 )
-def test_note_leaves_out_what_is_not_known(more: dict[str, object], said: str) -> None:
+def test_unknown_fields_of_a_note_are_left_out(more: dict[str, object], said: str) -> None:
     task = load_tasks()["note"]
     fields = {"instrument": "flute", "pitch": 60, **more}
     assert task.target_for(fields) == f"produced by flute, pitch 60{said}"
@@ -74,19 +74,19 @@ def test_a_question_is_in_the_prompt() -> None:
     assert task.fields == ("question", "answer")
 
 
-def test_other_braces_in_a_value_stay() -> None:
+def test_braces_in_a_value_are_kept() -> None:
     task = load_tasks()["caption"]
     assert task.target_for({"caption": "a {dog} [barks]"}) == "a {dog} [barks]"
 
 
-def test_field_required_once_is_not_optional() -> None:
+def test_a_field_outside_brackets_is_required() -> None:
     task = Task("t", "about {a}", "b[ of {a}][ and {c}]")
     assert (task.fields, task.optional_fields) == (("a",), ("c",))
     assert task.target_for({"a": 1.5}) == "b of 1.5"
 
 
 @pytest.mark.parametrize("value", ["", " \n\t", [], None])
-def test_empty_is_missing(value: object) -> None:
+def test_an_empty_field_is_missing(value: object) -> None:
     state = "missing" if value is None else "empty"
     with pytest.raises(
         UsageError, match=f"task 'caption' needs the field 'caption'; it is {state}"

@@ -179,13 +179,13 @@ def test_what_no_export_writes(edit: Edit, says: str, files: dict[str, bytes]) -
     assert says in refusal(json.dumps(data).encode())
 
 
-def test_a_file_has_a_length(files: dict[str, bytes]) -> None:
+def test_the_size_of_a_file_is_bounded(files: dict[str, bytes]) -> None:
     longest = max_json_bytes(ROWS)
     assert "bytes, at most" in refusal(files["text"] + b" " * longest)
     assert read_tokenizer(files["text"] + b" " * (longest - len(files["text"])), ROWS)
 
 
-def test_settings_for_other_uses_do_not_count(files: dict[str, bytes]) -> None:
+def test_settings_that_we_do_not_use_are_ignored(files: dict[str, bytes]) -> None:
     data = json.loads(files["decoder"])
     data["truncation"] = {
         "max_length": 1,
@@ -205,7 +205,7 @@ def test_settings_for_other_uses_do_not_count(files: dict[str, bytes]) -> None:
     assert 1 < len(tokenizer.encode("a dog").ids) < 9
 
 
-def test_a_panic_is_a_line() -> None:
+def test_a_panic_is_a_one_line_error() -> None:
     """Raised as the library does: not an Exception, from a module that cannot be imported."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
     line = r"^it reads: attempt to subtract with overflow$"
@@ -216,7 +216,7 @@ def test_a_panic_is_a_line() -> None:
             raise other
 
 
-def test_what_fails_later_is_a_line(files: dict[str, bytes]) -> None:
+def test_a_later_failure_is_a_one_line_error(files: dict[str, bytes]) -> None:
     decoder = DecoderTokenizer(files["decoder"], ModelConfig.preset("demo"))
     with pytest.raises(TokenizerError, match=r"^the tokenizer cannot decode its tokens: "):
         decoder.decode([-1])

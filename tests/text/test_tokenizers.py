@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pengi_rt.config.model import ModelConfig, TextConfig
+from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.parts import TextConfig
 from pengi_rt.errors import PromptError, TokenizerError, UsageError
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 
@@ -207,7 +208,7 @@ def test_clip_limit_counts_bos_and_eos(bpe: bytes) -> None:
     assert prompts.encode("").ids.tolist() == [300, 301]
 
 
-def test_settings_in_the_file_do_not_count(bpe: bytes) -> None:
+def test_settings_in_the_file_are_ignored(bpe: bytes) -> None:
     tokenizer = Tokenizer.from_buffer(bpe)
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=5)

@@ -37,7 +37,7 @@ def test_stripes() -> None:
         assert not masked[:, size - 1].any()
 
 
-def test_every_clip_has_stripes_of_its_own() -> None:
+def test_every_clip_has_its_own_stripes() -> None:
     torch.manual_seed(0)
     zero = SpecAugment(AugmentConfig(time_drop_width=20))(torch.ones(8, 16, 64)) == 0
     assert len({clip.numpy().tobytes() for clip in zero}) > 4
@@ -106,7 +106,7 @@ def test_prepared_encoder(encoder: AudioEncoder) -> None:
     assert isinstance(encoder.mel.augment, SpecAugment)
 
 
-def test_evaluation_is_as_if_nothing_had_been_put_in(encoder: AudioEncoder) -> None:
+def test_evaluation_ignores_augmentation(encoder: AudioEncoder) -> None:
     wave = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (3, 8000))).float()
     with torch.no_grad():
         plain = encoder.eval()(wave)
@@ -117,7 +117,7 @@ def test_evaluation_is_as_if_nothing_had_been_put_in(encoder: AudioEncoder) -> N
     assert not torch.allclose(trained, plain)
 
 
-def test_nothing_wanted(encoder: AudioEncoder) -> None:
+def test_without_augmentation_nothing_is_replaced(encoder: AudioEncoder) -> None:
     assert prepare_augmentation(encoder, AugmentConfig(spec_augment=False)) is None
     for place in (encoder.mel.augment, encoder.mel.mix):
         assert isinstance(place, torch.nn.Identity)

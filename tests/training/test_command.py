@@ -1,4 +1,4 @@
-"""How the commands of the training room end."""
+"""Exit codes and messages of the commands in training/."""
 
 import pytest
 
@@ -22,13 +22,13 @@ def ends(error: BaseException | None) -> int:
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_the_end_is_a_line_and_a_code(
+def test_errors_become_one_line_and_an_exit_code(
     error: BaseException | None, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ends(error) == code
     assert capsys.readouterr().err == said
 
 
-def test_what_is_not_ours_is_raised() -> None:
+def test_other_exceptions_are_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)

@@ -69,7 +69,7 @@ def test_what_each_stage_trains(tmp_path: Path) -> None:
     assert read(tmp_path, train=["text_mapper"]).trained == ("text_mapper",)
 
 
-def test_a_preset_and_what_is_put_over_it(tmp_path: Path) -> None:
+def test_a_preset_and_its_overrides(tmp_path: Path) -> None:
     model = read(tmp_path, model={"htsat": {"embed_dim": 48}, "name": "mine"}).model
     tiny = ModelConfig.preset("tiny")
     assert model is not None
@@ -214,7 +214,7 @@ def test_values_that_do_not_fit_together(
     assert refused(tmp_path, **changes).startswith(said)
 
 
-def test_values_that_do(tmp_path: Path) -> None:
+def test_values_that_fit_together(tmp_path: Path) -> None:
     read(tmp_path, data={"rows_per_clip": 2, "task_weights": {"qa": 2, "caption": 0}})
     read(tmp_path, stage="language_model", data={"task_weights": {"qa": 2}})
     read(tmp_path, stage="language_model", data={"manifests": None, "text": ["a.txt"]})
@@ -222,7 +222,7 @@ def test_values_that_do(tmp_path: Path) -> None:
     read(tmp_path, data={"validation": ["v.jsonl"]}, run={"validate_every": 5})
 
 
-def test_files_that_are_no_config(tmp_path: Path) -> None:
+def test_invalid_files(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     with pytest.raises(UsageError, match=r"run.toml: cannot be read: No such file or directory$"):
         read_config(path)
@@ -268,7 +268,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_what_a_stranger_may_write(name: str, tmp_path: Path) -> None:
+def test_hostile_files(name: str, tmp_path: Path) -> None:
     """Each gives one short, printable line at once; tomllib alone takes minutes over some."""
     path = tmp_path / "run.toml"
     tables = {key: value for key, value in SMALLEST.items() if f"{key} =" not in TEXTS[name]}

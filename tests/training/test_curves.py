@@ -13,7 +13,7 @@ PNG = b"\x89PNG"
 
 
 def write_run(folder: Path, stage: str = "contrastive", steps: int = 40) -> Path:
-    """A run as the trainer leaves it behind."""
+    """The folder of a run, as the trainer writes it."""
     folder.mkdir(parents=True)
     lines: list[dict[str, float]] = []
     for step in range(10, 10 * steps + 1, 10):
@@ -33,7 +33,7 @@ def test_every_quantity_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(curves["validation_loss"].steps, [100, 200, 300, 400])
 
 
-def test_a_line_that_is_still_written_is_left_out(tmp_path: Path) -> None:
+def test_an_unfinished_line_is_ignored(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", steps=2) / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 30, "lo')
     assert read_metrics(path.parent)["loss"].steps.tolist() == [10, 20]
@@ -44,12 +44,12 @@ def test_a_line_that_is_still_written_is_left_out(tmp_path: Path) -> None:
     [
         ("", "metrics.jsonl: holds no records"),
         ('{"step": 1}\n', "metrics.jsonl: holds no records"),
-        ('{"step": 1, "loss": 2}\n[]\n', "metrics.jsonl:2: is no record"),
-        ('{"loss": 2}\n', "metrics.jsonl:1: is no record"),
-        ('{"step": 1, "loss": null}\n', "metrics.jsonl:1: is no record"),
+        ('{"step": 1, "loss": 2}\n[]\n', "metrics.jsonl:2: is not a record"),
+        ('{"loss": 2}\n', "metrics.jsonl:1: is not a record"),
+        ('{"step": 1, "loss": null}\n', "metrics.jsonl:1: is not a record"),
     ],
 )
-def test_what_is_no_record(text: str, said: str, tmp_path: Path) -> None:
+def test_invalid_records(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(InputError, match=said):
         read_metrics(tmp_path)

@@ -68,7 +68,7 @@ def test_every_epoch_is_a_permutation(size: int) -> None:
         assert [Stream(size, seed=6).index(place) for place in range(size)] != epochs[0]
 
 
-def test_a_position_has_no_past() -> None:
+def test_an_example_depends_on_its_position_alone() -> None:
     stream = Stream(7, seed=5)
     forward = [stream.index(position) for position in range(40)]
     draws = [stream.generator(position).random() for position in range(40)]
@@ -91,7 +91,7 @@ def test_ranks_share_every_step(world: int) -> None:
         assert together == list(range(step * 12, step * 12 + 12))
 
 
-def test_resumed_positions_are_the_rest() -> None:
+def test_resumed_positions_are_the_remaining_ones() -> None:
     whole = list(Positions(start=0, stop=10, size=4, rank=1, world=2))
     assert list(Positions(start=6, stop=10, size=4, rank=1, world=2)) == whole[6:]
     assert len(Positions(start=6, stop=10, size=4)) == 4
@@ -156,7 +156,7 @@ def test_task_weights_are_frequencies(rows: list[Row], encoder: RowEncoder) -> N
         assert abs(drawn[task] / 3000 - (first + second)) < 0.037
 
 
-def test_crops_lie_inside_the_recording(rows: list[Row], encoder: RowEncoder) -> None:
+def test_crops_are_inside_the_recording(rows: list[Row], encoder: RowEncoder) -> None:
     """Each is a different piece of the recording, at any position."""
     row = next(row for row in rows if row.audio is not None and row.audio.name == "2.wav")
     recording, rate = soundfile.read(row.audio, dtype="float32")
@@ -223,7 +223,7 @@ def test_tags_follow_the_crop(rows: list[Row], encoder: RowEncoder) -> None:
 @pytest.mark.parametrize("by", ["clip", "task"])
 @pytest.mark.parametrize("per_clip", [1, 2])
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_exchanged_pairs(
+def test_shuffled_pairs(
     by: str, per_clip: int, count: int, rows: list[Row], encoder: RowEncoder
 ) -> None:
     names = [f"{index}.wav" for index in range(count)]
@@ -249,7 +249,7 @@ def test_exchanged_pairs(
     assert set(exchanged) == set(exchanged.values())
 
 
-def test_one_clip_cannot_be_exchanged(rows: list[Row], encoder: RowEncoder) -> None:
+def test_one_clip_cannot_be_shuffled(rows: list[Row], encoder: RowEncoder) -> None:
     with pytest.raises(UsageError, match=r"data.shuffle_pairs needs at least two recordings"):
         data(rows[:3], encoder, shuffle_pairs=True)
 
@@ -297,7 +297,7 @@ def test_a_broken_recording_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_data_goes_to_a_spawned_worker(rows: list[Row], encoder: RowEncoder) -> None:
+def test_data_can_be_sent_to_a_spawned_worker(rows: list[Row], encoder: RowEncoder) -> None:
     clips = data(rows, encoder, gain_db=3.0)
     arrived = pickle.loads(pickle.dumps(clips))
     found, expected = arrived[[5, 6]].wave, clips[[5, 6]].wave

@@ -56,7 +56,7 @@ def test_text_documents(tmp_path: Path, encoder: RowEncoder) -> None:
         assert group.mask[:, 0].all()
 
 
-def test_text_files_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_text_files(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with pytest.raises(UsageError, match=r"a.txt: cannot be read as UTF-8 text"):
         text_documents([path])
@@ -73,7 +73,7 @@ def test_text_is_read_once_an_epoch(rows: list[Row], encoder: RowEncoder) -> Non
     assert sorted(text._index(position) for position in range(12, 24)) == list(range(12))
 
 
-def test_geometry(rows: list[Row], encoder: RowEncoder) -> None:
+def test_rows_must_fit_the_decoders_positions(rows: list[Row], encoder: RowEncoder) -> None:
     tokens = max(len(encoder.target_ids(row.target)) for row in rows)
     needed = CONFIG.prefix_length + tokens
 

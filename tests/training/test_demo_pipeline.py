@@ -67,7 +67,7 @@ def test_scores_have_a_column_for_every_plan(made: Path) -> None:
     assert {"events, F1", "questions, yes/no"} <= columns["captioning"].keys()
 
 
-def test_what_ships_answers(made: Path) -> None:
+def test_the_shipped_plan_answers(made: Path) -> None:
     assert (made / "shipped/demo.safetensors").is_file()
     with pengi_rt.load(made / "package/demo.plan", threads=1) as engine:
         assert engine.plan.manifest.weights == "fp16"
@@ -84,9 +84,7 @@ def test_a_second_run_trains_nothing(made: Path, monkeypatch: pytest.MonkeyPatch
     assert demo.run_recipe("captioning") == Path("runs/demo/captioning") / CHECKPOINT
 
 
-def test_another_recipe_is_not_taken_for_the_one_that_ran(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_recipe_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_small(monkeypatch, made)
 
     def changed(path: Path) -> TrainConfig:
@@ -99,7 +97,7 @@ def test_another_recipe_is_not_taken_for_the_one_that_ran(
 
 
 @pytest.mark.parametrize("where", ["tests", "/"])
-def test_elsewhere_it_says_where_to_be(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_working_directory_is_refused(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / where)
     with pytest.raises(UsageError, match=f"run this in {ROOT}"):
         demo.make_demo(1, variants=False)

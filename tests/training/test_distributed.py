@@ -73,7 +73,7 @@ def together(workshop: Workshop, stage: str, output: str, **run: Any) -> TrainCo
 
 
 @pytest.mark.parametrize("stage", ["captioning", "language_model"])
-def test_accumulated_parts_are_one_batch(stage: str, workshop: Workshop) -> None:
+def test_accumulated_parts_equal_one_batch(stage: str, workshop: Workshop) -> None:
     whole = together(workshop, stage, f"whole-{stage}")
     expected = trained(whole)
     assert moved(workshop, whole) > 0.01
@@ -85,7 +85,7 @@ def test_accumulated_parts_are_one_batch(stage: str, workshop: Workshop) -> None
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_are_one_with_twice_the_batch(
+def test_two_processes_equal_one_with_twice_the_batch(
     stage: str, workshop: Workshop, tmp_path: Path
 ) -> None:
     """The contrastive stage's negatives come from both; tags and captions are averaged."""
@@ -145,7 +145,7 @@ def wait(processes: Any, logs: Path, code: int) -> None:
     assert [process.exitcode for process in processes] == [code, code], said
 
 
-def test_a_batch_that_processes_cannot_share(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_batch_that_processes_cannot_divide(workshop: Workshop, tmp_path: Path) -> None:
     config = workshop.config("captioning", "odd", run={"batch_size": 3})
     wait(start_world(Path(f"{config.output_dir}.toml"), logs=tmp_path), tmp_path, 2)
     line = "run.batch_size (3) must be a multiple of accumulate (1) times processes (2)"

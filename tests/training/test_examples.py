@@ -51,7 +51,7 @@ def test_prompts_are_as_the_runtime_reads_them(name: str) -> None:
     assert rows.prompts.tolist() == expected.tolist()
 
 
-def test_targets_end_and_are_padded_behind() -> None:
+def test_targets_end_with_the_stop_token_and_padding() -> None:
     config, tokenizers, encoder = made("released")
     decoder = DecoderTokenizer(tokenizers["decoder"], config)
     rows = encoder.rows(ROWS)
@@ -66,7 +66,7 @@ def test_targets_end_and_are_padded_behind() -> None:
     assert rows.clips is None
 
 
-def test_without_a_text_side_prompts_stand_before_the_targets() -> None:
+def test_without_a_text_encoder_prompts_precede_the_targets() -> None:
     config, tokenizers, encoder = made("exp A")
     decoder = DecoderTokenizer(tokenizers["decoder"], config)
     rows = encoder.rows(ROWS)
@@ -79,7 +79,7 @@ def test_without_a_text_side_prompts_stand_before_the_targets() -> None:
         )
 
 
-def test_prompts_as_tokens_of_a_model_with_a_text_side() -> None:
+def test_prompts_as_tokens_with_a_text_encoder() -> None:
     config, tokenizers, encoder = made("released")
     decoder = DecoderTokenizer(tokenizers["decoder"], config)
     rows = encoder.rows(ROWS, prompts_as_tokens=True, transcripts=True, clips=[1, 0])
@@ -96,8 +96,8 @@ def test_prompts_as_tokens_of_a_model_with_a_text_side() -> None:
     assert rows.transcripts.tolist() == expected
 
 
-def test_bars_part_a_transcript() -> None:
-    """Filled or cut to as many prefix rows as there are: three here."""
+def test_bars_separate_slots_of_a_transcript() -> None:
+    """Slots are filled up or cut to the number of prefix rows, here three."""
     config, tokenizers, encoder = made("released")
     decoder = DecoderTokenizer(tokenizers["decoder"], config)
     texts = ("dog loud | rain", "a | b|c |d", "siren")
@@ -137,7 +137,7 @@ def test_tokenizers_of_a_larger_model() -> None:
         RowEncoder(small, tokenizers, 77)
 
 
-def test_a_batch_moves_as_one() -> None:
+def test_a_batch_moves_to_a_device_as_a_whole() -> None:
     rows = TextRows(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool))
     clips = Clips(rows=rows, wave=torch.zeros(1, 8)).to(torch.device("meta"))
     assert clips.wave is not None
@@ -157,7 +157,7 @@ def targets(**changes: Any) -> list[list[float]]:
     return tag_targets(TAGS, INDEX, **options).tolist()
 
 
-def test_tags_hold_where_the_middle_of_a_step_is() -> None:
+def test_a_tag_applies_to_steps_whose_middle_it_covers() -> None:
     # Centers at 0.25, 0.75, 1.25, 1.75 s.
     dog = [0.0, 1.0, 1.0, 0.0]
     assert targets() == [[0.0, value, 1.0] for value in dog]

@@ -50,7 +50,7 @@ def equal(model: Pengi, tensors: dict[str, torch.Tensor], part: str) -> bool:
     return all(torch.equal(value, tensors[name]) for name, value in own.items())
 
 
-def test_fresh_weights_are_of_the_seed(workshop: Workshop) -> None:
+def test_fresh_weights_depend_on_the_seed(workshop: Workshop) -> None:
     first, again, other = (weights(start(workshop, seed=seed)) for seed in (3, 3, 4))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert not torch.equal(first["decoder.wte.weight"], other["decoder.wte.weight"])
@@ -155,7 +155,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "error", "said"), REFUSED, ids=[row[2] for row in REFUSED])
-def test_what_does_not_fit(
+def test_init_files_that_do_not_fit(
     changes: dict[str, Any],
     error: type[Exception] | None,
     said: str,
@@ -189,7 +189,7 @@ def test_set_trained(workshop: Workshop) -> None:
         assert {parameter.requires_grad for parameter in part.parameters()} == {trained}
 
 
-def test_a_tag_head_is_of_the_seed_too(workshop: Workshop, checkpoint: Path) -> None:
+def test_a_tag_head_depends_on_the_seed(workshop: Workshop, checkpoint: Path) -> None:
     """A run from a checkpoint draws no numbers for the model, but its stage does."""
     found: list[bytes] = []
     for output in ("tags-a", "tags-b"):
@@ -230,7 +230,7 @@ def test_stages_follow_one_another(workshop: Workshop) -> None:
     assert equal(begun, ended, "decoder")
 
 
-def test_a_checkpoint_with_values_that_are_no_numbers(workshop: Workshop, checkpoint: Path) -> None:
+def test_a_checkpoint_with_nan(workshop: Workshop, checkpoint: Path) -> None:
     folder = workshop.root / "broken"
     shutil.copytree(checkpoint.parent, folder, dirs_exist_ok=True)
     tensors = load_file(checkpoint)

@@ -115,7 +115,7 @@ def test_a_recording_longer_than_a_clip_is_refused(tmp_path: Path) -> None:
     assert files(tmp_path / "log_mel") == []
 
 
-def test_a_recording_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_recording(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"no.wav: cannot be read: No such file"):
         LogMelCache([tmp_path / "no.wav"], MEL, CONFIG, tmp_path / "log_mel")
 
@@ -141,7 +141,7 @@ def test_a_worker_maps_it_again(paths: list[Path], tmp_path: Path) -> None:
     assert np.array_equal(pickle.loads(data).read(paths[0]), cache.read(paths[0]))
 
 
-def test_batches_from_it(paths: list[Path], tmp_path: Path) -> None:
+def test_batches_equal_those_without_it(paths: list[Path], tmp_path: Path) -> None:
     """A gain in decibels is added to the decibels."""
     cache = LogMelCache(paths, MEL, CONFIG, tmp_path / "log_mel")
     row = Row(1, paths[0], "caption", "generate audio caption", "a dog")
@@ -159,7 +159,7 @@ def test_batches_from_it(paths: list[Path], tmp_path: Path) -> None:
     assert len({float(clip.mean()) for clip in found.log_mel}) == 3
 
 
-def test_a_run_with_it(
+def test_a_run_with_a_cache(
     tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The cache is next to the run's folder, for the next stage; the losses are nearly equal."""

@@ -116,7 +116,7 @@ def test_records_are_means_of_their_steps(workshop: Workshop) -> None:
     )
 
 
-def test_validation_is_of_its_own_rows_and_changes_nothing(workshop: Workshop) -> None:
+def test_validation_uses_its_own_rows_and_changes_nothing(workshop: Workshop) -> None:
     other = str(write_clips(workshop.root / "unseen", count=3))
     changed = {"augment": AUGMENT, "data": {"validation": [other]}}
     validated = workshop.config(
@@ -149,7 +149,7 @@ def test_validation_of_plain_text_is_not_the_training_text(workshop: Workshop) -
     assert {row.target for row in prepared.validation.rows} == {"thunder"}
 
 
-def test_a_run_that_died_before_its_first_state_begins_again(workshop: Workshop) -> None:
+def test_a_run_that_died_before_its_first_state_starts_over(workshop: Workshop) -> None:
     config = workshop.config("captioning", "again")
     root = Path(config.output_dir)
     root.mkdir()
@@ -175,7 +175,7 @@ def test_tensorboard_gets_every_record(workshop: Workshop) -> None:
 # What stops a run.
 
 
-def test_a_loss_that_is_no_number(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step is named, and no state is written from then on."""
     config = workshop.config(
         "captioning", "nan", run={"save_every": 1, "log_every": 100, "keep": 9}
@@ -191,14 +191,14 @@ def test_a_loss_that_is_no_number(workshop: Workshop, monkeypatch: pytest.Monkey
 
     poison.count = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(loop, "_on_device", poison)
-    with pytest.raises(TrainingError, match=r"^the loss is no number at step 3: ") as caught:
+    with pytest.raises(TrainingError, match=r"^the loss is not finite at step 3: ") as caught:
         train(config)
     assert "\n" not in str(caught.value)
     assert states(config) == ["step-00000001", "step-00000002"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_recording_that_breaks_on_the_way(workers: int, tmp_path: Path) -> None:
+def test_a_recording_that_breaks_during_the_run(workers: int, tmp_path: Path) -> None:
     """Its header is intact, so the check before the run accepts it."""
     workshop = Workshop(tmp_path)
     config = workshop.config("captioning", "broken", data={"workers": workers})
@@ -221,13 +221,13 @@ def test_half_precision_needs_a_gpu(workshop: Workshop) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
-def test_no_gpu(workshop: Workshop) -> None:
+def test_cuda_without_a_gpu_is_refused(workshop: Workshop) -> None:
     config = workshop.config("captioning", "cuda", run={"device": "cuda"})
     with pytest.raises(UsageError, match=r"run.device is cuda, but PyTorch sees no CUDA device"):
         train(config)
 
 
-def test_bfloat16_is_near(workshop: Workshop) -> None:
+def test_bfloat16_is_close_to_float32(workshop: Workshop) -> None:
     """Numbers have eight bits: losses agree in two digits; weights stay float32."""
     losses = []
     for precision in ("fp32", "bf16"):
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_made(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("taken", ["tokenizers", "tokenizers/text.json/x", "config.json/x"])
-def test_a_checkpoint_that_could_not_be_written_is_known_before_the_first_step(
+def test_an_unwritable_checkpoint_is_noticed_before_the_first_step(
     workshop: Workshop, taken: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"

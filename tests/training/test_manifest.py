@@ -55,7 +55,7 @@ def test_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
     assert [row.line for row in read_manifest(path, TASKS)] == [1, 4]
 
 
-def test_a_unicode_line_separator_ends_no_line(tmp_path: Path) -> None:
+def test_a_unicode_line_separator_does_not_end_a_line(tmp_path: Path) -> None:
     row = json.dumps(GOOD | {"caption": "one\u2028two\x85three \U0001f415"}, ensure_ascii=False)
     rows = read_manifest(manifest(tmp_path, row.encode()), TASKS)
     assert [row.target for row in rows] == ["one two three \U0001f415"]
@@ -69,7 +69,7 @@ def test_audio_may_be_left_out_for_the_language_model(tmp_path: Path) -> None:
         read_manifest(path, TASKS)
 
 
-def test_audio_files_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audio_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = manifest(tmp_path, *[GOOD | {"audio": f"{n}.wav"} for n in range(100)])
     monkeypatch.setattr(Path, "stat", lambda *_: pytest.fail("looked at a file"))
     assert len(read_manifest(path, TASKS)) == 100
@@ -77,8 +77,8 @@ def test_audio_files_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.Monke
 
 BAD = [
     (b"{", "is not JSON"),
-    (b'{"audio": NaN}', "is not JSON: NaN is no JSON number"),
-    (b'{"task": 1, "task": 2}', "is not JSON: the key 'task' stands twice"),
+    (b'{"audio": NaN}', "is not JSON: NaN is not a JSON number"),
+    (b'{"task": 1, "task": 2}', "is not JSON: the key 'task' occurs twice"),
     (b"[" * 100_000, "is not JSON"),
     (b'{"pitch": ' + b"1" * 5000 + b"}", "is not JSON"),
     (b'\xff{"audio"', r"is not UTF-8 \(byte 1\)"),

@@ -60,7 +60,7 @@ def test_row_that_names_no_file(folder: Path) -> None:
     assert all("is not a regular file" in str(problem) for problem in problems)
 
 
-def test_line_without_an_end(folder: Path) -> None:
+def test_an_endless_line(folder: Path) -> None:
     (problem,) = check_manifest(Path("/dev/zero"), TASKS)
     assert str(problem) == "/dev/zero: cannot be read: is not a regular file"
     path = write(folder / "long.jsonl", "{}\n" + " " * (LONGEST_LINE + 1))
@@ -110,7 +110,7 @@ def test_long_audio(folder: Path) -> None:
     assert "a.wav: is 1.0 s long, at most 0.99 s are allowed; cut it" in problem.message
 
 
-def test_tag_behind_the_end(folder: Path) -> None:
+def test_a_tag_after_the_end(folder: Path) -> None:
     tags = ["rain", ["dog", 0.5, 1.0], ["cat", 0, 1.05], ["owl", 0.5, 1.2]]
     (problem,) = check(folder, GOOD | {"tags": tags})
     assert problem.message == "the tag 'owl' ends at 1.2 s, the recording at 1.00 s"
@@ -202,7 +202,7 @@ def test_text_only(folder: Path) -> None:
     assert len(list(check_manifest(path, TASKS))) == 1
 
 
-def test_a_refused_file_is_not_shown(folder: Path) -> None:
+def test_the_content_of_a_refused_file_is_not_shown(folder: Path) -> None:
     """A row may name any file, but a check never prints a file's content."""
     (folder / "a.wav").write_bytes(b"root:secret:0:0")
     (problem,) = check(folder, GOOD)

@@ -41,7 +41,7 @@ def differences(left: Any, right: Any, where: str = "") -> dict[str, Any]:
     return {} if left == right else {where: right}
 
 
-def test_there_are_recipes() -> None:
+def test_recipes_are_found() -> None:
     assert {path.stem for path in PAPER.glob("*.toml")} == {
         "contrastive",
         "captioning",
@@ -53,7 +53,7 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(RECIPES).as_posix())
-def test_recipe_is_a_run(path: Path) -> None:
+def test_every_recipe_is_valid(path: Path) -> None:
     config = read_config(path)
     assert config.output_dir.startswith("runs/")
     parts = {"audio_encoder", "audio_mapper", "decoder"}
@@ -85,7 +85,7 @@ def test_the_papers_numbers(path: Path) -> None:
     assert path.stem in config.output_dir
 
 
-def test_pengi_is_base() -> None:
+def test_the_pengi_recipe_trains_base() -> None:
     config = recipe("captioning")
     base = dataclasses.replace(ModelConfig.preset("base"), normalize_text=True)
     assert config.model == base
@@ -119,14 +119,16 @@ def test_pengi_is_base() -> None:
         ),
     ],
 )
-def test_experiment_differs_from_pengi_in_this_alone(name: str, changed: dict[str, Any]) -> None:
+def test_an_experiment_differs_from_pengi_only_as_stated(
+    name: str, changed: dict[str, Any]
+) -> None:
     pengi, other = (dataclasses.asdict(recipe(each)) for each in ("captioning", name))
     found = differences(pengi, other)
     found.pop("output_dir")
     assert found == changed
 
 
-def test_clap_is_trained_on_what_pengi_is() -> None:
+def test_clap_has_the_data_of_pengi() -> None:
     clap, pengi = recipe("contrastive"), recipe("captioning")
     assert clap.stage == "contrastive"
     assert clap.trained == ("audio_encoder", "text_encoder")
@@ -137,7 +139,7 @@ def test_clap_is_trained_on_what_pengi_is() -> None:
 
 
 def defaults() -> dict[str, object]:
-    """Every key that a file may have, with its default; None if it has none that can be written."""
+    """Every key that a file may have, with its default; None if no default can be written."""
     found: dict[str, object] = {}
     for field in dataclasses.fields(TrainConfig):
         if field.default_factory is not dataclasses.MISSING:
@@ -166,7 +168,7 @@ def test_document_names_every_recipe_of_the_paper() -> None:
         assert f"`{path.stem}`" in DOCUMENT or f"paper/{path.name}" in DOCUMENT
 
 
-def test_example_in_the_document_is_a_run(tmp_path: Path) -> None:
+def test_the_example_in_the_document_is_valid(tmp_path: Path) -> None:
     example = re.findall(r"```toml\n(.+?)```", DOCUMENT, re.DOTALL)[0]
     path = tmp_path / "a.toml"
     path.write_text(f'stage = "captioning"\noutput_dir = "x"\n{example}\n[data]\nshards = ["a"]\n')
@@ -184,7 +186,7 @@ def test_example_in_the_document_is_a_run(tmp_path: Path) -> None:
         'htsat = { pooling = "time" }\naudio_mapper = { kind = "transformer_time" }',
     ],
 )
-def test_variants_of_the_document_are_models(changes: str, tmp_path: Path) -> None:
+def test_variants_in_the_document_are_valid_models(changes: str, tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     text = (PAPER / "captioning.toml").read_text("utf-8")
     path.write_text(text.replace('preset = "base"\n', f'preset = "base"\n{changes}\n'))

@@ -37,7 +37,7 @@ def test_killed_and_resumed(
     assert outcome(config) == untouched(stage)
 
 
-def test_the_run_is_random_and_its_state_is_more_than_weights(
+def test_the_run_uses_randomness_and_optimizer_state(
     workshop: Workshop, untouched: Callable[[str], Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the tests above: losing any part of the state must change the run."""
@@ -128,7 +128,7 @@ def test_the_killed_run_had_two_states(broken_off: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGES)
-def test_a_torn_state_is_passed_over_and_said(
+def test_a_torn_state_is_skipped_with_a_warning(
     name: str,
     damage: Callable[[Path], object],
     broken_off: TrainConfig,
@@ -146,7 +146,9 @@ def test_a_torn_state_is_passed_over_and_said(
     assert states(broken_off) == ["step-00000004", "step-00000005", "step-00000007"]
 
 
-def test_torn_with_one_kept(broken_off: TrainConfig, untouched: Callable[[str], Outcome]) -> None:
+def test_a_torn_state_with_only_one_kept(
+    broken_off: TrainConfig, untouched: Callable[[str], Outcome]
+) -> None:
     """The torn state must not count as the one to keep."""
     cut(newest(broken_off) / "optimizer.bin")
     config = changed_run(broken_off, save_every=5, keep=1)
@@ -157,10 +159,10 @@ def test_torn_with_one_kept(broken_off: TrainConfig, untouched: Callable[[str], 
     assert states(config) == ["step-00000007"]
 
 
-def test_no_whole_state_is_left(broken_off: TrainConfig) -> None:
+def test_no_intact_state_is_left(broken_off: TrainConfig) -> None:
     for folder in (Path(broken_off.output_dir) / run_folder.STATES).iterdir():
         cut(folder / "model.safetensors")
-    with pytest.raises(TrainingError, match=r"holds no whole state; start in another folder$"):
+    with pytest.raises(TrainingError, match=r"holds no intact state; start in another folder$"):
         train(broken_off, resume=True)
 
 
@@ -186,7 +188,7 @@ def test_killed_while_it_saved(
     assert states(config) == ["step-00000005", "step-00000007"]
 
 
-def test_killed_while_it_recorded(
+def test_killed_while_it_wrote_metrics(
     broken_off: TrainConfig, untouched: Callable[[str], Outcome]
 ) -> None:
     with (Path(broken_off.output_dir) / run_folder.METRICS).open("a") as file:
@@ -225,7 +227,7 @@ def held(config: TrainConfig, path: Path, step: int) -> Iterator[tuple[Any, Path
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop(
+def test_a_signal_stops_after_the_step(
     sent: signal.Signals,
     workshop: Workshop,
     untouched: Callable[[str], Outcome],

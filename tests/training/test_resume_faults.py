@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_the_old_state(
     monkeypatch.undo()
     assert "\n" not in str(caught.value)
     assert str(newest(broken_off).with_name("step-00000007")) in str(caught.value)
-    assert "step-00000006 is whole: free space and go on with --resume" in str(caught.value)
+    assert "step-00000006 is intact: free space and continue with --resume" in str(caught.value)
     assert states(broken_off) == ["step-00000004", "step-00000006"]
     train(broken_off, resume=True)
     assert outcome(broken_off) == untouched("captioning")
@@ -144,7 +144,7 @@ def test_another_config_is_refused(workshop: Workshop, broken_off: TrainConfig) 
     assert (Path(broken_off.output_dir) / "config.json").read_bytes() == before
 
 
-def test_how_often_may_change(broken_off: TrainConfig, untouched: Callable[[str], Outcome]) -> None:
+def test_intervals_may_change(broken_off: TrainConfig, untouched: Callable[[str], Outcome]) -> None:
     config = changed_run(broken_off, save_every=1, log_every=1, keep=5)
     train(config, resume=True)
     weights, records = outcome(config)
@@ -156,7 +156,7 @@ def test_how_often_may_change(broken_off: TrainConfig, untouched: Callable[[str]
 
 
 def test_an_occupied_folder_is_refused(broken_off: TrainConfig) -> None:
-    with pytest.raises(UsageError, match="already holds a run: --resume goes on with it"):
+    with pytest.raises(UsageError, match="already holds a run: --resume continues it"):
         train(broken_off)
     train(broken_off, resume=True)
     shutil.rmtree(Path(broken_off.output_dir) / run_folder.STATES)

@@ -45,7 +45,7 @@ def test_the_lock_goes_with_the_block(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_there_or_was_written_stays(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_stays(tmp_path: Path) -> None:
     with only_run(tmp_path):
         pass
     written = tmp_path / "run" / "model.safetensors"
@@ -72,7 +72,7 @@ def test_a_worker_does_not_hold_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "file/run", "a" * 300, "a\0b"])
-def test_folders_that_cannot_be(name: str, tmp_path: Path) -> None:
+def test_invalid_folders(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="cannot be written: "), only_run(tmp_path / name):
         pass

@@ -42,7 +42,7 @@ def test_constant() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-def test_edges(schedule: str) -> None:
+def test_rates_at_the_first_and_last_step(schedule: str) -> None:
     assert rates(3, warmup_steps=0, schedule=schedule)[0] == 0.5
     # Shorter than its warm-up: only the rise.
     assert rates(3, warmup_steps=3, schedule=schedule) == pytest.approx([0.5 / 3, 1 / 3, 0.5])
@@ -76,7 +76,7 @@ def groups(model: Pengi, config: OptimizerConfig) -> dict[str, tuple[float, floa
     }
 
 
-def test_matrices_alone_decay(model: Pengi) -> None:
+def test_only_matrices_decay(model: Pengi) -> None:
     found = groups(model, OptimizerConfig(weight_decay=0.1))
     assert set(found) == {name for name, _ in model.named_parameters()}
     shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
@@ -97,7 +97,7 @@ def test_every_part_has_its_rate(model: Pengi) -> None:
         assert rate == pytest.approx(1e-3 * factor)
 
 
-def test_what_is_frozen_is_left_out(model: Pengi) -> None:
+def test_frozen_parts_are_left_out(model: Pengi) -> None:
     model.decoder.requires_grad_(False)
     try:
         assert not any(name.startswith("decoder.") for name in groups(model, OptimizerConfig()))

@@ -1,4 +1,4 @@
-"""Shards hold every byte and row and follow webdataset; resumed runs go on reading them."""
+"""Shards hold every byte and row and follow webdataset; resumed runs continue reading them."""
 
 import json
 import tarfile
@@ -73,7 +73,7 @@ def opened(shards: list[Path]) -> Shards:
     return read_shards([str(path) for path in shards], TASKS)
 
 
-def test_every_row_and_byte_is_there_once(manifest: Path, shards: list[Path]) -> None:
+def test_every_row_and_recording_is_packed_once(manifest: Path, shards: list[Path]) -> None:
     packed = opened(shards)
     expected = Counter(
         (row.audio.read_bytes(), content(row))
@@ -97,7 +97,7 @@ def test_rows_of_a_recording_stay_together_and_the_order_is_mixed(shards: list[P
     assert len({path.parent for path in by_clip}) == 3
 
 
-def test_form_is_webdatasets(shards: list[Path]) -> None:
+def test_the_layout_is_webdatasets(shards: list[Path]) -> None:
     """Members of one sample are adjacent; its key is the name up to the first dot."""
     for shard in shards:
         with tarfile.open(shard) as tar:
@@ -123,7 +123,7 @@ def test_webdataset_reads_them(shards: list[Path]) -> None:
     assert sum(len(json.loads(sample["json"])["rows"]) for sample in samples) == len(packed.rows)
 
 
-def test_the_same_bytes_again(manifest: Path, shards: list[Path], tmp_path: Path) -> None:
+def test_packing_is_deterministic(manifest: Path, shards: list[Path], tmp_path: Path) -> None:
     again = write_shards([manifest], tmp_path, TASKS, per_shard=4)
     for old, new in zip(shards, again, strict=True):
         for suffix in (".tar", ".jsonl"):
@@ -135,7 +135,7 @@ def test_the_same_bytes_again(manifest: Path, shards: list[Path], tmp_path: Path
     )
 
 
-def test_an_ending_that_webdataset_would_unpickle(manifest: Path, tmp_path: Path) -> None:
+def test_a_suffix_that_webdataset_would_unpickle(manifest: Path, tmp_path: Path) -> None:
     audio = tmp_path / "x.pickle"
     audio.write_bytes(next(manifest.parent.glob("*/*.wav")).read_bytes())
     path = tmp_path / "a.jsonl"
@@ -193,7 +193,7 @@ def assert_equal(left: Clips, right: Clips) -> None:
 
 
 @pytest.mark.parametrize("rows_per_clip", [1, 2])
-def test_examples_are_those_of_the_manifest(
+def test_examples_equal_those_of_the_manifest(
     manifest: Path, shards: list[Path], encoder: RowEncoder, rows_per_clip: int
 ) -> None:
     """In the same order, sample for sample: gains, random crops, drawn rows and tags too."""
@@ -214,7 +214,9 @@ def test_examples_are_those_of_the_manifest(
         assert_equal(packed[positions], files[positions])
 
 
-def test_a_resumed_run_draws_on(shards: list[Path], encoder: RowEncoder) -> None:
+def test_a_resumed_run_draws_the_remaining_examples(
+    shards: list[Path], encoder: RowEncoder
+) -> None:
     first, resumed = data(shards, encoder), data(shards, encoder)
     for start in range(0, 60, 6):
         first[list(range(start, start + 6))]
@@ -222,7 +224,7 @@ def test_a_resumed_run_draws_on(shards: list[Path], encoder: RowEncoder) -> None
     assert_equal(first[positions], resumed[positions])
 
 
-def test_a_cache_is_refused(shards: list[Path], encoder: RowEncoder) -> None:
+def test_the_log_mel_cache_is_refused(shards: list[Path], encoder: RowEncoder) -> None:
     with pytest.raises(UsageError, match="cache_log_mel"):
         data(shards, encoder, cache_log_mel=True)
 
@@ -240,8 +242,8 @@ def test_shards_that_do_not_fit_their_index(shards: list[Path], tmp_path: Path) 
     lines = index.read_text().splitlines()
     for text, said in (
         ("\n".join(lines[:-1]), "has 3 recordings of 4"),
-        ("\n".join([lines[1], *lines]), ":1: is no line of an index"),
-        ("\n".join([lines[0], '{"audio": "x"}', *lines[2:]]), ":2: is no line of an index"),
+        ("\n".join([lines[1], *lines]), ":1: is not a line of an index"),
+        ("\n".join([lines[0], '{"audio": "x"}', *lines[2:]]), ":2: is not a line of an index"),
         ("\n".join([lines[0], lines[1].replace('"task"', '"tusk"')]), ":2: there is no 'task'"),
         ("{", ":1: is not JSON"),
     ):
@@ -302,7 +304,9 @@ def test_a_bad_manifest_packs_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_are_refused(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(manifest), str(tmp_path), "--per-shard", "0"]) == 2
     assert "--per-shard must be at least 1, got 0" in capsys.readouterr().err
     (tmp_path / "file").touch()

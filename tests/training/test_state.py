@@ -44,7 +44,7 @@ def save(accelerator: Accelerator, root: Path, step: int, config: TrainConfig) -
     save_state(accelerator, root, step, config, {"loss": 0.1 + step, "steps": 2})
 
 
-def test_a_state_comes_back(accelerator: Accelerator, tmp_path: Path, config: TrainConfig) -> None:
+def test_a_state_is_restored(accelerator: Accelerator, tmp_path: Path, config: TrainConfig) -> None:
     """Weights, optimizer, generator and losses to the last bit."""
     (module,), (optimizer,) = accelerator._models, accelerator._optimizers
     torch.manual_seed(5)
@@ -66,7 +66,7 @@ def test_a_state_comes_back(accelerator: Accelerator, tmp_path: Path, config: Tr
     refuse_other_config(state, config)
 
 
-def test_the_newest_whole_one(
+def test_the_newest_intact_state_is_used(
     accelerator: Accelerator,
     tmp_path: Path,
     config: TrainConfig,
@@ -113,7 +113,7 @@ def test_a_state_of_another_model(
     assert "\n" not in str(caught.value)
 
 
-def test_generators_that_were_not_put_back(
+def test_random_generators_that_were_not_restored(
     accelerator: Accelerator, tmp_path: Path, config: TrainConfig
 ) -> None:
     """accelerate skips a file of generators that it cannot read."""
@@ -122,11 +122,11 @@ def test_generators_that_were_not_put_back(
     assert state is not None
     (state.folder / "random_states_0.pkl").write_bytes(b"")
     torch.manual_seed(99)
-    with pytest.raises(TrainingError, match=r"its random generators could not be put back$"):
+    with pytest.raises(TrainingError, match=r"its random generators could not be restored$"):
         load_state(accelerator, state)
 
 
-def test_what_differs_is_named(config: TrainConfig) -> None:
+def test_a_differing_value_is_named(config: TrainConfig) -> None:
     def said(now: TrainConfig, before: TrainConfig = config) -> str:
         state = State(Path("out/state/step-1"), 1, json.loads(before.to_json()), "", {})
         with pytest.raises(TrainingError) as caught:
@@ -155,7 +155,7 @@ def test_what_differs_is_named(config: TrainConfig) -> None:
     [{"save_every": 9}, {"keep": 9}, {"log_every": 9}, {"tensorboard": True}, {"threads": 2}],
     ids=str,
 )
-def test_what_may_differ(change: dict[str, Any], config: TrainConfig) -> None:
+def test_values_that_may_differ(change: dict[str, Any], config: TrainConfig) -> None:
     state = State(Path(), 1, json.loads(config.to_json()), "", {})
     run, data = replace(config.run, **change), replace(config.data, workers=3)
     refuse_other_config(state, replace(config, run=run, data=data))

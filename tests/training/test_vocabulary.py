@@ -36,7 +36,7 @@ def config() -> ModelConfig:
     return ModelConfig.from_dict(_model(table))
 
 
-def test_a_model_of_that_size_takes_them(folder: Path) -> None:
+def test_a_model_of_that_size_accepts_them(folder: Path) -> None:
     found = find_tokenizers(config(), None, folder / "tokenizers")
     prompts = PromptTokenizer(found["text"], config())
     decoder = DecoderTokenizer(found["decoder"], config())
@@ -52,7 +52,7 @@ def test_a_model_of_that_size_takes_them(folder: Path) -> None:
     assert tokens < letters / 3
 
 
-def test_the_same_rows_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     rows = read_manifest(folder / "manifest.jsonl", load_tasks(TASKS), need_audio=False)
     write_vocabulary(rows, tmp_path / "again", SIZE)
     for name in ("text.json", "decoder.json"):

@@ -45,7 +45,7 @@ def _rows(
 ) -> Iterator[Row]:
     for where, cells in read_csv(segments, comment="#"):
         if len(cells) != 4:
-            raise InputError(f"{where}: {len(cells)} cells; id, start, end and labels are four")
+            raise InputError(f"{where}: has {len(cells)} cells, not 4 (id, start, end, labels)")
         youtube_id, start, end, labels = cells
         mids = [mid.strip() for mid in labels.split(",")]
         if unknown := [mid for mid in mids if mid not in names]:

@@ -83,7 +83,7 @@ def read_table(
             )
     for where, cells in lines:
         if len(cells) != len(header):
-            raise InputError(f"{where}: {len(cells)} cells, the header has {len(header)}")
+            raise InputError(f"{where}: has {len(cells)} cells, but the header has {len(header)}")
         yield Line(where, dict(zip(header, cells, strict=True)))
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.family import generative
 from pengi_rt.decoding.beam import search
 from pengi_rt.engine import Engine
 from pengi_rt.training.scenes.held_out import Clip
@@ -22,7 +23,7 @@ class Asker:
 
     def __init__(self, engine: Engine, *, beam_size: int = 3) -> None:
         self._engine = engine
-        config = engine.config
+        config = generative(engine.config)
         self._options = DecodeOptions(
             beam_size=beam_size,
             max_new_tokens=MAX_NEW_TOKENS,

@@ -112,7 +112,7 @@ def answer(engine: Engine, sound: Sound) -> Answered:
         AudioError: it cannot be read.
     """
     recording = load_windows(sound.path, engine.config, long_audio="first")
-    rate = engine.config.mel.sample_rate
+    rate = engine.config.sample_rate
     return Answered(
         sound=sound,
         samples=recording.samples[0, : round(recording.ends[0] * rate)],

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pengi_rt.backends.registry import backends, open_backend
+from pengi_rt.backends.opening import open_backend
+from pengi_rt.config.backend import backends
 from pengi_rt.config.options import ClassifyOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError

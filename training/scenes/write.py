@@ -131,7 +131,7 @@ def _check(seed: int, start: int, count: int, workers: int = 1) -> None:
 def _refuse_overwriting(folder: Path, indices: range) -> None:
     for path in (folder / "audio" / f"{index:06d}.wav" for index in indices):
         if path.exists():
-            raise UsageError(f"{path}: is there already: name another folder, or give --force")
+            raise UsageError(f"{path}: already exists: name another folder, or give --force")
 
 
 def _over(workers: int, spans: list[tuple[Path, int, range]]) -> Iterator[int]:

@@ -33,7 +33,7 @@ def is_aiff(head: bytes) -> bool:
 
 
 def check_aiff(probe: Probe) -> Container:
-    """Check that one recording is there, and all of it; see :func:`check_chunks`."""
+    """Check that the file holds one complete recording; see :func:`check_chunks`."""
     return check_chunks(probe, _AIFF)
 
 
@@ -44,7 +44,7 @@ def _locate(probe: Probe, chunk: Chunk) -> tuple[Span, bool]:
 
 
 def _describe(probe: Probe, chunk: Chunk) -> Raw:
-    """What a COMM chunk says about the samples."""
+    """The sample format in a COMM chunk."""
     data = probe.read_at(chunk.start, min(chunk.size, 22))
     if len(data) < 18:
         raise probe.error("cut short or damaged: its COMM chunk is not complete")

@@ -25,7 +25,7 @@ def is_au(head: bytes) -> bool:
 
 
 def check_au(probe: Probe) -> Container:
-    """Check that one recording is there, and all of it.
+    """Check that the file holds one complete recording.
 
     Raises:
         AudioError: an unsupported codec, samples missing, another recording at the end.

@@ -23,7 +23,7 @@ from pengi_rt.audio.containers.common import (
 _FLOAT, _LITTLE = 1, 2  # flags of lpcm
 _CODECS = {b"lpcm": "PCM", b"ulaw": "mu-law", b"alaw": "A-law"}
 _LAYOUT = Layout(">4sQ", first=8, align=1)
-_CODEC = _LAYOUT.first + 12 + 8  # where the codec's code is: the desc chunk comes first
+_CODEC = _LAYOUT.first + 12 + 8  # offset of the codec's code: the desc chunk comes first
 _EDITS = 4  # bytes before the samples: how often the file was edited
 _TO_THE_END = 1 << 63  # a size of -1
 
@@ -39,10 +39,10 @@ def is_uncompressed_caf(head: bytes) -> bool:
 
 
 def check_caf(probe: Probe) -> Container:
-    """Check that one recording is there, and all of it; see :func:`check_chunks`."""
+    """Check that the file holds one complete recording; see :func:`check_chunks`."""
     container = check_chunks(probe, _CAF)
     if len(container.parts) > 1:
-        raise probe.error("two data chunks in one CAF file; convert it to WAV")
+        raise probe.error("it has two data chunks; convert it to WAV")
     return container
 
 
@@ -69,7 +69,7 @@ def _locate(_: Probe, chunk: Chunk) -> tuple[Span, bool]:
 
 
 def _describe(probe: Probe, chunk: Chunk) -> Raw:
-    """What a desc chunk says about the samples."""
+    """The sample format in a desc chunk."""
     data = probe.read_at(chunk.start, 32)
     if len(data) < 32:
         raise probe.error("cut short or damaged: its desc chunk is not complete")

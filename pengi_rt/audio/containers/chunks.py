@@ -19,14 +19,14 @@ from pengi_rt.audio.containers.common import (
     is_id,
 )
 
-_SEE_ELSEWHERE = 0xFFFF_FFFF  # a size that another chunk gives
+_SEE_ELSEWHERE = 0xFFFF_FFFF  # the size is in another chunk
 
 _MAY_BE_CUT = (
     *(b"data", b"SSND", b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"cue ", b"smpl", b"JUNK"),
     *(b"junk", b"PAD ", b"FLLR", b"axml", b"ANNO", b"NAME", b"AUTH", b"APPL", b"MARK", b"COMT"),
     *(b"info", b"uuid", b"free"),
 )
-"""Chunks that the end of the file may cut off; with any other id it is not a chunk at all."""
+"""Chunks that the end of the file may cut off; anything else there is not a chunk."""
 
 _SUBTYPES = {
     "PCM": {1: "PCM_S8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"},
@@ -62,7 +62,7 @@ class ChunkFormat(NamedTuple):
     """A format that keeps a description of its samples in one chunk, and the samples in another."""
 
     kind: str
-    """What messages call it."""
+    """Its name in messages."""
     layout: Layout
     masters: tuple[bytes, ...]
     """Ids that begin another file."""
@@ -147,7 +147,7 @@ def walk_chunks(
 
 def _same(probe: Probe, kind: str, before: Raw | None, raw: Raw) -> Raw:
     if before not in (None, raw):
-        raise probe.error(f"two formats in one {kind} file; split it into files of one")
+        raise probe.error(f"two sample formats in one {kind} file; split it")
     return raw
 
 

@@ -28,7 +28,7 @@ from pengi_rt.audio.containers.mpeg import (
 SEARCHED = 1 << 16  # bytes that are searched for the first frame
 _BLOCK = 1 << 22  # bytes read at a time
 _FRAME_MAX = 1_441  # bytes: MPEG-2.5 at 8 kHz and 160 kbit/s, and MPEG-1 at 32 kHz and 320
-_CONSISTENT = 3  # consecutive frames of one kind: nothing else looks like that
+_CONSISTENT = 3  # consecutive frames of one kind: chance never produces so long a run
 _MAX_GAPS = 1_000
 _DECODER_DELAY = 529  # samples; libmpg123 drops them where the frames are counted
 
@@ -208,11 +208,11 @@ def _after_gap(probe: Probe, start: int, head: Header) -> int:
     if 0 <= found < end:
         if found > start:
             at = probe.start + start
-            probe.note_loss(f"damaged: {found - start} bytes from byte {at} on are no MP3 frames")
+            probe.note_loss(f"damaged: {found - start} bytes from byte {at} on are not MP3 frames")
         return found
     partial = here is not None and here.is_like(head) and start + here.size > probe.size
     if end - start > _FRAME_MAX and not partial:
-        probe.note_loss(f"damaged: the last {end - start} bytes are no MP3 frames")
+        probe.note_loss(f"damaged: the last {end - start} bytes are not MP3 frames")
     return -1
 
 

@@ -23,7 +23,7 @@ class _Page(NamedTuple):
     serial: int
     number: int
     start: int
-    payload: int  # where it begins
+    payload: int  # its offset
     end: int
 
 
@@ -56,12 +56,12 @@ def check_ogg(probe: Probe) -> Container:
 def _pages(probe: Probe) -> tuple[list[_Page], int, bool]:
     """The pages of the first stream, the end of all pages, and whether there are other streams."""
     pages: list[_Page] = []
-    numbers: dict[int, int] = {}  # of the next page of each stream
-    last, end, begun = None, 0, False  # whether there was any page but the first ones
+    numbers: dict[int, int] = {}  # the next page number of each stream
+    last, end, begun = None, 0, False  # whether any page followed the first ones
     for page in _walk(probe):
         expected = numbers.get(page.serial)
         if expected is None and begun:
-            probe.note_loss("several OGG streams in one file; split it into files of one")
+            probe.note_loss("several OGG streams in one file; split it into one file per stream")
             break
         if expected not in (None, page.number):
             probe.note_loss(f"an OGG page is missing before byte {probe.start + page.start}")

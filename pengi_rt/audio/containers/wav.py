@@ -18,7 +18,7 @@ from pengi_rt.audio.containers.chunks import (
 from pengi_rt.audio.containers.common import Container, Probe, Raw, Span
 
 _CODECS = {0x0001: "PCM", 0x0003: "float", 0x0006: "A-law", 0x0007: "mu-law"}
-_EXTENSIBLE = 0xFFFE  # the codec stands 24 bytes further, in the sub-format
+_EXTENSIBLE = 0xFFFE  # the codec is 24 bytes further on, in the sub-format
 _STREAMED = 0x7FFF_0000  # bytes; writers to pipes claim this much or more
 _STREAMED_W64 = 1 << 62
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
@@ -26,12 +26,12 @@ _MASTERS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 
 
 def is_wav(head: bytes) -> bool:
-    """Whether a file begins like one of them."""
+    """Whether a file begins like WAV or one of these."""
     return (head[:4] in _MASTERS and head[8:12] == b"WAVE") or head[:16] == _W64_RIFF
 
 
 def check_wav(probe: Probe) -> Container:
-    """Check that one recording is there, and all of it; see :func:`check_chunks`."""
+    """Check that the file holds one complete recording; see :func:`check_chunks`."""
     magic = probe.read_at(0, 4)
     order = ">" if magic == b"RIFX" else "<"
     layout = Layout(f"{order}4sI", first=12)
@@ -55,7 +55,7 @@ def _locate(_: Probe, chunk: Chunk, *, least: int, wide: dict[bytes, int]) -> tu
 
 
 def _describe(probe: Probe, chunk: Chunk, *, order: str) -> Raw:
-    """What a fmt chunk says about the samples; ``order`` of its bytes, for struct."""
+    """The sample format in a fmt chunk; ``order`` is struct's sign for the byte order."""
     data = probe.read_at(chunk.start, min(chunk.size, 40))
     if len(data) < 16:
         raise probe.error("cut short or damaged: its fmt chunk is not complete")

@@ -14,11 +14,12 @@ from pengi_rt.backends.failures import explained
 from pengi_rt.backends.torch import model_of
 from pengi_rt.backends.triton.audio import tables_of
 from pengi_rt.backends.triton.cuda_graph import Lane, Replayed
+from pengi_rt.backends.triton.decoder import TritonDecoder
 from pengi_rt.backends.triton.encoders import TritonEncoders
-from pengi_rt.backends.triton.row_cache import TritonDecoder
 from pengi_rt.backends.triton.search import TritonSearch
 from pengi_rt.backends.triton.weights import decoder_weights
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.errors import BackendError
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.plan.reader import Plan
 
@@ -62,9 +63,16 @@ class TritonBackend:
         """The model of an open plan.
 
         Raises:
+            BackendError: the plan is of a family that the kernels do not compute.
             PlanError: the plan lacks a tensor of its own model, or a tensor has the wrong shape.
         """
-        return cls(model_of(plan), device=device, precision=precision)
+        model = model_of(plan)
+        if not isinstance(model, Pengi):
+            raise BackendError(
+                f"the triton backend has no kernels for the {plan.config.family} family of "
+                f"{plan.path}"
+            )
+        return cls(model, device=device, precision=precision)
 
     @_explained
     @torch.inference_mode()

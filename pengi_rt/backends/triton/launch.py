@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from pengi_rt.backends.registry import RunOptions, WarmUpStep
+from pengi_rt.config.backend import RunOptions, WarmUpStep
 from pengi_rt.errors import BackendError
 from pengi_rt.kernels.tuning_file import CannotWriteError, remove_damaged
 from pengi_rt.system.download import cache_directory

@@ -9,8 +9,8 @@ from pengi_rt.backends.failures import explained
 from pengi_rt.backends.protocol import F32, I64, Encoded, SearchTrace
 from pengi_rt.backends.triton.audio import AudioEncoding
 from pengi_rt.backends.triton.cuda_graph import Lane, Replayed, rounded_up
-from pengi_rt.backends.triton.decoder import Decoding, Shape
 from pengi_rt.backends.triton.encoders import TritonEncoders, on_host
+from pengi_rt.backends.triton.gpt2 import Decoding, Shape
 from pengi_rt.backends.triton.weights import DecoderWeights
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.errors import BackendError
@@ -58,8 +58,8 @@ class TritonSearch:
 
     @_explained
     @torch.inference_mode()
-    def search_audio(self, wave: F32, suffix: F32, options: DecodeOptions) -> SearchTrace:
-        rows = torch.from_numpy(suffix.copy()).to(self._device)  # waits; the audio need not yet
+    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+        rows = torch.from_numpy(text_prefix.copy()).to(self._device)  # waits; the audio need not
         return self._search_after(self._encoders.run_audio(wave), rows, options)
 
     @_explained

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pengi_rt.backends.protocol import I64
 from pengi_rt.backends.triton.cuda_graph import rounded_up
-from pengi_rt.config.model import TextConfig
+from pengi_rt.config.parts import TextConfig
 from pengi_rt.models.pengi import Pengi, Prefix
 from pengi_rt.models.text_encoder import causal_mask
 

@@ -2,36 +2,32 @@
 
 import argparse
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pengi_rt.cli.named import named_recordings
-from pengi_rt.cli.options import (
+from pengi_rt.cli.flags import (
+    add_decoding,
     add_engine,
     add_options,
+    add_output,
     add_prompt,
     add_reading,
     add_recordings,
-    add_search,
+    add_resume,
     open_engine,
     options_of,
-    protect_inputs,
 )
-from pengi_rt.cli.output import add_output, add_resume, check_place, check_resumable
+from pengi_rt.cli.label_file import read_labels
+from pengi_rt.cli.output_checks import check_place
 from pengi_rt.cli.run import Run
 from pengi_rt.config.options import ClassifyOptions, ReadOptions
-from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.render.classification import CLASSIFICATION_COLUMNS, ClassificationRows
+from pengi_rt.errors import AudioError, UsageError
+from pengi_rt.render.classification import ClassificationRows
 
 if TYPE_CHECKING:
-    from pengi_rt.audio.recording import Recording
-    from pengi_rt.audio.resample import F32
-    from pengi_rt.config.model import ModelConfig
-    from pengi_rt.engine import Engine
-    from pengi_rt.results.classification import Classification, LabelScore
+    from pengi_rt import Classification, Engine, Recording
+    from pengi_rt.config.family import FamilyConfig
     from pengi_rt.system.regular import Regular
 
 PNG = ".png"
@@ -47,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recordings(parser)
     _add_labels(parser)
     add_prompt(parser, default='default: that of the task events, "this is a sound of"')
-    add_search(parser, drawn=False)
+    add_decoding(parser, sampling=False)
     add_reading(parser)
     add_engine(parser)
     add_output(parser)
@@ -74,35 +70,31 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     )
     names = ("method", "normalize", "calibrate", "multi_label", "template")
     add_options(group, ClassifyOptions, *names)
-    group.add_argument(
-        "--top-k", type=int, dest="best", metavar="K", help="show the K best labels (default: all)"
-    )
+    group.add_argument("--top", type=int, metavar="K", help="show the K best labels (default: all)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Classify every recording; one that cannot be read is reported and skipped."""
-    check_resumable(arguments)
     if arguments.resume and arguments.plot is not None:
         raise UsageError("--plot draws a new result, and --resume may give none: leave one out")
     labels = _labels(arguments)
-    if arguments.best is not None and arguments.best < 1:
-        raise UsageError(f"--top-k must be at least 1, got {arguments.best}")
-    names = named_recordings(arguments)
-    protect_inputs(arguments, names)
+    if arguments.top is not None and arguments.top < 1:
+        raise UsageError(f"--top must be at least 1, got {arguments.top}")
+    run = Run(arguments)
     if arguments.plot is not None:
-        _check_plot(arguments.plot, names, arguments.output)
+        _check_plot(arguments.plot, run.names, arguments.output)
+    options = options_of(arguments, ClassifyOptions)
     with open_engine(arguments) as engine:
-        return _classify(engine, labels, names, arguments)
+        return _classify(engine, run, labels, options, arguments)
 
 
 def _classify(
     engine: "Engine",
+    run: Run,
     labels: "list[str] | dict[str, str]",
-    names: list[str],
+    options: ClassifyOptions,
     arguments: argparse.Namespace,
 ) -> int:
-    options = options_of(arguments, ClassifyOptions)
-    run = Run(arguments, names)
     picture = _Picture(arguments.plot, engine.config, options)
     # Options, labels and prompts are refused here, before the output is opened.
     results = engine.iter_classify(
@@ -113,16 +105,11 @@ def _classify(
         on_error=run.on_error,
         options=options,
     )
-    about = {"labels": labels, "prompt": arguments.prompt, "best": arguments.best}
+    about = {"labels": labels, "prompt": arguments.prompt, "best": arguments.top}
     run.mark_rows(engine, options, {"verb": "classify", **about})
-    rows = ClassificationRows(arguments.format, best=arguments.best, headed=len(names) > 1)
-    code = run.write_output(
-        picture.keep_result(results),
-        rows,
-        columns=CLASSIFICATION_COLUMNS,
-        line=rows.line,
-        count=lambda windows: windows + (windows > 1),
-    )
+    headed = len(run.names) > 1
+    rows = ClassificationRows(arguments.format, best=arguments.top, headed=headed)
+    code = run.write_output(picture.keep_result(results), rows)
     picture.draw()
     return code
 
@@ -134,8 +121,6 @@ def _labels(arguments: argparse.Namespace) -> "list[str] | dict[str, str]":
     if arguments.labels is not None:
         texts: str = arguments.labels
         return texts.split(",")
-    from pengi_rt.tasks.classify.labels import read_labels
-
     return read_labels(arguments.labels_file)
 
 
@@ -161,7 +146,7 @@ def _check_plot(path: Path, names: list[str], output: str | None) -> None:
 class _Picture:
     """The picture of one recording: keeps the data it needs during classification."""
 
-    def __init__(self, path: Path | None, config: "ModelConfig", options: ReadOptions) -> None:
+    def __init__(self, path: Path | None, config: "FamilyConfig", options: ReadOptions) -> None:
         self._path = path
         self._config = config
         self._options = options
@@ -170,19 +155,24 @@ class _Picture:
 
     def keep_recording(self, run: Run) -> "Iterator[str | Regular | Recording]":
         """The recordings of the run; the one to draw is loaded and kept."""
-        if self._path is None:
-            yield from run
-            return
-        from pengi_rt.session.batches import read_recording
-
-        rng = random.Random(self._options.seed)  # noqa: S311 - a crop, reproducible
         for source in run:
+            if self._path is None:
+                yield source
+                continue
             try:
-                self._recording = read_recording(source, self._config, self._options, rng)
+                self._recording = self._load(source)
             except AudioError as error:
                 run.on_error(source, error)
             else:
                 yield self._recording
+
+    def _load(self, source: "str | Regular") -> "Recording":
+        from pengi_rt import load_windows
+
+        names = ("long_audio", "hop", "resample", "allow_truncated", "strict")
+        rng = random.Random(self._options.seed)  # noqa: S311 - a crop, reproducible
+        read: dict[str, Any] = {name: getattr(self._options, name) for name in names}
+        return load_windows(source, self._config, rng=rng, **read)
 
     def keep_result(self, results: "Iterable[Classification]") -> "Iterator[Classification]":
         """Pass the results on, and remember the one to draw."""
@@ -194,52 +184,7 @@ class _Picture:
         """Draw the picture, if it was requested and the recording could be read."""
         if self._path is None or self._recording is None or self._result is None:
             return
-        import numpy as np
+        from pengi_rt.render.classification_picture import draw_classification
 
-        from pengi_rt.render.score_pictures import Timeline, bar_picture, timeline_picture
-
-        result = self._result
-        axis = "cosine" if result.method == "text-matching" else "probability"
-        title = f"{result.audio}: {result.prompt}"
-        whole = _scores(result.labels)
-        if len(result.windows) == 1:
-            bar_picture(list(whole.items()), self._path, title=title, axis=axis)
-            return
-        windows = [_scores(window.labels) for window in result.windows]
-        timeline = Timeline(
-            spans=[(window.start, window.end) for window in result.windows],
-            labels=list(whole),
-            scores=np.array([[scores[label] for label in whole] for scores in windows]),
-        )
-        with _on_disk(self._recording) as samples:
-            timeline_picture(
-                samples, self._config.mel.sample_rate, timeline, self._path, title=title, axis=axis
-            )
-
-
-@contextmanager
-def _on_disk(recording: "Recording") -> "Iterator[F32]":
-    """All samples ``[frames]``, in a temporary file: few samples of a long recording are used.
-
-    Raises:
-        InputError: there is no room for the file.
-    """
-    import numpy as np
-
-    with ExitStack() as files:
-        try:
-            file = files.enter_context(TemporaryFile(prefix="pengi-rt-"))
-            for block in recording.blocks():
-                file.write(block.tobytes())
-            file.flush()
-        except OSError as error:
-            why = error.strerror or error
-            raise InputError(f"cannot draw: {gettempdir()}: {why}; set TMPDIR to another") from None
-        yield np.memmap(file, np.float32, "r")
-
-
-def _scores(labels: "Sequence[LabelScore]") -> dict[str, float]:
-    """Probabilities if there are any, otherwise scores."""
-    return {
-        each.label: each.score if each.probability is None else each.probability for each in labels
-    }
+        rate = self._config.sample_rate
+        draw_classification(self._result, self._recording, rate, self._path)

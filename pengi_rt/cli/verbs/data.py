@@ -5,7 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
+from pengi_rt.cli.flags import add_force
+from pengi_rt.cli.output_checks import is_folder, refuse_overwriting, refuse_precious
 from pengi_rt.cli.parser import Parser, add_verbosity
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.render.output import open_output

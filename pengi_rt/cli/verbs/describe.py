@@ -2,22 +2,20 @@
 
 import argparse
 
-from pengi_rt.cli.named import named_recordings
-from pengi_rt.cli.options import (
+from pengi_rt.cli.flags import (
+    add_decoding,
     add_engine,
     add_options,
+    add_output,
     add_reading,
     add_recordings,
-    add_search,
+    add_resume,
     open_engine,
     options_of,
-    protect_inputs,
 )
-from pengi_rt.cli.output import add_output, add_resume, check_resumable
 from pengi_rt.cli.run import Run
 from pengi_rt.config.options import DescribeOptions
-from pengi_rt.render.description import DESCRIPTION_COLUMNS, description_rows
-from pengi_rt.render.generation import TextLine
+from pengi_rt.render.description import DescriptionRows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_recordings(parser)
     add_options(parser.add_argument_group("what is asked"), DescribeOptions, "text")
-    add_search(parser)
+    add_decoding(parser)
     add_reading(parser)
     add_engine(parser)
     add_output(parser)
@@ -39,21 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Describe every recording; one that cannot be read is reported and skipped."""
-    check_resumable(arguments)
-    names = named_recordings(arguments)
-    protect_inputs(arguments, names)
+    run = Run(arguments)
+    options = options_of(arguments, DescribeOptions)
     with open_engine(arguments) as engine:
-        options = options_of(arguments, DescribeOptions)
-        run = Run(arguments, names)
         # Options are refused here, before the output is opened.
         results = engine.iter_describe(
             run, partial_results=True, on_error=run.on_error, options=options
         )
         run.mark_rows(engine, options, {"verb": "describe"})
-        return run.write_output(
-            results,
-            description_rows,
-            columns=DESCRIPTION_COLUMNS,
-            line=TextLine(recordings=len(names) > 1, prompts=False),
-            count=lambda windows: windows,
-        )
+        return run.write_output(results, DescriptionRows(headed=len(run.names) > 1))

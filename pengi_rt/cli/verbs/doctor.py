@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pengi_rt.backends.registry import BackendSpec, backend_spec, backends
+from pengi_rt.config.backend import BackendSpec, backend_spec, backends
 from pengi_rt.errors import PengiError
 from pengi_rt.system.lazy import lazily
 from pengi_rt.system.quote import printable

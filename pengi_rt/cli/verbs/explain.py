@@ -2,21 +2,19 @@
 
 import argparse
 
-from pengi_rt.cli.named import named_recordings
-from pengi_rt.cli.options import (
+from pengi_rt.cli.flags import (
     add_engine,
     add_options,
+    add_output,
     add_prompt,
     add_reading,
     add_recordings,
     open_engine,
     options_of,
-    protect_inputs,
 )
-from pengi_rt.cli.output import add_output
 from pengi_rt.cli.run import Run
 from pengi_rt.config.options import ExplainOptions
-from pengi_rt.render.explanation import EXPLANATION_COLUMNS, ExplanationRows
+from pengi_rt.render.explanation import ExplanationRows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,17 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain every recording; one that cannot be read is reported and skipped."""
-    names = named_recordings(arguments)
-    protect_inputs(arguments, names)
+    run = Run(arguments)
+    options = options_of(arguments, ExplainOptions)
     with open_engine(arguments) as engine:
-        run = Run(arguments, names)
         # Options and prompts are refused here, before the output is opened.
         results = engine.explain(
-            run,
-            arguments.prompt,
-            partial_results=True,
-            on_error=run.on_error,
-            options=options_of(arguments, ExplainOptions),
+            run, arguments.prompt, partial_results=True, on_error=run.on_error, options=options
         )
-        rows = ExplanationRows(arguments.format, headed=len(names) > 1)
-        return run.write_output(results, rows, columns=EXPLANATION_COLUMNS, line=rows.line)
+        rows = ExplanationRows(arguments.format, headed=len(run.names) > 1)
+        return run.write_output(results, rows)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pengi_rt.backends.registry import backends
-from pengi_rt.cli.options import add_threads, check_threads
-from pengi_rt.cli.output import add_force, is_folder, refuse_overwriting, refuse_precious
+from pengi_rt.cli.flags import add_force, add_threads, check_threads
+from pengi_rt.cli.output_checks import is_folder, refuse_overwriting, refuse_precious
+from pengi_rt.config.backend import backends
 from pengi_rt.config.choices import WEIGHTS_NAMES
 from pengi_rt.errors import BackendError, CheckpointError, UsageError, missing_module
 from pengi_rt.system.quote import one_line, printable

@@ -3,28 +3,27 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from pengi_rt.cli.named import named_recordings, source
-from pengi_rt.cli.options import (
+from pengi_rt.cli.flags import (
+    add_decoding,
     add_engine,
+    add_output,
     add_prompt,
     add_reading,
     add_recordings,
-    add_search,
+    add_resume,
     open_engine,
     options_of,
-    protect_inputs,
 )
-from pengi_rt.cli.output import add_output, add_resume, check_resumable
-from pengi_rt.cli.run import Run
+from pengi_rt.cli.run import Run, exit_code
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import UsageError
-from pengi_rt.render.generation import GENERATION_COLUMNS, WINDOWS, GenerationRows, TextLine
+from pengi_rt.render.generation import WINDOWS, GenerationRows
 from pengi_rt.render.output import open_output
 from pengi_rt.render.rows import FORMATS, SUBTITLES
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
-    from pengi_rt.engine import Engine
+    from pengi_rt import Engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_recordings(parser)
     add_prompt(parser, several=True, default='default: the plan\'s own, "generate audio caption"')
-    add_search(parser)
+    add_decoding(parser)
     add_reading(parser)
     parser.add_argument(
         "--windows",
@@ -54,48 +53,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every recording; one that cannot be read is reported and skipped."""
-    check_resumable(arguments)
-    names = named_recordings(arguments)
-    _check(arguments, names)
-    protect_inputs(arguments, names)
+    run = Run(arguments, results_each=len(arguments.prompt or [None]))
+    _check(arguments, run.names)
+    options = options_of(arguments, GenerateOptions)
     with open_engine(arguments) as engine:
         if arguments.stream:
-            return _stream(engine, names[0], arguments)
-        return _answer(engine, names, arguments)
+            return _stream(engine, run, options, arguments)
+        return _answer(engine, run, options, arguments)
 
 
-def _answer(engine: "Engine", names: list[str], arguments: argparse.Namespace) -> int:
-    options = options_of(arguments, GenerateOptions)
+def _answer(
+    engine: "Engine", run: Run, options: GenerateOptions, arguments: argparse.Namespace
+) -> int:
     prompts = arguments.prompt
-    each = 1 if prompts is None else len(prompts)
-    run = Run(arguments, names, results_each=each)
     # Options and prompts are refused here, before the output is opened.
     results = engine.iter_generate(
         run, prompts, partial_results=True, on_error=run.on_error, options=options
     )
     about = {"verb": "generate", "prompt": prompts, "windows": arguments.windows}
     run.mark_rows(engine, options, about)
-    lines = TextLine(recordings=len(names) > 1, prompts=each > 1)
-    return run.write_output(
-        results,
-        GenerationRows(arguments.windows),
-        columns=GENERATION_COLUMNS,
-        line=lines,
-        count=(lambda windows: windows * each) if arguments.windows == "each" else None,
+    rows = GenerationRows(
+        arguments.windows, headed=len(run.names) > 1, prompts=len(prompts or [None])
     )
+    return run.write_output(results, rows)
 
 
-def _stream(engine: "Engine", name: str, arguments: argparse.Namespace) -> int:
+def _stream(
+    engine: "Engine", run: Run, options: GenerateOptions, arguments: argparse.Namespace
+) -> int:
     prompt = arguments.prompt[0] if arguments.prompt else None
-    options = options_of(arguments, GenerateOptions)
-    pieces = engine.stream(source(name, arguments), prompt, options=options)
+    pieces = engine.stream(run.source(run.names[0]), prompt, options=options)
     with open_output(arguments.output) as output:
         for piece in pieces:
             # The piece between two windows is a newline.
             output.write("\n".join(map(printable, piece.split("\n"))))
             output.flush()
         output.write("\n")
-    return 0
+    return exit_code(1, run.failed)
 
 
 def _check(arguments: argparse.Namespace, names: list[str]) -> None:

@@ -6,22 +6,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pengi_rt.cli.named import report
-from pengi_rt.cli.options import (
+from pengi_rt.cli.flags import (
+    add_decoding,
     add_engine,
     add_options,
     add_prompt,
-    add_search,
     open_engine,
     options_of,
 )
-from pengi_rt.cli.run import SOME_FAILED
+from pengi_rt.cli.named import report
+from pengi_rt.cli.run import exit_code
 from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.system.streams import say
 
 if TYPE_CHECKING:
-    from pengi_rt.tasks.search.indexing import Indexed
+    from pengi_rt import Indexed
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, IndexOptions, "rebuild", "approximate")
     add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
-    add_search(parser, drawn=False)
+    add_decoding(parser, sampling=False)
     parser.add_argument_group("long recordings").add_argument(
         "--hop",
         type=float,
@@ -66,9 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.quiet:
         say(f"{path}: {_summary(indexed)}")
-    if not indexed.failed and not indexed.names.problems:
-        return 0
-    return SOME_FAILED if indexed.recordings else AudioError.exit_code
+    return exit_code(indexed.recordings, len(indexed.failed) + len(indexed.names.problems))
 
 
 def _index(arguments: argparse.Namespace) -> Path:

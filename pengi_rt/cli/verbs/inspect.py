@@ -15,8 +15,8 @@ from pengi_rt.system.quote import one_line, printable
 from pengi_rt.system.streams import emit
 
 if TYPE_CHECKING:
+    from pengi_rt import Plan
     from pengi_rt.plan.manifest import Manifest
-    from pengi_rt.plan.reader import Plan
 
 LONGEST_LINE = 1000  # characters of a value from the plan
 MAX_CHECKS, MAX_COLUMNS = 100, 16
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the description or, with ``--verify``, the verdicts."""
-    from pengi_rt.plan.reader import Plan
+    from pengi_rt import Plan
 
     path = builtin_plan() if arguments.plan is None else arguments.plan
     verdicts = dict(Plan.examine(path)) if arguments.verify else {}

@@ -3,8 +3,9 @@
 import argparse
 from time import perf_counter
 
-from pengi_rt.backends.registry import WarmUpStep, backend_spec, backends, prepare_warm_up
-from pengi_rt.cli.options import add_options, add_precision
+from pengi_rt.backends.opening import prepare_warm_up
+from pengi_rt.cli.flags import add_options, add_precision
+from pengi_rt.config.backend import WarmUpStep, backend_spec, backends
 from pengi_rt.config.options import WarmUpOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import printable
@@ -24,15 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=names, default=names[0], help="(default: %(default)s)")
     add_precision(parser)
     parser.add_argument(
-        "--batch-size", type=int, nargs="+", default=[1], metavar="N",
+        "--batch-size",
+        type=int,
+        nargs="+",
+        default=[1],
+        metavar="N",
         help="windows per batch; one size or several (default: 1)",
-    )  # fmt: skip
+    )
     add_options(parser, WarmUpOptions, "beam_size", "max_new_tokens")
     parser.add_argument(
-        "--tune", action="store_true",
+        "--tune",
+        action="store_true",
         help="measure the fastest tiles for the kernels on this GPU, and keep them for later "
         "processes; takes some minutes, and the last bits of results may change",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run)
 
 

@@ -52,7 +52,7 @@ class Scorer:
         """
         lengths = zip(map(len, self._candidates), self._names, strict=True)
         longest, label = max(lengths, key=lambda pair: pair[0])
-        positions = self._session.config.decoder.n_positions
+        positions = self._session.generative.decoder.n_positions
         if rows + longest + 1 > positions:
             raise UsageError(
                 f"a prefix of {rows} rows and the {longest + 1} tokens of the label {label[:40]!r} "
@@ -68,7 +68,7 @@ class Scorer:
         Raises:
             BackendError: the session is closed, or the decoder's output is NaN.
         """
-        stop = self._session.config.stop_id
+        stop = self._session.generative.stop_id
         label = self._likelihoods(prefixes, self._candidates, stop)
         if normalize == "sum":
             return label.sums
@@ -113,13 +113,13 @@ class Scorer:
     def _has_room(self, rows: int) -> bool:
         """Whether every remaining label, with its stop token or comma, fits after ``rows`` rows."""
         longest = max(map(len, self._after_comma)) + 1
-        return rows + longest <= self._session.config.decoder.n_positions
+        return rows + longest <= self._session.generative.decoder.n_positions
 
     def _next_label(
         self, prefixes: Sequence[F32], labels: Sequence[Sequence[int]]
     ) -> tuple[F64, F64]:
         """Log-likelihoods ``[n, labels]`` of each label before the stop token, or a comma."""
-        ends = (self._session.config.stop_id, self._comma)
+        ends = (self._session.generative.stop_id, self._comma)
         sequences = [[*label, end] for end in ends for label in labels]
         sums = self._likelihoods(prefixes, sequences, None).sums
         return sums[:, : len(labels)], sums[:, len(labels) :]

@@ -38,14 +38,9 @@ class Matcher:
         """Embed the texts of ``labels``.
 
         Raises:
-            UsageError: the plan has no text encoder, or it cannot tell two labels apart.
+            UsageError: the text encoder cannot tell two labels apart.
             PromptError: a label is not valid text, or is too long (``strict``).
         """
-        if not session.has_joint_embeddings:
-            raise UsageError(
-                f"{session.plan.path} has no text encoder to match texts with: classify by "
-                "log-likelihood instead (--method log-likelihood)"
-            )
         self._session = session
         self._has_warned = False
         known: dict[bytes, str] = {}
@@ -121,7 +116,7 @@ class Matcher:
             "%s is longer than the text encoder reads (%d tokens) and is matched without its "
             "end: %.40r ...",
             what,
-            self._session.config.text.max_length,
+            self._session.prompt_tokenizer.max_length,
             text,
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 from pengi_rt.backends.protocol import F32, F64
 from pengi_rt.config.options import ClassifyOptions, Normalize
 from pengi_rt.results.classification import Classification, ClassifiedWindow, LabelScore
-from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording
+from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs
 from pengi_rt.session.session import Session, full_prefixes
 from pengi_rt.tasks.classify.by_likelihood import Scorer
 from pengi_rt.tasks.classify.by_matching import Matcher
@@ -63,7 +63,7 @@ def classify(
         PromptError: the prompt or a label is not valid text.
         BackendError: the session is closed.
     """
-    session.plan.require("classify")
+    session.plan.require(f"classify by {options.method}")
     texts = check_labels(labels, options.template)
     one = one_prompt(prompt, options, task_prompt(TASK), "classify")
     if options.method == "text-matching":
@@ -75,9 +75,10 @@ def classify(
     else:
         task = _Task(session, tuple(texts), PreparedPrompt(session, one, options), options)
         scorer = Scorer(session, texts, continues=bool(options.text))
-        scorer.check_fits(session.config.audio_mapper.prefix_length + len(task.prompt))
+        scorer.check_fits(session.generative.audio_prefix_length + len(task.prompt))
         score = _LikelihoodScores(task, scorer).score
-    parts = split_by_recording(batches, score, partial_results=partial_results)
+    by_recording = OutputsByRecording[Scored](partial_results=partial_results)
+    parts = (part for batch in batches for part in by_recording.add(batch, score(batch)))
     return _classifications(task, parts)
 
 

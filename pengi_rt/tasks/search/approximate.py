@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.config.checked import require
 from pengi_rt.errors import BackendError, InputError, UsageError
 from pengi_rt.system.files import replacing
 from pengi_rt.tasks.search.folder import APPROXIMATE, current_generation, locked, reporting
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.nearest import BLOCK_ROWS, I64, cosines, first
-from pengi_rt.tasks.search.rows import F32
+from pengi_rt.tasks.search.nearest import BLOCK_ROWS, cosines, first
 from pengi_rt.tasks.search.vectors import normalised
 
 Matrix = Literal["captions", "audio"]

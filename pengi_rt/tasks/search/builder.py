@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from pengi_rt.backends.protocol import F32
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.tasks.search.folder import (
     PARTIAL,
@@ -17,11 +17,11 @@ from pengi_rt.tasks.search.folder import (
     reporting,
     sweep,
 )
-from pengi_rt.tasks.search.generation import write_generation
+from pengi_rt.tasks.search.generation_writer import write_generation
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.index_manifest import AUDIO, CAPTIONS, Identity
 from pengi_rt.tasks.search.journal import Journal
-from pengi_rt.tasks.search.rows import F32, IndexedFile, IndexRow, RowBlock, StoredRecording
+from pengi_rt.tasks.search.rows import IndexedFile, IndexRow, RowBlock, StoredRecording
 from pengi_rt.tasks.search.update import FileStat, Update, plan_update
 from pengi_rt.tasks.search.vectors import checked_unit
 
@@ -93,12 +93,7 @@ class Builder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._open.close()
         if isinstance(error, KeyboardInterrupt):
             error.add_note(f"the finished work stays in {self.path}, and the next run continues it")

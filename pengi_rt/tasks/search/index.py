@@ -13,6 +13,7 @@ from typing import Any, Self, overload
 
 import numpy as np
 
+from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import as_path
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.system.regular import open_regular
@@ -25,7 +26,7 @@ from pengi_rt.tasks.search.index_manifest import (
     Identity,
     IndexManifest,
 )
-from pengi_rt.tasks.search.rows import F32, IndexRow, RowBlock, StoredRecording
+from pengi_rt.tasks.search.rows import IndexRow, RowBlock, StoredRecording
 from pengi_rt.tasks.search.words import Words
 
 VERIFIED = 2**28

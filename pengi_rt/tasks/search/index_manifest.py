@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pengi_rt.config.checked import Checked, Within, build, require
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import shown
+from pengi_rt.tasks.search.rows import no_constant
 
 FORMAT = "pengi-rt retrieval index"
 VERSION = 1
@@ -115,7 +116,7 @@ class IndexManifest(Checked):
             UsageError: the text is not a manifest of this version.
         """
         try:
-            data = json.loads(text, parse_constant=_no_constant)
+            data = json.loads(text, parse_constant=no_constant)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{MANIFEST} is not JSON: {error}") from None
         known = isinstance(data, dict) and data.get("format") == FORMAT
@@ -137,7 +138,3 @@ def _canonical(value: object) -> str:
 def _setting(settings: Mapping[str, Any], name: str) -> str:
     """A setting as JSON text, in which 1, 1.0 and true differ."""
     return _canonical(settings[name]) if name in settings else "unset"
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

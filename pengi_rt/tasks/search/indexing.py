@@ -21,7 +21,7 @@ from pengi_rt.config.checked import as_path
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
-from pengi_rt.session.batches import Batch, RecordingOutputs, split_by_recording, window_batches
+from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs, window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.system.files import file_sha256
 from pengi_rt.system.regular import Regular
@@ -136,15 +136,10 @@ def index_folder(
 
 def _request(session: Session, prompt: str | None, options: IndexOptions) -> PreparedRequest:
     """The request that every recording is captioned with. Raises UsageError, PromptError."""
-    if not session.has_joint_embeddings:
-        raise UsageError(
-            f"{session.plan.path} has no text encoder, so captions have no embedding to search; "
-            "export a checkpoint that has one (base)"
-        )
     # Refuse invalid reading options here, before anything is written.
     click = np.array([0.5, -0.5], np.float32), session.config.sample_rate
     list(window_batches([click], session.config, options))
-    prompts = prompts_of(prompt, options, session.config.generation.prompt)
+    prompts = prompts_of(prompt, options, session.generative.generation.prompt)
     return prepare(session, prompts, options)
 
 
@@ -215,8 +210,10 @@ class _Run:
                 self.options,
                 on_error=self._on_error,
             )
-            for part in split_by_recording(batches, self.captions):
-                self.add(builder, part)
+            by_recording = OutputsByRecording[_Captioned]()
+            for batch in batches:
+                for part in by_recording.add(batch, self.captions(batch)):
+                    self.add(builder, part)
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 

@@ -1,15 +1,12 @@
 """Exact search: the rows of a matrix with the highest cosines to a query."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.config.checked import require
 from pengi_rt.errors import InputError
-from pengi_rt.tasks.search.rows import F32
 from pengi_rt.tasks.search.vectors import TOLERANCE, normalised
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 BLOCK_ROWS = 8192  # 32 MiB of float32 vectors of dimension 1024
 

@@ -6,15 +6,18 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-F32 = NDArray[np.float32]
+from pengi_rt.backends.protocol import F32
 
 _KINDS = {
-    "file": str, "start": float, "end": float, "caption": str, "score": float,
-    "size": int, "mtime_ns": int, "sha256": str,
-}  # fmt: skip
+    "file": str,
+    "start": float,
+    "end": float,
+    "caption": str,
+    "score": float,
+    "size": int,
+    "mtime_ns": int,
+    "sha256": str,
+}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -72,7 +75,7 @@ class IndexRow:
             ValueError: the line is not a row.
         """
         try:
-            values = json.loads(line, parse_constant=_no_constant)
+            values = json.loads(line, parse_constant=no_constant)
         except RecursionError:
             raise ValueError("the line is not JSON: nested too deeply") from None
         if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != _KINDS:
@@ -102,5 +105,6 @@ def is_inside(file: str) -> bool:
     return "\0" not in file and not {"", ".", ".."} & set(file.split("/"))
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """For :func:`json.loads`: refuse NaN and infinities."""
     raise ValueError(f"{name} is not a JSON number")

@@ -51,6 +51,7 @@ class Hit:
     score: float  # the cosine, or BM25 when searching by words
     path: Path  # where the recording was when it was indexed
     row: int  # number of the window's row in the index
+    only_window: bool  # whether the recording has no other window
 
 
 class Query(NamedTuple):
@@ -144,7 +145,7 @@ def _embedded(session: Session, text: str, *, strict: bool) -> F32:
     if embedded.truncated:
         logger.warning(
             "the query is longer than the text encoder reads (%d tokens) and was cut: %.40r ...",
-            session.config.text.max_length,
+            session.prompt_tokenizer.max_length,
             text,
         )
     return embedded.embedding[None]
@@ -226,7 +227,15 @@ def _recordings(index: Index, scores: F32, numbers: I64, k: int) -> list[Hit]:
         if number < 0 or (-score, number) > end or len(best) == k:
             break
         row = index.rows[number]
-        path = Path(index.collection, row.file)
-        hit = Hit(row.file, row.start, row.end, row.caption, score, path, number)
-        best.setdefault(row.file, hit)
+        if row.file not in best:
+            path, only = Path(index.collection, row.file), _is_only_window(index, number)
+            best[row.file] = Hit(
+                row.file, row.start, row.end, row.caption, score, path, number, only
+            )
     return list(best.values())
+
+
+def _is_only_window(index: Index, number: int) -> bool:
+    """Whether no other row is about the same recording, whose rows are consecutive."""
+    near = index.rows[max(number - 1, 0) : number + 2]
+    return sum(row.file == index.rows[number].file for row in near) == 1

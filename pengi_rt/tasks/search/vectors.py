@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pengi_rt.backends.protocol import F32
 from pengi_rt.errors import InputError
 from pengi_rt.tasks.embed import unit
-from pengi_rt.tasks.search.rows import F32
 
 TOLERANCE = 1e-3
 """How far a norm may be from 1: half precision leaves 5e-4, float32 1e-6."""

@@ -48,7 +48,7 @@ def test_cut_short(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_size_that_was_never_written_is_said(kind: str) -> None:
+def test_a_size_that_was_never_written_is_reported(kind: str) -> None:
     data = encode(NOISE, RATE, kind)
     place, size = {
         "AIFF": (data.find(b"SSND") + 4, 4),
@@ -63,14 +63,14 @@ def test_a_size_that_was_never_written_is_said(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "size"), [("AU", b"\xff" * 4), ("CAF", b"\xff" * 8)])
-def test_sizes_that_pipes_do_not_know(kind: str, size: bytes) -> None:
+def test_sizes_unknown_when_written_to_a_pipe(kind: str, size: bytes) -> None:
     data = encode(NOISE, RATE, kind)
     place = 8 if kind == "AU" else data.index(b"data") + 4
     assert len(heard(data[:place] + size + data[place + len(size) :])[0]) == RATE
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_follows_is_not_passed_over(kind: str) -> None:
+def test_trailing_data_is_not_ignored(kind: str) -> None:
     data = encode(NOISE, RATE, kind)
     assert f"follow the {kind} file that its header describes" in refusal(data + b"\xff\xfe" * 999)
     assert f"follow the {kind} file" in refusal(data + data) or "two data chunks" in refusal(
@@ -79,7 +79,7 @@ def test_what_follows_is_not_passed_over(kind: str) -> None:
     assert len(heard(data + bytes(999))[0]) == RATE
 
 
-def test_two_parts_of_an_aiff_are_heard() -> None:
+def test_both_sample_chunks_of_an_aiff_are_decoded() -> None:
     data = encode(NOISE, RATE, "AIFF")
     at = data.index(b"SSND")
     more = b"SSND" + struct.pack(">III", 8 + 200, 0, 0) + data[at + 16 : at + 216]
@@ -120,7 +120,7 @@ def test_rates_beyond_the_limits(rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf"), 1e300])
-def test_rates_that_are_none(rate: float) -> None:
+def test_invalid_rates(rate: float) -> None:
     caf = encode(NOISE, RATE, "CAF")
     assert "sample rate 0 Hz" in refusal(caf[:20] + struct.pack(">d", rate) + caf[28:])
     aiff = encode(NOISE, RATE, "AIFF")
@@ -135,7 +135,7 @@ def test_channels_beyond_the_limits(channels: int) -> None:
     assert refusal(au[:20] + struct.pack(">I", channels) + au[24:]) == line
 
 
-def test_sizes_that_lead_beyond_all_files() -> None:
+def test_sizes_larger_than_any_file() -> None:
     caf = encode(NOISE, RATE, "CAF")
     at = caf.index(b"desc") + 4
     assert refusal(caf[:at] + b"\x7f" + b"\xff" * 7 + caf[at + 8 :]).startswith("x: ")

@@ -16,11 +16,11 @@ def with_total(data: bytes, total: int) -> bytes:
 
 
 @pytest.mark.parametrize("total", [0, 1, 1000, 3 * RATE])
-def test_all_is_heard_whatever_the_header_says(total: int) -> None:
+def test_everything_is_decoded_whatever_the_header_says(total: int) -> None:
     np.testing.assert_array_equal(heard(with_total(FLAC, total))[0], heard(FLAC)[0])
 
 
-def test_announced_but_not_there() -> None:
+def test_fewer_samples_than_the_header_says() -> None:
     data = with_total(FLAC, 6 * RATE)
     assert refusal(data).startswith("x: only 3.000 s of 6.000 s can be read: cut short")
     samples, cut = heard(data, allow_truncated=True)
@@ -46,7 +46,7 @@ def test_tags_and_padding_at_the_end(rest: bytes) -> None:
     np.testing.assert_array_equal(heard(FLAC + rest)[0], heard(FLAC)[0])
 
 
-def test_a_second_file_is_not_passed_over() -> None:
+def test_a_second_file_at_the_end_is_refused() -> None:
     assert refusal(FLAC + FLAC).startswith(
         f"x: a second FLAC file follows the first, at byte {len(FLAC)}; split it"
     )
@@ -61,7 +61,7 @@ def frames_from(data: bytes, number: int) -> int:
     return data.index(data[data.index(b"\xff\xf8") :][:4] + bytes([number]))
 
 
-def test_a_piece_keeps_the_header_of_the_whole() -> None:
+def test_a_piece_of_a_longer_file_keeps_its_header() -> None:
     first, later = frames_from(FLAC, 0), frames_from(FLAC, 5)
     piece = FLAC[:first] + FLAC[later:]
     samples, _ = heard(piece)
@@ -69,5 +69,5 @@ def test_a_piece_keeps_the_header_of_the_whole() -> None:
     assert "lost sync" in refusal(piece[:-10])
 
 
-def test_metadata_without_end() -> None:
+def test_endless_metadata() -> None:
     assert refusal(b"fLaC" + bytes(200_000)).startswith("x: damaged or cut short: ")

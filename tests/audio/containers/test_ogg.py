@@ -55,7 +55,7 @@ def ogg_flac(samples: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_sum_is_that_of_real_files(codec: str) -> None:
+def test_checksum_matches_real_files(codec: str) -> None:
     real = pages(FILES[codec])[0]
     serial = int.from_bytes(real[14:18], "little")
     assert page(real[27 + real[26] :], 0, flags=2, serial=serial) == real
@@ -93,7 +93,7 @@ def test_a_damaged_page_is_noticed(codec: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_second_stream_is_not_passed_over(codec: str) -> None:
+def test_a_second_stream_is_refused(codec: str) -> None:
     second = encode(noise(RATE, seed=2), RATE, "OGG", codec)
     first = FILES[codec]
     assert first[14:18] != second[14:18]
@@ -105,7 +105,7 @@ def test_a_second_stream_is_not_passed_over(codec: str) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_rest_behind_the_last_page(codec: str) -> None:
+def test_bytes_after_the_last_page(codec: str) -> None:
     data = FILES[codec]
     assert "bytes follow the OGG file" in refusal(data + b"\xff\xfe" * 999)
     assert heard(data + bytes(999))[0].shape == heard(data)[0].shape
@@ -124,6 +124,6 @@ def test_flac_in_ogg() -> None:
     assert cut
 
 
-def test_empty_pages_without_end() -> None:
+def test_endless_empty_pages() -> None:
     data = b"".join(page(b"", number, flags=2 * (number == 0)) for number in range(12_000))
     assert refusal(data) == "x: damaged: more than 10000 empty OGG pages"

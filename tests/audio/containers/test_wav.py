@@ -36,12 +36,12 @@ def test_samples_are_those_that_libsndfile_finds(kind: str, subtype: str, endian
 
 
 @pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_F024, 0x7FFF_0000])
-def test_wav_from_a_pipe_does_not_know_its_size(size: int) -> None:
+def test_wav_written_to_a_pipe_has_no_size(size: int) -> None:
     streamed = WAV[:40] + struct.pack("<I", size) + WAV[44:]
     assert heard(streamed)[0].shape == (2 * RATE, 1)
 
 
-def test_w64_from_a_pipe_does_not_know_its_size() -> None:
+def test_w64_written_to_a_pipe_has_no_size() -> None:
     data = bytearray(encode(NOISE, RATE, "W64"))
     at = data.index(b"data\xf3\xac") + 16
     data[at : at + 8] = struct.pack("<Q", (1 << 63) - 1)  # as FFmpeg writes it
@@ -65,7 +65,7 @@ def test_large_formats_cut_short(kind: str) -> None:
     assert len(heard(data, allow_truncated=True)[0]) == 2 * RATE - 500
 
 
-def test_a_size_that_was_never_written_is_said() -> None:
+def test_a_size_that_was_never_written_is_reported() -> None:
     data = WAV[:40] + bytes(4) + WAV[44:]
     why = "its header says 0 bytes of samples, and 64000 follow: it was never completed"
     assert refusal(data) == f"x: {why}{OPT_IN}"
@@ -100,7 +100,7 @@ def test_chunks_come_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("rest", [WAV, bytes(range(1, 200)), b"\xff\xfe" * 5000, b"abcd" * 5000])
-def test_what_follows_is_not_passed_over(rest: bytes) -> None:
+def test_trailing_data_is_not_ignored(rest: bytes) -> None:
     assert refusal(WAV + rest).startswith(
         f"x: {len(rest)} bytes follow the WAV file that its header"
     )
@@ -110,13 +110,13 @@ def test_what_follows_is_not_passed_over(rest: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "RF64", "W64"])
-def test_a_second_file_is_not_passed_over(kind: str) -> None:
+def test_a_second_file_at_the_end_is_refused(kind: str) -> None:
     assert "another recording" in refusal(2 * encode(NOISE, RATE, kind))
 
 
 def test_two_formats_in_one_file() -> None:
     other = struct.pack("<HHIIHH", 1, 2, RATE, 4 * RATE, 4, 16)
-    assert "two formats in one WAV file" in refusal(WAV + chunk(b"fmt ", other) + WAV[36:])
+    assert "two sample formats in one WAV file" in refusal(WAV + chunk(b"fmt ", other) + WAV[36:])
 
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610"])
@@ -126,7 +126,7 @@ def test_codecs_that_need_a_decoder_are_refused(subtype: str) -> None:
     assert message.endswith("; supported: PCM, float, A-law, mu-law")
 
 
-def test_extensible_wav_hides_no_codec() -> None:
+def test_the_codec_of_an_extensible_wav_is_checked() -> None:
     data = encode(NOISE, RATE, "WAVEX", "PCM_16")
     at = data.index(b"fmt ") + 8
     assert data[at : at + 2] == b"\xfe\xff"
@@ -140,12 +140,12 @@ def test_odd_sample_sizes(bits: int, align: int) -> None:
     assert bits == 12 or "-bit PCM samples is not supported" in refusal(data) or bits == 16
 
 
-def test_chunks_without_end_are_refused() -> None:
+def test_endless_chunks_are_refused() -> None:
     assert refusal(WAV[:12] + b"JUNK\0\0\0\0" * 20_000) == "x: damaged: more than 10000 chunks"
     assert "no fmt chunk" in refusal(WAV[:12] + bytes(100_000))
 
 
-def test_a_byte_of_padding_that_was_forgotten() -> None:
+def test_a_missing_padding_byte() -> None:
     info = b"LIST\5\0\0\0INFO\0"
     odd = WAV[:36] + info + WAV[36:] + info
     assert heard(odd)[0].shape == (2 * RATE, 1)

@@ -28,6 +28,7 @@ from pengi_rt.config.options import GenerateOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import FusedSearch, fused_search, search
 from pengi_rt.decoding.likelihood import likelihoods
+from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.decoding.sampling import sample
 from pengi_rt.decoding.streaming import stream_tokens
 from pengi_rt.engine import Engine
@@ -107,14 +108,16 @@ def test_clips_that_end_early(backend: TritonBackend, reference: TorchBackend) -
     same(search(backend, clips, options(2, 6, stop_id=stop)), expected)
 
 
-def test_buffers_are_used_again(backend: TritonBackend, reference: TorchBackend) -> None:
+def test_buffers_are_reused(backend: TritonBackend, reference: TorchBackend) -> None:
     """A search does not affect the next one of the same shape."""
     for seed in (6, 8):
         clips = [prefixes(seed)[0][:6]]
         same(search(backend, clips, options(2, 3)), search(reference, clips, options(2, 3)))
 
 
-def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: TorchBackend) -> None:
+def test_search_audio_goes_from_waveforms_to_tokens(
+    backend: TritonBackend, reference: TorchBackend
+) -> None:
     """Searches reuse the same buffers, the second with fewer rows after the audio."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
     for rows in (prefixes(7)[0], prefixes(5)[0]):
@@ -125,22 +128,24 @@ def test_from_waveform_to_tokens_in_one_go(backend: TritonBackend, reference: To
         same(fused(backend, options(2, 3)).search_audio(waves, rows), expected)
 
 
-def test_a_new_prompt_in_the_same_go(backend: TritonBackend, reference: TorchBackend) -> None:
+def test_search_new_prompt_also_encodes_a_prompt(
+    backend: TritonBackend, reference: TorchBackend
+) -> None:
     """A shorter prompt follows a longer one in the same buffers, with and without a suffix."""
     waves = np.random.default_rng(5).normal(scale=0.1, size=(2, 32_000)).astype(np.float32)
-    tokens = reference.decoder.embed_tokens(np.array([3, 500]))
-    for ids, behind in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
+    tokens = require_decoder(reference).embed_tokens(np.array([3, 500]))
+    for ids, suffix in (([510, 5, 6, 7, 8, 511], tokens[:0]), ([510, 9, 511], tokens)):
         prompt = np.array([ids])
         text, expected = (
             backend.encoders.encode_text(prompt),
             reference.encoders.encode_text(prompt),
         )
-        found, answers = fused(backend, options(2, 3)).search_new_prompt(waves, prompt, behind)
+        found, answers = fused(backend, options(2, 3)).search_new_prompt(waves, prompt, suffix)
         for one, again, other in zip(found, text, expected, strict=True):
             np.testing.assert_array_equal(one, again)
             np.testing.assert_allclose(one, other, atol=ATOL)
         audio = reference.encoders.encode_audio(waves).prefix
-        clips = [np.concatenate([heard, expected.prefix[0], behind]) for heard in audio]
+        clips = [np.concatenate([heard, expected.prefix[0], suffix]) for heard in audio]
         same(answers, search(reference, clips, options(2, 3)))
     assert [*backend.encoders._texts] == [IDS]
 
@@ -166,7 +171,7 @@ def test_a_prompt_can_be_captured(backend: TritonBackend) -> None:
         torch.tensor(0.0)
 
 
-def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
+def test_a_search_that_does_not_fit(backend: TritonBackend) -> None:
     wave = np.zeros((1, 32_000), np.float32)
     with pytest.raises(UsageError, match="exceed the decoder's"):
         fused(backend, options(2, 10_000)).search_audio(wave, prefixes(5)[0])
@@ -176,7 +181,9 @@ def test_a_go_that_does_not_fit(backend: TritonBackend) -> None:
         )
 
 
-def test_steps_with_parents_from_outside(backend: TritonBackend, reference: TorchBackend) -> None:
+def test_steps_with_parents_chosen_by_the_host(
+    backend: TritonBackend, reference: TorchBackend
+) -> None:
     generator = np.random.default_rng(1)
     prefix = np.stack([prefixes(9)[0], prefixes(8, 9)[1]])
     prefix[1, 5:] = np.nan  # padding is never read
@@ -203,11 +210,11 @@ def test_text_and_tokens(backend: TritonBackend, reference: TorchBackend) -> Non
         np.testing.assert_allclose(found, expected, atol=ATOL)
     tokens = np.array([3, 500, 3])
     np.testing.assert_array_equal(
-        backend.decoder.embed_tokens(tokens), reference.decoder.embed_tokens(tokens)
+        backend.decoder.embed_tokens(tokens), require_decoder(reference).embed_tokens(tokens)
     )
 
 
-def test_answers_are_onnx_runtimes(engine: Engine, backend: TritonBackend) -> None:
+def test_answers_equal_onnx_runtimes(engine: Engine, backend: TritonBackend) -> None:
     """Compared stage by stage, starting from the waveform."""
     assert isinstance(engine.backend, OnnxBackend)
     wave = np.random.default_rng(3).normal(scale=0.1, size=(1, 32_000)).astype(np.float32)
@@ -234,7 +241,9 @@ def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBac
         assert (one.start, one.end, one.tokens) == (other.start, other.end, other.tokens)
 
 
-def test_labels_are_as_likely(backend: TritonBackend, reference: TorchBackend) -> None:
+def test_likelihoods_of_labels_equal_onnx_runtimes(
+    backend: TritonBackend, reference: TorchBackend
+) -> None:
     """More rows than a search has beams, for clips of two lengths."""
     generator = np.random.default_rng(7)
     labels = [[int(first), 5] for first in generator.permutation(500)[:20]] + [[5]]
@@ -244,7 +253,7 @@ def test_labels_are_as_likely(backend: TritonBackend, reference: TorchBackend) -
     np.testing.assert_allclose(found.sums, expected.sums, atol=3 * ATOL)
 
 
-def test_what_the_host_decides(backend: TritonBackend, reference: TorchBackend) -> None:
+def test_options_that_need_the_host(backend: TritonBackend, reference: TorchBackend) -> None:
     """Samples, stop strings and streams run step by step, over the same cache."""
     clips = prefixes(4, 6)
     drawing = SampleOptions(
@@ -314,7 +323,9 @@ def rounded_to_int8(decoder: GPT2) -> GPT2:
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
-def test_plans_for_it_alone(weights: WeightsName, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_plans_for_triton_alone(
+    weights: WeightsName, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     """Stored weights give the reference's tokens; int8 weights are used without conversion."""
     path = tmp_path / "gpu.plan"
     export_plan(tiny_checkpoint, path, weights=weights, backends=("triton",), threads=1)
@@ -347,7 +358,7 @@ def test_logits_that_are_nan(tiny_model: Pengi) -> None:
         search(backend, prefixes(3), options(2, 2))
 
 
-def test_closing_gives_the_weights_back(tiny_model: Pengi) -> None:
+def test_closing_frees_the_weights(tiny_model: Pengi) -> None:
     backend = TritonBackend(tiny_model, device=DEVICE, precision="fp32")
     backend.close()
     backend.close()

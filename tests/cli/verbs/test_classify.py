@@ -38,7 +38,7 @@ def test_a_table_of_likelihoods(
     engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture
 ) -> None:
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, "--labels", GIVEN]
-    _, out, _ = run(capsys, *command, *LIKELY, "--top-k", 2)
+    _, out, _ = run(capsys, *command, *LIKELY, "--top", 2)
     best = engine.classify(noise, LABELS, method="log-likelihood").labels[:2]
     for line, each in zip(out.splitlines(), best, strict=True):
         assert each.probability is not None
@@ -50,11 +50,11 @@ def test_a_table_of_likelihoods(
     assert [line[0] for line in out.splitlines()] == ["*", " "]
 
 
-def test_windows_before_the_whole(
+def test_rows_of_windows_come_before_the_whole(
     engine: Engine, tiny_plan: Path, noise: Path, long: Path, capsys: Capture
 ) -> None:
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, long, "--labels", GIVEN]
-    _, out, _ = run(capsys, *command, *LIKELY, "--top-k", 1)
+    _, out, _ = run(capsys, *command, *LIKELY, "--top", 1)
     short, found = engine.classify([noise, long], LABELS, method="log-likelihood")
     name, table, other, first, second, head, whole = out.splitlines()
     assert (name, other, head) == (f"{noise}:", f"{long}:", "whole recording:")
@@ -150,7 +150,7 @@ def test_a_bad_recording_is_one_row(
     assert rows[1]["audio"] == str(noise)
 
 
-def test_a_long_prompt_is_cut_and_said(
+def test_a_long_prompt_is_cut_with_a_warning(
     tiny_plan: Path, noise: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     command: list[Argument] = ["classify", "--engine", tiny_plan, noise, "--labels", GIVEN]
@@ -186,7 +186,7 @@ BAD = {
     ),
     "too long": (["--labels", "a dog " * 60, *LIKELY], 2, "exceed the decoder's 128 positions"),
     "too long to match": (["--labels", "a dog " * 60, "--strict"], 3, "reads 38"),
-    "best": (["--labels", "a", "--top-k", "0"], 2, "--top-k must be at least 1, got 0"),
+    "best": (["--labels", "a", "--top", "0"], 2, "--top must be at least 1, got 0"),
     "picture": (["--labels", "a", "--plot", "{folder}/x.jpg"], 2, "ends in .png"),
     "folder": (["--labels", "a", "--plot", "{folder}/no/x.png"], 3, "there is no folder"),
     "pictures": (
@@ -219,7 +219,9 @@ def test_a_plan_without_text_encoder(noise: Path, tmp_path: Path, capsys: Captur
     plan = plan_without_text_encoder(tmp_path)
     command: list[Argument] = ["classify", "--engine", plan, "--backend", "torch", noise]
     command += ["--labels", GIVEN]
-    assert_refused(capsys, command, 2, "(--method log-likelihood)")
+    lacking = "holds no text encoder, so it cannot classify by text-matching: it can generate, "
+    likely = "stream, describe, classify by log-likelihood, explain, "
+    assert_refused(capsys, command, 2, lacking + likely)
     code, out, _ = run(capsys, *command, *LIKELY)
     assert (code, len(out.splitlines())) == (0, 4)
 
@@ -229,7 +231,7 @@ def test_the_recording_is_not_overwritten(tiny_plan: Path, noise: Path, capsys: 
     assert_refused(capsys, [*command, "-o", noise], 2, "would overwrite")
 
 
-def test_without_matplotlib_nothing_is_answered(
+def test_without_matplotlib_nothing_is_computed(
     tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
@@ -301,7 +303,7 @@ def test_a_picture_is_a_png(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_picture_of_what_cannot_be_read(
+def test_no_picture_of_an_unreadable_recording(
     tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra [plot]")

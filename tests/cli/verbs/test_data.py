@@ -35,7 +35,7 @@ def manifest(folder: Path, *captions: str) -> Path:
     return write(folder / "m.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_choices_are_the_training_rooms_own() -> None:
+def test_choices_are_those_of_training() -> None:
     assert tuple(registry.DATASETS) == data.DATASETS
     assert registry.MAX_MISSING == data.MAX_MISSING
     assert MAX_SECONDS == data.MAX_SECONDS
@@ -129,7 +129,9 @@ def test_convert_then_check(
     assert row.audio == audiocaps / "audio" / "Yaaaaaaaaaaa.wav"
 
 
-def test_convert_says_what_has_no_text(audiocaps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_counts_rows_without_text(
+    audiocaps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record(audiocaps / "audio" / "bbbbbbbbbbb_10.wav")
     output = audiocaps / "out.jsonl"
     command = ["data", "convert", "audiocaps", str(audiocaps), "--split", "val", "-o", str(output)]
@@ -222,7 +224,7 @@ def test_convert_overwrites_nothing_of_the_dataset(
     assert (audiocaps / name).read_bytes() == before
 
 
-def test_tasks_of_strangers_are_one_line_each(
+def test_untrusted_tasks_are_one_line_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = '["\\u001b[2J"]\nprompt = "a\\nb"\ntarget = "' + "c" * 9000 + '"\n'

@@ -68,13 +68,15 @@ def test_a_bad_recording_is_one_row_and_the_others_are_described(
     assert rows[1]["audio"] == str(bad)
 
 
-def test_only_one_window_is_said(tiny_plan: Path, long: Path, capsys: Capture) -> None:
+def test_a_single_window_is_reported(tiny_plan: Path, long: Path, capsys: Capture) -> None:
     command: list[Argument] = ["describe", "--engine", tiny_plan, long, "--long-audio", "first"]
     (row,) = json.loads(run(capsys, *command, "--format", "json")[1])
     assert row["audio_truncated"] is True
 
 
-def test_drawn_answers_repeat_by_their_seed(tiny_plan: Path, noise: Path, capsys: Capture) -> None:
+def test_the_same_seed_draws_the_same_answers(
+    tiny_plan: Path, noise: Path, capsys: Capture
+) -> None:
     command: list[Argument] = ["describe", "--engine", tiny_plan, noise, "--samples", 2, "--seed"]
     first, again, other = (run(capsys, *command, seed)[1] for seed in (1, 1, 2))
     assert first == again != other

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pengi_rt.backends.registry import backends
 from pengi_rt.cli.verbs import doctor
+from pengi_rt.config.backend import backends
 from pengi_rt.system import machine as environment
 from pengi_rt.system.machine import Package, requirements
 
@@ -124,7 +124,7 @@ def test_json(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) 
     assert found["machine"]["threads"] >= 1
 
 
-def test_here_and_now_without_importing_torch() -> None:
+def test_this_machine_without_importing_torch() -> None:
     script = (
         "import argparse, sys; from pengi_rt.cli.verbs import doctor;"
         "doctor.run(argparse.Namespace(format='json'));"

@@ -123,11 +123,11 @@ def test_a_plan_without_text_encoder(noise: Path, tmp_path: Path, capsys: Captur
     plan = plan_without_text_encoder(tmp_path)
     command: list[Argument] = ["embed", "--engine", plan, "--backend", "torch", noise]
     command += ["-o", tmp_path / "out.npy"]
-    assert_refused(capsys, [*command, "--texts", "a dog"], 2, "has no text encoder")
+    assert_refused(capsys, [*command, "--texts", "a dog"], 2, "holds no text encoder")
     assert run(capsys, *command)[0] == 0
 
 
-def test_many_texts_are_embedded_as_together(
+def test_many_texts_are_embedded_in_batches(
     engine: Engine, tiny_plan: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """More than two batches of texts; the last batch is a single text."""
@@ -142,7 +142,7 @@ def test_many_texts_are_embedded_as_together(
     assert [json.loads(line)["text"] for line in out.splitlines()] == texts
 
 
-def test_vectors_are_let_go_as_they_come(
+def test_vectors_are_freed_as_they_are_written(
     tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred thousand windows would not fit into memory."""
@@ -172,7 +172,7 @@ def test_vectors_are_let_go_as_they_come(
         (BackendError("is closed"), 5, "is closed"),
     ],
 )
-def test_what_was_embedded_is_kept_beside_the_old_file(
+def test_an_interrupted_run_keeps_its_vectors_beside_the_old_file(
     suffix: str,
     error: BaseException,
     code: int,
@@ -224,7 +224,7 @@ def test_what_was_embedded_is_kept_beside_the_old_file(
     ]
 
 
-def test_before_anything_is_heard_nothing_is_kept(
+def test_an_early_interrupt_keeps_nothing(
     tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:

@@ -11,7 +11,7 @@ from command_line import Argument, Capture, assert_refused, run
 from pengi_rt.engine import Engine
 
 
-def test_a_line_a_vector(engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture) -> None:
+def test_one_line_per_vector(engine: Engine, tiny_plan: Path, noise: Path, capsys: Capture) -> None:
     """Tokens are quoted, so that spaces and line breaks in them are visible."""
     command: list[Argument] = ["explain", "--engine", tiny_plan, noise, "-k", 3, "--text", " a"]
     code, out, err = run(capsys, *command)
@@ -85,7 +85,7 @@ def test_a_bad_recording_is_one_row(
         assert len(out.splitlines()) == rows
 
 
-def test_a_long_prompt_is_cut_and_said(
+def test_a_long_prompt_is_cut_with_a_warning(
     tiny_plan: Path, noise: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     command: list[Argument] = ["explain", "--engine", tiny_plan, noise, "--prompt", "a dog " * 60]

@@ -51,7 +51,7 @@ def test_output_folders(checkpoint: Path, tmp_path: Path, capsys: Capture) -> No
 
 
 @pytest.mark.parametrize("name", [".", "/"])
-def test_a_folder_is_no_checkpoint(checkpoint: Path, name: str, capsys: Capture) -> None:
+def test_a_folder_is_not_a_checkpoint(checkpoint: Path, name: str, capsys: Capture) -> None:
     assert main(["export", name]) == 3
     assert "is a folder; name the checkpoint in it" in capsys.readouterr().err
 
@@ -112,7 +112,7 @@ def test_stores_weights_as_asked(
         ("--backend", "auto", ("onnx", "torch", "triton")),
     ],
 )
-def test_refuses_what_no_plan_is(
+def test_refuses_unknown_weights_and_backends(
     option: str, value: str, possible: tuple[str, ...], checkpoint: Path, capsys: Capture
 ) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -14,6 +14,7 @@ import soundfile
 
 import pengi_rt.engine as engine_module
 from pengi_rt.cli.main import main
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 
 Capture = pytest.CaptureFixture[str]
@@ -196,7 +197,7 @@ def test_bad_options_leave_the_output_as_it_is(
     assert sorted(tmp_path.iterdir()) == [noise, output]
 
 
-def test_the_plans_own_prompt_is_named_when_it_is_cut(
+def test_a_cut_default_prompt_is_named(
     tiny_plan: Path,
     noise: Path,
     capsys: Capture,
@@ -205,8 +206,9 @@ def test_the_plans_own_prompt_is_named_when_it_is_cut(
 ) -> None:
     def load(*arguments: Any, **options: Any) -> Engine:
         engine = loaded(*arguments, **options)
-        generation = replace(engine.config.generation, prompt="a noise " * 60)
-        engine.config = replace(engine.config, generation=generation)
+        config = pengi_config(engine.config)
+        generation = replace(config.generation, prompt="a noise " * 60)
+        engine.session.generative = replace(config, generation=generation)
         return engine
 
     loaded = engine_module.load
@@ -216,7 +218,7 @@ def test_the_plans_own_prompt_is_named_when_it_is_cut(
     assert "None" not in caplog.text
 
 
-def test_a_long_prompt_is_cut_and_said(
+def test_a_long_prompt_is_cut_with_a_warning(
     tiny_plan: Path, noise: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     prompt = "a noise " * 60
@@ -269,7 +271,7 @@ def test_bad_engines_are_refused_in_one_line(
     assert word.lower() in err.lower()
 
 
-def test_a_checkpoint_is_no_engine(tiny_checkpoint: Path, noise: Path, capsys: Capture) -> None:
+def test_a_checkpoint_is_not_an_engine(tiny_checkpoint: Path, noise: Path, capsys: Capture) -> None:
     code, _, err = run(capsys, "generate", "--engine", tiny_checkpoint, noise)
     assert code == 5
     assert "pengi-rt export" in err
@@ -300,7 +302,7 @@ def test_a_folder_stands_for_the_recordings_in_it(
     assert row["audio"] == str(noise)
 
 
-def test_a_stream_finds_its_recording(
+def test_a_stream_takes_a_folder_with_one_recording(
     tiny_plan: Path, noise: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     names = tmp_path / "names.txt"

@@ -1,6 +1,7 @@
 """``pengi-rt index``: its output, its exit codes, and what remains after it is killed."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def run(capsys: Capture, *arguments: str | Path) -> tuple[int, str]:
     return code, captured.err
 
 
-def test_what_it_says(opened: Engine, folder: Path, capsys: Capture) -> None:
+def test_messages_about_what_changed(opened: Engine, folder: Path, capsys: Capture) -> None:
     new = "0 changed, 0 moved, 0 deleted, 0 kept\n"
     assert run(capsys, folder, *FAST) == (0, f"pengi-rt: sounds.index: 6 new, {new}")
     assert len(Index.open("sounds.index").recordings) == 6
@@ -93,7 +94,7 @@ def test_nothing_could_be_indexed(opened: Engine, folder: Path, capsys: Capture)
         ("./link", "link.index"),
     ],
 )
-def test_the_index_stands_beside_the_folder(
+def test_the_index_is_beside_the_folder(
     opened: Engine, folder: Path, capsys: Capture, named: str, index: str
 ) -> None:
     Path("link").symlink_to("sounds")
@@ -103,7 +104,7 @@ def test_the_index_stands_beside_the_folder(
     assert not others
 
 
-def test_the_folder_that_we_are_in(
+def test_the_current_folder(
     opened: Engine, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -111,16 +112,17 @@ def test_the_folder_that_we_are_in(
     assert len(Index.open("../sounds.index").recordings) == 6
 
 
-def test_the_root_has_nothing_beside_it(capsys: Capture) -> None:
+def test_the_root_folder_needs_an_output(capsys: Capture) -> None:
     code, said = run(capsys, "/")
     assert code == 2
     assert said == "pengi-rt: / has no parent folder for its index: name a folder with -o\n"
 
 
 def test_options_reach_the_index(opened: Engine, folder: Path, capsys: Capture) -> None:
-    options = ("--beam-size", "2", "--max-new-tokens", "4", "--temperature", "2", "--hop", "1.5",
-               "--text", "a dog", "--stop", "t", "--stop-string", "x", "--stop-string", "yz",
-               "--prompt", "this is a sound of")  # fmt: skip
+    options = shlex.split(
+        "--beam-size 2 --max-new-tokens 4 --temperature 2 --hop 1.5 --text 'a dog' --stop t "
+        "--stop-string x --stop-string yz --prompt 'this is a sound of'"
+    )
     assert run(capsys, folder, "-o", "i", *options)[0] == 0
     assert Index.open("i").settings == {
         "prompt": "this is a sound of",
@@ -150,7 +152,7 @@ def test_options_reach_the_index(opened: Engine, folder: Path, capsys: Capture) 
         (("sounds", "--prompt", "a dog " * 40, "--strict"), 3, "the text encoder reads"),
     ],
 )
-def test_one_line_for_what_cannot_be(
+def test_bad_options_are_refused_in_one_line(
     opened: Engine,
     folder: Path,
     capsys: Capture,
@@ -179,7 +181,7 @@ def test_a_damaged_index(opened: Engine, folder: Path, capsys: Capture) -> None:
     assert run(capsys, folder, *FAST, "--rebuild")[0] == 0
 
 
-def test_a_cut_prompt_is_told_at_once(
+def test_a_cut_prompt_is_reported_at_once(
     opened: Engine, folder: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run(capsys, folder, *FAST, "--prompt", "a dog " * 40)[0] == 0
@@ -235,7 +237,7 @@ def test_with_faiss(opened: Engine, folder: Path, capfd: pytest.CaptureFixture[s
     assert len(list(Path("sounds.index").rglob("*.ivf"))) == 2
 
 
-def test_closed_folder(
+def test_an_unreadable_folder(
     opened: Engine, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scandir = os.scandir
@@ -267,7 +269,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pengi_rt.cli.main import main
 from pengi_rt.session import batches
 
-load = batches.load_windows
+load = batches.read_recording
 
 def waiting(path, *arguments, **options):
     if str(path).endswith("zz.wav"):
@@ -276,7 +278,7 @@ def waiting(path, *arguments, **options):
                 time.sleep(0.01)
     return load(path, *arguments, **options)
 
-batches.load_windows = waiting
+batches.read_recording = waiting
 sys.exit(main())
 """
 

@@ -103,7 +103,7 @@ def test_damage_in_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_damage_is_refused_without_verify_too(
+def test_damage_is_also_refused_without_verify(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(path)
@@ -113,7 +113,7 @@ def test_damage_is_refused_without_verify_too(
 
 
 @pytest.mark.parametrize("option", [(), ("--verify",)])
-def test_no_plan(tmp_path: Path, option: tuple[str, ...]) -> None:
+def test_a_missing_plan(tmp_path: Path, option: tuple[str, ...]) -> None:
     with pytest.raises(PlanError, match="no such file"):
         run(str(tmp_path / "nope.plan"), *option)
 
@@ -129,7 +129,7 @@ def test_plan_with_nothing_recorded(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert line in out
 
 
-def test_what_fp16_means(half_plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_an_fp16_plan(half_plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(half_plan)) == 0
     shown = capsys.readouterr().out
     assert "weights    fp16\n" in shown
@@ -144,7 +144,7 @@ def test_a_plan_without_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "graphs     none" in lines
 
 
-def test_numbers_beyond_json(path: Path) -> None:
+def test_numbers_that_json_cannot_hold(path: Path) -> None:
     for number in ("1e400", "NaN", "1" * 5000):
         entries = toy_plan.contents(path)
         entries[MANIFEST] = entries[MANIFEST].replace(b"2e-07", number.encode())
@@ -155,7 +155,7 @@ def test_numbers_beyond_json(path: Path) -> None:
             assert toy_plan.one_line(str(caught.value))
 
 
-def test_a_huge_self_test_is_not_all_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_huge_self_test_is_shortened(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{f"key {index}": "x" * 2000} for index in range(1000)]
     report = {"long": "x" * 9000, "list": ["y" * 900] * 100, "checks": rows}
     toy_plan.edit_manifest(path, lambda data: data.update(self_test=report))

@@ -81,7 +81,7 @@ def test_rows_are_the_engine_s(engine: Engine, index: Path, folder: Path, capsys
         }
 
 
-def test_formats_say_the_same(index: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_formats_agree(index: Path, capsys: Capture, tmp_path: Path) -> None:
     expected = rows(capsys, index, "a dog", "rain")
     assert json.loads(run(capsys, index, "a dog", "rain", "--format", "json")[1]) == expected
     output = tmp_path / "found.csv"
@@ -143,7 +143,7 @@ def test_an_example_on_standard_input(
     assert (row["query"], row["file"]) == ("<stdin>", "a.wav")
 
 
-def test_what_a_terminal_would_obey_is_escaped(
+def test_control_characters_are_escaped(
     engine: Engine, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caption, name = "red \x1b[31m\nnext\u202eline", "\x1b[2J\t\udcff\N{DOG}.wav"
@@ -190,7 +190,7 @@ def test_a_query_that_cannot_be_read(
         (("a", "-o", "{folder}"), 2, "is a folder"),
     ],
 )
-def test_one_line_for_what_cannot_be(
+def test_bad_options_are_refused_in_one_line(
     index: Path,
     folder: Path,
     capsys: Capture,
@@ -250,7 +250,7 @@ def test_an_empty_index(
     assert "is empty: there is nothing to find" in caplog.text
 
 
-def test_approximately(engine: Engine, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_approximate_search(engine: Engine, folder: Path, tmp_path: Path, capsys: Capture) -> None:
     pytest.importorskip("faiss")
     engine.index(folder, tmp_path / "i", approximate=True, **FAST)
     for query in (("a dog",), ("--like", folder / "a.wav")):
@@ -265,7 +265,7 @@ def test_without_faiss(index: Path, capsys: Capture, monkeypatch: pytest.MonkeyP
     assert "pip install 'pengi-rt[faiss]'" in err
 
 
-def test_silence_is_an_example_too(index: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_silence_can_be_an_example(index: Path, tmp_path: Path, capsys: Capture) -> None:
     import soundfile
 
     soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)

@@ -55,7 +55,7 @@ def refused(capsys: Capture, code: int, *arguments: str | Path) -> str:
     return captured.err.removeprefix("pengi-rt: ").rstrip()
 
 
-def test_a_config_that_cannot_be(workshop: Workshop, capsys: Capture) -> None:
+def test_an_invalid_config(workshop: Workshop, capsys: Capture) -> None:
     assert refused(capsys, 2, "no.toml") == "no.toml: cannot be read: No such file or directory"
     path = workshop.write("captioning", "out", optimizer={"lr": 1})
     assert refused(capsys, 2, path).startswith(f"{path}: config.optimizer has unknown keys 'lr'")
@@ -112,7 +112,7 @@ def test_only_the_first_problems_are_listed(
     assert len(caplog.messages) == 5
 
 
-def test_text_alone_is_read_row_by_row(workshop: Workshop, capsys: Capture) -> None:
+def test_text_only_data_is_read_row_by_row(workshop: Workshop, capsys: Capture) -> None:
     """The language model's rows need no audio, but their first mistake is still reported."""
     good: dict[str, object] = {"task": "caption", "caption": "a dog"}
     path = write_rows(workshop.root / "text.jsonl", [good, {"task": "caption", "caption": " "}])
@@ -147,7 +147,7 @@ MANIFESTS: list[tuple[str, int, Callable[[Path], object], dict[str, Any], str]] 
 @pytest.mark.parametrize(
     ("name", "code", "change", "data", "said"), MANIFESTS, ids=[row[0] for row in MANIFESTS]
 )
-def test_data_that_cannot_be(
+def test_invalid_data(
     name: str,
     code: int,
     change: Callable[[Path], object],
@@ -170,7 +170,7 @@ def test_a_row_of_an_unchecked_manifest(workshop: Workshop, capsys: Capture) -> 
     assert refused(capsys, 3, config).startswith(f"{path}:1: task 'qa' needs the field 'answer'")
 
 
-def test_models_that_cannot_be(workshop: Workshop, capsys: Capture) -> None:
+def test_invalid_models(workshop: Workshop, capsys: Capture) -> None:
     config = workshop.write("captioning", "a", model=None, init_from="no.safetensors")
     assert "no.safetensors" in refused(capsys, 3, config)
     config = workshop.write("contrastive", "b", model=variant("exp A"))
@@ -196,7 +196,7 @@ def test_without_the_training_packages(
     assert said.endswith("pip install 'pengi-rt[train]'")
 
 
-def test_targets_that_are_cut_are_said(
+def test_cut_targets_are_reported(
     workshop: Workshop, trains: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = workshop.write("captioning", "out", data={"max_target_tokens": 5}, run={"steps": 1})

@@ -14,6 +14,8 @@ import torch
 from command_line import Capture, assert_refused, run
 
 from pengi_rt.config.decode import DecodeOptions
+from pengi_rt.config.family import FamilyConfig
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.kernels import tuning
 from pengi_rt.kernels.tuning_file import Tile, file_for
@@ -32,7 +34,8 @@ class Backend:
 
     name = "triton"
 
-    def __init__(self) -> None:
+    def __init__(self, config: FamilyConfig) -> None:
+        self.config = config
         self.launched: list[Tile] = []
         self.asked: list[tuple[int, int, int]] = []
 
@@ -61,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def backend(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """Replaces the GPU for the command."""
-    backend = Backend()
+    backend = Backend(engine.config)
     fake = Engine(engine.plan, backend)  # type: ignore[arg-type]
 
     @contextmanager
@@ -86,7 +89,9 @@ def warm_up(capsys: Capture, *arguments: str) -> list[str]:
 
 def test_parts_and_seconds(backend: Backend, engine: Engine, capsys: Capture) -> None:
     lines = warm_up(capsys, "--batch-size", "1", "8", "--beam-size", "2")
-    assert backend.asked == [(engine.config.prefix_length, clips, 2) for clips in (1, 8)]
+    assert backend.asked == [
+        (pengi_config(engine.config).prefix_length, clips, 2) for clips in (1, 8)
+    ]
     for line, name in zip(
         lines, ("import torch", "CUDA context", "packages, weights"), strict=False
     ):
@@ -103,7 +108,7 @@ def test_parts_and_seconds(backend: Backend, engine: Engine, capsys: Capture) ->
     assert (backend.launched, backend.took) == ([], (64,))
 
 
-def test_tiles_are_measured_and_then_known(backend: Backend, folder: Path, capsys: Capture) -> None:
+def test_tiles_are_measured_once(backend: Backend, folder: Path, capsys: Capture) -> None:
     path = file_for(folder, "interpreter")
     lines = warm_up(capsys, "--tune", "--batch-size", "1", "8")
     lines = lines[2:]

@@ -36,7 +36,7 @@ def test_scores_are_cosines(engine: Engine) -> None:
     assert np.ptp(found) > 0.1
 
 
-def test_no_answer_is_near_to_nothing(engine: Engine) -> None:
+def test_an_empty_answer_matches_no_label(engine: Engine) -> None:
     matcher = Matcher(engine.session, LABELS, strict=False)
     found = matcher.scores(["", "the rain", ""])
     assert not found[[0, 2]].any()
@@ -56,13 +56,13 @@ def test_an_answer_that_names_several(engine: Engine) -> None:
         np.testing.assert_allclose(row, expected, atol=1e-5)
 
 
-def test_labels_that_read_alike_are_refused(engine: Engine) -> None:
+def test_labels_that_the_encoder_cannot_tell_apart_are_refused(engine: Engine) -> None:
     long = "a dog " * 60
     with pytest.raises(UsageError, match="encoder cannot tell labels 'one' and 'other' apart"):
         Matcher(engine.session, {"one": long, "other": long + "barks"}, strict=False)
 
 
-def test_a_label_that_is_cut_is_said_or_refused(
+def test_a_cut_label_is_reported_or_refused(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     labels = {"short": "a dog", "long": "a dog " * 60}
@@ -76,9 +76,7 @@ def test_a_label_that_is_cut_is_said_or_refused(
         Matcher(engine.session, labels, strict=True)
 
 
-def test_answers_that_are_cut_are_said_once(
-    engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_cut_answers_are_reported_once(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """For any number of windows and batches; every call warns again."""
     long = ["a bell " * 60, "a dog " * 60]
     for _ in range(2):

@@ -12,6 +12,7 @@ from clips import CLIP, RATE, clip, plan_without_text_encoder
 from toy_plan import one_line
 
 import pengi_rt
+from pengi_rt.config.model import pengi_config
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PengiError, PromptError, UsageError
@@ -34,14 +35,14 @@ def sums(engine: Engine, samples: Any, prompt: str = EVENTS, text: str = "") -> 
     wave = np.asarray(samples, np.float32)[None]
     rows = np.concatenate(
         [
-            engine.session.encode_prompt(prompt).prefix,
+            engine.session.encode_prompt(engine.session.cached_prompt(prompt)),
             engine.session.embed_tokens(engine.tokenizer.encode(text)),
         ]
     )
     space = " " if text else ""
     candidates = [engine.tokenizer.encode(space + label) for label in LABELS]
     prefix = full_prefixes(engine.backend.encoders.encode_audio(wave).prefix, rows)
-    return likelihoods(engine.backend, prefix, candidates, end=engine.config.stop_id)
+    return likelihoods(engine.backend, prefix, candidates, end=pengi_config(engine.config).stop_id)
 
 
 @pytest.mark.parametrize("text", ["", "in the background"])
@@ -69,13 +70,13 @@ def test_probabilities_are_shares_among_the_labels(engine: Engine) -> None:
     assert window.chosen == result.chosen == (result.label,)
 
 
-def test_probabilities_of_lists_are_no_shares(engine: Engine) -> None:
+def test_probabilities_of_several_labels_are_independent(engine: Engine) -> None:
     result = engine.classify(clip(0), LABELS, method="log-likelihood", multi_label=True)
     for each in result.labels:
         assert each.probability == pytest.approx(np.exp(each.score), rel=1e-12)
 
 
-def test_silence_taken_off(engine: Engine) -> None:
+def test_scores_relative_to_silence(engine: Engine) -> None:
     samples, rate = clip(1)
     quiet = np.zeros(int(CLIP * RATE), np.float32)
     kinds: tuple[tuple[Any, str], ...] = (("sum", "sums"), ("mean", "means"))
@@ -93,7 +94,7 @@ def test_silence_taken_off(engine: Engine) -> None:
     np.testing.assert_allclose(scores(silence.labels), 0, atol=1e-4)
 
 
-def test_text_matching_is_of_the_answer(engine: Engine) -> None:
+def test_text_matching_compares_the_answer(engine: Engine) -> None:
     for seed in range(3):
         result = engine.classify(clip(seed), LABELS, beam_size=2)
         answer = engine.generate(clip(seed), EVENTS, beam_size=2).text
@@ -120,7 +121,7 @@ def test_windows_are_pooled_by_their_mean(engine: Engine, method: Any) -> None:
     np.testing.assert_allclose(scores(alone.labels), of_windows[-1], atol=1e-4)
 
 
-def test_the_whole_may_choose_what_no_window_does(
+def test_the_whole_may_choose_a_label_that_no_window_chooses(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = np.array([[0.9, 0.8, 0.0], [0.0, 0.8, 0.9]])
@@ -160,7 +161,7 @@ def test_labels_with_texts_of_their_own(engine: Engine) -> None:
         assert [each.score for each in named.labels] == [each.score for each in plain.labels]
 
 
-def test_a_template_stands_for_the_label(engine: Engine) -> None:
+def test_a_template_contains_the_label(engine: Engine) -> None:
     templated = engine.classify(
         clip(3), ["dog", "rain"], method="log-likelihood", template="a {label} in the background"
     )
@@ -170,7 +171,7 @@ def test_a_template_stands_for_the_label(engine: Engine) -> None:
     assert templated.options.template == "a {label} in the background"
 
 
-def test_what_is_asked_matters(engine: Engine) -> None:
+def test_the_prompt_matters(engine: Engine) -> None:
     options: dict[str, Any] = {"method": "log-likelihood"}
     asked = engine.classify(clip(0), LABELS, "this emotion is", **options)
     by_task = engine.classify(clip(0), LABELS, task="emotion", **options)
@@ -276,14 +277,16 @@ def test_a_long_text_leaves_room_for_labels(engine: Engine) -> None:
 def test_a_plan_without_text_encoder(tmp_path: Path) -> None:
     plan = plan_without_text_encoder(tmp_path)
     with pengi_rt.load(plan, backend="torch", threads=1) as engine:
-        with pytest.raises(UsageError, match=r"no-text\.plan has no text encoder.*--method log-l"):
+        with pytest.raises(
+            UsageError, match=r"no-text\.plan holds no text encoder.*by log-likelihood"
+        ):
             engine.classify(clip(0), LABELS)
         samples, rate = clip(0)
         found = engine.classify((samples, rate), LABELS, method="log-likelihood")
         np.testing.assert_allclose(scores(found.labels), sums(engine, samples).sums[0], atol=1e-4)
 
 
-def test_threads_get_their_own(engine: Engine) -> None:
+def test_threads_get_their_own_answers(engine: Engine) -> None:
     def classified(seed: int) -> Classification:
         method: Any = ("text-matching", "log-likelihood")[seed % 2]
         return engine.classify(clip(seed), LABELS, method=method)

@@ -55,7 +55,7 @@ def test_it_finds_nearly_all_that_exact_search_finds(large: Index) -> None:
     assert (few == -1).any()
 
 
-def test_it_goes_with_its_generation(tmp_path: Path) -> None:
+def test_it_is_removed_with_its_generation(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     sounds = some(6)
     index(tmp_path / "i", sounds)
@@ -98,7 +98,7 @@ def test_without_faiss(large: Index, monkeypatch: pytest.MonkeyPatch) -> None:
         build_approximate(large)
 
 
-def test_arguments(large: Index) -> None:
+def test_invalid_arguments(large: Index) -> None:
     query = unit(0, (1, WIDTH))
     with pytest.raises(UsageError, match="has no audio embeddings"):
         nearest_approximate(large, query, 1, matrix="audio")

@@ -216,9 +216,7 @@ def test_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "Path.replace", "Path.mkdir"])
-def test_operating_system_that_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_system_calls_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     old, new = grown()
     index(tmp_path / "i", old)
     allowed = 0
@@ -280,9 +278,7 @@ def test_leftovers_in_an_index(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["current", "partial"])
 @pytest.mark.parametrize("rebuild", [False, True])
-def test_a_recording_by_the_name_of_a_file_of_ours(
-    tmp_path: Path, name: str, rebuild: bool
-) -> None:
+def test_a_recording_named_like_one_of_our_files(tmp_path: Path, name: str, rebuild: bool) -> None:
     data = b"RIFF\x24\0\0\0WAVEfmt "
     (tmp_path / name).write_bytes(data)
     with pytest.raises(

@@ -48,7 +48,7 @@ def path(tmp_path: Path, sounds: Collection) -> Path:
     return tmp_path / "sounds.index"
 
 
-def test_it_holds_what_was_put_in(path: Path, sounds: Collection) -> None:
+def test_an_index_returns_its_rows(path: Path, sounds: Collection) -> None:
     check(path, sounds)
     found = Index.open(path)
     assert (found.plan, found.settings) == (IDENTITY.plan, IDENTITY.settings)
@@ -81,7 +81,7 @@ def test_files_are_plain(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb.wav", "\udcff.wav", "\N{DOG}/ .wav", "...wav"])
-def test_names_that_files_have(tmp_path: Path, sounds: Collection, name: str) -> None:
+def test_file_names(tmp_path: Path, sounds: Collection, name: str) -> None:
     sounds.write(name, b"odd name")
     index(tmp_path / "i", sounds)
     check(tmp_path / "i", sounds)
@@ -110,7 +110,7 @@ def test_reader_keeps_a_generation_that_was_replaced(path: Path, sounds: Collect
     check(path, sounds)
 
 
-def test_reader_that_a_writer_overtakes(
+def test_a_reader_overtaken_by_a_writer(
     path: Path, sounds: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The generation is replaced and deleted between reading ``current`` and opening it."""
@@ -169,9 +169,7 @@ def test_interrupted_rebuild(path: Path, sounds: Collection) -> None:
     check(path, sounds)
 
 
-def test_rebuild_takes_no_rows_of_a_run_that_rebuilt_nothing(
-    path: Path, sounds: Collection
-) -> None:
+def test_a_rebuild_ignores_rows_of_an_update(path: Path, sounds: Collection) -> None:
     sounds.write("0.wav", b"new")
     sounds.write("1.wav", b"newer")
     with pytest.raises(InterruptedRunError):
@@ -207,7 +205,7 @@ def folder_with(**files: str) -> Callable[[Path], None]:
         (lambda path: path.write_text("file"), "is a file, not an index"),
     ],
 )
-def test_folder_of_others(path: Path, make: Callable[[Path], None], said: str) -> None:
+def test_a_folder_that_is_not_an_index(path: Path, make: Callable[[Path], None], said: str) -> None:
     other = path.with_name("other")
     make(other)
     before = contents(other)
@@ -217,7 +215,7 @@ def test_folder_of_others(path: Path, make: Callable[[Path], None], said: str) -
     assert contents(other) == before
 
 
-def test_files_of_others_inside_an_index_stay(path: Path, sounds: Collection) -> None:
+def test_foreign_files_in_an_index_are_kept(path: Path, sounds: Collection) -> None:
     (path / "notes.txt").write_text("mine")
     (path / "g000001" / "notes.txt").write_text("mine")
     (path / "g000077").symlink_to(path.parent / "precious")
@@ -238,7 +236,7 @@ def test_no_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../g000001", "g1", "g000001/../g000001", "", "\0\xff", "g" * 99])
-def test_current_that_names_no_generation(path: Path, sounds: Collection, name: str) -> None:
+def test_current_without_a_generation(path: Path, sounds: Collection, name: str) -> None:
     (path / "current").write_text(name)
     for refused in (lambda: Index.open(path), lambda: index(path, sounds)):
         with pytest.raises(InputError, match=r"current names no generation.*--rebuild"):
@@ -344,7 +342,7 @@ def test_damage(path: Path, sounds: Collection, kind: str) -> None:
     "name", ["current", "index.json", "captions.npy", "audio.npy", "rows.jsonl"]
 )
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.EIO])
-def test_what_may_not_be_read_is_not_called_damaged(
+def test_an_unreadable_file_is_not_called_damaged(
     path: Path, sounds: Collection, name: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain_open: dict[str, Callable[..., Any]] = {"io": io.open, "os": os.open}
@@ -365,7 +363,7 @@ def test_what_may_not_be_read_is_not_called_damaged(
     check(path, sounds)
 
 
-def test_paths_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_paths(tmp_path: Path) -> None:
     for given in (None, 3, "a\0b", "\ud800"):
         with pytest.raises(UsageError, match=r"^index must be a path, got [^\n]*$"):
             Index.open(given)  # type: ignore[arg-type]
@@ -373,7 +371,7 @@ def test_paths_that_cannot_be(tmp_path: Path) -> None:
         Index.open(tmp_path / ("x" * 300))
 
 
-def test_large_matrices_are_hashed_when_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_matrices_are_hashed_on_request(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pengi_rt.tasks.search.index.VERIFIED", 100)
     flipped("captions.npy", 300)(path / "g000001")
     Index.open(path)

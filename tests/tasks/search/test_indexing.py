@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import plan_without_text_encoder
 from recordings import LONG, Spy, check_rows, generation, write_folder, write_sound
 
 import pengi_rt
 from pengi_rt.audio import recording as audio
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, InputError, UsageError
-from pengi_rt.session.session import Session
 from pengi_rt.tasks.search.approximate import nearest_approximate
 from pengi_rt.tasks.search.index import Index
 
@@ -87,7 +87,7 @@ def test_a_second_run_does_nothing(engine: Engine, folder: Path, index: Path, sp
     assert (generation(index), Index.open(index).generation) == (before, made)
 
 
-def test_only_what_is_new_is_captioned(
+def test_only_new_recordings_are_captioned(
     engine: Engine, folder: Path, index: Path, spy: Spy, tmp_path: Path
 ) -> None:
     engine.index(folder, index, **FAST)
@@ -107,7 +107,7 @@ def test_only_what_is_new_is_captioned(
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_an_interrupted_run_is_gone_on_with(
+def test_an_interrupted_run_is_continued(
     batch_size: int, engine: Engine, folder: Path, index: Path, spy: Spy, tmp_path: Path
 ) -> None:
     engine.index(folder, tmp_path / "whole", batch_size=batch_size, **FAST)
@@ -163,7 +163,7 @@ def test_recordings_that_cannot_be_read(
     check_rows(index, folder, [file for file in FILES if file != "a.wav"])
 
 
-def test_nothing_that_can_be_read(engine: Engine, tmp_path: Path, index: Path) -> None:
+def test_no_readable_recording(engine: Engine, tmp_path: Path, index: Path) -> None:
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_text("no sound")
     found = engine.index(tmp_path / "sounds", index, **FAST)
@@ -209,7 +209,7 @@ def test_other_settings_are_refused(
     engine.index(folder, index, **FAST | options)
 
 
-def test_the_same_settings_written_otherwise(engine: Engine, folder: Path, index: Path) -> None:
+def test_the_same_settings_written_differently(engine: Engine, folder: Path, index: Path) -> None:
     engine.index(folder, index, hop=2, temperature=1, **FAST)
     given: Any = {"hop": None, "temperature": -1.0, "task": "caption", "batch_size": 2}
     assert engine.index(folder, index, **FAST | given).counts["kept"] == 6
@@ -258,7 +258,7 @@ def test_another_collection_is_refused(
         {"task": "nope"},
     ],
 )
-def test_what_cannot_be_leaves_nothing_behind(
+def test_invalid_options_create_nothing(
     engine: Engine, folder: Path, index: Path, options: Any
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -272,11 +272,13 @@ def test_unknown_options(engine: Engine, folder: Path, index: Path) -> None:
         engine.index(folder, index, beams=2)
 
 
-def test_a_plan_without_text_encoder(
-    engine: Engine, folder: Path, index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Session, "has_joint_embeddings", property(lambda _: False))
-    with pytest.raises(UsageError, match=r"has no text encoder.*export a checkpoint that has one"):
+def test_a_plan_without_text_encoder(folder: Path, index: Path, tmp_path: Path) -> None:
+    plan = plan_without_text_encoder(tmp_path)
+    message = r"holds no text encoder, so it cannot index.*export a checkpoint that has one"
+    with (
+        pengi_rt.load(plan, backend="torch", threads=1) as engine,
+        pytest.raises(UsageError, match=message),
+    ):
         engine.index(folder, index)
     assert not index.exists()
 
@@ -323,23 +325,23 @@ def test_captions_of_any_kind(
 def test_a_recording_that_is_replaced_while_it_is_read(
     engine: Engine, folder: Path, index: Path, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = audio.load_windows
+    load = audio.read_recording
 
     def replaced(path: Any, *arguments: Any, **options: Any) -> Any:
         if str(path).endswith("a.wav"):
             write_sound(folder / "a.wav", 77)
         return load(path, *arguments, **options)
 
-    monkeypatch.setattr("pengi_rt.session.batches.load_windows", replaced)
+    monkeypatch.setattr("pengi_rt.session.batches.read_recording", replaced)
     engine.index(folder, index, **FAST)
-    monkeypatch.setattr("pengi_rt.session.batches.load_windows", load)
+    monkeypatch.setattr("pengi_rt.session.batches.read_recording", load)
     spy.windows = 0
     assert engine.index(folder, index, **FAST).counts["changed"] == 1
     assert spy.windows == 1
     check_rows(index, folder, FILES)
 
 
-def test_what_cannot_be_read_today_stays_in_the_index(
+def test_a_temporarily_unreadable_recording_stays_in_the_index(
     engine: Engine, folder: Path, index: Path, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.index(folder, index, **FAST)
@@ -364,7 +366,7 @@ def test_what_cannot_be_read_today_stays_in_the_index(
     check_rows(index, folder, FILES[:-1])
 
 
-def test_nothing_but_files_is_hashed(engine: Engine, folder: Path, index: Path) -> None:
+def test_only_files_are_hashed(engine: Engine, folder: Path, index: Path) -> None:
     """Hashing a device or a pipe would never end."""
     (folder / "zero.wav").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.wav")
@@ -400,7 +402,9 @@ def test_both_backends_make_the_same_index(
             np.testing.assert_allclose(scores, [hit.score for hit in expected], atol=1e-5)
 
 
-def test_what_approximate_search_needs(engine: Engine, folder: Path, index: Path) -> None:
+def test_approximate_files_are_made_for_both_matrices(
+    engine: Engine, folder: Path, index: Path
+) -> None:
     pytest.importorskip("faiss")
     engine.index(folder, index, approximate=True, **FAST)
     made = Index.open(index)

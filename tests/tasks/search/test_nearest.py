@@ -31,7 +31,7 @@ def by_sorting(
 
 @pytest.mark.parametrize("k", [1, 5, 299, 300, 1000])
 @pytest.mark.parametrize("block_rows", [1, 7, 300, 8192])
-def test_it_is_what_sorting_gives(k: int, block_rows: int) -> None:
+def test_it_equals_sorting(k: int, block_rows: int) -> None:
     matrix, queries = unit(0, (300, 24)), 3 * unit(1, (4, 24))
     matrix[100:200] = matrix[:100]  # ties, far apart
     expected_scores, expected = by_sorting(matrix, queries, k)
@@ -42,7 +42,7 @@ def test_it_is_what_sorting_gives(k: int, block_rows: int) -> None:
     np.testing.assert_allclose(scores, expected_scores, rtol=2.0**-23, atol=1e-9)
 
 
-def test_nothing_but_the_numbers_decides() -> None:
+def test_the_result_depends_on_the_values_alone() -> None:
     """Captions have duplicates: a plain float32 product would score them by their position."""
     distinct = unit(0, (37, 1024))
     matrix = distinct[np.random.default_rng(1).integers(0, 37, 5000)]
@@ -75,7 +75,7 @@ def test_empty_index_and_no_queries() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-def test_query_without_direction(value: float) -> None:
+def test_a_query_without_a_direction_is_refused(value: float) -> None:
     queries = unit(0, (3, 8))
     queries[1] = 0
     queries[1, 3] = value
@@ -97,7 +97,7 @@ def test_k_below_one(k: int) -> None:
 
 
 @pytest.mark.parametrize("damage", [np.nan, np.inf, 1e30])
-def test_damaged_row_is_no_result(damage: float) -> None:
+def test_a_damaged_row_is_never_a_result(damage: float) -> None:
     matrix = unit(1, (50, 8))
     matrix[31, 2] = damage
     with pytest.raises(InputError, match="row 31 of the index does not have unit norm"):

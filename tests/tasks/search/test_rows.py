@@ -33,7 +33,7 @@ def test_row_as_json() -> None:
         *({"sha256": "AB" * 32}, {"size": -1}, {"size": 5.0}, {"more": 1}),
     ],
 )
-def test_row_that_cannot_be(change: dict[str, Any]) -> None:
+def test_invalid_rows(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is not|is invalid|the line"):
         IndexRow.from_json(json.dumps(ROW | change).encode())
 
@@ -41,7 +41,7 @@ def test_row_that_cannot_be(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "line", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 10**5, json.dumps(ROW)[:-1].encode()]
 )
-def test_line_that_is_no_row(line: bytes) -> None:
+def test_lines_that_are_not_rows(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         IndexRow.from_json(line)
     with pytest.raises(ValueError, match="NaN"):

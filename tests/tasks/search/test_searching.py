@@ -133,7 +133,7 @@ def crowded(path: Path, seed: int) -> Index:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_recording_hides_behind_another_ones_windows(tmp_path: Path, seed: int) -> None:
+def test_windows_of_one_recording_do_not_crowd_out_others(tmp_path: Path, seed: int) -> None:
     """For one of several queries, windows of a single recording come first for a long time."""
     index = crowded(tmp_path / "i", seed)
     queries = unit(seed, (3, 2))
@@ -195,7 +195,7 @@ def test_approximate_search_finds_the_same(engine: Engine, made: Path, folder: P
             assert engine.search(made, k=k, approximate=True, **query) == exact
 
 
-def test_few_candidates_end_the_search(tmp_path: Path) -> None:
+def test_too_few_candidates_end_the_search(tmp_path: Path) -> None:
     """Approximate search may find fewer rows than requested: then -inf and row -1."""
     index = crowded(tmp_path / "i", 0)
     asked = []
@@ -232,7 +232,7 @@ def test_few_candidates_end_the_search(tmp_path: Path) -> None:
         ({"like": "nowhere.wav"}, AudioError, "there is no such file"),
     ],
 )
-def test_queries_that_cannot_be(
+def test_invalid_queries(
     engine: Engine, made: Path, query: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

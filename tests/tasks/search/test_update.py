@@ -39,7 +39,7 @@ def test_changed_content_of_the_same_size() -> None:
     assert update.changed == update.todo == (FileStat("a.wav", 10, 9),)
 
 
-def test_another_size_is_not_read() -> None:
+def test_a_file_of_another_size_is_not_hashed() -> None:
     update = plan_update([FileStat("a.wav", 11, 1), FileStat("z.wav", 12, 1)], KNOWN, never)
     assert update.changed == (FileStat("a.wav", 11, 1),)
     assert update.new == (FileStat("z.wav", 12, 1),)
@@ -58,12 +58,12 @@ def test_moved_and_copied_content() -> None:
     assert update.deleted == ("c.wav",)
 
 
-def test_own_name_before_others_of_the_same_content() -> None:
+def test_the_same_name_comes_before_others_of_equal_content() -> None:
     update = plan_update([FileStat("c.wav", 20, 9)], KNOWN, lambda _: "bb" * 32)
     assert update.kept == (Reuse(IndexedFile("c.wav", 20, 9, "bb" * 32), "c.wav"),)
 
 
-def test_unreadable_file_is_to_do() -> None:
+def test_an_unreadable_file_counts_as_changed_or_new() -> None:
     update = plan_update(
         [FileStat("a.wav", 10, 9), FileStat("z.wav", 10, 9)], KNOWN, lambda _: None
     )
@@ -73,7 +73,7 @@ def test_unreadable_file_is_to_do() -> None:
     )
 
 
-def test_name_that_stands_twice() -> None:
+def test_a_name_that_occurs_twice() -> None:
     with pytest.raises(UsageError, match=r"a\.wav: occurs twice in the collection"):
         plan_update(
             [FileStat("a.wav", 1, 1), FileStat("b.wav", 1, 1), FileStat("a.wav", 2, 1)], {}, never
@@ -118,7 +118,7 @@ def test_only_what_changed_is_captioned(tmp_path: Path, sounds: Collection) -> N
     ]
 
 
-def test_names_that_change_places(tmp_path: Path, sounds: Collection) -> None:
+def test_two_files_that_swap_names(tmp_path: Path, sounds: Collection) -> None:
     """A moved recording keeps its rows, even if its old name is recaptioned before the commit."""
     index(tmp_path / "i", sounds)
     sounds.write("a/3.wav", sounds.files["a/6.wav"][0])

@@ -60,7 +60,7 @@ def test_too_many_missing(root: Path) -> None:
     assert convert_dataset("audiocaps", root, "test", max_missing=2 / 3).missing == 2
 
 
-def test_no_recording_at_all_is_never_fine(root: Path) -> None:
+def test_finding_no_recording_is_always_an_error(root: Path) -> None:
     with pytest.raises(InputError, match="3 of 3 recordings are not below"):
         convert_dataset("audiocaps", root, "test", max_missing=1.0)
 

@@ -100,7 +100,7 @@ def test_unknown_label(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "why"),
-    [("a, 1, 2", "3 cells"), ('a, one, 2, "/m/09x0r"', "'one' and '2' must be seconds")],
+    [("a, 1, 2", "has 3 cells, not 4"), ('a, one, 2, "/m/09x0r"', "'one' and '2' must be seconds")],
 )
 def test_damaged_line(root: Path, line: str, why: str) -> None:
     write(root / "eval_segments.csv", f"# header\n{line}\n")

@@ -33,7 +33,7 @@ def test_rows(tmp_path: Path, folder: str) -> None:
     assert (done.clips, done.missing, done.textless) == (2, 1, 1)
 
 
-def test_name_must_be_whole(tmp_path: Path) -> None:
+def test_a_recording_must_have_the_full_name(tmp_path: Path) -> None:
     write(tmp_path / "clotho_captions_validation.csv", CAPTIONS)
     record(tmp_path / "validation" / "gone.flac")
     with pytest.raises(InputError, match=r"3 of 3 .* \(the first could be called Rain, on a tent"):
@@ -45,7 +45,7 @@ def test_name_must_be_whole(tmp_path: Path) -> None:
     [
         (b"", ": there is no column 'file_name' in its header, ''"),
         (b"file_name,caption_1\n", ": there is no column 'caption_2' in its header"),
-        (CAPTIONS.lstrip().encode() + b"a.wav,1,2\n", ":5: 3 cells, the header has 6"),
+        (CAPTIONS.lstrip().encode() + b"a.wav,1,2\n", ":5: has 3 cells, but the header has 6"),
         (CAPTIONS.lstrip().encode() + b"\xff.wav,1,2,3,4,5\n", ": is not UTF-8"),
         (CAPTIONS.lstrip().encode() + b"a" * 200_000, ": is not CSV: field larger"),
     ],

@@ -49,7 +49,7 @@ def test_rows(tmp_path: Path) -> None:
     assert (done.clips, done.missing) == (2, 1)
 
 
-def test_first_of_equals() -> None:
+def test_ties_go_to_the_first_answer() -> None:
     assert settled({"no": 10, "yes": 10}) == ["no"]
     assert settled({"yes": 10, "no": 10}) == ["yes"]
 

@@ -43,7 +43,7 @@ def test_wrong_split_lists_the_right_ones(tmp_path: Path, name: str) -> None:
         convert_dataset(name, tmp_path, "dev2")
 
 
-def test_split_left_out(tmp_path: Path) -> None:
+def test_a_missing_split(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--split must be given: train, valid, test"):
         convert_dataset("nsynth", tmp_path)
 
@@ -53,7 +53,7 @@ def test_unknown_dataset(tmp_path: Path) -> None:
         convert_dataset("esc50", tmp_path)
 
 
-def test_audio_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_audio_folder(tmp_path: Path) -> None:
     (tmp_path / "WavText5K.csv").touch()
     with pytest.raises(InputError, match="none: there is no such folder; --audio names another"):
         convert_dataset("wavtext5k", tmp_path, options=Options(audio=tmp_path / "none"))

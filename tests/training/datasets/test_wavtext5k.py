@@ -41,7 +41,7 @@ def test_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["wind", "__import__('os')", "[1]", "{'a'}", "[", "[[]]"])
-def test_tags_that_are_no_list(tmp_path: Path, cell: str) -> None:
+def test_invalid_tags(tmp_path: Path, cell: str) -> None:
     table = write(tmp_path / "WavText5K.csv", f'{HEADER}v,d,t,d,a.wav,"{cell}"\n')
     record(tmp_path / "a.wav")
     with pytest.raises(InputError, match=f"^{table}:2: tags must be a list such as"):

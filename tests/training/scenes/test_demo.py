@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pengi_rt.config.model import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.plan import builtin
 from pengi_rt.text.prompts import load_tasks
@@ -36,7 +37,7 @@ def plan(tiny_plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtin, "LOCATION", tiny_plan)
 
 
-def test_made_sounds_and_what_is_true(tmp_path: Path) -> None:
+def test_synthetic_sounds_have_true_answers(tmp_path: Path) -> None:
     sounds = list(make_sounds(tmp_path, 3, 0, TASKS))
     assert [sound.name for sound in sounds] == ["scene-1", "scene-2", "scene-3", "note-1"]
     for count, sound in enumerate(sounds, start=1):
@@ -98,10 +99,10 @@ def test_answers_are_the_engines(engine: Engine, sounds: Path) -> None:
     answered = answer(engine, sound)
     for prompt, said in zip(sound.prompts, answered.answers, strict=True):
         assert engine.generate(sound.path, prompt, long_audio="first").text == said
-    assert answered.rate == engine.config.mel.sample_rate
+    assert answered.rate == pengi_config(engine.config).mel.sample_rate
 
 
-def test_only_what_was_heard_is_drawn(engine: Engine, tmp_path: Path) -> None:
+def test_the_picture_shows_the_samples_that_the_model_got(engine: Engine, tmp_path: Path) -> None:
     """A short recording is repeated for the model, but not in its picture; a long one is cut."""
     for seconds, drawn, cut in ((0.5, 8_000, False), (5.0, 32_000, True)):
         path = tmp_path / f"{seconds}.wav"
@@ -159,7 +160,7 @@ def test_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "no engine given" in capsys.readouterr().err
 
 
-def test_without_matplotlib_nothing_is_made(
+def test_without_matplotlib_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

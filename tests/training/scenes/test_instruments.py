@@ -74,7 +74,7 @@ def test_every_instrument_has_a_renderer() -> None:
 
 @pytest.mark.parametrize("duration", [SHORTEST, 1.50003, 2.34567, LONGEST])
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
-def test_renders_at_every_end(instrument: str, duration: float) -> None:
+def test_renders_at_the_limits(instrument: str, duration: float) -> None:
     for pitch in (PITCHES[0], PITCHES[-1]):
         for velocity in (VELOCITIES[0], VELOCITIES[-1]):
             sound = play(instrument, pitch, velocity, duration=duration)
@@ -117,7 +117,7 @@ def test_velocity_makes_it_louder_and_brighter(instrument: str) -> None:
 
 
 @pytest.mark.parametrize("instrument", SPEAK_SLOWLY)
-def test_velocity_makes_it_speak_sooner(instrument: str) -> None:
+def test_velocity_shortens_the_attack(instrument: str) -> None:
     def speaks(velocity: int) -> float:
         frames = play(instrument, 60, velocity)[:16_000].reshape(-1, 160)
         level = np.sqrt(np.mean(frames**2, axis=1))
@@ -133,7 +133,7 @@ def test_struck_strings_and_bars_die_away(instrument: str) -> None:
 
 
 @pytest.mark.parametrize("instrument", ["brass", "flute", "organ", "reed", "string"])
-def test_blown_and_bowed_ones_go_on(instrument: str) -> None:
+def test_blown_and_bowed_instruments_sustain(instrument: str) -> None:
     sound = play(instrument, duration=LONGEST)
     assert np.mean(sound[-9600:-1600] ** 2) > 0.4 * np.mean(sound[16_000:24_000] ** 2)
 

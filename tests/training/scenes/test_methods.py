@@ -141,7 +141,7 @@ def test_ranks_are_those_of_sorting() -> None:
     assert ranks(queries, given).tolist() == plain
 
 
-def test_what_is_asked() -> None:
+def test_the_questions_of_every_task() -> None:
     tasks = load_tasks()
     scenes, notes = (list(held_out(6, notes=which, tasks=tasks)) for which in (False, True))
     one, several, place, yes_no, how_many = scene_tasks(scenes)
@@ -158,7 +158,7 @@ def test_what_is_asked() -> None:
         assert all(item.truth <= set(task.labels) for item in task.items)
 
 
-def test_a_note_without_its_question_shifts_no_other() -> None:
+def test_a_note_without_a_question_does_not_shift_the_others() -> None:
     notes = list(held_out(4, notes=True, tasks=load_tasks()))
     whole = note_tasks(notes)
     kept = tuple(each for each in notes[1].questions if each.kind != "which instrument")
@@ -182,13 +182,13 @@ class Counting:
         return Encoded(wave[:, :1] * 2, wave[:, None, :2])
 
 
-def test_a_clip_is_heard_once() -> None:
-    behind = Counting()
-    backend = HeardOnce(behind)  # type: ignore[arg-type]
+def test_a_clip_is_encoded_once() -> None:
+    counting = Counting()
+    backend = HeardOnce(counting)  # type: ignore[arg-type]
     waves = np.arange(12, dtype=np.float32).reshape(4, 3)
     backend.encoders.encode_audio(waves[[0, 1]])
     found = backend.encoders.encode_audio(waves[[2, 1, 2, 0]])
-    assert behind.heard == [2, 1]
+    assert counting.heard == [2, 1]
     assert np.array_equal(found.embedding, waves[[2, 1, 2, 0], :1] * 2)
     assert np.array_equal(found.prefix, waves[[2, 1, 2, 0], None, :2])
 
@@ -203,7 +203,7 @@ def hearing() -> Iterator[Engine]:
 
 
 @shipped
-def test_both_methods_hear_and_silence_does_not(hearing: Engine) -> None:
+def test_both_methods_beat_silence(hearing: Engine) -> None:
     columns = compare(hearing, questions(SCENES, SEED))
     rows = set(columns["chance"])
     assert len(rows) == 8
@@ -225,7 +225,7 @@ def test_both_methods_hear_and_silence_does_not(hearing: Engine) -> None:
 
 
 @shipped
-def test_silence_is_asked_once_a_prompt_and_answers_for_all(hearing: Engine) -> None:
+def test_silence_is_asked_once_per_prompt(hearing: Engine) -> None:
     ((scenes, (one, *_)), _) = questions(6, SEED)
     found = choose(hearing, one, scenes, METHODS[LIKELIHOOD], silence=True)
     zeros = (np.zeros_like(scenes[0].samples), 16_000)
@@ -308,7 +308,7 @@ def test_a_plan_that_no_backend_opens_is_closed(monkeypatch: pytest.MonkeyPatch)
 
 
 @shipped
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "methods.json"
     assert main(["--scenes", "3", "--seed", "77", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -325,7 +325,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "said"),
     [(["none.plan", "--scenes", "1"], "none.plan"), (["--scenes", "0"], "--scenes must be")],
 )
-def test_what_cannot_be_is_one_line(
+def test_bad_options_are_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) != 0

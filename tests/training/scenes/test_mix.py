@@ -50,21 +50,21 @@ def peak_db(powers: list[float]) -> float:
 # Tolerance of 0.1 dB: a frame exactly at -30 dB may round to either side.
 @pytest.mark.parametrize("snr", [-5.0, 7.5, 20.0])
 @pytest.mark.parametrize("name", EVENTS)
-def test_event_stands_out_as_asked(name: str, snr: float) -> None:
+def test_an_event_has_the_requested_signal_to_noise_ratio(name: str, snr: float) -> None:
     for seed, place in enumerate(PLACES):
         background, sound = tracks(scene(name, place, snr), np.random.default_rng(seed))
         assert measured_snr(sound, background, 0.37, 1.67) == pytest.approx(snr, abs=0.1)
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_event_that_the_clip_cuts_off_stands_out_as_asked(name: str) -> None:
+def test_a_cut_event_has_the_requested_signal_to_noise_ratio(name: str) -> None:
     facts = scene(name, "hall", 5.0, onset=2.8, duration=1.5)
     background, sound = tracks(facts, np.random.default_rng(0))
     assert measured_snr(sound, background, 2.8, 4.3) == pytest.approx(5, abs=0.1)
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
-def test_note_stands_out_as_asked(instrument: str) -> None:
+def test_a_note_has_the_requested_signal_to_noise_ratio(instrument: str) -> None:
     for seed, place in enumerate(PLACES):
         background, sound = tracks(note(instrument, place, 2.0), np.random.default_rng(seed))
         assert measured_snr(sound, background, 0.0, 2.2) == pytest.approx(2, abs=0.1)
@@ -92,7 +92,7 @@ def test_peaks_spread_from_minus_20_to_minus_1_dbfs() -> None:
     assert -4 < levels.max() <= -0.999
 
 
-def test_clip_is_finite_and_decided_by_seed_and_index() -> None:
+def test_a_clip_is_finite_and_depends_on_seed_and_index_alone() -> None:
     clips = [render_clip(seed, index) for seed, index in ((1, 0), (1, 1), (2, 0), (1, 0))]
     for _, clip in clips:
         assert clip.shape == (CLIP,)

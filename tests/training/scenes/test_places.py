@@ -34,7 +34,7 @@ def test_every_place_is_made() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_noise_has_power_one_and_goes_on(place: str) -> None:
+def test_noise_has_power_one_throughout(place: str) -> None:
     for seed in range(5):
         sound = noise(place, seed)
         assert sound.shape == (CLIP,)
@@ -63,7 +63,7 @@ def test_noises_differ_in_their_spectra() -> None:
             assert np.abs(one - other).sum() / 2 > 0.2
 
 
-def test_halls_ring_long_and_the_open_air_hardly() -> None:
+def test_halls_reverberate_long_and_open_places_hardly() -> None:
     assert echo_seconds("hall") > 2 * echo_seconds("room")
     for dry in ("forest", "street"):
         assert echo_power(dry) < 0.1 < echo_power("room")

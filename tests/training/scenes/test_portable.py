@@ -38,14 +38,16 @@ def drawn(low: float, high: float) -> F64:
         (portable.from_decibels, lambda x: 10 ** (x / 10), drawn(-3, 3)),
     ],
 )
-def test_functions(ours: Callable[[F64], F64], exact: Callable[[float], float], x: F64) -> None:
+def test_functions_are_accurate(
+    ours: Callable[[F64], F64], exact: Callable[[float], float], x: F64
+) -> None:
     wanted = np.array([exact(value) for value in x.tolist()])
     # Sine and cosine near their zeros, and the logarithm near 1, are accurate to an ulp of 1.
     np.testing.assert_allclose(ours(x), wanted, rtol=4 * EPS, atol=2 * EPS)
     assert float(ours(x[0])) == ours(x)[0]  # the same for a single number
 
 
-def test_corners() -> None:
+def test_special_values() -> None:
     assert portable.sinpi([0, 1, -1, 2, 1e6]).tolist() == [0, 0, 0, 0, 0]
     assert portable.exp2([0, 1, -3, -2000, 1023]).tolist() == [1, 2, 0.125, 0, 2.0**1023]
     assert portable.log2([1, 2, 0.5, 8]).tolist() == [0, 1, -1, 3]
@@ -59,7 +61,7 @@ def test_total_adds_in_order() -> None:
     assert portable.total(rows).tolist() == [2.0**53, 2.0**53 + 1000]
 
 
-def test_it_does_not_matter_where_memory_begins() -> None:
+def test_memory_alignment_does_not_matter() -> None:
     sound = np.random.default_rng(0).normal(size=1001).astype(np.float32)
     memory = np.empty(4 * 1001 + 64, np.uint8)
     for start in (1, 4, 12, 32):

@@ -39,25 +39,27 @@ def scores() -> dict[str, float]:
         ("questions, mean of kinds", 0.29, 0.8),
     ],
 )
-def test_it_hears(scores: dict[str, float], row: str, chance: float, least: float) -> None:
+def test_the_demo_model_beats_chance(
+    scores: dict[str, float], row: str, chance: float, least: float
+) -> None:
     assert scores[row] >= least > chance + 0.2
 
 
-def test_silence_takes_it_to_chance() -> None:
+def test_on_silence_it_is_at_chance() -> None:
     with pengi_rt.load(LOCATION) as engine:
         deaf = scores_of(evaluate(engine, CLIPS, beam_size=1, seed=SEED, silence=True))
     assert deaf["events, F1"] <= 0.3
     assert deaf["question: how many"] <= 0.6
 
 
-def test_both_backends_say_the_same() -> None:
+def test_both_backends_agree() -> None:
     clips = list(held_out(4, notes=False, tasks=load_tasks(), seed=SEED))
     count, lines = differences(LOCATION, clips)
     assert count > 40
     assert lines == []
 
 
-def test_it_is_used_without_an_engine(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_the_default_engine(caplog: pytest.LogCaptureFixture) -> None:
     clip = next(held_out(1, notes=False, tasks=load_tasks(), seed=SEED))
     with caplog.at_level(logging.WARNING), pengi_rt.load() as engine:
         result = engine.generate((clip.samples, 16_000), "this acoustic scene is")

@@ -77,7 +77,7 @@ def test_yes_and_no_are_equally_often_right(seed: int) -> None:
     assert answers.count("yes") == answers.count("no") > 0
 
 
-def test_lessons_name_classes_that_are_heard_and_others() -> None:
+def test_reading_rows_name_present_and_absent_classes() -> None:
     checks = {row["event"]: row["check"] for row in lessons(SCENE, "check")}
     assert len(checks) == CHECKS
     heard = {"dog": "dog loud first", "rain": "rain quiet second", "bell": "bell clear third"}

@@ -53,7 +53,7 @@ def test_number_of_workers_and_range_change_nothing(
 
 
 @pytest.mark.parametrize("before", [None, "7"])
-def test_workers_get_one_thread_and_nobody_else(
+def test_only_workers_are_limited_to_one_thread(
     before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if before is None:
@@ -124,15 +124,13 @@ def test_manifest_is_replaced_whole_or_not_at_all(
         ((0, 0, 1, 0), "workers must be at least 1, got 0"),
     ],
 )
-def test_numbers_that_cannot_be(
-    tmp_path: Path, numbers: tuple[int, int, int, int], message: str
-) -> None:
+def test_invalid_numbers(tmp_path: Path, numbers: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         write.write_clips(tmp_path, *numbers)
     assert files(tmp_path) == {}
 
 
-def test_folder_that_cannot_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     taken = tmp_path / "taken"
     taken.write_text("")
     assert write.main([str(taken), "--seed", "0", "--count", "1"]) == InputError.exit_code
@@ -147,7 +145,7 @@ def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write.write_clips(tmp_path, 0, 0, 1)
 
 
-def test_recordings_are_replaced_by_force_alone(
+def test_recordings_are_replaced_only_with_force(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [str(tmp_path), "--seed", "11", "--count", "2"]
@@ -156,7 +154,7 @@ def test_recordings_are_replaced_by_force_alone(
     for path in (left, tmp_path / "audio" / "000001.wav"):
         path.write_bytes(b"mine")
     assert write.main(command) == 2
-    assert "000001.wav: is there already: name another folder, or give --force" in (
+    assert "000001.wav: already exists: name another folder, or give --force" in (
         capsys.readouterr().err
     )
     assert (tmp_path / "audio" / "000001.wav").read_bytes() == b"mine"

@@ -77,7 +77,7 @@ def test_loss_is_the_mean_over_target_tokens(name: str) -> None:
     torch.testing.assert_close(loss, expected, rtol=2e-5, atol=0)
 
 
-def test_the_rows_hold_what_hurts() -> None:
+def test_the_rows_cover_the_difficult_cases() -> None:
     """A target of "!", one that is cut, and one that is empty except for its end."""
     model, tokenizers = made("released")
     rows = batch(model, tokenizers).rows
@@ -94,7 +94,7 @@ def test_gradients_reach_every_part_that_is_used(name: str) -> None:
     """Parameters without a gradient would stop a distributed run."""
     model, tokenizers = made(name)
     Captioning(model.train())(batch(model, tokenizers))["loss"].backward()
-    # A bias added to every key of a softmax has a gradient of zero, but it has one.
+    # A bias added to every key of a softmax has a gradient, which is zero.
     assert [key for key, value in model.named_parameters() if value.grad is None] == []
 
 
@@ -111,7 +111,7 @@ class FixedMixup(Mixup):
         return weight * image + (1 - weight) * image.flip(0)
 
 
-def test_mixup_counts_a_row_for_both_clips_that_hold_its_own() -> None:
+def test_mixup_counts_a_row_for_both_mixed_clips() -> None:
     model, tokenizers = made("released")
     clips = batch(model, tokenizers)
     share = torch.tensor([0.7, 0.4, 0.9])
@@ -132,7 +132,7 @@ def test_mixup_counts_a_row_for_both_clips_that_hold_its_own() -> None:
     torch.testing.assert_close(float(found), total / count, rtol=2e-5, atol=0)
 
 
-def test_mixup_that_keeps_everything_is_none() -> None:
+def test_mixup_with_a_share_of_one_changes_nothing() -> None:
     model, tokenizers = made("released")
     clips = batch(model, tokenizers)
     with torch.no_grad():

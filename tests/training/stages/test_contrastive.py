@@ -60,7 +60,7 @@ def test_symmetric_loss_of_mixed_clips(together: int) -> None:
         assert torch.equal(symmetric_loss(audio, text, scale, share), found)
 
 
-def test_a_share_of_one_is_no_mixup() -> None:
+def test_mixup_with_a_share_of_one_changes_nothing() -> None:
     audio, text, scale = unit(4, 7, 0), unit(4, 7, 1), torch.tensor(5.0)
     plain = symmetric_loss(audio, text, scale)
     assert torch.equal(symmetric_loss(audio, text, scale, torch.ones(4)), plain)
@@ -129,7 +129,7 @@ def test_the_temperature_is_learned_and_clamped(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("text", ["target", "prompt_and_target"])
-def test_the_text_side_reads_the_targets(text: str, workshop: Workshop) -> None:
+def test_the_text_encoder_reads_the_targets(text: str, workshop: Workshop) -> None:
     """It does not use the prompts, which are the same for every clip."""
     prepared = prepare(workshop.config("contrastive", text, contrastive={"text": text}))
     rows = prepared.data[list(range(12))].rows  # type: ignore[attr-defined]

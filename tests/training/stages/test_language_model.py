@@ -74,7 +74,7 @@ def test_reading_counts_the_answers_alone(
 ) -> None:
     """Transcript (cut or filled to the audio prefix), prompt, answer; five rows in two groups.
 
-    Bars part a transcript into rows of the prefix, each the sum of its words; else every token is
+    Bars split a transcript into rows of the prefix, each the sum of its words; else every token is
     a row.
     """
     model, tokenizers, tokenizer = parts
@@ -122,7 +122,7 @@ def test_task_weights_are_frequencies(parts: tuple[Pengi, dict[str, bytes], Toke
         assert abs(drawn.count(task) / 4000 - share) < 0.032
 
 
-def test_naming_loss_is_the_mixtures_mean_surprise() -> None:
+def test_naming_loss_equals_its_definition() -> None:
     model = random_model(ModelConfig.preset("tiny"))
     prefix = torch.randn(2, 3, model.config.decoder.n_embd)
     words = torch.tensor([[5, 9, 9], [7, NOTHING, NOTHING]])

@@ -31,7 +31,7 @@ def test_a_plan_that_claims_graphs_is_refused(tmp_path: Path) -> None:
         pengi_rt.load(path, backend="torch")
 
 
-def test_an_fp16_plan_that_holds_float32_tables(half_plan: Path, tmp_path: Path) -> None:
+def test_an_fp16_plan_with_float32_tables(half_plan: Path, tmp_path: Path) -> None:
     """Nothing is converted to match what the plan claims to be."""
     path = tmp_path / "lying.plan"
     path.write_bytes(half_plan.read_bytes())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pengi_rt.cli.output import refuse_overwriting
+from pengi_rt.cli.output_checks import refuse_overwriting
 from pengi_rt.errors import UsageError
 
 

@@ -1,81 +1,51 @@
-"""``--output``, ``--format``, ``--resume``, and the files that must not be overwritten."""
+"""Refuse, before the work starts, an output that cannot be written or would destroy something."""
 
 import argparse
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.file_kind import precious_kind
 from pengi_rt.render.output import PART
-from pengi_rt.render.rows import FORMATS
-from pengi_rt.system.files import check_replaceable
+from pengi_rt.system.files import check_replaceable, status_of
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.streams import STDIO
 
 
 def is_folder(path: str | Path) -> bool:
     """Whether ``path`` is a folder; False if that cannot be determined."""
-    found = _status(path)
+    found = status_of(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def add_force(parser: argparse.ArgumentParser) -> None:
-    """Add ``--force``, which :func:`refuse_precious` checks."""
-    parser.add_argument(
-        "--force", action="store_true",
-        help="allow an output to replace a recording, a plan or a checkpoint",
-    )  # fmt: skip
+def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
+    """Check that writing the output destroys nothing.
 
-
-_OUTPUT_HELP: Final = (
-    "write results to FILE (default or -: stdout). They are collected in FILE.part, which becomes "
-    "FILE when complete. If the run ends early, FILE is unchanged and FILE.part holds the answers "
-    "so far"
-)
-
-
-def add_output(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMATS) -> None:
-    """Add ``--format``, ``--output`` and ``--force``."""
-    parser.add_argument(
-        "--format", choices=tuple(formats), default="text", help="(default: %(default)s)"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help=_OUTPUT_HELP)
-    add_force(parser)
-
-
-def add_resume(parser: argparse.ArgumentParser) -> None:
-    """Add ``--resume``, to be checked by :func:`check_resumable`."""
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the rows in FILE and FILE.part (jsonl), and answer the rest: rows of recordings "
-        "named now are replaced if their content, plan or settings differ; all other rows are "
-        "kept in front",
-    )
-
-
-def check_resumable(arguments: argparse.Namespace) -> None:
-    """Refuse ``--resume`` where it cannot work.
+    It must not overwrite inputs of this run: the plan, the recordings ``names``, the lists that
+    name them, files of labels or texts. Without ``--force``, it must not replace any other
+    recording, plan or checkpoint.
 
     Raises:
-        UsageError: the output is not a JSON Lines file, or crops are random.
+        UsageError: the output would do so.
     """
-    output = arguments.output
-    if not arguments.resume:
+    engine_file = builtin_plan() if arguments.engine is None else arguments.engine
+    given = (getattr(arguments, name, None) for name in ("labels_file", "texts_file"))
+    lists = (
+        name.removeprefix("@")
+        for name in getattr(arguments, "audio", ())
+        if name.startswith("@") and not os.path.lexists(name)
+    )
+    inputs = [engine_file, *names, *lists, *filter(None, given)]
+    if getattr(arguments, "plot", None) is not None:
+        refuse_overwriting(arguments.plot, inputs, "--plot")
+        refuse_precious(arguments.plot, arguments, "--plot")
+    if arguments.output in (None, STDIO):
         return
-    if arguments.format != "jsonl" or output in (None, STDIO):
-        raise UsageError("--resume continues a file of rows: give --format jsonl and -o FILE")
-    if Path(output).exists() and not Path(output).is_file():
-        raise UsageError(f"--resume continues a file of rows: --output {output} is not one")
-    if arguments.long_audio in ("random", "compat"):
-        raise UsageError(
-            f"--long-audio {arguments.long_audio} draws crops in turn, which --resume would upset; "
-            "take windows, first or center"
-        )
+    refuse_overwriting(arguments.output, inputs)
+    refuse_precious(arguments.output, arguments)
 
 
 def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
@@ -128,18 +98,12 @@ def refuse_overwriting(
         UsageError: the output is one of them, possibly under a different name.
     """
     for path in (output, os.path.realpath(output) + PART):
-        found = _status(path)
+        found = status_of(path)
         if found is None or not stat.S_ISREG(found.st_mode):
             continue
         for name in inputs:
-            other = _status(0 if name == STDIO else name)
+            other = status_of(0 if name == STDIO else name)
             if other and os.path.samestat(found, other):
                 raise UsageError(
                     f"{option} {output} would overwrite {name}, an input of this run; name another"
                 )
-
-
-def _status(path: str | Path | int) -> os.stat_result | None:
-    with suppress(OSError):
-        return os.stat(path)  # noqa: PTH116 - it may be a descriptor
-    return None

@@ -1,42 +1,41 @@
-"""What verbs that read recordings share: their options, and the engine that these select."""
+"""The flags that several verbs share, what they mean together, and the engine they select."""
 
 import argparse
-import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
+    Final,
     Literal,
-    NamedTuple,
     TypeVar,
     Union,
     get_args,
     get_origin,
 )
 
-from pengi_rt.backends.registry import backends, devices, precisions
-from pengi_rt.cli.output import refuse_overwriting, refuse_precious
 from pengi_rt.cli.parser import Once
+from pengi_rt.config.backend import backends, devices, precisions
 from pengi_rt.config.options import GenerateOptions, PromptOptions, ReadOptions
 from pengi_rt.config.task_options import TaskOptions, described
 from pengi_rt.errors import UsageError
-from pengi_rt.plan.builtin import builtin_plan
+from pengi_rt.render.rows import FORMATS
 from pengi_rt.system.streams import STDIO
 
 if TYPE_CHECKING:
-    from pengi_rt.engine import Engine
+    from pengi_rt import Engine
 
 Container = argparse._ActionsContainer  # noqa: SLF001 - parsers and their groups have no other name
 
 
-class Choice(NamedTuple):
-    """The values of an option: supported ones, and those of later versions, known only by name."""
-
-    here: tuple[str, ...]
-    later: tuple[str, ...]
-
-
 AnyOptions = TypeVar("AnyOptions", bound=TaskOptions)
+
+_OUTPUT_HELP: Final = (
+    "write results to FILE (default or -: stdout). They are collected in FILE.part, which becomes "
+    "FILE when complete. If the run ends early, FILE is unchanged and FILE.part holds the answers "
+    "so far"
+)
 
 
 def add_recordings(parser: Container, *, required: bool = True) -> None:
@@ -102,13 +101,13 @@ def add_prompt(parser: Container, *, several: bool = False, default: str) -> Non
     add_options(group, PromptOptions, "task", "question", "text")
 
 
-def add_search(parser: Container, *, drawn: bool = True) -> None:
-    """Add the search options and, with ``drawn``, the sampling options."""
+def add_decoding(parser: Container, *, sampling: bool = True) -> None:
+    """Add the options of the beam search and, with ``sampling``, those of sampling."""
     title = "beam search (defaults: the plan's own, as released 5, 67, 1)"
-    group = parser.add_argument_group(f"{title}, or sampling" if drawn else title)
+    group = parser.add_argument_group(f"{title}, or sampling" if sampling else title)
     names = ("beam_size", "max_new_tokens", "temperature", "stop", "stop_strings")
     add_options(group, GenerateOptions, *names)
-    if drawn:
+    if sampling:
         add_options(group, GenerateOptions, "samples", "top_k", "top_p")
 
 
@@ -128,9 +127,9 @@ def add_engine(parser: Container) -> None:
         metavar="PLAN",
         help="engine file made by pengi-rt export (default: the built-in demo model)",
     )
-    later = tuple(spec.name for spec in backends(later=True))
-    add_choice(group, "--backend", Choice(("auto", *(spec.name for spec in backends())), later))
-    add_choice(group, "--device", Choice(("auto", *devices()), ()))
+    later = [spec.name for spec in backends(later=True)]
+    _add_choice(group, "--backend", [spec.name for spec in backends()], later)
+    _add_choice(group, "--device", devices())
     add_precision(group)
     add_threads(group)
     add_options(group, ReadOptions, "batch_size")
@@ -138,21 +137,24 @@ def add_engine(parser: Container) -> None:
 
 def add_precision(parser: Container) -> None:
     """Add the option for the precision of the backend."""
-    add_choice(parser, "--precision", Choice(("auto", *precisions()), ()))
+    _add_choice(parser, "--precision", precisions())
 
 
-def add_choice(parser: Container, option: str, choice: Choice) -> None:
-    """Add an option whose default is the first choice. Choices of later versions also parse.
+def _add_choice(
+    parser: Container, option: str, names: Sequence[str], later: Sequence[str] = ()
+) -> None:
+    """Add an option with the values ``auto``, the default, and ``names``.
 
-    The engine then refuses them with its own message.
+    The names of ``later`` versions also parse; the engine refuses them with its own message.
     """
-    later = f"; not in this version: {', '.join(choice.later)}" if choice.later else ""
+    here = ["auto", *names]
+    absent = f"; not in this version: {', '.join(later)}" if later else ""
     parser.add_argument(
         option,
-        choices=[*choice.here, *choice.later],
-        default=choice.here[0],
-        metavar=f"{{{','.join(choice.here)}}}",
-        help=f"(default: %(default)s{later})",
+        choices=[*here, *later],
+        default="auto",
+        metavar=f"{{{','.join(here)}}}",
+        help=f"(default: %(default)s{absent})",
     )
 
 
@@ -160,6 +162,35 @@ def add_threads(parser: Container, purpose: str = "") -> None:
     """Add ``--threads``, to be checked by :func:`check_threads`."""
     parser.add_argument(
         "--threads", type=int, metavar="N", help=f"{purpose}(default: all we may use)"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMATS) -> None:
+    """Add ``--format``, ``--output`` and ``--force``."""
+    parser.add_argument(
+        "--format", choices=tuple(formats), default="text", help="(default: %(default)s)"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help=_OUTPUT_HELP)
+    add_force(parser)
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume``, to be checked by :func:`check_resumable`."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the rows in FILE and FILE.part (jsonl), and answer the rest: rows of recordings "
+        "named now are replaced if their content, plan or settings differ; all other rows are "
+        "kept in front",
+    )
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``, which :func:`~pengi_rt.cli.output_checks.refuse_precious` checks."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="allow an output to replace a recording, a plan or a checkpoint",
     )
 
 
@@ -181,7 +212,7 @@ def open_engine(arguments: argparse.Namespace) -> "Engine":
         UsageError: ``--threads`` is below 1.
     """
     check_threads(arguments)
-    from pengi_rt.engine import load
+    from pengi_rt import load
 
     return load(
         arguments.engine,
@@ -192,28 +223,21 @@ def open_engine(arguments: argparse.Namespace) -> "Engine":
     )
 
 
-def protect_inputs(arguments: argparse.Namespace, names: list[str]) -> None:
-    """Check that writing the output destroys nothing.
-
-    It must not overwrite inputs of this run: the plan, the recordings ``names``, the lists that
-    name them, files of labels or texts. Without ``--force``, it must not replace any other
-    recording, plan or checkpoint.
+def check_resumable(arguments: argparse.Namespace) -> None:
+    """Refuse ``--resume`` where it cannot work.
 
     Raises:
-        UsageError: the output would do so.
+        UsageError: the output is not a JSON Lines file, or crops are random.
     """
-    engine_file = builtin_plan() if arguments.engine is None else arguments.engine
-    given = (getattr(arguments, name, None) for name in ("labels_file", "texts_file"))
-    lists = (
-        name.removeprefix("@")
-        for name in getattr(arguments, "audio", ())
-        if name.startswith("@") and not os.path.lexists(name)
-    )
-    inputs = [engine_file, *names, *lists, *filter(None, given)]
-    if getattr(arguments, "plot", None) is not None:
-        refuse_overwriting(arguments.plot, inputs, "--plot")
-        refuse_precious(arguments.plot, arguments, "--plot")
-    if arguments.output in (None, STDIO):
+    output = arguments.output
+    if not getattr(arguments, "resume", False):  # not every verb has the flag
         return
-    refuse_overwriting(arguments.output, inputs)
-    refuse_precious(arguments.output, arguments)
+    if arguments.format != "jsonl" or output in (None, STDIO):
+        raise UsageError("--resume continues a file of rows: give --format jsonl and -o FILE")
+    if Path(output).exists() and not Path(output).is_file():
+        raise UsageError(f"--resume continues a file of rows: --output {output} is not one")
+    if arguments.long_audio in ("random", "compat"):
+        raise UsageError(
+            f"--long-audio {arguments.long_audio} draws crops in turn, which --resume would upset; "
+            "take windows, first or center"
+        )

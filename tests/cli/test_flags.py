@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("way", ["same", "link", "part"])
-def test_what_is_read_is_not_overwritten(
+def test_inputs_are_not_overwritten(
     verb: str,
     way: str,
     folder: Path,
@@ -66,7 +66,7 @@ def test_what_is_read_is_not_overwritten(
     assert read.read_text() == "a.wav\n"
 
 
-def test_a_list_in_the_place_of_the_part(
+def test_a_list_named_like_the_part_file(
     folder: Path, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The list would be lost even without --resume."""
@@ -102,7 +102,7 @@ def put(kind: str, path: Path, checkpoint: Path) -> None:
 @pytest.mark.parametrize("verb", WRITERS)
 @pytest.mark.parametrize("kind", ["a recording", "a plan", "a checkpoint"])
 @pytest.mark.parametrize("way", ["itself", "link", "hard link", "part"])
-def test_what_nobody_can_make_again_is_not_replaced(
+def test_irreplaceable_files_are_not_replaced(
     verb: str,
     kind: str,
     way: str,
@@ -130,7 +130,7 @@ def test_what_nobody_can_make_again_is_not_replaced(
     assert written.read_bytes() == before
 
 
-def test_force_replaces_them_but_never_what_is_read(
+def test_force_replaces_them_but_never_inputs(
     folder: Path, tiny_plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy("a.wav", "b.wav")
@@ -159,7 +159,7 @@ def test_force_writes_over_a_picture_of_another_kind(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_cannot_be_looked_at_is_not_replaced(
+def test_unreadable_files_are_not_replaced(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "out").touch(0o200)
