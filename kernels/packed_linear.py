@@ -98,7 +98,8 @@ def _float_product(x: F32, weight: F32, precision: str) -> F32:
         bits = weight.view(np.uint32).astype(np.uint64)
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
         weight = rounded.astype(np.uint32).view(np.float32)
-    return (x.astype(np.float64) @ weight.astype(np.float64)).astype(np.float32)
+    y: F32 = (x.astype(np.float64) @ weight.astype(np.float64)).astype(np.float32)
+    return y
 
 
 def _int8_product(x: F32, weight: F32, _: str) -> F32:
@@ -109,10 +110,12 @@ def _int8_product(x: F32, weight: F32, _: str) -> F32:
     rows = np.rint(x.astype(np.float64) * inverse)
     sums = rows.astype(np.int64) @ values.astype(np.int64)
     scale = (largest / ROWS_MAX).astype(np.float64) * scales
-    return (sums * scale).astype(np.float32)
+    y: F32 = (sums * scale).astype(np.float32)
+    return y
 
 
 def _gelu(x: F32) -> F32:
     wide: F64 = x.astype(np.float64)
     inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
-    return (wide / 2 * (1 + np.tanh(inner))).astype(np.float32)
+    y: F32 = (wide / 2 * (1 + np.tanh(inner))).astype(np.float32)
+    return y

@@ -1,22 +1,29 @@
-"""The fast CPU backend: our own GPT-2 (``kernels/csrc/gpt2.cpp``), ONNX Runtime's encoders."""
+"""The fast CPU backend: our own GPT-2 (``kernels/csrc/gpt2.cpp``) after ONNX Runtime's encoders.
 
-from collections.abc import Callable
+The decoder's weights are packed when the plan is opened, in the precision of the arithmetic; the
+plan's own are not kept in memory. A clip's prefix is stored once for all its rows, and rows find
+their history through a table of ancestors, so keys and values never move.
+"""
 
 import numpy as np
 
 import pengi_rt._core as core
 from pengi_rt.backends.onnx import Graph, OnnxEncoders
 from pengi_rt.backends.protocol import F32, I64, Cache
-from pengi_rt.backends.registry import RunOptions
-from pengi_rt.config.model import DecoderConfig, ModelConfig
+from pengi_rt.config.backend import RunOptions
+from pengi_rt.config.family import FamilyConfig, generative, tables_of
+from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.plan.float32_view import Float32View, float32_view
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.system.threads import checked_threads
 
+DECODER = "decoder"
+"""The decoder's graph, which is not run, and the prefix of its tensors."""
+
 
 class NativeBackend:
-    """Runs a plan on the CPU."""
+    """Runs a plan on the CPU: the decoder in float32, bfloat16 or int8, the encoders in float32."""
 
     name = "native"
     device_search = None
@@ -29,35 +36,59 @@ class NativeBackend:
         threads: int | None = None,
         instructions: str = "",
     ) -> None:
+        """Pack the decoder's weights.
+
+        Args:
+            plan: an open plan.
+            precision: of the decoder's weights; see :mod:`pengi_rt.kernels.packed_linear`.
+            threads: by default the number that the process may use.
+            instructions: one of :func:`pengi_rt.kernels.packed_linear.instruction_sets`; by default
+                the best.
+
+        Raises:
+            UsageError: ``threads`` is below 1.
+            PlanError: the plan lacks a tensor of the decoder.
+        """
         self.plan = plan
-        self.config: ModelConfig = plan.config
-        self.precision = precision
+        self.config: FamilyConfig = plan.config
         self.threads = checked_threads(threads)
-        encoders = [name for name in plan.manifest.graphs if name != "decoder"]
-        self.graphs = {name: Graph(plan, name, self.threads) for name in encoders}
+        graphs = plan.manifest.graphs
+        self.graphs = {name: Graph(plan, name, self.threads) for name in graphs if name != DECODER}
         self.encoders = OnnxEncoders(self.graphs)
-        self.decoder = NativeDecoder(plan, precision, self.threads, instructions)
+        self.decoder: NativeDecoder | None = None
+        if DECODER in graphs:
+            model = packed_decoder(plan, precision, self.threads, instructions)
+            self.decoder = NativeDecoder(plan, model)
 
     def close(self) -> None:
+        """Drop the packed weights; the caller still owns the plan."""
         for graph in self.graphs.values():
             graph.close()
-        self.decoder.close()
+        self.decoder = None
 
 
 def open_plan(plan: Plan, options: RunOptions) -> NativeBackend:
-    return NativeBackend(plan, precision=options.precision, threads=options.threads)
+    """The backend; all graphs that it runs are checked before the first request, which is cheap.
+
+    Raises:
+        UsageError: ``threads`` is below 1.
+        PlanError: a graph does not fit the model in the config, or a tensor is missing.
+    """
+    backend = NativeBackend(plan, precision=options.precision, threads=options.threads)
+    for graph in backend.graphs.values():
+        graph.check()
+    return backend
 
 
 class NativeDecoder:
-    """GPT-2, as :class:`pengi_rt.backends.protocol.Decoder`."""
+    """GPT-2, as :class:`pengi_rt.backends.protocol.Decoder`. Embeddings are gathered here."""
 
-    def __init__(self, plan: Plan, precision: str, threads: int, instructions: str) -> None:
-        self.config = plan.config.decoder
-        self._tokens: F32 | Float32View = float32_view(plan, "decoder.wte.weight")
-        self._positions: F32 | Float32View = float32_view(plan, "decoder.wpe.weight")
-        self._model = _packed(plan, self.config, precision, threads, instructions)
-        plan.release_pages()
-        return_freed_memory()
+    def __init__(self, plan: Plan, model: core.Gpt2) -> None:
+        self.config: DecoderConfig = generative(plan.config).decoder
+        self._model = model
+        tables = tables_of(plan.config)
+        self._tokens: F32 | Float32View = float32_view(plan, tables["tokens"].tensor)
+        self._positions: F32 | Float32View = float32_view(plan, tables["positions"].tensor)
 
     def embed_tokens(self, ids: I64) -> F32:
         return self._tokens[ids]
@@ -72,33 +103,24 @@ class NativeDecoder:
             clip[:length] + self._positions[:length]
             for clip, length in zip(prefix, lengths, strict=True)
         ]
-        logits: F32 = self._model.prefill(
+        return self._model.prefill(
             cache.buffers, slots.tolist(), lengths.tolist(), np.concatenate(rows)
         )
-        return logits
 
     def step(self, cache: Cache, tokens: I64, parents: I64) -> F32:
         assert isinstance(cache, NativeCache)
         cache.check_room()
         positions = np.repeat(cache.lengths + cache.generated, cache.width)
         rows = self._tokens[tokens.reshape(-1)] + self._positions[positions]
-        self._model.step(
-            cache.buffers,
-            rows,
-            np.ascontiguousarray(parents, np.int64),
-            cache.lengths,
-            cache.generated,
-            cache.logits,
-        )
+        parents = np.ascontiguousarray(parents, np.int64)
+        state = (cache.lengths, cache.generated)
+        self._model.step(cache.buffers, rows, parents, *state, cache.logits)
         cache.advance()
         return cache.logits.reshape(cache.slots, cache.width, -1)
 
-    def close(self) -> None:
-        del self._model
-
 
 class NativeCache(Cache):
-    """Keys, values and ancestry in native memory."""
+    """Keys, values and ancestors in native memory, and the logits of the last step."""
 
     def __init__(self, config: DecoderConfig, model: core.Gpt2, **sizes: int) -> None:
         super().__init__(**sizes)
@@ -106,9 +128,13 @@ class NativeCache(Cache):
         self.logits = np.empty((self.slots * self.width, config.vocab_size), np.float32)
 
 
-def _packed(
-    plan: Plan, config: DecoderConfig, precision: str, threads: int, instructions: str
-) -> core.Gpt2:
+def packed_decoder(plan: Plan, precision: str, threads: int, instructions: str) -> core.Gpt2:
+    """The decoder of a plan, packed layer by layer.
+
+    Raises:
+        PlanError: the plan lacks a tensor of the decoder.
+    """
+    config = generative(plan.config).decoder
     model = core.Gpt2(
         width=config.n_embd,
         heads=config.n_head,
@@ -119,8 +145,8 @@ def _packed(
     )
 
     def pair(name: str) -> tuple[F32, F32]:
-        weight, bias = (float32_view(plan, f"decoder.{name}.{part}") for part in ("weight", "bias"))
-        return weight[...], bias[...]
+        weight, bias = (f"{DECODER}.{name}.{part}" for part in ("weight", "bias"))
+        return float32_view(plan, weight)[...], float32_view(plan, bias)[...]
 
     for layer in range(config.n_layer):
         model.add_layer(
@@ -131,5 +157,8 @@ def _packed(
             up=pair(f"h.{layer}.mlp.c_fc"),
             down=pair(f"h.{layer}.mlp.c_proj"),
         )
-    model.set_head(pair("ln_f"), float32_view(plan, "decoder.wte.weight")[...])
+    tokens = tables_of(plan.config)["tokens"].tensor
+    model.set_head(pair("ln_f"), float32_view(plan, tokens)[...])
+    plan.release_pages()
+    return_freed_memory()
     return model

@@ -87,9 +87,7 @@ def test_int8_sums_do_not_overflow(instructions: str, inputs: int, signs: str) -
 def test_a_row_does_not_depend_on_others(precision: str, instructions: str) -> None:
     x, weight, bias, _ = arrays(23, 200, 150)
     layer = PackedLinear(weight, bias, precision=precision, instructions=instructions)
-    threaded = PackedLinear(
-        weight, bias, precision=precision, instructions=instructions, threads=3
-    )
+    threaded = PackedLinear(weight, bias, precision=precision, instructions=instructions, threads=3)
     alone = np.concatenate([layer(x[i : i + 1], gelu=True) for i in range(len(x))])
     np.testing.assert_array_equal(layer(x, gelu=True), alone)
     np.testing.assert_array_equal(threaded(x, gelu=True), alone)
@@ -121,7 +119,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="there is no instruction set 'mmx'"):
         PackedLinear(weight, instructions="mmx")
     with pytest.raises(ValueError, match="weight must be C-contiguous float32"):
-        PackedLinear(weight.astype(np.float64))  # type: ignore[arg-type]
+        PackedLinear(weight.astype(np.float64))
     with pytest.raises(ValueError, match="weight must be C-contiguous"):
         PackedLinear(weight[:, ::2])
     with pytest.raises(ValueError, match="weight is empty"):
