@@ -11,8 +11,8 @@ weights:
     Weights rounded to bfloat16, to the nearest; float32 products and sums.
 ``int8``
     Column :math:`n` of the weights is :math:`s_n q` with int8 :math:`q` in [-127, 127]; a row of
-    ``x`` is rounded to int16 in [-32767, 32767] with a scale of its own. Products and sums are exact
-    integers.
+    ``x`` is rounded to int16 in [-32767, 32767] with a scale of its own. Products and sums are
+    exact integers.
 
 Shapes: ``R`` rows, ``K`` inputs, ``N`` outputs. A row's result does not depend on other rows or on
 the number of threads; for int8 without GELU it does not depend on the instruction set either.

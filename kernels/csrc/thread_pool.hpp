@@ -1,13 +1,8 @@
 // A small pool for loops of a few microseconds to milliseconds inside one decode step.
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <functional>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <memory>
 
 namespace pengi {
 
@@ -23,7 +18,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int threads() const { return threads_; }
 
   // While one exists, workers wait awake for the next loop.
   class Busy {
@@ -47,21 +42,12 @@ class ThreadPool {
  private:
   using Function = void (*)(const void*, std::int64_t, int);
 
-  void run_tasks(std::int64_t tasks, Function function, const void* context);
-  void work(int thread);
-  void take_tasks(int thread, std::uint32_t loop);
+  struct State;
 
-  std::vector<std::thread> workers_;
-  // The loop's number in the upper half, the tasks that nobody has taken yet in the lower: a worker
-  // that comes late cannot take a task of another loop.
-  std::atomic<std::uint64_t> ticket_{0};
-  std::atomic<std::uint32_t> unfinished_{0};
-  std::atomic<Function> function_{nullptr};
-  std::atomic<const void*> context_{nullptr};
-  std::atomic<bool> busy_{false};
-  std::atomic<bool> stop_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  void run_tasks(std::int64_t tasks, Function function, const void* context);
+
+  const int threads_;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace pengi
