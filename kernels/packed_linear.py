@@ -104,7 +104,8 @@ def _float_product(x: F32, weight: F32, precision: str) -> F32:
 
 def _int8_product(x: F32, weight: F32, _: str) -> F32:
     scales = np.abs(weight).max(axis=0) / WEIGHTS_MAX
-    values = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0))
+    real = scales >= np.finfo(np.float32).tiny  # a smaller scale is too coarse
+    values = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=real))
     largest = np.abs(x).max(axis=1, keepdims=True)
     inverse = np.divide(ROWS_MAX, largest, out=np.zeros_like(largest), where=largest > 0)
     rows = np.rint(x.astype(np.float64) * inverse)

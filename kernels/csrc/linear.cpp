@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace pengi {
 namespace {
@@ -57,7 +58,8 @@ void pack_int8(const float* from, std::int64_t inputs, std::int64_t panel, float
   for (std::int64_t c = 0; c < panel; ++c) scales[c] = largest[c] / 127.0f;
   for (std::int64_t k = 0; k < rounded_up(inputs, 2); ++k)
     for (std::int64_t c = 0; c < panel; ++c) {
-      const bool real = k < inputs && largest[c] > 0;
+      // A subnormal scale is too coarse to bring the largest value to 127.
+      const bool real = k < inputs && scales[c] >= std::numeric_limits<float>::min();
       const float value = real ? from[k * panel + c] / scales[c] : 0.0f;
       to[k / 2 * 2 * panel + 2 * c + k % 2] = static_cast<std::int8_t>(std::nearbyint(value));
     }

@@ -5,6 +5,8 @@ plan's own are not kept in memory. A clip's prefix is stored once for all its ro
 their history through a table of ancestors, so keys and values never move.
 """
 
+import os
+
 import numpy as np
 
 import pengi_rt._core as core
@@ -13,6 +15,8 @@ from pengi_rt.backends.protocol import F32, I64, Cache
 from pengi_rt.config.backend import RunOptions
 from pengi_rt.config.family import FamilyConfig, generative, tables_of
 from pengi_rt.config.parts import DecoderConfig
+from pengi_rt.errors import BackendError
+from pengi_rt.kernels.packed_linear import instruction_sets
 from pengi_rt.plan.float32_view import Float32View, float32_view
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.memory import return_freed_memory
@@ -43,14 +47,16 @@ class NativeBackend:
             precision: of the decoder's weights; see :mod:`pengi_rt.kernels.packed_linear`.
             threads: by default the number that the process may use.
             instructions: one of :func:`pengi_rt.kernels.packed_linear.instruction_sets`; by default
-                the best.
+                the one that PENGI_RT_ISA names, or the best.
 
         Raises:
             UsageError: ``threads`` is below 1.
+            BackendError: this CPU does not have these instructions.
             PlanError: the plan lacks a tensor of the decoder.
         """
         self.plan = plan
         self.config: FamilyConfig = plan.config
+        self.precision = precision
         self.threads = checked_threads(threads)
         graphs = plan.manifest.graphs
         self.graphs = {name: Graph(plan, name, self.threads) for name in graphs if name != DECODER}
@@ -132,17 +138,23 @@ def packed_decoder(plan: Plan, precision: str, threads: int, instructions: str) 
     """The decoder of a plan, packed layer by layer.
 
     Raises:
+        BackendError: this CPU does not have these instructions.
         PlanError: the plan lacks a tensor of the decoder.
     """
     config = generative(plan.config).decoder
-    model = core.Gpt2(
-        width=config.n_embd,
-        heads=config.n_head,
-        vocab=config.vocab_size,
-        precision=precision,
-        instructions=instructions,
-        threads=threads,
-    )
+    instructions = instructions or os.environ.get("PENGI_RT_ISA", "")
+    try:
+        model = core.Gpt2(
+            width=config.n_embd,
+            heads=config.n_head,
+            vocab=config.vocab_size,
+            precision=precision,
+            instructions=instructions,
+            threads=threads,
+        )
+    except ValueError as error:
+        known = ", ".join(instruction_sets())
+        raise BackendError(f"{error}: set PENGI_RT_ISA to one of {known}, or unset it") from None
 
     def pair(name: str) -> tuple[F32, F32]:
         weight, bias = (f"{DECODER}.{name}.{part}" for part in ("weight", "bias"))

@@ -146,6 +146,17 @@ register_backend(
 )
 register_backend(
     BackendSpec(
+        name="native",
+        devices=("cpu",),
+        precisions=("fp32", "bf16", "int8"),
+        packages=("numpy", "onnxruntime", "tokenizers"),
+        open="pengi_rt.backends.native:open_plan",
+        needs_graphs=True,
+        problem="pengi_rt.system.machine:cpu_provider_problem",
+    )
+)
+register_backend(
+    BackendSpec(
         name="triton",
         devices=("cuda",),
         precisions=("fp32", "fp16", "bf16", "int8"),

@@ -30,7 +30,7 @@ SHAPES = [  # rows, inputs, outputs
 
 
 def arrays(rows: int, inputs: int, outputs: int) -> tuple[F32, F32, F32, F32]:
-    """Rows, weights, biases, residuals; some rows and columns are zero."""
+    """Rows, weights, biases, residuals; some rows and columns are zero or subnormal."""
     generator = np.random.default_rng(rows + inputs + outputs)
 
     def normal(*shape: int) -> F32:
@@ -39,8 +39,9 @@ def arrays(rows: int, inputs: int, outputs: int) -> tuple[F32, F32, F32, F32]:
     x, weight = normal(rows, inputs), normal(inputs, outputs)
     if rows > 2:
         x[1] = 0
-    if outputs > 2:
+    if outputs > 3:
         weight[:, 1] = 0
+        weight[:, 2] *= 1e-39  # subnormal
     return x, weight, normal(outputs), normal(rows, outputs)
 
 
