@@ -1,4 +1,4 @@
-"""What the parity tests share: the two backends, their engines, and the ledger's type."""
+"""What the parity tests share: the backends, their engines, and the ledger's type."""
 
 from pathlib import Path
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 import pengi_rt
 from pengi_rt.engine import Engine
 
-BACKENDS = ("onnx", "torch")
+BACKENDS = ("onnx", "native", "torch")
 
 
 class Ledger(Protocol):
