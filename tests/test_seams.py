@@ -84,7 +84,7 @@ def test_help(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         run(capsys, "embed", "--help")
     shown = "".join(capsys.readouterr().out.split())
-    assert "{auto,onnx,torch,triton,toy}" in shown
+    assert "{auto,onnx,torch,native,triton,toy}" in shown
     assert "{auto,cpu,cuda,abacus}" in shown
 
 
@@ -202,12 +202,21 @@ def test_other_backends_refuse_it(plan: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "toy", "device": "cpu"}, "runs on abacus, not on cpu: use onnx or torch"),
+        (
+            {"backend": "toy", "device": "cpu"},
+            "runs on abacus, not on cpu: use onnx or torch or native",
+        ),
         ({"backend": "onnx", "device": "abacus"}, "runs on cpu, not on abacus: use toy"),
-        ({"backend": "toy", "precision": "int8"}, "computes in fp32, not in int8: use triton"),
+        (
+            {"backend": "toy", "precision": "int8"},
+            "computes in fp32, not in int8: use native on cpu or triton",
+        ),
         ({"backend": "toy", "threads": 2}, "threads are for backends on the CPU"),
         ({"backend": "tensorrt"}, "is not in this version of pengi-rt; it has auto, onnx, torch, "),
-        ({"backend": "x"}, "there is no backend 'x'; choose from auto, onnx, torch, triton, toy"),
+        (
+            {"backend": "x"},
+            "there is no backend 'x'; choose from auto, onnx, torch, native, triton, toy",
+        ),
         ({"device": "x"}, "there is no device 'x'; choose from auto, cpu, cuda, abacus"),
     ],
 )

@@ -30,8 +30,8 @@ struct Gpt2Shape {
   std::int64_t width, heads, vocab;
 };
 
-// Keys and values. A clip's prefix is stored once for all rows of its slot. Generated positions stay
-// where they were written; `ancestry` tells each row which row holds a position of its history.
+// Keys and values. A clip's prefix is stored once for all rows of its slot. Generated positions
+// stay where they were written; `ancestry` tells each row who holds a position of its history.
 struct Gpt2Cache {
   Gpt2Cache(const Gpt2Shape& shape, std::int64_t layers, std::int64_t panel, std::int64_t slots,
             std::int64_t width, std::int64_t prefix_rows, std::int64_t new_tokens);
@@ -42,6 +42,8 @@ struct Gpt2Cache {
   std::vector<Pages<float>> new_keys, new_values;  // per layer, [slots][width][new_tokens][C]
   std::vector<std::int32_t> ancestry;              // [slots][width][new_tokens]
 };
+
+constexpr std::int64_t kQueriesAtATime = 48;  // of a prefix: their scores fit the caches
 
 class Gpt2 {
  public:
@@ -54,13 +56,12 @@ class Gpt2 {
   std::unique_ptr<Gpt2Cache> new_cache(std::int64_t slots, std::int64_t width,
                                        std::int64_t prefix_rows, std::int64_t new_tokens) const;
 
-  // Puts clips into slots. `rows` holds the clips' prefixes one after the other, [sum of lengths, C],
-  // positions added. Writes logits [clips, V], of each clip's last row.
+  // Puts clips into slots. `rows` holds the clips' prefixes one after the other, [sum of lengths,
+  // C], positions added. Writes logits [clips, V], of each clip's last row.
   void prefill(Gpt2Cache& cache, const std::vector<std::int64_t>& slots,
                const std::vector<std::int64_t>& lengths, const float* rows, float* logits);
 
-  // Extends every row of the slots whose length is not 0, which are `clips` many. `rows` [slots,
-  // width, C] are the tokens' embeddings, positions added; parents are [slots, width], lengths and
+  // Extends every row of the slots whose length is not 0. `rows` [slots, width, C] are the tokens' embeddings, positions added; parents are [slots, width], lengths and
   // generated [slots]. Writes logits [slots, width, V], of free slots nothing.
   void step(Gpt2Cache& cache, const float* rows, const std::int64_t* parents,
             const std::int64_t* lengths, const std::int64_t* generated, float* logits);
@@ -73,7 +74,8 @@ class Gpt2 {
   };
 
   void reserve(std::int64_t rows, std::int64_t scores);
-  void run_layers(Gpt2Cache& cache, const std::vector<Clip>& clips, std::int64_t rows, bool prefill);
+  void run_layers(Gpt2Cache& cache, const std::vector<Clip>& clips, std::int64_t rows,
+                  bool prefill);
   void attend(Gpt2Cache& cache, std::size_t layer, const std::vector<Clip>& clips, bool prefill);
   Attention attention(Gpt2Cache& cache, std::size_t layer, const Clip& clip, std::int64_t head,
                       int thread);

@@ -84,7 +84,8 @@ void step(Gpt2& model, Gpt2Cache& cache, const py::array& rows, const py::array&
   data<float>(logits, {count, model.shape().vocab}, "logits");
   float* to = static_cast<float*>(logits.mutable_data());
   for (std::int64_t i = 0; i < count; ++i)
-    if (parent[i] < 0 || parent[i] >= cache.width) throw py::value_error("a parent is out of range");
+    if (parent[i] < 0 || parent[i] >= cache.width)
+      throw py::value_error("a parent is out of range");
   for (std::int64_t i = 0; i < cache.slots; ++i)
     if (length[i] < 0 || length[i] > cache.prefix_rows || done[i] < 0 ||
         done[i] >= cache.new_tokens)

@@ -22,8 +22,8 @@ struct Matrix {
 class Linear {
  public:
   // Packs a copy: panels of `kernels.panel` columns, each [inputs][panel], the last one padded with
-  // zeros. bf16 interleaves neighbouring vectors. int8 puts two inputs of a column side by side, and
-  // scales each column so that its largest magnitude is 127.
+  // zeros. bf16 interleaves neighboring vectors. int8 puts two inputs of a column side by side,
+  // and scales each column so that its largest magnitude is 127.
   Linear(const Kernels& kernels, Storage storage, const Matrix& matrix, ThreadPool& pool);
 
   // Rows rounded to 16 bits, for int8 weights.

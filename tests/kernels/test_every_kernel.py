@@ -15,7 +15,7 @@ KERNELS = (
     *("beam_attention", "lm_head", "top_tokens", "beam_step"),
 )
 """Files whose launcher has the same name."""
-CPU_KERNELS = ("beam_step_cpu",)
+CPU_KERNELS = ("beam_step_cpu", "packed_linear")
 PARTS = {
     "log_mel_tables": "log_mel",
     "log_mel_tiles": "log_mel",
@@ -41,10 +41,12 @@ SHARED = {
 
 
 def functions(kernel: str) -> set[str]:
-    """Names of the functions in the kernel's file, and in that of its reference."""
+    """Functions and classes, as_words, in the kernel's file and in that of its reference."""
     paths = [ROOT / "kernels" / f"{name}.py" for name in (kernel, f"{kernel}_reference")]
     trees = [ast.parse(path.read_text("utf-8")) for path in paths if path.exists()]
-    return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = {node.name for tree in trees for node in tree.body if isinstance(node, kinds)}
+    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in names}
 
 
 def test_every_file_has_its_place() -> None:
@@ -78,6 +80,7 @@ def test_every_kernel_has_a_benchmark() -> None:
 
 def test_every_kernel_has_a_line_in_the_documents() -> None:
     document = (ROOT / "docs" / "kernels.md").read_text("utf-8")
-    table = document.partition("| kernel | does |")[2].partition("\n\n")[0]
-    first_column = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
-    assert {*KERNELS} <= {*re.findall(r"`(\w+)`", " ".join(first_column))}
+    for head, kernels in (("| GPU kernel | does |", KERNELS), ("| kernel | does |", CPU_KERNELS)):
+        table = document.partition(head)[2].partition("\n\n")[0]
+        first_column = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+        assert {*kernels} <= {*re.findall(r"`(\w+)`", " ".join(first_column))}

@@ -77,8 +77,8 @@ def test_exports_beside_the_checkpoint(
 @pytest.mark.parametrize(
     ("options", "weights", "backends"),
     [
-        ([], "fp32", ["onnx", "torch"]),
-        (["--weights", "fp16"], "fp16", ["onnx", "torch"]),
+        ([], "fp32", ["onnx", "torch", "native"]),
+        (["--weights", "fp16"], "fp16", ["onnx", "torch", "native"]),
         (["--weights", "int8", "--backend", "triton"], "int8", ["triton"]),
         (["--backend", "triton", "--backend", "onnx"], "fp32", ["triton", "onnx"]),
     ],
