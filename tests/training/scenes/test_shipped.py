@@ -8,7 +8,7 @@ import pytest
 import pengi_rt
 from pengi_rt.plan.builtin import LOCATION
 from pengi_rt.text.prompts import load_tasks
-from pengi_rt.training.scenes.agreement import differences
+from pengi_rt.training.scenes.agreement import agreement
 from pengi_rt.training.scenes.evaluate import evaluate
 from pengi_rt.training.scenes.evaluate import scores as scores_of
 from pengi_rt.training.scenes.held_out import held_out
@@ -52,11 +52,23 @@ def test_on_silence_it_is_at_chance() -> None:
     assert deaf["question: how many"] <= 0.6
 
 
-def test_both_backends_agree() -> None:
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_backends_agree(backend: str) -> None:
     clips = list(held_out(4, notes=False, tasks=load_tasks(), seed=SEED))
-    count, lines = differences(LOCATION, clips)
-    assert count > 40
-    assert lines == []
+    found = agreement(LOCATION, clips, backend=backend)
+    assert found.answers > 40
+    assert found.differences == []
+    assert found.places > 100
+    assert found.same_next_token == found.places
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_smaller_weights_agree_closely(precision: str) -> None:
+    """At 99 % of all places, and in 95 % of all answers."""
+    clips = list(held_out(6, notes=False, tasks=load_tasks(), seed=SEED))
+    found = agreement(LOCATION, clips, backend="native", precision=precision)
+    assert found.same_next_token >= 0.99 * found.places
+    assert len(found.differences) <= 0.05 * found.answers
 
 
 def test_it_is_the_default_engine(caplog: pytest.LogCaptureFixture) -> None:
