@@ -184,6 +184,9 @@ def test_it_cannot_be_indexed_or_searched(plan: Path, noise: Path, capsys: Captu
     folder = noise.parent
     command: list[Argument] = ["index", folder, "-o", folder / "index", "--engine", plan]
     assert_refused(capsys, command, 2, REFUSAL.format("index"))
+    with pengi_rt.load(plan, backend="toy") as engine, pytest.raises(UsageError) as caught:
+        engine.search(folder / "index", "rain")
+    assert REFUSAL.format("search") in str(caught.value)
 
 
 def test_a_plan_without_graphs(tmp_path: Path) -> None:
@@ -259,9 +262,9 @@ def test_tasks_follow_from_the_parts() -> None:
     whole = spec.tasks_of((*spec.graphs, "prompt"))
     assert whole == (*TASKS, "classify")
     contrastive = spec.tasks_of(("audio", "text", "head"))
-    assert contrastive == ("search", "embed", "embed texts", "classify")
+    assert contrastive == ("embed", "embed texts", "classify")
     assert spec.refusal("generate", ("audio", "prompt", "text", "head")) == (
-        "holds no decoder, so it cannot generate: it can search, embed, embed texts, classify; "
+        "holds no decoder, so it cannot generate: it can embed, embed texts, classify; "
         "export a checkpoint that has one"
     )
     assert spec.refusal("classify", ("audio", "text", "decoder")).startswith("holds no head, so")

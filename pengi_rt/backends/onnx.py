@@ -41,6 +41,7 @@ class OnnxBackend:
     """Runs a plan on the CPU, in float32 for any storage of the weights."""
 
     name = "onnx"
+    precision = "fp32"
     device_search = None
 
     def __init__(self, plan: Plan, *, threads: int | None = None) -> None:

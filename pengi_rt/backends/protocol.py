@@ -176,6 +176,8 @@ class Backend(Protocol):
     """Runs a plan."""
 
     name: str
+    precision: str
+    """The precision of the arithmetic."""
 
     @property
     def config(self) -> FamilyConfig:

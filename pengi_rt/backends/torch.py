@@ -57,6 +57,7 @@ class TorchBackend:
     """Runs a model in memory."""
 
     name = "torch"
+    precision = "fp32"
     device_search = None
 
     def __init__(self, model: Network, *, threads: int | None = None) -> None:

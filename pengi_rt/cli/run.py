@@ -9,7 +9,6 @@ from pengi_rt.cli.flags import check_resumable
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output_checks import protect_inputs
 from pengi_rt.cli.progress import Progress
-from pengi_rt.config.backend import backend_spec
 from pengi_rt.config.family import generative
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import SOME_FAILED, AudioError, InputError
@@ -78,10 +77,7 @@ class Run:
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
         options = options.filled_in(generative(engine.config).generation)
-        settings = {**about, **options.to_json(), "precision": arguments.precision}
-        if arguments.precision == "auto":
-            spec = backend_spec(arguments.backend, arguments.device)
-            settings["precision"] = spec.precisions[0]
+        settings = {**about, **options.to_json(), "precision": engine.precision}
         settings.pop("batch_size", None)  # changes no answer
         self._settings = settings_hash(engine.plan.fingerprint, settings)
         if arguments.resume:

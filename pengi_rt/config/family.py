@@ -43,7 +43,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "classify by log-likelihood": _GENERATE,
     "explain": _GENERATE,
     "index": _MATCH,
-    "search": ("audio", "text"),
+    "search": _MATCH,
     "embed": ("audio",),
     "embed texts": ("text",),
     "embed prefixes": ("audio", "decoder"),

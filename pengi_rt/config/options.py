@@ -1,6 +1,6 @@
 """The options of each task besides the recording and the prompt: one frozen dataclass per task.
 
-Each field is declared once. It defines the keyword in Python (:meth:`TaskOptions.given`), the flag
+Each field is declared once (:func:`option_of` shares it). It defines the keyword in Python (:meth:`TaskOptions.given`), the flag
 on the command line with its default and help (``cli/flags.py``), and the key in a JSON request
 (:meth:`TaskOptions.from_json`). Values are checked when the dataclass is made.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from pengi_rt.config.checked import listed, whole
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.config.decode import MAX_BEAM_SIZE, MAX_SAMPLES, check_temperature, check_top_p
-from pengi_rt.config.task_options import TaskOptions, option
+from pengi_rt.config.task_options import TaskOptions, option, option_of
 from pengi_rt.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -227,12 +227,8 @@ class IndexOptions(GenerateOptions):
 class WarmUpOptions(TaskOptions):
     """Which searches a backend is made ready for; None stands for the plan's own default."""
 
-    beam_size: int | None = option(
-        None, "hypotheses kept (default: the plan's)", metavar="N", low=1, high=MAX_BEAM_SIZE
-    )
-    max_new_tokens: int | None = option(
-        None, "the longest answer, in tokens (default: the plan's)", metavar="N", low=1
-    )
+    beam_size: int | None = option_of(GenerateOptions, "beam_size")
+    max_new_tokens: int | None = option_of(GenerateOptions, "max_new_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,12 +246,18 @@ class SearchOptions(TaskOptions):
         "score only the candidates that faiss finds, for millions of rows (needs index "
         "--approximate)",
     )
-    batch_size: int = option(8, "windows per batch", metavar="N", low=1)
-    strict: bool = option(
-        False,
-        "refuse text over the encoder's limit, and recordings that seem to be silent or wrongly "
-        "scaled, instead of warning",
-    )
+    batch_size: int = option_of(ReadOptions, "batch_size")
+    strict: bool = option_of(ReadOptions, "strict")
+
+
+def check_batch_sizes(sizes: object) -> tuple[int, ...]:
+    """The batch sizes of a warm-up.
+
+    Raises:
+        UsageError: they are not a list of whole numbers of at least 1.
+    """
+    given = listed("batch_sizes", sizes, "whole numbers")
+    return tuple(whole("batch_size", size, 1) for size in given)
 
 
 def _stop_strings(stops: object) -> tuple[str, ...]:

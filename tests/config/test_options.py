@@ -130,11 +130,28 @@ def test_a_json_request() -> None:
         GenerateOptions.from_json({"beam_size": 65})
 
 
-def test_a_signature_shows_the_keywords() -> None:
-    known = signature(Engine.generate).parameters
-    assert {*described(GenerateOptions)} < {*known}
+@pytest.mark.parametrize(("request_", "kind"), [(None, "NoneType"), ([1], "list"), ("a", "str")])
+def test_a_json_request_that_is_no_object(request_: object, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"^options must be an object, got {kind}$"):
+        GenerateOptions.from_json(request_)
+
+
+@pytest.mark.parametrize(
+    ("call", "options"),
+    [
+        (Engine.generate, GenerateOptions),
+        (Engine.iter_generate, GenerateOptions),
+        (Engine.iter_describe, DescribeOptions),
+        (Engine.iter_classify, ClassifyOptions),
+    ],
+)
+def test_a_signature_shows_the_keywords(
+    call: Callable[..., object], options: type[TaskOptions]
+) -> None:
+    known = signature(call).parameters
+    assert {*described(options)} < {*known}
     assert known["batch_size"].default == 8
-    assert "hypotheses kept; 1 is greedy" in (Engine.generate.__doc__ or "")
+    assert "hypotheses kept; 1 is greedy" in (call.__doc__ or "")
 
 
 CALLS: dict[str, Any] = {

@@ -125,6 +125,7 @@ class FakeBackend:
     """A backend with a toy decoder and no encoders."""
 
     name = "fake"
+    precision = "fp32"
     device_search: DeviceSearch | None = None
 
     def __init__(

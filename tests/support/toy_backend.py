@@ -18,6 +18,7 @@ BACKEND = BackendSpec(
 
 class ToyBackend:
     name = "toy"
+    precision = "fp32"
     decoder = None
     device_search = None
 

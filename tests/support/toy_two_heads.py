@@ -85,6 +85,7 @@ class TwoHeadsBackend:
     """Counts the windows it encodes; a prefix is its embedding, read by the decoder as one row."""
 
     name = BACKEND.name
+    precision = "fp32"
     device_search = None
 
     def __init__(self, plan: Plan) -> None:

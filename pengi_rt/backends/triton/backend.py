@@ -47,6 +47,7 @@ class TritonBackend:
         With int8, the decoder's matrices are int8 and everything else is float16.
         """
         self.config = model.config
+        self.precision = precision
         lane, dtype = Lane(torch.device(device)), DTYPES[precision]
         weights = decoder_weights(model.decoder, lane.device, dtype, int8=precision == "int8")
         tables = tables_of(model.audio_encoder.mel, lane.device)

@@ -45,12 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, IndexOptions, "rebuild", "approximate")
     add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
     add_decoding(parser, sampling=False)
-    parser.add_argument_group("long recordings").add_argument(
-        "--hop",
-        type=float,
-        metavar="SECONDS",
-        help="time between the starts of windows, which are the rows (default: a clip's length)",
-    )
+    add_options(parser.add_argument_group("long recordings"), IndexOptions, "hop")
     add_options(parser, IndexOptions, "strict")
     add_engine(parser)
     parser.set_defaults(run=run)
