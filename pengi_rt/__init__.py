@@ -34,10 +34,9 @@ if TYPE_CHECKING:
     from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
     from pengi_rt.results.explanation import Explanation
     from pengi_rt.results.generation import Beam, Result, Timings, Window
+    from pengi_rt.results.search import Hit, Indexed
     from pengi_rt.results.timeline import Pooled, Segment
     from pengi_rt.tasks.search.index import Index
-    from pengi_rt.tasks.search.indexing import Indexed
-    from pengi_rt.tasks.search.searching import Hit
 
 _HOME = {
     "AudioEmbedding": "pengi_rt.results.embedding",
@@ -53,10 +52,10 @@ _HOME = {
     "ExplainOptions": "pengi_rt.config.options",
     "Explanation": "pengi_rt.results.explanation",
     "GenerateOptions": "pengi_rt.config.options",
-    "Hit": "pengi_rt.tasks.search.searching",
+    "Hit": "pengi_rt.results.search",
     "Index": "pengi_rt.tasks.search.index",
     "IndexOptions": "pengi_rt.config.options",
-    "Indexed": "pengi_rt.tasks.search.indexing",
+    "Indexed": "pengi_rt.results.search",
     "LabelScore": "pengi_rt.results.classification",
     "ModelConfig": "pengi_rt.config.model",
     "PengiError": "pengi_rt.errors",

@@ -27,6 +27,7 @@ from pengi_rt.results.description import Description
 from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
 from pengi_rt.results.explanation import Explanation
 from pengi_rt.results.generation import Result
+from pengi_rt.results.search import Hit, Indexed
 from pengi_rt.session.batches import (
     Audio,
     OneOrMany,
@@ -45,8 +46,8 @@ from pengi_rt.tasks.explain import explain
 from pengi_rt.tasks.generate import generate
 from pengi_rt.tasks.prepare import plain_prompts, warm_up_search
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
-from pengi_rt.tasks.search.searching import Hit, Query, search_index
+from pengi_rt.tasks.search.indexing import Listener, index_folder
+from pengi_rt.tasks.search.searching import Query, search_index
 from pengi_rt.tasks.stream import stream
 
 

@@ -8,7 +8,7 @@ from pengi_rt.render.rows import FORMATS, ResultRows, Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
-    from pengi_rt.tasks.search.searching import Hit
+    from pengi_rt.results.search import Hit
 
 SEARCH_COLUMNS: Final = ("query", "rank", "score", "file", "path", "start", "end", "caption")
 

@@ -14,6 +14,7 @@ from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import By, GenerateOptions, SearchOptions
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.results.search import Hit
 from pengi_rt.session.batches import window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
@@ -38,20 +39,6 @@ _SETTINGS = {
     "stop_strings": list,
     "hop": float,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A recording and its window nearest to the query."""
-
-    file: str  # relative to the collection
-    start: float  # seconds into the recording
-    end: float  # seconds
-    caption: str
-    score: float  # the cosine, or BM25 when searching by words
-    path: Path  # where the recording was when it was indexed
-    row: int  # number of the window's row in the index
-    only_window: bool  # whether the recording has no other window
 
 
 class Query(NamedTuple):

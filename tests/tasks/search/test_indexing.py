@@ -357,7 +357,7 @@ def test_a_temporarily_unreadable_recording_stays_in_the_index(
     monkeypatch.setattr(os, "scandir", closed)
     found = engine.index(folder, index, **FAST)
     assert found.counts == {"new": 0, "changed": 0, "moved": 0, "deleted": 0, "kept": 6}
-    assert [problem.path for problem in found.names.problems] == [str(folder / "b")]
+    assert [path for path, _ in found.unread] == [str(folder / "b")]
     assert (spy.windows, generation(index)) == (0, before)
     (folder / "z.wav").unlink()  # what is gone elsewhere is still deleted
     assert engine.index(folder, index, **FAST).counts["deleted"] == 1
@@ -372,7 +372,7 @@ def test_only_files_are_hashed(engine: Engine, folder: Path, index: Path) -> Non
     os.mkfifo(folder / "pipe.wav")
     found = engine.index(folder, index, **FAST)
     assert (found.recordings, found.failed) == (6, ())
-    (said,) = found.names.skipped.values()
+    (said,) = found.skipped.values()
     assert said == "2 skipped as pipes or devices"
 
 

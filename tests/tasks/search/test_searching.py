@@ -17,11 +17,12 @@ from sounds import IDENTITY, unit
 
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
+from pengi_rt.results.search import Hit
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import nearest
 from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
-from pengi_rt.tasks.search.searching import Hit, _hits
+from pengi_rt.tasks.search.searching import _hits
 
 OTHER: Any = {"beam_size": 2, "max_new_tokens": 7, "hop": 0.5, "text": "a", "stop": "t"}
 PROMPT = "this is a sound of"
