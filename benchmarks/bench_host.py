@@ -19,6 +19,7 @@ from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.model import ModelConfig, pengi_config
 from pengi_rt.decoding.backtrack import read_hypotheses
 from pengi_rt.engine import Engine
+from pengi_rt.session.session import Session
 
 BEAMS, STEPS = 5, 20
 BATCHES = (1, 64)
@@ -28,6 +29,7 @@ class Instant:
     """A backend that searches on its own, with traces drawn beforehand."""
 
     name = "instant"
+    precision = "fp32"
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -67,7 +69,7 @@ def searched(vocab: int, clips: int) -> SearchTrace:
 def engine(bench_plan: Path) -> Iterator[Engine]:
     with pengi_rt.load(bench_plan, threads=1) as loaded:
         backend: Any = Instant(pengi_config(loaded.config))
-        yield Engine(loaded.plan, backend)
+        yield Engine(Session(loaded.plan, backend))
 
 
 @pytest.mark.parametrize("clips", BATCHES)

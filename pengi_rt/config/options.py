@@ -1,8 +1,9 @@
 """The options of each task besides the recording and the prompt: one frozen dataclass per task.
 
-Each field is declared once (:func:`option_of` shares it). It defines the keyword in Python (:meth:`TaskOptions.given`), the flag
-on the command line with its default and help (``cli/flags.py``), and the key in a JSON request
-(:meth:`TaskOptions.from_json`). Values are checked when the dataclass is made.
+Each field is declared once; another class shares it by :func:`option_of`. It defines the keyword in
+Python (:meth:`TaskOptions.given`), the flag on the command line with its default and help
+(``cli/flags.py``), and the key in a JSON request (:meth:`TaskOptions.from_json`). Values are
+checked when the dataclass is made.
 """
 
 import math

@@ -53,6 +53,7 @@ def _rows(query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
             "start": hit.start,
             "end": hit.end,
             "caption": hit.caption,
+            "options": hit.options.to_json(),
         }
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pengi_rt.config.options import IndexOptions, SearchOptions
+
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
@@ -15,6 +17,8 @@ class Indexed:
     prompt: str
     prompt_truncated: bool
     """Whether the prompt was truncated to fit."""
+    options: IndexOptions
+    """The options used, with the plan's defaults filled in."""
     new: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()  # known under another name before
@@ -57,3 +61,5 @@ class Hit:
     path: Path  # where the recording was when it was indexed
     row: int  # number of the window's row in the index
     only_window: bool  # whether the recording has no other window
+    options: SearchOptions
+    """The options of the search, with what it compared (``by``) filled in."""

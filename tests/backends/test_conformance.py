@@ -209,6 +209,7 @@ class Contrastive:
     """A backend for a plan without a decoder."""
 
     name = "contrastive"
+    precision = "fp32"
     decoder = device_search = None
 
     def __init__(self, backend: Backend) -> None:

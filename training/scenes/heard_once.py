@@ -19,6 +19,7 @@ class HeardOnce:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name = backend.name
+        self.precision = backend.precision
         self.config = backend.config
         self.encoders = CachedEncoders(backend.encoders)
         self.decoder = backend.decoder

@@ -192,6 +192,7 @@ class _Run:
         return Indexed(
             prompt.prompt,
             prompt.truncated,
+            self.options.filled_in(self.session.generative.generation),
             new=tuple(found.file for found in update.new),
             changed=tuple(found.file for found in update.changed),
             moved=tuple(reuse.recording.file for reuse in update.moved),

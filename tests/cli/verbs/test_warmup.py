@@ -20,6 +20,7 @@ from pengi_rt.engine import Engine
 from pengi_rt.errors import UsageError
 from pengi_rt.kernels import tuning
 from pengi_rt.kernels.tuning_file import Tile, file_for
+from pengi_rt.session.session import Session
 
 CPU = torch.device("cpu")
 TIMES: dict[Tile, float] = {(64,): 10.0, (32,): 7.5, (16,): 9.0}
@@ -34,6 +35,7 @@ class Backend:
     """A backend with one kernel, which every batch size launches once."""
 
     name = "triton"
+    precision = "fp16"
 
     def __init__(self, config: FamilyConfig) -> None:
         self.config = config
@@ -66,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def backend(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """Replaces the GPU for the command."""
     backend = Backend(engine.config)
-    fake = Engine(engine.plan, backend)  # type: ignore[arg-type]
+    fake = Engine(Session(engine.plan, backend))  # type: ignore[arg-type]
 
     @contextmanager
     def load(plan: object, **options: object) -> Iterator[object]:
