@@ -118,7 +118,7 @@ class Engine:
         """
         prompt = None if prompt is None else plain_prompts(prompt)
         chosen = GenerateOptions.given(options, keywords, "generate")
-        results = self.iter_generate(as_list(audio), prompt, options=chosen)
+        results = list(self.iter_generate(as_list(audio), prompt, options=chosen))
         return shaped_like(audio, results, prompt)
 
     @keywords_of(GenerateOptions)
@@ -169,7 +169,7 @@ class Engine:
     ) -> Description | list[Description]:
         """Describe recordings (caption, metadata and events) with the released prompts."""
         chosen = DescribeOptions.given(options, keywords, "describe")
-        return shaped_like(audio, self.iter_describe(as_list(audio), options=chosen))
+        return shaped_like(audio, list(self.iter_describe(as_list(audio), options=chosen)))
 
     @keywords_of(DescribeOptions)
     def iter_describe(
@@ -213,7 +213,7 @@ class Engine:
             UsageError: labels or options are invalid; otherwise as :meth:`generate`.
         """
         chosen = ClassifyOptions.given(options, keywords, "classify")
-        results = self.iter_classify(as_list(audio), labels, prompt, options=chosen)
+        results = list(self.iter_classify(as_list(audio), labels, prompt, options=chosen))
         return shaped_like(audio, results)
 
     @keywords_of(ClassifyOptions)

@@ -1,6 +1,6 @@
 """One or many: a call takes one recording or a list, one prompt or a list, and answers alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar, cast, overload
 
 from pengi_rt.audio.audio_like import is_several
@@ -19,19 +19,18 @@ def as_list(audio: OneOrMany) -> Audios:
 
 
 @overload
-def shaped_like(audio: OneOrMany, results: Iterable[Item]) -> Item | list[Item]: ...
+def shaped_like(audio: OneOrMany, results: list[Item]) -> Item | list[Item]: ...
 @overload
 def shaped_like(
-    audio: OneOrMany, results: Iterable[Item], prompts: Prompts
+    audio: OneOrMany, results: list[Item], prompts: Prompts
 ) -> Item | list[Item] | list[list[Item]]: ...
 def shaped_like(
-    audio: OneOrMany, results: Iterable[Item], prompts: Prompts = None
+    audio: OneOrMany, results: list[Item], prompts: Prompts = None
 ) -> Item | list[Item] | list[list[Item]]:
     """The results for ``audio``: a list if it is a list, otherwise its single result.
 
     If ``prompts`` is a list, each recording's result is itself a list, one result per prompt.
     """
-    results = list(results)
     if prompts is None or isinstance(prompts, str):
         return results if is_several(audio) else results[0]
     size = len(prompts)

@@ -171,6 +171,7 @@ class Counting:
     """A backend that only encodes audio, and counts clips."""
 
     name = "counting"
+    precision = "fp32"
     config = decoder = None
 
     def __init__(self) -> None:
