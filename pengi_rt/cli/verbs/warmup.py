@@ -5,7 +5,7 @@ from time import perf_counter
 
 from pengi_rt.backends.opening import prepare_warm_up
 from pengi_rt.cli.flags import add_options, add_precision
-from pengi_rt.config.backend import WarmUpStep, backend_spec, backends, either
+from pengi_rt.config.backend import WarmUpStep, backend_spec, backends
 from pengi_rt.config.options import WarmUpOptions
 from pengi_rt.errors import UsageError
 from pengi_rt.system.quote import printable
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     names = [spec.name for spec in backends() if spec.warm_up]
     parser.description = (
-        f"Compile and capture what the {either(names)} backend needs to answer, so that later "
+        f"Compile and capture what the {' or '.join(names)} backend needs to answer, so that later "
         "processes find compiled kernels in the cache, and print the seconds of every part."
     )
     parser.add_argument(
