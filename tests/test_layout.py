@@ -42,7 +42,7 @@ PENGI = ("pengi_rt.plan.pengi", "pengi_rt.models", "pengi_rt.export", "pengi_rt.
 # The command line is a client of the engine, as a server is: it may import these.
 CLIENT = (
     *("pengi_rt.cli", "pengi_rt.render", "pengi_rt.engine", "pengi_rt.results", "pengi_rt.config"),
-    *("pengi_rt.errors", "pengi_rt.system", "pengi_rt.backends.opening"),
+    *("pengi_rt.errors", "pengi_rt.system"),
 )
 # What else it imports, where, and why; nothing more, and nothing less.
 BEYOND = {
@@ -57,17 +57,22 @@ BEYOND = {
         "pengi_rt.training.datasets.registry": "converts datasets",
         "pengi_rt.training.manifest_check": "checks manifests",
     },
+    "pengi_rt.cli.verbs.doctor": {
+        "pengi_rt.backends.diagnosis": "looks for packages and devices; needs no engine",
+    },
     "pengi_rt.cli.verbs.export": {
         "pengi_rt.export.export": "exports; needs no engine",
         "pengi_rt.export.self_test": "the type of the checks that are shown",
     },
     "pengi_rt.cli.verbs.inspect": {
         "pengi_rt.plan.builtin": "the plan that is shown by default",
-        "pengi_rt.plan.manifest": "the type of what is shown",
     },
     "pengi_rt.cli.verbs.train": {
         "pengi_rt.training.config": "the stage to train",
         "pengi_rt.training.loop": "trains; needs no engine",
+    },
+    "pengi_rt.cli.verbs.warmup": {
+        "pengi_rt.backends.opening": "a warm-up begins before there is an engine to ask",
     },
 }
 

@@ -12,6 +12,7 @@ from pengi_rt.cli.progress import Progress
 from pengi_rt.config.family import generative
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import SOME_FAILED, AudioError, InputError
+from pengi_rt.render.fields import error_row
 from pengi_rt.render.ordered import OrderedRows
 from pengi_rt.render.output import open_output
 from pengi_rt.render.resume import ResumeState, recording_mark, settings_hash
@@ -148,4 +149,4 @@ def exit_code(answered: int, failed: int) -> int:
 
 
 def _error_row(name: str, error: AudioError) -> Row:
-    return {"audio": STDIN if name == STDIO else name, "error": str(error)}
+    return error_row("audio", STDIN if name == STDIO else name, error)

@@ -13,14 +13,14 @@ from pengi_rt.system.streams import emit
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
+    names = [spec.name for spec in backends() if spec.warm_up]
     parser.description = (
-        "Compile and capture what the triton backend needs to answer, so that later "
+        f"Compile and capture what the {' or '.join(names)} backend needs to answer, so that later "
         "processes find compiled kernels in the cache, and print the seconds of every part."
     )
     parser.add_argument(
         "--engine", metavar="PLAN", help="engine file (default: the built-in demo model)"
     )
-    names = [spec.name for spec in backends() if spec.warm_up]
     parser.add_argument("--backend", choices=names, default=names[0], help="(default: %(default)s)")
     add_precision(parser)
     parser.add_argument(
