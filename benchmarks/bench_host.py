@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import pengi_rt
 from pengi_rt.backends.protocol import F32, I64, Encoded, SearchTrace
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.model import ModelConfig, pengi_config
+from pengi_rt.config.pengi import PengiConfig, pengi_config
 from pengi_rt.decoding.backtrack import read_hypotheses
 from pengi_rt.engine import Engine
 
@@ -29,7 +29,7 @@ class Instant:
 
     name = "instant"
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: PengiConfig) -> None:
         self.config = config
         self.encoders = self.device_search = self
         self.answers = {clips: searched(config.decoder.vocab_size, clips) for clips in BATCHES}

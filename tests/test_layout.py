@@ -185,7 +185,7 @@ def test_arrows_run_down(name: str) -> None:
 def test_what_serves_every_family_does_not_know_pengi(name: str) -> None:
     """It uses what the protocols in config/family.py name."""
     found = {found.module for found in IMPORTS[name]}
-    knows = not found.isdisjoint({"pengi_rt.config.model", "pengi_rt.ModelConfig"})
+    knows = not found.isdisjoint({"pengi_rt.config.pengi", "pengi_rt.PengiConfig"})
     assert name == "pengi_rt" or within(name, *PENGI) or not knows
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pengi_rt.audio.recording import AudioLike, load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.regular import Regular, open_regular
@@ -268,7 +268,7 @@ def text_documents(paths: Sequence[Path]) -> list[Row]:
 
 
 def check_geometry(
-    config: ModelConfig, rows: Sequence[Row], encoder: RowEncoder, *, prompts_as_tokens: bool
+    config: PengiConfig, rows: Sequence[Row], encoder: RowEncoder, *, prompts_as_tokens: bool
 ) -> None:
     """Refuse rows that do not fit into the decoder's positions.
 

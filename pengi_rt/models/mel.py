@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import MelConfig
+from pengi_rt.config.pengi import PengiConfig
 
 F64 = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class LogMel(nn.Module):
     mel_bank: Tensor
     stretch: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: PengiConfig) -> None:
         super().__init__()
         self.mel = config.mel
         self.spec_size = config.htsat.spec_size

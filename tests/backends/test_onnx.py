@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, helper, load_model, load_model_from_st
 import pengi_rt
 from pengi_rt.backends.onnx import OnnxBackend, OnnxCache
 from pengi_rt.backends.torch import TorchBackend
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.models.pengi import Pengi

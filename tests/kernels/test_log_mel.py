@@ -17,15 +17,15 @@ import torch
 from kernel_close import assert_kernel_close
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels.log_mel import log_mel, log_mel_reference
 from pengi_rt.kernels.log_mel_tables import LogMelTables, log_mel_tables
 from pengi_rt.kernels.log_mel_tiles import default_source
 from pengi_rt.models.mel import LogMel
 
 
-def short(preset: str, samples: int, spec_size: int) -> ModelConfig:
-    config = ModelConfig.preset(preset)
+def short(preset: str, samples: int, spec_size: int) -> PengiConfig:
+    config = PengiConfig.preset(preset)
     htsat = dataclasses.replace(config.htsat, spec_size=spec_size)
     seconds = samples / config.mel.sample_rate
     return dataclasses.replace(config, clip_seconds=seconds, htsat=htsat)
@@ -40,7 +40,7 @@ SHORT = {
 }
 
 
-def front_end(config: ModelConfig) -> LogMel:
+def front_end(config: PengiConfig) -> LogMel:
     """A model with a batch norm like a trained one: mean -40 dB, deviation 15 dB."""
     generator = torch.Generator().manual_seed(5)
     model = LogMel(config).eval().requires_grad_(False)
@@ -111,7 +111,7 @@ SIGNALS: dict[str, Callable[[int], Tensor]] = {
 
 
 def check(
-    config: ModelConfig,
+    config: PengiConfig,
     signals: list[str],
     source: int,
     dtype: torch.dtype = torch.float32,
@@ -181,7 +181,7 @@ def test_nan_stays_nan() -> None:
 
 @pytest.mark.parametrize("preset", ["base", "demo", "tiny"])
 def test_reference_is_the_front_end(preset: str) -> None:
-    config = ModelConfig.preset(preset)
+    config = PengiConfig.preset(preset)
     model = front_end(config)
     wave = noise(config.clip_samples)[None]
     native = model(wave)
@@ -192,7 +192,7 @@ def test_reference_is_the_front_end(preset: str) -> None:
 @pytest.mark.parametrize("source", [32, 64])
 @pytest.mark.parametrize("preset", ["base", "demo", "tiny"])
 def test_tiles_hold_what_they_read(preset: str, source: int) -> None:
-    model = LogMel(ModelConfig.preset(preset))
+    model = LogMel(PengiConfig.preset(preset))
     tables = tables_of(model.requires_grad_(False))
     step, groups = tables.cuts[source]
     image_frames = len(model.stretch)
@@ -214,7 +214,7 @@ def test_tiles_hold_what_they_read(preset: str, source: int) -> None:
 
 
 def test_few_clips_use_small_tiles() -> None:
-    tables = tables_of(LogMel(ModelConfig.preset("base")).requires_grad_(False))
+    tables = tables_of(LogMel(PengiConfig.preset("base")).requires_grad_(False))
     assert [default_source(batch, tables) for batch in (1, 3, 4, 64)] == [32, 32, 64, 64]
     assert {source: cut.step for source, cut in tables.cuts.items()} == {32: 30, 64: 64}
 

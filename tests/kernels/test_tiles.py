@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from pengi_rt.backends.triton.audio import tables_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels import beam_attention as beam
 from pengi_rt.kernels import (
     lm_head,
@@ -251,7 +251,7 @@ def test_windows(dtype: torch.dtype, tile: Tile) -> None:
 
 
 def short_mel() -> LogMel:
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     htsat = dataclasses.replace(config.htsat, spec_size=32)
     seconds = 9760 / config.mel.sample_rate
     return LogMel(dataclasses.replace(config, clip_seconds=seconds, htsat=htsat)).eval()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import HTSATConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.htsat import (
     HTSAT,
     PatchEmbed,
@@ -21,7 +21,7 @@ from pengi_rt.models.htsat import (
 )
 from pengi_rt.models.mel import LogMel
 
-CONFIG = ModelConfig.preset("tiny").htsat
+CONFIG = PengiConfig.preset("tiny").htsat
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +172,7 @@ def test_a_step_is_one_column_of_one_strip() -> None:
 
 def test_steps_follow_the_recording() -> None:
     """Bins that rise with time, folded and averaged over patches, unfold into rising steps."""
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     module = LogMel(config).eval()
     rising = torch.arange(float(config.mel_frames))[None, :, None].expand(1, -1, 16)
     tokens = torch.nn.functional.avg_pool2d(module.fold(rising), 8)[:, 0, :, :, None]

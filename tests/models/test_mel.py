@@ -10,12 +10,12 @@ from golden import PAIRS, meta, pair, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import MelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.mel import LogMel, dft_kernels, slaney_bank, stretch_matrix
 
-BASE = ModelConfig.preset("base")
-TINY = ModelConfig.preset("tiny")
+BASE = PengiConfig.preset("base")
+TINY = PengiConfig.preset("tiny")
 CLIPS = {str(meta(pair(name))["audio"]): name for name in PAIRS}
 
 

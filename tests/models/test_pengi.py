@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import random_model
 
-TINY = ModelConfig.preset("tiny")
+TINY = PengiConfig.preset("tiny")
 NO_TEXT = dataclasses.replace(
     TINY,
     text=dataclasses.replace(TINY.text, kind="token_embedding", max_length=12),
@@ -136,7 +136,7 @@ def test_a_sequence_in_time_is_normalised_step_by_step(
 def test_the_published_sizes(preset: str, parameters: int) -> None:
     """The released count includes the STFT, the mel bank, and HTSAT's unused class heads."""
     with torch.device("meta"):
-        model = Pengi(ModelConfig.preset(preset))
+        model = Pengi(PengiConfig.preset(preset))
     mel = model.audio_encoder.mel
     constants = mel.stft_real.numel() + mel.stft_imag.numel() + mel.mel_bank.numel()
     heads = 527 * (768 * 2 * 3 + 1) + 527 * (527 + 1)

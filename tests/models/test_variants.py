@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pengi_rt
-from pengi_rt.config.model import ModelConfig, pengi_config
+from pengi_rt.config.pengi import PengiConfig, pengi_config
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.engine import Engine
 from pengi_rt.export.checkpoint_reader import load_model
@@ -49,7 +49,7 @@ PROMPTS = ("generate audio caption", "a dog")
 @pytest.fixture(scope="module", params=VARIANTS)
 def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant's plan and its checkpoint; the export's self-tests passed."""
-    config = ModelConfig.from_dict(TINY | VARIANTS[request.param] | {"name": request.param})
+    config = PengiConfig.from_dict(TINY | VARIANTS[request.param] | {"name": request.param})
     folder = tmp_path_factory.mktemp("variant")
     checkpoint = folder / "model.safetensors"
     save_checkpoint(random_model(config), checkpoint, make_tokenizers(config))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pengi_rt.backends.protocol import F64
 from pengi_rt.backends.torch import model_of
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.text.prompts import task_prompt

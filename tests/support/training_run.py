@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
 from pengi_rt.cli.main import main
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.training import loop, run_folder
 from pengi_rt.training.config import OptimizerConfig, TrainConfig, read_config
@@ -89,7 +89,7 @@ def write_rows(path: Path, lines: "list[dict[str, object]]") -> Path:
 def write_tokenizers(folder: Path) -> Path:
     """The tiny model's tokenizers, as a run's ``tokenizers``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in make_tokenizers(ModelConfig.preset("tiny")).items():
+    for name, data in make_tokenizers(PengiConfig.preset("tiny")).items():
         (folder / f"{name}.json").write_bytes(data)
     return folder
 

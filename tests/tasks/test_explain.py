@@ -8,7 +8,7 @@ from clips import clip
 from numpy.typing import NDArray
 
 import pengi_rt
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.models.pengi import Pengi

@@ -14,7 +14,7 @@ import torch
 from training_run import RATE, Workshop, variant
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.text.prompts import load_tasks
@@ -28,7 +28,7 @@ from pengi_rt.training.data import (
 from pengi_rt.training.examples import Clips, RowEncoder
 from pengi_rt.training.manifest import Row, read_manifest
 
-CONFIG = ModelConfig.from_dict(_model(variant("released")))
+CONFIG = PengiConfig.from_dict(_model(variant("released")))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_gain_is_uniform_in_decibels(rows: list[Row], encoder: RowEncoder) -> No
 
 def test_tags_follow_the_crop(rows: list[Row], encoder: RowEncoder) -> None:
     """Tagged from 0 to 0.3 s: a clip that starts later must not get the tag."""
-    config = ModelConfig.from_dict(_model(variant("time")))
+    config = PengiConfig.from_dict(_model(variant("time")))
     timed = RowEncoder(config, make_tokenizers(config), 77)
     row = next(row for row in rows if row.audio is not None and row.audio.name == "2.wav")
     clips = ClipData([row], timed, DataConfig(), seed=0, tags=["indoors", "siren"])

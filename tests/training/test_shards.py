@@ -12,7 +12,7 @@ import soundfile
 from miniature import RATE
 from training_run import Workshop, outcome, train, train_until
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.text.prompts import load_tasks
@@ -60,7 +60,7 @@ def shards(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 
 @pytest.fixture(scope="module")
 def encoder() -> RowEncoder:
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     return RowEncoder(config, make_tokenizers(config), 16)
 
 
