@@ -38,13 +38,13 @@ class Instant:
         shape = (len(ids), self.config.prompt_rows(ids.shape[1]), self.config.decoder.n_embd)
         return Encoded(np.zeros((len(ids), self.config.d_proj), np.float32), np.zeros(shape, "f4"))
 
-    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
-        return self.answers[len(wave)]
+    def search_audio(self, windows: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+        return self.answers[len(windows)]
 
     def search_new_prompt(
-        self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+        self, windows: F32, ids: I64, suffix: F32, options: DecodeOptions
     ) -> tuple[Encoded, SearchTrace]:
-        return self.encode_text(ids), self.answers[len(wave)]
+        return self.encode_text(ids), self.answers[len(windows)]
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

@@ -9,7 +9,7 @@ from gpu_case import Case, Rival, Setting, Work, in_float64, size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.backends.triton.audio import tables_of
+from pengi_rt.backends.triton.audio import front_end_tables
 from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels.log_mel import log_mel
 from pengi_rt.kernels.log_mel_tables import LogMelTables
@@ -65,7 +65,7 @@ def front_end(config: PengiConfig, device: torch.device) -> LogMel:
 
 @cache
 def front_tables(config: PengiConfig, device: torch.device) -> LogMelTables:
-    return tables_of(front_end(config, device), device)
+    return front_end_tables(front_end(config, device), device)
 
 
 def front_end_work(setting: Setting) -> Work:

@@ -114,7 +114,7 @@ class FakeDecoder:
 class NoEncoders:
     """The encoders of a backend that is used only for its decoder."""
 
-    def encode_audio(self, wave: F32) -> Encoded:
+    def encode_audio(self, windows: F32) -> Encoded:
         raise NotImplementedError
 
     def encode_text(self, ids: I64) -> Encoded:

@@ -97,10 +97,10 @@ class TwoHeadsBackend:
             model = ToyModel(vocab_size=len(plan.tensor("tokens")), stop_id=TINY.stop_id)
             self.decoder = FakeDecoder(model)
 
-    def encode_audio(self, wave: F32) -> Encoded:
+    def encode_audio(self, windows: F32) -> Encoded:
         """The embedding of a window is in its first samples."""
-        self.encoded += len(wave)
-        return self._both(wave[:, :WIDTH])
+        self.encoded += len(windows)
+        return self._both(windows[:, :WIDTH])
 
     def encode_text(self, ids: I64) -> Encoded:
         """The embedding of a text is the sum of its words'."""

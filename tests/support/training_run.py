@@ -164,7 +164,7 @@ def train_until(config: TrainConfig, step: int, *, resume: bool = False) -> None
     """Train, and die before step ``step`` (from 1) is taken."""
     real = loop._step
 
-    def fatal(run: loop.Run, *rest: Any) -> None:
+    def fatal(run: loop.TrainingRun, *rest: Any) -> None:
         if run.step + 1 == step:
             raise Killed
         real(run, *rest)
@@ -248,7 +248,7 @@ def train_held(path: Path, step: int, marker: Path) -> None:
     """Runs ``pengi-rt train`` in a process that waits before ``step`` while a file exists."""
     real = loop._step
 
-    def waiting(run: loop.Run, *rest: Any) -> None:
+    def waiting(run: loop.TrainingRun, *rest: Any) -> None:
         if run.step + 1 == step:
             marker.touch()
             while marker.exists():
@@ -268,7 +268,7 @@ def plain() -> Iterator[None]:
     """
     real = loop._start
 
-    def start_plain(config: TrainConfig) -> loop.Run:
+    def start_plain(config: TrainConfig) -> loop.TrainingRun:
         run = real(config)
         for module in run.prepared.stage.modules():
             if isinstance(module, torch.nn.Dropout):

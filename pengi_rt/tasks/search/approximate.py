@@ -18,7 +18,7 @@ from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.config.checked import require
 from pengi_rt.errors import BackendError, InputError, UsageError
 from pengi_rt.system.files import replacing
-from pengi_rt.tasks.search.folder import APPROXIMATE, current_generation, locked, reporting
+from pengi_rt.tasks.search.folder import APPROXIMATE, current_generation, locked_index, reporting
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import BLOCK_ROWS, cosines, first
 from pengi_rt.tasks.search.vectors import normalised
@@ -57,7 +57,7 @@ def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
     for start in range(0, N, BLOCK_ROWS):
         found.add(np.ascontiguousarray(vectors[start : start + BLOCK_ROWS]))
     path = _file(index, matrix)
-    with reporting(index.path), locked(index.path):
+    with reporting(index.path), locked_index(index.path):
         if current_generation(index.path) != index.generation.name:
             raise UsageError(f"{index.path}: was replaced in the meantime: run the command again")
         with replacing(path) as file:

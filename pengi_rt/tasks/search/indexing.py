@@ -13,8 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pengi_rt.audio.find import FoundRecordings as Names
-from pengi_rt.audio.find import find_recordings
+from pengi_rt.audio.find import FoundRecordings, find_recordings
 from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import as_path
@@ -46,7 +45,7 @@ class Indexed:
     """Whether the prompt was truncated to fit."""
     failed: tuple[tuple[str, str], ...] = ()
     """Recordings that could not be read, and why; the next run tries again."""
-    names: Names = field(default_factory=lambda: Names([], [], {}))
+    names: FoundRecordings = field(default_factory=lambda: FoundRecordings([], [], {}))
     """The files in the folder; the index keeps the recordings of folders that could not be read."""
 
     @property
@@ -201,8 +200,8 @@ class _Run:
             unread = (self._relative(each.path) for each in names.problems)
             files = builder.with_known_below(unread, files)
             update = builder.plan(files, lambda file: _digest(self.folder / file))
-            (question,) = self.request.prompts
-            outcome = Indexed(update, question.prompt, question.truncated, names=names)
+            (prompt,) = self.request.prompts
+            outcome = Indexed(update, prompt.prompt, prompt.truncated, names=names)
             self.listener.planned(outcome)
             batches = window_batches(
                 self.sources(update.todo),
@@ -217,7 +216,7 @@ class _Run:
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 
-    def names(self) -> Names:
+    def names(self) -> FoundRecordings:
         """The recordings of the folder. Raises InputError, AudioError."""
         _check_folder(self.folder)
         # With the slash, no folder name is mistaken for a list (@...) or standard input (-).
@@ -266,10 +265,10 @@ class _Run:
 
     def captions(self, batch: Batch) -> "list[_Captioned]":
         """Captions of a batch of windows, and the vectors of the captions and sounds."""
-        (question,) = self.request.prompts
+        (prompt,) = self.request.prompts
         with self.session.exclusive_decoding():
             encoded = self.session.encode_audio(batch.windows)
-            answers = decode_windows(self.session, encoded.prefix, question.prefix(), self.request)
+            answers = decode_windows(self.session, encoded.prefix, prompt.prefix(), self.request)
         best = [each.beams[0] for each in answers]
         decode, stops = self.session.tokenizer.decode, self.request.stops
         captions = [cut_at_stop(decode(beam.tokens), stops).strip() for beam in best]

@@ -51,7 +51,7 @@ def data(parts: tuple[Pengi, dict[str, bytes], Tokenizer], *prompts: str) -> Tex
 
 
 def order(found: TextData) -> list[Row]:
-    return [ROWS[found.stream.index(position)] for position in range(len(ROWS))]
+    return [ROWS[found.order.index(position)] for position in range(len(ROWS))]
 
 
 def test_plain_text_is_predicted_from_its_second_token(
