@@ -248,7 +248,7 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
     name = build("wheel", tmp_path)
     with zipfile.ZipFile(tmp_path / name) as wheel:
         held = sorted(entry for entry in wheel.namelist() if ".dist-info/" not in entry)
-        licences = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
+        licenses = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
     typing = ["pengi_rt/_core.pyi", "pengi_rt/py.typed"]
     plans = (ROOT / "pengi_rt" / "plan").glob("*.plan")
     recipes = (ROOT / "training" / "recipes").rglob("*.toml")
@@ -259,7 +259,7 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
     ]
     modules = [path.relative_to(ROOT).as_posix() for path in MODULES.values()]
     assert held == sorted([*modules, *typing, *data])
-    assert licences == {"LICENSE", "NOTICE"}
+    assert licenses == {"LICENSE", "NOTICE"}
     assert (tmp_path / name).stat().st_size <= WHEEL_BYTES
 
 

@@ -28,7 +28,7 @@ from pengi_rt.system.quote import one_line
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import Positions, make_loader
 from pengi_rt.training.errors import TrainingError
-from pengi_rt.training.initialise import set_trained
+from pengi_rt.training.initialize import set_trained
 from pengi_rt.training.run_folder import CHECKPOINT, CONFIG, METRICS, STATES
 from pengi_rt.training.run_lock import only_run
 from pengi_rt.training.schedule import make_optimizer, make_schedule

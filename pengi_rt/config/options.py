@@ -198,7 +198,7 @@ class ClassifyOptions(GenerateOptions):
 class ExplainOptions(PromptOptions):
     """How prefix vectors are explained in words."""
 
-    k: int = option(5, "tokens shown per vector", metavar="K", flag="-k --neighbours", low=1)
+    k: int = option(5, "tokens shown per vector", metavar="K", flag="-k --neighbors", low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -506,8 +506,8 @@ def test_a_real_recording_in_other_formats_and_rates(kind: str, rate: int) -> No
     assert error < (0.15 if kind == "OGG" else 3e-3)
 
 
-def test_every_recording_has_its_licence_beside_it() -> None:
-    text = (SOUNDS / "LICENCES.md").read_text("utf-8")
+def test_every_recording_has_its_license_beside_it() -> None:
+    text = (SOUNDS / "LICENSES.md").read_text("utf-8")
     files = [path for path in SOUNDS.iterdir() if path.suffix in (".wav", ".oga")]
     assert len(files) == 3
     assert all(f"| `{path.name}` |" in text for path in files)

@@ -38,7 +38,7 @@ def test_relative_position_index(window: int) -> None:
 
 
 @pytest.mark.parametrize(("resolution", "window", "shift"), [(16, 8, 4), (8, 4, 2), (32, 8, 4)])
-def test_the_mask_separates_tokens_that_only_the_roll_made_neighbours(
+def test_the_mask_separates_tokens_that_only_the_roll_made_neighbors(
     resolution: int, window: int, shift: int
 ) -> None:
     """Two tokens of a rolled window may attend unless one wrapped around the image's edge."""
@@ -126,7 +126,7 @@ def test_windows_come_back_where_they_were() -> None:
     assert torch.equal(attention._reverse(windows), x)
 
 
-def test_merging_takes_neighbours_in_the_released_order() -> None:
+def test_merging_takes_neighbors_in_the_released_order() -> None:
     merge = PatchMerging(3)
     x = torch.randn(2, 4, 6, 3)
     four = torch.cat(

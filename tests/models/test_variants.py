@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "text": {"kind": "token_embedding", "max_length": 12, "suffix": " <|endoftext|>"},
         "text_mapper": MAPPER | {"kind": "transformer_seq"},
     },
-    "lengths, normalised and mlp": {
+    "lengths, normalized and mlp": {
         "htsat": SHALLOW,
         "audio_mapper": MAPPER | {"prefix_length": 4, "constant_length": 4},
         "text_mapper": MLP | {"prefix_length": 6},

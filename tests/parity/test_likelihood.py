@@ -136,4 +136,4 @@ def test_every_verb_works(engine: Engine, audio: tuple[Any, int]) -> None:
     (explained,) = engine.explain([audio], k=2)
     vectors = explained.windows[0].vectors
     assert [vector.part for vector in vectors] == ["audio"] * 40 + ["prompt"] * 40
-    assert all(len(vector.neighbours) == 2 for vector in vectors)
+    assert all(len(vector.neighbors) == 2 for vector in vectors)

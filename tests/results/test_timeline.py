@@ -31,7 +31,7 @@ def test_one_window_is_one_segment() -> None:
     assert list(segments(_windows((0, 2.5, " rain ")))) == [Segment(0, 2.5, "rain")]
 
 
-def test_neighbours_that_agree_merge() -> None:
+def test_neighbors_that_agree_merge() -> None:
     rows = _windows((0, 7, "rain"), (7, 14, "rain "), (14, 21, "dog"), (21, 28, "rain"))
     want = [Segment(0, 14, "rain"), Segment(14, 21, "dog"), Segment(21, 28, "rain")]
     assert list(segments(rows)) == want

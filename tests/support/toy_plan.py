@@ -53,7 +53,7 @@ def tensors() -> dict[str, NDArray[Any]]:
         "half": table[:5, :7].astype(np.float16),
         "ids": np.arange(-3, 4),
         "ids32": np.arange(5, dtype=np.int32),
-        "quantised": rng.integers(-128, 128, (3, 3), np.int8),
+        "quantized": rng.integers(-128, 128, (3, 3), np.int8),
         "bytes": rng.integers(0, 256, 4097, np.uint8),
         "mask": np.array([[True, False, True]]),
         "odd values": np.array([np.nan, np.inf, -np.inf, 1e-45], np.float32),

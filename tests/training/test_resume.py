@@ -68,7 +68,7 @@ def test_the_run_uses_randomness_and_optimizer_state(
     forgotten: dict[str, Callable[[loop.TrainingRun], object]] = {
         "nothing": lambda run: None,
         "generator": lambda run: torch.manual_seed(0),
-        "optimiser": lambda run: [s.clear() for s in run.optimizer.state.values()],
+        "optimizer": lambda run: [s.clear() for s in run.optimizer.state.values()],
         "schedule": restart,
     }
     for name, forget in forgotten.items():

@@ -18,12 +18,12 @@ from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.config import _model
-from pengi_rt.training.initialise import fresh_weights, make_model, set_trained
+from pengi_rt.training.initialize import fresh_weights, make_model, set_trained
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("initialise"))
+    return Workshop(tmp_path_factory.mktemp("initialize"))
 
 
 @pytest.fixture(scope="module")
