@@ -21,7 +21,7 @@ from pengi_rt.system.files import replacing
 from pengi_rt.tasks.search.folder import APPROXIMATE, current_generation, locked_index, reporting
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import BLOCK_ROWS, cosines, first
-from pengi_rt.tasks.search.vectors import normalized
+from pengi_rt.tasks.search.vectors import unit_vectors
 
 Matrix = Literal["captions", "audio"]
 
@@ -102,7 +102,7 @@ def nearest_approximate(
     require(k >= 1, f"k must be at least 1, got {k}")
     require(probes >= 1, f"probes must be at least 1, got {probes}")
     vectors = _vectors(index, matrix)
-    units = normalized(queries, vectors.shape[1], "queries")
+    units = unit_vectors(queries, vectors.shape[1], "queries")
     found = _read(_file(index, matrix), vectors.shape)
     k = min(k, len(vectors))
     found.nprobe = min(probes, found.nlist)
