@@ -16,7 +16,6 @@ from pengi_rt.system.version import __version__
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import AudioLike, Recording, load_windows
-    from pengi_rt.config.model import ModelConfig
     from pengi_rt.config.options import (
         ClassifyOptions,
         DescribeOptions,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         ReadOptions,
         SearchOptions,
     )
+    from pengi_rt.config.pengi import PengiConfig
     from pengi_rt.engine import Engine, load
     from pengi_rt.errors import AudioError, PengiError
     from pengi_rt.plan.reader import Plan
@@ -57,7 +57,7 @@ _HOME = {
     "IndexOptions": "pengi_rt.config.options",
     "Indexed": "pengi_rt.results.search",
     "LabelScore": "pengi_rt.results.classification",
-    "ModelConfig": "pengi_rt.config.model",
+    "PengiConfig": "pengi_rt.config.pengi",
     "PengiError": "pengi_rt.errors",
     "Plan": "pengi_rt.plan.reader",
     "Pooled": "pengi_rt.results.timeline",
@@ -92,7 +92,7 @@ __all__ = [
     "IndexOptions",
     "Indexed",
     "LabelScore",
-    "ModelConfig",
+    "PengiConfig",
     "PengiError",
     "Plan",
     "Pooled",

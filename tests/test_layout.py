@@ -190,7 +190,7 @@ def test_arrows_run_down(name: str) -> None:
 def test_what_serves_every_family_does_not_know_pengi(name: str) -> None:
     """It uses what the protocols in config/family.py name."""
     found = {found.module for found in IMPORTS[name]}
-    knows = not found.isdisjoint({"pengi_rt.config.model", "pengi_rt.ModelConfig"})
+    knows = not found.isdisjoint({"pengi_rt.config.pengi", "pengi_rt.PengiConfig"})
     assert name == "pengi_rt" or within(name, *PENGI) or not knows
 
 
@@ -253,7 +253,7 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
     name = build("wheel", tmp_path)
     with zipfile.ZipFile(tmp_path / name) as wheel:
         held = sorted(entry for entry in wheel.namelist() if ".dist-info/" not in entry)
-        licences = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
+        licenses = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
     typing = ["pengi_rt/_core.pyi", "pengi_rt/py.typed"]
     plans = (ROOT / "pengi_rt" / "plan").glob("*.plan")
     recipes = (ROOT / "training" / "recipes").rglob("*.toml")
@@ -264,7 +264,7 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
     ]
     modules = [path.relative_to(ROOT).as_posix() for path in MODULES.values()]
     assert held == sorted([*modules, *typing, *data])
-    assert licences == {"LICENSE", "NOTICE"}
+    assert licenses == {"LICENSE", "NOTICE"}
     assert (tmp_path / name).stat().st_size <= WHEEL_BYTES
 
 

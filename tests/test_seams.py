@@ -21,7 +21,7 @@ from pengi_rt.config.family import (
     register_family,
     unregister_family,
 )
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.plan.reader import Plan
@@ -278,7 +278,7 @@ def test_tasks_follow_from_the_config() -> None:
     )
     for kind, expected in (("clip", tuple(TASKS)), ("token_embedding", able), ("decoder", able)):
         sequence = "transformer_seq" if kind == "token_embedding" else "transformer"
-        config = ModelConfig.from_dict({"text": {"kind": kind}, "text_mapper": {"kind": sequence}})
+        config = PengiConfig.from_dict({"text": {"kind": kind}, "text_mapper": {"kind": sequence}})
         spec = family_of(config)
         assert spec.tasks_of(spec.parts_of(config, spec.graphs)) == expected
     assert spec.refusal("index", spec.parts_of(config, spec.graphs)) == (

@@ -37,7 +37,7 @@ class Network(Protocol):
     def decoder(self) -> GPT2 | None:
         """The language model; None if it has none."""
 
-    def encode_audio(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_audio(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and prefixes of windows, as :class:`pengi_rt.backends.protocol.Encoded`."""
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +92,8 @@ class TorchEncoders:
 
     @_explained
     @torch.inference_mode()
-    def encode_audio(self, wave: F32) -> Encoded:
-        embedding, prefix = self.model.encode_audio(_tensor(wave))
+    def encode_audio(self, windows: F32) -> Encoded:
+        embedding, prefix = self.model.encode_audio(_tensor(windows))
         return Encoded(embedding.numpy(), prefix.numpy())
 
     @_explained

@@ -33,7 +33,7 @@ class AnyPart(Protocol):
         """Which windows it is about; None if it is about all."""
 
 
-AnyResult = TypeVar("AnyResult", bound=AnyPart)
+Part = TypeVar("Part", bound=AnyPart)
 
 
 class Run:
@@ -113,7 +113,7 @@ class Run:
         self._count_failure(error)
         self._rows.fail_last(lambda name: _error_row(name, error))
 
-    def write_output(self, results: Iterable[AnyResult], rows: ResultRows[AnyResult]) -> int:
+    def write_output(self, results: Iterable[Part], rows: ResultRows[Part]) -> int:
         """Write the rows of all results to ``--output`` in ``--format``; returns the exit code."""
         arguments, resume = self._arguments, self._resume
         with (
@@ -125,9 +125,7 @@ class Run:
             say(f"{arguments.output}: {resume.summary}")
         return exit_code(self.answered, self.failed)
 
-    def write(
-        self, writer: RowWriter, results: Iterable[AnyResult], rows: ResultRows[AnyResult]
-    ) -> None:
+    def write(self, writer: RowWriter, results: Iterable[Part], rows: ResultRows[Part]) -> None:
         """Write the rows of all results as they come."""
         with self._bar as bar:
             self._writer = writer

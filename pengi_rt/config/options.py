@@ -68,7 +68,7 @@ class ReadOptions(TaskOptions):
     batch_size: int = option(8, "windows per batch", metavar="N", low=1)
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse a hop or a rate that the other options leave no use for."""
         long_audio, hop = self.long_audio, self.hop
         if hop is not None and not 0 < hop < math.inf:
             raise UsageError(f"hop must be above 0 and at most a window's length, got {hop:g}")
@@ -129,7 +129,7 @@ class GenerateOptions(PromptOptions):
     )
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse sampling without ``samples``, and numbers outside their ranges."""
         # Not super(): slots=True replaces the class, and super() would look for the original.
         PromptOptions.check(self)
         object.__setattr__(self, "stop_strings", _stop_strings(self.stop_strings))
@@ -159,7 +159,7 @@ class DescribeOptions(GenerateOptions):
     """Like :class:`GenerateOptions`, but the prompts are the released wrapper's."""
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse a task or a question: the prompts are fixed."""
         GenerateOptions.check(self)
         if self.task is not None or self.question is not None:
             raise UsageError("describe has its own prompts; use generate for tasks and questions")
@@ -184,7 +184,7 @@ class ClassifyOptions(GenerateOptions):
     )
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse a template without the label, and options of the other method."""
         GenerateOptions.check(self)
         if LABEL not in self.template:
             raise UsageError(f"the template must hold {LABEL}, got {self.template!r}")
@@ -199,7 +199,7 @@ class ClassifyOptions(GenerateOptions):
 class ExplainOptions(PromptOptions):
     """How prefix vectors are explained in words."""
 
-    k: int = option(5, "tokens shown per vector", metavar="K", flag="-k --neighbours", low=1)
+    k: int = option(5, "tokens shown per vector", metavar="K", flag="-k --neighbors", low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,7 @@ class IndexOptions(GenerateOptions):
     )
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse options that would leave out windows, and samples instead of captions."""
         GenerateOptions.check(self)
         if self.samples is not None:
             raise UsageError("an index holds beam-search captions, not samples: leave out samples")

@@ -39,7 +39,7 @@ class CachedPrompt:
     truncated: bool
     """Whether the prompt was truncated to fit."""
     rows: int
-    """Of its prefix."""
+    """The number of rows in its prefix."""
     prefix: F32 | None = None
     """``[prefix_length, n_embd]``, from the text encoder and its mapping network."""
 
@@ -61,10 +61,8 @@ class Session:
         self.generative = cast("GenerativeConfig", generative)
         self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
         self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
-        tokenizer, config = (
-            self.prompt_tokenizer,
-            self.generative,
-        )  # not self: it would be freed late
+        # The closure must not hold self: in a cycle, the session would be freed late.
+        tokenizer, config = self.prompt_tokenizer, self.generative
 
         @lru_cache(CACHED_PROMPTS)
         def tokenize(prompt: str, strict: bool) -> CachedPrompt:

@@ -163,7 +163,7 @@ CALLS: dict[str, Any] = {
     "texts": lambda engine: engine.embed_text(None),
     "recordings": lambda engine: engine.embed_audio(None),
     "one recording": lambda engine: engine.embed_audio({"array": [0.5], "sampling_rate": RATE}),
-    "neighbours": lambda engine: list(engine.explain([clip(0)], k=True)),
+    "neighbors": lambda engine: list(engine.explain([clip(0)], k=True)),
     "folder": lambda engine: engine.index(None, "x"),
     "index": lambda engine: engine.search(3, "a dog"),
     "plan": lambda _: pengi_rt.load(3),  # type: ignore[arg-type]

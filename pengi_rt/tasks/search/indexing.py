@@ -13,8 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pengi_rt.audio.find import FoundRecordings as Names
-from pengi_rt.audio.find import find_recordings
+from pengi_rt.audio.find import FoundRecordings, find_recordings
 from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import as_path
@@ -186,7 +185,7 @@ class _Run:
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 
-    def outcome(self, update: Update, names: Names) -> Indexed:
+    def outcome(self, update: Update, names: FoundRecordings) -> Indexed:
         """What an update comes to if nothing fails."""
         (prompt,) = self.request.prompts
         return Indexed(
@@ -202,7 +201,7 @@ class _Run:
             skipped=names.skipped,
         )
 
-    def names(self) -> Names:
+    def names(self) -> FoundRecordings:
         """The recordings of the folder. Raises InputError, AudioError."""
         _check_folder(self.folder)
         # With the slash, no folder name is mistaken for a list (@...) or standard input (-).
@@ -251,10 +250,10 @@ class _Run:
 
     def captions(self, batch: Batch) -> "list[_Captioned]":
         """Captions of a batch of windows, and the vectors of the captions and sounds."""
-        (question,) = self.request.prompts
+        (prompt,) = self.request.prompts
         with self.session.exclusive_decoding():
             encoded = self.session.encode_audio(batch.windows)
-            answers = decode_windows(self.session, encoded.prefix, question.prefix(), self.request)
+            answers = decode_windows(self.session, encoded.prefix, prompt.prefix(), self.request)
         best = [each.beams[0] for each in answers]
         decode, stops = self.session.tokenizer.decode, self.request.stops
         captions = [cut_at_stop(decode(beam.tokens), stops).strip() for beam in best]

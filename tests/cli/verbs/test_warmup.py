@@ -15,7 +15,7 @@ from command_line import Capture, assert_refused, run
 
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.family import FamilyConfig
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.errors import UsageError
 from pengi_rt.kernels import tuning
