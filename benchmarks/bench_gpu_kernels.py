@@ -32,7 +32,7 @@ from gpu_audio_cases import audio_cases
 from gpu_case import Case, Setting, Work, first
 from gpu_step_cases import step_cases
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 
 # PyTorch's compiler warns about code that is not ours.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -72,7 +72,7 @@ def compiler() -> Compiler:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """All cases at base's sizes if timed; otherwise the tiny model's, with batch 1."""
     timed = bool(metafunc.config.getoption("--benchmark-only"))
-    config = ModelConfig.preset("base" if timed else "tiny")
+    config = PengiConfig.preset("base" if timed else "tiny")
     places = [
         pytest.param(case, kind, batch, id=f"{case.name}, {kind}, batch {batch}")
         for batch in (BATCHES if timed else BATCHES[:1])
@@ -87,10 +87,10 @@ def test_kernel(benchmark: Any, compiler: Compiler, case: Case, kind: str, batch
     device = device_for(timed=benchmark.enabled)
     torch.manual_seed(batch)
     if not benchmark.enabled:
-        setting = Setting(ModelConfig.preset("tiny"), batch, kind, device, beams=3, steps=6)
+        setting = Setting(PengiConfig.preset("tiny"), batch, kind, device, beams=3, steps=6)
         benchmark.pedantic(check, args=(case.make(setting),), rounds=1)
         return
-    setting = Setting(ModelConfig.preset("base"), batch, kind, device)
+    setting = Setting(PengiConfig.preset("base"), batch, kind, device)
     first_work = case.make(setting)
     check(first_work)
     sets = min(max(round(3 * l2_bytes() / first_work.nbytes), LEAST_SETS), MOST_SETS)

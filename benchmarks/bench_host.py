@@ -16,9 +16,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import pengi_rt
 from pengi_rt.backends.protocol import F32, I64, Encoded, SearchTrace
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.model import ModelConfig, pengi_config
+from pengi_rt.config.pengi import PengiConfig, pengi_config
 from pengi_rt.decoding.backtrack import read_hypotheses
 from pengi_rt.engine import Engine
+from pengi_rt.session.session import Session
 
 BEAMS, STEPS = 5, 20
 BATCHES = (1, 64)
@@ -28,8 +29,9 @@ class Instant:
     """A backend that searches on its own, with traces drawn beforehand."""
 
     name = "instant"
+    precision = "fp32"
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: PengiConfig) -> None:
         self.config = config
         self.encoders = self.device_search = self
         self.answers = {clips: searched(config.decoder.vocab_size, clips) for clips in BATCHES}
@@ -38,13 +40,13 @@ class Instant:
         shape = (len(ids), self.config.prompt_rows(ids.shape[1]), self.config.decoder.n_embd)
         return Encoded(np.zeros((len(ids), self.config.d_proj), np.float32), np.zeros(shape, "f4"))
 
-    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
-        return self.answers[len(wave)]
+    def search_audio(self, windows: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+        return self.answers[len(windows)]
 
     def search_new_prompt(
-        self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+        self, windows: F32, ids: I64, suffix: F32, options: DecodeOptions
     ) -> tuple[Encoded, SearchTrace]:
-        return self.encode_text(ids), self.answers[len(wave)]
+        return self.encode_text(ids), self.answers[len(windows)]
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
@@ -67,7 +69,7 @@ def searched(vocab: int, clips: int) -> SearchTrace:
 def engine(bench_plan: Path) -> Iterator[Engine]:
     with pengi_rt.load(bench_plan, threads=1) as loaded:
         backend: Any = Instant(pengi_config(loaded.config))
-        yield Engine(loaded.plan, backend)
+        yield Engine(Session(loaded.plan, backend))
 
 
 @pytest.mark.parametrize("clips", BATCHES)

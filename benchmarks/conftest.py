@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
     # Before anything imports triton, as transformers does.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.export.export import write_plan
 from pengi_rt.models.pengi import Pengi
@@ -38,7 +38,7 @@ def bench_model(request: pytest.FixtureRequest) -> Pengi:
     if own:
         return load_model(own)[0]
     timed = request.config.getoption("--benchmark-only")
-    return random_model(ModelConfig.preset("base" if timed else "tiny"))
+    return random_model(PengiConfig.preset("base" if timed else "tiny"))
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def bench_plan(bench_model: Pengi, tmp_path_factory: pytest.TempPathFactory) -> 
         return Path(own)
     path = tmp_path_factory.mktemp("bench") / "bench.plan"
     # The words do not matter here: the tiny tokenizers name tokens that every model has.
-    tokenizers = make_tokenizers(ModelConfig.preset("tiny"))
+    tokenizers = make_tokenizers(PengiConfig.preset("tiny"))
     source = Source(file="random", sha256="0" * 64)
     write_plan(bench_model, tokenizers, source, path, threads=THREADS)
     return path

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.file_check import check_file
 from pengi_rt.export.published_keys import OTHER_FLOATS, list_names, to_our_names
@@ -36,7 +36,7 @@ class Checkpoint:
     """A checkpoint in memory. ``state`` holds float32 tensors (and counters) under our names."""
 
     path: Path
-    config: ModelConfig
+    config: PengiConfig
     state: Mapping[str, Tensor]
     sha256: str
     tokenizers: Path | None
@@ -46,7 +46,7 @@ class Checkpoint:
     """Published keys that are known and not needed."""
 
 
-_Contents = tuple[ModelConfig, dict[str, Tensor], tuple[str, ...]]
+_Contents = tuple[PengiConfig, dict[str, Tensor], tuple[str, ...]]
 """Config, tensors under our names, and the keys that were left out."""
 
 
@@ -108,15 +108,15 @@ def _read_own(path: Path) -> _Contents:
     return parse_config(path, metadata[METADATA_KEY]), tensors, ()
 
 
-def parse_config(path: Path, metadata: str) -> ModelConfig:
+def parse_config(path: Path, metadata: str) -> PengiConfig:
     """The config in the metadata of one of our checkpoints. Raises CheckpointError."""
     try:
-        return ModelConfig.from_json(metadata)
+        return PengiConfig.from_json(metadata)
     except UsageError as error:
         raise CheckpointError(f"{one_line(str(path))}: {error}") from None
 
 
-def with_stft_kernels(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def with_stft_kernels(state: dict[str, Tensor], config: PengiConfig) -> dict[str, Tensor]:
     """``state`` plus the STFT's kernels, which our checkpoints leave out."""
     return state if state.keys() >= set(STFT_KERNELS) else stft_kernels(config) | state
 
@@ -125,11 +125,11 @@ def _read_published(path: Path) -> _Contents:
     published = load_weights(path)
     clip = any(key.startswith("caption_encoder.") for key in published)
     state, left_out = to_our_names(path, published)
-    return ModelConfig.preset("base" if clip else "base_no_text_enc"), state, left_out
+    return PengiConfig.preset("base" if clip else "base_no_text_enc"), state, left_out
 
 
 def _check_state(
-    path: Path, state: Mapping[str, Tensor], config: ModelConfig, *, optional: Iterable[str]
+    path: Path, state: Mapping[str, Tensor], config: PengiConfig, *, optional: Iterable[str]
 ) -> None:
     """Check all names and shapes against the model's own before looking at any value."""
     where = one_line(str(path))

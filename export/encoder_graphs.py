@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.export.decoder_graph import OPSET
 from pengi_rt.models.pengi import Pengi
 
@@ -60,7 +60,7 @@ def text_graph(model: Pengi) -> onnx.ModelProto:
     return _export(_Text(model), ids, "ids", dims)
 
 
-def _sample_ids(config: ModelConfig) -> Tensor:
+def _sample_ids(config: PengiConfig) -> Tensor:
     if config.text.kind == "token_embedding":
         return torch.zeros(2, config.text.max_length, dtype=torch.int64)
     ids = torch.full((2, 5), config.text.eos_id)

@@ -45,9 +45,9 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[str], None]
 DEFAULT_BACKENDS = tuple(spec.name for spec in known() if "cpu" in spec.devices)
 
-LICENCE_NOTE = """\
+LICENSE_NOTE = """\
 The weights in this plan were exported from {file} (sha256 {sha256}).
-They keep the licence of whoever published them; pengi-rt adds none.
+They keep the license of whoever published them; pengi-rt adds none.
 If they are the published Pengi weights, theirs is at https://zenodo.org/records/8387083.
 """
 
@@ -125,7 +125,7 @@ def write_plan(
         _add_weights(writer, model, stored, progress, graphs=graphs)
         for name, text in tokenizers.items():
             writer.add(tokenizer_entry(name), text)
-        note = LICENCE_NOTE.format(file=source.file, sha256=source.sha256)
+        note = LICENSE_NOTE.format(file=source.file, sha256=source.sha256)
         writer.add("licences/weights.txt", note.encode())
         progress("self-test")
         checks = _test(writer.seal(), model, threads, backends)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export.torch_file import ZIP_MAGIC, check_torch_file, open_archive
 from pengi_rt.models.safetensors_file import check_safetensors
+from pengi_rt.plan.file_kind import kind_of
 from pengi_rt.system.files import file_sha256
 from pengi_rt.system.quote import one_line
 
@@ -22,6 +23,14 @@ CHECKSUM_SUFFIX = ".sha256"
 """Suffix of the file that ``pengi-rt pull`` and ``sha256sum`` write beside a checkpoint."""
 
 _SHA256 = re.compile(rb"\b[0-9a-fA-F]{64}\b")
+
+_REFUSALS = {
+    "HTML page": "is a web page; the download went wrong, fetch it again",
+    "git-lfs pointer": "is a git-lfs pointer, not the file itself; run git lfs pull",
+    "TensorRT engine": "is a TensorRT engine; export needs the checkpoint it was made from",
+    "safetensors": "looks like a safetensors file; rename it to end in .safetensors",
+}
+"""What is said of files that are certainly not checkpoints, by :attr:`FileKind.name`."""
 
 
 def check_file(path: Path) -> None:
@@ -72,21 +81,15 @@ def _refuse_other_kinds(path: Path) -> None:
         raise CheckpointError(f"{where}: {kind}")
 
 
-def _other_kind(path: Path, head: bytes) -> str | None:  # noqa: PLR0911 - one return per kind
-    text = head.lstrip().lower()
+def _other_kind(path: Path, head: bytes) -> str | None:
     if not head:
         return "is empty; fetch it again"
-    if text.startswith((b"<!doctype", b"<html")):
-        return "is a web page; the download went wrong, fetch it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the file itself; run git lfs pull"
-    if head.startswith((b"ftrt", b"ptrt")):
-        return "is a TensorRT engine; export needs the checkpoint it was made from"
     if head.startswith(ZIP_MAGIC) and "plan.json" in _entry_names(path):
         return "is a plan already; run pengi-rt generate --engine with it"
-    if head[8:9] == b"{" and path.suffix != ".safetensors":
-        return "looks like a safetensors file; rename it to end in .safetensors"
-    return None
+    kind = kind_of(head)
+    if kind is None or (kind.name == "safetensors" and path.suffix == ".safetensors"):
+        return None
+    return _REFUSALS.get(kind.name)
 
 
 def _entry_names(path: Path) -> list[str]:

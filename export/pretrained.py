@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.checkpoint_reader import (
     check_values,
@@ -100,7 +100,7 @@ def _refuse_missing(path: Path, state: Mapping[str, Tensor], parts: Sequence[str
             raise CheckpointError(f"{one_line(str(path))}: has no {part}; it has {has}")
 
 
-def _known_tensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
+def _known_tensors(path: Path) -> tuple[dict[str, Tensor], PengiConfig | None]:
     """Every tensor in the file that Pengi has a name for, and the config if the file is ours."""
     if path.suffix == ".safetensors":
         metadata, tensors = read_safetensors(path)

@@ -16,7 +16,7 @@ import numpy as np
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.family import FamilyConfig, generative
-from pengi_rt.config.model import ModelConfig, pengi_config
+from pengi_rt.config.pengi import PengiConfig, pengi_config
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.text.tokenizers import PromptTokenizer
@@ -71,7 +71,7 @@ def run_self_test(
     return (*worst, *run(PAIRS[:3]))
 
 
-def _prompts(config: ModelConfig, tokenizer: PromptTokenizer) -> list[I64]:
+def _prompts(config: PengiConfig, tokenizer: PromptTokenizer) -> list[I64]:
     """Token ids of the prompts, cut to one length where a batch cannot be padded."""
     prompts = [tokenizer.encode(prompt).ids for prompt in PROMPTS]
     bare = config.text.kind == "decoder"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.system.quote import one_line
 from pengi_rt.text.tokenizer_json import max_json_bytes
@@ -28,7 +28,7 @@ STOP_TEXT = " <|endoftext|>"
 
 
 def find_tokenizers(
-    config: ModelConfig, directory: Path | None, beside: Path | None
+    config: PengiConfig, directory: Path | None, beside: Path | None
 ) -> dict[str, bytes]:
     """Find the ``text`` and ``decoder`` tokenizers and return them as JSON.
 
@@ -95,7 +95,7 @@ def _fetch(name: str) -> Path:
     return Path(path)
 
 
-def _check(tokenizers: dict[str, Tokenizer], config: ModelConfig) -> None:
+def _check(tokenizers: dict[str, Tokenizer], config: PengiConfig) -> None:
     decoder = tokenizers["decoder"]
     ids = decoder.encode(STOP_TEXT).ids
     if ids[:1] != [config.stop_id] or decoder.token_to_id(STOP_TEXT.strip()) not in ids:

@@ -16,7 +16,6 @@ from pengi_rt.system.version import __version__
 
 if TYPE_CHECKING:
     from pengi_rt.audio.recording import AudioLike, Recording, load_windows
-    from pengi_rt.config.model import ModelConfig
     from pengi_rt.config.options import (
         ClassifyOptions,
         DescribeOptions,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         ReadOptions,
         SearchOptions,
     )
+    from pengi_rt.config.pengi import PengiConfig
     from pengi_rt.engine import Engine, load
     from pengi_rt.errors import AudioError, PengiError
     from pengi_rt.plan.reader import Plan
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
     from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
     from pengi_rt.results.explanation import Explanation
     from pengi_rt.results.generation import Beam, Result, Timings, Window
+    from pengi_rt.results.search import Hit, Indexed
     from pengi_rt.results.timeline import Pooled, Segment
     from pengi_rt.tasks.search.index import Index
-    from pengi_rt.tasks.search.indexing import Indexed
-    from pengi_rt.tasks.search.searching import Hit
 
 _HOME = {
     "AudioEmbedding": "pengi_rt.results.embedding",
@@ -53,12 +52,12 @@ _HOME = {
     "ExplainOptions": "pengi_rt.config.options",
     "Explanation": "pengi_rt.results.explanation",
     "GenerateOptions": "pengi_rt.config.options",
-    "Hit": "pengi_rt.tasks.search.searching",
+    "Hit": "pengi_rt.results.search",
     "Index": "pengi_rt.tasks.search.index",
     "IndexOptions": "pengi_rt.config.options",
-    "Indexed": "pengi_rt.tasks.search.indexing",
+    "Indexed": "pengi_rt.results.search",
     "LabelScore": "pengi_rt.results.classification",
-    "ModelConfig": "pengi_rt.config.model",
+    "PengiConfig": "pengi_rt.config.pengi",
     "PengiError": "pengi_rt.errors",
     "Plan": "pengi_rt.plan.reader",
     "Pooled": "pengi_rt.results.timeline",
@@ -93,7 +92,7 @@ __all__ = [
     "IndexOptions",
     "Indexed",
     "LabelScore",
-    "ModelConfig",
+    "PengiConfig",
     "PengiError",
     "Plan",
     "Pooled",

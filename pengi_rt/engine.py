@@ -2,11 +2,8 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any, Self, overload
 
-from pengi_rt.backends.opening import open_backend, warm_up
-from pengi_rt.backends.protocol import Backend
 from pengi_rt.config.backend import WarmUpStep
 from pengi_rt.config.family import FamilyConfig
 from pengi_rt.config.options import (
@@ -20,22 +17,13 @@ from pengi_rt.config.options import (
     WarmUpOptions,
 )
 from pengi_rt.config.task_options import keywords_of
-from pengi_rt.plan.builtin import named_or_builtin
-from pengi_rt.plan.reader import Plan
 from pengi_rt.results.classification import Classification
 from pengi_rt.results.description import Description
 from pengi_rt.results.embedding import AudioEmbedding, TextEmbedding
 from pengi_rt.results.explanation import Explanation
 from pengi_rt.results.generation import Result
-from pengi_rt.session.batches import (
-    Audio,
-    OneOrMany,
-    OnError,
-    Prompts,
-    as_list,
-    shaped_like,
-    window_batches,
-)
+from pengi_rt.results.search import Hit, Indexed
+from pengi_rt.session.batches import Audio, OnError, window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.classify.classify import classify
 from pengi_rt.tasks.classify.labels import Labels
@@ -43,11 +31,13 @@ from pengi_rt.tasks.describe import describe
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
 from pengi_rt.tasks.explain import explain
 from pengi_rt.tasks.generate import generate
-from pengi_rt.tasks.prepare import plain_prompts, warm_up_search
+from pengi_rt.tasks.one_or_many import Audios, OneOrMany, Prompts, as_list, shaped_like
+from pengi_rt.tasks.prepare import plain_prompts
 from pengi_rt.tasks.search.index import Index
-from pengi_rt.tasks.search.indexing import Indexed, Listener, index_folder
-from pengi_rt.tasks.search.searching import Hit, Query, search_index
+from pengi_rt.tasks.search.indexing import Listener, index_folder
+from pengi_rt.tasks.search.searching import Query, search_index
 from pengi_rt.tasks.stream import stream
+from pengi_rt.tasks.warm_up import warm_up
 
 
 def load(
@@ -65,16 +55,10 @@ def load(
         PlanError: the file is not a plan, or is damaged; or no plan was named or built in.
         BackendError: the backend, device or precision is not available here.
     """
-    plan = Plan.open(named_or_builtin(path))
-    with ExitStack() as stack:
-        stack.callback(plan.close)
-        runner = open_backend(
-            plan, backend=backend, device=device, precision=precision, threads=threads
-        )
-        stack.callback(runner.close)
-        engine = Engine(plan, runner)
-        stack.pop_all()
-        return engine
+    session = Session.open(
+        path, backend=backend, device=device, precision=precision, threads=threads
+    )
+    return Engine(session)
 
 
 class Engine:
@@ -84,31 +68,28 @@ class Engine:
     at a time. After :meth:`close` every call and running iterator raises BackendError.
     """
 
-    def __init__(self, plan: Plan, backend: Backend) -> None:
-        """Wrap an open plan and its backend; :func:`load` makes both."""
-        self.session = Session(plan, backend)
-        self.plan = plan
-        self.backend = backend
-        self.config: FamilyConfig = plan.config
-        self.prompt_tokenizer = self.session.prompt_tokenizer
-        self.tokenizer = self.session.tokenizer
+    def __init__(self, session: Session) -> None:
+        """Wrap an open session; :func:`load` opens one."""
+        self.session = session
+        self.plan = session.plan
+        self.backend = session.backend
+        self.precision = session.backend.precision
+        self.config: FamilyConfig = session.config
+        self.prompt_tokenizer = session.prompt_tokenizer
+        self.tokenizer = session.tokenizer
 
     @overload  # a str is a path or a prompt, not a sequence of them
     def generate(self, audio: Audio, prompt: str | None = None, **options: Any) -> Result: ...
-
     @overload
     def generate(self, audio: Audio, prompt: Sequence[str], **options: Any) -> list[Result]: ...
-
     @overload
     def generate(
-        self, audio: Sequence[Audio], prompt: str | None = None, **options: Any
+        self, audio: Audios, prompt: str | None = None, **options: Any
     ) -> list[Result]: ...
-
     @overload
     def generate(
-        self, audio: Sequence[Audio], prompt: Sequence[str], **options: Any
+        self, audio: Audios, prompt: Sequence[str], **options: Any
     ) -> list[list[Result]]: ...
-
     @keywords_of(GenerateOptions)
     def generate(
         self,
@@ -140,6 +121,7 @@ class Engine:
         results = list(self.iter_generate(as_list(audio), prompt, options=chosen))
         return shaped_like(audio, results, prompt)
 
+    @keywords_of(GenerateOptions)
     def iter_generate(
         self,
         recordings: Iterable[Audio],
@@ -179,22 +161,17 @@ class Engine:
 
     @overload
     def describe(self, audio: Audio, **options: Any) -> Description: ...
-
     @overload
-    def describe(self, audio: Sequence[Audio], **options: Any) -> list[Description]: ...
-
+    def describe(self, audio: Audios, **options: Any) -> list[Description]: ...
     @keywords_of(DescribeOptions)
     def describe(
-        self,
-        audio: OneOrMany,
-        *,
-        options: DescribeOptions | None = None,
-        **keywords: Any,
+        self, audio: OneOrMany, *, options: DescribeOptions | None = None, **keywords: Any
     ) -> Description | list[Description]:
         """Describe recordings (caption, metadata and events) with the released prompts."""
         chosen = DescribeOptions.given(options, keywords, "describe")
         return shaped_like(audio, list(self.iter_describe(as_list(audio), options=chosen)))
 
+    @keywords_of(DescribeOptions)
     def iter_describe(
         self,
         recordings: Iterable[Audio],
@@ -213,12 +190,10 @@ class Engine:
     def classify(
         self, audio: Audio, labels: Labels, prompt: str | None = None, **options: Any
     ) -> Classification: ...
-
     @overload
     def classify(
-        self, audio: Sequence[Audio], labels: Labels, prompt: str | None = None, **options: Any
+        self, audio: Audios, labels: Labels, prompt: str | None = None, **options: Any
     ) -> list[Classification]: ...
-
     @keywords_of(ClassifyOptions)
     def classify(
         self,
@@ -241,6 +216,7 @@ class Engine:
         results = list(self.iter_classify(as_list(audio), labels, prompt, options=chosen))
         return shaped_like(audio, results)
 
+    @keywords_of(ClassifyOptions)
     def iter_classify(
         self,
         recordings: Iterable[Audio],
@@ -327,17 +303,18 @@ class Engine:
         Raises UsageError unless exactly one of them is given and this plan made the index.
         """
         chosen = SearchOptions.given(options, keywords, "search")
-        index = index if isinstance(index, Index) else Index.open(index)
         return search_index(self.session, index, Query(text, like), chosen)
 
     @keywords_of(WarmUpOptions)
     def warm_up(
         self, batch_sizes: Iterable[int] = (1,), *, tune: bool = False, **keywords: Any
     ) -> Iterator[WarmUpStep]:
-        """Compile what the backend needs for these batch sizes; ``tune`` also times its kernels."""
-        self.plan.require("generate")
-        search = warm_up_search(self.session, WarmUpOptions.given(None, keywords, "warm_up"))
-        return warm_up(self.backend, tuple(batch_sizes), search, tune=tune)
+        """Compile what the backend needs for these batch sizes; ``tune`` also times its kernels.
+
+        Raises UsageError for a batch size below 1.
+        """
+        chosen = WarmUpOptions.given(None, keywords, "warm_up")
+        return warm_up(self.session, batch_sizes, chosen, tune=tune)
 
     def close(self) -> None:
         """Release the backend and the plan. The engine cannot be used again."""

@@ -42,7 +42,7 @@ PENGI = ("pengi_rt.plan.pengi", "pengi_rt.models", "pengi_rt.export", "pengi_rt.
 # The command line is a client of the engine, as a server is: it may import these.
 CLIENT = (
     *("pengi_rt.cli", "pengi_rt.render", "pengi_rt.engine", "pengi_rt.results", "pengi_rt.config"),
-    *("pengi_rt.errors", "pengi_rt.system", "pengi_rt.backends.opening"),
+    *("pengi_rt.errors", "pengi_rt.system"),
 )
 # What else it imports, where, and why; nothing more, and nothing less.
 BEYOND = {
@@ -57,17 +57,22 @@ BEYOND = {
         "pengi_rt.training.datasets.registry": "converts datasets",
         "pengi_rt.training.manifest_check": "checks manifests",
     },
+    "pengi_rt.cli.verbs.doctor": {
+        "pengi_rt.backends.diagnosis": "looks for packages and devices; needs no engine",
+    },
     "pengi_rt.cli.verbs.export": {
         "pengi_rt.export.export": "exports; needs no engine",
         "pengi_rt.export.self_test": "the type of the checks that are shown",
     },
     "pengi_rt.cli.verbs.inspect": {
         "pengi_rt.plan.builtin": "the plan that is shown by default",
-        "pengi_rt.plan.manifest": "the type of what is shown",
     },
     "pengi_rt.cli.verbs.train": {
         "pengi_rt.training.config": "the stage to train",
         "pengi_rt.training.loop": "trains; needs no engine",
+    },
+    "pengi_rt.cli.verbs.warmup": {
+        "pengi_rt.backends.opening": "a warm-up begins before there is an engine to ask",
     },
 }
 
@@ -185,7 +190,7 @@ def test_arrows_run_down(name: str) -> None:
 def test_what_serves_every_family_does_not_know_pengi(name: str) -> None:
     """It uses what the protocols in config/family.py name."""
     found = {found.module for found in IMPORTS[name]}
-    knows = not found.isdisjoint({"pengi_rt.config.model", "pengi_rt.ModelConfig"})
+    knows = not found.isdisjoint({"pengi_rt.config.pengi", "pengi_rt.PengiConfig"})
     assert name == "pengi_rt" or within(name, *PENGI) or not knows
 
 
@@ -248,7 +253,7 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
     name = build("wheel", tmp_path)
     with zipfile.ZipFile(tmp_path / name) as wheel:
         held = sorted(entry for entry in wheel.namelist() if ".dist-info/" not in entry)
-        licences = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
+        licenses = {Path(entry).name for entry in wheel.namelist() if "/licenses/" in entry}
     typing = ["pengi_rt/_core.pyi", "pengi_rt/py.typed"]
     plans = (ROOT / "pengi_rt" / "plan").glob("*.plan")
     recipes = (ROOT / "training" / "recipes").rglob("*.toml")
@@ -259,7 +264,7 @@ def test_wheel_holds_every_module_once_and_nothing_else(tmp_path: Path) -> None:
     ]
     modules = [path.relative_to(ROOT).as_posix() for path in MODULES.values()]
     assert held == sorted([*modules, *typing, *data])
-    assert licences == {"LICENSE", "NOTICE"}
+    assert licenses == {"LICENSE", "NOTICE"}
     assert (tmp_path / name).stat().st_size <= WHEEL_BYTES
 
 

@@ -21,7 +21,7 @@ from pengi_rt.config.family import (
     register_family,
     unregister_family,
 )
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.plan.reader import Plan
@@ -111,6 +111,7 @@ def test_run_options_reach_the_backend(plan: Path) -> None:
     with pengi_rt.load(plan, backend="toy") as engine:
         assert isinstance(engine.backend, ToyBackend)
         assert engine.backend.options == ("abacus", "fp32", None)
+        assert engine.precision == "fp32"
 
 
 @pytest.mark.parametrize("backend", ["onnx", "toy"])
@@ -128,7 +129,8 @@ def test_a_safetensors_file_holds_embeddings_alone(
 ) -> None:
     out = tmp_path / "out.safetensors"
     assert run(capsys, "embed", "--engine", plan, noise, "-o", out)[0] == 0
-    header = json.loads(out.read_bytes()[8:].split(b"\0")[0].split(b"}}")[0] + b"}}")
+    content = out.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert [name for name in header if name != "__metadata__"] == ["audio.embedding"]
 
 
@@ -142,6 +144,7 @@ CALLS: dict[str, Callable[[Engine], object]] = {
     ),
     "explain": lambda engine: list(engine.explain(["a.wav"])),
     "index": lambda engine: engine.index(".", "index"),
+    "search": lambda engine: engine.search("index", "rain"),
     "embed texts": lambda engine: engine.embed_text(["a"]),
 }
 
@@ -180,7 +183,7 @@ def test_it_cannot_embed_texts_or_prefixes(
     assert_refused(capsys, [*command, "--what", "prefix"], 2, "holds no decoder")
 
 
-def test_it_cannot_be_indexed_or_searched(plan: Path, noise: Path, capsys: Capture) -> None:
+def test_it_cannot_be_indexed(plan: Path, noise: Path, capsys: Capture) -> None:
     folder = noise.parent
     command: list[Argument] = ["index", folder, "-o", folder / "index", "--engine", plan]
     assert_refused(capsys, command, 2, REFUSAL.format("index"))
@@ -268,9 +271,9 @@ def test_tasks_follow_from_the_parts() -> None:
     whole = spec.tasks_of((*spec.graphs, "prompt"))
     assert whole == (*TASKS, "classify")
     contrastive = spec.tasks_of(("audio", "text", "head"))
-    assert contrastive == ("search", "embed", "embed texts", "classify")
+    assert contrastive == ("embed", "embed texts", "classify")
     assert spec.refusal("generate", ("audio", "prompt", "text", "head")) == (
-        "holds no decoder, so it cannot generate: it can search, embed, embed texts, classify; "
+        "holds no decoder, so it cannot generate: it can embed, embed texts, classify; "
         "export a checkpoint that has one"
     )
     assert spec.refusal("classify", ("audio", "text", "decoder")).startswith("holds no head, so")
@@ -284,7 +287,7 @@ def test_tasks_follow_from_the_config() -> None:
     )
     for kind, expected in (("clip", tuple(TASKS)), ("token_embedding", able), ("decoder", able)):
         sequence = "transformer_seq" if kind == "token_embedding" else "transformer"
-        config = ModelConfig.from_dict({"text": {"kind": kind}, "text_mapper": {"kind": sequence}})
+        config = PengiConfig.from_dict({"text": {"kind": kind}, "text_mapper": {"kind": sequence}})
         spec = family_of(config)
         assert spec.tasks_of(spec.parts_of(config, spec.graphs)) == expected
     assert spec.refusal("index", spec.parts_of(config, spec.graphs)) == (

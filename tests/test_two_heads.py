@@ -19,7 +19,7 @@ from pengi_rt.plan.reader import Plan
 from pengi_rt.tasks.embed import unit
 
 LABELS = ["a dog barks", "rain", "a siren"]
-HEAD = ("search", "embed", "embed texts")
+HEAD = ("embed", "embed texts")
 """What the contrastive head does alone."""
 
 Sound = tuple["np.ndarray[tuple[int], np.dtype[np.float32]]", int]
@@ -117,6 +117,7 @@ CALLS: dict[str, Callable[[Engine], object]] = {
     ),
     "explain": lambda engine: list(engine.explain(["a.wav"])),
     "index": lambda engine: engine.index(".", "index"),
+    "search": lambda engine: engine.search("index", "rain"),
 }
 
 

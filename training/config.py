@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pengi_rt.config.checked import Checked, Within, build, require
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import PARTS
@@ -166,7 +166,7 @@ class TrainConfig(Checked):
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    model: ModelConfig | None = None  # default: that of init_from
+    model: PengiConfig | None = None  # default: that of init_from
 
     def _check(self) -> None:
         require(self.output_dir != "", "output_dir must name a folder")

@@ -151,14 +151,14 @@ def _draw_losses(panel: Any, curves: dict[str, Curve]) -> None:
     names = [name for name in curves if name not in (RATE, SPEED)]
     kinds = list(dict.fromkeys(name.removeprefix(UNSEEN) for name in names))
     for number, kind in enumerate(kinds):
-        colour = f"C{number}"
+        color = f"C{number}"
         if kind in curves:
             seen = curves[kind]
-            panel.plot(seen.steps, seen.values, color=colour, alpha=0.25, linewidth=0.8)
-            panel.plot(seen.steps, smoothed(seen), color=colour, label=kind)
+            panel.plot(seen.steps, seen.values, color=color, alpha=0.25, linewidth=0.8)
+            panel.plot(seen.steps, smoothed(seen), color=color, label=kind)
         if unseen := curves.get(UNSEEN + kind):
             label = f"{kind}, unseen"
-            panel.plot(unseen.steps, unseen.values, "o--", color=colour, markersize=3, label=label)
+            panel.plot(unseen.steps, unseen.values, "o--", color=color, markersize=3, label=label)
     _logarithmic(panel, [curves[name] for name in names])
     panel.set_ylabel("loss", fontsize=8)
     panel.legend(fontsize=7)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pengi_rt.audio.recording import AudioLike, load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import PengiError, UsageError
 from pengi_rt.system.quote import one_line
 from pengi_rt.system.regular import Regular, open_regular
@@ -29,7 +29,7 @@ ORDER, DRAW = 0, 1
 """Purposes of a random generator: the order of an epoch, the draws of one example."""
 
 
-class Stream:
+class ExampleOrder:
     """An endless order of ``size`` examples: one permutation per epoch."""
 
     def __init__(self, size: int, seed: int) -> None:
@@ -71,7 +71,7 @@ class ClipData(Dataset[Clips]):
         self.tags: Mapping[str, int] = {name: index for index, name in enumerate(tags)}
         self.gain_db = gain_db
         self.units = _units(rows, by_clip=config.rows_per_clip > 1)
-        self.stream = Stream(len(self.units), seed)
+        self.order = ExampleOrder(len(self.units), seed)
         self._weights = config.task_weights
         self._heard = _exchanged(rows) if config.shuffle_pairs else {}
 
@@ -82,7 +82,7 @@ class ClipData(Dataset[Clips]):
         audio: list[Tensor] = []
         tags: list[Tensor] = []
         for clip, position in enumerate(positions):
-            index, rng = self.stream.index(position), self.stream.generator(position)
+            index, rng = self.order.index(position), self.order.generator(position)
             drawn = self._draw(self.units[index], rng)
             rows += drawn
             clips += [clip] * len(drawn)
@@ -149,7 +149,7 @@ class TextData(Dataset[tuple[TextRows, ...]]):
         self.encoder = encoder
         self.prompts = prompts
         self.rows = rows
-        self.stream = Stream(len(rows), seed)
+        self.order = ExampleOrder(len(rows), seed)
         weights = np.array([config.task_weights.get(row.task, 1.0) for row in rows])
         self._cumulative = np.cumsum(weights) / weights.sum() if config.task_weights else None
 
@@ -176,8 +176,8 @@ class TextData(Dataset[tuple[TextRows, ...]]):
 
     def _index(self, position: int) -> int:
         if self._cumulative is None:
-            return self.stream.index(position)
-        return int(np.searchsorted(self._cumulative, self.stream.generator(position).random()))
+            return self.order.index(position)
+        return int(np.searchsorted(self._cumulative, self.order.generator(position).random()))
 
 
 class Positions(Sampler[list[int]]):
@@ -268,7 +268,7 @@ def text_documents(paths: Sequence[Path]) -> list[Row]:
 
 
 def check_geometry(
-    config: ModelConfig, rows: Sequence[Row], encoder: RowEncoder, *, prompts_as_tokens: bool
+    config: PengiConfig, rows: Sequence[Row], encoder: RowEncoder, *, prompts_as_tokens: bool
 ) -> None:
     """Refuse rows that do not fit into the decoder's positions.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.export.tokenizer_source import STOP_TEXT
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 from pengi_rt.training.manifest import Row, Tag
@@ -81,7 +81,7 @@ class RowEncoder:
     """
 
     def __init__(
-        self, config: ModelConfig, tokenizers: Mapping[str, bytes], max_target_tokens: int
+        self, config: PengiConfig, tokenizers: Mapping[str, bytes], max_target_tokens: int
     ) -> None:
         self.config = config
         self.max_target_tokens = max_target_tokens

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
 from pengi_rt.system.files import replacing
@@ -40,7 +40,7 @@ class LogMelCache:
         TrainingError: the file cannot be written.
     """
 
-    def __init__(self, paths: Sequence[Path], mel: LogMel, config: ModelConfig, root: Path) -> None:
+    def __init__(self, paths: Sequence[Path], mel: LogMel, config: PengiConfig, root: Path) -> None:
         self.shape = (len(paths), config.mel_frames, config.mel.n_mels)
         self._index = {path: index for index, path in enumerate(paths)}
         self.file = root / f"{_key(paths, config)}.npy"
@@ -78,7 +78,7 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> F16:
     return clips
 
 
-def _key(paths: Sequence[Path], config: ModelConfig) -> str:
+def _key(paths: Sequence[Path], config: PengiConfig) -> str:
     digest = hashlib.sha256(repr((asdict(config.mel), config.clip_seconds)).encode())
     for path in paths:
         try:
@@ -92,7 +92,7 @@ def _key(paths: Sequence[Path], config: ModelConfig) -> str:
 
 
 def _write(
-    file: Path, paths: Sequence[Path], mel: LogMel, config: ModelConfig, shape: tuple[int, ...]
+    file: Path, paths: Sequence[Path], mel: LogMel, config: PengiConfig, shape: tuple[int, ...]
 ) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def _write(
         ) from None
 
 
-def _whole_clip(path: Path, config: ModelConfig) -> NDArray[np.float32]:
+def _whole_clip(path: Path, config: PengiConfig) -> NDArray[np.float32]:
     recording = load_windows(Regular(path), config, long_audio="first")
     if recording.truncated:
         raise UsageError(

@@ -28,7 +28,7 @@ from pengi_rt.system.quote import one_line
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import Positions, make_loader
 from pengi_rt.training.errors import TrainingError
-from pengi_rt.training.initialise import set_trained
+from pengi_rt.training.initialize import set_trained
 from pengi_rt.training.run_folder import CHECKPOINT, CONFIG, METRICS, STATES
 from pengi_rt.training.run_lock import only_run
 from pengi_rt.training.schedule import make_optimizer, make_schedule
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Run:
+class TrainingRun:
     """A run in progress."""
 
     config: TrainConfig
@@ -100,7 +100,7 @@ def _train(config: TrainConfig, *, resume: bool) -> Path:
     return checkpoint
 
 
-def _save(run: Run, checkpoint: Path) -> None:
+def _save(run: TrainingRun, checkpoint: Path) -> None:
     try:
         save_checkpoint(run.prepared.model, checkpoint, run.prepared.tokenizers)
     except CheckpointError as error:
@@ -108,7 +108,7 @@ def _save(run: Run, checkpoint: Path) -> None:
         raise
 
 
-def _start(config: TrainConfig) -> Run:
+def _start(config: TrainConfig) -> TrainingRun:
     accelerator = _accelerator(config)
     torch.set_flush_denormal(True)  # a decaying Adam state becomes denormal, which is slow on CPUs
     if config.run.threads:
@@ -124,7 +124,7 @@ def _start(config: TrainConfig) -> Run:
             f"run.batch_size ({config.run.batch_size}) must be a multiple of accumulate "
             f"({config.run.accumulate}) times processes ({accelerator.num_processes})"
         )
-    return Run(config, prepared, accelerator, stage, optimizer, schedule)
+    return TrainingRun(config, prepared, accelerator, stage, optimizer, schedule)
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -149,7 +149,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _resume(run: Run) -> None:
+def _resume(run: TrainingRun) -> None:
     state = latest_state(run.root / STATES)
     if state is None:
         where = one_line(str(run.root / STATES))
@@ -159,7 +159,7 @@ def _resume(run: Run) -> None:
     run.step, run.sums = state.step, state.sums
 
 
-def _open_folder(run: Run, *, resume: bool) -> None:
+def _open_folder(run: TrainingRun, *, resume: bool) -> None:
     """Prepare the run's folder; drop the metrics of a run that died before its first state."""
     try:
         run.root.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def _open_folder(run: Run, *, resume: bool) -> None:
         raise TrainingError(f"{where}: cannot be written: {error.strerror or error}") from None
 
 
-def _steps(run: Run, bar: tqdm) -> None:
+def _steps(run: TrainingRun, bar: tqdm) -> None:
     options = run.config.run
     batches = iter(_loader(run))
     said = time.perf_counter()
@@ -192,7 +192,7 @@ def _steps(run: Run, bar: tqdm) -> None:
             save_state(run.accelerator, run.root / STATES, run.step, run.config, run.sums)
 
 
-def _should_stop(run: Run) -> bool:
+def _should_stop(run: TrainingRun) -> bool:
     """Whether to stop after this step. Collective: a signal to one process stops all."""
     if run.accelerator.num_processes == 1:
         return run.stop_requested
@@ -201,7 +201,7 @@ def _should_stop(run: Run) -> bool:
     return bool(run.accelerator.check_trigger())
 
 
-def _loader(run: Run) -> Any:
+def _loader(run: TrainingRun) -> Any:
     options, accelerator = run.config.run, run.accelerator
     positions = Positions(
         start=run.step * options.accumulate,
@@ -213,7 +213,7 @@ def _loader(run: Run) -> Any:
     return make_loader(run.prepared.data, positions, run.config.data.workers)
 
 
-def _step(run: Run, batches: Iterator[Any]) -> None:
+def _step(run: TrainingRun, batches: Iterator[Any]) -> None:
     accelerator, clip_norm = run.accelerator, run.config.optimizer.clip_norm
     for _ in range(run.config.run.accumulate):
         batch = _on_device(next(batches), accelerator.device)
@@ -247,7 +247,7 @@ def _on_device(batch: Any, device: torch.device) -> Any:
     return batch.to(device)
 
 
-def _say(run: Run, bar: tqdm, seconds: float) -> None:
+def _say(run: TrainingRun, bar: tqdm, seconds: float) -> None:
     options = run.config.run
     steps = run.sums.pop("steps")
     means = {name: total / steps / options.accumulate for name, total in run.sums.items()}
@@ -258,7 +258,7 @@ def _say(run: Run, bar: tqdm, seconds: float) -> None:
     _record(run, {**means, "rate": rate, "clips_per_second": round(speed, 1)})
 
 
-def _validate(run: Run) -> None:
+def _validate(run: TrainingRun) -> None:
     """Record the mean loss over the first batches of the validation set."""
     assert run.prepared.validation is not None
     options = run.config.run
@@ -278,7 +278,7 @@ def _validate(run: Run) -> None:
     logger.info("step %d: %s", run.step, means)
 
 
-def _record(run: Run, values: dict[str, float]) -> None:
+def _record(run: TrainingRun, values: dict[str, float]) -> None:
     run.accelerator.log(values, step=run.step)
     if run.accelerator.is_main_process:
         path = run.root / METRICS
@@ -301,7 +301,7 @@ def _cut_metrics(path: Path, step: int) -> None:
             file.writelines(line.encode() for line in kept)
 
 
-def _progress(run: Run) -> tqdm:
+def _progress(run: TrainingRun) -> tqdm:
     options = run.config.run
     return tqdm(
         total=options.steps,
@@ -328,7 +328,7 @@ def _workers_watched() -> Iterator[None]:
 
 
 @contextmanager
-def _stopping(run: Run) -> Iterator[None]:
+def _stopping(run: TrainingRun) -> Iterator[None]:
     """SIGINT and SIGTERM end the run after its step; a second signal ends it at once."""
 
     def ask(number: int, _frame: FrameType | None) -> None:

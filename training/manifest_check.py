@@ -23,7 +23,7 @@ _LFS = b"version https://git-lfs"
 _ROUNDING = 0.05  # seconds that a tag may end after its recording, since labels are rounded
 
 
-class Problem(NamedTuple):
+class ManifestProblem(NamedTuple):
     """A problem. ``line`` is 0 if it concerns the whole manifest."""
 
     path: Path
@@ -42,7 +42,7 @@ def check_manifest(
     *,
     max_seconds: float = MAX_SECONDS,
     need_audio: bool = True,
-) -> Iterator[Problem]:
+) -> Iterator[ManifestProblem]:
     """Yield every problem in a manifest, in line order; see :class:`ManifestCheck`."""
     return ManifestCheck(path, tasks, max_seconds, need_audio=need_audio).problems()
 
@@ -73,7 +73,7 @@ class ManifestCheck:
     _refused: dict[Path, str] = field(default_factory=dict)
     _seen: dict[int, int] = field(default_factory=dict)  # hash of a row -> its line
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[ManifestProblem]:
         """Yield all problems, in line order."""
         parser = RowParser(self.path.parent, self.tasks, need_audio=self.need_audio)
         try:
@@ -82,29 +82,29 @@ class ManifestCheck:
                 yield from self._line(parser, number, line)
         except ManifestError as error:
             message = str(error).removeprefix(f"{one_line(str(self.path))}: ")
-            yield Problem(self.path, 0, message, "manifest")
+            yield ManifestProblem(self.path, 0, message, "manifest")
             return
         if not self.rows:
             message = "the manifest has no rows; write one JSON object per line"
-            yield Problem(self.path, 0, message, "manifest")
+            yield ManifestProblem(self.path, 0, message, "manifest")
 
-    def _line(self, parser: RowParser, number: int, line: bytes) -> Iterator[Problem]:
+    def _line(self, parser: RowParser, number: int, line: bytes) -> Iterator[ManifestProblem]:
         try:
             data = parser.decoded(line)
         except UsageError as error:
-            yield Problem(self.path, number, str(error), "row")
+            yield ManifestProblem(self.path, number, str(error), "row")
             return
         faults = parser.faults(data)
         for message in faults:
-            yield Problem(self.path, number, message, "row")
+            yield ManifestProblem(self.path, number, message, "row")
         for message in self._audio_faults(parser, data):
-            yield Problem(self.path, number, message, "audio")
+            yield ManifestProblem(self.path, number, message, "audio")
         if not faults:
             row = parser.row(number, data)
             self.per_task[row.task] += 1
             if first := self._first_equal(row):
                 message = f"the same row as line {first}; remove one of them"
-                yield Problem(self.path, number, message, "duplicate")
+                yield ManifestProblem(self.path, number, message, "duplicate")
 
     def _audio_faults(self, parser: RowParser, data: Mapping[str, object]) -> Iterator[str]:
         try:

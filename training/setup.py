@@ -16,7 +16,7 @@ from pengi_rt.training.augment import prepare_augmentation, set_dropout
 from pengi_rt.training.config import TrainConfig
 from pengi_rt.training.data import ClipData, TextData, check_geometry, text_documents
 from pengi_rt.training.examples import RowEncoder, tag_names
-from pengi_rt.training.initialise import make_model, set_trained
+from pengi_rt.training.initialize import make_model, set_trained
 from pengi_rt.training.log_mel_cache import LogMelCache
 from pengi_rt.training.manifest import ManifestError, Row, read_manifest
 from pengi_rt.training.manifest_check import check_manifest

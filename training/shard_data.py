@@ -8,7 +8,7 @@ import numpy as np
 from pengi_rt.audio.recording import AudioLike
 from pengi_rt.errors import UsageError
 from pengi_rt.training.config import DataConfig
-from pengi_rt.training.data import ORDER, ClipData, Stream
+from pengi_rt.training.data import ORDER, ClipData, ExampleOrder
 from pengi_rt.training.examples import RowEncoder
 from pengi_rt.training.manifest import Row
 from pengi_rt.training.shards import Shards
@@ -17,10 +17,10 @@ TOGETHER = 8
 """Shards that are shuffled together, so that a batch mixes shards but only a few are read."""
 
 
-class ShardStream(Stream):
+class ShardOrder(ExampleOrder):
     """Goes through the shards in a random order, mixing the examples of eight at a time.
 
-    As in :class:`Stream`, the order depends on the seed and the epoch, not on where a run was
+    As in :class:`ExampleOrder`, the order depends on the seed and the epoch, not on where a run was
     resumed or how many processes share it.
     """
 
@@ -73,7 +73,7 @@ class ShardData(ClipData):
             raise UsageError("data.cache_log_mel is for manifests, not for data.shards; remove it")
         super().__init__(rows, encoder, config, seed=seed, tags=tags, gain_db=gain_db)
         self.shards = shards
-        self.stream = ShardStream([_shard(unit[0]) for unit in self.units], seed)
+        self.order = ShardOrder([_shard(unit[0]) for unit in self.units], seed)
 
     def _source(self, audio: Path) -> AudioLike:
         return self.shards.read(audio)

@@ -9,8 +9,8 @@ from gpu_case import Case, Rival, Setting, Work, in_float64, size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.backends.triton.audio import tables_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.backends.triton.audio import front_end_tables
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels.log_mel import log_mel
 from pengi_rt.kernels.log_mel_tables import LogMelTables
 from pengi_rt.kernels.norm_linear import (
@@ -53,7 +53,7 @@ class FFTLogMel(nn.Module):
 
 
 @cache
-def front_end(config: ModelConfig, device: torch.device) -> LogMel:
+def front_end(config: PengiConfig, device: torch.device) -> LogMel:
     """A front end whose batch norm is like a random model's."""
     front = LogMel(config).eval().requires_grad_(False)
     assert front.bn.running_mean is not None
@@ -64,8 +64,8 @@ def front_end(config: ModelConfig, device: torch.device) -> LogMel:
 
 
 @cache
-def front_tables(config: ModelConfig, device: torch.device) -> LogMelTables:
-    return tables_of(front_end(config, device), device)
+def front_tables(config: PengiConfig, device: torch.device) -> LogMelTables:
+    return front_end_tables(front_end(config, device), device)
 
 
 def front_end_work(setting: Setting) -> Work:
@@ -192,7 +192,7 @@ def _linear_work(
     )
 
 
-def audio_cases(config: ModelConfig) -> tuple[Case, ...]:
+def audio_cases(config: PengiConfig) -> tuple[Case, ...]:
     """Attention at every stage, and linear layers where they are largest and most frequent."""
     stages = range(len(config.htsat.depths))
     busiest = max(stages, key=lambda stage: config.htsat.depths[stage])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Setting:
     ``kind`` is that of the weights: fp32, fp16 or int8. Activations are float16 with int8 weights.
     """
 
-    config: ModelConfig
+    config: PengiConfig
     batch: int
     kind: str
     device: torch.device

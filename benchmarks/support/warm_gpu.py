@@ -26,11 +26,11 @@ def base() -> "Pengi":
     """The full-size model with random weights."""
     import torch
 
-    from pengi_rt.config.model import ModelConfig
+    from pengi_rt.config.pengi import PengiConfig
     from pengi_rt.models.pengi import Pengi
 
     torch.set_num_threads(1)
-    return Pengi(ModelConfig.preset("base")).eval()
+    return Pengi(PengiConfig.preset("base")).eval()
 
 
 def warm(kind: tuple[str, int]) -> str:

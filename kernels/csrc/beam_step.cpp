@@ -111,10 +111,10 @@ std::vector<Candidate> best_of_clip(const BeamInputs& in, const BeamOptions& opt
       continue;
     }
     const float* logits = in.logits + row * in.vocab;
-    const double normaliser =
+    const double normalizer =
         log_sum_exp(logits, in.vocab, options.temperature, maxima, clip, beam);
     const auto average = [&](float logit) {
-      return (score + (logit / options.temperature - normaliser)) / length;
+      return (score + (logit / options.temperature - normalizer)) / length;
     };
     offer_row(logits, in.vocab, maxima, beam, average, best);
   }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pengi_rt.audio.audio_like import is_buffer, is_samples
 from pengi_rt.audio.containers.common import MAX_CHANNELS, check_shape
-from pengi_rt.audio.decode import F32, Decoder
+from pengi_rt.audio.decode import F32, AudioDecoder
 from pengi_rt.config.checked import plain, whole_value
 from pengi_rt.errors import AudioError
 from pengi_rt.system.quote import one_line, shown
@@ -35,8 +35,8 @@ class ArraySource:
         self._samples, self._rate = array_samples(recording, name)
 
     @contextmanager
-    def open(self) -> Iterator[Decoder]:
-        """See :class:`~pengi_rt.audio.source.SampleSource`."""
+    def open(self) -> Iterator[AudioDecoder]:
+        """A decoder at the first frame."""
         yield _ArrayDecoder(self._samples, self._rate)
 
 
@@ -52,7 +52,7 @@ class _ArrayDecoder:
     def read(self, frames: int, /) -> F32:
         block = self._samples[:, self._position :][:, :frames].T
         self._position += len(block)
-        return as_float(block)
+        return float_samples(block)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
@@ -63,7 +63,7 @@ def array_samples(recording: tuple[Any, ...], name: str) -> tuple[NDArray[Any], 
 
     Returns:
         The caller's samples as ``[channels, frames]``, if possible without a copy, of a type
-        that :func:`as_float` accepts; and the rate in Hz.
+        that :func:`float_samples` accepts; and the rate in Hz.
 
     Raises:
         AudioError: the value is not a recording; the message starts with ``name``.
@@ -92,7 +92,7 @@ def array_samples(recording: tuple[Any, ...], name: str) -> tuple[NDArray[Any], 
     return samples.reshape(frames, channels).T, rate
 
 
-def as_float(samples: NDArray[Any]) -> F32:
+def float_samples(samples: NDArray[Any]) -> F32:
     """Float32 samples with full scale 1, of a type that :func:`array_samples` accepts."""
     kind = samples.dtype.name
     with np.errstate(over="ignore"):  # check_samples refuses what overflows

@@ -11,7 +11,7 @@ from pengi_rt.audio.containers.aiff import check_aiff, is_aiff
 from pengi_rt.audio.containers.au import check_au, is_au
 from pengi_rt.audio.containers.caf import check_caf, is_uncompressed_caf
 from pengi_rt.audio.containers.common import Container, Probe, tag_size
-from pengi_rt.audio.containers.ffmpeg_formats import check_ffmpeg_format
+from pengi_rt.audio.containers.ffmpeg_formats import check_ffmpeg_format, is_ffmpeg_format
 from pengi_rt.audio.containers.flac import check_flac, is_flac
 from pengi_rt.audio.containers.mp3 import check_mp3, find_mp3
 from pengi_rt.audio.containers.ogg import check_ogg, is_ogg
@@ -35,6 +35,14 @@ _CHECKS = (
 
 class UnknownFormatError(AudioError):
     """The file does not begin like any supported format."""
+
+
+def begins_like_audio(head: bytes) -> bool:
+    """Whether a file with this ``head`` (64 bytes) is in a format that can be read.
+
+    MP3 and tags are not recognized: they can begin with almost anything.
+    """
+    return any(matches(head) for matches, _ in _CHECKS) or is_ffmpeg_format(head)
 
 
 def check_container(file: BinaryIO, name: str, *, allow_truncated: bool = False) -> Container:

@@ -24,7 +24,7 @@ _UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile announces more for a stream of u
 _LENIENT_BLOCK = 4_096  # frames; a block with damage is lost completely
 
 
-class Decoder(Protocol):
+class AudioDecoder(Protocol):
     """One pass through a recording, from its beginning to its end."""
 
     rate: int
@@ -51,7 +51,7 @@ class Decoder(Protocol):
         """Release all resources, including the file."""
 
 
-def open_decoder(file: BinaryIO, container: Container, name: str) -> Decoder:
+def open_decoder(file: BinaryIO, container: Container, name: str) -> AudioDecoder:
     """A decoder for ``file``, whose ``container`` was checked. It owns the file and closes it.
 
     Raises:
@@ -65,7 +65,7 @@ def open_decoder(file: BinaryIO, container: Container, name: str) -> Decoder:
 
 
 class SndFileDecoder:
-    """A :class:`Decoder` based on libsndfile."""
+    """An :class:`AudioDecoder` based on libsndfile."""
 
     def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
         import soundfile
@@ -95,7 +95,7 @@ class SndFileDecoder:
         self._left = container.frames if container.skip else None
 
     def read(self, frames: int, /) -> F32:
-        """See :class:`Decoder`."""
+        """The next ``[n, channels]`` samples; fewer than ``frames`` only at the end."""
         while self._skip:
             skipped = len(self._decode(min(self._skip, frames)))
             self._skip = self._skip - skipped if skipped else 0
@@ -106,7 +106,7 @@ class SndFileDecoder:
         return block
 
     def close(self) -> None:
-        """See :class:`Decoder`."""
+        """Close the sound and its file."""
         self._sound.close()
         self._file.close()
 
@@ -138,7 +138,7 @@ class SndFileDecoder:
         return AudioError(f"{self._name}: damaged or cut short: {why}{hint}")
 
 
-def read_blocks(decoder: Decoder, name: str) -> Iterator[F32]:
+def read_blocks(decoder: AudioDecoder, name: str) -> Iterator[F32]:
     """All samples of a recording, ``[channels, n]`` at a time, each block checked.
 
     Raises:

@@ -1,4 +1,4 @@
-"""FFmpeg (through PyAV, the extra ``formats``) as a Decoder for compressed formats and video.
+"""FFmpeg (through PyAV, the extra ``formats``) as an AudioDecoder for compressed formats and video.
 
 FFmpeg reads hundreds of formats, some of which refer to other files and addresses. So it is told
 which format a file has, may use only the codecs listed here, and cannot open anything else.
@@ -51,7 +51,7 @@ _CAF_SLACK = 4096  # frames; the length may be rounded to whole packets
 
 
 class FFmpegDecoder:
-    """A :class:`~pengi_rt.audio.decode.Decoder` for the default audio stream, or the first one."""
+    """Decodes the default audio stream, or the first one."""
 
     def __init__(self, file: BinaryIO, container: Container, name: str) -> None:
         self._name = name
@@ -82,7 +82,7 @@ class FFmpegDecoder:
         self._held: F32 = np.empty((0, max(1, self.channels)), np.float32)
 
     def read(self, frames: int, /) -> F32:
-        """See :class:`~pengi_rt.audio.decode.Decoder`."""
+        """The next ``[n, channels]`` samples; fewer than ``frames`` only at the end."""
         parts, size = [self._held], len(self._held)
         while size < frames and (block := next(self._blocks, None)) is not None:
             parts.append(block)
@@ -92,7 +92,7 @@ class FFmpegDecoder:
         return joined[:frames]
 
     def close(self) -> None:
-        """See :class:`~pengi_rt.audio.decode.Decoder`."""
+        """Close the stream and the file."""
         self._blocks.close()
         self._input.close()
         self._file.close()

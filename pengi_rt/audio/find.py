@@ -27,7 +27,7 @@ _NO_FILE = "no such file, and no audio matches it as a pattern"
 _MAGIC = re.compile(r"[*?\[]")
 
 
-class Problem(NamedTuple):
+class InputProblem(NamedTuple):
     """A name, or a path below it, that gives no recordings, and why."""
 
     path: str
@@ -39,7 +39,7 @@ class FoundRecordings(NamedTuple):
 
     paths: list[str]
     """Paths for :func:`pengi_rt.audio.recording.load_windows`, and ``-``."""
-    problems: list[Problem]
+    problems: list[InputProblem]
     skipped: dict[str, str]
     """By name: a line about the files below it that are named like audio but are not read."""
 
@@ -150,16 +150,16 @@ def _walk(name: str) -> FolderWalk | None:
     return None
 
 
-def _problems(name: str, walk: FolderWalk) -> Iterator[Problem]:
+def _problems(name: str, walk: FolderWalk) -> Iterator[InputProblem]:
     """Report folders that could not be read, or that there is no recording at all."""
     for path, why in walk.unread.items():
-        yield Problem(path, InputError(f"{_shown(path)}: the folder cannot be read: {why}"))
+        yield InputProblem(path, InputError(f"{_shown(path)}: the folder cannot be read: {why}"))
     if not walk.recordings and not walk.unread:
         there = _is_folder(Path(name))
         what = "no audio in this folder" if there else _NO_FILE
         looked = f"looked for {', '.join(SUFFIXES)}, not hidden"
         others = f"; {skipped}" if (skipped := _skipped(walk)) else ""
-        yield Problem(name, AudioError(f"{_shown(name)}: {what} ({looked}{others})"))
+        yield InputProblem(name, AudioError(f"{_shown(name)}: {what} ({looked}{others})"))
 
 
 def _skipped(walk: FolderWalk) -> str:

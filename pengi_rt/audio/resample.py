@@ -143,8 +143,8 @@ def _sinc_kernel(stride: int, phases: int) -> tuple[F32, NDArray[np.int64]]:
     first = phase * stride // phases
     tap = first[:, None] + np.arange(-margin, margin + 2)
     # torchaudio divides the phase in float32; in float64 its output would differ by up to 5e-4.
-    centre = phase.astype(np.float32) / np.float32(phases)
-    t = (tap / stride - centre[:, None].astype(np.float64)) * base
+    center = phase.astype(np.float32) / np.float32(phases)
+    t = (tap / stride - center[:, None].astype(np.float64)) * base
     t = np.clip(t, -LOWPASS_WIDTH, LOWPASS_WIDTH)
     window = np.cos(t * (np.pi / (2 * LOWPASS_WIDTH))) ** 2
     kernel = np.sinc(t) * window * (base / stride)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 from pengi_rt.audio.container import check_container
 from pengi_rt.audio.containers.common import Container
-from pengi_rt.audio.decode import Decoder, open_decoder
+from pengi_rt.audio.decode import AudioDecoder, open_decoder
 from pengi_rt.audio.spool import bytes_in_memory, spooled_stream
 from pengi_rt.errors import AudioError
 from pengi_rt.system.regular import Regular, open_regular
@@ -31,7 +31,7 @@ PathLike = str | os.PathLike[str]
 class SampleSource(Protocol):
     """A recording whose samples can be decoded from the beginning any number of times."""
 
-    def open(self) -> AbstractContextManager[Decoder]:
+    def open(self) -> AbstractContextManager[AudioDecoder]:
         """Begin a pass through the recording.
 
         Raises:
@@ -94,7 +94,7 @@ class _EncodedSource:
         self._name = name
 
     @contextmanager
-    def open(self) -> Iterator[Decoder]:
+    def open(self) -> Iterator[AudioDecoder]:
         with (
             closing(self._encoded.open()) as file,
             closing(open_decoder(file, self._container, self._name)) as decoder,

@@ -20,7 +20,7 @@ _READ = 1 << 20  # bytes of a stream read at a time
 
 
 class BytesInMemory:
-    """See :class:`~pengi_rt.audio.source.EncodedBytes`."""
+    """An encoded recording, held in memory."""
 
     def __init__(self, data: bytes) -> None:
         """Hold ``data``."""

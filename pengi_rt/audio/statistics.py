@@ -15,7 +15,7 @@ LOUD: Final = 16.0
 """A peak above which samples are not floats with full scale 1. 32-bit float recorders leave about
 20 dB of headroom above full scale, a peak of 10; 16-bit integers exceed 16 from -66 dBFS on."""
 
-CANCELLED: Final = 0.01
+CANCELED: Final = 0.01
 """Channels are in anti-phase if their average has less than this (-20 dB) of their energy. With 32
 uncorrelated channels, or one among 31 silent ones, it has 1/32; with the widest stereo, more."""
 
@@ -78,7 +78,7 @@ class Statistics:
         Args:
             mixed: whether the channels are averaged (``long_audio="compat"`` puts them end to end).
         """
-        lines = (self._scale(), self._silence(), self._cancelled() if mixed else "")
+        lines = (self._scale(), self._silence(), self._canceled() if mixed else "")
         return tuple(filter(None, lines))
 
     def _scale(self) -> str:
@@ -102,7 +102,7 @@ class Statistics:
         values = ", ".join(f"{value:.4g}" for value in self._low[:4])
         return f"no sound: its samples stay at one value ({values})"
 
-    def _cancelled(self) -> str:
+    def _canceled(self) -> str:
         """Compare the energies around the mean: a constant offset is not sound."""
         sums = np.atleast_1d(self._sums)
         channels = len(sums)
@@ -111,7 +111,7 @@ class Statistics:
         constant = float((sums**2).sum()) / self._frames
         energy = (self._energy - constant) / channels
         mixed = self._mixed - (float(sums.sum()) / channels) ** 2 / self._frames
-        if not mixed < CANCELLED * energy:  # true for NaN
+        if not mixed < CANCELED * energy:  # true for NaN
             return ""
         level = f"{10 * math.log10(mixed / energy):.0f} dB" if mixed > 0 else "nothing"
         return (

@@ -41,6 +41,7 @@ class OnnxBackend:
     """Runs a plan on the CPU, in float32 for any storage of the weights."""
 
     name = "onnx"
+    precision = "fp32"
     device_search = None
 
     def __init__(self, plan: Plan, *, threads: int | None = None) -> None:
@@ -180,8 +181,8 @@ class OnnxEncoders:
     def __init__(self, graphs: Mapping[str, Graph]) -> None:
         self._graphs = graphs
 
-    def encode_audio(self, wave: F32) -> Encoded:
-        return self._run("audio", wave)
+    def encode_audio(self, windows: F32) -> Encoded:
+        return self._run("audio", windows)
 
     def encode_text(self, ids: I64) -> Encoded:
         return self._run("text", ids)

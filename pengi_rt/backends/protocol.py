@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
 class Encoders(Protocol):
     """The audio and text encoders."""
 
-    def encode_audio(self, wave: F32) -> Encoded:
+    def encode_audio(self, windows: F32) -> Encoded:
         """Encode ``[B, clip_samples]`` float32 in [-1, 1]."""
 
     def encode_text(self, ids: I64) -> Encoded:
@@ -156,7 +156,7 @@ class DeviceSearch(Protocol):
     def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
         """Search after padded prefixes, ``[B, P, n_embd]`` with ``[B]`` lengths."""
 
-    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+    def search_audio(self, windows: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
         """Encode ``[B, clip_samples]`` and search after each clip's audio prefix and the text's.
 
         ``text_prefix`` (prompt and additional text) is ``[n, n_embd]``, the same for all clips. No
@@ -164,7 +164,7 @@ class DeviceSearch(Protocol):
         """
 
     def search_new_prompt(
-        self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+        self, windows: F32, ids: I64, suffix: F32, options: DecodeOptions
     ) -> tuple[Encoded, SearchTrace]:
         """Like :meth:`search_audio`, but also encodes the prompt, which it returns.
 
@@ -176,6 +176,8 @@ class Backend(Protocol):
     """Runs a plan."""
 
     name: str
+    precision: str
+    """The precision of the arithmetic."""
 
     @property
     def config(self) -> FamilyConfig:

@@ -37,7 +37,7 @@ class Network(Protocol):
     def decoder(self) -> GPT2 | None:
         """The language model; None if it has none."""
 
-    def encode_audio(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_audio(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and prefixes of windows, as :class:`pengi_rt.backends.protocol.Encoded`."""
 
     def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +57,7 @@ class TorchBackend:
     """Runs a model in memory."""
 
     name = "torch"
+    precision = "fp32"
     device_search = None
 
     def __init__(self, model: Network, *, threads: int | None = None) -> None:
@@ -91,8 +92,8 @@ class TorchEncoders:
 
     @_explained
     @torch.inference_mode()
-    def encode_audio(self, wave: F32) -> Encoded:
-        embedding, prefix = self.model.encode_audio(_tensor(wave))
+    def encode_audio(self, windows: F32) -> Encoded:
+        embedding, prefix = self.model.encode_audio(_tensor(windows))
         return Encoded(embedding.numpy(), prefix.numpy())
 
     @_explained

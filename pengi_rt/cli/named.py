@@ -1,7 +1,7 @@
 """The recordings that a command line names, and messages about what is skipped."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pengi_rt.audio.find import FoundRecordings, find_recordings
 from pengi_rt.system.quote import LONGEST_PATH, one_line
@@ -17,16 +17,17 @@ def named_recordings(arguments: argparse.Namespace) -> FoundRecordings:
         PengiError: as for :func:`~pengi_rt.audio.find.find_recordings`.
     """
     found = find_recordings(arguments.audio)
-    report(found, quiet=arguments.quiet)
+    problems = [str(problem.error) for problem in found.problems]
+    report(problems, found.skipped, quiet=arguments.quiet)
     return found
 
 
-def report(found: FoundRecordings, *, quiet: bool) -> None:
+def report(problems: Sequence[str], skipped: Mapping[str, str], *, quiet: bool) -> None:
     """Report what cannot be read and, unless ``quiet``, what is skipped."""
-    _say([str(problem.error) for problem in found.problems], "could not be read either")
+    _say(problems, "could not be read either")
     if not quiet:
         _say(
-            [f"{one_line(name, LONGEST_PATH)}: {what}" for name, what in found.skipped.items()],
+            [f"{one_line(name, LONGEST_PATH)}: {what}" for name, what in skipped.items()],
             "have such files too",
         )
 

@@ -9,10 +9,10 @@ from pengi_rt.cli.flags import check_resumable
 from pengi_rt.cli.named import named_recordings
 from pengi_rt.cli.output_checks import protect_inputs
 from pengi_rt.cli.progress import Progress
-from pengi_rt.config.backend import backend_spec
 from pengi_rt.config.family import generative
 from pengi_rt.config.options import GenerateOptions
 from pengi_rt.errors import SOME_FAILED, AudioError, InputError
+from pengi_rt.render.fields import error_row
 from pengi_rt.render.ordered import OrderedRows
 from pengi_rt.render.output import open_output
 from pengi_rt.render.resume import ResumeState, recording_mark, settings_hash
@@ -33,7 +33,7 @@ class AnyPart(Protocol):
         """Which windows it is about; None if it is about all."""
 
 
-AnyResult = TypeVar("AnyResult", bound=AnyPart)
+Part = TypeVar("Part", bound=AnyPart)
 
 
 class Run:
@@ -78,10 +78,7 @@ class Run:
         if arguments.format != "jsonl" or arguments.output in (None, STDIO):
             return
         options = options.filled_in(generative(engine.config).generation)
-        settings = {**about, **options.to_json(), "precision": arguments.precision}
-        if arguments.precision == "auto":
-            spec = backend_spec(arguments.backend, arguments.device)
-            settings["precision"] = spec.precisions[0]
+        settings = {**about, **options.to_json(), "precision": engine.precision}
         settings.pop("batch_size", None)  # changes no answer
         self._settings = settings_hash(engine.plan.fingerprint, settings)
         if arguments.resume:
@@ -116,7 +113,7 @@ class Run:
         self._count_failure(error)
         self._rows.fail_last(lambda name: _error_row(name, error))
 
-    def write_output(self, results: Iterable[AnyResult], rows: ResultRows[AnyResult]) -> int:
+    def write_output(self, results: Iterable[Part], rows: ResultRows[Part]) -> int:
         """Write the rows of all results to ``--output`` in ``--format``; returns the exit code."""
         arguments, resume = self._arguments, self._resume
         with (
@@ -128,9 +125,7 @@ class Run:
             say(f"{arguments.output}: {resume.summary}")
         return exit_code(self.answered, self.failed)
 
-    def write(
-        self, writer: RowWriter, results: Iterable[AnyResult], rows: ResultRows[AnyResult]
-    ) -> None:
+    def write(self, writer: RowWriter, results: Iterable[Part], rows: ResultRows[Part]) -> None:
         """Write the rows of all results as they come."""
         with self._bar as bar:
             self._writer = writer
@@ -152,4 +147,4 @@ def exit_code(answered: int, failed: int) -> int:
 
 
 def _error_row(name: str, error: AudioError) -> Row:
-    return {"audio": STDIN if name == STDIO else name, "error": str(error)}
+    return error_row("audio", STDIN if name == STDIO else name, error)

@@ -118,15 +118,15 @@ def choice(name: str, value: object, known: tuple[str, ...]) -> str:
     return text
 
 
-def listed(name: str, value: Any) -> list[Any]:
-    """The items of a caller's list, tuple, array or iterator.
+def listed(name: str, value: Any, of: str = "strings") -> list[Any]:
+    """The items of a caller's list, tuple, array or iterator (``of`` what, in messages).
 
     Raises:
         UsageError: the value of ``name`` is not one of these.
     """
     single = isinstance(value, str | bytes | bytearray | memoryview | Mapping)
     if single or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
-        raise UsageError(f"{name} must be a list of strings, got {shown(value)}")
+        raise UsageError(f"{name} must be a list of {of}, got {shown(value)}")
     return list(value.tolist() if hasattr(value, "tolist") else value)
 
 

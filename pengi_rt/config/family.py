@@ -43,7 +43,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "classify by log-likelihood": _GENERATE,
     "explain": _GENERATE,
     "index": _MATCH,
-    "search": ("audio", "text"),
+    "search": _MATCH,
     "embed": ("audio",),
     "embed texts": ("text",),
     "embed prefixes": ("audio", "decoder"),
@@ -228,7 +228,7 @@ def read_config(data: object) -> FamilyConfig:
 register_family(
     FamilySpec(
         name="pengi",
-        config="pengi_rt.config.model:ModelConfig",
+        config="pengi_rt.config.pengi:PengiConfig",
         graphs={
             "audio": "pengi_rt.plan.pengi:audio_graph",
             "text": "pengi_rt.plan.pengi:text_graph",

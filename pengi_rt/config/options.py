@@ -1,8 +1,9 @@
 """The options of each task besides the recording and the prompt: one frozen dataclass per task.
 
-Each field is declared once. It defines the keyword in Python (:meth:`TaskOptions.given`), the flag
-on the command line with its default and help (``cli/flags.py``), and the key in a JSON request
-(:meth:`TaskOptions.from_json`). Values are checked when the dataclass is made.
+Each field is declared once; another class shares it by :func:`option_of`. It defines the keyword in
+Python (:meth:`TaskOptions.given`), the flag on the command line with its default and help
+(``cli/flags.py``), and the key in a JSON request (:meth:`TaskOptions.from_json`). Values are
+checked when the dataclass is made.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from pengi_rt.config.checked import listed, whole
 from pengi_rt.config.choices import LongAudio
 from pengi_rt.config.decode import MAX_BEAM_SIZE, MAX_SAMPLES, check_temperature, check_top_p
-from pengi_rt.config.task_options import TaskOptions, option
+from pengi_rt.config.task_options import TaskOptions, option, option_of
 from pengi_rt.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ReadOptions(TaskOptions):
     batch_size: int = option(8, "windows per batch", metavar="N", low=1)
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse a hop or a rate that the other options leave no use for."""
         long_audio, hop = self.long_audio, self.hop
         if hop is not None and not 0 < hop < math.inf:
             raise UsageError(f"hop must be above 0 and at most a window's length, got {hop:g}")
@@ -128,7 +129,7 @@ class GenerateOptions(PromptOptions):
     )
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse sampling without ``samples``, and numbers outside their ranges."""
         # Not super(): slots=True replaces the class, and super() would look for the original.
         PromptOptions.check(self)
         object.__setattr__(self, "stop_strings", _stop_strings(self.stop_strings))
@@ -158,7 +159,7 @@ class DescribeOptions(GenerateOptions):
     """Like :class:`GenerateOptions`, but the prompts are the released wrapper's."""
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse a task or a question: the prompts are fixed."""
         GenerateOptions.check(self)
         if self.task is not None or self.question is not None:
             raise UsageError("describe has its own prompts; use generate for tasks and questions")
@@ -183,7 +184,7 @@ class ClassifyOptions(GenerateOptions):
     )
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse a template without the label, and options of the other method."""
         GenerateOptions.check(self)
         if LABEL not in self.template:
             raise UsageError(f"the template must hold {LABEL}, got {self.template!r}")
@@ -198,7 +199,7 @@ class ClassifyOptions(GenerateOptions):
 class ExplainOptions(PromptOptions):
     """How prefix vectors are explained in words."""
 
-    k: int = option(5, "tokens shown per vector", metavar="K", flag="-k --neighbours", low=1)
+    k: int = option(5, "tokens shown per vector", metavar="K", flag="-k --neighbors", low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +214,7 @@ class IndexOptions(GenerateOptions):
     )
 
     def check(self) -> None:
-        """See :meth:`TaskOptions.check`."""
+        """Refuse options that would leave out windows, and samples instead of captions."""
         GenerateOptions.check(self)
         if self.samples is not None:
             raise UsageError("an index holds beam-search captions, not samples: leave out samples")
@@ -227,12 +228,8 @@ class IndexOptions(GenerateOptions):
 class WarmUpOptions(TaskOptions):
     """Which searches a backend is made ready for; None stands for the plan's own default."""
 
-    beam_size: int | None = option(
-        None, "hypotheses kept (default: the plan's)", metavar="N", low=1, high=MAX_BEAM_SIZE
-    )
-    max_new_tokens: int | None = option(
-        None, "the longest answer, in tokens (default: the plan's)", metavar="N", low=1
-    )
+    beam_size: int | None = option_of(GenerateOptions, "beam_size")
+    max_new_tokens: int | None = option_of(GenerateOptions, "max_new_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,12 +247,18 @@ class SearchOptions(TaskOptions):
         "score only the candidates that faiss finds, for millions of rows (needs index "
         "--approximate)",
     )
-    batch_size: int = option(8, "windows per batch", metavar="N", low=1)
-    strict: bool = option(
-        False,
-        "refuse text over the encoder's limit, and recordings that seem to be silent or wrongly "
-        "scaled, instead of warning",
-    )
+    batch_size: int = option_of(ReadOptions, "batch_size")
+    strict: bool = option_of(ReadOptions, "strict")
+
+
+def check_batch_sizes(sizes: object) -> tuple[int, ...]:
+    """The batch sizes of a warm-up.
+
+    Raises:
+        UsageError: they are not a list of whole numbers of at least 1.
+    """
+    given = listed("batch_sizes", sizes, "whole numbers")
+    return tuple(whole("batch_size", size, 1) for size in given)
 
 
 def _stop_strings(stops: object) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "generation": {"beam_size": 3, "max_new_tokens": 40},
     },
 }  # fmt: skip
-"""The presets, as JSON over the defaults of ``ModelConfig``, which are ``base``."""
+"""The presets, as JSON over the defaults of ``PengiConfig``, which are ``base``."""
 
 
 def preset(name: str) -> dict[str, Any]:

@@ -74,12 +74,14 @@ class TaskOptions:
         return replace(options, **keywords) if keywords else options
 
     @classmethod
-    def from_json(cls, request: Mapping[str, Any]) -> Self:
+    def from_json(cls, request: object) -> Self:
         """Options from a decoded JSON object.
 
         Raises:
-            UsageError: a key is unknown, or a value is invalid.
+            UsageError: it is not an object, a key is unknown, or a value is invalid.
         """
+        if not isinstance(request, Mapping):
+            raise UsageError(f"options must be an object, got {type(request).__name__}")
         if unknown := sorted(set(request) - set(described(cls))):
             known = ", ".join(described(cls))
             raise UsageError(f"unknown options {shown(unknown)[1:-1]}; known: {known}")
@@ -89,6 +91,12 @@ class TaskOptions:
         """The options as a JSON-ready object, which :meth:`from_json` reads."""
         values = {name: getattr(self, name) for name in described(type(self))}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+
+def option_of(cls: type["TaskOptions"], name: str) -> Any:
+    """A dataclass field with the default and the :class:`Option` that ``cls`` declares for it."""
+    _, default, about = described(cls)[name]
+    return field(default=default, metadata={"option": about})
 
 
 def described(cls: type) -> Mapping[str, tuple[Any, Any, Option]]:

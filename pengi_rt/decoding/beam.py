@@ -72,24 +72,24 @@ class FusedSearch:
     config: GenerativeConfig
     options: DecodeOptions
 
-    def search_audio(self, wave: F32, text_prefix: F32) -> list[Hypotheses]:
+    def search_audio(self, windows: F32, text_prefix: F32) -> list[Hypotheses]:
         """Search after the audio prefix of each window and then ``text_prefix``.
 
         Args:
-            wave: ``[B, clip_samples]``.
+            windows: ``[B, clip_samples]``.
             text_prefix: ``[n, n_embd]``, the same after every window.
         """
         self._check_fits(len(text_prefix))
-        trace = self.device.search_audio(wave, text_prefix, self.options)
+        trace = self.device.search_audio(windows, text_prefix, self.options)
         return read_hypotheses(trace, self.options.max_new_tokens)
 
     def search_new_prompt(
-        self, wave: F32, ids: I64, suffix: F32
+        self, windows: F32, ids: I64, suffix: F32
     ) -> tuple[Encoded, list[Hypotheses]]:
         """Also encode the prompt, and search after the window, the prompt and ``suffix``.
 
         Args:
-            wave: ``[B, clip_samples]``.
+            windows: ``[B, clip_samples]``.
             ids: ``[1, T]``, the prompt's token ids.
             suffix: the additional text, ``[n, n_embd]``.
 
@@ -97,7 +97,7 @@ class FusedSearch:
             The encoded prompt, and every clip's hypotheses.
         """
         self._check_fits(self.config.prompt_rows(ids.shape[1]) + len(suffix))
-        text, trace = self.device.search_new_prompt(wave, ids, suffix, self.options)
+        text, trace = self.device.search_new_prompt(windows, ids, suffix, self.options)
         return text, read_hypotheses(trace, self.options.max_new_tokens)
 
     def _check_fits(self, rows: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import CheckpointError
 from pengi_rt.models.mel import dft_kernels
 from pengi_rt.models.pengi import Pengi
@@ -76,7 +76,7 @@ def _stored_state(model: Pengi, path: Path, dtype: torch.dtype) -> dict[str, Ten
         raise CheckpointError(f"{path}: nothing was written: {error}") from None
 
 
-def stft_kernels(config: ModelConfig) -> dict[str, Tensor]:
+def stft_kernels(config: PengiConfig) -> dict[str, Tensor]:
     """The STFT's kernels by name. A checkpoint leaves them out unless its own are different.
 
     They are the larger part of a small model, and follow from ``config.mel.n_fft``.
@@ -84,7 +84,7 @@ def stft_kernels(config: ModelConfig) -> dict[str, Tensor]:
     return dict(zip(STFT_KERNELS, dft_kernels(config.mel.n_fft), strict=True))
 
 
-def without_stft_kernels(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def without_stft_kernels(state: Mapping[str, Tensor], config: PengiConfig) -> dict[str, Tensor]:
     """``state`` without the kernels that equal those of ``config`` bit for bit."""
     kernels = stft_kernels(config)
     return {

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import MelConfig
+from pengi_rt.config.pengi import PengiConfig
 
 F64 = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class LogMel(nn.Module):
     mel_bank: Tensor
     stretch: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: PengiConfig) -> None:
         super().__init__()
         self.mel = config.mel
         self.spec_size = config.htsat.spec_size
@@ -84,9 +84,9 @@ def slaney_bank(config: MelConfig) -> Tensor:
     low, high = _hz_to_mel(np.array([config.fmin, config.fmax]))
     edges = _mel_to_hz(np.linspace(low, high, config.n_mels + 2))
     hertz = np.arange(config.n_fft // 2 + 1)[:, None] * config.filter_rate / config.n_fft
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    rising = (hertz - left) / (centre - left)
-    falling = (right - hertz) / (right - centre)
+    left, center, right = edges[:-2], edges[1:-1], edges[2:]
+    rising = (hertz - left) / (center - left)
+    falling = (right - hertz) / (right - center)
     # Rounded to float32 before normalizing, as in librosa: equals the published bank bit for bit.
     triangles = np.minimum(rising, falling).clip(min=0).astype(np.float32)
     return torch.from_numpy((triangles * 2.0 / (right - left)).astype(np.float32))

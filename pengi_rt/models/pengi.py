@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.htsat import HTSAT
 from pengi_rt.models.mapper import make_mapper
@@ -35,7 +35,7 @@ class AudioEncoder(nn.Module):
     of the ``config.audio_steps`` steps.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: PengiConfig) -> None:
         super().__init__()
         self.mel = LogMel(config)
         self.htsat = HTSAT(config.htsat, config.strips)
@@ -53,7 +53,7 @@ class AudioEncoder(nn.Module):
 class Pengi(nn.Module):
     """The whole model. There is no ``forward``: the backends call its parts and decode."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: PengiConfig) -> None:
         super().__init__()
         self.config = config
         width, kind = config.decoder.n_embd, config.text.kind

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.text.byte_bpe import END_OF_TEXT, train_decoder_tokenizer, train_text_tokenizer
@@ -36,7 +36,7 @@ PLACES = (
 
 def make_tiny(directory: Path, seed: int = 0) -> Path:
     """Write the tiny checkpoint into ``directory``. The same seed gives the same bytes."""
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     model = random_model(config, seed)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "tiny.safetensors"
@@ -44,7 +44,7 @@ def make_tiny(directory: Path, seed: int = 0) -> Path:
     return path
 
 
-def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
+def random_model(config: PengiConfig, seed: int = 0) -> Pengi:
     """A model of any size with random weights that behave: values of order one, answers that end.
 
     Each tensor has its own random stream, seeded by its name. Answers depend on the recording and
@@ -66,7 +66,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> Pengi:
     return model.eval()
 
 
-def make_tokenizers(config: ModelConfig) -> dict[str, bytes]:
+def make_tokenizers(config: PengiConfig) -> dict[str, bytes]:
     """Train byte-level BPEs of exactly the config's sizes, for the prompt and for the decoder.
 
     Without a text encoder, both are the same tokenizer.

@@ -44,7 +44,7 @@ LIMITS = Limits(characters=1 << 22, values=100_000)
 _MAX_NAMES = 16  # of graphs, of backends
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LICENCE = re.compile(r"licences/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_LICENSE = re.compile(r"licences/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def graph_entry(name: str) -> str:
@@ -66,7 +66,7 @@ def is_entry_name(name: str, family: FamilySpec) -> bool:
     """Whether a plan of this format and family may hold an entry called ``name``."""
     graphs, tokenizers = map(graph_entry, family.graphs), map(tokenizer_entry, family.tokenizers)
     known = {MANIFEST, WEIGHTS, *graphs, *tokenizers}
-    return name in known or _LICENCE.fullmatch(name) is not None
+    return name in known or _LICENSE.fullmatch(name) is not None
 
 
 def aligned(offset: int) -> int:

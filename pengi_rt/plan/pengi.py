@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from pengi_rt.config.family import Table
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.plan.graph import BOOL, FLOAT32, INT32, INT64, GraphRules, Value
 from pengi_rt.system.quote import one_line
 
@@ -20,14 +20,14 @@ DECODER_OPERATORS = frozenset([
 ])  # fmt: skip
 
 
-def audio_graph(config: ModelConfig) -> GraphRules:
+def audio_graph(config: PengiConfig) -> GraphRules:
     """The audio graph: windows to embeddings and prefixes."""
     wave = Value("wave", FLOAT32, (None, config.clip_samples))
     gives = _encoded(config, (None, config.d_proj), config.audio_mapper.prefix_length)
     return _encoder(config, wave, gives)
 
 
-def text_graph(config: ModelConfig) -> GraphRules:
+def text_graph(config: PengiConfig) -> GraphRules:
     """The text graph: prompts to embeddings and prefixes."""
     text, width = config.text, config.decoder.n_embd
     length = text.max_length if text.kind == "token_embedding" else None
@@ -36,7 +36,7 @@ def text_graph(config: ModelConfig) -> GraphRules:
     return _encoder(config, Value("ids", INT64, (None, length)), _encoded(config, vectors, rows))
 
 
-def decoder_graph(config: ModelConfig) -> GraphRules:
+def decoder_graph(config: PengiConfig) -> GraphRules:
     """The decoder graph: prefixes, or one more token, to logits; keys and values in buffers."""
     return GraphRules(
         takes=list(_decoder_inputs(config)),
@@ -48,13 +48,13 @@ def decoder_graph(config: ModelConfig) -> GraphRules:
     )
 
 
-def parts(config: ModelConfig) -> Mapping[str, tuple[str, ...]]:
+def parts(config: PengiConfig) -> Mapping[str, tuple[str, ...]]:
     """The parts that the graphs are: only CLIP's tower gives a text one embedding."""
     text = ("prompt", "text") if config.text.kind == "clip" else ("prompt",)
     return {"audio": ("audio",), "text": text, "decoder": ("decoder",)}
 
 
-def tables(config: ModelConfig) -> Mapping[str, Table]:
+def tables(config: PengiConfig) -> Mapping[str, Table]:
     """The decoder's embeddings of tokens and of positions."""
     decoder = config.decoder
     tokens, positions = (decoder.vocab_size, decoder.n_embd), (decoder.n_positions, decoder.n_embd)
@@ -64,7 +64,7 @@ def tables(config: ModelConfig) -> Mapping[str, Table]:
     }
 
 
-def summary(config: ModelConfig) -> Mapping[str, str]:
+def summary(config: PengiConfig) -> Mapping[str, str]:
     """The lines that ``inspect`` prints about the model."""
     decoder, generation = config.decoder, config.generation
     return {
@@ -79,7 +79,7 @@ def summary(config: ModelConfig) -> Mapping[str, str]:
     }
 
 
-def _encoder(config: ModelConfig, taken: Value, gives: list[Value]) -> GraphRules:
+def _encoder(config: PengiConfig, taken: Value, gives: list[Value]) -> GraphRules:
     return GraphRules(
         takes=[taken],
         gives=gives,
@@ -89,17 +89,17 @@ def _encoder(config: ModelConfig, taken: Value, gives: list[Value]) -> GraphRule
     )
 
 
-def _encoded(config: ModelConfig, vectors: tuple[int | None, ...], rows: int | None) -> list[Value]:
+def _encoded(config: PengiConfig, vectors: tuple[int | None, ...], rows: int | None) -> list[Value]:
     prefix = (None, rows, config.decoder.n_embd)
     return [Value("joint_embedding", FLOAT32, vectors), Value("prefix", FLOAT32, prefix)]
 
 
-def _layers(config: ModelConfig) -> int:
+def _layers(config: PengiConfig) -> int:
     mappers = config.audio_mapper.num_layers + config.text_mapper.num_layers
     return sum(config.htsat.depths) + mappers + config.text.num_layers + config.decoder.n_layer
 
 
-def _decoder_inputs(config: ModelConfig) -> Iterator[Value]:
+def _decoder_inputs(config: PengiConfig) -> Iterator[Value]:
     decoder = config.decoder
     yield Value("embeddings", FLOAT32, (None, None, decoder.n_embd))
     yield Value("last", INT64, (None, 1))
@@ -111,12 +111,12 @@ def _decoder_inputs(config: ModelConfig) -> Iterator[Value]:
     yield from _buffers(config, "")
 
 
-def _decoder_outputs(config: ModelConfig) -> Iterator[Value]:
+def _decoder_outputs(config: PengiConfig) -> Iterator[Value]:
     yield Value("logits", FLOAT32, (None, config.decoder.vocab_size))
     yield from _buffers(config, "new_")
 
 
-def _buffers(config: ModelConfig, before: str) -> Iterator[Value]:
+def _buffers(config: PengiConfig, before: str) -> Iterator[Value]:
     decoder = config.decoder
     shape = (None, decoder.n_head, None, decoder.head_dim)
     for layer in range(decoder.n_layer):

@@ -94,7 +94,7 @@ class PlanWriter:
             self._draft: Draft | None = Draft(self.path)
 
     def add(self, name: str, data: bytes) -> None:
-        """Write the entry ``name`` (a graph, a tokenizer, a licence).
+        """Write the entry ``name`` (a graph, a tokenizer, a license).
 
         Raises:
             PlanError: the entry cannot be written, or plans have no entry of this name.

@@ -26,15 +26,15 @@ CLASSIFICATION_COLUMNS: Final = (
 
 
 class ClassificationRows(ResultRows["Classification"]):
-    """Makes rows of classifications, with only the ``best`` labels."""
+    """Makes rows of classifications, with only the ``top`` labels."""
 
     columns = CLASSIFICATION_COLUMNS
 
-    def __init__(self, form: str, *, best: int | None, headed: bool) -> None:
+    def __init__(self, form: str, *, top: int | None, headed: bool) -> None:
         """Make rows for the format ``form``; ``headed`` text has the recording's name above it."""
         layouts = {"block": self._block, "flat": self._flat, "nested": self._nested}
         self._rows = layouts[FORMATS[form].layout]
-        self._best = best
+        self._top = top
         self._headed = headed
 
     def __call__(self, result: "Classification") -> Iterator[Row]:
@@ -70,7 +70,7 @@ class ClassificationRows(ResultRows["Classification"]):
             "chosen": list(scores["chosen"]),
             "labels": [
                 {"label": each.label, "score": each.score, "probability": each.probability}
-                for each in scores["labels"][: self._best]
+                for each in scores["labels"][: self._top]
             ],
             "windows": window_count(result),
             "prompt_truncated": result.prompt_truncated,
@@ -95,7 +95,7 @@ class ClassificationRows(ResultRows["Classification"]):
             lines += ["whole recording:"] if ends else []
         elif windows[0].text is not None:
             lines.append(f"answer: {windows[0].text}")
-        table = _table(result.labels[: self._best], result.chosen) if ends else []
+        table = _table(result.labels[: self._top], result.chosen) if ends else []
         yield {"block": "\n".join(map(printable, [*lines, *table]))}
 
 

@@ -96,8 +96,9 @@ class EmbeddingFile(ResultRows["AudioEmbedding"]):
         for kind, stored in self._audio.items():
             stored.append(getattr(result, kind))
         spans = zip(result.starts, result.ends, strict=True)
+        rest = {**audio_fields(result), "options": result.options.to_json()}
         rows = [
-            {"row": row, "audio": result.audio, "start": start, "end": end, **audio_fields(result)}
+            {"row": row, "audio": result.audio, "start": start, "end": end, **rest}
             for row, (start, end) in enumerate(spans, len(self.audio_rows))
         ]
         self.audio_rows += rows

@@ -62,7 +62,7 @@ def _nested(explanation: "Explanation") -> Iterator[Row]:
                     "position": vector.position,
                     "tokens": [
                         {"token": near.token, "text": near.text, "cosine": near.cosine}
-                        for near in vector.neighbours
+                        for near in vector.neighbors
                     ],
                 }
                 for vector in window.vectors

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from pengi_rt.errors import PengiError
 from pengi_rt.render.rows import Row
 
 
@@ -21,6 +22,11 @@ def audio_fields(result: AboutAudio) -> Row:
     """``audio_truncated``, and ``audio_warnings`` if there are any."""
     warnings = {"audio_warnings": list(result.audio_warnings)} if result.audio_warnings else {}
     return {"audio_truncated": result.audio_truncated, **warnings}
+
+
+def error_row(field: str, name: str, error: PengiError) -> Row:
+    """The row of an input that could not be read: its ``field`` is its name, as in other rows."""
+    return {field: name, "error": str(error)}
 
 
 def window_count(result: Any) -> int:

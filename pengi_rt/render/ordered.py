@@ -69,7 +69,7 @@ class OrderedRows:
         self._write_ready()
 
     def add(self, window_range: WindowRange | None, rows: Iterable[Row]) -> bool:
-        """Add a result's rows about the :attr:`current` recording; tells if it was the last."""
+        """Add rows about the :attr:`current` recording; returns whether they were its last."""
         entry = self._first
         entry.rows += rows
         entry.missing -= window_range is None or window_range.is_last

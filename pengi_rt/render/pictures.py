@@ -153,8 +153,8 @@ def mel_spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.float
     size = max(64, round(_WINDOW * rate) // 2 * 2)
     hop = max(1, round(_HOP * rate), -(-samples.size // _FRAMES))
     frames = np.zeros((-(-samples.size // hop), size), np.float32)
-    for frame, centre in zip(frames, range(0, samples.size, hop), strict=True):
-        start, stop = centre - size // 2, min(centre + size // 2, samples.size)
+    for frame, center in zip(frames, range(0, samples.size, hop), strict=True):
+        start, stop = center - size // 2, min(center + size // 2, samples.size)
         frame[max(-start, 0) :][: stop - max(start, 0)] = samples[max(start, 0) : stop]
     power = np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
     bands = _mel_bank(size, rate) @ power.T
@@ -168,14 +168,14 @@ def _mel_bank(size: int, rate: int) -> NDArray[np.float64]:
     """Triangles that overlap by half, [N_MELS, size // 2 + 1]; none is narrower than a bin."""
     bins = np.fft.rfftfreq(size, 1 / rate)
     edges = _hertz(np.linspace(0, _mel(rate / 2), N_MELS + 2))
-    low, centre, high = (edges[start : start + N_MELS, None] for start in range(3))
+    low, center, high = (edges[start : start + N_MELS, None] for start in range(3))
     narrowest = rate / size
-    rising = (bins - low) / np.maximum(centre - low, narrowest)
-    falling = (high - bins) / np.maximum(high - centre, narrowest)
+    rising = (bins - low) / np.maximum(center - low, narrowest)
+    falling = (high - bins) / np.maximum(high - center, narrowest)
     bank = np.clip(np.minimum(rising, falling), 0, None)
     # A band between two bins would be empty: it takes its nearest bin.
     for band in np.flatnonzero(bank.sum(axis=1) == 0):
-        bank[band, np.argmin(np.abs(bins - centre[band]))] = 1.0
+        bank[band, np.argmin(np.abs(bins - center[band]))] = 1.0
     means: NDArray[np.float64] = bank / bank.sum(axis=1, keepdims=True)
     return means
 

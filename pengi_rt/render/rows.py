@@ -146,7 +146,7 @@ class ResultRows(Generic[AnyResult]):
     """Makes rows of one kind of result, and says how they are shown."""
 
     columns: Sequence[str]
-    """See :class:`Style`."""
+    """The columns of a table, without ``error``."""
 
     def __call__(self, result: AnyResult) -> Iterable[Row]:
         """The rows that can be made after ``result``, or a part of one."""

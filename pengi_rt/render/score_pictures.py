@@ -49,7 +49,7 @@ _FAINT = "#555555"
 
 _SPECTROGRAM, _BETWEEN, _ROW = 2.2, 0.075, 0.25  # inches
 _BELOW, _KEY, _SWATCH, _SCALE = 0.35, 0.2, 0.25, 1.2  # inches: the lines below, and the key's parts
-_COLOURS, _MARK, _BLANK = "Blues", "#e66100", "#e8e8e8"
+_COLORS, _MARK, _BLANK = "Blues", "#e66100", "#e8e8e8"
 
 
 class Timeline(NamedTuple):
@@ -186,8 +186,8 @@ def _draw_bars(axes: Any, scores: Sequence[float], inches: float) -> None:
     whole = (high - low or 1.0) / (1 - beside * sum(sides))
     axes.set_xlim(low - sides[0] * beside * whole, low - sides[0] * beside * whole + whole)
     axes.set_ylim(len(scores) - 0.5, -0.5)
-    colours = [ACCENT] + [_OTHERS] * (len(scores) - 1)
-    axes.barh(range(len(scores)), scores, height=0.7, color=colours)
+    colors = [ACCENT] + [_OTHERS] * (len(scores) - 1)
+    axes.barh(range(len(scores)), scores, height=0.7, color=colors)
     apart = _GAP / 2 / inches * whole
     for place, (score, value) in enumerate(zip(scores, values, strict=True)):
         shift, side = (-apart, "right") if score < 0 else (apart, "left")
@@ -209,7 +209,7 @@ def _draw_cells(
     columns[:, inverse.reshape(cells.shape)[:, 0]] = scores.T
     bounds = np.arange(scores.shape[1] + 1) - 0.5
     axes.set_facecolor(_BLANK)
-    axes.pcolormesh(edges, bounds, columns, cmap=_COLOURS, vmin=low, vmax=high)
+    axes.pcolormesh(edges, bounds, columns, cmap=_COLORS, vmin=low, vmax=high)
     axes.hlines(bounds[1:-1], *cells[[0, -1], [0, 1]], color="white", linewidth=1)
     axes.set_ylim(bounds[-1], bounds[0])
     axes.set_yticks([])
@@ -242,7 +242,7 @@ def _draw_key(
     low, high = (_number(limit, max(map(abs, limits))) for limit in limits)
     end = width - CHARACTER * len(high) - _GAP / 2
     scale = np.linspace(*limits, 256)[None]
-    middle.imshow(scale, cmap=_COLOURS, aspect="auto", extent=(end - _SCALE, end, 0, 1))
+    middle.imshow(scale, cmap=_COLORS, aspect="auto", extent=(end - _SCALE, end, 0, 1))
     middle.hlines(0.5, 0, _SWATCH, color=_MARK, linewidth=3)
     frame = [end, end - _SCALE, end - _SCALE, end, end], [0, 0, 1, 1, 0]
     middle.plot(*frame, color=_FAINT, linewidth=0.8, clip_on=False)

@@ -8,7 +8,7 @@ from pengi_rt.render.rows import FORMATS, ResultRows, Row
 from pengi_rt.system.quote import printable
 
 if TYPE_CHECKING:
-    from pengi_rt.tasks.search.searching import Hit
+    from pengi_rt.results.search import Hit
 
 SEARCH_COLUMNS: Final = ("query", "rank", "score", "file", "path", "start", "end", "caption")
 
@@ -53,6 +53,7 @@ def _rows(query: str, hits: "Sequence[Hit]") -> Iterator[Row]:
             "start": hit.start,
             "end": hit.end,
             "caption": hit.caption,
+            "options": hit.options.to_json(),
         }
 
 

@@ -11,7 +11,7 @@ PrefixPart = Literal["audio", "prompt", "text"]
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbor:
     """A token of the decoder's vocabulary near a vector."""
 
     token: int
@@ -25,7 +25,7 @@ class PrefixVector:
 
     part: PrefixPart
     position: int  # index within its part
-    neighbours: tuple[Neighbour, ...]
+    neighbors: tuple[Neighbor, ...]
 
 
 @dataclass(frozen=True, slots=True)

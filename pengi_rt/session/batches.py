@@ -1,15 +1,15 @@
-"""Turn a call's recordings into batches of windows, and outputs back into what the call returns."""
+"""Turn recordings into batches of windows, and the outputs of windows back into recordings'."""
 
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, NamedTuple, TypeVar, cast, overload
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from pengi_rt.audio.audio_like import is_one, is_several
+from pengi_rt.audio.audio_like import is_one
 from pengi_rt.audio.recording import AudioLike, Recording, read_recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.family import FamilyConfig
@@ -20,46 +20,13 @@ from pengi_rt.system.quote import one_line, shown
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
 Output = TypeVar("Output")
 
 Audio = AudioLike | Recording
 """A recording as the caller gives it."""
 
-OneOrMany = Audio | Sequence[Audio]
-Prompts = str | Sequence[str] | None
-
 OnError = Callable[[Audio, AudioError], None]
 """Called with a recording that cannot be read to its end; reading continues with the next one."""
-
-
-def as_list(audio: OneOrMany) -> Sequence[Audio]:
-    """The recordings as a list, even if there is only one. ``(samples, rate)`` counts as one."""
-    return cast("Sequence[Audio]", audio if is_several(audio) else [audio])
-
-
-@overload
-def shaped_like(audio: object, results: list[Item]) -> Item | list[Item]: ...
-
-
-@overload
-def shaped_like(
-    audio: object, results: list[Item], prompts: Prompts
-) -> Item | list[Item] | list[list[Item]]: ...
-
-
-def shaped_like(
-    audio: object, results: list[Item], prompts: Prompts = None
-) -> Item | list[Item] | list[list[Item]]:
-    """The results for ``audio``: a list if it is a list, otherwise its single result.
-
-    If ``prompts`` is a list, each recording's result is itself a list, one result per prompt.
-    """
-    if prompts is None or isinstance(prompts, str):
-        return results if is_several(audio) else results[0]
-    size = len(prompts)
-    groups = [results[first : first + size] for first in range(0, len(results), size)]
-    return groups if is_several(audio) else groups[0]
 
 
 class BatchSlice(NamedTuple):

@@ -1,17 +1,20 @@
 """An open plan on a backend: what every task runs on."""
 
+import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 
+from pengi_rt.backends.opening import open_backend
 from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config.family import FamilyConfig, GenerativeConfig, family_of
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import OUT_OF_MEMORY, BackendError, TokenizerError, UsageError
+from pengi_rt.plan.builtin import named_or_builtin
 from pengi_rt.plan.manifest import tokenizer_entry
 from pengi_rt.plan.reader import Plan
 from pengi_rt.session.fair_lock import FairLock
@@ -36,7 +39,7 @@ class CachedPrompt:
     truncated: bool
     """Whether the prompt was truncated to fit."""
     rows: int
-    """Of its prefix."""
+    """The number of rows in its prefix."""
     prefix: F32 | None = None
     """``[prefix_length, n_embd]``, from the text encoder and its mapping network."""
 
@@ -58,10 +61,8 @@ class Session:
         self.generative = cast("GenerativeConfig", generative)
         self.prompt_tokenizer = cast("PromptTokenizer", tokenizers.get("text"))
         self.tokenizer = cast("DecoderTokenizer", tokenizers.get("decoder"))
-        tokenizer, config = (
-            self.prompt_tokenizer,
-            self.generative,
-        )  # not self: it would be freed late
+        # The closure must not hold self: in a cycle, the session would be freed late.
+        tokenizer, config = self.prompt_tokenizer, self.generative
 
         @lru_cache(CACHED_PROMPTS)
         def tokenize(prompt: str, strict: bool) -> CachedPrompt:
@@ -74,6 +75,27 @@ class Session:
         self._closed = False
         self._forked = False
         register(self)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None, **how: Any) -> Self:
+        """Open a plan (None: the built-in one) and the backend that runs it, or neither.
+
+        Args:
+            path: the plan's file.
+            **how: see :func:`pengi_rt.backends.opening.open_backend`.
+
+        Raises:
+            UsageError: an argument is invalid.
+            PlanError: the file is not a plan, or is damaged; or no plan was named or built in.
+            BackendError: the backend cannot run here.
+        """
+        with ExitStack() as stack:
+            plan = stack.enter_context(Plan.open(named_or_builtin(path)))
+            backend = open_backend(plan, **how)
+            stack.callback(backend.close)
+            session = cls(plan, backend)
+            stack.pop_all()
+            return session
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from pengi_rt.errors import UsageError
 from pengi_rt.results.explanation import (
     ExplainedWindow,
     Explanation,
-    Neighbour,
+    Neighbor,
     PrefixPart,
     PrefixVector,
 )
@@ -84,20 +84,20 @@ class _Explainer:
         self._session = session
         self._k = k
         self._places = _places(session, prompt)
-        self._prompt_neighbours = _neighbours(session, prompt.prefix(), k)
+        self._prompt_neighbors = _neighbors(session, prompt.prefix(), k)
 
     def explain(self, batch: Batch) -> list[ExplainedWindow]:
         """Explain every window of a batch."""
         prefixes = self._session.encode_audio(batch.windows).prefix
         count, length, size = prefixes.shape
-        flat = _neighbours(self._session, prefixes.reshape(count * length, size), self._k)
+        flat = _neighbors(self._session, prefixes.reshape(count * length, size), self._k)
         by_window = (flat[start : start + length] for start in range(0, len(flat), length))
         windows = zip(batch.spans, by_window, strict=True)
         return [ExplainedWindow(*span, self._vectors(audio)) for span, audio in windows]
 
-    def _vectors(self, audio: list[tuple[Neighbour, ...]]) -> tuple[PrefixVector, ...]:
-        vectors = zip(self._places, audio + self._prompt_neighbours, strict=True)
-        return tuple(PrefixVector(*place, neighbours) for place, neighbours in vectors)
+    def _vectors(self, audio: list[tuple[Neighbor, ...]]) -> tuple[PrefixVector, ...]:
+        vectors = zip(self._places, audio + self._prompt_neighbors, strict=True)
+        return tuple(PrefixVector(*place, neighbors) for place, neighbors in vectors)
 
 
 def _places(session: Session, prompt: PreparedPrompt) -> list[tuple[PrefixPart, int]]:
@@ -111,14 +111,14 @@ def _places(session: Session, prompt: PreparedPrompt) -> list[tuple[PrefixPart, 
     return [(part, position) for part, length in lengths for position in range(length)]
 
 
-def _neighbours(session: Session, vectors: F32, k: int) -> list[tuple[Neighbour, ...]]:
+def _neighbors(session: Session, vectors: F32, k: int) -> list[tuple[Neighbor, ...]]:
     """The ``k`` nearest tokens of each of ``vectors`` ``[n, n_embd]``; ties by token id."""
     chunks = (vectors[start : start + _VECTORS] for start in range(0, len(vectors), _VECTORS))
     return [nearest for chunk in chunks for nearest in _nearest(session, unit(chunk), k)]
 
 
-def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour, ...]]:
-    """Like :func:`_neighbours`, for a few vectors of length 1."""
+def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbor, ...]]:
+    """Like :func:`_neighbors`, for a few vectors of length 1."""
     vocab = session.generative.decoder.vocab_size
     cosines: F64 = np.empty((len(vectors), 0))
     tokens: I64 = np.empty((len(vectors), 0), np.int64)
@@ -132,6 +132,6 @@ def _nearest(session: Session, vectors: F32, k: int) -> Iterator[tuple[Neighbour
         tokens = np.take_along_axis(tokens, best, axis=1)
     for row in zip(tokens.tolist(), cosines.tolist(), strict=True):
         yield tuple(
-            Neighbour(token, session.tokenizer.piece(token), cosine)
+            Neighbor(token, session.tokenizer.piece(token), cosine)
             for token, cosine in zip(*row, strict=True)
         )

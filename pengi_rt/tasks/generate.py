@@ -80,12 +80,12 @@ def result_for(
     request: PreparedRequest, number: int, part: RecordingOutputs[WindowAnswers]
 ) -> Result:
     """The result for prompt ``number`` over the windows of ``part``."""
-    question = request.prompts[number]
+    prompt = request.prompts[number]
     return Result(
         audio=part.recording.name,
-        prompt=question.prompt,
+        prompt=prompt.prompt,
         windows=tuple(answers.windows[number] for answers in part.outputs),
-        prompt_truncated=question.truncated,
+        prompt_truncated=prompt.truncated,
         audio_truncated=part.recording.truncated,
         audio_warnings=part.recording.warnings,
         timings=Timings.combined(answers.timings for answers in part.outputs),

@@ -10,7 +10,7 @@ import numpy as np
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import as_text, listed
 from pengi_rt.config.decode import DecodeOptions, SampleOptions, check_fits
-from pengi_rt.config.options import GenerateOptions, PromptOptions, WarmUpOptions
+from pengi_rt.config.options import GenerateOptions, PromptOptions
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import FusedSearch
 from pengi_rt.decoding.loop import StopTest
@@ -164,16 +164,6 @@ def prepare(session: Session, prompts: Sequence[str], options: GenerateOptions) 
     check_fits(longest, decode, config.decoder)
     is_finished = stop_test(session.tokenizer, options.stop_strings)
     return PreparedRequest(tuple(prepared), decode, options.stop_strings, is_finished, options)
-
-
-def warm_up_search(session: Session, options: WarmUpOptions) -> DecodeOptions:
-    """The beam search that a backend is made ready for.
-
-    Raises:
-        UsageError: an option is out of range.
-    """
-    search = GenerateOptions(**options.to_json()).filled_in(session.generative.generation)
-    return beam_options(session, search)
 
 
 def beam_options(session: Session, options: GenerateOptions) -> DecodeOptions:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pengi_rt.audio.arrays import array_samples, as_float
+from pengi_rt.audio.arrays import array_samples, float_samples
 from pengi_rt.audio.audio_like import is_samples
 from pengi_rt.errors import AudioError
 
@@ -87,7 +87,7 @@ ACCEPTED = {
 def test_accepted(kind: str) -> None:
     samples, rate = array_samples((ACCEPTED[kind], RATE), "x")
     assert rate == RATE
-    np.testing.assert_array_equal(as_float(samples), MONO[None])
+    np.testing.assert_array_equal(float_samples(samples), MONO[None])
     assert is_samples(ACCEPTED[kind]) == (kind not in ("list", "tuple"))
 
 
@@ -96,7 +96,7 @@ def test_accepted(kind: str) -> None:
 )
 def test_channels(samples: Any) -> None:
     got, _ = array_samples((samples, RATE), "x")
-    np.testing.assert_array_equal(as_float(got), STEREO.T)
+    np.testing.assert_array_equal(float_samples(got), STEREO.T)
 
 
 def test_nothing_is_copied() -> None:

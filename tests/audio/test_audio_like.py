@@ -13,11 +13,11 @@ from encoded import encode
 
 from pengi_rt.audio.audio_like import is_one, is_several, plain_recording
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError
 
 RATE = 16_000
-CONFIG = ModelConfig.preset("tiny")
+CONFIG = PengiConfig.preset("tiny")
 SAMPLES = np.linspace(-0.5, 0.5, 800, dtype=np.float32)
 SOUND = (SAMPLES, RATE)
 DATA = encode(SAMPLES[:, None], RATE, "WAV", "FLOAT")

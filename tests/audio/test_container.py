@@ -21,7 +21,7 @@ KINDS = ("WAV", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_format_is_recognised(kind: str) -> None:
+def test_format_is_recognized(kind: str) -> None:
     samples, cut = heard(encode(NOISE, RATE, kind))
     assert (samples.shape, cut) == ((RATE, 1), "")
 

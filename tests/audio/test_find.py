@@ -14,7 +14,7 @@ from encoded import encode, noise
 from pengi_rt.audio.find import find_recordings as _find
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.audio.suffixes import SUFFIXES
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError, InputError, PengiError, UsageError
 
 
@@ -110,7 +110,7 @@ def test_every_suffix_belongs_to_a_format_we_read(suffix: str) -> None:
     Path("s").mkdir()
     Path(f"s/a{suffix}").write_bytes(data)
     (name,) = find_recordings(["s"])
-    assert len(load_windows(name, ModelConfig.preset("tiny"))) == 1
+    assert len(load_windows(name, PengiConfig.preset("tiny"))) == 1
 
 
 def test_found_files_come_once_and_named_files_as_often_as_named() -> None:
@@ -168,7 +168,7 @@ def test_a_broken_link_is_reported() -> None:
     assert find_recordings(["s"]) == ["s/gone.wav", "s/round.wav"]
     for name in find_recordings(["s"]):
         with pytest.raises(AudioError, match=name):
-            load_windows(name, ModelConfig.preset("tiny"))
+            load_windows(name, PengiConfig.preset("tiny"))
 
 
 def test_a_pipe_in_a_folder_is_skipped() -> None:

@@ -19,12 +19,12 @@ from encoded import F32, encode, noise
 from pengi_rt.audio import recording
 from pengi_rt.audio.recording import MAX_WINDOWS, AudioLike, Recording, load_windows
 from pengi_rt.config.choices import LongAudio
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import AudioError, UsageError
 
-BASE = ModelConfig.preset("base")
-TINY = ModelConfig.preset("tiny")
+BASE = PengiConfig.preset("base")
+TINY = PengiConfig.preset("tiny")
 RATE = TINY.mel.sample_rate
 CLIP = TINY.clip_samples
 SOUNDS = Path(__file__).parents[1] / "data" / "sounds"
@@ -482,7 +482,7 @@ def test_only_compat_ignores_the_rate() -> None:
     ],
 )
 def test_real_recordings(file: str, rate: int, channels: int, seconds: float, preset: str) -> None:
-    config = ModelConfig.preset(preset)
+    config = PengiConfig.preset(preset)
     sound = read_path(SOUNDS / file, file, mono=False)
     assert (sound.rate, sound.samples.shape[0]) == (rate, channels)
     got = load_windows(SOUNDS / file, config)
@@ -506,8 +506,8 @@ def test_a_real_recording_in_other_formats_and_rates(kind: str, rate: int) -> No
     assert error < (0.15 if kind == "OGG" else 3e-3)
 
 
-def test_every_recording_has_its_licence_beside_it() -> None:
-    text = (SOUNDS / "LICENCES.md").read_text("utf-8")
+def test_every_recording_has_its_license_beside_it() -> None:
+    text = (SOUNDS / "LICENSES.md").read_text("utf-8")
     files = [path for path in SOUNDS.iterdir() if path.suffix in (".wav", ".oga")]
     assert len(files) == 3
     assert all(f"| `{path.name}` |" in text for path in files)

@@ -14,10 +14,10 @@ from pengi_rt.audio import samples as samples_module
 from pengi_rt.audio.recording import Recording, load_windows
 from pengi_rt.audio.resample import SoxrResampler, TorchaudioResampler, resample_torchaudio
 from pengi_rt.config.choices import LongAudio
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError
 
-TINY = ModelConfig.preset("tiny")
+TINY = PengiConfig.preset("tiny")
 RATE, CLIP = TINY.mel.sample_rate, TINY.clip_samples
 
 

@@ -16,10 +16,10 @@ from pengi_rt.audio import spool
 from pengi_rt.audio.recording import load_windows
 from pengi_rt.audio.source import file_bytes
 from pengi_rt.audio.spool import spooled_stream
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError
 
-TINY = ModelConfig.preset("tiny")
+TINY = PengiConfig.preset("tiny")
 RATE = TINY.mel.sample_rate
 DATA = encode(noise(9 * RATE), RATE, "WAV")
 

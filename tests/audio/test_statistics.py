@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pengi_rt.audio.statistics import CANCELLED, F32, LOUD, STILL, Statistics
+from pengi_rt.audio.statistics import CANCELED, F32, LOUD, STILL, Statistics
 
 RATE = 8_000
 RNG = np.random.default_rng(3)
@@ -89,7 +89,7 @@ def test_warning_thresholds() -> None:
     assert warnings(channels([-2 * STILL, 1.5 * STILL])) == ()
     assert warnings(channels([0.1, -LOUD])) == ()
     assert warnings(channels([0.1, -LOUD * 1.001])) != ()
-    for keeps, count in ((0.99 * CANCELLED, 1), (1.01 * CANCELLED, 0)):
+    for keeps, count in ((0.99 * CANCELED, 1), (1.01 * CANCELED, 0)):
         rest = 1 - 2 * keeps  # because it keeps (1 - g)^2 / 4 of (1 + g^2) / 2
         gain = (1 - (1 - rest**2) ** 0.5) / rest
         assert len(warnings(channels(MUSIC, -gain * MUSIC))) == count

@@ -32,7 +32,7 @@ from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.config.backend import RunOptions
 from pengi_rt.config.decode import DecodeOptions, SampleOptions
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.decoding.beam import fused_search, search
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.decoding.loop import require_decoder
@@ -155,6 +155,7 @@ class Contrastive:
     """A backend for a plan without a decoder."""
 
     name = "contrastive"
+    precision = "fp32"
     decoder = device_search = None
 
     def __init__(self, backend: Backend) -> None:

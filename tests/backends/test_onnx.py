@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, helper, load_model, load_model_from_st
 import pengi_rt
 from pengi_rt.backends.onnx import OnnxBackend, OnnxCache
 from pengi_rt.backends.torch import TorchBackend
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.errors import BackendError, PlanError, UsageError
 from pengi_rt.models.pengi import Pengi
@@ -127,17 +127,17 @@ def test_widening_is_done_once_when_the_session_is_made(
 ) -> None:
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     with Plan.open(half_plan) as plan:
         stored = plan.graph(graph)
         weights = plan.weights
         options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
         ort.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
         weights.release()
-    optimised = load_model(tmp_path / "optimised.onnx")
+    optimized = load_model(tmp_path / "optimized.onnx")
     assert halves(load_model_from_string(stored)), "the weights are stored as float16"
-    assert not halves(optimised)
-    assert not any(".float16" in name for node in optimised.graph.node for name in node.input)
+    assert not halves(optimized)
+    assert not any(".float16" in name for node in optimized.graph.node for name in node.input)
 
 
 def halves(model: ModelProto) -> list[str]:

@@ -19,7 +19,7 @@ VERBS: dict[str, list[Argument]] = {
     "generate": ["--prompt", "what?", "--prompt", "where?"],
     "describe": [],
     "classify": ["--labels", "dog,rain", "--method", "log-likelihood"],
-    "explain": ["--neighbours", 1],
+    "explain": ["--neighbors", 1],
 }
 SHORT: list[Argument] = ["--max-new-tokens", "2"]
 WINDOWS = 5

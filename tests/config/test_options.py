@@ -130,11 +130,28 @@ def test_a_json_request() -> None:
         GenerateOptions.from_json({"beam_size": 65})
 
 
-def test_a_signature_shows_the_keywords() -> None:
-    known = signature(Engine.generate).parameters
-    assert {*described(GenerateOptions)} < {*known}
+@pytest.mark.parametrize(("request_", "kind"), [(None, "NoneType"), ([1], "list"), ("a", "str")])
+def test_a_json_request_that_is_no_object(request_: object, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"^options must be an object, got {kind}$"):
+        GenerateOptions.from_json(request_)
+
+
+@pytest.mark.parametrize(
+    ("call", "options"),
+    [
+        (Engine.generate, GenerateOptions),
+        (Engine.iter_generate, GenerateOptions),
+        (Engine.iter_describe, DescribeOptions),
+        (Engine.iter_classify, ClassifyOptions),
+    ],
+)
+def test_a_signature_shows_the_keywords(
+    call: Callable[..., object], options: type[TaskOptions]
+) -> None:
+    known = signature(call).parameters
+    assert {*described(options)} < {*known}
     assert known["batch_size"].default == 8
-    assert "hypotheses kept; 1 is greedy" in (Engine.generate.__doc__ or "")
+    assert "hypotheses kept; 1 is greedy" in (call.__doc__ or "")
 
 
 CALLS: dict[str, Any] = {
@@ -146,7 +163,7 @@ CALLS: dict[str, Any] = {
     "texts": lambda engine: engine.embed_text(None),
     "recordings": lambda engine: engine.embed_audio(None),
     "one recording": lambda engine: engine.embed_audio({"array": [0.5], "sampling_rate": RATE}),
-    "neighbours": lambda engine: list(engine.explain([clip(0)], k=True)),
+    "neighbors": lambda engine: list(engine.explain([clip(0)], k=True)),
     "folder": lambda engine: engine.index(None, "x"),
     "index": lambda engine: engine.search(3, "a dog"),
     "plan": lambda _: pengi_rt.load(3),  # type: ignore[arg-type]

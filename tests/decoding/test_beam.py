@@ -312,11 +312,13 @@ def test_the_host_steps_when_options_need_it() -> None:
         def search_prefix(self, prefix: F32, lengths: I64, options: DecodeOptions) -> SearchTrace:
             raise InterruptedError
 
-        def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+        def search_audio(
+            self, windows: F32, text_prefix: F32, options: DecodeOptions
+        ) -> SearchTrace:
             raise NotImplementedError
 
         def search_new_prompt(
-            self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+            self, windows: F32, ids: I64, suffix: F32, options: DecodeOptions
         ) -> tuple[Encoded, SearchTrace]:
             raise NotImplementedError
 

@@ -12,7 +12,7 @@ from fake_backend import WIDTH, FakeBackend, FakeDecoder, ScriptedModel, ToyMode
 from pengi_rt.backends.onnx import OnnxBackend
 from pengi_rt.backends.protocol import F32, F64, I64, Backend, Cache
 from pengi_rt.backends.torch import TorchBackend
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.decoding.likelihood import MAX_ROWS, MAX_WIDTH, Likelihoods, likelihoods
 from pengi_rt.errors import UsageError
 from pengi_rt.models.pengi import Pengi

@@ -23,7 +23,7 @@ from published import GPT, HTSAT, publish
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pengi_rt.config import model as config
+from pengi_rt.config import pengi as config
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import CheckpointError
 from pengi_rt.export import checkpoint_reader, published_keys
@@ -48,7 +48,7 @@ def _published_is_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model() -> Pengi:
-    return random_model(config.ModelConfig.preset("tiny"))
+    return random_model(config.PengiConfig.preset("tiny"))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_reads_the_published_layout(model: Pengi, path: Path, prefix: str, buffe
 
 
 def test_tells_the_presets_apart_by_their_keys(path: Path) -> None:
-    model = random_model(config.ModelConfig.preset("base_no_text_enc"))
+    model = random_model(config.PengiConfig.preset("base_no_text_enc"))
     state = publish(model)
     del state["caption_encoder.base.embeddings.position_ids"]
     loaded, read = load_model(save(path, state))
@@ -315,7 +315,7 @@ def test_folders_and_missing_files_are_refused(tmp_path: Path) -> None:
 def test_our_own_layout_round_trips(tiny_checkpoint: Path, model: Pengi) -> None:
     loaded, read = load_model(tiny_checkpoint)
     assert_same(model, loaded)
-    assert read.config == config.ModelConfig.preset("tiny")
+    assert read.config == config.PengiConfig.preset("tiny")
     assert read.tokenizers == tiny_checkpoint.parent / "tokenizers"
     assert len(read.sha256) == 64
 

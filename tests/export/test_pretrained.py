@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, GPT2Config, GPT2LMHeadModel
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.pretrained import read_parts
 from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import random_model
 
-TINY = ModelConfig.preset("tiny")
+TINY = PengiConfig.preset("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_every_published_key_has_its_place(
     found = read_parts(tmp_path / "a.pth", parts)
     with torch.device("meta"):
         no_text = "text_encoder" not in parts and "decoder" in parts
-        whole = Pengi(ModelConfig.preset("base_no_text_enc" if no_text else "base"))
+        whole = Pengi(PengiConfig.preset("base_no_text_enc" if no_text else "base"))
     assert set(found) == set(part(whole, *parts))
 
 

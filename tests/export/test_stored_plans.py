@@ -17,7 +17,7 @@ import pengi_rt
 from pengi_rt.backends.protocol import F32, Backend
 from pengi_rt.backends.torch import TorchBackend, model_of
 from pengi_rt.config.choices import WeightsName
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import CheckpointError, UsageError
 from pengi_rt.export.export import DEFAULT_BACKENDS, write_plan
@@ -32,7 +32,7 @@ SOURCE = Source(file="small.pth", sha256="0" * 64)
 TINY = PRESETS["tiny"]
 MLP = TINY["audio_mapper"] | {"kind": "mlp"}
 # An export takes seconds, so use a model smaller than tiny; its text graph has the token table too.
-CONFIG = ModelConfig.from_dict(
+CONFIG = PengiConfig.from_dict(
     TINY
     | {"htsat": TINY["htsat"] | {"depths": [1, 1]}, "audio_mapper": MLP}
     | {"text": {"kind": "decoder", "max_length": 12}}

@@ -12,13 +12,13 @@ from golden import loading
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.export.tokenizer_source import REPOSITORIES, REVISIONS, find_tokenizers
 from pengi_rt.models.tiny import make_tokenizers
 
-BASE, NO_TEXT = ModelConfig.preset("base"), ModelConfig.preset("base_no_text_enc")
-TINY = ModelConfig.preset("tiny")
+BASE, NO_TEXT = PengiConfig.preset("base"), PengiConfig.preset("base_no_text_enc")
+TINY = PengiConfig.preset("tiny")
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ from pengi_rt.backends.triton.backend import TritonBackend
 from pengi_rt.backends.triton.gpt2 import Decoding
 from pengi_rt.backends.triton.search import STEPS
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.decoding.beam import search
 from pengi_rt.export.checkpoint_reader import load_model
 from pengi_rt.models.gpt2 import GPT2

@@ -122,7 +122,7 @@ def test_rows_with_one_history_agree() -> None:
     assert (found[0] - found[1]).abs().max() > 0.1
 
 
-def test_rows_do_not_depend_on_their_neighbours() -> None:
+def test_rows_do_not_depend_on_their_neighbors() -> None:
     """To the last bit: other beams' queries, and keys that only they wrote, affect no sum."""
     q, segments = make_case([3], [2], beams=3)
     segments.ancestry[2, 0] = torch.tensor([[0, 0, -1, -1], [1, 1, -1, -1], [0, 2, -1, -1]])

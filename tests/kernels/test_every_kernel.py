@@ -8,7 +8,7 @@ from gpu_audio_cases import audio_cases
 from gpu_step_cases import step_cases
 from import_graph import ROOT
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 
 KERNELS = (
     *("log_mel", "window_attention", "norm_linear", "patch_merging", "add_norm", "small_linear"),
@@ -72,7 +72,7 @@ def test_what_is_shared_has_a_test(test: str) -> None:
 
 
 def test_every_kernel_has_a_benchmark() -> None:
-    cases = (*audio_cases(ModelConfig.preset("base")), *step_cases())
+    cases = (*audio_cases(PengiConfig.preset("base")), *step_cases())
     assert {case.name.split()[0] for case in cases} == {*KERNELS}
     for kernel in CPU_KERNELS:
         assert (ROOT / "benchmarks" / f"bench_{kernel}.py").exists()

@@ -52,7 +52,7 @@ def make(
     splits: int = 0,
     beam_size: int = 5,
     temperature: float = 1.0,
-    quantised: bool = False,
+    quantized: bool = False,
 ) -> Case:
     """A case whose rows have a large mean, as GPT-2's last ones do."""
     generator = torch.Generator().manual_seed(rows * width + vocab)
@@ -71,7 +71,7 @@ def make(
     norm = Norm(guarded(1 + 0.3 * normal(width)), guarded(0.1 * normal(width)))
     weight = normal(vocab, width) / width**0.5
     head = Head(guarded(weight.to(dtype)))
-    if quantised:
+    if quantized:
         scale = weight.abs().amax(1) / 127
         head = Head(guarded((weight / scale[:, None]).round().to(torch.int8)), guarded(scale))
     empty = VocabTiles.empty(rows, vocab, beam_size, "cpu")
@@ -123,7 +123,7 @@ def test_logits_and_tiles(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [5, 9])
 def test_int8_weights(dtype: torch.dtype, rows: int) -> None:
-    case = make(rows, 70, 140, dtype=dtype, quantised=True, splits=1)
+    case = make(rows, 70, 140, dtype=dtype, quantized=True, splits=1)
     case.call(lm_head)
     found = case.logits.clone()
     assert_tiles_of(found, case)

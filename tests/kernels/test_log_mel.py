@@ -17,15 +17,15 @@ import torch
 from kernel_close import assert_kernel_close
 from torch import Tensor
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels.log_mel import log_mel, log_mel_reference
 from pengi_rt.kernels.log_mel_tables import LogMelTables, log_mel_tables
 from pengi_rt.kernels.log_mel_tiles import default_source
 from pengi_rt.models.mel import LogMel
 
 
-def short(preset: str, samples: int, spec_size: int) -> ModelConfig:
-    config = ModelConfig.preset(preset)
+def short(preset: str, samples: int, spec_size: int) -> PengiConfig:
+    config = PengiConfig.preset(preset)
     htsat = dataclasses.replace(config.htsat, spec_size=spec_size)
     seconds = samples / config.mel.sample_rate
     return dataclasses.replace(config, clip_seconds=seconds, htsat=htsat)
@@ -40,7 +40,7 @@ SHORT = {
 }
 
 
-def front_end(config: ModelConfig) -> LogMel:
+def front_end(config: PengiConfig) -> LogMel:
     """A model with a batch norm like a trained one: mean -40 dB, deviation 15 dB."""
     generator = torch.Generator().manual_seed(5)
     model = LogMel(config).eval().requires_grad_(False)
@@ -55,7 +55,7 @@ def front_end(config: ModelConfig) -> LogMel:
     return model
 
 
-def tables_of(model: LogMel) -> LogMelTables:
+def kernel_tables(model: LogMel) -> LogMelTables:
     mean, variance = model.bn.running_mean, model.bn.running_var
     assert mean is not None
     assert variance is not None
@@ -111,7 +111,7 @@ SIGNALS: dict[str, Callable[[int], Tensor]] = {
 
 
 def check(
-    config: ModelConfig,
+    config: PengiConfig,
     signals: list[str],
     source: int,
     dtype: torch.dtype = torch.float32,
@@ -119,7 +119,7 @@ def check(
 ) -> None:
     model = front_end(config)
     waves = torch.stack([SIGNALS[name](config.clip_samples) for name in signals])
-    tables = on_device(tables_of(model))
+    tables = on_device(kernel_tables(model))
     out = poisoned(len(waves), 1, model.spec_size, model.spec_size, dtype=dtype)
     found = log_mel(guarded(waves), tables, out, source=source, precision=precision)
     assert found is out
@@ -165,7 +165,7 @@ def test_demo() -> None:
 
 
 def test_programs_do_not_depend_on_each_other() -> None:
-    tables = on_device(tables_of(front_end(TINY)))
+    tables = on_device(kernel_tables(front_end(TINY)))
     assert tables.cuts[32].step == 30
     wave = guarded(noise(TINY.clip_samples)[None])
     forwards = log_mel(wave, tables, source=32)
@@ -176,24 +176,24 @@ def test_programs_do_not_depend_on_each_other() -> None:
 def test_nan_stays_nan() -> None:
     wave = noise(TINY.clip_samples)[None].to(DEVICE)
     wave[0, 3000] = torch.nan
-    assert log_mel(wave, on_device(tables_of(front_end(TINY)))).isnan().any()
+    assert log_mel(wave, on_device(kernel_tables(front_end(TINY)))).isnan().any()
 
 
 @pytest.mark.parametrize("preset", ["base", "demo", "tiny"])
 def test_reference_is_the_front_end(preset: str) -> None:
-    config = ModelConfig.preset(preset)
+    config = PengiConfig.preset(preset)
     model = front_end(config)
     wave = noise(config.clip_samples)[None]
     native = model(wave)
-    found = log_mel_reference(wave, tables_of(model))
+    found = log_mel_reference(wave, kernel_tables(model))
     assert_kernel_close(found, model.double()(wave.double()), native)
 
 
 @pytest.mark.parametrize("source", [32, 64])
 @pytest.mark.parametrize("preset", ["base", "demo", "tiny"])
 def test_tiles_hold_what_they_read(preset: str, source: int) -> None:
-    model = LogMel(ModelConfig.preset(preset))
-    tables = tables_of(model.requires_grad_(False))
+    model = LogMel(PengiConfig.preset(preset))
+    tables = kernel_tables(model.requires_grad_(False))
     step, groups = tables.cuts[source]
     image_frames = len(model.stretch)
     assert (tables.first.diff() >= 0).all()
@@ -214,7 +214,7 @@ def test_tiles_hold_what_they_read(preset: str, source: int) -> None:
 
 
 def test_few_clips_use_small_tiles() -> None:
-    tables = tables_of(LogMel(ModelConfig.preset("base")).requires_grad_(False))
+    tables = kernel_tables(LogMel(PengiConfig.preset("base")).requires_grad_(False))
     assert [default_source(batch, tables) for batch in (1, 3, 4, 64)] == [32, 32, 64, 64]
     assert {source: cut.step for source, cut in tables.cuts.items()} == {32: 30, 64: 64}
 
@@ -223,35 +223,35 @@ def test_refuses_tables_without_symmetry() -> None:
     model = front_end(TINY)
     model.stft_real[7, 0, 100] += 1e-3
     with pytest.raises(ValueError, match=r"even and odd .* off by 0\.001"):
-        tables_of(model)
+        kernel_tables(model)
 
 
 def test_refuses_a_window_that_does_not_start_at_zero() -> None:
     model = front_end(TINY)
     model.stft_real[:, 0, 0] = 0.08  # Hamming's
     with pytest.raises(ValueError, match=r"0 at sample 0.* off by 0\.08"):
-        tables_of(model)
+        kernel_tables(model)
 
 
 def test_refuses_other_stretches() -> None:
     model = front_end(TINY)
     model.stretch[20, 0] = 0.1
     with pytest.raises(ValueError, match="stretch must mix 1 to 4 neighbors"):
-        tables_of(model)
+        kernel_tables(model)
 
 
 def test_refuses_sizes_that_do_not_fit() -> None:
     model = front_end(TINY)
     model.spec_size = 48
     with pytest.raises(ValueError, match="stretch must make the 144 frames of the image, got 64"):
-        tables_of(model)
+        kernel_tables(model)
     model.stft_real = model.stft_real[..., :240]
     with pytest.raises(ValueError, match="n_fft must be a multiple of 32, got 240"):
-        tables_of(model)
+        kernel_tables(model)
 
 
 def test_refuses_what_it_cannot_read() -> None:
-    tables = tables_of(front_end(TINY))
+    tables = kernel_tables(front_end(TINY))
     wave = torch.zeros(2, TINY.clip_samples)
     out = torch.empty(2, 1, 32, 32)
     with pytest.raises(ValueError, match=r"wave must be .* got \(2, 9760\) torch.float64"):

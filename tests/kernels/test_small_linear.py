@@ -28,16 +28,16 @@ KINDS = [(SINGLE, False), (HALF, False), (BRAIN, False), (HALF, True), (BRAIN, T
 """Compute dtype, and whether weights are int8."""
 
 
-def make_layer(depth: int, columns: int, dtype: torch.dtype, quantised: bool) -> Linear:
+def make_layer(depth: int, columns: int, dtype: torch.dtype, quantized: bool) -> Linear:
     weight = random(depth, columns, seed=1)
     bias = random(columns, seed=2)
-    if not quantised:
+    if not quantized:
         return Linear(guarded((weight * depth**-0.5).to(dtype)), bias)
     scale = guarded(random(columns, seed=3).abs() * 0.01 + 0.001)
     return Linear(guarded((weight * 50).round().clamp(-127, 127).to(torch.int8)), bias, scale)
 
 
-@pytest.mark.parametrize(("dtype", "quantised"), KINDS)
+@pytest.mark.parametrize(("dtype", "quantized"), KINDS)
 @pytest.mark.parametrize(
     ("rows", "depth", "columns", "count"),
     [
@@ -49,9 +49,9 @@ def make_layer(depth: int, columns: int, dtype: torch.dtype, quantised: bool) ->
     ],
 )
 def test_partials(
-    rows: int, depth: int, columns: int, count: int, dtype: torch.dtype, quantised: bool
+    rows: int, depth: int, columns: int, count: int, dtype: torch.dtype, quantized: bool
 ) -> None:
-    layer = make_layer(depth, columns, dtype, quantised)
+    layer = make_layer(depth, columns, dtype, quantized)
     x = random(rows, depth, seed=9, dtype=dtype)
     found = linear_partials(x, layer, out=poisoned(count, rows, columns))
     check_guards(found)
@@ -63,7 +63,7 @@ def test_partials(
 
 @pytest.mark.parametrize("dtype", [HALF, SINGLE])
 def test_plain_linear_over_several_tiles(dtype: torch.dtype) -> None:
-    layer = make_layer(1040, 17, dtype, quantised=False)
+    layer = make_layer(1040, 17, dtype, quantized=False)
     x = random(2, 1040, seed=9, dtype=dtype)
     found = linear(x, layer, out=poisoned(2, 17, dtype=dtype))
     check_guards(found)
@@ -73,16 +73,16 @@ def test_plain_linear_over_several_tiles(dtype: torch.dtype) -> None:
     assert torch.equal(linear(x, layer), found)
 
 
-@pytest.mark.parametrize(("dtype", "quantised"), KINDS)
+@pytest.mark.parametrize(("dtype", "quantized"), KINDS)
 @pytest.mark.parametrize(
     ("rows", "width", "columns", "due"),
     [(1, 16, 16, 0), (5, 48, 72, 3), (3, 21, 19, 1), (9, 24, 40, 2)],
 )
 def test_norm_gelu(
-    rows: int, width: int, columns: int, due: int, dtype: torch.dtype, quantised: bool
+    rows: int, width: int, columns: int, due: int, dtype: torch.dtype, quantized: bool
 ) -> None:
     stream, norm = make_stream(rows, width, due), make_norm(width)
-    layer = make_layer(width, columns, dtype, quantised)
+    layer = make_layer(width, columns, dtype, quantized)
     before = own(stream)
     found = norm_gelu_linear(stream, norm, layer, out=poisoned(rows, columns, dtype=dtype))
     truth, native = exact(before), own(before)
@@ -98,17 +98,17 @@ def test_norm_gelu(
         assert_kernel_close(stream.out, truth.out, native.out)
 
 
-@pytest.mark.parametrize(("dtype", "quantised"), KINDS)
+@pytest.mark.parametrize(("dtype", "quantized"), KINDS)
 @pytest.mark.parametrize(
     ("clips", "beams", "heads", "slots", "width"),
     [(1, 1, 1, 1, 16), (2, 3, 3, 4, 7), (3, 3, 2, 3, 16)],
 )
 def test_norm_qkv(
-    clips: int, beams: int, heads: int, slots: int, width: int, dtype: torch.dtype, quantised: bool
+    clips: int, beams: int, heads: int, slots: int, width: int, dtype: torch.dtype, quantized: bool
 ) -> None:
     rows, channels = clips * beams, heads * width
     stream, norm = make_stream(rows, channels, 2), make_norm(channels)
-    layer = make_layer(channels, 3 * channels, dtype, quantised)
+    layer = make_layer(channels, 3 * channels, dtype, quantized)
     position = guarded(torch.arange(clips, dtype=torch.int32) % slots)
     shape = (clips, beams, heads, slots, width)
     cache = KeyValueCache(poisoned(*shape, dtype=dtype), poisoned(*shape, dtype=dtype), position)
@@ -144,7 +144,7 @@ def test_programs_do_not_depend_on_each_other() -> None:
             torch.zeros(1, 3, 2, 2, 16, dtype=HALF, device=DEVICE),
             torch.ones(1, dtype=torch.int32, device=DEVICE),
         )
-        q = norm_qkv(stream, norm, make_layer(32, 96, HALF, quantised=False), cache)
+        q = norm_qkv(stream, norm, make_layer(32, 96, HALF, quantized=False), cache)
         return [q, cache.keys, cache.values, stream.out]  # type: ignore[list-item]
 
     forwards = run()
@@ -154,13 +154,13 @@ def test_programs_do_not_depend_on_each_other() -> None:
 
 
 def test_new_outputs() -> None:
-    layer = make_layer(600, 24, HALF, quantised=False)
+    layer = make_layer(600, 24, HALF, quantized=False)
     x = random(2, 600, seed=9, dtype=HALF)
     partials = linear_partials(x, layer)
     assert partials.shape == (splits(2, layer.weight), 2, 24)
     assert partials.shape[0] == 2
     stream, norm = make_stream(2, 16, 0), make_norm(16)
-    assert norm_gelu_linear(stream, norm, make_layer(16, 24, HALF, quantised=False)).dtype == HALF
+    assert norm_gelu_linear(stream, norm, make_layer(16, 24, HALF, quantized=False)).dtype == HALF
 
 
 def test_splits_keep_processors_busy() -> None:
@@ -173,8 +173,8 @@ def test_splits_keep_processors_busy() -> None:
 
 def _refusals() -> dict[str, tuple[str, Callable[[], object]]]:
     norm, stream = make_norm(16), make_stream(2, 16, 1)
-    layer = make_layer(16, 48, HALF, quantised=False)
-    small = make_layer(16, 48, HALF, quantised=True)
+    layer = make_layer(16, 48, HALF, quantized=False)
+    small = make_layer(16, 48, HALF, quantized=True)
     keys = torch.zeros(1, 2, 1, 3, 16, dtype=HALF)
     position = torch.zeros(1, dtype=torch.int32)
     cache = KeyValueCache(keys, keys.clone(), position)

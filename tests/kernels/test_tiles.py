@@ -15,8 +15,8 @@ from kernel_close import assert_kernel_close
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from pengi_rt.backends.triton.audio import tables_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.backends.triton.audio import front_end_tables
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels import beam_attention as beam
 from pengi_rt.kernels import (
     lm_head,
@@ -251,7 +251,7 @@ def test_windows(dtype: torch.dtype, tile: Tile) -> None:
 
 
 def short_mel() -> LogMel:
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     htsat = dataclasses.replace(config.htsat, spec_size=32)
     seconds = 9760 / config.mel.sample_rate
     return LogMel(dataclasses.replace(config, clip_seconds=seconds, htsat=htsat)).eval()
@@ -263,7 +263,7 @@ MELS = [(source, *schedule) for source in (32, 64) for schedule in log_mel_tiles
 @pytest.mark.parametrize("tile", MELS)
 def test_log_mel(tile: Tile) -> None:
     model = short_mel().requires_grad_(False)
-    tables = tables_of(model, HERE)
+    tables = front_end_tables(model, HERE)
     assert tile in log_mel_tiles.tiles(1, tables, None)
     wave, out = draw(1, 9760, seed=3, scale=0.1), poisoned(1, 1, 32, 32)
     with taking(tile):
@@ -274,7 +274,7 @@ def test_log_mel(tile: Tile) -> None:
 
 
 def test_a_source_that_is_asked_for_is_kept() -> None:
-    tables = tables_of(short_mel(), HERE)
+    tables = front_end_tables(short_mel(), HERE)
     for source in (32, 64):
         assert {tile[0] for tile in log_mel_tiles.tiles(1, tables, source)} == {source}
 

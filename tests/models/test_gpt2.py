@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import DecoderConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.gpt2 import GPT2, KeyValue
 
-CONFIG = ModelConfig.preset("tiny").decoder
+CONFIG = PengiConfig.preset("tiny").decoder
 assert_close = partial(torch.testing.assert_close, atol=2e-5, rtol=2e-5)
 
 

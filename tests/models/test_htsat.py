@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import HTSATConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.htsat import (
     HTSAT,
     PatchEmbed,
@@ -21,7 +21,7 @@ from pengi_rt.models.htsat import (
 )
 from pengi_rt.models.mel import LogMel
 
-CONFIG = ModelConfig.preset("tiny").htsat
+CONFIG = PengiConfig.preset("tiny").htsat
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_relative_position_index(window: int) -> None:
 
 
 @pytest.mark.parametrize(("resolution", "window", "shift"), [(16, 8, 4), (8, 4, 2), (32, 8, 4)])
-def test_the_mask_separates_tokens_that_only_the_roll_made_neighbours(
+def test_the_mask_separates_tokens_that_only_the_roll_made_neighbors(
     resolution: int, window: int, shift: int
 ) -> None:
     """Two tokens of a rolled window may attend unless one wrapped around the image's edge."""
@@ -126,7 +126,7 @@ def test_windows_come_back_where_they_were() -> None:
     assert torch.equal(attention._reverse(windows), x)
 
 
-def test_merging_takes_neighbours_in_the_released_order() -> None:
+def test_merging_takes_neighbors_in_the_released_order() -> None:
     merge = PatchMerging(3)
     x = torch.randn(2, 4, 6, 3)
     four = torch.cat(
@@ -172,7 +172,7 @@ def test_a_step_is_one_column_of_one_strip() -> None:
 
 def test_steps_follow_the_recording() -> None:
     """Bins that rise with time, folded and averaged over patches, unfold into rising steps."""
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     module = LogMel(config).eval()
     rising = torch.arange(float(config.mel_frames))[None, :, None].expand(1, -1, 16)
     tokens = torch.nn.functional.avg_pool2d(module.fold(rising), 8)[:, 0, :, :, None]

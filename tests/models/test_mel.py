@@ -10,12 +10,12 @@ from golden import PAIRS, meta, pair, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import MelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.mel import LogMel, dft_kernels, slaney_bank, stretch_matrix
 
-BASE = ModelConfig.preset("base")
-TINY = ModelConfig.preset("tiny")
+BASE = PengiConfig.preset("base")
+TINY = PengiConfig.preset("tiny")
 CLIPS = {str(meta(pair(name))["audio"]): name for name in PAIRS}
 
 
@@ -65,10 +65,10 @@ def test_bank_is_slaneys(config: MelConfig) -> None:
     low, high = mel(config.fmin), mel(config.fmax)
     edges = [hertz(low + (high - low) * i / (config.n_mels + 1)) for i in range(config.n_mels + 2)]
     for band in range(config.n_mels):
-        left, centre, right = edges[band : band + 3]
+        left, center, right = edges[band : band + 3]
         for k in range(config.n_fft // 2 + 1):
             f = k * config.filter_rate / config.n_fft
-            slope = (f - left) / (centre - left) if f < centre else (right - f) / (right - centre)
+            slope = (f - left) / (center - left) if f < center else (right - f) / (right - center)
             expected = max(0.0, slope) * 2 / (right - left)
             assert bank[k, band] == pytest.approx(expected, rel=3e-7, abs=1e-12)
 

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import random_model
 
-TINY = ModelConfig.preset("tiny")
+TINY = PengiConfig.preset("tiny")
 NO_TEXT = dataclasses.replace(
     TINY,
     text=dataclasses.replace(TINY.text, kind="token_embedding", max_length=12),
@@ -34,7 +34,7 @@ def waves() -> torch.Tensor:
     return torch.rand(3, TINY.clip_samples, generator=torch.Generator().manual_seed(0)) - 0.5
 
 
-def normalised(model: Pengi, *, audio: bool, text: bool) -> Pengi:
+def normalized(model: Pengi, *, audio: bool, text: bool) -> Pengi:
     """The same weights with different normalization settings."""
     config = dataclasses.replace(model.config, normalize_audio=audio, normalize_text=text)
     other = Pengi(config).eval()
@@ -42,7 +42,7 @@ def normalised(model: Pengi, *, audio: bool, text: bool) -> Pengi:
     return other
 
 
-def test_the_audio_embedding_is_normalised_and_the_text_embedding_not(
+def test_the_audio_embedding_is_normalized_and_the_text_embedding_not(
     model: Pengi, waves: torch.Tensor
 ) -> None:
     audio, text = model.encode_audio(waves), model.encode_text(IDS)
@@ -53,13 +53,13 @@ def test_the_audio_embedding_is_normalised_and_the_text_embedding_not(
     assert text.embedding.norm(dim=1).min() > 5
 
 
-def test_the_config_decides_what_is_normalised(model: Pengi, waves: torch.Tensor) -> None:
-    plain = normalised(model, audio=False, text=True)
+def test_the_config_decides_what_is_normalized(model: Pengi, waves: torch.Tensor) -> None:
+    plain = normalized(model, audio=False, text=True)
     audio, text = plain.encode_audio(waves), plain.encode_text(IDS)
     assert audio.embedding.norm(dim=1).min() > 5
     torch.testing.assert_close(text.embedding.norm(dim=1), torch.ones(3))
     released = model.encode_text(IDS)
-    assert (text.prefix - released.prefix).abs().max() > 0.01, "the mapper must read it normalised"
+    assert (text.prefix - released.prefix).abs().max() > 0.01, "the mapper must read it normalized"
 
 
 def test_a_batch_equals_its_rows_alone(model: Pengi, waves: torch.Tensor) -> None:
@@ -112,7 +112,7 @@ def test_a_cached_log_mel_gives_the_result_of_its_waveform(
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_a_sequence_in_time_is_normalised_step_by_step(
+def test_a_sequence_in_time_is_normalized_step_by_step(
     waves: torch.Tensor, normalize: bool
 ) -> None:
     config = dataclasses.replace(TIME, normalize_audio=normalize)
@@ -136,7 +136,7 @@ def test_a_sequence_in_time_is_normalised_step_by_step(
 def test_the_published_sizes(preset: str, parameters: int) -> None:
     """The released count includes the STFT, the mel bank, and HTSAT's unused class heads."""
     with torch.device("meta"):
-        model = Pengi(ModelConfig.preset(preset))
+        model = Pengi(PengiConfig.preset(preset))
     mel = model.audio_encoder.mel
     constants = mel.stft_real.numel() + mel.stft_imag.numel() + mel.mel_bank.numel()
     heads = 527 * (768 * 2 * 3 + 1) + 527 * (527 + 1)

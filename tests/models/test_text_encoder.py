@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.text_encoder import TextEncoder
 
-CONFIG = ModelConfig.preset("tiny").text
+CONFIG = PengiConfig.preset("tiny").text
 BOS, EOS = CONFIG.bos_id, CONFIG.eos_id
 assert_close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
 

@@ -10,13 +10,13 @@ from tokenizers import Tokenizer
 
 from pengi_rt.backends.torch import TorchBackend
 from pengi_rt.config.decode import DecodeOptions
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.decoding.backtrack import Hypotheses
 from pengi_rt.decoding.beam import search
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tiny, make_tokenizers
 
-CONFIG = ModelConfig.preset("tiny")
+CONFIG = PengiConfig.preset("tiny")
 FILES = ("tiny.safetensors", "tokenizers/text.json", "tokenizers/decoder.json")
 
 
@@ -126,4 +126,4 @@ def test_values_are_of_order_one(tiny_model: Pengi) -> None:
 def test_the_file_holds_the_config(tiny_checkpoint: Path) -> None:
     data = tiny_checkpoint.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    assert ModelConfig.from_json(header["__metadata__"]["pengi_rt"]) == CONFIG
+    assert PengiConfig.from_json(header["__metadata__"]["pengi_rt"]) == CONFIG

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pengi_rt
-from pengi_rt.config.model import ModelConfig, pengi_config
+from pengi_rt.config.pengi import PengiConfig, pengi_config
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.engine import Engine
 from pengi_rt.export.checkpoint_reader import load_model
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "text": {"kind": "token_embedding", "max_length": 12, "suffix": " <|endoftext|>"},
         "text_mapper": MAPPER | {"kind": "transformer_seq"},
     },
-    "lengths, normalised and mlp": {
+    "lengths, normalized and mlp": {
         "htsat": SHALLOW,
         "audio_mapper": MAPPER | {"prefix_length": 4, "constant_length": 4},
         "text_mapper": MLP | {"prefix_length": 6},
@@ -49,7 +49,7 @@ PROMPTS = ("generate audio caption", "a dog")
 @pytest.fixture(scope="module", params=VARIANTS)
 def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant's plan and its checkpoint; the export's self-tests passed."""
-    config = ModelConfig.from_dict(TINY | VARIANTS[request.param] | {"name": request.param})
+    config = PengiConfig.from_dict(TINY | VARIANTS[request.param] | {"name": request.param})
     folder = tmp_path_factory.mktemp("variant")
     checkpoint = folder / "model.safetensors"
     save_checkpoint(random_model(config), checkpoint, make_tokenizers(config))

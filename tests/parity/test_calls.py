@@ -9,7 +9,7 @@ from full_size import BACKENDS, Engines, Ledger
 from golden import api, loading_case, meta, waveform
 
 from pengi_rt.audio.recording import AudioLike, load_windows
-from pengi_rt.config.model import ModelConfig, pengi_config
+from pengi_rt.config.pengi import PengiConfig, pengi_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", BACKENDS)]
 
@@ -26,7 +26,7 @@ def recording(name: str) -> AudioLike:
     return np.ascontiguousarray(samples.T), rate
 
 
-def compat_samples(config: ModelConfig, case: dict[str, Any]) -> list[np.ndarray]:
+def compat_samples(config: PengiConfig, case: dict[str, Any]) -> list[np.ndarray]:
     """The case's files as the released loader reads them, crops drawn one after the other."""
     generator = random.Random(case.get("random_seed") or 0)
     resample = case.get("audio_resample", True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pengi_rt.backends.protocol import F64
 from pengi_rt.backends.torch import model_of
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.text.prompts import task_prompt
@@ -136,4 +136,4 @@ def test_every_verb_works(engine: Engine, audio: tuple[Any, int]) -> None:
     (explained,) = engine.explain([audio], k=2)
     vectors = explained.windows[0].vectors
     assert [vector.part for vector in vectors] == ["audio"] * 40 + ["prompt"] * 40
-    assert all(len(vector.neighbours) == 2 for vector in vectors)
+    assert all(len(vector.neighbors) == 2 for vector in vectors)

@@ -154,5 +154,5 @@ def test_int8_without_a_scale(data: dict[str, Any]) -> None:
     plan = stored_as(data, "int8", "int8", "float16")
     del plan["tensors"]["decoder.wte.weight.scale"]
     assert incompleteness(plan).startswith("tensor 'decoder.wte.weight' is int8 without a scale")
-    assert data["tensors"]["quantised"]["dtype"] == "int8"
+    assert data["tensors"]["quantized"]["dtype"] == "int8"
     check_complete(Manifest.from_json(json.dumps(data)))

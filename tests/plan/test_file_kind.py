@@ -92,6 +92,7 @@ def test_files_that_can_be_made_again(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("RIFF is a word, ID3 another, and dns.org a third\n")
     (tmp_path / "utf-16").write_bytes("text".encode("utf-16"))
     (tmp_path / "table").write_text("dns.example,1\n")
+    (tmp_path / "coffee").write_text("caffeine,1\n")
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("notes.txt", "x" * 1000)
     os.mkfifo(tmp_path / "pipe")

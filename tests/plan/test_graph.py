@@ -9,7 +9,7 @@ import pytest
 import toy_plan
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from pengi_rt.config.model import ModelConfig, pengi_config
+from pengi_rt.config.pengi import PengiConfig, pengi_config
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.graph import check_graph, contract
 from pengi_rt.plan.manifest import WEIGHTS, graph_entry
@@ -26,11 +26,11 @@ def demo() -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def config() -> ModelConfig:
-    return ModelConfig.preset("demo")
+def config() -> PengiConfig:
+    return PengiConfig.preset("demo")
 
 
-def refusal(kind: str, data: bytes, demo: dict[str, bytes], config: ModelConfig) -> str:
+def refusal(kind: str, data: bytes, demo: dict[str, bytes], config: PengiConfig) -> str:
     with pytest.raises(ValueError, match=r"^(does not run: it|takes) ") as caught:
         check_graph(data, kind, config, len(demo[WEIGHTS]))
     assert toy_plan.one_line(str(caught.value))
@@ -207,7 +207,7 @@ def defined_again(model: ModelProto) -> None:
     ],
 )
 def test_graphs_that_no_export_writes(
-    kind: str, edit: Edit, says: str, demo: dict[str, bytes], config: ModelConfig
+    kind: str, edit: Edit, says: str, demo: dict[str, bytes], config: PengiConfig
 ) -> None:
     model = ModelProto.FromString(demo[graph_entry(kind)])
     edit(model)
@@ -217,13 +217,13 @@ def test_graphs_that_no_export_writes(
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
-def test_names_are_utf8(kind: str, demo: dict[str, bytes], config: ModelConfig) -> None:
+def test_names_are_utf8(kind: str, demo: dict[str, bytes], config: PengiConfig) -> None:
     """ONNX Runtime prints undecodable parts of an operator on stdout, among the answers."""
     data = demo[graph_entry(kind)].replace(b"MatMul", b"Mat\xff\xfel")
     assert r"a name that is not UTF-8: b'" in refusal(kind, data, demo, config)
 
 
-def test_not_a_graph(demo: dict[str, bytes], config: ModelConfig) -> None:
+def test_not_a_graph(demo: dict[str, bytes], config: PengiConfig) -> None:
     assert "takes nothing and gives nothing" in refusal("audio", b"", demo, config)
     for data in (b"\x3a\x00" * 2, b"\x08", b"not a graph", b"\x3a\xff\xff\xff\xff\xff"):
         refusal("audio", data, demo, config)
@@ -271,7 +271,7 @@ def of_more_axes(name: str) -> Edit:
     ],
 )
 def test_other_inputs_and_outputs(
-    kind: str, edit: Edit, demo: dict[str, bytes], config: ModelConfig
+    kind: str, edit: Edit, demo: dict[str, bytes], config: PengiConfig
 ) -> None:
     model = ModelProto.FromString(demo[graph_entry(kind)])
     edit(model)
@@ -282,7 +282,7 @@ def test_other_inputs_and_outputs(
 
 def test_the_contract_follows_the_text_side() -> None:
     shapes = {
-        name: [value.shape for value in contract("text", ModelConfig.preset(name))[1]]
+        name: [value.shape for value in contract("text", PengiConfig.preset(name))[1]]
         for name in ("base", "base_no_text_enc")
     }
     assert shapes == {

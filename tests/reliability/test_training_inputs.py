@@ -13,7 +13,7 @@ from miniature import record
 from training_run import MODEL, toml
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import PengiError
 from pengi_rt.system.regular import Regular
 from pengi_rt.text.prompts import load_tasks
@@ -25,7 +25,7 @@ from pengi_rt.training.manifest import read_manifest
 from pengi_rt.training.manifest_check import check_manifest
 from pengi_rt.training.shards import Shards, read_shards, write_shards
 
-TINY = ModelConfig.preset("tiny")
+TINY = PengiConfig.preset("tiny")
 
 TASKS = load_tasks()
 ROWS: list[dict[str, object]] = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.results.generation import Window
 from pengi_rt.results.timeline import Pooled, Segment, pooled, segments
@@ -31,7 +31,7 @@ def test_one_window_is_one_segment() -> None:
     assert list(segments(_windows((0, 2.5, " rain ")))) == [Segment(0, 2.5, "rain")]
 
 
-def test_neighbours_that_agree_merge() -> None:
+def test_neighbors_that_agree_merge() -> None:
     rows = _windows((0, 7, "rain"), (7, 14, "rain "), (14, 21, "dog"), (21, 28, "rain"))
     want = [Segment(0, 14, "rain"), Segment(14, 21, "dog"), Segment(21, 28, "rain")]
     assert list(segments(rows)) == want
@@ -83,7 +83,7 @@ def test_segments_come_as_soon_as_they_are_known() -> None:
 def test_every_moment_has_the_answer_of_the_nearest_window(hop: float | None, seed: int) -> None:
     """Compared with the other definition: of a real recording's windows, the nearest center."""
     draw = random.Random(seed)
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     rate = config.mel.sample_rate
     wave = np.zeros(draw.randrange(1, 8 * config.clip_samples), np.float32)
     recording = load_windows((wave, rate), config, hop=hop)

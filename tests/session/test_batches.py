@@ -12,12 +12,12 @@ import pytest
 
 from pengi_rt.audio.audio_like import is_several
 from pengi_rt.audio.recording import AudioLike, Recording, load_windows
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.options import ReadOptions
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs, window_batches
 
-CONFIG = ModelConfig.preset("tiny")
+CONFIG = PengiConfig.preset("tiny")
 RATE, CLIP = CONFIG.mel.sample_rate, CONFIG.clip_samples
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.export.export import export_plan
 from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.tiny import make_tokenizers, random_model
@@ -35,7 +35,7 @@ def write_clip(path: Path, seed: int, seconds: float = CLIP) -> Path:
 
 def plan_without_text_encoder(folder: Path) -> Path:
     """A tiny plan like the published ``base_no_text_enc``, for PyTorch alone."""
-    tiny = ModelConfig.preset("tiny")
+    tiny = PengiConfig.preset("tiny")
     config = dataclasses.replace(
         tiny,
         text=dataclasses.replace(

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pengi_rt.backends.protocol import F32, I64, Cache, DeviceSearch, Encoded
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import DecoderConfig, MapperConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels.beam_step_cpu import I32, update_ancestry_reference
 
 WIDTH = 4  # n_embd
@@ -114,7 +114,7 @@ class FakeDecoder:
 class NoEncoders:
     """The encoders of a backend that is used only for its decoder."""
 
-    def encode_audio(self, wave: F32) -> Encoded:
+    def encode_audio(self, windows: F32) -> Encoded:
         raise NotImplementedError
 
     def encode_text(self, ids: I64) -> Encoded:
@@ -125,6 +125,7 @@ class FakeBackend:
     """A backend with a toy decoder and no encoders."""
 
     name = "fake"
+    precision = "fp32"
     device_search: DeviceSearch | None = None
 
     def __init__(
@@ -136,7 +137,7 @@ class FakeBackend:
         self.encoders = NoEncoders()
         self.decoder = decoder or FakeDecoder(model, n_positions)
         mapper = MapperConfig(kind="mlp", prefix_length=1)
-        self.config = ModelConfig(
+        self.config = PengiConfig(
             decoder=self.decoder.config, audio_mapper=mapper, text_mapper=mapper, stop_id=0
         )
 

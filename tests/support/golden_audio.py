@@ -121,8 +121,8 @@ def _voice_like() -> F64:
     pitch = 118 + 22 * np.sin(TAU * 0.9 * t) + 6 * np.sin(TAU * 5.2 * t)
     phase = np.cumsum(pitch) / RATE
     formants = [  # drifting center in Hz, width Hz, gain
-        (centre * (1 + 0.12 * np.sin(TAU * drift * t)), width, gain)
-        for centre, width, gain, drift in (
+        (center * (1 + 0.12 * np.sin(TAU * drift * t)), width, gain)
+        for center, width, gain, drift in (
             (620, 140, 1.0, 0.6),
             (1240, 180, 0.6, 0.43),
             (2550, 260, 0.35, 0.77),
@@ -131,8 +131,8 @@ def _voice_like() -> F64:
     y = np.zeros(CLIP)
     for k in range(1, 32):
         y += np.sin(TAU * k * phase) * sum(
-            gain * np.exp(-(((k * pitch - centre) / width) ** 2))
-            for centre, width, gain in formants
+            gain * np.exp(-(((k * pitch - center) / width) ** 2))
+            for center, width, gain in formants
         )
     syllables = (np.floor(t * 2.7) % 3 > 0).astype(float)
     return 0.18 * y * _boxcar(syllables, 1500, 2)

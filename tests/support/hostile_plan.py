@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import toy_plan
 
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.plan.manifest import MANIFEST, graph_entry, tokenizer_entry
 from pengi_rt.plan.pengi import DECODER_OPERATORS, ENCODER_OPERATORS
 

@@ -41,11 +41,11 @@ class Spy:
         encoders = engine.backend.encoders
         audio, text = encoders.encode_audio, encoders.encode_text
 
-        def encode_audio(wave: Any) -> Any:
+        def encode_audio(windows: Any) -> Any:
             if self.fail_after is not None and self.windows >= self.fail_after:
                 raise KeyboardInterrupt
-            self.windows += len(wave)
-            return audio(wave)
+            self.windows += len(windows)
+            return audio(windows)
 
         def encode_text(ids: Any) -> Any:
             self.texts += len(ids)

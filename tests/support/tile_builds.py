@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pengi_rt.backends.triton.audio import tables_of
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.backends.triton.audio import front_end_tables
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.build import Build
@@ -95,8 +95,8 @@ def call_htsat(clips: int, dtype: torch.dtype) -> None:
 
 
 def call_log_mel(clips: int) -> None:
-    config = ModelConfig.preset("base")
-    tables = tables_of(LogMel(config).requires_grad_(False), torch.device("cpu"))
+    config = PengiConfig.preset("base")
+    tables = front_end_tables(LogMel(config).requires_grad_(False), torch.device("cpu"))
     wave, size = torch.empty(clips, config.clip_samples), config.htsat.spec_size
     log_mel(wave, tables, torch.empty(clips, 1, size, size, dtype=HALF))
 

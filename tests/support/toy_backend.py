@@ -18,6 +18,7 @@ BACKEND = BackendSpec(
 
 class ToyBackend:
     name = "toy"
+    precision = "fp32"
     decoder = None
     device_search = None
 
@@ -27,9 +28,9 @@ class ToyBackend:
         self.encoders = self
         self._matrix = plan.tensor("projection")
 
-    def encode_audio(self, wave: F32) -> Encoded:
-        none = np.empty((len(wave), 0, 0), np.float32)
-        return Encoded(toy_family.embedded(wave, self._matrix), none)
+    def encode_audio(self, windows: F32) -> Encoded:
+        none = np.empty((len(windows), 0, 0), np.float32)
+        return Encoded(toy_family.embedded(windows, self._matrix), none)
 
     def encode_text(self, ids: I64) -> Encoded:
         raise NotImplementedError("the toy family has no text encoder")

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import DecoderConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.plan.manifest import MANIFEST, Source
 from pengi_rt.plan.writer import PlanWriter
 from pengi_rt.plan.zip_container import Entry, directory, local_header
 
 # The tiny model's, except for a decoder with small tables.
 CONFIG = dataclasses.replace(
-    ModelConfig.preset("tiny"),
+    PengiConfig.preset("tiny"),
     decoder=DecoderConfig(vocab_size=256, n_positions=96, n_embd=8, n_layer=1, n_head=2),
 )
 SELF_TEST = {
@@ -53,7 +53,7 @@ def tensors() -> dict[str, NDArray[Any]]:
         "half": table[:5, :7].astype(np.float16),
         "ids": np.arange(-3, 4),
         "ids32": np.arange(5, dtype=np.int32),
-        "quantised": rng.integers(-128, 128, (3, 3), np.int8),
+        "quantized": rng.integers(-128, 128, (3, 3), np.int8),
         "bytes": rng.integers(0, 256, 4097, np.uint8),
         "mask": np.array([[True, False, True]]),
         "odd values": np.array([np.nan, np.inf, -np.inf, 1e-45], np.float32),

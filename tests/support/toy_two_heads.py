@@ -12,14 +12,14 @@ from pengi_rt.backends.protocol import F32, I64, Backend, Encoded
 from pengi_rt.config.backend import BackendSpec, RunOptions
 from pengi_rt.config.checked import Checked
 from pengi_rt.config.family import FamilySpec, Table
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import DecoderConfig, GenerationConfig, TextConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.plan.reader import Plan
 from pengi_rt.plan.writer import PlanWriter
 from pengi_rt.tasks.embed import unit
 
-TINY = ModelConfig.preset("tiny")  # its tokenizers
+TINY = PengiConfig.preset("tiny")  # its tokenizers
 
 FAMILY = FamilySpec(
     name="two heads",
@@ -85,6 +85,7 @@ class TwoHeadsBackend:
     """Counts the windows it encodes; a prefix is its embedding, read by the decoder as one row."""
 
     name = BACKEND.name
+    precision = "fp32"
     device_search = None
 
     def __init__(self, plan: Plan) -> None:
@@ -97,10 +98,10 @@ class TwoHeadsBackend:
             model = ToyModel(vocab_size=len(plan.tensor("tokens")), stop_id=TINY.stop_id)
             self.decoder = FakeDecoder(model)
 
-    def encode_audio(self, wave: F32) -> Encoded:
+    def encode_audio(self, windows: F32) -> Encoded:
         """The embedding of a window is in its first samples."""
-        self.encoded += len(wave)
-        return self._both(wave[:, :WIDTH])
+        self.encoded += len(windows)
+        return self._both(windows[:, :WIDTH])
 
     def encode_text(self, ids: I64) -> Encoded:
         """The embedding of a text is the sum of its words'."""

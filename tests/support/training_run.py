@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
 from pengi_rt.cli.main import main
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.training import loop, run_folder
 from pengi_rt.training.config import OptimizerConfig, TrainConfig, read_config
@@ -89,7 +89,7 @@ def write_rows(path: Path, lines: "list[dict[str, object]]") -> Path:
 def write_tokenizers(folder: Path) -> Path:
     """The tiny model's tokenizers, as a run's ``tokenizers``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in make_tokenizers(ModelConfig.preset("tiny")).items():
+    for name, data in make_tokenizers(PengiConfig.preset("tiny")).items():
         (folder / f"{name}.json").write_bytes(data)
     return folder
 
@@ -164,7 +164,7 @@ def train_until(config: TrainConfig, step: int, *, resume: bool = False) -> None
     """Train, and die before step ``step`` (from 1) is taken."""
     real = loop._step
 
-    def fatal(run: loop.Run, *rest: Any) -> None:
+    def fatal(run: loop.TrainingRun, *rest: Any) -> None:
         if run.step + 1 == step:
             raise Killed
         real(run, *rest)
@@ -248,7 +248,7 @@ def train_held(path: Path, step: int, marker: Path) -> None:
     """Runs ``pengi-rt train`` in a process that waits before ``step`` while a file exists."""
     real = loop._step
 
-    def waiting(run: loop.Run, *rest: Any) -> None:
+    def waiting(run: loop.TrainingRun, *rest: Any) -> None:
         if run.step + 1 == step:
             marker.touch()
             while marker.exists():
@@ -268,7 +268,7 @@ def plain() -> Iterator[None]:
     """
     real = loop._start
 
-    def start_plain(config: TrainConfig) -> loop.Run:
+    def start_plain(config: TrainConfig) -> loop.TrainingRun:
         run = real(config)
         for module in run.prepared.stage.modules():
             if isinstance(module, torch.nn.Dropout):

@@ -8,7 +8,7 @@ from clips import clip
 from numpy.typing import NDArray
 
 import pengi_rt
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.models.pengi import Pengi
@@ -30,8 +30,8 @@ def assert_nearest(
     """Tolerance: the vectors are float32 of length 1."""
     for vector, row in zip(found, cosines(vectors, model), strict=True):
         best = np.argsort(-row, kind="stable")[:k]
-        assert [near.token for near in vector.neighbours] == best.tolist()
-        np.testing.assert_allclose([n.cosine for n in vector.neighbours], row[best], atol=1e-5)
+        assert [near.token for near in vector.neighbors] == best.tolist()
+        np.testing.assert_allclose([n.cosine for n in vector.neighbors], row[best], atol=1e-5)
 
 
 def one(engine: Engine, seed: int = 0, prompt: str = "what?", k: int = 5) -> Explanation:
@@ -61,8 +61,8 @@ def test_the_whole_vocabulary_in_order(engine: Engine, tiny_model: Pengi) -> Non
     vocab = pengi_config(engine.config).decoder.vocab_size
     found = one(engine, k=vocab)
     for vector in found.windows[0].vectors:
-        assert sorted(near.token for near in vector.neighbours) == list(range(vocab))
-        ranked = [near.cosine for near in vector.neighbours]
+        assert sorted(near.token for near in vector.neighbors) == list(range(vocab))
+        ranked = [near.cosine for near in vector.neighbors]
         assert ranked == sorted(ranked, reverse=True)
 
 
@@ -75,7 +75,7 @@ def test_parts_in_the_decoders_order(engine: Engine) -> None:
     (window,) = found.windows
     assert [(vector.part, vector.position) for vector in window.vectors] == expected
     # A token's own vector is closest to itself.
-    own = [vector.neighbours[0] for vector in window.vectors if vector.part == "text"]
+    own = [vector.neighbors[0] for vector in window.vectors if vector.part == "text"]
     assert [near.token for near in own] == ids
     assert "".join(near.text for near in own) == text
     np.testing.assert_allclose([near.cosine for near in own], 1, atol=1e-6)
@@ -87,7 +87,7 @@ def test_only_the_audio_rows_depend_on_the_recording(engine: Engine) -> None:
     assert a.vectors[:8] != b.vectors[:8]
     assert a.vectors[8:] == b.vectors[8:]
     (alone,) = one(engine, 0, k=3).windows
-    tokens = [[[near.token for near in v.neighbours] for v in w.vectors] for w in (a, alone)]
+    tokens = [[[near.token for near in v.neighbors] for v in w.vectors] for w in (a, alone)]
     assert tokens[0] == tokens[1]
 
 

@@ -11,7 +11,7 @@ import pytest
 import toy_plan
 from tokenizers import Tokenizer
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.manifest import tokenizer_entry
@@ -20,7 +20,7 @@ from pengi_rt.text.tokenizers import DecoderTokenizer, read_tokenizer, tokenizer
 
 TOKENIZERS = ("text", "decoder")
 
-ROWS = ModelConfig.preset("demo").decoder.vocab_size
+ROWS = PengiConfig.preset("demo").decoder.vocab_size
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -217,6 +217,6 @@ def test_a_panic_is_a_one_line_error() -> None:
 
 
 def test_a_later_failure_is_a_one_line_error(files: dict[str, bytes]) -> None:
-    decoder = DecoderTokenizer(files["decoder"], ModelConfig.preset("demo"))
+    decoder = DecoderTokenizer(files["decoder"], PengiConfig.preset("demo"))
     with pytest.raises(TokenizerError, match=r"^the tokenizer cannot decode its tokens: "):
         decoder.decode([-1])

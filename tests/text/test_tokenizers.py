@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import TextConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import PromptError, TokenizerError, UsageError
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
 
-CLIP = ModelConfig.preset("base")
-NO_TEXT = ModelConfig.preset("base_no_text_enc")
+CLIP = PengiConfig.preset("base")
+NO_TEXT = PengiConfig.preset("base_no_text_enc")
 SPECIALS = {"clip": ["<|startoftext|>", "<|endoftext|>"], "gpt2": ["<|endoftext|>", "!"]}
 
 
@@ -30,7 +30,7 @@ def _reference(name: str) -> bytes:
 
 @functools.cache
 def _prompts(preset: str) -> PromptTokenizer:
-    config = ModelConfig.preset(preset)
+    config = PengiConfig.preset(preset)
     return PromptTokenizer(_reference("clip" if config == CLIP else "gpt2"), config)
 
 

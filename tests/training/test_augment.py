@@ -5,7 +5,7 @@ import pytest
 import torch
 from training_run import MODEL
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.pengi import AudioEncoder
 from pengi_rt.training.augment import DropPath, Mixup, SpecAugment, prepare_augmentation
 from pengi_rt.training.config import AugmentConfig, _model
@@ -93,7 +93,7 @@ def test_drop_path() -> None:
 
 @pytest.fixture
 def encoder() -> AudioEncoder:
-    return AudioEncoder(ModelConfig.from_dict(_model(MODEL)))
+    return AudioEncoder(PengiConfig.from_dict(_model(MODEL)))
 
 
 def test_prepared_encoder(encoder: AudioEncoder) -> None:

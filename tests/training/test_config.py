@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from training_run import merged, toml
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.training.config import TRAINED, TrainConfig, read_config
 
@@ -53,7 +53,7 @@ def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
     assert (augment.spec_augment, augment.mixup_alpha, augment.drop_path) == (True, 0.0, 0.1)
     assert config.data.rows_per_clip == 1
     # Training normalizes both embeddings, unlike the released wrapper.
-    released = ModelConfig.preset("base")
+    released = PengiConfig.preset("base")
     assert not released.normalize_text
     assert config.model is not None
     assert config.model.normalize_text
@@ -71,7 +71,7 @@ def test_what_each_stage_trains(tmp_path: Path) -> None:
 
 def test_a_preset_and_its_overrides(tmp_path: Path) -> None:
     model = read(tmp_path, model={"htsat": {"embed_dim": 48}, "name": "mine"}).model
-    tiny = ModelConfig.preset("tiny")
+    tiny = PengiConfig.preset("tiny")
     assert model is not None
     assert (model.name, model.htsat.embed_dim) == ("mine", 48)
     assert model.htsat.depths == tiny.htsat.depths

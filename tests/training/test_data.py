@@ -14,21 +14,21 @@ import torch
 from training_run import RATE, Workshop, variant
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.config import DataConfig, _model
 from pengi_rt.training.data import (
     ClipData,
+    ExampleOrder,
     Positions,
-    Stream,
     make_loader,
 )
 from pengi_rt.training.examples import Clips, RowEncoder
 from pengi_rt.training.manifest import Row, read_manifest
 
-CONFIG = ModelConfig.from_dict(_model(variant("released")))
+CONFIG = PengiConfig.from_dict(_model(variant("released")))
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +59,20 @@ def said(encoder: RowEncoder, clips: Clips) -> list[str]:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
 def test_every_epoch_is_a_permutation(size: int) -> None:
-    stream = Stream(size, seed=5)
-    epochs = [[stream.index(epoch * size + place) for place in range(size)] for epoch in range(4)]
+    order = ExampleOrder(size, seed=5)
+    epochs = [[order.index(epoch * size + place) for place in range(size)] for epoch in range(4)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(size))
     if size == 100:
         assert len(set(map(tuple, epochs))) == 4
-        assert [Stream(size, seed=6).index(place) for place in range(size)] != epochs[0]
+        assert [ExampleOrder(size, seed=6).index(place) for place in range(size)] != epochs[0]
 
 
 def test_an_example_depends_on_its_position_alone() -> None:
-    stream = Stream(7, seed=5)
-    forward = [stream.index(position) for position in range(40)]
-    draws = [stream.generator(position).random() for position in range(40)]
-    again = Stream(7, seed=5)
+    order = ExampleOrder(7, seed=5)
+    forward = [order.index(position) for position in range(40)]
+    draws = [order.generator(position).random() for position in range(40)]
+    again = ExampleOrder(7, seed=5)
     for position in np.random.default_rng(0).permutation(40):
         assert again.index(int(position)) == forward[position]
         assert again.generator(int(position)).random() == draws[position]
@@ -129,7 +129,7 @@ def test_rows_of_a_clip(rows: list[Row], encoder: RowEncoder) -> None:
         assert batch.rows.clips.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
         texts = said(encoder, batch)
         for place in range(4):
-            unit = clips.units[clips.stream.index(position + place)]
+            unit = clips.units[clips.order.index(position + place)]
             pair = texts[2 * place : 2 * place + 2]
             assert set(pair) <= {f"{row.target} <|endoftext|>" for row in unit}
             assert len(set(pair)) == 2
@@ -145,8 +145,8 @@ def test_task_weights_are_frequencies(rows: list[Row], encoder: RowEncoder) -> N
     clips = data(rows, encoder, rows_per_clip=2, task_weights={"caption": 3.0, "qa": 0.5})
     drawn: Counter[str] = Counter()
     for position in range(3000):
-        unit = clips.units[clips.stream.index(position)]
-        drawn.update(row.task for row in clips._draw(unit, clips.stream.generator(position)))
+        unit = clips.units[clips.order.index(position)]
+        drawn.update(row.task for row in clips._draw(unit, clips.order.generator(position)))
     # Two of three without replacement: P(out) of the three is their share of what is left last.
     weights = {"caption": 3.0, "events": 1.0, "qa": 0.5}
     for task, weight in weights.items():
@@ -164,7 +164,7 @@ def test_crops_are_inside_the_recording(rows: list[Row], encoder: RowEncoder) ->
     clips = data([row], encoder)
     starts = []
     for position in range(60):
-        wave, start = clips._read(row, clips.stream.generator(position))
+        wave, start = clips._read(row, clips.order.generator(position))
         first = round(start * rate)
         assert np.array_equal(wave.numpy(), recording[first : first + CONFIG.clip_samples])
         starts.append(start)
@@ -189,7 +189,7 @@ def test_gain_is_uniform_in_decibels(rows: list[Row], encoder: RowEncoder) -> No
     plain = load_windows(str(row.audio), CONFIG).samples[0]
     gains = []
     for position in range(300):
-        wave = clips._read(row, clips.stream.generator(position))[0].numpy()
+        wave = clips._read(row, clips.order.generator(position))[0].numpy()
         ratio = float(np.abs(wave).max() / np.abs(plain).max())
         np.testing.assert_allclose(wave, plain * ratio, rtol=1e-5, atol=1e-7)
         gains.append(20 * np.log10(ratio))
@@ -200,7 +200,7 @@ def test_gain_is_uniform_in_decibels(rows: list[Row], encoder: RowEncoder) -> No
 
 def test_tags_follow_the_crop(rows: list[Row], encoder: RowEncoder) -> None:
     """Tagged from 0 to 0.3 s: a clip that starts later must not get the tag."""
-    config = ModelConfig.from_dict(_model(variant("time")))
+    config = PengiConfig.from_dict(_model(variant("time")))
     timed = RowEncoder(config, make_tokenizers(config), 77)
     row = next(row for row in rows if row.audio is not None and row.audio.name == "2.wav")
     clips = ClipData([row], timed, DataConfig(), seed=0, tags=["indoors", "siren"])
@@ -208,7 +208,7 @@ def test_tags_follow_the_crop(rows: list[Row], encoder: RowEncoder) -> None:
     assert steps > 1
     heard = []
     for position in range(40):
-        start = clips._read(row, clips.stream.generator(position))[1]
+        start = clips._read(row, clips.order.generator(position))[1]
         tags = clips[[position]].tags
         assert tags is not None
         assert tags.shape == (1, steps, 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from training_run import Workshop, variant
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.text.prompts import load_tasks
@@ -19,7 +19,7 @@ from pengi_rt.training.data import (
 from pengi_rt.training.examples import RowEncoder
 from pengi_rt.training.manifest import Row, read_manifest
 
-CONFIG = ModelConfig.from_dict(_model(variant("released")))
+CONFIG = PengiConfig.from_dict(_model(variant("released")))
 
 
 @pytest.fixture(scope="module")

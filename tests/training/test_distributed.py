@@ -24,7 +24,7 @@ from training_run import (
 
 from pengi_rt.training import run_folder
 from pengi_rt.training.config import TRAINED, TrainConfig
-from pengi_rt.training.initialise import make_model
+from pengi_rt.training.initialize import make_model
 
 STAGES = tuple(TRAINED)
 

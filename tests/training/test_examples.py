@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_run import variant
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import TokenizerError
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.text.tokenizers import DecoderTokenizer, PromptTokenizer
@@ -35,8 +35,8 @@ ROWS = [
 ]
 
 
-def made(name: str, limit: int = 77) -> tuple[ModelConfig, dict[str, bytes], RowEncoder]:
-    config = ModelConfig.from_dict(_model(variant(name)))
+def made(name: str, limit: int = 77) -> tuple[PengiConfig, dict[str, bytes], RowEncoder]:
+    config = PengiConfig.from_dict(_model(variant(name)))
     tokenizers = make_tokenizers(config)
     return config, tokenizers, RowEncoder(config, tokenizers, limit)
 

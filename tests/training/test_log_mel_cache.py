@@ -14,7 +14,7 @@ import torch
 from training_run import RATE, Workshop, outcome, train, variant
 
 from pengi_rt.audio.recording import load_windows
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import AudioError, UsageError
 from pengi_rt.models.mel import LogMel
 from pengi_rt.models.tiny import make_tokenizers
@@ -26,7 +26,7 @@ from pengi_rt.training.examples import RowEncoder
 from pengi_rt.training.log_mel_cache import LogMelCache
 from pengi_rt.training.manifest import Row
 
-CONFIG = ModelConfig.from_dict(_model(variant("released")))
+CONFIG = PengiConfig.from_dict(_model(variant("released")))
 MEL = LogMel(CONFIG).eval()
 
 

@@ -28,7 +28,7 @@ from pengi_rt.training import loop, run_folder
 from pengi_rt.training.config import TRAINED
 from pengi_rt.training.data import TextData
 from pengi_rt.training.errors import TrainingError
-from pengi_rt.training.initialise import make_model
+from pengi_rt.training.initialize import make_model
 from pengi_rt.training.setup import prepare
 
 STAGES = tuple(TRAINED)

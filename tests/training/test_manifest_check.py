@@ -13,7 +13,7 @@ from miniature import RATE, record, write
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training import manifest_check
 from pengi_rt.training.manifest import LONGEST_LINE
-from pengi_rt.training.manifest_check import ManifestCheck, Problem, check_manifest
+from pengi_rt.training.manifest_check import ManifestCheck, ManifestProblem, check_manifest
 
 TASKS = load_tasks()
 GOOD = {"audio": "a.wav", "task": "caption", "caption": "a dog"}
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(folder: Path, *rows: object, max_seconds: float = 60.0) -> list[Problem]:
+def check(folder: Path, *rows: object, max_seconds: float = 60.0) -> list[ManifestProblem]:
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
     path = folder / "train.jsonl"
     path.write_bytes(b"\n".join(lines))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from import_graph import ROOT
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.config import RunConfig, TrainConfig, read_config
 
@@ -26,7 +26,7 @@ def recipe(name: str) -> TrainConfig:
     return read_config(PAPER / f"{name}.toml")
 
 
-def model(config: TrainConfig) -> ModelConfig:
+def model(config: TrainConfig) -> PengiConfig:
     assert config.model is not None
     return config.model
 
@@ -87,7 +87,7 @@ def test_the_papers_numbers(path: Path) -> None:
 
 def test_the_pengi_recipe_trains_base() -> None:
     config = recipe("captioning")
-    base = dataclasses.replace(ModelConfig.preset("base"), normalize_text=True)
+    base = dataclasses.replace(PengiConfig.preset("base"), normalize_text=True)
     assert config.model == base
     assert config.trained == ("audio_encoder", "audio_mapper", "text_mapper")
     assert set(config.init) == {"audio_encoder", "text_encoder", "decoder"}

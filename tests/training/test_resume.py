@@ -44,7 +44,9 @@ def test_the_run_uses_randomness_and_optimizer_state(
     real = state.load_state
     losses = untouched("captioning")[1]
 
-    def forgetful(run: loop.Run, forget: Callable[[loop.Run], object]) -> list[dict[str, float]]:
+    def forgetful(
+        run: loop.TrainingRun, forget: Callable[[loop.TrainingRun], object]
+    ) -> list[dict[str, float]]:
         def load(*arguments: Any) -> None:
             real(*arguments)
             forget(run)
@@ -55,18 +57,18 @@ def test_the_run_uses_randomness_and_optimizer_state(
             loop._steps(run, bar)
         return outcome_of(run)
 
-    def outcome_of(run: loop.Run) -> list[dict[str, float]]:
+    def outcome_of(run: loop.TrainingRun) -> list[dict[str, float]]:
         lines = (run.root / run_folder.METRICS).read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    def restart(run: loop.Run) -> None:
+    def restart(run: loop.TrainingRun) -> None:
         schedule: Any = run.schedule
         schedule.scheduler.last_epoch = 0
 
-    forgotten: dict[str, Callable[[loop.Run], object]] = {
+    forgotten: dict[str, Callable[[loop.TrainingRun], object]] = {
         "nothing": lambda run: None,
         "generator": lambda run: torch.manual_seed(0),
-        "optimiser": lambda run: [s.clear() for s in run.optimizer.state.values()],
+        "optimizer": lambda run: [s.clear() for s in run.optimizer.state.values()],
         "schedule": restart,
     }
     for name, forget in forgotten.items():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from training_run import MODEL
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.training.config import OptimizerConfig, _model
 from pengi_rt.training.schedule import make_optimizer, make_schedule
@@ -57,7 +57,7 @@ def test_the_papers_warm_up() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Pengi:
-    return Pengi(ModelConfig.from_dict(_model(MODEL)))
+    return Pengi(PengiConfig.from_dict(_model(MODEL)))
 
 
 def groups(model: Pengi, config: OptimizerConfig) -> dict[str, tuple[float, float]]:

@@ -12,7 +12,7 @@ import soundfile
 from miniature import RATE
 from training_run import Workshop, outcome, train, train_until
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import InputError, UsageError
 from pengi_rt.models.tiny import make_tokenizers
 from pengi_rt.text.prompts import load_tasks
@@ -20,7 +20,7 @@ from pengi_rt.training.config import DataConfig
 from pengi_rt.training.data import ClipData
 from pengi_rt.training.examples import Clips, RowEncoder
 from pengi_rt.training.manifest import Row, read_manifest
-from pengi_rt.training.shard_data import TOGETHER, ShardData, ShardStream
+from pengi_rt.training.shard_data import TOGETHER, ShardData, ShardOrder
 from pengi_rt.training.shards import Shards, main, read_shards, write_shards
 
 TASKS = load_tasks()
@@ -60,7 +60,7 @@ def shards(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 
 @pytest.fixture(scope="module")
 def encoder() -> RowEncoder:
-    config = ModelConfig.preset("tiny")
+    config = PengiConfig.preset("tiny")
     return RowEncoder(config, make_tokenizers(config), 16)
 
 
@@ -115,7 +115,7 @@ def test_webdataset_reads_them(shards: list[Path]) -> None:
     samples: list[dict[str, bytes]] = []
     for path in shards:
         with path.open("rb") as file:
-            source = {"url": str(path), "stream": file}
+            source = {"url": str(path), "order": file}
             samples += tariterators.group_by_keys(tariterators.tar_file_expander([source]))
     packed = opened(shards)
     bodies = [sample.get("wav") or sample["flac"] for sample in samples]
@@ -150,23 +150,23 @@ def test_a_suffix_that_webdataset_would_unpickle(manifest: Path, tmp_path: Path)
 def test_an_epoch_is_every_example_once(sizes: list[int]) -> None:
     owners = [Path(f"{shard}") for shard, size in enumerate(sizes) for _ in range(size)]
     total = len(owners)
-    stream = ShardStream(owners, seed=3)
-    epochs = [[stream.index(e * total + place) for place in range(total)] for e in range(3)]
+    order = ShardOrder(owners, seed=3)
+    epochs = [[order.index(e * total + place) for place in range(total)] for e in range(3)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(total))
     if total > 5:
         assert len({tuple(epoch) for epoch in epochs}) == 3
-        other = ShardStream(owners, seed=4)
+        other = ShardOrder(owners, seed=4)
         assert [other.index(place) for place in range(total)] != epochs[0]
 
 
 def test_few_shards_are_read_at_a_time_and_well_mixed() -> None:
     count, size = 4 * TOGETHER, 50
     owners = [Path(f"{shard}") for shard in range(count) for _ in range(size)]
-    stream = ShardStream(owners, seed=0)
-    order = [owners[stream.index(place)] for place in range(len(owners))]
-    for start in range(0, len(order), TOGETHER * size):
-        group = order[start : start + TOGETHER * size]
+    order = ShardOrder(owners, seed=0)
+    shards = [owners[order.index(place)] for place in range(len(owners))]
+    for start in range(0, len(shards), TOGETHER * size):
+        group = shards[start : start + TOGETHER * size]
         assert len(set(group)) == TOGETHER
         assert len(set(group[:64])) == TOGETHER
 
@@ -208,7 +208,7 @@ def test_examples_equal_those_of_the_manifest(
     ]
     config = DataConfig(rows_per_clip=rows_per_clip)
     files = ClipData(loose, encoder, config, seed=5, tags=("dog", "räin"), gain_db=3)
-    files.stream = packed.stream
+    files.order = packed.order
     for start in (0, 30):
         positions = list(range(start, start + 9))
         assert_equal(packed[positions], files[positions])

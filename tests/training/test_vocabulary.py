@@ -6,7 +6,7 @@ import pytest
 from import_graph import ROOT
 from training_run import MODEL, merged, write_clips, write_rows
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import UsageError
 from pengi_rt.export.tokenizer_source import find_tokenizers
 from pengi_rt.text.prompts import load_tasks
@@ -30,10 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config() -> ModelConfig:
+def config() -> PengiConfig:
     text = {"vocab_size": SIZE, "bos_id": SIZE - 2, "eos_id": SIZE - 1}
     table = merged(MODEL, {"text": text, "decoder": {"vocab_size": SIZE}})
-    return ModelConfig.from_dict(_model(table))
+    return PengiConfig.from_dict(_model(table))
 
 
 def test_a_model_of_that_size_accepts_them(folder: Path) -> None:

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pengi_rt.backends.protocol import F64
-from pengi_rt.config.options import ClassifyOptions
+from pengi_rt.config.options import LABEL, ClassifyOptions
 from pengi_rt.engine import Engine
 from pengi_rt.results.classification import Classification
-from pengi_rt.tasks.classify.labels import FIELD
 from pengi_rt.training.scenes.facts import EVENTS, INSTRUMENTS, PLACES, SAMPLE_RATE
 from pengi_rt.training.scenes.held_out import YES_NO, Clip, Question
 from pengi_rt.training.scenes.words import COUNTS
@@ -40,7 +39,7 @@ class ClosedTask:
     name: str
     labels: tuple[str, ...]
     items: tuple[Item, ...]
-    template: str = FIELD
+    template: str = LABEL
     multi_label: bool = False
     ends: tuple[str, ...] = ()  # stop strings, for answers that go on after the label
 

@@ -126,8 +126,8 @@ def _syllable(rng: np.random.Generator, turn: F32, pitch: float, tract: float) -
     return vowel
 
 
-def _formants(frequency: F64, centres: F64, width: float) -> F64:
+def _formants(frequency: F64, centers: F64, width: float) -> F64:
     """The magnitude of a vocal tract at ``frequency``: resonances that weaken upwards."""
-    off = (frequency[:, None] - centres) / (width / 2)
+    off = (frequency[:, None] - centers) / (width / 2)
     weights = np.array([1.0, 0.6, 0.3])
     return total(weights / (1 + off * off)) + 0.01

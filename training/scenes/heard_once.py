@@ -19,6 +19,7 @@ class HeardOnce:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name = backend.name
+        self.precision = backend.precision
         self.config = backend.config
         self.encoders = CachedEncoders(backend.encoders)
         self.decoder = backend.decoder
@@ -36,12 +37,12 @@ class CachedEncoders:
         self._encoders = encoders
         self._cached: dict[bytes, tuple[F32, F32]] = {}
 
-    def encode_audio(self, wave: F32) -> Encoded:
+    def encode_audio(self, windows: F32) -> Encoded:
         """Encode ``[B, clip_samples]``; only new clips are computed."""
-        keys = [blake2b(row.tobytes()).digest() for row in wave]
+        keys = [blake2b(row.tobytes()).digest() for row in windows]
         new = {key: place for place, key in enumerate(keys) if key not in self._cached}
         if new:
-            encoded = self._encoders.encode_audio(wave[list(new.values())])
+            encoded = self._encoders.encode_audio(windows[list(new.values())])
             self._cached.update(zip(new, zip(*encoded, strict=True), strict=True))
         embeddings, rows = zip(*(self._cached[key] for key in keys), strict=True)
         return Encoded(np.stack(embeddings), np.stack(rows))

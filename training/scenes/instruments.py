@@ -16,7 +16,7 @@ from pengi_rt.training.scenes.synthesis import (
     band,
     band_noise,
     burst,
-    coloured,
+    colored,
     curve,
     faded,
     frequencies,
@@ -86,7 +86,7 @@ def _flute(note: _Played, rng: np.random.Generator) -> F32:
     pure = unit(tone(cycles, np.array([1, second, 0.3 * second])[: len(harmonics(note.pitch))]))
     f = frequencies(note.count)
     edge = resonance(f, note.pitch, 300)
-    breath = coloured(rng, note.count, edge + np.float32(0.2) * band(f, 1500, 6000))
+    breath = colored(rng, note.count, edge + np.float32(0.2) * band(f, 1500, 6000))
     sound: F32 = pure * (1 + 0.3 * wobble) + np.float32(0.14 - 0.04 * note.force) * breath
     return faded(sound, note.attack(0.12), 0.1)
 

@@ -23,6 +23,7 @@ from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, UsageError
 from pengi_rt.plan.builtin import builtin_plan
 from pengi_rt.plan.reader import Plan
+from pengi_rt.session.session import Session
 from pengi_rt.text.prompts import load_tasks
 from pengi_rt.training.command import exit_code, write_json
 from pengi_rt.training.scenes.closed import (
@@ -119,7 +120,7 @@ def opened(path: Path, backend: str) -> Iterator[Engine]:
     """Open an engine that encodes each clip only once."""
     with (
         Plan.open(path) as plan,
-        Engine(plan, HeardOnce(open_backend(plan, backend=backend))) as engine,
+        Engine(Session(plan, HeardOnce(open_backend(plan, backend=backend)))) as engine,
     ):
         yield engine
 

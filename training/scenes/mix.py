@@ -32,8 +32,8 @@ def mix(facts: Facts, rng: np.random.Generator) -> F32:
     clip = sum(tracks(facts, rng))
     assert isinstance(clip, np.ndarray)
     peak = np.sqrt(from_decibels(rng.uniform(*_PEAK_DB)))
-    levelled: F32 = clip * np.float32(peak / np.max(np.abs(clip)))
-    return levelled
+    leveled: F32 = clip * np.float32(peak / np.max(np.abs(clip)))
+    return leveled
 
 
 def tracks(facts: Facts, rng: np.random.Generator) -> list[F32]:

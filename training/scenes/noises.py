@@ -11,7 +11,7 @@ from pengi_rt.training.scenes.synthesis import (
     band,
     band_noise,
     burst,
-    coloured,
+    colored,
     curve,
     decay,
     faded,
@@ -73,16 +73,16 @@ def waves(rng: np.random.Generator, seconds: float) -> F32:
     swell = exp(-np.square((t - crest) / 0.22)).astype(np.float32)
     foam = exp(-np.square((t - crest - 0.12) / 0.17)).astype(np.float32)
     f = frequencies(count)
-    roar = coloured(rng, count, band(f, 150, rng.uniform(500, 900)))
-    hiss = coloured(rng, count, band(f, 900, 3500))
+    roar = colored(rng, count, band(f, 150, rng.uniform(500, 900)))
+    hiss = colored(rng, count, band(f, 900, 3500))
     return faded(swell * roar + np.float32(rng.uniform(0.35, 0.6)) * foam * hiss, 0.1, 0.1)
 
 
 def wind(rng: np.random.Generator, seconds: float) -> F32:
     """Wind that howls around a corner: a narrow band of noise whose center wanders."""
     count = samples(seconds)
-    centre = rng.uniform(400, 800) * exp2(curve(rng, count, 3, -0.6, 0.6))
-    howl = moving_noise(rng, centre, rng.uniform(80, 160))
+    center = rng.uniform(400, 800) * exp2(curve(rng, count, 3, -0.6, 0.6))
+    howl = moving_noise(rng, center, rng.uniform(80, 160))
     gust = curve(rng, count, 3, 0.6, 1.0).astype(np.float32)
     rush = np.float32(0.25) * band_noise(rng, count, 100, 500)
     return faded(gust * (howl + rush), attack=0.12, release=0.12)

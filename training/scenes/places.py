@@ -15,7 +15,7 @@ from pengi_rt.training.scenes.synthesis import (
     F32,
     band,
     band_noise,
-    coloured,
+    colored,
     curve,
     decay,
     frequencies,
@@ -79,7 +79,7 @@ def _hall(rng: np.random.Generator, count: int) -> F32:
     """The dark pink noise of a large empty space."""
     f = frequencies(count)
     pink: F32 = band(f, 150, rng.uniform(700, 1100)) / np.sqrt(f + np.float32(40))
-    return coloured(rng, count, pink)
+    return colored(rng, count, pink)
 
 
 def _room(rng: np.random.Generator, count: int) -> F32:
@@ -93,7 +93,7 @@ def _street(rng: np.random.Generator, count: int) -> F32:
     rumble = band(f, 30, rng.uniform(120, 200))
     tyres = band(f, 300, rng.uniform(1000, 1600))
     swell = curve(rng, count, 0.7, 0.6, 1.0).astype(np.float32)
-    return swell * coloured(rng, count, rumble + np.float32(0.25) * tyres)
+    return swell * colored(rng, count, rumble + np.float32(0.25) * tyres)
 
 
 def _factory_echo(rng: np.random.Generator) -> F32:

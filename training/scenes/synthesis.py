@@ -141,20 +141,20 @@ def band(frequency: F32, low: float, high: float) -> F32:
     return response
 
 
-def resonance(frequency: F32, centre: float, width: float) -> F32:
+def resonance(frequency: F32, center: float, width: float) -> F32:
     """The magnitude at ``frequency`` of a resonance, 1 at its center; all in Hz."""
-    off = (frequency - np.float32(centre)) / np.float32(width / 2)
+    off = (frequency - np.float32(center)) / np.float32(width / 2)
     response: F32 = 1 / np.sqrt(1 + off * off)
     return response
 
 
 def frequencies(count: int) -> F32:
-    """The frequency in Hz of each bin that :func:`coloured` shapes for ``count`` samples."""
+    """The frequency in Hz of each bin that :func:`colored` shapes for ``count`` samples."""
     length = fast_length(count)
     return np.arange(length // 2 + 1, dtype=np.float32) * np.float32(SAMPLE_RATE / length)
 
 
-def coloured(rng: np.random.Generator, count: int, response: F32) -> F32:
+def colored(rng: np.random.Generator, count: int, response: F32) -> F32:
     """Gaussian noise of RMS 1, [count], whose spectrum has the magnitude ``response``.
 
     ``response`` has one value for each of :func:`frequencies`.
@@ -181,15 +181,15 @@ def spectrum(sound: F32, count: int) -> C64:
 
 def band_noise(rng: np.random.Generator, count: int, low: float, high: float) -> F32:
     """Gaussian noise of RMS 1, [count], between two corners in Hz; 12 dB per octave outside."""
-    return coloured(rng, count, band(frequencies(count), low, high))
+    return colored(rng, count, band(frequencies(count), low, high))
 
 
-def moving_noise(rng: np.random.Generator, centre: F64, width: float) -> F32:
-    """Noise about ``width`` Hz wide around a moving frequency: ``centre`` Hz per sample."""
-    count = len(centre)
+def moving_noise(rng: np.random.Generator, center: F64, width: float) -> F32:
+    """Noise about ``width`` Hz wide around a moving frequency: ``center`` Hz per sample."""
+    count = len(center)
     slow = band(frequencies(count), 0.5, width / 2)
-    turns = 2 * phase(centre, count)
-    real, imaginary = coloured(rng, count, slow), coloured(rng, count, slow)
+    turns = 2 * phase(center, count)
+    real, imaginary = colored(rng, count, slow), colored(rng, count, slow)
     return unit((real * cospi(turns) + imaginary * sinpi(turns)).astype(np.float32))
 
 

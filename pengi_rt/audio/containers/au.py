@@ -20,8 +20,11 @@ _UNKNOWN = 0xFFFF_FFFF
 
 
 def is_au(head: bytes) -> bool:
-    """Whether a file begins like AU."""
-    return head[:4] in _MAGICS
+    """Whether a file begins like AU: the magic number, and less than 2^24 bytes before the samples.
+
+    (Text may begin with ``dns.``, too.)
+    """
+    return head[:5] == b".snd\0" or (head[:4] == b"dns." and head[7:8] == b"\0")
 
 
 def check_au(probe: Probe) -> Container:

@@ -30,7 +30,7 @@ _TO_THE_END = 1 << 63  # a size of -1
 
 def is_caf(head: bytes) -> bool:
     """Whether a file begins like CAF."""
-    return head[:4] == b"caff"
+    return head[:5] == b"caff\0"  # the high byte of the version
 
 
 def is_uncompressed_caf(head: bytes) -> bool:

@@ -32,6 +32,11 @@ _ADTS = 7  # bytes of a frame's head
 _BLOCK = 1 << 22
 
 
+def is_ffmpeg_format(head: bytes) -> bool:
+    """Whether a file begins like one of these formats."""
+    return any(begins(head) for begins, _ in _FORMATS.values())
+
+
 def check_ffmpeg_format(probe: Probe, head: bytes) -> Container | None:
     """The container for FFmpeg to decode; None if FFmpeg may not read this format.
 

@@ -31,33 +31,35 @@ class AudioEncoding:
         config, device = model.config, tables.bank.device
         size = config.htsat.spec_size
         dtype = model.audio_encoder.htsat.norm.weight.dtype
-        self.wave = torch.zeros(batch, config.clip_samples, device=device)
-        self._pinned = torch.empty_like(self.wave, device="cpu", pin_memory=device.type == "cuda")
+        self.windows = torch.zeros(batch, config.clip_samples, device=device)
+        self._pinned = torch.empty_like(
+            self.windows, device="cpu", pin_memory=device.type == "cuda"
+        )
         self._image = torch.empty(batch, 1, size, size, dtype=dtype, device=device)
         self.embedding = torch.empty(batch, config.d_proj, device=device)
         prefix = (batch, config.audio_mapper.prefix_length, config.decoder.n_embd)
         self.prefix = torch.empty(prefix, device=device)
 
-    def load(self, wave: F32) -> None:
-        """Copy float32 [B, clip_samples] to :attr:`wave` through pinned memory.
+    def load(self, windows: F32) -> None:
+        """Copy float32 [B, clip_samples] to :attr:`windows` through pinned memory.
 
         Each piece is sent while the next one is being copied.
         """
-        host = torch.from_numpy(np.require(wave, np.float32, ("C", "W")))
-        pieces = (tensor.split(PIECE) for tensor in (host, self._pinned, self.wave))
+        host = torch.from_numpy(np.require(windows, np.float32, ("C", "W")))
+        pieces = (tensor.split(PIECE) for tensor in (host, self._pinned, self.windows))
         for piece, pinned, target in zip(*pieces, strict=True):
             target.copy_(pinned.copy_(piece), non_blocking=True)
 
     def run(self) -> None:
-        """Compute :attr:`embedding` and :attr:`prefix` from :attr:`wave`."""
-        log_mel(self.wave, self._tables, self._image, precision=_precision(self.wave))
+        """Compute :attr:`embedding` and :attr:`prefix` from :attr:`windows`."""
+        log_mel(self.windows, self._tables, self._image, precision=_precision(self.windows))
         features = htsat_features(self._model.audio_encoder.htsat, self._image)
         result = self._model.map_audio(self._model.audio_encoder.projection(features))
         self.embedding.copy_(result.embedding)
         self.prefix.copy_(result.prefix)
 
 
-def tables_of(mel: LogMel, device: torch.device) -> LogMelTables:
+def front_end_tables(mel: LogMel, device: torch.device) -> LogMelTables:
     """The log-mel kernel's tables, made from a float32 front end."""
     norm = mel.bn
     assert norm.running_var is not None
@@ -131,5 +133,5 @@ def _patches(embed: PatchEmbed, image: Tensor) -> Tensor:
     return normed
 
 
-def _precision(wave: Tensor) -> str:
-    return "tf32x3" if wave.is_cuda else "ieee"
+def _precision(windows: Tensor) -> str:
+    return "tf32x3" if windows.is_cuda else "ieee"

@@ -12,7 +12,7 @@ from torch import nn
 
 from pengi_rt.backends.failures import explained
 from pengi_rt.backends.torch import model_of
-from pengi_rt.backends.triton.audio import tables_of
+from pengi_rt.backends.triton.audio import front_end_tables
 from pengi_rt.backends.triton.cuda_graph import Lane, Replayed
 from pengi_rt.backends.triton.decoder import TritonDecoder
 from pengi_rt.backends.triton.encoders import TritonEncoders
@@ -47,9 +47,10 @@ class TritonBackend:
         With int8, the decoder's matrices are int8 and everything else is float16.
         """
         self.config = model.config
+        self.precision = precision
         lane, dtype = Lane(torch.device(device)), DTYPES[precision]
         weights = decoder_weights(model.decoder, lane.device, dtype, int8=precision == "int8")
-        tables = tables_of(model.audio_encoder.mel, lane.device)
+        tables = front_end_tables(model.audio_encoder.mel, lane.device)
         encoder = _without_decoder(model).to(lane.device, dtype).eval()
         self.encoders = TritonEncoders(encoder, tables, lane)
         self.decoder = TritonDecoder(model.config.decoder, weights)

@@ -34,8 +34,8 @@ class TritonEncoders:
 
     @_explained
     @torch.inference_mode()
-    def encode_audio(self, wave: F32) -> Encoded:
-        encoding = self.run_audio(wave)
+    def encode_audio(self, windows: F32) -> Encoded:
+        encoding = self.run_audio(windows)
         return on_host(encoding.embedding, encoding.prefix)
 
     @_explained
@@ -45,10 +45,10 @@ class TritonEncoders:
         self.join_text()
         return on_host(text.embedding, text.prefix)
 
-    def run_audio(self, wave: F32) -> AudioEncoding:
+    def run_audio(self, windows: F32) -> AudioEncoding:
         """Encode recordings, in buffers that the next batch of this size overwrites."""
-        encoding, replay = self._audio_for(len(wave))
-        encoding.load(wave)
+        encoding, replay = self._audio_for(len(windows))
+        encoding.load(windows)
         replay()
         return encoding
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pengi_rt.backends.triton.weights import DecoderWeights, Layer, dense
+from pengi_rt.backends.triton.weights import BlockWeights, DecoderWeights, dense
 from pengi_rt.kernels.add_norm import Norm, Stream
 from pengi_rt.kernels.beam_attention import Segments, beam_attention
 from pengi_rt.kernels.beam_history import BeamHistory
@@ -109,7 +109,7 @@ class Decoding:
         last = (self.prefix_lengths[slots].long() - 1)[:, None, None].expand(-1, 1, x.shape[2])
         self._last[slots] = x.gather(1, last)[:, 0]
 
-    def _prefix_attention(self, index: int, layer: Layer, x: Tensor, slots: Slots) -> Tensor:
+    def _prefix_attention(self, index: int, layer: BlockWeights, x: Tensor, slots: Slots) -> Tensor:
         y = _dense(x, layer.qkv).unflatten(2, (3, self.weights.heads, -1))
         q, k, v = y.permute(2, 0, 3, 1, 4)
         self._prefix_keys[index, slots] = k
@@ -153,7 +153,7 @@ class Decoding:
             logits=out,
         )
 
-    def _block(self, index: int, layer: Layer, stream: Stream) -> Stream:
+    def _block(self, index: int, layer: BlockWeights, stream: Stream) -> Stream:
         """Run one layer; returns the residual stream after it.
 
         The sums alternate between two buffers: attention writes to the other one, the MLP back.

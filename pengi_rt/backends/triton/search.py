@@ -58,18 +58,18 @@ class TritonSearch:
 
     @_explained
     @torch.inference_mode()
-    def search_audio(self, wave: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
+    def search_audio(self, windows: F32, text_prefix: F32, options: DecodeOptions) -> SearchTrace:
         rows = torch.from_numpy(text_prefix.copy()).to(self._device)  # waits; the audio need not
-        return self._search_after(self._encoders.run_audio(wave), rows, options)
+        return self._search_after(self._encoders.run_audio(windows), rows, options)
 
     @_explained
     @torch.inference_mode()
     def search_new_prompt(
-        self, wave: F32, ids: I64, suffix: F32, options: DecodeOptions
+        self, windows: F32, ids: I64, suffix: F32, options: DecodeOptions
     ) -> tuple[Encoded, SearchTrace]:
         rows = torch.from_numpy(suffix.copy()).to(self._device)
         text = self._encoders.run_text(ids)
-        audio = self._encoders.run_audio(wave)
+        audio = self._encoders.run_audio(windows)
         self._encoders.join_text()
         rows = torch.cat([text.prefix[0].float(), rows])
         trace = self._search_after(audio, rows, options)

@@ -12,7 +12,7 @@ from pengi_rt.models.gpt2 import GPT2, Block, Conv1D
 from pengi_rt.models.stored_weights import quantize
 
 
-class Layer(NamedTuple):
+class BlockWeights(NamedTuple):
     """One block of GPT-2."""
 
     norm_1: Norm
@@ -26,7 +26,7 @@ class Layer(NamedTuple):
 class DecoderWeights(NamedTuple):
     """A whole GPT-2, on its device."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[BlockWeights, ...]
     norm: Norm
     head: Head
     positions: Tensor
@@ -44,8 +44,8 @@ def decoder_weights(
     Tensors that are already on the device in the right dtype are shared with the decoder.
     """
 
-    def layer(block: Block) -> Layer:
-        return Layer(
+    def layer(block: Block) -> BlockWeights:
+        return BlockWeights(
             _norm(block.ln_1, device),
             _linear(block.attn.c_attn, device, dtype, int8=int8),
             _linear(block.attn.c_proj, device, dtype, int8=int8),

@@ -108,7 +108,7 @@ def _classify(
     about = {"labels": labels, "prompt": arguments.prompt, "best": arguments.top}
     run.mark_rows(engine, options, {"verb": "classify", **about})
     headed = len(run.names) > 1
-    rows = ClassificationRows(arguments.format, best=arguments.top, headed=headed)
+    rows = ClassificationRows(arguments.format, top=arguments.top, headed=headed)
     code = run.write_output(picture.keep_result(results), rows)
     picture.draw()
     return code

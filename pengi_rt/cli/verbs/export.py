@@ -53,12 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         action="append",
         choices=[spec.name for spec in backends()],
-        help="a backend that the plan is for (repeat for more); without onnx the plan holds no "
-        "graphs, only the weights that torch and triton read (default: onnx and torch)",
+        help=_backends_help(),
     )
     add_force(parser)
     add_threads(parser, "for the self-test ")
     parser.set_defaults(run=run)
+
+
+def _backends_help() -> str:
+    known = backends()
+    graphs = " or ".join(spec.name for spec in known if spec.needs_graphs)
+    weights = " and ".join(spec.name for spec in known if not spec.needs_graphs)
+    default = " and ".join(spec.name for spec in known if "cpu" in spec.devices)
+    return (
+        f"a backend that the plan is for (repeat for more); without {graphs} the plan holds no "
+        f"graphs, only the weights that {weights} read (default: {default})"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

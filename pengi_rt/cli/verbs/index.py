@@ -45,12 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, IndexOptions, "rebuild", "approximate")
     add_prompt(parser, default='default: the plan\'s own, "generate audio caption"')
     add_decoding(parser, sampling=False)
-    parser.add_argument_group("long recordings").add_argument(
-        "--hop",
-        type=float,
-        metavar="SECONDS",
-        help="time between the starts of windows, which are the rows (default: a clip's length)",
-    )
+    add_options(parser.add_argument_group("long recordings"), IndexOptions, "hop")
     add_options(parser, IndexOptions, "strict")
     add_engine(parser)
     parser.set_defaults(run=run)
@@ -66,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not arguments.quiet:
         say(f"{path}: {_summary(indexed)}")
-    return exit_code(indexed.recordings, len(indexed.failed) + len(indexed.names.problems))
+    return exit_code(indexed.recordings, len(indexed.failed) + len(indexed.unread))
 
 
 def _index(arguments: argparse.Namespace) -> Path:
@@ -105,8 +100,8 @@ class _Progress:
         """Report what is skipped, and show the bar."""
         from tqdm import tqdm
 
-        report(planned.names, quiet=self._quiet)
-        total = len(planned.update.todo)
+        report([why for _, why in planned.unread], planned.skipped, quiet=self._quiet)
+        total = len(planned.new) + len(planned.changed)
         self._bar = tqdm(total=total, unit="clip", disable=self._hidden or not total)
 
     def done(self, _file: str, /) -> None:

@@ -9,6 +9,7 @@ from pengi_rt.cli.output_checks import protect_inputs
 from pengi_rt.cli.run import exit_code
 from pengi_rt.config.options import SearchOptions
 from pengi_rt.errors import AudioError, PromptError, UsageError
+from pengi_rt.render.fields import error_row
 from pengi_rt.render.output import open_output
 from pengi_rt.render.rows import RowWriter
 from pengi_rt.render.search import SearchRows
@@ -77,7 +78,7 @@ def _search(
             except (AudioError, PromptError) as error:
                 say(error)
                 failed += 1
-                writer.write([{"query": name, "error": str(error)}])
+                writer.write([error_row("query", name, error)])
             else:
                 writer.write(rows((name, hits)))
     return exit_code(len(queries) - failed, failed)

@@ -6,22 +6,21 @@ from time import perf_counter
 from pengi_rt.backends.opening import prepare_warm_up
 from pengi_rt.cli.flags import add_options, add_precision
 from pengi_rt.config.backend import WarmUpStep, backend_spec, backends
-from pengi_rt.config.options import WarmUpOptions
-from pengi_rt.errors import UsageError
+from pengi_rt.config.options import WarmUpOptions, check_batch_sizes
 from pengi_rt.system.quote import printable
 from pengi_rt.system.streams import emit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
+    names = [spec.name for spec in backends() if spec.warm_up]
     parser.description = (
-        "Compile and capture what the triton backend needs to answer, so that later "
+        f"Compile and capture what the {' or '.join(names)} backend needs to answer, so that later "
         "processes find compiled kernels in the cache, and print the seconds of every part."
     )
     parser.add_argument(
         "--engine", metavar="PLAN", help="engine file (default: the built-in demo model)"
     )
-    names = [spec.name for spec in backends() if spec.warm_up]
     parser.add_argument("--backend", choices=names, default=names[0], help="(default: %(default)s)")
     add_precision(parser)
     parser.add_argument(
@@ -32,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="windows per batch; one size or several (default: 1)",
     )
-    add_options(parser, WarmUpOptions, "beam_size", "max_new_tokens")
+    group = parser.add_argument_group("beam search (defaults: the plan's own)")
+    add_options(group, WarmUpOptions, "beam_size", "max_new_tokens")
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Warm up, and print a line for every part."""
-    if min(arguments.batch_size) < 1:
-        raise UsageError(f"--batch-size must be at least 1, got {min(arguments.batch_size)}")
+    batch_sizes = check_batch_sizes(arguments.batch_size)
     spec = backend_spec(arguments.backend)
     for step in prepare_warm_up(spec, tune=arguments.tune):
         _show(step)
@@ -57,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     ) as engine:
         _show(WarmUpStep("packages, weights", perf_counter() - started))
         for step in engine.warm_up(
-            arguments.batch_size,
+            batch_sizes,
             tune=arguments.tune,
             beam_size=arguments.beam_size,
             max_new_tokens=arguments.max_new_tokens,

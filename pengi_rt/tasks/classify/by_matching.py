@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 DIGITS: Final = 6
 
-Run = tuple[int, int]
+Span = tuple[int, int]
 """A run of consecutive parts of an answer, as start and stop indices."""
 
 SEPARATOR: Final = ","
@@ -96,7 +96,7 @@ class Matcher:
             chosen.append(list(dict.fromkeys(int(found[run].argmax()) for run in best)))
         return scores, chosen
 
-    def _runs(self, parts: Sequence[str]) -> dict[Run, Sequence[str]]:
+    def _runs(self, parts: Sequence[str]) -> dict[Span, Sequence[str]]:
         """All runs of parts, up to the length of the longest label, by start and stop."""
         return {
             (first, last): parts[first:last]
@@ -126,10 +126,10 @@ def _units(found: Sequence[TextEmbedding]) -> F32:
     return unit(np.stack([each.embedding for each in found]))
 
 
-def _segmented(weights: Mapping[Run, float]) -> list[Run]:
+def _segmented(weights: Mapping[Span, float]) -> list[Span]:
     """The runs, end to end, with the largest sum of weight times length; ties go to longer runs."""
     ends = sorted({last for _, last in weights})
-    best: dict[int, tuple[float, list[Run]]] = {0: (0.0, [])}
+    best: dict[int, tuple[float, list[Span]]] = {0: (0.0, [])}
     for end in ends:
         ways = [
             (best[first][0] + weight * (last - first), [*best[first][1], (first, last)])

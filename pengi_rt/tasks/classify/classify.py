@@ -23,7 +23,7 @@ TASK: Final = "events"
 """The task whose prompt is used when none is given."""
 
 
-class Scored(NamedTuple):
+class WindowScores(NamedTuple):
     """Scores of one window."""
 
     scores: F64
@@ -71,18 +71,20 @@ def classify(
         filled_in = cast("ClassifyOptions", request.options)
         task = _Task(session, tuple(texts), request.prompts[0], filled_in)
         matcher = Matcher(session, texts, strict=options.strict)
-        score: Callable[[Batch], list[Scored]] = partial(_match, task, request, matcher)
+        score: Callable[[Batch], list[WindowScores]] = partial(_match, task, request, matcher)
     else:
         task = _Task(session, tuple(texts), PreparedPrompt(session, one, options), options)
         scorer = Scorer(session, texts, continues=bool(options.text))
         scorer.check_fits(session.generative.audio_prefix_length + len(task.prompt))
         score = _LikelihoodScores(task, scorer).score
-    by_recording = OutputsByRecording[Scored](partial_results=partial_results)
+    by_recording = OutputsByRecording[WindowScores](partial_results=partial_results)
     parts = (part for batch in batches for part in by_recording.add(batch, score(batch)))
     return _classifications(task, parts)
 
 
-def _match(task: _Task, request: PreparedRequest, matcher: Matcher, batch: Batch) -> list[Scored]:
+def _match(
+    task: _Task, request: PreparedRequest, matcher: Matcher, batch: Batch
+) -> list[WindowScores]:
     """Score every window by the text of its answer."""
     texts = [answers.windows[0].text for answers in answer_batch(task.session, request, batch)]
     if task.options.multi_label:
@@ -92,7 +94,7 @@ def _match(task: _Task, request: PreparedRequest, matcher: Matcher, batch: Batch
         chosen = [
             [int(row.argmax())] if text else [] for row, text in zip(scores, texts, strict=True)
         ]
-    return list(map(Scored, scores, chosen, texts))
+    return list(map(WindowScores, scores, chosen, texts))
 
 
 class _LikelihoodScores:
@@ -104,7 +106,7 @@ class _LikelihoodScores:
         self._normalize: Normalize = task.options.normalize or "sum"
         self._baseline: F64 | None = None
 
-    def score(self, batch: Batch) -> list[Scored]:
+    def score(self, batch: Batch) -> list[WindowScores]:
         """Score every window of a batch."""
         prefixes = _prefixes(self._task, batch.windows)
         if self._task.options.multi_label:
@@ -113,7 +115,7 @@ class _LikelihoodScores:
             baseline = self._silence()
             scores = self._scorer.scores(prefixes, self._normalize) - baseline
             chosen = scores.argmax(axis=1)[:, None].tolist()
-        return [Scored(row, best, None) for row, best in zip(scores, chosen, strict=True)]
+        return [WindowScores(row, best, None) for row, best in zip(scores, chosen, strict=True)]
 
     def _silence(self) -> F64:
         """The scores to subtract: those for silence, or 0."""
@@ -132,7 +134,7 @@ def _prefixes(task: _Task, windows: F32) -> Sequence[F32]:
 
 
 def _classifications(
-    task: _Task, parts: Iterable[RecordingOutputs[Scored]]
+    task: _Task, parts: Iterable[RecordingOutputs[WindowScores]]
 ) -> Iterator[Classification]:
     totals: F64 = np.zeros(len(task.labels))
     chosen: set[int] = set()
@@ -147,7 +149,10 @@ def _classifications(
 
 
 def _classification(
-    task: _Task, part: RecordingOutputs[Scored], ranked: tuple[LabelScore, ...], chosen: set[str]
+    task: _Task,
+    part: RecordingOutputs[WindowScores],
+    ranked: tuple[LabelScore, ...],
+    chosen: set[str],
 ) -> Classification:
     """The result for one part; ``ranked`` and ``chosen`` cover all windows so far."""
     windows = tuple(

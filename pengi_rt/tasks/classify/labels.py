@@ -1,29 +1,24 @@
 """The labels to choose from, and the text for each."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 from pengi_rt.config.checked import listed
+from pengi_rt.config.options import LABEL
 from pengi_rt.errors import PromptError, UsageError
-
-FIELD: Final = "{label}"
 
 Labels = Sequence[str] | Mapping[str, str]
 """Labels, or a mapping from labels to their texts."""
 
 
-def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
+def check_labels(labels: Labels, template: str = LABEL) -> dict[str, str]:
     """Every label, stripped, with its text, inserted into ``template``.
 
     Raises:
-        UsageError: there are no labels; one is empty; two are equal or have equal texts; or the
-            template has no ``{label}``.
+        UsageError: there are no labels; one is empty; or two are equal or have equal texts.
         PromptError: a label is not a string.
     """
     if isinstance(labels, str):
         raise UsageError(f"labels must be a list of strings, got one string: {labels[:40]!r}")
-    if FIELD not in template:
-        raise UsageError(f"the template must hold {FIELD}, got {template!r}")
     if isinstance(labels, Mapping):
         pairs: Iterable[tuple[str, str]] = labels.items()
     else:
@@ -34,7 +29,7 @@ def check_labels(labels: Labels, template: str = FIELD) -> dict[str, str]:
         label, text = (_stripped(each, number) for each in pair)
         if label in checked:
             raise UsageError(f"label {number}, {label!r}, is a duplicate: remove one of the two")
-        checked[label] = template.replace(FIELD, text)
+        checked[label] = template.replace(LABEL, text)
         other = by_text.setdefault(checked[label], label)
         if other != label:
             raise UsageError(f"labels {other!r} and {label!r} have the same text: {text!r}")

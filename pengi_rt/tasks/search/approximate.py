@@ -18,10 +18,10 @@ from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.config.checked import require
 from pengi_rt.errors import BackendError, InputError, UsageError
 from pengi_rt.system.files import replacing
-from pengi_rt.tasks.search.folder import APPROXIMATE, current_generation, locked, reporting
+from pengi_rt.tasks.search.folder import APPROXIMATE, current_generation, locked_index, reporting
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import BLOCK_ROWS, cosines, first
-from pengi_rt.tasks.search.vectors import normalised
+from pengi_rt.tasks.search.vectors import unit_vectors
 
 Matrix = Literal["captions", "audio"]
 
@@ -57,7 +57,7 @@ def build_approximate(index: Index, matrix: Matrix = "captions") -> Path:
     for start in range(0, N, BLOCK_ROWS):
         found.add(np.ascontiguousarray(vectors[start : start + BLOCK_ROWS]))
     path = _file(index, matrix)
-    with reporting(index.path), locked(index.path):
+    with reporting(index.path), locked_index(index.path):
         if current_generation(index.path) != index.generation.name:
             raise UsageError(f"{index.path}: was replaced in the meantime: run the command again")
         with replacing(path) as file:
@@ -102,7 +102,7 @@ def nearest_approximate(
     require(k >= 1, f"k must be at least 1, got {k}")
     require(probes >= 1, f"probes must be at least 1, got {probes}")
     vectors = _vectors(index, matrix)
-    units = normalised(queries, vectors.shape[1], "queries")
+    units = unit_vectors(queries, vectors.shape[1], "queries")
     found = _read(_file(index, matrix), vectors.shape)
     k = min(k, len(vectors))
     found.nprobe = min(probes, found.nlist)

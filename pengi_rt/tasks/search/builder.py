@@ -11,11 +11,11 @@ from pengi_rt.errors import InputError, UsageError
 from pengi_rt.tasks.search.folder import (
     PARTIAL,
     current_generation,
-    locked,
+    delete_old_generations,
+    locked_index,
     make_current,
     next_generation,
     reporting,
-    sweep,
 )
 from pengi_rt.tasks.search.generation_writer import write_generation
 from pengi_rt.tasks.search.index import Index
@@ -53,7 +53,7 @@ class Builder:
         self.collection = collection
         self._added: dict[str, _Part] = {}
         with ExitStack() as stack, reporting(self.path):
-            stack.enter_context(locked(self.path))
+            stack.enter_context(locked_index(self.path))
             base = self._base(rebuild=rebuild)
             self._old = None if base is None or rebuild else self._old_index()
             self._journal = Journal(self.path / PARTIAL, identity, base, rebuild=rebuild)
@@ -78,7 +78,7 @@ class Builder:
             if rebuild:
                 return None
             raise
-        sweep(self.path, base or "")
+        delete_old_generations(self.path, base or "")
         return base
 
     def _old_index(self) -> Index:
@@ -157,7 +157,7 @@ class Builder:
                 blocks = (part.block() for part in parts)
                 write_generation(self.path / name, self.identity, self.collection, blocks, count)
                 make_current(self.path, name)
-                sweep(self.path, name)
+                delete_old_generations(self.path, name)
             self._journal.discard()
         self._open.close()
 

@@ -66,7 +66,7 @@ def next_generation(folder: Path) -> str:
     return f"g{max(taken, default=0) + 1:06d}"
 
 
-def sweep(folder: Path, keep: str) -> None:
+def delete_old_generations(folder: Path, keep: str) -> None:
     """Delete all generations except ``keep``, and drafts of ``current`` left by crashed writers.
 
     Only files with the names of index files are deleted; a folder with other files is kept.
@@ -86,7 +86,7 @@ def _delete_generation(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked_index(folder: Path) -> Iterator[None]:
     """Lock the index against other writers; the folder is created if necessary.
 
     Raises:

@@ -13,14 +13,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pengi_rt.audio.find import FoundRecordings as Names
-from pengi_rt.audio.find import find_recordings
+from pengi_rt.audio.find import FoundRecordings, find_recordings
 from pengi_rt.audio.recording import AudioLike, Recording
 from pengi_rt.backends.protocol import F32
 from pengi_rt.config.checked import as_path
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import IndexOptions
 from pengi_rt.errors import AudioError, InputError, UsageError
+from pengi_rt.results.search import Indexed
 from pengi_rt.session.batches import Batch, OutputsByRecording, RecordingOutputs, window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.system.files import file_sha256
@@ -34,37 +34,6 @@ from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.index_manifest import Identity
 from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
 from pengi_rt.tasks.search.update import FileStat, Update
-
-
-@dataclass(frozen=True, slots=True)
-class Indexed:
-    """The outcome of creating or updating an index."""
-
-    update: Update
-    prompt: str
-    prompt_truncated: bool
-    """Whether the prompt was truncated to fit."""
-    failed: tuple[tuple[str, str], ...] = ()
-    """Recordings that could not be read, and why; the next run tries again."""
-    names: Names = field(default_factory=lambda: Names([], [], {}))
-    """The files in the folder; the index keeps the recordings of folders that could not be read."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The numbers of new, changed, moved, deleted and kept recordings, without failed ones."""
-        update, failed = self.update, {file for file, _ in self.failed}
-        return {
-            "new": sum(found.file not in failed for found in update.new),
-            "changed": sum(found.file not in failed for found in update.changed),
-            "moved": len(update.moved),
-            "deleted": len(update.deleted),
-            "kept": len(update.kept),
-        }
-
-    @property
-    def recordings(self) -> int:
-        """The number of recordings now in the index."""
-        return sum(count for name, count in self.counts.items() if name != "deleted")
 
 
 class Listener(Protocol):
@@ -201,8 +170,7 @@ class _Run:
             unread = (self._relative(each.path) for each in names.problems)
             files = builder.with_known_below(unread, files)
             update = builder.plan(files, lambda file: _digest(self.folder / file))
-            (question,) = self.request.prompts
-            outcome = Indexed(update, question.prompt, question.truncated, names=names)
+            outcome = self.outcome(update, names)
             self.listener.planned(outcome)
             batches = window_batches(
                 self.sources(update.todo),
@@ -217,7 +185,23 @@ class _Run:
             builder.commit(update)
         return replace(outcome, failed=tuple(self.failed))
 
-    def names(self) -> Names:
+    def outcome(self, update: Update, names: FoundRecordings) -> Indexed:
+        """What an update comes to if nothing fails."""
+        (prompt,) = self.request.prompts
+        return Indexed(
+            prompt.prompt,
+            prompt.truncated,
+            self.options.filled_in(self.session.generative.generation),
+            new=tuple(found.file for found in update.new),
+            changed=tuple(found.file for found in update.changed),
+            moved=tuple(reuse.recording.file for reuse in update.moved),
+            deleted=update.deleted,
+            kept=tuple(reuse.recording.file for reuse in update.kept),
+            unread=tuple((each.path, str(each.error)) for each in names.problems),
+            skipped=names.skipped,
+        )
+
+    def names(self) -> FoundRecordings:
         """The recordings of the folder. Raises InputError, AudioError."""
         _check_folder(self.folder)
         # With the slash, no folder name is mistaken for a list (@...) or standard input (-).
@@ -266,10 +250,10 @@ class _Run:
 
     def captions(self, batch: Batch) -> "list[_Captioned]":
         """Captions of a batch of windows, and the vectors of the captions and sounds."""
-        (question,) = self.request.prompts
+        (prompt,) = self.request.prompts
         with self.session.exclusive_decoding():
             encoded = self.session.encode_audio(batch.windows)
-            answers = decode_windows(self.session, encoded.prefix, question.prefix(), self.request)
+            answers = decode_windows(self.session, encoded.prefix, prompt.prefix(), self.request)
         best = [each.beams[0] for each in answers]
         decode, stops = self.session.tokenizer.decode, self.request.stops
         captions = [cut_at_stop(decode(beam.tokens), stops).strip() for beam in best]

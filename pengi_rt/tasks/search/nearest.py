@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 from pengi_rt.backends.protocol import F32, F64, I64
 from pengi_rt.config.checked import require
 from pengi_rt.errors import InputError
-from pengi_rt.tasks.search.vectors import TOLERANCE, normalised
+from pengi_rt.tasks.search.vectors import TOLERANCE, unit_vectors
 
 BLOCK_ROWS = 8192  # 32 MiB of float32 vectors of dimension 1024
 
@@ -35,7 +35,7 @@ def nearest(
     """
     require(k >= 1, f"k must be at least 1, got {k}")
     N, D = matrix.shape
-    units = normalised(queries, D, "queries")
+    units = unit_vectors(queries, D, "queries")
     best: list[tuple[F32, I64]] = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(units)
     for start in range(0, N, block_rows):
         block = np.asarray(matrix[start : start + block_rows])

@@ -1,6 +1,7 @@
 """Search an index for the recordings nearest to a text or to an example recording."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from pengi_rt.backends.protocol import F32, I64
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.options import By, GenerateOptions, SearchOptions
 from pengi_rt.errors import InputError, UsageError
+from pengi_rt.results.search import Hit
 from pengi_rt.session.batches import window_batches
 from pengi_rt.session.session import Session
 from pengi_rt.tasks.embed import embed_recordings, embed_texts
@@ -40,20 +42,6 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A recording and its window nearest to the query."""
-
-    file: str  # relative to the collection
-    start: float  # seconds into the recording
-    end: float  # seconds
-    caption: str
-    score: float  # the cosine, or BM25 when searching by words
-    path: Path  # where the recording was when it was indexed
-    row: int  # number of the window's row in the index
-    only_window: bool  # whether the recording has no other window
-
-
 class Query(NamedTuple):
     """What to look for: either a text or an example recording."""
 
@@ -63,7 +51,7 @@ class Query(NamedTuple):
 
 def search_index(
     session: Session,
-    index: Index,
+    index: str | os.PathLike[str] | Index,
     query: Query,
     options: SearchOptions,
 ) -> list[Hit]:
@@ -74,7 +62,7 @@ def search_index(
 
     Args:
         session: the plan that the index was made with.
-        index: the open index.
+        index: the index, or its folder.
         query: a text, or an example recording.
         options: see :class:`SearchOptions`. By default, a text is compared with captions and an
             example with sounds. A text cannot be compared with sounds: after training, their
@@ -88,10 +76,11 @@ def search_index(
         BackendError: ``approximate`` is given, and faiss is missing.
     """
     session.plan.require("search")
+    index = index if isinstance(index, Index) else Index.open(index)
     by = options.by or ("audio" if query.text is None else "captions")
     _check(session, index, query, by, approximate=options.approximate)
     example = _Example(session, index, query.like, options)
-    return _hits(index, _finder(query, example, by), options.k)
+    return _hits(index, _finder(query, example, by), replace(options, by=by))
 
 
 def _finder(query: Query, example: "_Example", by: By) -> Finder:
@@ -201,19 +190,19 @@ def _request(session: Session, settings: Any, options: GenerateOptions) -> Prepa
     return replace(request, decode=replace(request.decode, stop_id=settings["stop_id"]))
 
 
-def _hits(index: Index, find: Finder, k: int) -> list[Hit]:
+def _hits(index: Index, find: Finder, options: SearchOptions) -> list[Hit]:
     """The best ``k`` recordings over all queries, each with its nearest window."""
-    rows = k
+    rows = k = options.k
     while True:
         scores, numbers = find(rows)
-        hits = _recordings(index, scores, numbers, k)
+        hits = _recordings(index, scores, numbers, options)
         exhausted = rows >= len(index.rows) or bool((numbers[:, -1] < 0).all())
         if len(hits) >= k or exhausted:
             return hits
         rows *= 4  # a long recording has several rows
 
 
-def _recordings(index: Index, scores: F32, numbers: I64, k: int) -> list[Hit]:
+def _recordings(index: Index, scores: F32, numbers: I64, options: SearchOptions) -> list[Hit]:
     """Up to ``k`` recordings, down to the best score at which any query's list ends.
 
     Below that score, a row that is not in a list could belong among them.
@@ -224,13 +213,13 @@ def _recordings(index: Index, scores: F32, numbers: I64, k: int) -> list[Hit]:
     best: dict[str, Hit] = {}
     for place in np.lexsort((numbers.ravel(), -scores.ravel())).tolist():
         number, score = int(numbers.flat[place]), float(scores.flat[place])
-        if number < 0 or (-score, number) > end or len(best) == k:
+        if number < 0 or (-score, number) > end or len(best) == options.k:
             break
         row = index.rows[number]
         if row.file not in best:
             path, only = Path(index.collection, row.file), _is_only_window(index, number)
             best[row.file] = Hit(
-                row.file, row.start, row.end, row.caption, score, path, number, only
+                row.file, row.start, row.end, row.caption, score, path, number, only, options
             )
     return list(best.values())
 

@@ -29,7 +29,7 @@ def checked_unit(vectors: ArrayLike, shape: tuple[int, int], what: str) -> F32:
     return matrix
 
 
-def normalised(vectors: ArrayLike, dimension: int, what: str) -> F32:
+def unit_vectors(vectors: ArrayLike, dimension: int, what: str) -> F32:
     """``vectors`` [n, dimension] divided by their norms.
 
     Raises:

@@ -38,6 +38,7 @@ from pengi_rt.models.gpt2 import GPT2
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.stored_weights import quantize
 from pengi_rt.plan.reader import Plan
+from pengi_rt.session.session import Session
 
 ATOL = 5e-5
 AUDIO_ATOL = 2e-4
@@ -230,7 +231,7 @@ def test_answers_equal_onnx_runtimes(engine: Engine, backend: TritonBackend) -> 
 
 
 def test_an_engine_answers_as_on_onnx_runtime(engine: Engine, backend: TritonBackend) -> None:
-    ours = Engine(engine.plan, backend)
+    ours = Engine(Session(engine.plan, backend))
     wave = np.random.default_rng(4).normal(scale=0.1, size=70_000).astype(np.float32)
     asked = GenerateOptions(beam_size=2, max_new_tokens=3, text="two")
     results = [each.generate((wave, 16_000), "a", options=asked) for each in (ours, engine)]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 
 from pengi_rt.cli.verbs import doctor
-from pengi_rt.config.backend import backends
 from pengi_rt.system import machine as environment
 from pengi_rt.system.machine import Package, requirements
 
@@ -42,11 +41,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(environment, "cuda_problem", lambda: gpus)
 
     return install
-
-
-def test_backends_are_those_of_the_engine() -> None:
-    names = [spec.name for spec in (*backends(), *backends(later=True))]
-    assert list(doctor.diagnose().backends) == names
 
 
 def test_healthy(install: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

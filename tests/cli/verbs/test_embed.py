@@ -13,6 +13,7 @@ from command_line import Argument, Capture, assert_refused, run
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from pengi_rt.config.options import ReadOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError
 from pengi_rt.render.vectors import GrowingArray
@@ -80,6 +81,7 @@ def test_all_arrays_and_their_table(
     rows = json.loads(out)
     assert [row["row"] for row in rows] == [0, 1, 2, 0, 1, 2]
     assert [row.get("text") for row in rows] == [None] * 3 + texts
+    assert [row.get("options") for row in rows] == [ReadOptions().to_json()] * 3 + [None] * 3
 
 
 @pytest.mark.parametrize("texts", [[], ["--texts", "the rain"]])

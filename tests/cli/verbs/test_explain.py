@@ -21,7 +21,7 @@ def test_one_line_per_vector(engine: Engine, tiny_plan: Path, noise: Path, capsy
     for line, vector in zip(lines, found.windows[0].vectors, strict=True):
         cells = [
             f"{json.dumps(near.text, ensure_ascii=False)} {near.cosine:.2f}"
-            for near in vector.neighbours
+            for near in vector.neighbors
         ]
         places = [line.index(cell) for cell in (f"{vector.part} {vector.position}", *cells)]
         assert places == sorted(places)
@@ -62,7 +62,7 @@ def test_rows(engine: Engine, tiny_plan: Path, long: Path, capsys: Capture) -> N
             assert (shown["part"], shown["position"]) == (vector.part, vector.position)
             assert shown["tokens"] == [
                 {"token": near.token, "text": near.text, "cosine": near.cosine}
-                for near in vector.neighbours
+                for near in vector.neighbors
             ]
     table = list(csv.DictReader(io.StringIO(run(capsys, *command, "csv")[1])))
     assert [(int(line["token"]), line["text"]) for line in table] == [

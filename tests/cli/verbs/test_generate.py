@@ -14,7 +14,7 @@ import soundfile
 
 import pengi_rt.engine as engine_module
 from pengi_rt.cli.main import main
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
 
 Capture = pytest.CaptureFixture[str]

@@ -15,10 +15,12 @@ from command_line import Capture, assert_refused, run
 
 from pengi_rt.config.decode import DecodeOptions
 from pengi_rt.config.family import FamilyConfig
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
+from pengi_rt.errors import UsageError
 from pengi_rt.kernels import tuning
 from pengi_rt.kernels.tuning_file import Tile, file_for
+from pengi_rt.session.session import Session
 
 CPU = torch.device("cpu")
 TIMES: dict[Tile, float] = {(64,): 10.0, (32,): 7.5, (16,): 9.0}
@@ -33,6 +35,7 @@ class Backend:
     """A backend with one kernel, which every batch size launches once."""
 
     name = "triton"
+    precision = "fp16"
 
     def __init__(self, config: FamilyConfig) -> None:
         self.config = config
@@ -65,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def backend(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """Replaces the GPU for the command."""
     backend = Backend(engine.config)
-    fake = Engine(engine.plan, backend)  # type: ignore[arg-type]
+    fake = Engine(Session(engine.plan, backend))  # type: ignore[arg-type]
 
     @contextmanager
     def load(plan: object, **options: object) -> Iterator[object]:
@@ -146,8 +149,22 @@ def test_a_cache_that_cannot_be_written(backend: Backend, folder: Path, capsys: 
 
 
 def test_no_batch(capsys: Capture) -> None:
-    message = "--batch-size must be at least 1, got 0"
+    message = "batch_size must be a whole number of at least 1, got 0"
     assert_refused(capsys, ["warmup", "--batch-size", "0"], 2, message)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([1, 0], "batch_size must be a whole number of at least 1, got 0"),
+        (["two"], "batch_size must be a whole number of at least 1, got 'two'"),
+        (8, "batch_sizes must be a list of whole numbers, got 8"),
+    ],
+)
+def test_batch_sizes_are_checked_at_the_call(sizes: Any, message: str, engine: Engine) -> None:
+    with pytest.raises(UsageError) as caught:
+        engine.warm_up(sizes)
+    assert str(caught.value) == message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pengi_rt.backends.protocol import F32, F64
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine

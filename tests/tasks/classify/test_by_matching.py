@@ -18,8 +18,8 @@ def vector(engine: Engine, text: str) -> NDArray[np.float64]:
     """The embedding of one text by itself, normalized to length 1."""
     ids = engine.prompt_tokenizer.encode(text).ids[None]
     embedding = engine.backend.encoders.encode_text(ids).embedding[0].astype(np.float64)
-    normalised: NDArray[np.float64] = embedding / np.sqrt((embedding**2).sum())
-    return normalised
+    normalized: NDArray[np.float64] = embedding / np.sqrt((embedding**2).sum())
+    return normalized
 
 
 def cosine(engine: Engine, one: str, other: str) -> float:

@@ -12,7 +12,7 @@ from clips import CLIP, RATE, clip, plan_without_text_encoder
 from toy_plan import one_line
 
 import pengi_rt
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.decoding.likelihood import likelihoods
 from pengi_rt.engine import Engine
 from pengi_rt.errors import BackendError, PengiError, PromptError, UsageError

@@ -12,6 +12,8 @@ from recordings import LONG, Spy, check_rows, generation, write_folder, write_so
 
 import pengi_rt
 from pengi_rt.audio import recording as audio
+from pengi_rt.config.family import generative
+from pengi_rt.config.options import IndexOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, BackendError, InputError, UsageError
 from pengi_rt.tasks.search.approximate import nearest_approximate
@@ -57,6 +59,7 @@ def test_rows_are_what_the_engine_says(engine: Engine, folder: Path, index: Path
     found = engine.index(folder, index, "this is a sound of", **options)
     assert found.counts == {"new": 6, "changed": 0, "moved": 0, "deleted": 0, "kept": 0}
     assert (found.failed, found.recordings, found.prompt_truncated) == ((), 6, False)
+    assert found.options == IndexOptions(**options).filled_in(generative(engine.config).generation)
     check_rows(index, folder, FILES)
     made = Index.open(index)
     assert made.audio is not None
@@ -357,7 +360,7 @@ def test_a_temporarily_unreadable_recording_stays_in_the_index(
     monkeypatch.setattr(os, "scandir", closed)
     found = engine.index(folder, index, **FAST)
     assert found.counts == {"new": 0, "changed": 0, "moved": 0, "deleted": 0, "kept": 6}
-    assert [problem.path for problem in found.names.problems] == [str(folder / "b")]
+    assert [path for path, _ in found.unread] == [str(folder / "b")]
     assert (spy.windows, generation(index)) == (0, before)
     (folder / "z.wav").unlink()  # what is gone elsewhere is still deleted
     assert engine.index(folder, index, **FAST).counts["deleted"] == 1
@@ -372,7 +375,7 @@ def test_only_files_are_hashed(engine: Engine, folder: Path, index: Path) -> Non
     os.mkfifo(folder / "pipe.wav")
     found = engine.index(folder, index, **FAST)
     assert (found.recordings, found.failed) == (6, ())
-    (said,) = found.names.skipped.values()
+    (said,) = found.skipped.values()
     assert said == "2 skipped as pipes or devices"
 
 

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from recordings import LONG, write_folder
 from sounds import IDENTITY, unit
 
+from pengi_rt.config.options import SearchOptions
 from pengi_rt.engine import Engine
 from pengi_rt.errors import AudioError, InputError, PromptError, UsageError
+from pengi_rt.results.search import Hit
 from pengi_rt.tasks.search.builder import Builder
 from pengi_rt.tasks.search.index import Index
 from pengi_rt.tasks.search.nearest import nearest
 from pengi_rt.tasks.search.rows import IndexedFile, IndexRow
-from pengi_rt.tasks.search.searching import Hit, _hits
+from pengi_rt.tasks.search.searching import _hits
 
 OTHER: Any = {"beam_size": 2, "max_new_tokens": 7, "hop": 0.5, "text": "a", "stop": "t"}
 PROMPT = "this is a sound of"
@@ -67,6 +69,7 @@ def test_text(engine: Engine, made: Path, k: int) -> None:
     hits = engine.search(made, "rain on a tin roof", k=k)
     check(hits, brute_force(index, index.captions, query.embedding[None])[:k])
     assert engine.search(index, "rain on a tin roof", k=k, by="captions") == hits
+    assert {hit.options for hit in hits} == {SearchOptions(k=k, by="captions")}
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
@@ -139,7 +142,7 @@ def test_windows_of_one_recording_do_not_crowd_out_others(tmp_path: Path, seed: 
     queries = unit(seed, (3, 2))
     expected = brute_force(index, index.captions, queries)
     for k in (1, 2, 3, 5, 11, 12, 13):
-        hits = _hits(index, partial(nearest, index.captions, queries), k)
+        hits = _hits(index, partial(nearest, index.captions, queries), SearchOptions(k=k))
         check(hits, expected[:k])
 
 
@@ -207,7 +210,7 @@ def test_too_few_candidates_end_the_search(tmp_path: Path) -> None:
         scores[1, 3:], numbers[1, 3:] = -np.inf, -1
         return scores, numbers
 
-    hits = _hits(index, find, 12)
+    hits = _hits(index, find, SearchOptions(k=12))
     assert 0 < len(hits) <= 7
     assert asked == [12]
     assert len(index.rows) > 48

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pengi_rt.config.model import pengi_config
+from pengi_rt.config.pengi import pengi_config
 from pengi_rt.engine import Engine
 from pengi_rt.plan import builtin
 from pengi_rt.text.prompts import load_tasks

@@ -171,26 +171,27 @@ class Counting:
     """A backend that only encodes audio, and counts clips."""
 
     name = "counting"
+    precision = "fp32"
     config = decoder = None
 
     def __init__(self) -> None:
         self.heard: list[int] = []
         self.encoders = self
 
-    def encode_audio(self, wave: F32) -> Encoded:
-        self.heard.append(len(wave))
-        return Encoded(wave[:, :1] * 2, wave[:, None, :2])
+    def encode_audio(self, windows: F32) -> Encoded:
+        self.heard.append(len(windows))
+        return Encoded(windows[:, :1] * 2, windows[:, None, :2])
 
 
 def test_a_clip_is_encoded_once() -> None:
     counting = Counting()
     backend = HeardOnce(counting)  # type: ignore[arg-type]
-    waves = np.arange(12, dtype=np.float32).reshape(4, 3)
-    backend.encoders.encode_audio(waves[[0, 1]])
-    found = backend.encoders.encode_audio(waves[[2, 1, 2, 0]])
+    windows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    backend.encoders.encode_audio(windows[[0, 1]])
+    found = backend.encoders.encode_audio(windows[[2, 1, 2, 0]])
     assert counting.heard == [2, 1]
-    assert np.array_equal(found.embedding, waves[[2, 1, 2, 0], :1] * 2)
-    assert np.array_equal(found.prefix, waves[[2, 1, 2, 0], None, :2])
+    assert np.array_equal(found.embedding, windows[[2, 1, 2, 0], :1] * 2)
+    assert np.array_equal(found.prefix, windows[[2, 1, 2, 0], None, :2])
 
 
 shipped = pytest.mark.skipif(not LOCATION.is_file(), reason="no plan ships yet")

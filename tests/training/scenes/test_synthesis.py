@@ -102,15 +102,15 @@ def test_band_noise_stays_in_its_band(count: int) -> None:
     assert inside == pytest.approx(wanted, abs=1.5 / np.sqrt(count / 16))
 
 
-def test_moving_noise_follows_its_centre() -> None:
-    centre = np.linspace(500, 3000, 32_000)
-    noise = synthesis.moving_noise(np.random.default_rng(2), centre, 100)
+def test_moving_noise_follows_its_center() -> None:
+    center = np.linspace(500, 3000, 32_000)
+    noise = synthesis.moving_noise(np.random.default_rng(2), center, 100)
     for start in range(0, 32_000, 4000):
         piece = noise[start : start + 4000]
         power = np.abs(np.fft.rfft(piece * np.hanning(4000))) ** 2
         mean = np.sum(power * np.fft.rfftfreq(4000, 1 / RATE)) / power.sum()
         # Within half of the center's movement in this quarter of a second, 310 Hz.
-        assert mean == pytest.approx(centre[start : start + 4000].mean(), abs=150)
+        assert mean == pytest.approx(center[start : start + 4000].mean(), abs=150)
 
 
 @pytest.mark.parametrize(("count", "rate"), [(1, 3.0), (16_000, 0.7), (22_857, 90.0)])

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from training_run import VARIANTS, variant
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.augment import Mixup
@@ -30,7 +30,7 @@ CLIPS = (0, 2, 0, 1, 2)  # per row
 
 
 def made(name: str) -> tuple[Pengi, dict[str, bytes]]:
-    config = ModelConfig.from_dict(_model(variant(name)))
+    config = PengiConfig.from_dict(_model(variant(name)))
     return random_model(config), make_tokenizers(config)
 
 

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer
 from training_run import variant
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.models.pengi import Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.config import DataConfig, _model
@@ -25,7 +25,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[Pengi, dict[str, bytes], Tokenizer]:
-    config = ModelConfig.from_dict(_model(variant("released")))
+    config = PengiConfig.from_dict(_model(variant("released")))
     tokenizers = make_tokenizers(config)
     return random_model(config), tokenizers, Tokenizer.from_buffer(tokenizers["decoder"])
 
@@ -51,7 +51,7 @@ def data(parts: tuple[Pengi, dict[str, bytes], Tokenizer], *prompts: str) -> Tex
 
 
 def order(found: TextData) -> list[Row]:
-    return [ROWS[found.stream.index(position)] for position in range(len(ROWS))]
+    return [ROWS[found.order.index(position)] for position in range(len(ROWS))]
 
 
 def test_plain_text_is_predicted_from_its_second_token(
@@ -123,7 +123,7 @@ def test_task_weights_are_frequencies(parts: tuple[Pengi, dict[str, bytes], Toke
 
 
 def test_naming_loss_equals_its_definition() -> None:
-    model = random_model(ModelConfig.preset("tiny"))
+    model = random_model(PengiConfig.preset("tiny"))
     prefix = torch.randn(2, 3, model.config.decoder.n_embd)
     words = torch.tensor([[5, 9, 9], [7, NOTHING, NOTHING]])
     table = model.decoder.wte.weight
@@ -138,7 +138,7 @@ def test_naming_loss_equals_its_definition() -> None:
 
 
 def test_a_prefix_of_the_words_own_embeddings_names_them() -> None:
-    model = random_model(ModelConfig.preset("tiny"))
+    model = random_model(PengiConfig.preset("tiny"))
     words = torch.tensor([[11, 12]])
     own = model.decoder.wte(words) * 50
     other = model.decoder.wte(words + 100) * 50

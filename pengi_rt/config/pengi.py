@@ -32,7 +32,7 @@ _MAX_FRAMES = 8192  # of the image; the stretch is a matrix of both kinds of fra
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots, for its cached properties
-class ModelConfig(Checked):
+class PengiConfig(Checked):
     """A whole Pengi model: everything the runtime needs to know besides the weights."""
 
     family: Literal["pengi"] = "pengi"
@@ -179,7 +179,7 @@ class ModelConfig(Checked):
         return cls.from_dict(preset(name))
 
 
-def pengi_config(config: FamilyConfig) -> ModelConfig:
+def pengi_config(config: FamilyConfig) -> PengiConfig:
     """``config``, which code for Pengi alone knows to be a Pengi model's."""
-    assert isinstance(config, ModelConfig), f"{config.family} is not pengi"
+    assert isinstance(config, PengiConfig), f"{config.family} is not pengi"
     return config

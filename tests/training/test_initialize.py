@@ -11,25 +11,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_run import MODEL, VARIANTS, Workshop, merged, train, variant, weights
 
-from pengi_rt.config.model import ModelConfig
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.errors import CheckpointError, TokenizerError, UsageError
 from pengi_rt.export.checkpoint_reader import read_checkpoint
 from pengi_rt.models.checkpoint_writer import save_checkpoint
 from pengi_rt.models.pengi import PARTS, Pengi
 from pengi_rt.models.tiny import make_tokenizers, random_model
 from pengi_rt.training.config import _model
-from pengi_rt.training.initialise import fresh_weights, make_model, set_trained
+from pengi_rt.training.initialize import fresh_weights, make_model, set_trained
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("initialise"))
+    return Workshop(tmp_path_factory.mktemp("initialize"))
 
 
 @pytest.fixture(scope="module")
 def checkpoint(workshop: Workshop) -> Path:
     """A model whose weights differ from a fresh one's, with its tokenizers."""
-    config = ModelConfig.from_dict(_model(MODEL))
+    config = PengiConfig.from_dict(_model(MODEL))
     path = workshop.root / "other" / "model.safetensors"
     path.parent.mkdir()
     save_checkpoint(random_model(config, 7), path, make_tokenizers(config))
@@ -60,7 +60,7 @@ def test_fresh_weights_depend_on_the_seed(workshop: Workshop) -> None:
 def test_fresh_weights(name: str) -> None:
     """GPT-2 and embeddings 0.02, layers 1/sqrt(inputs), truncated at twice; norms, biases plain."""
     torch.manual_seed(0)
-    config = ModelConfig.from_dict(_model(merged(variant(name), {"decoder": {"n_layer": 2}})))
+    config = PengiConfig.from_dict(_model(merged(variant(name), {"decoder": {"n_layer": 2}})))
     model = Pengi(config)
     fresh_weights(model)
     for key, value in model.named_parameters():
@@ -235,7 +235,7 @@ def test_a_checkpoint_with_nan(workshop: Workshop, checkpoint: Path) -> None:
     shutil.copytree(checkpoint.parent, folder, dirs_exist_ok=True)
     tensors = load_file(checkpoint)
     tensors["decoder.ln_f.weight"][0] = float("nan")
-    config = ModelConfig.from_dict(_model(MODEL)).to_json()
+    config = PengiConfig.from_dict(_model(MODEL)).to_json()
     save_file(tensors, folder / "model.safetensors", metadata={"pengi_rt": config})
     with pytest.raises(CheckpointError, match=r"decoder.ln_f.weight"):
         start(workshop, init={"decoder": str(folder / "model.safetensors")})

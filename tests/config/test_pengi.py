@@ -9,10 +9,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import toy_plan
 
-from pengi_rt.config import model as config
+from pengi_rt.config import pengi as config
 from pengi_rt.config.checked import Checked, Within
 from pengi_rt.config.decode import MAX_BEAM_SIZE
-from pengi_rt.config.model import ModelConfig
 from pengi_rt.config.parts import (
     DecoderConfig,
     GenerationConfig,
@@ -21,6 +20,7 @@ from pengi_rt.config.parts import (
     MelConfig,
     TextConfig,
 )
+from pengi_rt.config.pengi import PengiConfig
 from pengi_rt.config.presets import PRESETS
 from pengi_rt.errors import UsageError
 
@@ -72,7 +72,7 @@ PARTS = (
     MapperConfig,
     DecoderConfig,
     GenerationConfig,
-    ModelConfig,
+    PengiConfig,
 )
 
 
@@ -89,7 +89,7 @@ def changed(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 
 def refusal(data: object) -> str:
     with pytest.raises(UsageError) as caught:
-        ModelConfig.from_dict(data)
+        PengiConfig.from_dict(data)
     assert toy_plan.one_line(str(caught.value))
     return str(caught.value)
 
@@ -105,14 +105,14 @@ CONFIGS = {**PRESETS, "small": SMALL, "large": LARGE, "time": TIME}
 
 @pytest.mark.parametrize("data", CONFIGS.values(), ids=CONFIGS)
 def test_configs_that_make_a_model(data: dict[str, Any]) -> None:
-    made = ModelConfig.from_dict(data)
-    assert ModelConfig.from_json(made.to_json()) == made
-    assert hash(made) == hash(ModelConfig.from_dict(data))
+    made = PengiConfig.from_dict(data)
+    assert PengiConfig.from_json(made.to_json()) == made
+    assert hash(made) == hash(PengiConfig.from_dict(data))
     assert dataclasses.replace(made, name="other", pad_id=1).pad_id == 1
 
 
 def test_another_geometry() -> None:
-    small = ModelConfig.from_dict(SMALL)
+    small = PengiConfig.from_dict(SMALL)
     assert (small.clip_samples, small.mel_frames, small.image_frames) == (64_000, 129, 256)
     assert [small.htsat.resolution(stage) for stage in range(3)] == [32, 16, 8]
     assert (small.htsat.num_features, small.prefix_length) == (192, 12)
@@ -195,13 +195,13 @@ def test_value_that_makes_no_model_is_refused_by_its_path(
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"'bass'; there are: base, base_no_text_enc, tiny, demo$"):
-        ModelConfig.preset("bass")
+        PengiConfig.preset("bass")
 
 
 def test_steps_in_time() -> None:
-    base, tiny = ModelConfig(), ModelConfig.preset("tiny")
+    base, tiny = PengiConfig(), PengiConfig.preset("tiny")
     assert (base.strips, base.audio_steps) == (4, 1)
-    assert ModelConfig.from_dict(TIME).audio_steps == 4 * 8
+    assert PengiConfig.from_dict(TIME).audio_steps == 4 * 8
     time = dataclasses.replace(
         tiny,
         htsat=dataclasses.replace(tiny.htsat, pooling="time", depths=(2,), num_heads=(2,)),
@@ -219,11 +219,11 @@ def test_tokens_in_time_need_strips_of_whole_tokens() -> None:
 
 
 def test_a_prompt_of_the_decoders_own_tokens_has_no_mapper() -> None:
-    bare = ModelConfig.from_dict(
+    bare = PengiConfig.from_dict(
         {"text": {"kind": "decoder", "max_length": 30}, "text_mapper": {"kind": "transformer_seq"}}
     )
     assert (bare.prompt_rows(7), bare.prefix_length) == (7, 70)
-    assert ModelConfig().prompt_rows(7) == 40
+    assert PengiConfig().prompt_rows(7) == 40
     with pytest.raises(UsageError, match=r"^decoder\.n_positions must hold the prefix \(1064\)"):
         dataclasses.replace(bare, text=dataclasses.replace(bare.text, max_length=1024))
 
@@ -234,12 +234,12 @@ def test_odd_mlp_mapper() -> None:
     message = refusal(data | {"text_mapper": {"kind": "transformer_seq", "num_heads": 3}})
     assert message.startswith("config.audio_mapper.prefix_length * decoder.n_embd must be a mult")
     data["audio_mapper"]["prefix_length"] = 6  # the constant rows mean nothing here
-    ModelConfig.from_dict(data | {"text_mapper": {"kind": "transformer_seq", "num_heads": 3}})
+    PengiConfig.from_dict(data | {"text_mapper": {"kind": "transformer_seq", "num_heads": 3}})
 
 
 def test_without_a_text_encoder_its_sizes_do_not_matter() -> None:
     data = changed(PRESETS["base_no_text_enc"], "text.bos_id", 99_999)
-    assert ModelConfig.from_dict(changed(data, "text.max_length", 100)).text.max_length == 100
+    assert PengiConfig.from_dict(changed(data, "text.max_length", 100)).text.max_length == 100
 
 
 @pytest.mark.parametrize(
@@ -278,19 +278,19 @@ def test_refusals_stay_short_whatever_they_quote() -> None:
 def test_json_with_nonfinite_numbers(number: str, path: str) -> None:
     text = json.dumps(changed({}, path, "?")).replace('"?"', number)
     with pytest.raises(UsageError, match=rf"^config\.{path} must be "):
-        ModelConfig.from_json(text)
+        PengiConfig.from_json(text)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"d_proj": ' + "1" * 5000 + "}"])
 def test_invalid_json(text: str) -> None:
     with pytest.raises(UsageError, match=r"^the model config is not JSON: "):
-        ModelConfig.from_json(text)
+        PengiConfig.from_json(text)
 
 
 def test_values_are_checked_whoever_makes_the_config() -> None:
     with pytest.raises(UsageError, match=r"^patch_size must be in \[1, 64\], got 0$"):
         HTSATConfig(patch_size=0)
-    base = ModelConfig()
+    base = PengiConfig()
     with pytest.raises(UsageError, match=r"^stop_id must be below decoder\.vocab_size"):
         dataclasses.replace(base, decoder=dataclasses.replace(base.decoder, vocab_size=220))
 
