@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gpt2_kernels.hpp"
-#include "linear.hpp"
+#include "packed_linear.hpp"
 #include "pages.hpp"
 #include "thread_pool.hpp"
 

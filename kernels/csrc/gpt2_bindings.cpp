@@ -6,7 +6,7 @@
 #include "arrays.hpp"
 #include "cpu.hpp"
 #include "gpt2.hpp"
-#include "linear.hpp"
+#include "packed_linear.hpp"
 
 namespace {
 

@@ -11,7 +11,7 @@ namespace pengi {
 enum class Storage { fp32, bf16, int8 };
 
 // y = x W, then (in this order) + bias, GELU, + residual. Weights lie in panels of
-// `Kernels::panel` columns (see linear.hpp).
+// `Kernels::panel` columns (see packed_linear.hpp).
 struct Product {
   Storage storage;
   std::int64_t rows, inputs, outputs;

@@ -1,4 +1,4 @@
-#include "linear.hpp"
+#include "packed_linear.hpp"
 
 #include <algorithm>
 #include <cmath>
