@@ -61,8 +61,9 @@ class Gpt2 {
   void prefill(Gpt2Cache& cache, const std::vector<std::int64_t>& slots,
                const std::vector<std::int64_t>& lengths, const float* rows, float* logits);
 
-  // Extends every row of the slots whose length is not 0. `rows` [slots, width, C] are the tokens' embeddings, positions added; parents are [slots, width], lengths and
-  // generated [slots]. Writes logits [slots, width, V], of free slots nothing.
+  // Extends every row of the slots whose length is not 0. `rows` [slots, width, C] are the tokens'
+  // embeddings, positions added; parents are [slots, width], lengths and generated [slots]. Writes
+  // logits [slots, width, V], those of free slots undefined.
   void step(Gpt2Cache& cache, const float* rows, const std::int64_t* parents,
             const std::int64_t* lengths, const std::int64_t* generated, float* logits);
 
