@@ -38,7 +38,7 @@ def open_backend(
 
     Args:
         plan: an open plan.
-        backend: the backend's name; ``auto`` is the first one that runs on ``device``.
+        backend: the backend's name; ``auto``: :func:`~pengi_rt.config.backend.backend_spec`.
         device: the device; ``auto`` is the backend's first.
         precision: the precision of the arithmetic; ``auto`` is the backend's first.
         threads: CPU threads (default: as many as this process may use).
@@ -49,7 +49,7 @@ def open_backend(
     """
     threads = argument("threads", threads, int | None)
     check_choice("precision", precision, ("auto", *precisions()))
-    spec = backend_spec(backend, device)
+    spec = backend_spec(backend, device, precision)
     options = RunOptions(
         spec.devices[0] if device == "auto" else device,
         spec.precisions[0] if precision == "auto" else precision,

@@ -86,8 +86,12 @@ def precisions() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for spec in backends() for name in spec.precisions))
 
 
-def backend_spec(backend: str = "auto", device: str = "auto") -> BackendSpec:
+def backend_spec(
+    backend: str = "auto", device: str = "auto", precision: str = "auto"
+) -> BackendSpec:
     """The backend of that name; for ``auto`` the first that runs on ``device``.
+
+    If that one does not compute in ``precision``, ``auto`` is the first on its device that does.
 
     Raises:
         BackendError: there is no such backend or device, or the backend does not run on it.
@@ -102,7 +106,9 @@ def backend_spec(backend: str = "auto", device: str = "auto") -> BackendSpec:
     check_choice("device", device, ("auto", *devices()))
     able = [spec for spec in here.values() if device in ("auto", *spec.devices)]
     if backend == "auto":
-        return able[0]
+        home = able[0].devices[0] if device == "auto" else device
+        here_too = (spec for spec in able if home in spec.devices and precision in spec.precisions)
+        return next(here_too, able[0])
     spec = here[backend]
     if spec not in able:
         raise BackendError(

@@ -195,9 +195,26 @@ def test_instruction_set_by_name(
     assert_refused(capsys, [*command], 5, message)
 
 
-def test_onnx_says_who_computes_in_int8(tiny_plan: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "backend", "precision"),
+    [
+        ({}, "onnx", "fp32"),
+        ({"precision": "fp32"}, "onnx", "fp32"),
+        ({"precision": "int8"}, "native", "int8"),
+        ({"precision": "bf16", "device": "cpu"}, "native", "bf16"),
+        ({"backend": "native"}, "native", "fp32"),
+    ],
+)
+def test_auto_computes_as_asked(
+    tiny_plan: Path, options: dict[str, str], backend: str, precision: str
+) -> None:
+    with pengi_rt.load(tiny_plan, **options) as engine:  # type: ignore[arg-type]
+        assert (engine.backend.name, engine.precision) == (backend, precision)
+
+
+def test_auto_stays_on_its_device(tiny_plan: Path) -> None:
+    """Only a GPU computes in fp16; it is named, not chosen."""
+    with pytest.raises(BackendError, match="not in fp16: use triton on cuda"):
+        pengi_rt.load(tiny_plan, precision="fp16")
     with pytest.raises(BackendError, match="not in int8: use native on cpu or triton on cuda"):
-        pengi_rt.load(tiny_plan, precision="int8")
-    with pengi_rt.load(tiny_plan, backend="native", precision="int8") as engine:
-        assert isinstance(engine.backend, NativeBackend)
-        assert engine.backend.precision == "int8"
+        pengi_rt.load(tiny_plan, backend="onnx", precision="int8")
