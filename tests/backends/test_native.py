@@ -111,7 +111,7 @@ def test_long_prefixes_and_many_rows(plan: Plan, tiny_model: Pengi, precision: s
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_threads_and_neighbours_change_no_bit(plan: Plan, precision: str) -> None:
+def test_threads_and_neighbors_change_no_bit(plan: Plan, precision: str) -> None:
     """A clip's logits are the same with any number of threads and beside any other clips."""
     decoders = [decoder_of(plan, precision=precision, threads=threads) for threads in (1, 3)]
     clips = [clip(decoders[0], seed, rows, 3) for seed, rows in enumerate([6, 2, 5, 1])]
