@@ -169,7 +169,7 @@ def test_a_plan_without_graphs(weights: str, bare: dict[str, Path], plans: dict[
     with Plan.open(bare[weights]) as plan, Plan.open(plans[weights]) as whole:
         assert plan.manifest.graphs == ()
         assert plan.manifest.backends == ("torch", "triton")
-        assert whole.manifest.backends == ("onnx", "torch", "triton")
+        assert whole.manifest.backends == ("onnx", "torch", "native", "triton")
         assert not {"onnx", "onnxscript"} & plan.manifest.tools.keys()
         assert plan.manifest.self_test is not None
         assert plan.manifest.self_test["checks"][0]["backend"] == "torch"
@@ -233,9 +233,9 @@ def test_broken_weights_cannot_be_stored_as_int8(
     ("weights", "backends", "message"),
     [
         ("int4", ("onnx",), "as fp32, fp16, bf16 or int8, not as 'int4'"),
-        ("fp32", ("tensorrt",), "for onnx, torch or triton, not for 'tensorrt'"),
-        ("fp32", ("onnx", "auto"), "for onnx, torch or triton, not for 'auto'"),
-        ("fp32", (), "for onnx, torch or triton, not for 'nothing'"),
+        ("fp32", ("tensorrt",), "for onnx, torch, native or triton, not for 'tensorrt'"),
+        ("fp32", ("onnx", "auto"), "for onnx, torch, native or triton, not for 'auto'"),
+        ("fp32", (), "for onnx, torch, native or triton, not for 'nothing'"),
     ],
 )
 def test_unknown_weights_and_backends_are_refused(
