@@ -32,7 +32,7 @@ WEIGHTS_MAX, ROWS_MAX = np.float32(127), np.float32(32767)
 
 
 class PackedLinear:
-    """A linear layer in the order in which products read it."""
+    """A linear layer in the order in which products read it. One thread at a time may call it."""
 
     def __init__(
         self,
