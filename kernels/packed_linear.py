@@ -32,7 +32,7 @@ WEIGHTS_MAX, ROWS_MAX = np.float32(127), np.float32(32767)
 
 
 class PackedLinear:
-    """A linear layer in the order in which products read it. One thread at a time may call it."""
+    """A linear layer in the order in which products read it."""
 
     def __init__(
         self,
@@ -103,7 +103,8 @@ def _float_product(x: F32, weight: F32, precision: str) -> F32:
 
 
 def _int8_product(x: F32, weight: F32, _: str) -> F32:
-    scales = np.abs(weight).max(axis=0) / WEIGHTS_MAX
+    largest_weights = np.abs(weight).max(axis=0)
+    scales = np.where(np.isfinite(largest_weights), largest_weights, np.nan) / WEIGHTS_MAX
     real = scales >= np.finfo(np.float32).tiny  # a smaller scale is too coarse
     values = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=real))
     largest = np.abs(x).max(axis=1, keepdims=True)

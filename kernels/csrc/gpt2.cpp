@@ -83,17 +83,18 @@ void Gpt2::step(Gpt2Cache& cache, const float* rows, const std::int64_t* parents
     clips.push_back({slot, total, beams, lengths[slot], generated[slot]});
     total += beams;
     longest = std::max(longest, lengths[slot]);
-    std::int32_t* table = cache.ancestry.data() + slot * beams * tokens;
-    std::copy_n(table, beams * tokens, old.begin());
-    for (std::int64_t row = 0; row < beams; ++row, table += tokens) {
-      std::copy_n(old.begin() + parents[slot * beams + row] * tokens, generated[slot], table);
-      table[generated[slot]] = static_cast<std::int32_t>(row);
-    }
   }
-  reserve(total, beams * score_stride(kernels_, longest, tokens));
-  for (const Clip& clip : clips)
+  reserve(total, beams * score_stride(kernels_, longest, tokens));  // before the cache changes
+  for (const Clip& clip : clips) {
     std::copy_n(rows + clip.slot * beams * width, beams * width,
                 x_.begin() + clip.first_row * width);
+    std::int32_t* table = cache.ancestry.data() + clip.slot * beams * tokens;
+    std::copy_n(table, beams * tokens, old.begin());
+    for (std::int64_t row = 0; row < beams; ++row, table += tokens) {
+      std::copy_n(old.begin() + parents[clip.slot * beams + row] * tokens, clip.generated, table);
+      table[clip.generated] = static_cast<std::int32_t>(row);
+    }
+  }
   run_layers(cache, clips, total, false);
   norm(norm_, x_.data(), total, normed_.data());
   // Slots in use may have free ones between them, so the logits move apart, the last first.

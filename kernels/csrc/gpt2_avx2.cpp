@@ -2,4 +2,5 @@
 #define PENGI_SET avx2
 #define PENGI_LANES 8
 #define PENGI_VECTORS 2
+#define PENGI_INT8 PENGI_MADD_256
 #include "gpt2_kernels.inc"

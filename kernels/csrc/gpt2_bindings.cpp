@@ -1,6 +1,7 @@
 // The Python interface of the CPU's GPT-2: checks arrays and computes nothing.
 #include <pybind11/stl.h>
 
+#include <mutex>
 #include <optional>
 
 #include "arrays.hpp"
@@ -112,6 +113,7 @@ class PackedLinear {
     py::array_t<float> y(shape);
     float* to = y.mutable_data();
     const py::gil_scoped_release unlocked;
+    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
     const pengi::ThreadPool::Busy busy(pool_);
     linear_.apply(from, rows, added, gelu, to, scratch_, pool_);
     return y;
@@ -125,6 +127,7 @@ class PackedLinear {
     return {values, bias ? data<float>(*bias, {outputs}, "bias") : nullptr, inputs, outputs, false};
   }
 
+  std::mutex mutex_;
   pengi::ThreadPool pool_;
   pengi::Linear linear_;
   pengi::Linear::Rounded scratch_;

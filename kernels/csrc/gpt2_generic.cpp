@@ -2,4 +2,5 @@
 #define PENGI_SET generic
 #define PENGI_LANES 4
 #define PENGI_VECTORS 2
+#define PENGI_INT8 PENGI_PLAIN
 #include "gpt2_kernels.inc"

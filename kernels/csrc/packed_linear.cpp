@@ -49,13 +49,17 @@ void pack_bf16(const float* from, std::int64_t inputs, const Kernels& kernels, s
       }
 }
 
+// A column with a value that is not finite becomes NaN times zero.
 void pack_int8(const float* from, std::int64_t inputs, std::int64_t panel, float* scales,
                std::int8_t* to) {
-  std::vector<float> largest(panel);
+  std::fill_n(scales, panel, 0.0f);
   for (std::int64_t k = 0; k < inputs; ++k)
-    for (std::int64_t c = 0; c < panel; ++c)
-      largest[c] = std::max(largest[c], std::abs(from[k * panel + c]));
-  for (std::int64_t c = 0; c < panel; ++c) scales[c] = largest[c] / 127.0f;
+    for (std::int64_t c = 0; c < panel; ++c) {
+      const float size = std::abs(from[k * panel + c]);
+      const float poison = size - size;  // NaN if it is not finite
+      scales[c] = std::max(scales[c], size) + poison + (scales[c] - scales[c]);
+    }
+  for (std::int64_t c = 0; c < panel; ++c) scales[c] /= 127.0f;
   for (std::int64_t k = 0; k < rounded_up(inputs, 2); ++k)
     for (std::int64_t c = 0; c < panel; ++c) {
       // A subnormal scale is too coarse to bring the largest value to 127.

@@ -33,6 +33,7 @@ std::uint32_t loop_of(std::uint64_t ticket) { return static_cast<std::uint32_t>(
 struct ThreadPool::State {
   void work(int thread);
   void take_tasks(int thread, std::uint32_t loop);
+  void join();
 
   const pid_t process = getpid();
   std::vector<std::thread> workers;
@@ -51,8 +52,13 @@ struct ThreadPool::State {
 ThreadPool::ThreadPool(int threads)
     : threads_(threads < 1 ? 1 : threads), state_(std::make_unique<State>()) {
   State* state = state_.get();
-  for (int thread = 1; thread < threads_; ++thread)
-    state->workers.emplace_back([state, thread] { state->work(thread); });
+  try {
+    for (int thread = 1; thread < threads_; ++thread)
+      state->workers.emplace_back([state, thread] { state->work(thread); });
+  } catch (...) {  // the system starts no more threads
+    state->join();
+    throw;
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -60,12 +66,16 @@ ThreadPool::~ThreadPool() {
     state_.release();  // a forked child has no workers to join, and nobody to wake
     return;
   }
+  state_->join();
+}
+
+void ThreadPool::State::join() {
   {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->stop = true;
+    const std::lock_guard<std::mutex> lock(mutex);
+    stop = true;
   }
-  state_->wake.notify_all();
-  for (std::thread& worker : state_->workers) worker.join();
+  wake.notify_all();
+  for (std::thread& worker : workers) worker.join();
 }
 
 ThreadPool::Busy::Busy(ThreadPool& pool) : pool_(pool) {

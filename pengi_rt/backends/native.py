@@ -155,6 +155,8 @@ def packed_decoder(plan: Plan, precision: str, threads: int, instructions: str) 
     except ValueError as error:
         known = ", ".join(instruction_sets())
         raise BackendError(f"{error}: set PENGI_RT_ISA to one of {known}, or unset it") from None
+    except RuntimeError as error:  # std::system_error
+        raise BackendError(f"{threads} threads cannot be started here: {error}") from None
 
     def pair(name: str) -> tuple[F32, F32]:
         weight, bias = (f"{DECODER}.{name}.{part}" for part in ("weight", "bias"))

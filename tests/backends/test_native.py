@@ -19,8 +19,10 @@ from command_line import Capture, assert_refused
 from slots import admit, alone, clip, step
 
 import pengi_rt
+import pengi_rt._core as core
 from pengi_rt.backends.native import NativeBackend, NativeDecoder
 from pengi_rt.backends.onnx import OnnxBackend
+from pengi_rt.backends.protocol import F32
 from pengi_rt.backends.torch import TorchDecoder
 from pengi_rt.errors import BackendError
 from pengi_rt.kernels.packed_linear import instruction_sets
@@ -152,6 +154,36 @@ def test_nan_is_reported(plan: Plan) -> None:
     cache = decoder.new_cache(slots=1, width=1, prefix_rows=2, new_tokens=1)
     prefix = np.full((1, 2, decoder.config.n_embd), np.nan, np.float32)
     assert np.isnan(decoder.prefill(cache, np.array([0]), prefix, np.array([2]))).all()
+
+
+@pytest.mark.parametrize("instructions", SETS)
+@pytest.mark.parametrize("place", ["query", "key"])
+def test_nan_in_attention_is_reported(instructions: str, place: str) -> None:
+    """Scores of NaN must not become ordinary weights."""
+    width, vocab = 8, 16
+    generator = np.random.default_rng(0)
+
+    def pair(*shape: int) -> tuple[F32, F32]:
+        weight = generator.normal(size=shape).astype(np.float32)
+        return weight, np.zeros(shape[-1], np.float32)
+
+    qkv = pair(width, 3 * width)
+    qkv[1][0 if place == "query" else width] = np.nan
+    model = core.Gpt2(
+        width=width, heads=2, vocab=vocab, precision="fp32", instructions=instructions, threads=1
+    )
+    model.add_layer(
+        norm_1=pair(width),
+        qkv=qkv,
+        projection=pair(width, width),
+        norm_2=pair(width),
+        up=pair(width, 4 * width),
+        down=pair(4 * width, width),
+    )
+    model.set_head(pair(width), generator.normal(size=(vocab, width)).astype(np.float32))
+    cache = model.new_cache(slots=1, width=1, prefix_rows=9, new_tokens=1)
+    rows = generator.normal(size=(9, width)).astype(np.float32)
+    assert np.isnan(model.prefill(cache, [0], [9], rows)).all()
 
 
 CHILD = """

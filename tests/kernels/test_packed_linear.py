@@ -106,11 +106,25 @@ def test_nan_is_not_lost(precision: str, instructions: str, bad: float) -> None:
     assert not np.isfinite(y[2, [0, 2, 19]]).any()
 
 
-def test_gelu_far_out() -> None:
-    """Large magnitudes give x or 0, never NaN."""
-    x = np.array([[-1e30], [-90], [-10], [-0.0], [10], [90], [1e30]], np.float32)
-    y = PackedLinear(np.ones((1, 1), np.float32))(x, gelu=True)
-    np.testing.assert_allclose(y[:, 0], [0, 0, 0, 0, 10, 90, 1e30], rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("instructions", SETS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_weight_is_not_lost(precision: str, instructions: str, bad: float) -> None:
+    x, weight, _, _ = arrays(2, 70, 20)
+    weight[3, 7], weight[69, 19] = bad, bad
+    y = PackedLinear(weight, precision=precision, instructions=instructions)(x)
+    assert not np.isfinite(y[:, [7, 19]]).any()
+    assert np.isfinite(np.delete(y, [7, 19], axis=1)).all()
+
+
+@pytest.mark.parametrize("instructions", SETS)
+def test_gelu_far_out(instructions: str) -> None:
+    """Large magnitudes give x or 0; only NaN gives NaN."""
+    x = np.array([[-3e38], [-1e30], [-90], [-10], [-0.0], [10], [90], [1e30]], np.float32)
+    layer = PackedLinear(np.ones((1, 1), np.float32), instructions=instructions)
+    expected = [0, 0, 0, 0, 0, 10, 90, 1e30]
+    np.testing.assert_allclose(layer(x, gelu=True)[:, 0], expected, rtol=1e-6, atol=1e-6)
+    assert np.isnan(layer(np.full((1, 1), np.nan, np.float32), gelu=True)).all()
 
 
 def test_refusals() -> None:
