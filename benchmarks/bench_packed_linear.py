@@ -1,7 +1,7 @@
 """The packed linear layer against PyTorch's, on the decoder's shapes: one step, and a prefill.
 
-All contenders take turns in one process with two threads. Weights of one call stay in the caches
-here; what memory costs is in bench_cpu_decoder.py, whose steps read all of a model's weights.
+All contenders take turns in one process with two threads. The weights of small layers may stay in
+the caches here; bench_cpu_decoder.py's steps read all of a model's weights from memory.
 """
 
 from collections.abc import Callable

@@ -60,7 +60,7 @@ class Setup:
 
 
 def prepared_step(backend: Backend, clips: int = 1) -> Callable[[], object]:
-    """A step in the middle of an answer, repeated at the same position."""
+    """A step of an answer; every call makes the next one."""
     config = generative(backend.config)
     prefix = np.zeros((clips, config.prefix_length, config.decoder.n_embd), np.float32)
     lengths = np.full(clips, config.prefix_length)

@@ -49,7 +49,7 @@ void bind_gpt2(py::module_& m);  // gpt2_bindings.cpp
 
 PYBIND11_MODULE(_core, m) {
   using py::arg;
-  m.doc() = "Native kernels; pengi_rt.kernels.beam_step_cpu documents them.";
+  m.doc() = "Native kernels; pengi_rt.kernels documents them.";
   m.def("beam_step", &beam_step, arg("logits"), arg("scores"), arg("lengths"), arg("finished"),
         arg("beam_size"), arg("temperature"), arg("stop_id"), arg("pad_id"));
   m.def("update_ancestry", &update_ancestry, arg("ancestry"), arg("sources"), arg("position"));

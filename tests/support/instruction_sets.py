@@ -15,6 +15,7 @@ import numpy as np
 
 SETS: Final[dict[str, dict[str, str]]] = {
     "sse42": {
+        "PENGI_RT_ISA": "generic",
         "ATEN_CPU_CAPABILITY": "default",
         "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX2_Usable,-FMA_Usable",
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
@@ -22,19 +23,21 @@ SETS: Final[dict[str, dict[str, str]]] = {
         "OPENBLAS_CORETYPE": "Nehalem",
     },
     "avx2": {
+        "PENGI_RT_ISA": "avx2",
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "OPENBLAS_CORETYPE": "Haswell",
     },
     "avx512": {
+        "PENGI_RT_ISA": "avx512",
         "ATEN_CPU_CAPABILITY": "avx512",
         "MKL_ENABLE_INSTRUCTIONS": "AVX512",
         "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
         "OPENBLAS_CORETYPE": "SkylakeX",
     },
 }
-"""The switches of glibc, MKL, OpenBLAS, oneDNN and PyTorch; NumPy's follow its own names."""
+"""The switches of pengi-rt, glibc, MKL, OpenBLAS, oneDNN and PyTorch; NumPy's follow its own names."""
 
 
 def environment(name: str) -> dict[str, str]:

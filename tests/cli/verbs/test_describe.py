@@ -91,7 +91,7 @@ def test_the_same_seed_draws_the_same_answers(
         (["--text", "caf\udce9"], 3, "UTF-8"),
         (["--batch-size", "0"], 2, "batch_size"),
         (["--threads", "0"], 2, "--threads"),
-        (["--precision", "int8"], 5, "int8"),
+        (["--precision", "fp16"], 5, "fp16"),
     ],
 )
 def test_refused_in_one_line(

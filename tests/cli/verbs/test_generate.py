@@ -155,7 +155,7 @@ BAD_OPTIONS = {
     "beam size 0": (["--beam-size", "0"], 2, "beam_size"),
     "too many positions": (["--max-new-tokens", "2000"], 2, "128"),
     "no device": (["--device", "cuda"], 5, "CUDA"),
-    "no precision": (["--precision", "int8"], 5, "int8"),
+    "no precision": (["--precision", "fp16"], 5, "fp16"),
     "no such backend here": (["--backend", "tensorrt"], 5, "tensorrt"),
     "prompt that is no UTF-8": (["--prompt", "caf\udce9"], 3, "UTF-8"),
     "prompt too long, strict": (["--prompt", "a noise " * 60, "--strict"], 3, "reads 38"),
