@@ -138,25 +138,11 @@ def packed_decoder(plan: Plan, precision: str, threads: int, instructions: str) 
     """The decoder of a plan, packed layer by layer.
 
     Raises:
-        BackendError: this CPU does not have these instructions.
+        BackendError: this CPU does not have these instructions, or starts no more threads.
         PlanError: the plan lacks a tensor of the decoder.
     """
     config = generative(plan.config).decoder
-    instructions = instructions or os.environ.get("PENGI_RT_ISA", "")
-    try:
-        model = core.Gpt2(
-            width=config.n_embd,
-            heads=config.n_head,
-            vocab=config.vocab_size,
-            precision=precision,
-            instructions=instructions,
-            threads=threads,
-        )
-    except ValueError as error:
-        known = ", ".join(instruction_sets())
-        raise BackendError(f"{error}: set PENGI_RT_ISA to one of {known}, or unset it") from None
-    except RuntimeError as error:  # std::system_error
-        raise BackendError(f"{threads} threads cannot be started here: {error}") from None
+    model = _empty_model(config, precision, threads, instructions)
 
     def pair(name: str) -> tuple[F32, F32]:
         weight, bias = (f"{DECODER}.{name}.{part}" for part in ("weight", "bias"))
@@ -176,3 +162,22 @@ def packed_decoder(plan: Plan, precision: str, threads: int, instructions: str) 
     plan.release_pages()
     return_freed_memory()
     return model
+
+
+def _empty_model(
+    config: DecoderConfig, precision: str, threads: int, instructions: str
+) -> core.Gpt2:
+    try:
+        return core.Gpt2(
+            width=config.n_embd,
+            heads=config.n_head,
+            vocab=config.vocab_size,
+            precision=precision,
+            instructions=instructions or os.environ.get("PENGI_RT_ISA", ""),
+            threads=threads,
+        )
+    except ValueError as error:
+        known = ", ".join(instruction_sets())
+        raise BackendError(f"{error}: set PENGI_RT_ISA to one of {known}, or unset it") from None
+    except RuntimeError as error:  # std::system_error
+        raise BackendError(f"{threads} threads cannot be started here: {error}") from None

@@ -37,7 +37,7 @@ SETS: Final[dict[str, dict[str, str]]] = {
         "OPENBLAS_CORETYPE": "SkylakeX",
     },
 }
-"""The switches of pengi-rt, glibc, MKL, OpenBLAS, oneDNN and PyTorch; NumPy's follow its own names."""
+"""The switches of our own, glibc's, MKL's, OpenBLAS's, oneDNN's, PyTorch's; NumPy's are names."""
 
 
 def environment(name: str) -> dict[str, str]:
