@@ -10,10 +10,6 @@ namespace {
 
 constexpr std::int64_t kColumnsPerTask = 64;
 
-std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
-
 std::int64_t item_size(Storage storage) {
   return storage == Storage::fp32 ? 4 : storage == Storage::bf16 ? 2 : 1;
 }

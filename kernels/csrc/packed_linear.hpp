@@ -11,6 +11,10 @@
 
 namespace pengi {
 
+inline std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
 // Weights are [inputs, outputs], or [outputs, inputs] if `transposed`; `bias` may be null.
 struct Matrix {
   const float* weights;

@@ -17,7 +17,7 @@ from pengi_rt.config.family import FamilyConfig, generative, tables_of
 from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.errors import BackendError
 from pengi_rt.kernels.packed_linear import instruction_sets
-from pengi_rt.plan.float32_view import Float32View, float32_view
+from pengi_rt.plan.float32_view import embedding_tables, float32_view
 from pengi_rt.plan.reader import Plan
 from pengi_rt.system.memory import return_freed_memory
 from pengi_rt.system.threads import checked_threads
@@ -92,9 +92,7 @@ class NativeDecoder:
     def __init__(self, plan: Plan, model: core.Gpt2) -> None:
         self.config: DecoderConfig = generative(plan.config).decoder
         self._model = model
-        tables = tables_of(plan.config)
-        self._tokens: F32 | Float32View = float32_view(plan, tables["tokens"].tensor)
-        self._positions: F32 | Float32View = float32_view(plan, tables["positions"].tensor)
+        self._tokens, self._positions = embedding_tables(plan)
 
     def embed_tokens(self, ids: I64) -> F32:
         return self._tokens[ids]

@@ -21,11 +21,11 @@ import onnxruntime as ort
 from pengi_rt.backends.failures import failure
 from pengi_rt.backends.protocol import F32, I64, Cache, Encoded
 from pengi_rt.config.backend import RunOptions
-from pengi_rt.config.family import FamilyConfig, generative, tables_of
+from pengi_rt.config.family import FamilyConfig, generative
 from pengi_rt.config.parts import DecoderConfig
 from pengi_rt.errors import BackendError, PlanError
 from pengi_rt.kernels.beam_step_cpu import update_ancestry
-from pengi_rt.plan.float32_view import Float32View, float32_view
+from pengi_rt.plan.float32_view import embedding_tables
 from pengi_rt.plan.graph import check_graph, contract
 from pengi_rt.plan.manifest import WEIGHTS
 from pengi_rt.plan.reader import Plan
@@ -202,9 +202,7 @@ class OnnxDecoder:
     def __init__(self, plan: Plan, graph: Graph) -> None:
         self.config = generative(plan.config).decoder
         self._graph = graph
-        tables = tables_of(plan.config)
-        self._tokens: F32 | Float32View = float32_view(plan, tables["tokens"].tensor)
-        self._positions: F32 | Float32View = float32_view(plan, tables["positions"].tensor)
+        self._tokens, self._positions = embedding_tables(plan)
 
     def embed_tokens(self, ids: I64) -> F32:
         return self._tokens[ids]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pengi_rt.config.family import tables_of
 from pengi_rt.errors import PlanError
 from pengi_rt.plan.manifest import scale_name
 from pengi_rt.plan.reader import Plan
@@ -20,6 +21,13 @@ def float32_view(plan: Plan, name: str) -> "F32 | Float32View":
     """
     stored: F32 = plan.tensor(name)
     return stored if stored.dtype == np.float32 else Float32View(plan, name)
+
+
+def embedding_tables(plan: Plan) -> "tuple[F32 | Float32View, F32 | Float32View]":
+    """The decoder's embeddings of tokens and of positions. Raises like :func:`float32_view`."""
+    tables = tables_of(plan.config)
+    tokens, positions = (float32_view(plan, tables[key].tensor) for key in ("tokens", "positions"))
+    return tokens, positions
 
 
 class Float32View:
