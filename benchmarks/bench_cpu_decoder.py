@@ -4,6 +4,7 @@ All contenders run in one process, taking turns round by round, with two threads
 compared with the time that memory takes to deliver its weights once, measured in the same run.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from bandwidth import read_bandwidth
-from caption import BEAMS, STEPS, THREADS, Setup, machine, prepared_step, seconds
+from caption import BEAMS, STEPS, THREADS, Setup, machine, prepared_step, seconds, step_tensors
 from contenders import PyTorch
 
 import pengi_rt
@@ -78,7 +79,7 @@ def report(benchmark: Any, times: dict[str, list[float]], **facts: object) -> No
 @pytest.mark.benchmark(group="cpu decode step")
 def test_step(benchmark: Any, engines: dict[str, Engine], clips: int) -> None:
     """One step of every clip's five beams."""
-    weights = decoder_weights(engines["onnx"])
+    weights = sum(math.prod(tensor.shape) for tensor in step_tensors(engines["onnx"]))
     megabytes = 512 if benchmark.enabled else 8
     bandwidth = read_bandwidth(THREADS, megabytes)
     calls = {name: prepared_step(engine.backend, clips) for name, engine in engines.items()}
@@ -135,10 +136,3 @@ def prefill_of(engine: Engine, clips: int) -> Callable[[], object]:
             cache.release(slot)
 
     return prefill
-
-
-def decoder_weights(engine: Engine) -> int:
-    """The number of weights that one step reads: the decoder's without the position table."""
-    tensors = engine.plan.manifest.tensors
-    names = [name for name in tensors if name.startswith("decoder.") and "wpe" not in name]
-    return sum(int(np.prod(tensors[name].shape)) for name in names)

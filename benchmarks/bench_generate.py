@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from bandwidth import read_bandwidth
-from caption import BEAMS, STEPS, THREADS, Setup, machine, prepared_step, seconds
+from caption import BEAMS, STEPS, THREADS, Setup, machine, prepared_step, seconds, step_tensors
 from contenders import PyTorch
 
 import pengi_rt
-from pengi_rt.engine import Engine
 from pengi_rt.models.pengi import Pengi
 
 ROUNDS = 7
@@ -66,7 +65,7 @@ def test_caption(benchmark: Any, setup: Setup) -> None:
 def test_decode_step(benchmark: Any, setup: Setup) -> None:
     """One step of five beams, against the time that memory takes to deliver its weights."""
     backend = setup.engine.backend
-    weights = decoder_bytes(setup.engine)
+    weights = sum(tensor.nbytes for tensor in step_tensors(setup.engine))
     step = prepared_step(backend)
     megabytes = 512 if benchmark.enabled else 8
     before = read_bandwidth(THREADS, megabytes)
@@ -78,9 +77,3 @@ def test_decode_step(benchmark: Any, setup: Setup) -> None:
     )
     if benchmark.enabled:
         benchmark.extra_info["times_floor"] = benchmark.stats.stats.min / floor
-
-
-def decoder_bytes(engine: Engine) -> int:
-    """Bytes of the weights that one step reads: the decoder's without the position table."""
-    names = [name for name in engine.plan.tensors if name.startswith("decoder.")]
-    return sum(engine.plan.tensor(name).nbytes for name in names if "wpe" not in name)

@@ -16,6 +16,7 @@ from pengi_rt.config.family import generative
 from pengi_rt.decoding.beam import search
 from pengi_rt.decoding.loop import require_decoder
 from pengi_rt.engine import Engine
+from pengi_rt.plan.manifest import TensorRecord
 
 THREADS = 2
 BEAMS = 5
@@ -72,6 +73,12 @@ def prepared_step(backend: Backend, clips: int = 1) -> Callable[[], object]:
     tokens = np.tile(np.arange(BEAMS), (clips, 1))
     parents = np.zeros_like(tokens)
     return lambda: decoder.step(cache, tokens, parents)
+
+
+def step_tensors(engine: Engine) -> list[TensorRecord]:
+    """The weights that one step reads: the decoder's without the position table."""
+    tensors = engine.plan.manifest.tensors.items()
+    return [record for name, record in tensors if name.startswith("decoder.") and "wpe" not in name]
 
 
 def seconds(call: Callable[[], object]) -> float:
